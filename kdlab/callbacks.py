@@ -1,0 +1,226 @@
+"""Callbacks that watch a run: what it costs, how good the student is, where it can go on, how far it is."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from kdlab import checkpoints, ranks
+from kdlab.distill import Distiller
+from kdlab.ledger import Ledger
+from kdlab.select import Select
+from kdlab.tables import Table
+from kdlab.types import Batch
+
+
+class Account(pl.Callback):
+    """Keeps the ledger: seconds of the parts the distiller cannot time itself, and what all-data training would cost.
+
+    At `probes` steps, evenly spread over `total_steps`, the whole batch is put through the plain distillation step as
+    well (forward, teacher, backward; no update) and timed, so that the comparison in wall-clock is measured in the
+    same run, on the same machine, under the same load. Must come before `Select`.
+    """
+
+    def __init__(self, ledger: Ledger, total_steps: int, probes: int) -> None:
+        self.ledger = ledger
+        self.probe_steps = {round((i + 0.5) * total_steps / probes) for i in range(probes)} if probes else set()
+        self.probe_seconds: list[float] = []
+        self._open: dict[str, contextlib.ExitStack] = {}
+
+    def _start(self, part: str) -> None:
+        self._open[part] = contextlib.ExitStack()
+        self._open[part].enter_context(self.ledger.time(part))
+
+    def _stop(self, part: str) -> None:
+        if part in self._open:
+            self._open.pop(part).close()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start("loop")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Distiller)
+        student, teacher = pl_module.cost(batch)
+        self.ledger.all_data(3 * student + teacher, int(batch.real.sum()))
+        first = batch_idx % trainer.accumulate_grad_batches == 0
+        if first and trainer.global_step in self.probe_steps and pl_module.needs_teacher:
+            with self.ledger.time("probe"):
+                self.probe_seconds.append(self._probe(trainer, pl_module, batch))
+
+    def _probe(self, trainer: pl.Trainer, module: Distiller, batch: Batch) -> float:
+        started = time.perf_counter()
+        with trainer.precision_plugin.forward_context():
+            loss = module.loss(batch, alone=True)
+        # not backward(): under DDP its hooks would start to reduce
+        grads = torch.autograd.grad(loss, [p for p in module.parameters() if p.requires_grad], allow_unused=True)
+        if loss.is_cuda:
+            torch.cuda.synchronize()
+        del grads
+        return (time.perf_counter() - started) * trainer.accumulate_grad_batches
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        self._start("student_backward")
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop("student_backward")
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        self._start("optimizer")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._stop("optimizer")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop("loop")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        for part in list(self._open)[::-1]:
+            self._stop(part)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ledger": self.ledger.state_dict(), "probe_seconds": list(self.probe_seconds)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.ledger.load_state_dict(state_dict["ledger"])
+        self.probe_seconds = list(state_dict["probe_seconds"])
+
+
+class Watch(pl.Callback):
+    """Evaluates the student on held-out text every `every` steps, before the step, and writes a row of metrics.csv.
+
+    Columns: step, epoch, train_loss and train_<term> (of the step before, over all ranks), heldout_loss (nats) and
+    heldout_accuracy at masked positions, teacher_queries, flops (of training, so far), seconds (of training), lr.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        total_steps: int,
+        heldout: Callable[[], Iterable[Batch]],
+        terms: Iterable[str],
+        write: Callable[[dict[str, Any]], None],
+        ledger: Ledger,
+    ) -> None:
+        self.every, self.total_steps = every, total_steps
+        self.heldout = heldout
+        self.terms = list(terms)
+        self.write = write
+        self.ledger = ledger
+        self.last: dict[str, float] = {}
+
+    def columns(self) -> list[str]:
+        """The columns of metrics.csv for these terms."""
+        trained = ["train_loss", *(f"train_{term}" for term in self.terms)]
+        return [
+            "step", "epoch", *trained, "heldout_loss", "heldout_accuracy", "teacher_queries", "flops", "seconds", "lr",
+        ]  # fmt: skip
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        first = batch_idx % trainer.accumulate_grad_batches == 0
+        if first and trainer.global_step % self.every == 0:
+            self._look(trainer, pl_module, batch.epoch)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look(trainer, pl_module, None)
+
+    def _look(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> None:
+        assert isinstance(module, Distiller)
+        with self.ledger.time("evaluation"):
+            self.last = module.task_loss(self.heldout())
+        report = module.mean_report()
+        totals = self.ledger.totals()
+        self.write(
+            {
+                "step": trainer.global_step,
+                "epoch": epoch,
+                **{f"train_{name}": value for name, value in report.items()},
+                **{f"heldout_{name}": value for name, value in self.last.items()},
+                "teacher_queries": totals["teacher_queries"]["total"],
+                "flops": totals["flops"]["total"],
+                "seconds": training_seconds(totals["seconds"]),
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            }
+        )
+
+
+NOT_TRAINING = ("evaluation", "probe", "checkpoint")
+
+
+def training_seconds(seconds: dict[str, float]) -> float:
+    """Wall-clock of the training itself: without evaluations, checkpoints and the all-data probes."""
+    return seconds.get("total", 0.0) - sum(seconds.get(part, 0.0) for part in NOT_TRAINING)
+
+
+class Keep(pl.Callback):
+    """Saves a checkpoint into `folder` every `every` optimizer steps, after the step and before any evaluation.
+
+    The tables are flushed to the disk first: a checkpoint counts on the rows written before it.
+    """
+
+    def __init__(
+        self, folder: Path, every: int, total_steps: int, ledger: Ledger, tables: Iterable[Table] = ()
+    ) -> None:
+        self.folder, self.every, self.total_steps, self.ledger = folder, every, total_steps, ledger
+        self.tables = list(tables)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        step = trainer.global_step
+        if last and step % self.every == 0 and step < self.total_steps:
+            with self.ledger.time("checkpoint"):
+                for table in self.tables:
+                    table.sync()
+                trainer.save_checkpoint(self.folder / checkpoints.name_of(step))
+
+
+class Progress(TQDMProgressBar):
+    """A bar with loss, current arm, last reward and teacher queries so far; plain lines where there is no terminal."""
+
+    PLAIN_SECONDS = 20.0
+
+    def __init__(self, total_steps: int, ledger: Ledger, select: Select | None, what: str = "training") -> None:
+        self.terminal = sys.stderr.isatty()
+        super().__init__(refresh_rate=5 if self.terminal else 0)
+        self.total_steps, self.ledger, self.select, self.what = total_steps, ledger, select, what
+        self._said = time.monotonic()
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        assert isinstance(pl_module, Distiller)
+        shown: dict[str, Any] = {}
+        if "loss" in pl_module.report:
+            shown["loss"] = f"{float(pl_module.report['loss']):.3f}"
+        if self.select is not None and self.select.arm is not None:
+            shown["arm"] = self.select.arm
+            if self.select.last_reward is not None:
+                shown["reward"] = f"{self.select.last_reward:+.4f}"
+        if pl_module.needs_teacher:
+            shown["queries"] = self.ledger.queries()
+        return shown
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not self.terminal and ranks.rank() == 0 and time.monotonic() - self._said > self.PLAIN_SECONDS:
+            self._said = time.monotonic()
+            shown = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+            print(f"  {self.what}: step {trainer.global_step}/{self.total_steps}  {shown}", flush=True)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        if self.train_progress_bar is not None:
+            self.train_progress_bar.set_description(self.what)

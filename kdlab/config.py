@@ -1,0 +1,327 @@
+"""What a configuration may hold, and every check that can be made before anything is loaded or written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdlab.errors import UserError, nearest
+
+# Code that a configuration may name: `_target_` in a stranger's file would otherwise run anything.
+TARGETS = ("kdlab.", "torch.optim.")
+
+
+@dataclass
+class Scale:
+    name: str = "demo"
+    says: str = ""
+
+
+@dataclass
+class Data:
+    source: Any = None
+    path: str | None = None
+    document: str = "file"
+    text_column: str = "text"
+    group: int = 1
+    min_length: int = 12
+    max_length: int = 128
+    batch_size: int = 32
+    masking: str = "uniform"
+    mask_probability: float = 0.15
+    heldout: float = 0.05
+    heldout_rows: int = 256
+    split_seed: int = 0
+    workers: int = 0
+
+    def check(self) -> None:
+        one_of("data.document", self.document, ("file", "block"))
+        one_of("data.masking", self.masking, ("uniform", "rare"))
+        for name in ("group", "batch_size", "heldout_rows"):
+            at_least(f"data.{name}", getattr(self, name), 1)
+        at_least("data.workers", self.workers, 0)
+        at_least("data.min_length", self.min_length, 3)
+        at_least("data.max_length", self.max_length, self.min_length)
+        share("data.mask_probability", self.mask_probability)
+        share("data.heldout", self.heldout, below_one=True)
+
+
+@dataclass
+class Prepare:
+    max_steps: int = 0
+    batch_size: int = 16
+    max_length: int = 64
+    mask_probability: float = 0.15
+    lr: float = 5e-4
+    warmup: float = 0.1
+    freeze: list[str] = field(default_factory=list)
+    seed: int = 0
+
+    def check(self) -> None:
+        for name in ("max_steps", "batch_size", "max_length"):
+            at_least(f"teachers.prepare.{name}", getattr(self, name), 1)
+        positive("teachers.prepare.lr", self.lr)
+        share("teachers.prepare.mask_probability", self.mask_probability)
+
+
+@dataclass
+class Teachers:
+    name: str | None = None
+    path: str | None = None
+    revision: str | None = None
+    cache: str = "off"
+    prepare: Prepare | None = None
+
+    def check(self) -> None:
+        one_of("teachers.cache", self.cache, ("off", "memory"))
+
+
+@dataclass
+class Student:
+    layers: Any = None
+    path: str | None = None
+    freeze: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        layers = self.layers
+        numbers = isinstance(layers, list) and layers and all(type(x) is int and x >= 0 for x in layers)
+        if self.path is None and not numbers and not (type(layers) is int and layers >= 1):
+            raise UserError(f"student.layers={layers}: a number of layers, or a list of the teacher's, e.g. [0,2,4]")
+
+
+@dataclass
+class Select:
+    name: str = "all"
+    ratio: float = 1.0
+    scope: str = "global"
+    interval: int = 10
+    observe: str = "task"
+    evaluation_rows: int = 256
+    arms: dict[str, Any] = field(default_factory=dict)
+    policy: Any = None
+    reward: Any = None
+
+    def check(self) -> None:
+        share("select.ratio", self.ratio)
+        one_of("select.scope", self.scope, ("global", "local"))
+        one_of("select.observe", self.observe, ("task", "kd"))
+        at_least("select.interval", self.interval, 1)
+        at_least("select.evaluation_rows", self.evaluation_rows, 1)
+
+
+@dataclass
+class Adopt:
+    name: str = "single"
+
+
+@dataclass
+class TermConfig:
+    weight: float = 1.0
+    at: str = "masked"
+    term: Any = None
+
+
+@dataclass
+class Knowledge:
+    reduce: str = "tokens"
+    ce_on: str = "masked"
+    terms: dict[str, TermConfig] = field(default_factory=dict)
+
+    def check(self) -> None:
+        one_of("knowledge.reduce", self.reduce, ("tokens", "rows"))
+        one_of("knowledge.ce_on", self.ce_on, ("masked", "all"))
+        if not any(term.weight > 0 for term in self.terms.values()):
+            raise UserError("knowledge.terms: no term has a positive weight, so there is nothing to learn")
+        for name, term in self.terms.items():
+            if not math.isfinite(term.weight) or term.weight < 0:
+                raise UserError(f"knowledge.terms.{name}.weight={term.weight}: a number of 0 or more")
+            one_of(f"knowledge.terms.{name}.at", term.at, ("masked", "all", "tokens"))
+
+
+@dataclass
+class Optimizer:
+    lr: float = 5e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    clip: float = 1.0
+
+    def check(self) -> None:
+        for name in ("lr", "eps", "clip"):
+            positive(f"optim.{name}", getattr(self, name))
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"optim.warmup={self.warmup}: a share of the steps, at least 0 and below 1")
+        if self.weight_decay < 0 or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise UserError(
+                f"optim: weight_decay={self.weight_decay} must not be negative, betas={self.betas} two numbers in [0, 1)"
+            )
+
+
+@dataclass
+class Trainer:
+    max_steps: int | None = None
+    max_epochs: int | None = None
+    accelerator: str = "auto"
+    devices: Any = 1
+    num_nodes: int = 1
+    precision: str = "32-true"
+    accumulate: int = 1
+    threads: int | None = None
+    checkpoint_every: int = 100
+    evaluate_every: int = 50
+    probes: int = 8
+
+    def check(self) -> None:
+        if (self.max_steps is None) == (self.max_epochs is None):
+            raise UserError(
+                f"trainer.max_steps={self.max_steps} and trainer.max_epochs={self.max_epochs}: give one of the two, the other null"
+            )
+        for name in ("max_steps", "max_epochs", "threads"):
+            if getattr(self, name) is not None:
+                at_least(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("num_nodes", "accumulate", "checkpoint_every", "evaluate_every"):
+            at_least(f"trainer.{name}", getattr(self, name), 1)
+        at_least("trainer.probes", self.probes, 0)
+        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+        one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        if self.devices != "auto" and not (type(self.devices) is int and self.devices >= 1):
+            raise UserError(f"trainer.devices={self.devices}: a number of processes or GPUs, or auto")
+
+
+@dataclass
+class Logger:
+    name: str = "csv"
+    mode: str = "offline"
+    project: str = "kdlab"
+    entity: str | None = None
+    group: str | None = None
+
+    def check(self) -> None:
+        one_of("logger.mode", self.mode, ("offline", "online", "disabled"))
+
+
+@dataclass
+class Config:
+    """The whole configuration, typed: `conf/run.yaml` and its groups, after every override."""
+
+    name: str = "distill"
+    seed: int = 1
+    artifacts: str = "artifacts"
+    overwrite: bool = False
+    resume: bool = True
+    scale: Scale = field(default_factory=Scale)
+    data: Data = field(default_factory=Data)
+    teachers: Teachers = field(default_factory=Teachers)
+    student: Student = field(default_factory=Student)
+    select: Select = field(default_factory=Select)
+    adopt: Adopt = field(default_factory=Adopt)
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    optim: Optimizer = field(default_factory=Optimizer)
+    trainer: Trainer = field(default_factory=Trainer)
+    logger: Logger = field(default_factory=Logger)
+
+    def check(self) -> None:
+        at_least("seed", self.seed, 0)
+        if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
+            raise UserError(f"name={self.name!r}: the name of a folder below outputs/")
+        if not self.teachers.name and not self.teachers.path:
+            raise UserError("no teacher: give teachers.name= (a Hub name) or teachers.path= (a folder)")
+
+
+def checked(composed: Any) -> Config:
+    """The typed configuration, or UserError for an unknown key, a wrong type, a value out of range, a foreign target."""
+    plain = OmegaConf.to_container(composed, resolve=False)
+    _known_keys(plain, Config, "")
+    try:
+        missing = OmegaConf.missing_keys(composed)
+        if missing:
+            raise UserError(f"{sorted(missing)[0]} has no value: set it, e.g. {sorted(missing)[0]}=...")
+        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(first_line(error)) from error
+    assert isinstance(config, Config)
+    _check(config)
+    for where, target in _targets(OmegaConf.to_container(composed, resolve=True), ""):
+        if not any(target.startswith(allowed) for allowed in TARGETS):
+            raise UserError(
+                f"{where}={target}: a configuration may only name code of {' or '.join(t + '*' for t in TARGETS)}"
+            )
+    return config
+
+
+def first_line(error: Exception) -> str:
+    """The lines of an OmegaConf or Hydra error that a user needs, as one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
+    text = lines[0] if lines else type(error).__name__
+    return f"{where[0]}: {text}" if where and where[0] else text
+
+
+def _known_keys(node: Any, schema: Any, where: str) -> None:
+    """Refuse keys that the schema lacks; below `Any` and dict fields everything is allowed (targets have their own)."""
+    if not is_dataclass(schema) or not isinstance(node, dict):
+        return
+    known = {f.name: f for f in fields(schema)}
+    for key, value in node.items():
+        path = f"{where}{key}"
+        if key not in known:
+            names = [f"{where}{name}" for name in known]
+            raise UserError(f"unknown key {path}: {nearest(path, names)}")
+        kind = SCHEMAS.get(path)
+        if kind is not None:
+            _known_keys(value, kind, f"{path}.")
+
+
+SCHEMAS: dict[str, Any] = {
+    "scale": Scale, "data": Data, "teachers": Teachers, "teachers.prepare": Prepare, "student": Student, "select": Select,
+    "adopt": Adopt, "knowledge": Knowledge, "optim": Optimizer, "trainer": Trainer, "logger": Logger,
+}  # fmt: skip
+
+
+def _check(node: Any) -> None:
+    for f in fields(node):
+        if is_dataclass(getattr(node, f.name)):
+            _check(getattr(node, f.name))
+    if hasattr(node, "check"):
+        node.check()
+
+
+def _targets(node: Any, where: str) -> list[tuple[str, str]]:
+    found = []
+    if isinstance(node, dict):
+        for key, value in node.items():
+            path = f"{where}.{key}" if where else str(key)
+            found += [(path, str(value))] if key == "_target_" else _targets(value, path)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            found += _targets(value, f"{where}[{i}]")
+    return found
+
+
+# ---- checks of one value, each with the line a user reads
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name}={value}: {nearest(str(value), allowed)}")
+
+
+def at_least(name: str, value: int, lowest: int) -> None:
+    if value < lowest:
+        raise UserError(f"{name}={value}: at least {lowest}")
+
+
+def positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"{name}={value}: a number above 0")
+
+
+def share(name: str, value: float, below_one: bool = False) -> None:
+    if not 0 < value <= 1 or (below_one and value == 1):
+        raise UserError(f"{name}={value}: a share above 0 and {'below' if below_one else 'at most'} 1")

@@ -1,0 +1,205 @@
+"""Data modules: the rows of a prepared corpus as batches, in an order and with masks that one seed decides.
+
+The whole training is one Lightning epoch (passes over the data are counted in `Batch.epoch`), so a resumed run only
+needs the number of batches it has seen: there is no epoch end to get wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kdlab import corpus, ranks
+from kdlab.masking import STATIC, Masker
+from kdlab.seeding import stable
+from kdlab.types import IGNORE, Batch
+
+OBSERVED_EPOCH = STATIC - 1  # the fixed "epoch" whose masks a policy's evaluation rows have
+POOL = 50  # batches whose rows are sorted by length together
+
+
+class LengthGrouped(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, row) pairs of similar length, in a random order, the same for a seed on any number of ranks.
+
+    The global batch holds `batch_size` rows for each rank; each rank takes its contiguous share. The last batch of an
+    epoch may be smaller; a rank that would get no row gets one marked as not real (row -1 - index). `start` is the
+    number of batches already seen.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, batches: int, seed: int, rank: int, world: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.batches = batches
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.start = 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Global batches in one pass over the data."""
+        return -(-len(self.lengths) // (self.batch_size * self.world))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
+        """The global batches of one epoch: shuffled, sorted by length within pools, shuffled again as batches."""
+        rng = np.random.default_rng(stable("order", self.seed, epoch))
+        order = rng.permutation(len(self.lengths))
+        size = self.batch_size * self.world
+        batches = []
+        for start in range(0, len(order), size * POOL):
+            pool = order[start : start + size * POOL]
+            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        made, known = -1, []
+        for index in range(self.start, self.batches):
+            epoch, place = divmod(index, self.per_epoch)
+            if epoch != made:
+                made, known = epoch, self.epoch_batches(epoch)
+            whole = known[place]
+            mine = np.array_split(whole, self.world)[self.rank]
+            yield [(epoch, int(row)) for row in mine] or [(epoch, -1 - int(whole[0]))]
+
+
+class MaskedRows(Dataset):
+    """Rows of a prepared corpus with their masks: (epoch, row) to (row, real, epoch, input_ids, labels)."""
+
+    def __init__(self, data: Any, masker: Masker) -> None:
+        self.data = data.with_format("numpy", columns=["input_ids"])
+        self.masker = masker
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, bool, int, np.ndarray, np.ndarray]:
+        epoch, row = key
+        real = row >= 0
+        row = row if real else -1 - row
+        ids, labels = self.masker(np.asarray(self.data[row]["input_ids"]), epoch, row)
+        return row, real, epoch, ids, labels
+
+
+class Collate:
+    """Pads rows to the longest of them. A class, so that loader processes can receive it."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, items: Sequence[tuple[int, bool, int, np.ndarray, np.ndarray]]) -> Batch:
+        longest = max(len(ids) for *_, ids, _ in items)
+        input_ids = np.full((len(items), longest), self.pad, dtype=np.int64)
+        labels = np.full((len(items), longest), IGNORE, dtype=np.int64)
+        mask = np.zeros((len(items), longest), dtype=np.int64)
+        for i, (*_, ids, wanted) in enumerate(items):
+            input_ids[i, : len(ids)], labels[i, : len(ids)], mask[i, : len(ids)] = ids, wanted, 1
+        return Batch(
+            rows=torch.tensor([row for row, *_ in items]),
+            epoch=items[0][2],
+            input_ids=torch.from_numpy(input_ids),
+            attention_mask=torch.from_numpy(mask),
+            labels=torch.from_numpy(labels),
+            real=torch.tensor([real for _, real, *_ in items]),
+        )
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader that knows how many batches it has given out, and goes on from there.
+
+    Its state is Lightning's to save; rank 0's stands for all, since all ranks have given out the same number.
+    """
+
+    given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.given = self.batch_sampler.start  # pyright: ignore
+        for batch in super().__iter__():
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batch_sampler.start = state["given"]  # pyright: ignore
+
+
+class CorpusDataModule(pl.LightningDataModule):
+    """Masked-LM batches of a prepared corpus (`corpus.prepare`): Wikipedia + BookCorpus, or any text.
+
+    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows. `heldout_masker` does not know the run's seed: all runs are scored on the same predictions.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        masker: Masker,
+        heldout_masker: Masker,
+        pad: int,
+        batch_size: int,
+        seed: int,
+        batches: int | None = None,
+        epochs: int | None = None,
+        heldout_rows: int = 256,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.folder, self.masker, self.heldout_masker = folder, masker, heldout_masker
+        self.collate = Collate(pad)
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.train = corpus.load(self.folder, "train")
+        self.lengths = lengths_of(self.train)
+        self.heldout = corpus.load(self.folder, "heldout")
+        self.heldout_rows = min(heldout_rows, len(self.heldout))
+        self._batches, self._epochs = batches, epochs
+
+    def sampler(self, rank: int = 0, world: int = 1) -> LengthGrouped:
+        sampler = LengthGrouped(self.lengths, self.batch_size, 0, self.seed, rank, world)
+        epochs = self._epochs or 0
+        sampler.batches = self._batches if self._batches is not None else epochs * sampler.per_epoch
+        return sampler
+
+    def train_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(
+            MaskedRows(self.train, self.masker),
+            batch_sampler=self.sampler(ranks.rank(), ranks.world()),
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def heldout_batches(self) -> Iterator[Batch]:
+        """This rank's batches of the held-out rows, unpadded over ranks, with masks that never change."""
+        masked = MaskedRows(self.heldout, self.heldout_masker)
+        return self._fixed(masked, lengths_of(self.heldout), np.arange(self.heldout_rows), STATIC)
+
+    def observed_batches(self, rows: int) -> Iterator[Batch]:
+        """This rank's batches of `rows` training rows drawn once at random, for a policy to watch (AdaDS Eq. 11)."""
+        rng = np.random.default_rng(stable("selector evaluation", self.seed))
+        chosen = rng.permutation(len(self.train))[:rows]
+        return self._fixed(MaskedRows(self.train, self.masker), self.lengths, chosen, OBSERVED_EPOCH)
+
+    def _fixed(self, masked: MaskedRows, lengths: np.ndarray, rows: np.ndarray, epoch: int) -> Iterator[Batch]:
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        for part in batches[ranks.rank() :: ranks.world()]:
+            yield self.collate([masked[epoch, int(row)] for row in part])
+
+
+def lengths_of(data: Any) -> np.ndarray:
+    """Tokens in each row of a prepared corpus, from the Arrow offsets, without reading the tokens."""
+    import pyarrow.compute as pc
+
+    column = data.data.column("input_ids")
+    return np.concatenate([pc.list_value_length(chunk).to_numpy() for chunk in column.chunks])  # pyright: ignore

@@ -1,0 +1,48 @@
+"""Reading run folders: what the other commands (evaluate, export) do with a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from kdlab.config import Config, checked
+from kdlab.errors import UserError
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """The result.json of a finished run; UserError for a folder that holds none."""
+    file = run / "result.json"
+    if not run.is_dir() or not file.is_file():
+        raise UserError(f"{run} is not a run folder: no result.json in it")
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); the run has to be made again") from error
+    if not isinstance(result, dict) or result.get("status") != "finished":
+        found = result.get("status") if isinstance(result, dict) else None
+        raise UserError(f"{run} holds no finished run (status: {found}); the command that began it goes on with it")
+    return result
+
+
+def config_of(run: Path) -> Config:
+    """The configuration a run was made with."""
+    try:
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+        return checked(OmegaConf.create(yaml.safe_load(text)))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{run / 'config.yaml'} cannot be read: {error}") from error
+
+
+def command(main: Callable[[], int]) -> int:
+    """Run a command's body; a UserError becomes one line and exit code 2."""
+    try:
+        return main()
+    except UserError as error:
+        print(f"kdlab: {error}", file=sys.stderr)
+        return 2

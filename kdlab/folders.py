@@ -1,0 +1,74 @@
+"""Run folders: which one a run writes, and whether it goes on where an interrupted one stopped.
+
+A folder holds one run: `config.yaml` as resolved, `result.json` with its status. A finished run is never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdlab.errors import UserError
+
+# Settings that do not change what a run computes: a run may be continued under another value of these.
+APART = ("overwrite", "resume", "logger")
+
+
+def status(folder: Path) -> str | None:
+    """The status in a folder's result.json: "running", "finished", ...; None where there is no readable one."""
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return str(found["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
+    """Whether a folder's config.yaml asks for the same run as `resolved`."""
+    try:
+        theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(theirs, dict) and _essence(theirs) == _essence(resolved)
+
+
+def _essence(resolved: dict[str, Any]) -> dict[str, Any]:
+    # through JSON, so that tuples and lists, or 1 and 1.0 read back from YAML, compare as they print
+    kept = {name: value for name, value in resolved.items() if name not in APART}
+    return json.loads(json.dumps(kept, sort_keys=True, default=str))
+
+
+def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool, resume: bool) -> tuple[Path, bool]:
+    """The folder to write and whether an unfinished run in it is continued.
+
+    `folder` is what the configuration says; `chosen` that the user named it. UserError where a chosen folder holds
+    something that would be lost. Nothing is written, except that `overwrite` empties a run folder.
+    """
+    if not chosen:
+        if resume and folder.parent.is_dir():
+            runs = [p for p in folder.parent.iterdir() if p.is_dir() and status(p) not in (None, "finished")]
+            going_on = sorted(p for p in runs if same_run(p, resolved))
+            if going_on:
+                return going_on[-1], True
+        return folder, False
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"hydra.run.dir={folder} is a file: choose a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return folder, False
+    found = status(folder)
+    is_run = (folder / "config.yaml").is_file() and found is not None
+    if not is_run:
+        raise UserError(
+            f"hydra.run.dir={folder} holds files that are not a run of kdlab: choose an empty or new folder"
+        )
+    if found != "finished" and resume and same_run(folder, resolved):
+        return folder, True
+    if not overwrite:
+        what = "a finished run" if found == "finished" else "an unfinished run of another configuration"
+        raise UserError(f"{folder} holds {what}, which is kept: choose another folder, or overwrite=true to replace it")
+    shutil.rmtree(folder)
+    return folder, False

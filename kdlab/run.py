@@ -1,0 +1,164 @@
+"""`python -m kdlab.run +exp=NAME ...`: compose the configuration, check it, and do the run (or, with -m, a sweep).
+
+Only Hydra and the schemas are imported at the top, so that `--help` and mistakes in a command answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdlab import folders
+from kdlab.config import Config, checked, first_line
+from kdlab.errors import UserError, nearest
+
+PACKAGE = Path(__file__).resolve().parent
+# In a wheel conf/ lies inside the package; in a checkout beside it.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+FOLDER = "KDLAB_RUN_FOLDER"  # set for the other ranks of a run: rank 0 has chosen the folder
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's); returns the exit code: 2 for anything a user can mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if any(argument.startswith("-") for argument in arguments):
+            return _hydra_application(arguments)
+        return _single(arguments)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"kdlab: {explain(error)}", file=sys.stderr)
+        return 2
+
+
+def _single(overrides: list[str]) -> int:
+    composed, hydra = composition(overrides)
+    config = checked(composed)
+    resolved = plain(composed)
+    if os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get(FOLDER):
+        from kdlab import job
+
+        return job.run(config, resolved, Path(os.environ[FOLDER]), overrides)
+    chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
+    from kdlab import job  # heavy: after the mistakes that need nothing but the configuration
+
+    return job.start(config, resolved, Path(hydra.run.dir), chosen, overrides)
+
+
+def composition(overrides: Sequence[str]) -> tuple[DictConfig, Any]:
+    """The configuration that `overrides` make, and Hydra's own part of it (resolved)."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = compose("run", overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(whole)  # for ${hydra:...}
+    try:
+        hydra = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra", "name"]), resolve=False))
+        folder = OmegaConf.select(hydra, "hydra.run.dir")
+    finally:
+        HydraConfig.instance().cfg = None  # Lightning would start other ranks Hydra's way
+    own = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+    return own, OmegaConf.create({"run": {"dir": folder}})
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """A configuration as ordinary containers, interpolations resolved."""
+    resolved = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+# ---- --help, --cfg and sweeps are Hydra's
+
+
+def _hydra_application(arguments: list[str]) -> int:
+    import hydra
+
+    failed: list[str] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
+    def application(composed: DictConfig) -> None:
+        checked(composed)
+        here = HydraConfig.get()
+        folder = Path(here.runtime.output_dir)
+        if folders.status(folder) == "finished":
+            print(f"kdlab: {folder} is finished, skipped", flush=True)
+            return
+        command = [sys.executable, "-m", "kdlab.run", *here.overrides.task, f"hydra.run.dir={_quoted(folder)}"]
+        environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES and k != "HYDRA_FULL_ERROR"}
+        print(f"kdlab: {' '.join(here.overrides.task)}", flush=True)
+        if subprocess.run(command, env=environment, check=False).returncode != 0:
+            failed.append(str(folder))
+
+    before = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who make one line of them
+    sys.argv = [before[1][0], *arguments]
+    try:
+        application()
+    except SystemExit as end:  # argparse: a flag it does not know
+        return int(end.code or 0)
+    finally:
+        sys.argv = before[1]
+        if before[0] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+    for folder in failed:
+        print(f"kdlab: failed: {folder}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _quoted(folder: Path) -> str:
+    return "'" + str(folder).replace("'", "\\'") + "'"
+
+
+# ---- errors as one line
+
+
+def explain(error: Exception) -> str:
+    """The line a user reads for an error of ours, of Hydra or of OmegaConf, with the nearest valid names."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = [option for option in error.options or [] if option]
+        return f"{group}={name}: there is no such choice; {nearest(name, options)}"
+    text = str(error)
+    found = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Could not append to config.*?'([^']+)'", text
+    )
+    key = re.search(r"full_key: (\S+)", text)
+    name = (key or found)[1] if key or found else ""  # pyright: ignore[reportOptionalSubscript]
+    if name and "not in" in text or "No match in the defaults list" in text:
+        return f"unknown key {name}: {nearest(name, _keys())}"
+    return first_line(error)
+
+
+def _keys() -> list[str]:
+    """Every key of the default configuration, dotted, and every group."""
+
+    def below(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        return [name for key, value in node.items() for name in (prefix + str(key), *below(value, f"{prefix}{key}."))]
+
+    try:
+        composed, _ = composition([])
+    except (HydraException, OmegaConfBaseException):
+        return list(Config.__dataclass_fields__)
+    return [*below(OmegaConf.to_container(composed), ""), "exp", "hydra.run.dir"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

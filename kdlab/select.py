@@ -1,0 +1,227 @@
+"""The Lightning callback that answers the first question: which rows of this batch query the teacher?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from kdlab import models, ranks
+from kdlab.distill import Distiller
+from kdlab.policies import Policy
+from kdlab.rewards import LossDecay
+from kdlab.seeding import generator
+from kdlab.strategies import Strategy, is_rowwise, kept, needs_of, top
+from kdlab.types import IGNORE, Batch, Evidence, Plan
+
+
+class Select(pl.Callback):
+    """Keeps the share `ratio` of each batch that the current arm scores highest; a policy picks the arm.
+
+    `arms` name strategies (`kdlab.strategies`); the `policy` chooses once an optimizer step, or, where a `reward` is
+    given, once every `interval` steps after it has seen what the last arm did: the student's loss on rows of the
+    training set (`observe`, called without arguments, the same value on all ranks). `scope` "global": the best rows
+    of the whole global batch, then shared out evenly, so that any number of ranks keeps the same rows; "local": the
+    best of each rank's own. `write` takes each row of selector.csv. At ratio 1 it does nothing at all, and the run is
+    plain distillation bit for bit.
+    """
+
+    def __init__(
+        self,
+        arms: Mapping[str, Strategy],
+        policy: Policy,
+        ratio: float,
+        total_steps: int,
+        seed: int,
+        reward: LossDecay | None = None,
+        observe: Callable[[], float] | None = None,
+        interval: int = 10,
+        scope: str = "global",
+        write: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        self.arms = dict(arms)
+        self.policy = policy
+        self.ratio = ratio
+        self.total_steps = total_steps
+        self.seed = seed
+        self.reward = reward
+        self.observe = observe
+        self.interval = interval
+        self.everywhere = scope == "global"
+        self.write = write
+        self.arm: str | None = None
+        self.last_reward: float | None = None
+
+    # ---- the policy
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Distiller)
+        if self.ratio == 1:
+            return
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._decide(pl_module, trainer.global_step)
+        self._keep(pl_module, batch, batch_idx)
+
+    def _decide(self, module: Distiller, step: int) -> None:
+        rng = generator(self.seed, "policy", step)
+        progress = step / self.total_steps
+        if self.reward is None:
+            before, self.arm = self.arm, self.policy.choose(progress, rng)
+            if step % self.interval == 0 or self.arm != before:
+                self._record(module, step, None, None, None)
+        elif step % self.interval == 0:
+            assert self.observe is not None
+            observation = self.observe()
+            speed, reward = self.reward.observe(observation)
+            if reward is not None and self.arm is not None:
+                self.policy.learn(self.arm, reward)
+            self.last_reward = reward
+            self.arm = self.policy.choose(progress, rng)
+            self._record(module, step, observation, speed, reward)
+
+    def _record(
+        self, module: Distiller, step: int, observation: float | None, speed: float | None, reward: float | None
+    ) -> None:
+        row = {"step": step, "arm": self.arm, "observation": observation, "speed": speed, "reward": reward}
+        row |= {f"q_{arm}": value for arm, value in getattr(self.policy, "q", {}).items()}
+        if module.ledger is not None:
+            row["teacher_queries"] = module.ledger.total_queries()
+        self.write(row)
+
+    def columns(self) -> list[str]:
+        """The columns of selector.csv for these arms."""
+        values = [f"q_{arm}" for arm in getattr(self.policy, "q", {})]
+        return ["step", "arm", "observation", "speed", "reward", *values, "teacher_queries"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "arm": self.arm,
+            "last_reward": self.last_reward,
+            "policy": self.policy.state_dict(),
+            "reward": self.reward.state_dict() if self.reward else {},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.arm, self.last_reward = state_dict["arm"], state_dict["last_reward"]
+        self.policy.load_state_dict(state_dict["policy"])
+        if self.reward:
+            self.reward.load_state_dict(state_dict["reward"])
+
+    # ---- the rows
+
+    def _keep(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+        together = self.everywhere and ranks.world() > 1
+        places = (ranks.gather_rows(batch.real) if together else batch.real).nonzero().flatten()
+        if len(places):
+            rank = () if together else (ranks.rank(),)
+            rng = generator(self.seed, "select", batch_idx, *rank)
+            chosen = places[top(self._scores(module, batch, together, places, rng), self.ratio).to(places.device)]
+        else:
+            chosen = torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
+        if together:
+            _share_out(batch, chosen)
+        else:
+            batch.plan = Plan(rows=chosen.to(batch.input_ids.device))
+
+    def _scores(self, module: Distiller, batch: Batch, together: bool, places: Tensor, rng: torch.Generator) -> Tensor:
+        """Scores (N,) by the current arm of the real rows, at `places` of the global batch (or of this rank's)."""
+        assert self.arm is not None
+        arm = self.arms[self.arm]
+        members: Mapping[str, Strategy] = getattr(arm, "members", {"": arm})
+
+        def everyones(rows: Tensor, pad: float | None = None) -> Tensor:
+            return (ranks.gather_rows(rows, pad) if together else rows)[places]
+
+        common = {
+            "keep": kept(len(places), self.ratio),
+            "progress": module.trainer.global_step / self.total_steps,
+            "rng": rng,
+        }
+        if not any(needs_of(member) for member in members.values()):
+            return _combined(arm, [member(Evidence(labels=places, **common)) for member in members.values()])
+
+        by_row = {name for name, member in members.items() if is_rowwise(member) and "logits" in needs_of(member)}
+        whole_logits = any("logits" in needs_of(member) and name not in by_row for name, member in members.items())
+        scores: dict[str, list[Tensor]] = {name: [] for name in by_row}
+        with module.metered("scoring"), module.quiet():
+            hidden = module.show(batch, "scoring")
+            evidence = Evidence(features=everyones(models.features(hidden, batch.attention_mask)), **common)
+            parts = []
+            if by_row or whole_logits:
+                for part in module.evidence(batch, hidden, "scoring"):
+                    for name in by_row:
+                        scores[name].append(members[name](part))
+                    parts += [part] if whole_logits else []
+            if parts:
+                evidence.logits = everyones(torch.cat([p.logits for p in parts]), 0.0)  # pyright: ignore
+                evidence.labels = everyones(torch.cat([p.labels for p in parts]), IGNORE)  # pyright: ignore
+                evidence.mask = everyones(torch.cat([p.mask for p in parts]), 0)  # pyright: ignore
+            rows = [
+                everyones(torch.cat(scores[name])) if name in by_row else member(evidence)
+                for name, member in members.items()
+            ]
+        return _combined(arm, rows)
+
+
+def _combined(arm: Strategy, scores: list[Tensor]) -> Tensor:
+    combine = getattr(arm, "combine", None)
+    return scores[0] if combine is None else combine(torch.stack(scores))
+
+
+def _share_out(batch: Batch, chosen: Tensor) -> None:
+    """Put the rows `chosen` of the global batch into `batch`, evenly over ranks, in place; collective."""
+    first = sum(_heights(len(batch))[: ranks.rank()])
+    mine = chosen[(chosen >= first) & (chosen < first + len(batch))] - first
+    sub = batch.take(mine)
+    whole = Batch(
+        rows=ranks.gather_rows(sub.rows),
+        epoch=batch.epoch,
+        input_ids=ranks.gather_rows(sub.input_ids, pad=0),
+        attention_mask=ranks.gather_rows(sub.attention_mask, pad=0),
+        labels=ranks.gather_rows(sub.labels, pad=IGNORE if sub.labels.ndim == 2 else None),
+        real=ranks.gather_rows(sub.real),
+    )
+    part = torch.tensor_split(torch.arange(len(whole.rows)), ranks.world())[ranks.rank()]
+    idle = len(part) == 0
+    share = whole.take(torch.zeros(1, dtype=torch.long) if idle else part)
+    batch.rows, batch.input_ids, batch.attention_mask = share.rows, share.input_ids, share.attention_mask
+    batch.labels, batch.real = share.labels, share.real & (not idle)
+
+
+def _heights(rows: int) -> list[int]:
+    return ranks.gather_rows(torch.tensor([rows])).tolist()
+
+
+class Observer:
+    """The student's loss on rows of the training set drawn once: what an adaptive policy sees (AdaDS Eq. 11).
+
+    `batches` gives this rank's share of the M rows. `kd` False: the task's own loss, no teacher is asked. True: the
+    whole distillation loss; the teacher answers once for all M rows (M queries, counted) and its answers are kept.
+    """
+
+    def __init__(self, module: Distiller, batches: Callable[[], Iterable[Batch]], kd: bool = False) -> None:
+        self.module = module
+        self.batches = batches
+        self.kd = kd
+        self._held: list[Batch] | None = None
+        self._answers: list[Tensor] = []
+
+    def __call__(self) -> float:
+        """Mean loss in nats over the rows of all ranks (collective); eval mode, no gradient."""
+        module = self.module
+        with module.metered("observation"):
+            if self._held is None:
+                self._held = [batch.to(module.device) for batch in self.batches()]
+                if self.kd:
+                    # the first observation is at step 0: later, a resumed run asks again what is already counted
+                    self._answers = [
+                        module.answer(batch, count=module.trainer.global_step == 0) for batch in self._held
+                    ]
+            if self.kd:
+                return module.distillation_loss(zip(self._held, self._answers, strict=True), part="observation")
+            return module.task_loss(self._held, part="observation")["loss"]

@@ -1,0 +1,106 @@
+"""What the layers pass to each other: `Batch`, `Plan`, `Outputs`, `Evidence`.
+
+Dimensions, defined once for the whole package:
+
+B rows of a batch, k rows kept by selection, L tokens of a row (padded), U *units* (the places where a row makes a
+prediction: its masked positions in masked-LM, the row itself in classification), P the largest number of units of one
+row, C classes (the vocabulary V in masked-LM), H hidden size, T teachers, M knowledge terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # label of a position that makes no prediction (PyTorch's cross-entropy convention)
+
+
+@dataclass
+class Plan:
+    """What was decided about a batch before the step; None means the static default. No plan at all is plain distillation.
+
+    `rows` (k,) int64 ascending: which rows of the batch take part and query the teacher (None: all).
+    """
+
+    rows: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """One micro-batch of one rank. Mutable, because Lightning drops what `on_train_batch_start` returns.
+
+    `rows` (B,) int64 row ids in the data set; `epoch` the pass over the data set they belong to; `input_ids`,
+    `attention_mask` (B, L) int64; `labels` (B, L) int64 with IGNORE where nothing is predicted (masked-LM) or (B,)
+    (classification, regression); `real` (B,) bool, False for a row that only keeps an idle rank in step.
+    """
+
+    rows: Tensor
+    epoch: int
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    real: Tensor
+    plan: Plan | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on another device, without a plan."""
+        tensors = (self.input_ids, self.attention_mask, self.labels, self.real)
+        return Batch(self.rows.to(device), self.epoch, *(t.to(device) for t in tensors))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows at `index` (k,), trimmed to their own longest sequence; carries no plan."""
+        attention_mask = self.attention_mask[index]
+        used = attention_mask.any(0).nonzero()
+        length = int(used[-1]) + 1 if len(used) else 1
+        labels = self.labels[index]
+        return Batch(
+            rows=self.rows[index],
+            epoch=self.epoch,
+            input_ids=self.input_ids[index][:, :length],
+            attention_mask=attention_mask[:, :length],
+            labels=labels[:, :length] if labels.ndim == 2 else labels,
+            real=self.real[index],
+        )
+
+
+@dataclass
+class Outputs:
+    """What one model shows for U units of k rows; unused fields stay None.
+
+    `logits` (U, C); `labels` (U,); `hidden` last hidden states (k, L, H); `mask` (k, L) 1 at real tokens.
+    """
+
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    hidden: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass
+class Evidence:
+    """What the student shows about N rows, and all that a selection strategy may look at. Detached by the caller.
+
+    `logits` (N, C), or (N, P, C) in masked-LM: the student's answers at the P masked positions of each row;
+    `features` (N, H) last-layer representation ([CLS]; in masked-LM the mean over real tokens);
+    `labels` (N,), (N, P) or (N, L); `mask` (N, P) bool, which of the P positions of `logits` exist (None: all);
+    `keep` k, how many rows will be kept (None: unknown); `progress` share of training done, in [0, 1]; `rng` generator for strategies that draw, keyed by (seed, step).
+    """
+
+    logits: Tensor | None = None
+    features: Tensor | None = None
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    keep: int | None = None
+    progress: float = 0.0
+    rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        for value in (self.logits, self.features, self.labels, self.mask):
+            if value is not None:
+                return len(value)
+        raise ValueError("Evidence is empty: give it logits, features, labels or a mask")

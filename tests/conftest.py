@@ -1,0 +1,113 @@
+"""Small things that stand in for large ones: a tokenizer, teachers of four families, and text, all made here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SYLLABLES = ["ba", "ke", "lo", "mi", "nu", "ra", "se", "ti", "vo", "zu"]
+WORDS = [a + b for a in SYLLABLES for b in SYLLABLES]
+
+
+def made_text(documents: int, seed: int = 0) -> list[str]:
+    """Documents of sentences with some order in them: a word is mostly followed by its neighbour in the list."""
+    rng = np.random.default_rng(seed)
+    texts = []
+    for _ in range(documents):
+        word, words = int(rng.integers(len(WORDS))), []
+        for _ in range(int(rng.integers(30, 90))):
+            words.append(WORDS[word])
+            word = (word + 1) % len(WORDS) if rng.random() < 0.7 else int(rng.integers(len(WORDS)))
+        texts.append(" ".join(words) + ".")
+    return texts
+
+
+def tiny_tokenizer():
+    """A WordPiece tokenizer over the made words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *SYLLABLES, *("##" + s for s in SYLLABLES), *WORDS]
+    inner = Tokenizer(models.WordPiece({t: i for i, t in enumerate(vocabulary)}, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+
+
+def tiny_config(family: str, layers: int = 4):
+    """A small random model's config: bert, roberta, distilbert or electra."""
+    import transformers
+
+    vocab = 6 + 2 * len(SYLLABLES) + len(WORDS)
+    common = {"vocab_size": vocab, "pad_token_id": 0}
+    blocks = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 64}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    match family:
+        case "bert":
+            return transformers.BertConfig(**common, **blocks, **dropout, max_position_embeddings=64)
+        case "roberta":
+            return transformers.RobertaConfig(**common, **blocks, **dropout, max_position_embeddings=66)
+        case "electra":
+            return transformers.ElectraConfig(
+                **common, **blocks, **dropout, embedding_size=16, max_position_embeddings=64
+            )
+        case "distilbert":
+            return transformers.DistilBertConfig(
+                **common, dim=32, n_layers=layers, n_heads=4, hidden_dim=64, dropout=0.0, attention_dropout=0.0,
+                max_position_embeddings=64,
+            )  # fmt: skip
+    raise ValueError(family)
+
+
+def write_teacher(folder: Path, family: str = "bert", layers: int = 4, seed: int = 0, dropout: float = 0.0) -> Path:
+    """A teacher folder with random weights and the tiny tokenizer."""
+    import transformers
+
+    torch.manual_seed(seed)
+    config = tiny_config(family, layers)
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_text(folder: Path, documents: int = 60, seed: int = 0) -> Path:
+    """A folder of .txt files of made text, one document each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, text in enumerate(made_text(documents, seed)):
+        (folder / f"{i:03}.txt").write_text(text + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))

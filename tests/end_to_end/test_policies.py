@@ -1,0 +1,59 @@
+"""Every policy: a run ends, and a run killed by SIGKILL and started again by the same command gives the same bits."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdlab import tables
+from tests.runs import KillAt, call, outcome, run_folder, tiny
+
+POLICIES = ["adads", "randmix", "schedule", "ensemble", "random", "density", "all"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, teacher_folder, text_folder) -> Path:
+    """A folder whose artifact store has what tiny runs need."""
+    folder = tmp_path_factory.mktemp("prepared")
+    done = call(tiny(teacher_folder, text_folder, "trainer.max_steps=1", "select=random"), folder)
+    assert done.code == 0, done.output
+    return folder / "artifacts"
+
+
+def fresh(tmp_path: Path, prepared: Path, name: str) -> Path:
+    folder = tmp_path / name
+    shutil.copytree(prepared, folder / "artifacts")
+    return folder
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_killed_run_goes_on_bit_for_bit(policy, tmp_path, prepared, teacher_folder, text_folder):
+    more = ["select.ratio=1"] if policy == "all" else []
+    command = tiny(teacher_folder, text_folder, f"select={policy}", *more)
+    whole = fresh(tmp_path, prepared, "whole")
+    done = call(command, whole)
+    assert done.code == 0, done.output
+    wanted = outcome(run_folder(whole))
+    killed = fresh(tmp_path, prepared, "killed")
+    for step, when in ((2, "start"), (5, "end"), (6, "start")):  # before any checkpoint, after one, between row and step
+        assert call(command, killed, KillAt(step, when)).code == -9
+    done = call(command, killed)
+    assert done.code == 0, done.output
+    assert "going on with the unfinished run" in done.output
+    found = outcome(run_folder(killed))
+    for part in wanted:
+        assert found[part] == wanted[part], part
+
+
+def test_every_run_writes_what_the_run_folder_promises(tmp_path, prepared, teacher_folder, text_folder):
+    folder = fresh(tmp_path, prepared, "run")
+    assert call(tiny(teacher_folder, text_folder), folder).code == 0
+    run = run_folder(folder)
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "result.json", "metrics.csv", "selector.csv", "checkpoints", "student", "figures",
+    }  # fmt: skip
+    rows = tables.read(run / "selector.csv")
+    assert list(rows[0])[:5] == ["step", "arm", "observation", "speed", "reward"] and list(rows[0])[-1] == "teacher_queries"
+    assert len(rows) == 8

@@ -1,0 +1,131 @@
+"""Runs for tests: the command line in a fresh child process that has imported everything already.
+
+Importing torch and its friends takes seconds, a tiny run half of one; a fork server pays for the imports once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TINY = [
+    "+exp=adads_pretrain", "student.layers=[0,2]", "data.max_length=32", "data.batch_size=16", "data.heldout_rows=16",
+    "data.heldout=0.1", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
+    "trainer.probes=2", "trainer.threads=1", "select.interval=1", "select.evaluation_rows=8", "select.ratio=0.25",
+    "optim.lr=1e-3",
+]  # fmt: skip
+
+
+def tiny(teacher: Path, text: Path, *more: str) -> list[str]:
+    """A command line of a run of seconds; `more` overrides it (the last value of a key counts)."""
+    given = [*TINY, f"teachers.path={teacher}", f"data.path={text}", *more]
+    keys = [override.split("=", 1)[0] for override in given]
+    return [override for i, override in enumerate(given) if keys[i] not in keys[i + 1 :]]
+
+
+@dataclass
+class Done:
+    code: int
+    output: str
+
+
+def _child(arguments: Sequence[str], folder: str, log: str, prepare: Callable[[], None] | None) -> None:
+    os.chdir(folder)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    from kdlab.run import main
+
+    if prepare is not None:
+        prepare()
+    code = main(list(arguments))
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def call(arguments: Sequence[str], folder: Path, prepare: Callable[[], None] | None = None, timeout: float = 120) -> Done:
+    """`python -m kdlab.run ARGUMENTS` in `folder`; `prepare` runs in the child first (it may set a trap)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kdlab.job", "kdlab.run", "tests.conftest", "tests.runs"])
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
+    process = context.Process(target=_child, args=(list(arguments), str(folder), str(log), prepare))
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise AssertionError(f"still running after {timeout} s:\n{log.read_text()}")
+    assert process.exitcode is not None
+    return Done(process.exitcode, log.read_text() if log.exists() else "")
+
+
+def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", timeout: float = 180) -> Done:
+    """The command as a user types it, in a process of its own group, which is ended with all its children."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return Done(process.returncode, output)
+
+
+class KillAt:
+    """SIGKILL this process when the training has done `step` optimizer steps: "end" of a step, or "start" of the next."""
+
+    def __init__(self, step: int, when: str = "end") -> None:
+        self.step, self.when = step, when
+
+    def __call__(self) -> None:
+        from kdlab.distill import Distiller
+
+        name = "on_train_batch_end" if self.when == "end" else "training_step"
+        original = getattr(Distiller, name)
+
+        def trap(module: Any, *arguments: Any, **named: Any) -> Any:
+            if module.trainer.global_step == self.step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(module, *arguments, **named)
+
+        setattr(Distiller, name, trap)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What must not differ between two runs of one command: weights, selector.csv, metrics and ledger, less seconds."""
+    import safetensors.torch
+
+    result = json.loads((folder / "result.json").read_text())
+    ledger = {name: result["ledger"][name] for name in ("teacher_queries", "flops", "rows_seen")}
+    from kdlab import tables
+
+    metrics = [{k: v for k, v in row.items() if k != "seconds"} for row in tables.read(folder / "metrics.csv")]
+    weights = safetensors.torch.load_file(folder / "student" / "model.safetensors")
+    return {
+        "status": result["status"],
+        "ledger": ledger,
+        "scores": result["metrics"],
+        "selector": (folder / "selector.csv").read_text(),
+        "metrics": metrics,
+        "student": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+    }
+
+
+def run_folder(folder: Path, name: str = "adads_pretrain") -> Path:
+    """The one run below `folder`/outputs/`name`."""
+    (found,) = (folder / "outputs" / name).iterdir()
+    return found

@@ -1,0 +1,138 @@
+"""Encoders of every supported family, and students made of teachers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from kdlab import models
+from kdlab.errors import UserError
+from tests.conftest import tiny_config, write_teacher
+
+FAMILIES = ["bert", "roberta", "distilbert", "electra"]
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(6, 100, (3, 12), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    return ids, mask
+
+
+@pytest.fixture(params=FAMILIES)
+def teacher(request):
+    torch.manual_seed(0)
+    return transformers.AutoModelForMaskedLM.from_config(tiny_config(request.param)).eval()
+
+
+def test_encode_then_project_equals_the_model_itself(teacher):
+    ids, mask = inputs()
+    encoder = models.Encoder(teacher).eval()
+    row, place = torch.tensor([0, 1, 2, 2]), torch.tensor([3, 6, 0, 11])
+    with torch.no_grad():
+        whole = teacher(input_ids=ids, attention_mask=mask).logits
+        found = encoder.project(encoder.encode(ids, mask)[row, place])
+    torch.testing.assert_close(found, whole[row, place], rtol=1e-5, atol=1e-5)
+
+
+def test_head_parameters_are_those_that_the_projection_uses(teacher):
+    encoder = models.Encoder(teacher)
+    vectors = torch.randn(4, 32)
+    used = torch.autograd.grad(encoder.project(vectors).sum(), list(encoder.parameters()), allow_unused=True)
+    wanted = {id(p) for p, g in zip(encoder.parameters(), used, strict=True) if g is not None}
+    assert {id(p) for p in encoder.head_parameters()} == wanted
+    assert len(list(encoder.parameters())) == len(list(teacher.parameters()))  # the head is not registered twice
+
+
+def test_frozen_embeddings_are_no_head_parameters(teacher):
+    models.freeze(teacher, ["word_embeddings"])
+    assert all(p.requires_grad for p in models.Encoder(teacher).head_parameters())
+
+
+@pytest.mark.parametrize("layers", [[0, 2], [3], [1, 3, 0], [0, 1, 2, 3]])
+def test_a_student_has_the_chosen_layers_the_embeddings_and_the_head(teacher, layers):
+    student = models.student_from(teacher, layers)
+    assert len(models.blocks(student)) == len(layers) == student.config.num_hidden_layers
+    for mine, theirs in enumerate(layers):
+        for (name, p), (_, q) in zip(
+            models.blocks(student)[mine].named_parameters(),
+            models.blocks(teacher)[theirs].named_parameters(),
+            strict=True,
+        ):
+            assert torch.equal(p, q), name
+            assert p.data_ptr() != q.data_ptr()
+    torch.testing.assert_close(student.get_input_embeddings().weight, teacher.get_input_embeddings().weight)
+    assert student.get_output_embeddings().weight.data_ptr() == student.get_input_embeddings().weight.data_ptr()
+    hidden = torch.randn(5, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            models.Encoder(student.eval()).project(hidden), models.Encoder(teacher).project(hidden)
+        )
+
+
+def test_a_student_with_all_layers_is_the_teacher(teacher):
+    ids, mask = inputs()
+    student = models.student_from(teacher, [0, 1, 2, 3]).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            student(input_ids=ids, attention_mask=mask).logits, teacher(input_ids=ids, attention_mask=mask).logits
+        )
+
+
+def test_a_student_survives_saving_and_loading(teacher, tmp_path):
+    student = models.student_from(teacher, [0, 2]).eval()
+    student.save_pretrained(tmp_path)
+    ids, mask = inputs()
+    again = models.load_masked_lm(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(
+            again(input_ids=ids, attention_mask=mask).logits, student(input_ids=ids, attention_mask=mask).logits
+        )
+
+
+def test_the_published_layer_choice():
+    assert models.pick_layers(6, 12) == [0, 2, 4, 7, 9, 11]  # DistilBERT
+    assert models.pick_layers(1, 6) == [0] and models.pick_layers(6, 6) == [0, 1, 2, 3, 4, 5]
+    assert models.pick_layers([0, 2, 4], 6) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("layers", [0, 7, [], [0, 6], [-1]])
+def test_layers_that_the_teacher_does_not_have_are_refused(layers):
+    with pytest.raises(UserError, match="student.layers"):
+        models.pick_layers(layers, 6)
+
+
+def test_shared_layers_are_refused():
+    config = transformers.AlbertConfig(
+        vocab_size=50,
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+    )
+    with pytest.raises(UserError, match="albert"):
+        models.student_from(transformers.AutoModelForMaskedLM.from_config(config), [0, 1])
+
+
+def test_whether_weights_bring_a_head(tmp_path):
+    write_teacher(tmp_path / "whole")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "whole")
+    assert models.has_head(tmp_path / "whole", config)
+    transformers.AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "encoder")
+    assert not models.has_head(tmp_path / "encoder", config)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    write_teacher(tmp_path)
+    weights = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot load"):
+        models.load_masked_lm(tmp_path)
+
+
+def test_features_are_means_over_real_tokens():
+    hidden = torch.arange(12.0).reshape(1, 3, 4)
+    torch.testing.assert_close(models.features(hidden, torch.tensor([[1, 1, 0]])), torch.tensor([[2.0, 3.0, 4.0, 5.0]]))
