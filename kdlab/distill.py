@@ -123,7 +123,7 @@ class Distiller(pl.LightningModule):
 
     def _weigh(self, batch: Batch, hidden: Tensor, answer: Tensor | None, alone: bool) -> Tensor:
         real = batch.real.to(torch.float32)
-        units = {at: self._units(batch, at) for at in {w.at for w in self.terms.values()}}
+        units = {w.at: self._units(batch, w.at) for w in self.terms.values()}  # a dict: all ranks in the same order
         per_row = {at: torch.bincount(u[0], minlength=len(batch)) * real for at, u in units.items()}
         sums = torch.stack([real.sum(), *(n.sum() for n in per_row.values())])
         if not alone:
@@ -132,7 +132,7 @@ class Distiller(pl.LightningModule):
         size = dict(zip(per_row, sizes, strict=True))
         # share of one unit in each term's mean; rows that only keep an idle rank in step have none
         share = {
-            at: real / (rows * n.clamp_min(1)) if self.by_rows else real / size[at].clamp_min(1)
+            at: real / (rows.clamp_min(1e-9) * n.clamp_min(1)) if self.by_rows else real / size[at].clamp_min(1e-9)
             for at, n in per_row.items()
         }
         report = {name: hidden.new_zeros((), dtype=torch.float32) for name in self.terms}

@@ -79,7 +79,7 @@ class Select(pl.Callback):
             observation = self.observe()
             speed, reward = self.reward.observe(observation)
             if reward is not None and self.arm is not None:
-                self.policy.learn(self.arm, reward)
+                self.policy.learn(self.arm, reward)  # pyright: ignore[reportAttributeAccessIssue]
             self.last_reward = reward
             self.arm = self.policy.choose(progress, rng)
             self._record(module, step, observation, speed, reward)
@@ -118,7 +118,7 @@ class Select(pl.Callback):
         together = self.everywhere and ranks.world() > 1
         places = (ranks.gather_rows(batch.real) if together else batch.real).nonzero().flatten()
         if len(places):
-            rank = () if together else (ranks.rank(),)
+            rank = () if self.everywhere else (ranks.rank(),)  # the same draw on any number of ranks
             rng = generator(self.seed, "select", batch_idx, *rank)
             chosen = places[top(self._scores(module, batch, together, places, rng), self.ratio).to(places.device)]
         else:
@@ -145,7 +145,7 @@ class Select(pl.Callback):
         if not any(needs_of(member) for member in members.values()):
             return _combined(arm, [member(Evidence(labels=places, **common)) for member in members.values()])
 
-        by_row = {name for name, member in members.items() if is_rowwise(member) and "logits" in needs_of(member)}
+        by_row = [name for name, member in members.items() if is_rowwise(member) and "logits" in needs_of(member)]
         whole_logits = any("logits" in needs_of(member) and name not in by_row for name, member in members.items())
         scores: dict[str, list[Tensor]] = {name: [] for name in by_row}
         with module.metered("scoring"), module.quiet():

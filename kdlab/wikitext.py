@@ -24,67 +24,23 @@ DEEPEST = 40  # brackets nested deeper are taken as plain text (MediaWiki's own 
 ITEM_WORDS = 12  # a list item of fewer words, or no full sentence, is a list entry and not prose
 LINE_WORDS = 5  # the same for a line that stands alone
 
-_END_SECTIONS = frozenset(
-    [
-        "references",
-        "notes",
-        "footnotes",
-        "citations",
-        "sources",
-        "see also",
-        "external links",
-        "further reading",
-        "bibliography",
-        "works cited",
-        "notes and references",
-        "references and notes",
-        "notes and sources",
-        "general references",
-        "cited references",
-        "literature",
-        "primary sources",
-        "secondary sources",
-        "selected bibliography",
-        "discography",
-        "filmography",
-        "gallery",
-        "publications",
-        "references and further reading",
-        "sources and further reading",
-        "footnotes and references",
-        "related pages",
-        "links",
-    ]
+
+def _names(listed: str) -> list[str]:
+    return listed.split("|")
+
+
+_END_SECTIONS = _names(
+    "references|notes|footnotes|citations|sources|see also|external links|further reading|bibliography|works cited|"
+    "notes and references|references and notes|notes and sources|general references|cited references|literature|"
+    "primary sources|secondary sources|selected bibliography|discography|filmography|gallery|publications|"
+    "references and further reading|sources and further reading|footnotes and references|related pages|links"
 )
-_BLOCK_TAGS = frozenset(
-    [
-        "p",
-        "div",
-        "center",
-        "blockquote",
-        "li",
-        "ul",
-        "ol",
-        "dl",
-        "dt",
-        "dd",
-        "poem",
-        "table",
-        "tr",
-        "td",
-        "th",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "hr",
-    ]
-)
-_RAW_TAGS = (  # what stands in them is not wikitext, and is dropped
+_BLOCK_TAGS = _names("p|div|center|blockquote|li|ul|ol|dl|dt|dd|poem|table|tr|td|th|h1|h2|h3|h4|hr")
+_RAW_TAGS = _names(  # what stands in them is not wikitext, and is dropped
     "ref|math|chem|ce|gallery|timeline|score|hiero|source|syntaxhighlight|pre|imagemap|graph|templatedata|mapframe|"
     "maplink|style|script|inputbox"
 )
-_RAW_END = {tag: re.compile(rf"</{tag}\b[^<>]*>", re.IGNORECASE) for tag in _RAW_TAGS.split("|")}
+_RAW_END = {tag: re.compile(rf"</{tag}\b[^<>]*>", re.IGNORECASE) for tag in _RAW_TAGS}
 _TOKEN = re.compile(
     r"\{\{|\}\}|\[\[|\]\]|\||\n[ :*#]*\{\||\n *\|\}(?!\})|\[(?=https?:|ftp:|mailto:|//)|\]|"
     r"</?([a-zA-Z][a-zA-Z0-9]*)[^<>]*>"
@@ -264,46 +220,15 @@ def _fraction(words: list[str]) -> str:
 
 _SHOWN: dict[str, Callable[[list[str]], str]] = {
     **dict.fromkeys(
-        [
-            "nowrap",
-            "nobr",
-            "small",
-            "smaller",
-            "big",
-            "larger",
-            "sc",
-            "smallcaps",
-            "vanchor",
-            "vr",
-            "abbr",
-            "tooltip",
-            "em",
-            "strong",
-            "mvar",
-            "angbr",
-            "nihongo",
-            "flag",
-            "sup",
-            "flagcountry",
-            "sub",
-            "linktext",
-            "not a typo",
-            "sic",
-            "ill",
-            "interlanguage link",
-            "val",
-            "nobold",
-            "noitalic",
-            "unicode",
-            "polytonic",
-        ],
+        _names(
+            "nowrap|nobr|small|smaller|big|larger|sc|smallcaps|vanchor|vr|abbr|tooltip|em|strong|mvar|angbr|nihongo|flag|sup|"
+            "flagcountry|sub|linktext|not a typo|sic|ill|interlanguage link|val|nobold|noitalic|unicode|polytonic"
+        ),
         _word(0),
     ),
     **dict.fromkeys(["lang", "wikt-lang", "rtl-lang", "script", "font", "color"], _word(1)),
     **dict.fromkeys(["transl", "transliteration"], _word(-1)),
-    **dict.fromkeys(
-        ["quote", "blockquote", "quotation", "cquote", "quote box"], lambda words: f"\n\n{_word(0)(words)}\n\n"
-    ),
+    **dict.fromkeys(_names("quote|blockquote|quotation|cquote|quote box"), lambda words: f"\n\n{_word(0)(words)}\n\n"),
     **dict.fromkeys(["convert", "cvt"], _measure),
     **dict.fromkeys(["frac", "sfrac", "fraction"], _fraction),
     **dict.fromkeys(["chem", "chem2", "gaps"], "".join),

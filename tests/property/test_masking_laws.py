@@ -25,7 +25,8 @@ rows = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=80).map(np.array
 )
 def test_mask_laws(ids, seed, epoch, number, probability, shares, rare) -> None:
     counts = np.arange(VOCAB) ** 3 if rare else None
-    masker = Masker(MASK, SPECIAL, VOCAB, seed, probability, *shares, counts)
+    keep, replace = shares
+    masker = Masker(MASK, SPECIAL, VOCAB, seed, probability, keep, replace, counts)
     masked, labels = masker(ids, epoch, number)
     maskable = ~np.isin(ids, SPECIAL)
     chosen = labels != IGNORE
@@ -34,8 +35,9 @@ def test_mask_laws(ids, seed, epoch, number, probability, shares, rare) -> None:
     assert (labels[chosen] == ids[chosen]).all()
     assert (masked[~chosen] == ids[~chosen]).all()
     assert not np.isin(masked[chosen], [0, 1, 2]).any()
-    again = Masker(MASK, SPECIAL, VOCAB, seed, probability, *shares, counts)(ids, epoch, number)
-    assert (again[0] == masked).all() and (again[1] == labels).all()
+    again = Masker(MASK, SPECIAL, VOCAB, seed, probability, keep, replace, counts)(ids, epoch, number)
+    assert (again[0] == masked).all()
+    assert (again[1] == labels).all()
 
 
 @settings(deadline=None, max_examples=50)

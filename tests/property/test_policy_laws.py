@@ -85,7 +85,8 @@ def test_a_steady_fall_has_its_rate_for_speed_and_no_reward(start, rate, window)
     decay = LossDecay(window)
     answers = [decay.observe(start - rate * step) for step in range(window + 3)]
     for speed, reward in answers[window:]:
-        assert abs(speed - rate) < 1e-9 and abs(reward) < 1e-9
+        assert abs(speed - rate) < 1e-9
+        assert abs(reward) < 1e-9
 
 
 @LAWS

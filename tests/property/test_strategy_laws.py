@@ -79,13 +79,16 @@ def test_ranges_and_identities(values):
     row, classes = logits_of(values), values.shape[-1]
     entropy = strategies.entropy(row)
     slack = 1e-9
-    assert bool((entropy >= 0).all()) and bool((entropy <= math.log(classes) + slack).all())
+    assert bool((entropy >= 0).all())
+    assert bool((entropy <= math.log(classes) + slack).all())
     close(strategies.certainty(row), -entropy)
     close(strategies.scaled_entropy(row) * math.log(classes), entropy)
     assert top(strategies.scaled_entropy(row), 0.5).tolist() == top(entropy, 0.5).tolist()
     margin, least = strategies.margin(row), strategies.least_confidence(row)
-    assert bool((margin >= -1).all()) and bool((margin <= 0).all())
-    assert bool((least >= 0).all()) and bool((least <= 1 - 1 / classes + slack).all())
+    assert bool((margin >= -1).all())
+    assert bool((margin <= 0).all())
+    assert bool((least >= 0).all())
+    assert bool((least <= 1 - 1 / classes + slack).all())
 
 
 @LAWS
@@ -152,7 +155,8 @@ def test_cluster_keeps_one_of_each_cluster_first(values, clusters, seed):
     scores = score()
     first = int((scores > 1).sum())
     assert 1 <= first <= min(clusters, len(np.unique(values, axis=0)))
-    assert bool((scores > 0).all()) and bool((scores <= 2).all())
+    assert bool((scores > 0).all())
+    assert bool((scores <= 2).all())
     assert torch.equal(scores, score())
 
 
@@ -177,7 +181,8 @@ def test_top_against_a_sort(scores, ratio):
 def test_ensemble_ranks_do_not_depend_on_scale(scores):
     combine = Ensemble([strategies.entropy]).combine
     ranks = combine(torch.as_tensor(scores))
-    assert bool((ranks >= 0).all()) and bool((ranks <= 1).all())
+    assert bool((ranks >= 0).all())
+    assert bool((ranks <= 1).all())
     close(combine(torch.as_tensor(np.exp(scores) * 1e-3)), ranks)
     if scores.shape[1] > 1:
         assert abs(float(ranks.mean()) - 0.5) < 1e-9

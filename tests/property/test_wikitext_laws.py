@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from kdlab.wikitext import LINE_WORDS, prose
 
-PIECES = (
-    "{{ }} [[ ]] {| |} | || = == === ' '' ''' * # : ; [ ] http:// <ref> </ref> <ref/> <ref <!-- --> <math> </math> <b> "
-    "<nowiki> </nowiki> <br> <div> &lt; &#91; &#x5b; &nbsp; \n \n\n word sentence. File:a Category:b lang convert quote ( ) , -"
-).split(" ")
-markup = st.lists(st.sampled_from([*PIECES, " "]), max_size=60).map("".join) | st.text(max_size=200)
+PIECES = """
+{{ }} [[ ]] {| |} | || = == === ' '' ''' * # : ; [ ] http:// <ref> </ref> <ref/> <ref <!-- --> <math> </math> <b> <br> <div>
+<nowiki> </nowiki> &lt; &#91; &#x5b; &nbsp; word sentence. File:a Category:b lang convert ( ) , -
+"""
+markup = st.lists(st.sampled_from([*PIECES.split(), " ", "\n", "\n\n"]), max_size=60).map("".join) | st.text(
+    max_size=200
+)
 
 
 @settings(deadline=None, max_examples=300)

@@ -97,13 +97,15 @@ def test_no_more_clusters_than_rows(backend, clusters):
     points = torch.tensor([[0.0], [1], [3], [10]])
     centres, assignment, distance = kmeans(points, clusters, seed=0)
     np.testing.assert_allclose(centres, points, rtol=1e-6, atol=1e-6)
-    assert assignment.tolist() == [0, 1, 2, 3] and distance.tolist() == [0] * 4
+    assert assignment.tolist() == [0, 1, 2, 3]
+    assert distance.tolist() == [0] * 4
 
 
 def test_half_precision_and_gradients_are_taken(backend):
     points = blobs()[0].to(torch.bfloat16).requires_grad_()
     centres, _, distance = kmeans(points, 3, seed=0)
-    assert centres.dtype == distance.dtype == torch.float32 and not centres.requires_grad
+    assert centres.dtype == distance.dtype == torch.float32
+    assert not centres.requires_grad
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

@@ -28,7 +28,7 @@ def test_fixed():
 
 
 @pytest.mark.parametrize(
-    "stages, at, expected",
+    ("stages", "at", "expected"),
     [
         (["entropy", "margin"], None, "EEEEEMMMMM"),
         (["entropy", "margin"], [0.3], "EEEMMMMMMM"),
@@ -42,7 +42,7 @@ def test_schedule(stages, at, expected):
     assert "".join(arm[0].upper() for arm in chosen) == expected
 
 
-@pytest.mark.parametrize("steps, stages", [(7, 7), (60, 3), (99, 11), (1000, 8)])
+@pytest.mark.parametrize(("steps", "stages"), [(7, 7), (60, 3), (99, 11), (1000, 8)])
 def test_schedule_switches_at_the_very_step(steps, stages):
     names = [f"arm{number}" for number in range(stages)]
     chosen = draws(Schedule(names, names), steps)
@@ -107,7 +107,8 @@ def test_exp3_follows_its_figure():
     policy, weight = Exp3(ARMS, gamma=0.2), np.ones(3)
     for step, reward in enumerate(REWARDS):
         p = 0.8 * weight / weight.sum() + 0.2 / 3
-        assert list(policy.q) == ARMS and list(policy.q.values()) == pytest.approx(p)
+        assert list(policy.q) == ARMS
+        assert list(policy.q.values()) == pytest.approx(p)
         arm = ARMS.index(policy.choose(0.0, generator(step)))
         seen = REWARDS[: step + 1]
         x = (reward - seen.min()) / np.ptp(seen) if step else 0.5
@@ -184,14 +185,16 @@ def test_state_of_other_arms_is_refused(make):
 def test_stateless_policies(policy):
     assert policy.state_dict() == {}
     policy.load_state_dict({})
-    assert isinstance(policy, Policy) and not isinstance(policy, Learner)
+    assert isinstance(policy, Policy)
+    assert not isinstance(policy, Learner)
     with pytest.raises(UserError, match="another policy"):
         policy.load_state_dict(Online(ARMS).state_dict())
 
 
 @pytest.mark.parametrize("make", LEARNERS)
 def test_learners_are_told_from_the_rest(make):
-    assert isinstance(make(), Policy) and isinstance(make(), Learner)
+    assert isinstance(make(), Policy)
+    assert isinstance(make(), Learner)
 
 
 def test_choice_leaves_global_random_state_alone():
@@ -202,7 +205,7 @@ def test_choice_leaves_global_random_state_alone():
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: RandMix([]), "one arm or more"),
         (lambda: RandMix("entropy"), "list"),

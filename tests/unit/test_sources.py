@@ -67,7 +67,8 @@ def test_long_files_and_lines_come_in_stretches(tmp_path: Path, monkeypatch: pyt
     file.write_text("one two\nfour\néééééééééé é\n\nlast", encoding="utf-8")
     parts = list(TextFolder(str(file)).documents())
     assert "".join(parts) == file.read_text(encoding="utf-8")
-    assert parts[0] == "one two\n" and max(map(len, parts)) <= 10
+    assert parts[0] == "one two\n"
+    assert max(map(len, parts)) <= 10
     write_jsonl(tmp_path / "b.jsonl", [{"text": "a text that is longer than ten"}, {"text": "b"}])
     assert list(TextFolder(str(tmp_path / "b.jsonl")).documents()) == ["a text that is longer than ten", "b"]
 
@@ -240,7 +241,8 @@ def test_hub_faults_are_one_line(hub: str) -> None:
         list(HubText(hub, None, "trian", "main").documents())
     with pytest.raises(UserError, match="cannot get .*DatasetNotFoundError|cannot get .*FileNotFoundError") as raised:
         HubText(hub + "/nowhere", None, "train", "main").check()
-    assert "\n" not in str(raised.value) and "data.path=FOLDER" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "data.path=FOLDER" in str(raised.value)
     with pytest.raises(UserError, match="no column 'txt'; did you mean text"):
         list(HubText(hub, None, "train", "main", text_column="txt").documents())
 

@@ -125,7 +125,8 @@ def test_random_is_uniform_and_keyed_by_its_generator():
     def draw(seed):
         return strategies.random(Evidence(labels=torch.zeros(10), rng=torch.Generator().manual_seed(seed)))
 
-    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
     counts = np.bincount(np.concatenate([top(draw(seed), 0.3).numpy() for seed in range(1000)]), minlength=10)
     assert stats.chisquare(counts).pvalue > 0.01  # each row is kept 300 times of 1000
 
@@ -145,7 +146,7 @@ def test_cluster_takes_the_nearest_of_each_cluster_first():
     np.testing.assert_allclose(scores, [2, 0.5, 0.5, 1 / 3, 1 / 3, 1.8, 0.8], rtol=1e-6)
 
 
-@pytest.mark.parametrize("keep, given, clusters", [(None, None, 3), (4, None, 4), (4, 2, 2)])
+@pytest.mark.parametrize(("keep", "given", "clusters"), [(None, None, 3), (4, None, 4), (4, 2, 2)])
 def test_number_of_clusters(keep, given, clusters):
     features = torch.as_tensor(np.random.default_rng(3).normal(size=(21, 5)))
     scores = strategies.cluster(Evidence(features=features, keep=keep), clusters=given)
@@ -164,23 +165,27 @@ def test_cluster_is_decided_by_its_generator():
 
 def test_what_each_needs():
     for name in UNCERTAIN:
-        assert needs_of(getattr(strategies, name)) == {"logits"} and is_rowwise(getattr(strategies, name))
+        assert needs_of(getattr(strategies, name)) == {"logits"}
+        assert is_rowwise(getattr(strategies, name))
     for strategy in (strategies.density, strategies.cluster, functools.partial(strategies.cluster, clusters=3)):
-        assert needs_of(strategy) == {"features"} and not is_rowwise(strategy)
-    assert needs_of(strategies.random) == frozenset() and is_rowwise(strategies.random)
+        assert needs_of(strategy) == {"features"}
+        assert not is_rowwise(strategy)
+    assert needs_of(strategies.random) == frozenset()
+    assert is_rowwise(strategies.random)
     assert is_rowwise(functools.partial(functools.partial(strategies.entropy)))
     own = lambda evidence: evidence.labels  # noqa: E731
-    assert needs_of(own) == {"logits", "features"} and not is_rowwise(own)
+    assert needs_of(own) == {"logits", "features"}
+    assert not is_rowwise(own)
     assert needs_of(functools.partial(own)) == {"logits", "features"}
 
 
-@pytest.mark.parametrize("n, ratio, k", [(8, 0.1, 1), (30, 0.1, 3), (10, 0.3, 3), (100, 0.29, 29), (10, 1, 10)])
+@pytest.mark.parametrize(("n", "ratio", "k"), [(8, 0.1, 1), (30, 0.1, 3), (10, 0.3, 3), (100, 0.29, 29), (10, 1, 10)])
 def test_kept(n, ratio, k):
     assert kept(n, ratio) == k
     assert len(top(torch.zeros(n), ratio)) == k
 
 
-@pytest.mark.parametrize("n, ratio, k", [(1, 0.01, 1), (0, 0.5, 0), (3, 1 / 3, 1), (30, 1 / 3, 10), (19, 0.1, 1)])
+@pytest.mark.parametrize(("n", "ratio", "k"), [(1, 0.01, 1), (0, 0.5, 0), (3, 1 / 3, 1), (30, 1 / 3, 10), (19, 0.1, 1)])
 def test_kept_at_the_edges(n, ratio, k):
     assert kept(n, ratio) == k
 
@@ -221,7 +226,8 @@ def test_ensemble_by_hand():
 def test_ensemble_members_and_needs():
     ensemble = Ensemble([strategies.entropy, functools.partial(strategies.cluster, clusters=2)])
     assert list(ensemble.members) == ["entropy", "cluster"]
-    assert needs_of(ensemble) == {"logits", "features"} and not is_rowwise(ensemble)
+    assert needs_of(ensemble) == {"logits", "features"}
+    assert not is_rowwise(ensemble)
     assert needs_of(Ensemble({"x": strategies.entropy})) == {"logits"}
     assert Ensemble([strategies.entropy])(evidence(LOGITS[:1])).tolist() == [0]
     with pytest.raises(UserError, match="two ensemble members"):

@@ -128,7 +128,7 @@ def test_damaged_exports_are_named(tmp_path: Path, data: bytes) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("gensim") is None, reason="gensim's wheel carries the excerpt")
 def test_embedded_excerpt() -> None:
-    """The counts are those of an independent cleaning of the same file (101 pages with prose, 2.7 million characters)."""
+    """The bounds enclose an independent cleaning of the same file: 101 pages with prose, 2.7 million characters."""
     from kdlab.sources import WikipediaExcerpt
 
     found = dict(articles(WikipediaExcerpt().file()))
