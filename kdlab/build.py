@@ -19,7 +19,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from kdlab import corpus, models
 from kdlab.artifacts import Store
 from kdlab.callbacks import Progress
-from kdlab.config import Config, Data, Prepare
+from kdlab.config import Config, Prepare
 from kdlab.datamodules import CorpusDataModule
 from kdlab.distill import Distiller, Optim, Weighted
 from kdlab.embedded import PACKAGES
@@ -28,6 +28,7 @@ from kdlab.files import atomic_write_json, sha256_of
 from kdlab.ledger import Ledger
 from kdlab.masking import Masker
 from kdlab.models import Encoder
+from kdlab.seeding import reseed
 from kdlab.sources import TextFolder
 from kdlab.strategies import needs_of
 from kdlab.teacher import Teacher
@@ -58,6 +59,7 @@ class Bench:
         self.selection()
         self.terms()
         self.source.check()
+        models.has_head(self.teacher_source, self.teacher_config)
         depth = self.teacher_config.num_hidden_layers
         if self.config.student.path is None:
             models.pick_layers(self.config.student.layers, depth)
@@ -141,12 +143,20 @@ class Bench:
         return self.store.get("corpus", self.corpus_parts, build, "tokenised text")
 
     def data_module(self, batches: int | None, epochs: int | None) -> CorpusDataModule:
+        """The rows a run trains on, for a number of micro-batches or of passes."""
         data = self.config.data
-        return self._data_module(data, self.config.seed, data.batch_size, batches, epochs)
+        return self._data_module(self.config.seed, data.batch_size, data.mask_probability, batches, epochs)
 
     def _data_module(
-        self, data: Data, seed: int, batch_size: int, batches: int | None, epochs: int | None
+        self,
+        seed: int,
+        batch_size: int,
+        probability: float,
+        batches: int | None,
+        epochs: int | None = None,
+        crop: int | None = None,
     ) -> CorpusDataModule:
+        data = self.config.data
         folder = self.corpus_folder
         facts = {
             "mask_id": self.tokenizer.mask_token_id,
@@ -156,7 +166,7 @@ class Bench:
         counts = np.load(folder / "token_counts.npy") if data.masking == "rare" else None
         return CorpusDataModule(
             folder=folder,
-            masker=Masker(**facts, seed=seed, probability=data.mask_probability, counts=counts),
+            masker=Masker(**facts, seed=seed, probability=probability, counts=counts),
             heldout_masker=Masker(**facts, seed=self.config.data.split_seed),
             pad=self.tokenizer.pad_token_id or 0,
             batch_size=batch_size,
@@ -165,6 +175,7 @@ class Bench:
             epochs=epochs,
             heldout_rows=data.heldout_rows,
             workers=data.workers,
+            crop=crop,
         )
 
     # ---- teacher
@@ -226,15 +237,17 @@ class Bench:
 
     def _prepare(self, out: Path, prepare: Prepare) -> None:
         """Train a masked-LM head, and the encoder with it, on the corpus; one process, whatever the run uses."""
-        transformers.set_seed(prepare.seed)
-        encoder = Encoder(models.with_new_head(self.teacher_source, np.load(self.corpus_folder / "token_counts.npy")))
-        models.freeze(encoder, prepare.freeze)
+        reseed(prepare.seed, "prepare")
+        counts = np.load(self.corpus_folder / "token_counts.npy")
+        model = models.with_new_head(self.teacher_source, counts, self.tokenizer.mask_token_id)  # pyright: ignore
+        models.freeze(model, prepare.freeze)
+        models.set_dropout(model, prepare.dropout)
+        encoder = Encoder(model)
         data = self._data_module(
-            Data(max_length=prepare.max_length, mask_probability=prepare.mask_probability, heldout_rows=self.config.data.heldout_rows),
-            prepare.seed, prepare.batch_size, prepare.max_steps, None,
-        )  # fmt: skip
+            prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
+        )
         terms = {"mlm": Weighted(label_cross_entropy, 1.0)}
-        optim = Optim(lr=prepare.lr, warmup=prepare.warmup)
+        optim = Optim(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
         module = Distiller(encoder, terms, optim, prepare.max_steps, seed=prepare.seed)
         progress = Progress(prepare.max_steps, Ledger(len(data.train)), None, "preparing teacher")
         trainer = pl.Trainer(
@@ -271,6 +284,8 @@ class Bench:
             layers = models.pick_layers(given.layers, self.teacher_config.num_hidden_layers)
             model = models.student_from(teacher.encoder.model, layers)
         models.freeze(model, given.freeze)
+        if given.dropout is not None:
+            models.set_dropout(model, given.dropout)
         return Encoder(model.train())
 
     def optim(self) -> Optim:

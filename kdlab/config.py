@@ -46,7 +46,7 @@ class Data:
         at_least("data.workers", self.workers, 0)
         at_least("data.min_length", self.min_length, 3)
         at_least("data.max_length", self.max_length, self.min_length)
-        share("data.mask_probability", self.mask_probability)
+        share("data.mask_probability", self.mask_probability, below_one=True)
         share("data.heldout", self.heldout, below_one=True)
 
 
@@ -58,6 +58,7 @@ class Prepare:
     mask_probability: float = 0.15
     lr: float = 5e-4
     warmup: float = 0.1
+    dropout: float = 0.0
     freeze: list[str] = field(default_factory=list)
     seed: int = 0
 
@@ -65,7 +66,9 @@ class Prepare:
         for name in ("max_steps", "batch_size", "max_length"):
             at_least(f"teachers.prepare.{name}", getattr(self, name), 1)
         positive("teachers.prepare.lr", self.lr)
-        share("teachers.prepare.mask_probability", self.mask_probability)
+        share("teachers.prepare.mask_probability", self.mask_probability, below_one=True)
+        below_one("teachers.prepare.dropout", self.dropout)
+        below_one("teachers.prepare.warmup", self.warmup)
 
 
 @dataclass
@@ -84,9 +87,12 @@ class Teachers:
 class Student:
     layers: Any = None
     path: str | None = None
+    dropout: float | None = None
     freeze: list[str] = field(default_factory=list)
 
     def check(self) -> None:
+        if self.dropout is not None:
+            below_one("student.dropout", self.dropout)
         layers = self.layers
         numbers = isinstance(layers, list) and layers and all(type(x) is int and x >= 0 for x in layers)
         if self.path is None and not numbers and not (type(layers) is int and layers >= 1):
@@ -154,8 +160,7 @@ class Optimizer:
     def check(self) -> None:
         for name in ("lr", "eps", "clip"):
             positive(f"optim.{name}", getattr(self, name))
-        if not 0 <= self.warmup < 1:
-            raise UserError(f"optim.warmup={self.warmup}: a share of the steps, at least 0 and below 1")
+        below_one("optim.warmup", self.warmup)
         if self.weight_decay < 0 or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise UserError(
                 f"optim: weight_decay={self.weight_decay} must not be negative, betas={self.betas} two numbers in [0, 1)"
@@ -325,3 +330,8 @@ def positive(name: str, value: float) -> None:
 def share(name: str, value: float, below_one: bool = False) -> None:
     if not 0 < value <= 1 or (below_one and value == 1):
         raise UserError(f"{name}={value}: a share above 0 and {'below' if below_one else 'at most'} 1")
+
+
+def below_one(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"{name}={value}: at least 0 and below 1")

@@ -73,11 +73,15 @@ class LengthGrouped(Sampler[list[tuple[int, int]]]):
 
 
 class MaskedRows(Dataset):
-    """Rows of a prepared corpus with their masks: (epoch, row) to (row, real, epoch, input_ids, labels)."""
+    """Rows of a prepared corpus with their masks: (epoch, row) to (row, real, epoch, input_ids, labels).
 
-    def __init__(self, data: Any, masker: Masker) -> None:
+    Rows longer than `crop` tokens give a stretch of that length, another one in each epoch; first and last token stay.
+    """
+
+    def __init__(self, data: Any, masker: Masker, crop: int | None = None) -> None:
         self.data = data.with_format("numpy", columns=["input_ids"])
         self.masker = masker
+        self.crop = crop
 
     def __len__(self) -> int:
         return len(self.data)
@@ -86,7 +90,11 @@ class MaskedRows(Dataset):
         epoch, row = key
         real = row >= 0
         row = row if real else -1 - row
-        ids, labels = self.masker(np.asarray(self.data[row]["input_ids"]), epoch, row)
+        ids = np.asarray(self.data[row]["input_ids"])
+        if self.crop is not None and len(ids) > self.crop:
+            start = 1 + stable("crop", epoch, row) % (len(ids) - self.crop + 1)
+            ids = np.concatenate((ids[:1], ids[start : start + self.crop - 2], ids[-1:]))
+        ids, labels = self.masker(ids, epoch, row)
         return row, real, epoch, ids, labels
 
 
@@ -137,7 +145,8 @@ class ResumableLoader(DataLoader):
 class CorpusDataModule(pl.LightningDataModule):
     """Masked-LM batches of a prepared corpus (`corpus.prepare`): Wikipedia + BookCorpus, or any text.
 
-    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows. `heldout_masker` does not know the run's seed: all runs are scored on the same predictions.
+    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows. `heldout_masker` does not know the run's seed: all runs are scored on the same
+    predictions. `crop`: train on stretches of at most that many tokens.
     """
 
     def __init__(
@@ -152,13 +161,15 @@ class CorpusDataModule(pl.LightningDataModule):
         epochs: int | None = None,
         heldout_rows: int = 256,
         workers: int = 0,
+        crop: int | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.masker, self.heldout_masker = folder, masker, heldout_masker
         self.collate = Collate(pad)
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.train = corpus.load(self.folder, "train")
-        self.lengths = lengths_of(self.train)
+        self.crop = crop
+        self.lengths = lengths_of(self.train) if crop is None else np.minimum(lengths_of(self.train), crop)
         self.heldout = corpus.load(self.folder, "heldout")
         self.heldout_rows = min(heldout_rows, len(self.heldout))
         self._batches, self._epochs = batches, epochs
@@ -171,7 +182,7 @@ class CorpusDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         return ResumableLoader(
-            MaskedRows(self.train, self.masker),
+            MaskedRows(self.train, self.masker, self.crop),
             batch_sampler=self.sampler(ranks.rank(), ranks.world()),
             collate_fn=self.collate,
             num_workers=self.workers,

@@ -227,9 +227,7 @@ def _csv(shares: Shares) -> str:
 LEFT, PANEL, TOP = 0.72, 5.52, 0.62
 
 
-def _schedule(
-    rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping[str, str], about: str
-) -> Figure:
+def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping[str, str], about: str) -> Figure:
     figure = _figure(4.5, "Which strategy chose the data: share of the training steps", about)
     area = _panel(figure, 1.02, 2.35)
     edges = shares.edges

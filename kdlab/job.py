@@ -36,6 +36,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     folder, going_on = (
         folders.choose(resolved, folder, chosen, False, config.resume) if not config.overwrite else (folder, False)
     )
+    _devices(config.trainer.accelerator, config.trainer.devices)
     bench = Bench(config, say)
     bench.check()
     if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command

@@ -134,13 +134,13 @@ def explain(error: Exception) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = [option for option in error.options or [] if option]
         return f"{group}={name}: there is no such choice; {nearest(name, options)}"
-    text = str(error)
+    text = f"{error}\n{error.__cause__ or ''}"
     found = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Could not append to config.*?'([^']+)'", text
     )
     key = re.search(r"full_key: (\S+)", text)
     name = (key or found)[1] if key or found else ""  # pyright: ignore[reportOptionalSubscript]
-    if name and "not in" in text or "No match in the defaults list" in text:
+    if name and any(sign in text for sign in ("not in", "No match in the defaults list", "Could not override")):
         return f"unknown key {name}: {nearest(name, _keys())}"
     return first_line(error)
 

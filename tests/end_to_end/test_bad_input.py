@@ -1,0 +1,165 @@
+"""Wrong input of any kind: one clear line, exit code 2, nothing written, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.conftest import write_teacher, write_text
+from tests.runs import call, run_folder, tiny
+
+# what is wrong, and what the line must say
+WRONG = {
+    "ratio zero": (["select.ratio=0"], "select.ratio"),
+    "ratio above one": (["select.ratio=1.5"], "select.ratio"),
+    "ratio a word": (["select.ratio=abc"], "select.ratio"),
+    "unknown strategy": (["select=entrpy"], "entropy"),
+    "unknown exp": (["+exp=adads_pretrian"], "adads_pretrain"),
+    "unknown key": (["select.ration=0.1"], "select.ratio"),
+    "unknown key with plus": (["+select.ration=0.1"], "select.ratio"),
+    "unknown group": (["selct=random"], "select"),
+    "unknown stage": (["select=schedule", "select.policy.stages=[entropy,certanty]"], "certainty"),
+    "broken override": (["select.ratio"], "select.ratio"),
+    "max_steps zero": (["trainer.max_steps=0"], "trainer.max_steps"),
+    "steps and epochs": (["trainer.max_epochs=1"], "trainer.max_epochs"),
+    "missing text": (["data.path=nowhere"], "nowhere"),
+    "missing teacher": (["teachers.path=nowhere"], "nowhere"),
+    "layer that is not there": (["student.layers=[0,9]"], "student.layers"),
+    "text too long for the teacher": (["data.max_length=512"], "64"),
+    "foreign code": (["select.policy._target_=os.system"], "os.system"),
+    "foreign code in a list": (["+select.arms.x._target_=torch.hub.load"], "torch.hub.load"),
+    "bandit without reward": (["select.reward=null"], "reward"),
+    "learning rate below zero": (["optim.lr=-1"], "optim.lr"),
+    "not enough GPUs": (["trainer.accelerator=gpu"], "GPU"),
+    "alpha out of range": (["select.policy.alpha=2"], "alpha"),
+    "unknown target": (["select.arms.entropy._target_=kdlab.strategies.entropie"], "select.arms.entropy"),
+    "nothing to learn": (["knowledge.terms.soft.weight=0", "knowledge.terms.mlm.weight=0", "knowledge.terms.cosine.weight=0"], "knowledge"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_one_line_and_nothing_written(what, tmp_path, teacher_folder, text_folder):
+    wrong, says = WRONG[what]
+    arguments = tiny(teacher_folder, text_folder, *wrong)
+    if what == "unknown exp":
+        arguments = [a for a in arguments if a != "+exp=adads_pretrain"]
+    done = call(arguments, tmp_path)
+    refused(done, says)
+    assert not [p for p in tmp_path.iterdir() if not p.name.startswith("log-")]
+
+
+def refused(done, says: str) -> None:
+    assert done.code == 2, done.output
+    lines = [line for line in done.output.splitlines() if line.strip()]
+    assert len(lines) == 1, done.output
+    assert lines[0].startswith("kdlab: ") and says in lines[0], done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("fault", ["empty folder", "empty file", "binary", "not utf-8", "too short", "no such column"])
+def test_text_that_cannot_be_used(fault, tmp_path, teacher_folder, text_folder):
+    text = shutil.copytree(text_folder, tmp_path / "text")
+    if fault == "empty folder":
+        shutil.rmtree(text)
+        text.mkdir()
+        says = "text"
+    elif fault == "empty file":
+        for file in text.iterdir():
+            file.write_text("")
+        says = ".txt"
+    elif fault == "binary":
+        (text / "007.txt").write_bytes(bytes(range(256)) * 20)
+        says = "007.txt"
+    elif fault == "not utf-8":
+        (text / "008.txt").write_bytes("first\nsecond caf\xe9\n".encode("latin-1"))
+        says = "008.txt"
+    elif fault == "too short":
+        shutil.rmtree(text)
+        text.mkdir()
+        (text / "a.txt").write_text("ba ke lo.\n")
+        says = "short"
+    else:
+        shutil.rmtree(text)
+        text.mkdir()
+        (text / "a.jsonl").write_text('{"body": "ba ke"}\n')
+        says = "a.jsonl"
+    done = call(tiny(teacher_folder, text), tmp_path / "run")
+    assert done.code == 2, done.output
+    line = done.output.splitlines()[-1]
+    assert line.startswith("kdlab: ") and says in line and "Traceback" not in done.output
+    assert not (tmp_path / "run" / "outputs").exists()
+
+
+def test_a_student_of_another_vocabulary_is_refused(tmp_path, teacher_folder, text_folder):
+    other = write_teacher(tmp_path / "student")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["baba"], words["bake"] = words["bake"], words["baba"]  # the same size and the same words, other numbers
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused(call(tiny(teacher_folder, text_folder, f"student.path={other}"), tmp_path / "run"), "different tokenizers")
+
+
+def test_a_damaged_teacher_is_named(tmp_path, text_folder):
+    teacher = write_teacher(tmp_path / "teacher")
+    weights = teacher / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    done = call(tiny(teacher, text_folder), tmp_path / "run")
+    assert done.code == 2 and str(teacher) in done.output.splitlines()[-1] and "Traceback" not in done.output
+
+
+def test_a_finished_run_is_kept_unless_told(tmp_path, teacher_folder, text_folder):
+    command = tiny(teacher_folder, text_folder, "select=random", "hydra.run.dir=here", "trainer.max_steps=2")
+    assert call(command, tmp_path).code == 0
+    before = (tmp_path / "here" / "result.json").read_bytes()
+    refused(call(command, tmp_path), "finished run")
+    refused(call([*command, "overwrite=true", "select.ratio=7"], tmp_path), "select.ratio")
+    refused(call([*[c for c in command if "data.path" not in c], "overwrite=true", "data.path=nowhere"], tmp_path), "nowhere")
+    assert (tmp_path / "here" / "result.json").read_bytes() == before
+    assert call([*command, "overwrite=true", "seed=5"], tmp_path).code == 0
+    assert json.loads((tmp_path / "here" / "result.json").read_text())["seed"] == 5
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("do not lose")
+    refused(call([*command[:-1], "trainer.max_steps=2", "hydra.run.dir=mine", "overwrite=true"], tmp_path), "not a run")
+    assert (mine / "thesis.txt").read_text() == "do not lose"
+
+
+def test_a_damaged_artifact_is_named_and_made_again(tmp_path, teacher_folder, text_folder):
+    command = tiny(teacher_folder, text_folder, "select=random", "trainer.max_steps=2")
+    assert call(command, tmp_path).code == 0
+    (data,) = (tmp_path / "artifacts" / "corpus").glob("*/train/data.arrow")
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-100] + bytes(100))
+    done = call([*command, "seed=2"], tmp_path)
+    assert done.code == 0 and "damaged" in done.output and "data.arrow" in done.output
+    assert data.read_bytes() == whole
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rows(tmp_path, text_folder):
+    import safetensors.torch
+
+    teacher = write_teacher(tmp_path / "teacher")
+    weights = safetensors.torch.load_file(teacher / "model.safetensors")
+    name = next(n for n in weights if n.endswith("output.LayerNorm.weight") and "layer.3" in n)
+    weights[name][:] = float("nan")
+    safetensors.torch.save_file(weights, teacher / "model.safetensors", {"format": "pt"})
+    done = call(tiny(teacher, text_folder, "trainer.probes=0"), tmp_path / "run")
+    assert done.code == 2, done.output
+    line = done.output.strip().splitlines()[-1]
+    assert "loss is nan at step 0" in line and "rows" in line
+    assert json.loads((run_folder(tmp_path / "run") / "result.json").read_text())["status"] != "finished"
+
+
+def full_disk() -> None:
+    import kdlab.files
+
+    kdlab.files.free_bytes = lambda folder: 0
+
+
+def test_no_room_for_the_prepared_text(tmp_path, teacher_folder):
+    text = write_text(tmp_path / "text", 30)
+    done = call(tiny(teacher_folder, text), tmp_path / "run", full_disk)
+    assert done.code == 2 and "space" in done.output.splitlines()[-1] and "Traceback" not in done.output
+    assert not list((tmp_path / "run").glob("artifacts/corpus/*/*"))
