@@ -39,7 +39,7 @@ class Data:
     workers: int = 0
 
     def check(self) -> None:
-        one_of("data.document", self.document, ("file", "block"))
+        one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
         for name in ("group", "batch_size", "heldout_rows"):
             at_least(f"data.{name}", getattr(self, name), 1)

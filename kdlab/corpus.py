@@ -129,6 +129,40 @@ def load(folder: Path, split: str) -> datasets.Dataset:
     return datasets.Dataset.from_file(str(Path(folder) / split / "data.arrow"))
 
 
+class Tokens:
+    """The sequences of a prepared split as NumPy arrays, straight from the memory-mapped Arrow buffers.
+
+    `tokens[row]` is (L,) int32 without a copy, hundreds of times faster than a row of `datasets`; `lengths` (rows,).
+    """
+
+    def __init__(self, data: datasets.Dataset) -> None:
+        self._data = data
+        self._open()
+
+    def _open(self) -> None:
+        chunks = self._data.data.column("input_ids").chunks
+        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        self._values = [chunk.values.to_numpy(zero_copy_only=True) for chunk in chunks]
+        self._starts = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])
+        lengths = [np.diff(offsets) for offsets in self._offsets]
+        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_data": self._data}  # a loader process maps the file again
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._data = state["_data"]
+        self._open()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        offsets, place = self._offsets[chunk], row - int(self._starts[chunk])
+        return self._values[chunk][offsets[place] : offsets[place + 1]]
+
+
 def read_stats(folder: Path) -> Stats:
     """The counts that `prepare` left in a folder."""
     return Stats(**json.loads((Path(folder) / "stats.json").read_text()))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -78,8 +76,8 @@ class MaskedRows(Dataset):
     Rows longer than `crop` tokens give a stretch of that length, another one in each epoch; first and last token stay.
     """
 
-    def __init__(self, data: Any, masker: Masker, crop: int | None = None) -> None:
-        self.data = data.with_format("numpy", columns=["input_ids"])
+    def __init__(self, data: corpus.Tokens, masker: Masker, crop: int | None = None) -> None:
+        self.data = data
         self.masker = masker
         self.crop = crop
 
@@ -90,7 +88,7 @@ class MaskedRows(Dataset):
         epoch, row = key
         real = row >= 0
         row = row if real else -1 - row
-        ids = np.asarray(self.data[row]["input_ids"])
+        ids = self.data[row]
         if self.crop is not None and len(ids) > self.crop:
             start = 1 + stable("crop", epoch, row) % (len(ids) - self.crop + 1)
             ids = np.concatenate((ids[:1], ids[start : start + self.crop - 2], ids[-1:]))
@@ -167,10 +165,10 @@ class CorpusDataModule(pl.LightningDataModule):
         self.folder, self.masker, self.heldout_masker = folder, masker, heldout_masker
         self.collate = Collate(pad)
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
-        self.train = corpus.load(self.folder, "train")
+        self.train = corpus.Tokens(corpus.load(self.folder, "train"))
         self.crop = crop
-        self.lengths = lengths_of(self.train) if crop is None else np.minimum(lengths_of(self.train), crop)
-        self.heldout = corpus.load(self.folder, "heldout")
+        self.lengths = self.train.lengths if crop is None else np.minimum(self.train.lengths, crop)
+        self.heldout = corpus.Tokens(corpus.load(self.folder, "heldout"))
         self.heldout_rows = min(heldout_rows, len(self.heldout))
         self._batches, self._epochs = batches, epochs
 
@@ -193,7 +191,7 @@ class CorpusDataModule(pl.LightningDataModule):
     def heldout_batches(self) -> Iterator[Batch]:
         """This rank's batches of the held-out rows, unpadded over ranks, with masks that never change."""
         masked = MaskedRows(self.heldout, self.heldout_masker)
-        return self._fixed(masked, lengths_of(self.heldout), np.arange(self.heldout_rows), STATIC)
+        return self._fixed(masked, self.heldout.lengths, np.arange(self.heldout_rows), STATIC)
 
     def observed_batches(self, rows: int) -> Iterator[Batch]:
         """This rank's batches of `rows` training rows drawn once at random, for a policy to watch (AdaDS Eq. 11)."""
@@ -206,11 +204,3 @@ class CorpusDataModule(pl.LightningDataModule):
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
         for part in batches[ranks.rank() :: ranks.world()]:
             yield self.collate([masked[epoch, int(row)] for row in part])
-
-
-def lengths_of(data: Any) -> np.ndarray:
-    """Tokens in each row of a prepared corpus, from the Arrow offsets, without reading the tokens."""
-    import pyarrow.compute as pc
-
-    column = data.data.column("input_ids")
-    return np.concatenate([pc.list_value_length(chunk).to_numpy() for chunk in column.chunks])  # pyright: ignore

@@ -240,3 +240,21 @@ def test_loading_maps_memory(tmp_path: Path, tokenizer: BertTokenizer) -> None:
     assert data.cache_files == [{"filename": str(tmp_path / "train" / "data.arrow")}]
     assert data.features["input_ids"].feature.dtype == "int32"
     assert data.features["doc"].dtype == "int32"
+
+
+def test_tokens_are_the_rows_of_the_arrow_file_over_all_its_chunks(tmp_path):
+    import pickle
+
+    import datasets
+    from datasets.arrow_writer import ArrowWriter
+
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 99, rng.integers(0, 9)).tolist() for _ in range(25)]
+    with ArrowWriter(path=str(tmp_path / "data.arrow"), writer_batch_size=7) as writer:
+        for row in rows:
+            writer.write({"input_ids": np.array(row, dtype=np.int32)})
+        writer.finalize()
+    found = corpus.Tokens(datasets.Dataset.from_file(str(tmp_path / "data.arrow")))
+    again = pickle.loads(pickle.dumps(found))
+    assert len(found) == 25 and found.lengths.tolist() == [len(r) for r in rows]
+    assert [found[i].tolist() for i in range(25)] == rows == [again[i].tolist() for i in range(25)]

@@ -19,7 +19,7 @@ LAYERS = [
 ]  # fmt: skip
 LIBRARIES = [
     {"torch", "numpy", "faiss"},
-    {"transformers", "datasets", "pyarrow", "safetensors", "mwparserfromhell"},
+    {"transformers", "datasets", "pyarrow", "safetensors", "huggingface_hub"},
     {"pytorch_lightning", "tqdm"},
     {"hydra", "omegaconf", "wandb", "matplotlib", "yaml"},
 ]

@@ -1,0 +1,251 @@
+"""The commands as a user types them: help, evaluate, export, sweeps, and every experiment file at tiny size."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from kdlab import run as entry
+from kdlab import tables
+from kdlab.config import checked
+from tests.conftest import write_teacher, write_text
+from tests.runs import call, command, run_folder, tiny
+
+EXPERIMENTS = sorted(file.stem for file in (entry.CONF / "exp").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, teacher_folder, text_folder) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    done = call(tiny(teacher_folder, text_folder), folder)
+    assert done.code == 0, done.output
+    return folder
+
+
+def test_help_reads_like_help(tmp_path):
+    done = command(["--help"], tmp_path)
+    assert done.code == 0
+    for said in ("python -m kdlab.run +exp=", "adads_pretrain", "select.ratio", "scale=paper", "least_confidence"):
+        assert said in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_imports_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = "import sys, kdlab.run; bad = {'torch', 'transformers', 'pytorch_lightning'} & set(sys.modules); assert not bad, bad"
+    assert subprocess.run([sys.executable, "-c", code], cwd=entry.PACKAGE.parent, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_folder):
+    arguments = [a for a in tiny(teacher_folder, text_folder) if not a.startswith("+exp=")]
+    done = command([f"+exp={exp}", *arguments], tmp_path)
+    assert done.code == 0, done.output
+    for said in ("scale=demo", "scale=paper", "teacher queries", "model FLOPs", "wall-clock", "run folder", "next:"):
+        assert said in done.output
+    result = json.loads((run_folder(tmp_path, exp) / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert set(result) >= {"metrics", "ledger", "seed", "data", "teacher", "versions", "git"}
+    assert set(result["ledger"]) >= {"teacher_queries", "flops", "seconds", "speedup"}
+    assert set(result["ledger"]["speedup"]) == {"flops", "queries", "wallclock"}
+    assert result["ledger"]["speedup"]["flops"] == pytest.approx(result["ledger"]["flops"]["all_data"] / result["ledger"]["flops"]["total"])
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_experiment_files_are_short_and_headed_by_their_command(exp):
+    lines = (entry.CONF / "exp" / f"{exp}.yaml").read_text().splitlines()
+    assert len(lines) <= 20
+    assert any(f"python -m kdlab.run +exp={exp}" in line for line in lines[:3])
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
+def test_any_encoder_family_can_teach(family, tmp_path, text_folder):
+    teacher = write_teacher(tmp_path / "teacher", family)
+    done = call(tiny(teacher, text_folder), tmp_path / "run")
+    assert done.code == 0, done.output
+
+
+def test_a_teacher_without_a_head_gets_one_once(tmp_path, text_folder):
+    import transformers
+
+    teacher = write_teacher(tmp_path / "teacher", dropout=0.1)
+    transformers.AutoModel.from_pretrained(teacher).save_pretrained(teacher)
+    command_line = tiny(teacher, text_folder, "teachers.prepare.max_steps=40", "teachers.prepare.max_length=16", "trainer.max_steps=2")
+    first = call(command_line, tmp_path / "run")
+    assert first.code == 0, first.output
+    (loss,) = re.findall(r"held-out masked-LM loss (\d+\.\d+)", first.output)
+    assert "making the teacher's masked-LM head" in first.output and float(loss) < 4.8  # log(126) is 4.84
+    second = call([*command_line, "seed=2"], tmp_path / "run")
+    assert second.code == 0 and "making" not in second.output and f"loss {loss}" in second.output
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_text_in_other_forms(form, tmp_path, teacher_folder):
+    from tests.conftest import made_text
+
+    texts = made_text(40)
+    folder = tmp_path / "text"
+    folder.mkdir()
+    if form == "jsonl":
+        (folder / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    else:  # the columns of wikimedia/wikipedia
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {"id": [str(i) for i in range(40)], "url": [""] * 40, "title": [""] * 40, "text": texts}
+        pq.write_table(pa.table(columns), folder / "train-00000-of-00001.parquet")
+    done = call(tiny(teacher_folder, folder, "select=entropy", "trainer.max_steps=2"), tmp_path / "run")
+    assert done.code == 0, done.output
+
+
+def test_evaluate_scores_the_student_as_the_run_did(finished):
+    run = run_folder(finished)
+    done = command([str(run)], finished, module="kdlab.evaluate")
+    assert done.code == 0, done.output
+    kept = json.loads((run / "result.json").read_text())["metrics"]["student"]
+    assert len(re.findall(rf"{kept['loss']:.4f}", done.output)) == 2
+    assert command(["nowhere"], finished, module="kdlab.evaluate").code == 2
+
+
+def test_export_gives_the_same_outputs_and_keeps_what_is_there(finished, tmp_path):
+    import transformers
+
+    run = run_folder(finished)
+    done = command([str(run), str(tmp_path / "out")], finished, module="kdlab.export")
+    assert done.code == 0, done.output
+    inside, outside = (
+        transformers.AutoModelForMaskedLM.from_pretrained(folder).eval() for folder in (run / "student", tmp_path / "out")
+    )
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("ba ke lo [MASK]", return_tensors="pt")
+    ids = {"input_ids": words["input_ids"], "attention_mask": words["attention_mask"]}
+    with torch.no_grad():
+        assert torch.equal(inside(**ids).logits, outside(**ids).logits)
+    again = command([str(run), str(tmp_path / "out")], finished, module="kdlab.export")
+    assert again.code == 2 and "not empty" in again.output
+
+
+def test_the_student_folder_is_an_ordinary_one_without_a_teacher(finished):
+    import transformers
+
+    student = run_folder(finished) / "student"
+    model = transformers.AutoModelForMaskedLM.from_pretrained(student)
+    assert model.config.num_hidden_layers == 2
+    assert {p.name for p in student.iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md",
+    }  # fmt: skip
+
+
+def test_a_finished_run_is_not_continued_but_begun_anew(finished, teacher_folder, text_folder, tmp_path):
+    shutil.copytree(finished / "artifacts", tmp_path / "artifacts")
+    shutil.copytree(finished / "outputs", tmp_path / "outputs")
+    assert call(tiny(teacher_folder, text_folder), tmp_path).code == 0
+    assert len(list((tmp_path / "outputs" / "adads_pretrain").iterdir())) == 2
+
+
+def test_ratio_one_is_plain_distillation_bit_for_bit(tmp_path, teacher_folder, text_folder):
+    from tests.runs import outcome
+
+    outcomes = []
+    for name, select in (("adads", "select=adads"), ("entropy", "select=entropy"), ("all", "select=all")):
+        done = call(tiny(teacher_folder, text_folder, select, "select.ratio=1", f"hydra.run.dir={name}"), tmp_path)
+        assert done.code == 0, done.output
+        outcomes.append(outcome(tmp_path / name))
+    assert outcomes[0]["student"] == outcomes[1]["student"] == outcomes[2]["student"]
+    assert "scoring" not in outcomes[0]["ledger"]["flops"] and "observation" not in outcomes[0]["ledger"]["flops"]
+
+
+def test_random_runs_no_scoring_pass_and_density_never_projects(tmp_path, teacher_folder, text_folder):
+    flops = {}
+    for name in ("random", "density", "entropy"):
+        done = call(tiny(teacher_folder, text_folder, f"select={name}", f"hydra.run.dir={name}"), tmp_path)
+        assert done.code == 0, done.output
+        flops[name] = json.loads((tmp_path / name / "result.json").read_text())["ledger"]["flops"].get("scoring", 0)
+    assert flops["random"] == 0 < flops["density"] < flops["entropy"]
+
+
+def test_observing_the_whole_loss_asks_the_teacher_once_for_its_rows(tmp_path, teacher_folder, text_folder):
+    queries = {}
+    for observe in ("task", "kd"):
+        done = call(tiny(teacher_folder, text_folder, f"select.observe={observe}", f"hydra.run.dir={observe}"), tmp_path)
+        assert done.code == 0, done.output
+        queries[observe] = json.loads((tmp_path / observe / "result.json").read_text())["ledger"]["teacher_queries"]["total"]
+    assert queries["kd"] == queries["task"] + 8
+
+
+def test_wandb_offline_has_every_series_against_queries(tmp_path, teacher_folder, text_folder):
+    done = call(tiny(teacher_folder, text_folder, "logger=wandb", "trainer.max_steps=6"), tmp_path)
+    assert done.code == 0, done.output
+    run = run_folder(tmp_path)
+    assert tables.read(run / "selector.csv")
+    (log,) = run.glob("wandb/offline-run-*/*.wandb")
+    data = log.read_bytes()
+    for series in (b"selector/q_entropy", b"selector/observation", b"selector/arm_cluster", b"heldout/loss", b"teacher_queries"):
+        assert series in data, series
+
+
+def test_a_sweep_runs_each_job_in_its_own_folder_and_skips_finished_ones(tmp_path, teacher_folder, text_folder):
+    arguments = ["-m", *tiny(teacher_folder, text_folder, "select=random,entropy", "trainer.max_steps=2")]
+    done = command(arguments, tmp_path)
+    assert done.code == 0, done.output
+    results = sorted((tmp_path / "outputs" / "adads_pretrain" / "sweep").rglob("result.json"))
+    assert {json.loads(r.read_text())["select"]["name"] for r in results} == {"random", "entropy"}
+    again = command(arguments, tmp_path)
+    assert again.code == 0 and again.output.count("skipped") == 2
+
+
+def test_the_published_scale_is_composed_and_valid():
+    composed, _ = entry.composition(["+exp=adads_pretrain", "scale=paper"])
+    config = checked(composed)
+    # the DistilBERT recipe (METHODS section 4): layers, weights, temperature, schedule, lengths, precision
+    assert config.teachers.name == "google-bert/bert-base-uncased"
+    assert config.student.layers == [0, 2, 4, 7, 9, 11]
+    assert {n: t.weight for n, t in config.knowledge.terms.items()} == {"soft": 5.0, "mlm": 2.0, "cosine": 1.0}
+    assert config.knowledge.terms["soft"].term["temperature"] == 2.0
+    assert (config.data.min_length, config.data.max_length, config.data.mask_probability) == (12, 512, 0.15)
+    assert (config.optim.lr, config.optim.eps, config.optim.weight_decay) == (5e-4, 1e-6, 0.0)
+    assert (config.optim.warmup, config.optim.clip) == (0.05, 5.0)
+    assert config.data.batch_size * config.trainer.accumulate == 250 and config.trainer.max_epochs == 3
+    assert (config.trainer.precision, config.trainer.devices) == ("bf16-mixed", "auto")
+    sources = config.data.source["sources"]
+    assert [s["name"] for s in sources] == ["wikimedia/wikipedia", "rojagtap/bookcorpus"]
+    assert sources[0]["config"] == "20231101.en" and all(s["revision"] for s in sources)
+    assert config.student.freeze == ["position_embeddings"] and config.select.ratio == 0.1
+
+
+def test_the_defaults_of_adads_are_the_stated_ones():
+    composed, _ = entry.composition(["+exp=adads_pretrain", "scale=paper"])
+    select = checked(composed).select
+    assert (select.policy["alpha"], select.policy["epsilon"], select.reward["window"]) == (0.1, 0.1, 5)
+    assert (select.evaluation_rows, select.interval) == (256, 10)
+    assert list(select.arms) == ["entropy", "margin", "least_confidence", "certainty", "cluster", "density"]
+
+
+def test_the_embedded_default_runs_on_the_packages_it_names(tmp_path):
+    """The newcomer's command with few steps: the real teacher and text, and a student better than untrained."""
+    more = ["teachers.prepare.max_steps=2", "teachers.prepare.batch_size=2", "trainer.max_steps=2", "data.batch_size=10",
+            "trainer.probes=0", "data.heldout_rows=4", "select.evaluation_rows=2", "select.interval=1"]  # fmt: skip
+    done = call(["+exp=adads_pretrain", *more], tmp_path, timeout=300)
+    assert done.code == 0, done.output
+    result = json.loads((run_folder(tmp_path) / "result.json").read_text())
+    assert result["data"]["source"] == "WikipediaExcerpt" and result["teacher"]["name"] == "all-MiniLM-L6-v2"
+    assert result["student"]["layers"] == [0, 2, 4]
+    config = yaml.safe_load((run_folder(tmp_path) / "config.yaml").read_text())
+    assert config["scale"]["name"] == "demo"
+
+
+def test_long_documents_of_a_single_book_can_be_used(tmp_path, teacher_folder):
+    text = write_text(tmp_path / "text", 40)
+    book = " ".join(file.read_text() for file in sorted(text.iterdir()))
+    shutil.rmtree(text)
+    text.mkdir()
+    (text / "book.txt").write_text(book)
+    done = call(tiny(teacher_folder, text, "select=margin", "trainer.max_steps=2"), tmp_path / "run")
+    assert done.code == 0, done.output
