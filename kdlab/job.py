@@ -78,7 +78,8 @@ def run(
 
     folder.mkdir(parents=True, exist_ok=True)
     main_rank = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
-    newest = checkpoints.newest(folder / "checkpoints", say)
+    goes_on = config.resume and not config.overwrite and folders.same_run(folder, resolved)
+    newest = checkpoints.newest(folder / "checkpoints", say) if goes_on else None
     step = checkpoints.step_of(newest) if newest else 0
     tables: dict[str, Table] = {}
 
@@ -138,9 +139,13 @@ def run(
         default_root_dir=folder,
         **{**QUIET, "logger": _logger(config, folder, resolved)},
     )
-    trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+    finally:
+        if trainer.logger is not None and ranks.rank() == 0:
+            trainer.logger.experiment.finish()  # pyright: ignore  # writes what W&B still holds back
 
     teacher.to(module.device)
     metrics = {

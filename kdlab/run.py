@@ -5,6 +5,7 @@ Only Hydra and the schemas are imported at the top, so that `--help` and mistake
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -49,14 +50,17 @@ def _single(overrides: list[str]) -> int:
     composed, hydra = composition(overrides)
     config = checked(composed)
     resolved = plain(composed)
-    if os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get(FOLDER):
+    chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
+    folder = Path(hydra.run.dir)
+    if {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} != {"0"}:  # not the first of several processes
+        if FOLDER not in os.environ and not chosen:
+            raise UserError("processes that torchrun or SLURM starts need a common folder: give hydra.run.dir=")
         from kdlab import job
 
-        return job.run(config, resolved, Path(os.environ[FOLDER]), overrides)
-    chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
+        return job.run(config, resolved, Path(os.environ.get(FOLDER, folder)), overrides)
     from kdlab import job  # heavy: after the mistakes that need nothing but the configuration
 
-    return job.start(config, resolved, Path(hydra.run.dir), chosen, overrides)
+    return job.start(config, resolved, folder, chosen, overrides)
 
 
 def composition(overrides: Sequence[str]) -> tuple[DictConfig, Any]:
@@ -105,7 +109,7 @@ def _hydra_application(arguments: list[str]) -> int:
 
     before = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who make one line of them
-    sys.argv = [before[1][0], *arguments]
+    sys.argv = [before[1][0], *arguments, *_sweep_folders(arguments)]
     try:
         application()
     except SystemExit as end:  # argparse: a flag it does not know
@@ -117,6 +121,23 @@ def _hydra_application(arguments: list[str]) -> int:
     for folder in failed:
         print(f"kdlab: failed: {folder}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _sweep_folders(arguments: list[str]) -> list[str]:
+    """Overrides that name a sweep's folder by what its jobs share, and each job's by what differs: no time in either,
+    so the same command finds its finished jobs again."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return []
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+    shared = [o for o in given if not o.is_sweep_override()]
+    names = ",".join(f"'{o.key_or_group}'" for o in shared)
+    folders = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
+    if not any(o.key_or_group == "hydra.sweep.dir" for o in shared):
+        digest = hashlib.sha256("\n".join(sorted(str(o.input_line) for o in shared)).encode()).hexdigest()
+        folders.append(f"hydra.sweep.dir=outputs/${{name}}/sweep-{digest[:8]}")
+    return folders
 
 
 def _quoted(folder: Path) -> str:

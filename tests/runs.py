@@ -10,8 +10,10 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,11 @@ class Done:
     output: str
 
 
-def _child(arguments: Sequence[str], folder: str, log: str, prepare: Callable[[], None] | None) -> None:
+def _child(
+    arguments: Sequence[str], folder: str, log: str, prepare: Callable[[], None] | None, environment: dict[str, str]
+) -> None:
     os.chdir(folder)
+    os.environ.update(environment)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -52,21 +57,49 @@ def _child(arguments: Sequence[str], folder: str, log: str, prepare: Callable[[]
     os._exit(code)
 
 
-def call(arguments: Sequence[str], folder: Path, prepare: Callable[[], None] | None = None, timeout: float = 120) -> Done:
-    """`python -m kdlab.run ARGUMENTS` in `folder`; `prepare` runs in the child first (it may set a trap)."""
+def call(
+    arguments: Sequence[str],
+    folder: Path,
+    prepare: Callable[[], None] | None = None,
+    timeout: float = 120,
+    ranks: int = 1,
+) -> Done:
+    """`python -m kdlab.run ARGUMENTS` in `folder`; `prepare` runs in the last rank first (it may set a trap).
+
+    Several `ranks` are started as torchrun would start them. When one dies, the others are killed.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kdlab.job", "kdlab.run", "tests.conftest", "tests.runs"])
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
-    process = context.Process(target=_child, args=(list(arguments), str(folder), str(log), prepare))
-    process.start()
-    process.join(timeout)
-    if process.is_alive():
+    processes = []
+    port = str(_free_port())
+    for rank in range(ranks):
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
+        given = (list(arguments), str(folder), str(log), prepare if rank == ranks - 1 else None)
+        processes.append(context.Process(target=_child, args=(*given, environment if ranks > 1 else {})))
+    for process in processes:
+        process.start()
+    until = time.monotonic() + timeout
+    while any(p.is_alive() for p in processes) and time.monotonic() < until:
+        if any(p.exitcode not in (None, 0) for p in processes):
+            for process in processes:
+                process.kill()
+        processes[0].join(0.02)
+    late = any(p.is_alive() for p in processes)
+    for process in processes:
         process.kill()
         process.join()
+    if late:
         raise AssertionError(f"still running after {timeout} s:\n{log.read_text()}")
-    assert process.exitcode is not None
-    return Done(process.exitcode, log.read_text() if log.exists() else "")
+    codes = [p.exitcode for p in processes if p.exitcode]
+    return Done(codes[0] if codes else 0, log.read_text() if log.exists() else "")
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", timeout: float = 180) -> Done:
