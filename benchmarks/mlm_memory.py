@@ -32,7 +32,7 @@ def peak_of(work) -> float:
     return (read("VmHWM") - before) / 2**20
 
 
-def measure(way: str, rows: int, length: int) -> None:
+def measure(way: str, rows: int, length: int, dropout: float) -> None:
     import torch
     import torch.nn.functional as F
     import transformers
@@ -48,7 +48,9 @@ def measure(way: str, rows: int, length: int) -> None:
         vocab_size=VOCABULARY, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     )
     whole = transformers.AutoModelForMaskedLM.from_config(config)
-    student = models.Encoder(models.student_from(whole, [0, 2, 4]))
+    small = models.student_from(whole, [0, 2, 4])
+    models.set_dropout(small, dropout)
+    student = models.Encoder(small)
     teacher = Teacher("teacher", models.Encoder(whole))
     knowledge = {
         "soft": Weighted(functools.partial(terms.soft_cross_entropy, temperature=2.0), 5.0),
@@ -77,9 +79,9 @@ def measure(way: str, rows: int, length: int) -> None:
             told = whole(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True)
         shown = student.model(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True)
         masked = b.labels != IGNORE
-        soft = 4 * F.kl_div(
-            F.log_softmax(shown.logits / 2, -1), F.softmax(told.logits / 2, -1), reduction="none"
-        ).sum(-1)
+        soft = 4 * F.kl_div(F.log_softmax(shown.logits / 2, -1), F.softmax(told.logits / 2, -1), reduction="none").sum(
+            -1
+        )
         mlm = F.cross_entropy(shown.logits.transpose(1, 2), b.labels, ignore_index=IGNORE)
         cosine = 1 - F.cosine_similarity(shown.hidden_states[-1], told.hidden_states[-1], dim=-1)
         (5 * soft[masked].mean() + 2 * mlm + cosine.mean()).backward()
@@ -95,18 +97,22 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--dropout", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
-        return measure(arguments.way, arguments.rows, arguments.length)
+        return measure(arguments.way, arguments.rows, arguments.length, arguments.dropout)
     print(f"rise of resident memory in one step, B={arguments.rows}, L={arguments.length}, V={VOCABULARY}, ratio 1")
-    print(f"{'way':<16}{'median GB':>10}{'min':>8}{'max':>8}")
-    for way in ("kdlab", "every position"):
-        found = []
-        for _ in range(arguments.repeats):
-            command = [sys.executable, "-m", "benchmarks.mlm_memory", "--way", way]
-            command += ["--rows", str(arguments.rows), "--length", str(arguments.length)]
-            found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
-        print(f"{way:<16}{statistics.median(found):>10.2f}{min(found):>8.2f}{max(found):>8.2f}")
+    print(f"{'way':<16}{'dropout':>9}{'median GB':>11}{'min':>7}{'max':>7}")
+    for dropout in (0.0, 0.1):
+        for way in ("kdlab", "every position"):
+            found = []
+            for _ in range(arguments.repeats):
+                command = [sys.executable, "-m", "benchmarks.mlm_memory", "--way", way, "--dropout", str(dropout)]
+                command += ["--rows", str(arguments.rows), "--length", str(arguments.length)]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                found.append(float(done.stdout.split()[-1]))
+            middle = statistics.median(found)
+            print(f"{way:<16}{dropout:>9}{middle:>11.2f}{min(found):>7.2f}{max(found):>7.2f}", flush=True)
 
 
 if __name__ == "__main__":

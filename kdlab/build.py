@@ -85,7 +85,7 @@ class Bench:
         for name, arm in arms.items():
             if not callable(arm):
                 raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
-            needs_of(arm)
+            needs_of(arm)  # pyright: ignore[reportArgumentType]
         policy = _made(select.policy, "select.policy", arms=list(arms))
         reward = _made(select.reward, "select.reward") if select.reward is not None else None
         if hasattr(policy, "learn") and reward is None:
@@ -168,7 +168,7 @@ class Bench:
             folder=folder,
             masker=Masker(**facts, seed=seed, probability=probability, counts=counts),
             heldout_masker=Masker(**facts, seed=self.config.data.split_seed),
-            pad=self.tokenizer.pad_token_id or 0,
+            pad=int(self.tokenizer.pad_token_id or 0),  # pyright: ignore[reportArgumentType]
             batch_size=batch_size,
             seed=seed,
             batches=batches,

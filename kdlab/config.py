@@ -80,7 +80,7 @@ class Teachers:
     prepare: Prepare | None = None
 
     def check(self) -> None:
-        one_of("teachers.cache", self.cache, ("off", "memory"))
+        one_of("teachers.cache", self.cache, ("off",))
 
 
 @dataclass

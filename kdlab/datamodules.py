@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
 import numpy as np
 import pytorch_lightning as pl
 import torch

@@ -167,19 +167,20 @@ class Distiller(pl.LightningModule):
         asked = any(asks_teacher(w.term) for w in terms.values())
         told = answer[row, place] if asked and answer is not None else None
 
-        def loss_of(vectors: Tensor, chunk: slice) -> Tensor:
-            student = Outputs(logits=self.student.project(vectors), labels=labels[chunk])
+        def loss_of(logits: Tensor, chunk: slice) -> Tensor:
+            student = Outputs(logits=logits, labels=labels[chunk])
             teacher = None
             if told is not None and self.teacher is not None:
                 teacher = Outputs(logits=self.teacher.project(told[chunk]))
-            loss = vectors.new_zeros((), dtype=torch.float32)
+            loss = logits.new_zeros((), dtype=torch.float32)
             for name, w in terms.items():
                 value = (w.term(student, teacher) * weights[chunk]).sum()
                 report[name] += value.detach()
                 loss = loss + w.weight * value
             return loss
 
-        return chunked_loss(loss_of, hidden[row, place], self.student.head_parameters(), self.chunk)
+        vectors = hidden[row, place]
+        return chunked_loss(self.student.project, loss_of, vectors, self.student.head_parameters(), self.chunk)
 
     @staticmethod
     def _units(batch: Batch, at: str) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from kdlab.seeding import stable
 from kdlab.tables import read
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = Mapping[str, str]
@@ -63,8 +64,8 @@ def window_shares(rows: Sequence[Row], total_steps: float, windows: int) -> Shar
     """Shares of the arms in `windows` windows of equal length, from the first row's step to `total_steps`.
 
     `rows` of selector.csv (`step`, `arm`, `q_<arm>`), in order: an arm serves from its step until the next row's, the
-    last one until the end, so a step counts once however many or few decisions a window holds. Arms: those of the q_
-    columns, in their order, then others as they come. ValueError without a row before `total_steps`, or a window.
+    last one until the end, so a step counts once however many or few decisions a window holds. The arms are those
+    taken and those of the q_ columns. ValueError without a row before `total_steps`, or without a window.
     """
     taken = [(float(row["step"]), row["arm"]) for row in rows if float(row["step"]) < total_steps]
     if not taken or windows < 1:
@@ -110,7 +111,7 @@ def draw(run: Path) -> list[Path]:
     if any(_points(selector, column) for column in (selector[0] if selector else ()) if column.startswith("q_")):
         pictures["q_values.png"] = _q_values(selector, total, colour, about)
     if any(_points(metrics, column) for column in ("heldout_loss", "heldout_accuracy")):
-        pictures["heldout.png"] = _heldout(metrics, queries, result, about)
+        pictures["heldout.png"] = _heldout(metrics, result, about)
     if not pictures:
         return []
 
@@ -209,8 +210,10 @@ def _number(row: Row, column: str) -> float:
 
 
 def _arms(rows: Sequence[Row]) -> list[str]:
-    learnt = [column[2:] for column in (rows[0] if rows else ()) if column.startswith("q_")]
-    return list(dict.fromkeys([*learnt, *(row["arm"] for row in rows)]))
+    """All arms, in an order that is the same in all runs: the package's own, then others by name."""
+    learnt = {column[2:] for column in (rows[0] if rows else ()) if column.startswith("q_")}
+    arms = learnt | {row["arm"] for row in rows}
+    return [arm for arm in COLOURS if arm in arms] + sorted(arms - COLOURS.keys())
 
 
 def _csv(shares: Shares) -> str:
@@ -224,12 +227,12 @@ def _csv(shares: Shares) -> str:
 
 # ---- pictures: inches from the lower left corner, one column of panels with the names to their right
 
-LEFT, PANEL, TOP = 0.72, 5.52, 0.62
+LEFT, PANEL = 0.78, 5.36
 
 
 def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping[str, str], about: str) -> Figure:
-    figure = _figure(4.5, "Which strategy chose the data: share of the training steps", about)
-    area = _panel(figure, 1.02, 2.35)
+    figure = _figure(4.4, "Which strategy chose the data: share of the training steps", about)
+    area = _panel(figure, 0.92, 2.35)
     edges = shares.edges
     floor = np.zeros(len(edges))
     for arm, share in shares.of.items():
@@ -248,7 +251,7 @@ def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping
         area.set_xlabel("training step")
         return figure
     area.tick_params(labelbottom=False)
-    strip = _panel(figure, 0.62, 0.22, sharex=area)
+    strip = _panel(figure, 0.54, 0.22, sharex=area)
     bounds = [float(rows[i]["step"]) for i in starts] + [edges[-1]]
     spans = [(start, end - start) for start, end in itertools.pairwise(bounds)]
     strip.broken_barh(spans, (0, 1), facecolors=[colour[rows[i]["arm"]] for i in starts], linewidth=0)
@@ -261,7 +264,7 @@ def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping
 
 def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], about: str) -> Figure:
     figure = _figure(5.2, "What the selector has learnt: value Q of each strategy", about)
-    values = _panel(figure, 2.12, 2.38)
+    values = _panel(figure, 2.1, 2.2)
     ends = []
     for arm in _arms(rows):
         points = _points(rows, f"q_{arm}")
@@ -271,48 +274,51 @@ def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], abou
             ends.append((q[-1], _shown(arm), colour[arm]))
     start = float(rows[0]["step"])
     values.set_xlim(start, total)
-    values.set_ylabel("Q")
+    _caption(values, "Q (in units of the reward)")
     values.tick_params(labelbottom=False)
     _end_labels(values, ends)
 
-    rewards = _panel(figure, 0.62, 1.25, sharex=values)
+    rewards = _panel(figure, 0.54, 1.2, sharex=values)
     earned = [
         (float(row["step"]), _number(row, "reward"), colour[before["arm"]])
         for before, row in itertools.pairwise(rows)
         if math.isfinite(_number(row, "reward"))
     ]
     width = min(3.0, max(0.5, 0.5 * 72 * PANEL / len(rows)))
-    for x, y, hue in earned:
-        rewards.plot((x, x), (0, y), color=hue, linewidth=width, solid_capstyle="butt")
+    if earned:
+        at, heights, hues = zip(*earned, strict=True)
+        rewards.vlines(at, 0, heights, colors=hues, linewidth=width)
     rewards.axhline(0, color=FAINT, linewidth=0.8)
-    rewards.set_ylabel("reward")
+    _caption(rewards, "reward (nats per observation)")
     rewards.set_xlabel("training step")
     note = "in the colour of the\nstrategy that earned it" if earned else "none yet"
     rewards.text(1.02, 0.5, note, transform=rewards.transAxes, va="center", fontsize=9, color=FAINT)
     return figure
 
 
-def _heldout(rows: Sequence[Row], queries: Any, result: Mapping[str, Any], about: str) -> Figure:
-    what = "training step" if queries is None else "teacher queries so far"
-    figure = _figure(5.2, f"How good the student is on held-out text, by {what.removesuffix(' so far')}", about)
-    panels = {
-        "loss": (_panel(figure, 2.68, 1.82), "masked-LM loss\n(nats per masked token)", 1, "{:.2f}"),
-        "accuracy": (_panel(figure, 0.62, 1.82), "masked-LM accuracy\n(% of masked tokens)", 100, "{:.1f} %"),
-    }
-    for name, (panel, label, scale, form) in panels.items():
-        points = _points(rows, f"heldout_{name}")
-        x = [step if queries is None else float(np.interp(step, *queries)) for step, _ in points]
-        y = [scale * value for _, value in points]
-        panel.plot(x, y, color=STUDENT, linewidth=1.8, marker="o" if len(x) <= 60 else "", markersize=4)
+def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figure:
+    asked = _queries(rows) is not None
+    against = "teacher_queries" if asked else "step"
+    figure = _figure(5.4, f"How good the student is on held-out text, by {against.replace('_', ' ')}", about)
+    accuracy = _panel(figure, 0.54, 1.75)
+    accuracy.set_xlabel("teacher queries so far" if asked else "training step")
+    loss = _panel(figure, 2.72, 1.75, sharex=accuracy)
+    loss.tick_params(labelbottom=False)
+    right = 0.0
+    for panel, name, scale, form in ((loss, "loss", 1, "{:.2f}"), (accuracy, "accuracy", 100, "{:.1f} %")):
+        points = [(_number(row, against), scale * _number(row, f"heldout_{name}")) for row in rows]
+        x, y = np.array([point for point in points if np.isfinite(point).all()]).reshape(-1, 2).T.tolist()
+        panel.plot(x, y, color=STUDENT, linewidth=1.8, marker="o" if len(x) <= 60 else "", markersize=4, clip_on=False)
+        right = max([right, *x])
         ends = [(y[-1], f"student {form.format(y[-1])}", STUDENT)] if y else []
         teacher = _teacher(result, name)
         if teacher is not None:
             panel.axhline(scale * teacher, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
             ends.append((scale * teacher, f"teacher {form.format(scale * teacher)}", FAINT))
-        panel.set_ylabel(label)
         _end_labels(panel, ends)
-    panels["accuracy"][0].set_xlabel(what)
-    panels["loss"][0].tick_params(labelbottom=False)
+    _caption(loss, "masked-LM loss (nats per masked token)")
+    _caption(accuracy, "masked-LM accuracy (% of masked tokens)")
+    accuracy.set_xlim(0, right or 1)
     return figure
 
 
@@ -348,6 +354,11 @@ def _panel(figure: Figure, bottom: float, height: float, sharex: Axes | None = N
     return panel
 
 
+def _caption(axes: Axes, text: str) -> None:
+    """What the y axis shows, above it, where tick labels of any width leave it room."""
+    axes.set_title(text, loc="left", fontsize=10, color=INK, pad=6)
+
+
 def _plain(axes: Axes) -> None:
     """No box; ticks and labels of one size and colour; large counts as 1.5 k."""
     from matplotlib.ticker import EngFormatter
@@ -367,11 +378,15 @@ def _queries_above(axes: Axes, steps: np.ndarray, counts: np.ndarray) -> None:
 
     start, end = axes.get_xlim()
     low, high = np.interp((start, end), steps, counts)
-    ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+    ticks: dict[float, str] = {}
+    for count in MaxNLocator(8, steps=(1, 2, 5, 10)).tick_values(low, high):
+        place = float(np.interp(count, counts, steps))
+        if low <= count <= high and all(place - other > 0.08 * (end - start) for other in ticks):
+            ticks[place] = EngFormatter(sep=" ")(count)
     above = axes.twiny()
     _plain(above)
     above.set_xlim(start, end)
-    above.set_xticks(np.interp(ticks, counts, steps), [EngFormatter(sep=" ")(tick) for tick in ticks])
+    above.set_xticks(list(ticks), list(ticks.values()))
     above.set_xlabel("teacher queries so far")
 
 
@@ -392,7 +407,7 @@ def _end_labels(axes: Axes, entries: Sequence[tuple[float, str, str]]) -> None:
     axes.set_ylim(low, high)
     entries = sorted(entries)
     ends = [(value - low) / (high - low) for value, _, _ in entries]
-    gap = 0.17 / (axes.get_position().height * axes.get_figure().get_figheight())  # one line of 9 points
+    gap = 0.17 * DPI / axes.bbox.height  # one line of 9 points
     for end, place, (_, name, hue) in zip(ends, _apart(ends, gap), entries, strict=True):
         where = {"transform": axes.transAxes, "clip_on": False}
         axes.plot((1.0, 1.022, 1.045), (end, place, place), color=hue, linewidth=1.8, **where)

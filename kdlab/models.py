@@ -99,7 +99,9 @@ def has_head(source: str | Path, config: Any) -> bool:
         with safetensors.safe_open(str(file), framework="pt") as weights:
             return bool(wanted & set(weights.keys()))
     except safetensors.SafetensorError as error:
-        raise UserError(f"{file} is damaged or no safetensors file: {_first_line(error)}; copy or download it again") from error
+        raise UserError(
+            f"{file} is damaged or no safetensors file: {_first_line(error)}; copy or download it again"
+        ) from error
 
 
 def with_new_head(source: str | Path, counts: np.ndarray, mask_id: int) -> transformers.PreTrainedModel:
@@ -111,13 +113,14 @@ def with_new_head(source: str | Path, counts: np.ndarray, mask_id: int) -> trans
     never seen in training, is the mean embedding of the text. Choices of ours, each measured to help on its own.
     """
     model = load_masked_lm(source)
-    embeddings, output = model.get_input_embeddings().weight, model.get_output_embeddings()
+    embeddings: Any = model.get_input_embeddings().weight
+    output: Any = model.get_output_embeddings()
     head = [m for name, module in model._modules.items() if module and name != model.base_model_prefix
             for m in module.modules()]  # fmt: skip
     seen = torch.from_numpy(counts[: len(embeddings)].astype(np.float32))
     with torch.no_grad():
         if getattr(output, "bias", None) is not None:
-            output.bias.copy_(((seen + 0.1) / (seen + 0.1).sum()).log())  # pyright: ignore
+            output.bias.copy_(((seen + 0.1) / (seen + 0.1).sum()).log())
         embeddings[mask_id] = (seen / seen.sum()) @ embeddings
         for module in head:
             if isinstance(module, nn.Linear) and module is not output and module.in_features == module.out_features:

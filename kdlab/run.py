@@ -74,7 +74,7 @@ def composition(overrides: Sequence[str]) -> tuple[DictConfig, Any]:
         folder = OmegaConf.select(hydra, "hydra.run.dir")
     finally:
         HydraConfig.instance().cfg = None  # Lightning would start other ranks Hydra's way
-    own = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+    own = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
     return own, OmegaConf.create({"run": {"dir": folder}})
 
 

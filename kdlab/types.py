@@ -49,8 +49,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device, without a plan."""
-        tensors = (self.input_ids, self.attention_mask, self.labels, self.real)
-        return Batch(self.rows.to(device), self.epoch, *(t.to(device) for t in tensors))
+        return Batch(
+            rows=self.rows.to(device),
+            epoch=self.epoch,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            labels=self.labels.to(device),
+            real=self.real.to(device),
+        )
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index` (k,), trimmed to their own longest sequence; carries no plan."""

@@ -63,6 +63,17 @@ def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, t
     compare(tmp_path)
 
 
+def test_local_scope_selects_on_each_rank(tmp_path, prepared, teacher_folder, text_folder):
+    shutil.copytree(prepared, tmp_path / "artifacts")
+    common = tiny(
+        teacher_folder, text_folder, "trainer.accelerator=cpu", "select.scope=local", "trainer.max_steps=4", *TWO
+    )
+    done = call([*common, "select=entropy", "hydra.run.dir=local"], tmp_path, ranks=2)
+    assert done.code == 0, done.output
+    ledger = json.loads((tmp_path / "local" / "result.json").read_text())["ledger"]
+    assert ledger["teacher_queries"]["total"] >= 4 and ledger["teacher_queries"]["total"] < ledger["rows_seen"]
+
+
 def test_devices_2_starts_the_second_rank_itself(tmp_path, prepared, teacher_folder, text_folder):
     shutil.copytree(prepared, tmp_path / "artifacts")
     common = tiny(teacher_folder, text_folder, "trainer.accelerator=cpu")

@@ -115,7 +115,10 @@ def test_a_finished_run_is_kept_unless_told(tmp_path, teacher_folder, text_folde
     before = (tmp_path / "here" / "result.json").read_bytes()
     refused(call(command, tmp_path), "finished run")
     refused(call([*command, "overwrite=true", "select.ratio=7"], tmp_path), "select.ratio")
-    refused(call([*[c for c in command if "data.path" not in c], "overwrite=true", "data.path=nowhere"], tmp_path), "nowhere")
+    refused(
+        call([*[c for c in command if "data.path" not in c], "overwrite=true", "data.path=nowhere"], tmp_path),
+        "nowhere",
+    )
     assert (tmp_path / "here" / "result.json").read_bytes() == before
     assert call([*command, "overwrite=true", "seed=5"], tmp_path).code == 0
     assert json.loads((tmp_path / "here" / "result.json").read_text())["seed"] == 5

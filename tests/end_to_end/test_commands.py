@@ -56,7 +56,9 @@ def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_fo
     assert set(result) >= {"metrics", "ledger", "seed", "data", "teacher", "versions", "git"}
     assert set(result["ledger"]) >= {"teacher_queries", "flops", "seconds", "speedup"}
     assert set(result["ledger"]["speedup"]) == {"flops", "queries", "wallclock"}
-    assert result["ledger"]["speedup"]["flops"] == pytest.approx(result["ledger"]["flops"]["all_data"] / result["ledger"]["flops"]["total"])
+    assert result["ledger"]["speedup"]["flops"] == pytest.approx(
+        result["ledger"]["flops"]["all_data"] / result["ledger"]["flops"]["total"]
+    )
 
 
 @pytest.mark.parametrize("exp", EXPERIMENTS)
@@ -126,7 +128,8 @@ def test_export_gives_the_same_outputs_and_keeps_what_is_there(finished, tmp_pat
     done = command([str(run), str(tmp_path / "out")], finished, module="kdlab.export")
     assert done.code == 0, done.output
     inside, outside = (
-        transformers.AutoModelForMaskedLM.from_pretrained(folder).eval() for folder in (run / "student", tmp_path / "out")
+        transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+        for folder in (run / "student", tmp_path / "out")
     )
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("ba ke lo [MASK]", return_tensors="pt")
     ids = {"input_ids": words["input_ids"], "attention_mask": words["attention_mask"]}
@@ -178,9 +181,13 @@ def test_random_runs_no_scoring_pass_and_density_never_projects(tmp_path, teache
 def test_observing_the_whole_loss_asks_the_teacher_once_for_its_rows(tmp_path, teacher_folder, text_folder):
     queries = {}
     for observe in ("task", "kd"):
-        done = call(tiny(teacher_folder, text_folder, f"select.observe={observe}", f"hydra.run.dir={observe}"), tmp_path)
+        done = call(
+            tiny(teacher_folder, text_folder, f"select.observe={observe}", f"hydra.run.dir={observe}"), tmp_path
+        )
         assert done.code == 0, done.output
-        queries[observe] = json.loads((tmp_path / observe / "result.json").read_text())["ledger"]["teacher_queries"]["total"]
+        queries[observe] = json.loads((tmp_path / observe / "result.json").read_text())["ledger"]["teacher_queries"][
+            "total"
+        ]
     assert queries["kd"] == queries["task"] + 8
 
 
@@ -191,7 +198,13 @@ def test_wandb_offline_has_every_series_against_queries(tmp_path, teacher_folder
     assert tables.read(run / "selector.csv")
     (log,) = run.glob("wandb/offline-run-*/*.wandb")
     data = log.read_bytes()
-    for series in (b"selector/q_entropy", b"selector/observation", b"selector/arm_cluster", b"heldout/loss", b"teacher_queries"):
+    for series in (
+        b"selector/q_entropy",
+        b"selector/observation",
+        b"selector/arm_cluster",
+        b"heldout/loss",
+        b"teacher_queries",
+    ):
         assert series in data, series
 
 

@@ -37,7 +37,11 @@ def test_a_killed_run_goes_on_bit_for_bit(policy, tmp_path, prepared, teacher_fo
     assert done.code == 0, done.output
     wanted = outcome(run_folder(whole))
     killed = fresh(tmp_path, prepared, "killed")
-    for step, when in ((2, "start"), (5, "end"), (6, "start")):  # before any checkpoint, after one, between row and step
+    for step, when in (
+        (2, "start"),
+        (5, "end"),
+        (6, "start"),
+    ):  # before any checkpoint, after one, between row and step
         assert call(command, killed, KillAt(step, when)).code == -9
     done = call(command, killed)
     assert done.code == 0, done.output
@@ -45,6 +49,35 @@ def test_a_killed_run_goes_on_bit_for_bit(policy, tmp_path, prepared, teacher_fo
     found = outcome(run_folder(killed))
     for part in wanted:
         assert found[part] == wanted[part], part
+
+
+def test_a_killed_run_with_loader_processes_goes_on_bit_for_bit(tmp_path, prepared, teacher_folder, text_folder):
+    command = tiny(teacher_folder, text_folder, "select=margin", "data.workers=2")
+    plain = fresh(tmp_path, prepared, "plain")
+    assert call(tiny(teacher_folder, text_folder, "select=margin"), plain).code == 0
+    killed = fresh(tmp_path, prepared, "killed")
+    assert call(command, killed, KillAt(4, "start")).code == -9
+    assert call(command, killed).code == 0
+    assert outcome(run_folder(killed)) == outcome(run_folder(plain))
+
+
+def mine() -> None:
+    from kdlab import strategies
+
+    def surest(evidence):  # a plain function that says nothing of its needs: it is shown everything at once
+        assert len(evidence) == len(evidence.features) == len(evidence.mask) == len(evidence.labels)
+        return evidence.logits.softmax(-1).amax(-1).where(evidence.mask, 0).amax(1) + 0 * evidence.features[:, 0]
+
+    strategies.surest = surest
+
+
+def test_a_strategy_of_ones_own_sees_all_evidence(tmp_path, prepared, teacher_folder, text_folder):
+    arms = ["select=random", "~select.arms.random", "+select.arms.surest._target_=kdlab.strategies.surest",
+            "+select.arms.surest._partial_=true"]  # fmt: skip
+    folder = fresh(tmp_path, prepared, "run")
+    done = call(tiny(teacher_folder, text_folder, *arms), folder, mine)
+    assert done.code == 0, done.output
+    assert {r["arm"] for r in tables.read(run_folder(folder) / "selector.csv")} == {"surest"}
 
 
 def test_every_run_writes_what_the_run_folder_promises(tmp_path, prepared, teacher_folder, text_folder):
@@ -55,5 +88,8 @@ def test_every_run_writes_what_the_run_folder_promises(tmp_path, prepared, teach
         "config.yaml", "result.json", "metrics.csv", "selector.csv", "checkpoints", "student", "figures",
     }  # fmt: skip
     rows = tables.read(run / "selector.csv")
-    assert list(rows[0])[:5] == ["step", "arm", "observation", "speed", "reward"] and list(rows[0])[-1] == "teacher_queries"
+    assert (
+        list(rows[0])[:5] == ["step", "arm", "observation", "speed", "reward"]
+        and list(rows[0])[-1] == "teacher_queries"
+    )
     assert len(rows) == 8

@@ -61,9 +61,9 @@ def plainly(module: Distiller, b: Batch, reduce: str, at: str) -> torch.Tensor:
             input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True
         )
     masked, real = b.labels != IGNORE, b.attention_mask.bool()
-    soft = 4 * F.kl_div(
-        F.log_softmax(student.logits / 2, -1), F.softmax(teacher.logits / 2, -1), reduction="none"
-    ).sum(-1)
+    soft = 4 * F.kl_div(F.log_softmax(student.logits / 2, -1), F.softmax(teacher.logits / 2, -1), reduction="none").sum(
+        -1
+    )
     mlm = F.cross_entropy(student.logits.transpose(1, 2), b.labels, reduction="none", ignore_index=IGNORE)
     cosine = 1 - F.cosine_similarity(student.hidden_states[-1], teacher.hidden_states[-1], dim=-1)
 

@@ -1,0 +1,35 @@
+"""The wheel carries conf/ and works from any folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+
+from kdlab import run as entry
+
+
+def test_the_wheel_works_from_any_folder(tmp_path):
+    top = entry.PACKAGE.parent
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")],
+        cwd=top, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    for wanted in ("kdlab/run.py", "kdlab/conf/run.yaml", "kdlab/conf/exp/adads_pretrain.yaml"):
+        assert wanted in names
+    assert not [n for n in names if n.startswith(("tests/", "outputs/", "artifacts/"))]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", "import kdlab.run, sys; print(kdlab.run.CONF); sys.exit(kdlab.run.main(['+exp=adads_pretrain', '--cfg', 'job']))"],
+        cwd=elsewhere, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "site" / "kdlab" / "conf") in done.stdout and "name: adads_pretrain" in done.stdout
+    assert not list(elsewhere.iterdir())
