@@ -59,6 +59,7 @@ class Bench:
         self.selection()
         self.terms()
         self.source.check()
+        _ = self.tokenizer
         models.has_head(self.teacher_source, self.teacher_config)
         depth = self.teacher_config.num_hidden_layers
         if self.config.student.path is None:

@@ -69,6 +69,8 @@ def run(
     data = bench.data_module(batches, given.max_epochs)
     batches = data.sampler(0, world).batches
     total_steps = -(-batches // given.accumulate)
+    if config.select.ratio * config.data.batch_size * (world if config.select.scope == "global" else 1) < 1:
+        say(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
     ledger = Ledger(len(data.train))
     teacher = bench.teacher(ledger)
     student = bench.student(teacher)
@@ -143,6 +145,13 @@ def run(
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
+    except UserError as error:
+        if main_rank:
+            failed = {"status": "failed", "error": str(error), "name": config.name, "seed": config.seed}
+            atomic_write_json(folder / "result.json", failed)
+        raise
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     finally:
         if trainer.logger is not None and ranks.rank() == 0:
             trainer.logger.experiment.finish()  # pyright: ignore  # writes what W&B still holds back

@@ -34,16 +34,35 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's); returns the exit code: 2 for anything a user can mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        arguments, own = _own_folders(list(sys.argv[1:] if argv is None else argv))
         if any(argument.startswith("-") for argument in arguments):
-            return _hydra_application(arguments)
-        return _single(arguments)
+            return _hydra_application(arguments, own)
+        return _single([*arguments, *own])
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"kdlab: {explain(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("kdlab: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _own_folders(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """`arguments` without --config-dir FOLDER, and the override that has Hydra search those folders as well."""
+    folders, rest = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config-dir", "-cd"):
+            rest.append(argument)
+            continue
+        folder = Path(value if equals else next(waiting, "")).absolute()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+        folders.append(f"'file://{folder}'")
+    return rest, [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
 def _single(overrides: list[str]) -> int:
@@ -88,7 +107,7 @@ def plain(composed: DictConfig) -> dict[str, Any]:
 # ---- --help, --cfg and sweeps are Hydra's
 
 
-def _hydra_application(arguments: list[str]) -> int:
+def _hydra_application(arguments: list[str], own: list[str]) -> int:
     import hydra
 
     failed: list[str] = []
@@ -101,7 +120,7 @@ def _hydra_application(arguments: list[str]) -> int:
         if folders.status(folder) == "finished":
             print(f"kdlab: {folder} is finished, skipped", flush=True)
             return
-        command = [sys.executable, "-m", "kdlab.run", *here.overrides.task, f"hydra.run.dir={_quoted(folder)}"]
+        command = [sys.executable, "-m", "kdlab.run", *here.overrides.task, *own, f"hydra.run.dir={_quoted(folder)}"]
         environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES and k != "HYDRA_FULL_ERROR"}
         print(f"kdlab: {' '.join(here.overrides.task)}", flush=True)
         if subprocess.run(command, env=environment, check=False).returncode != 0:
@@ -109,7 +128,7 @@ def _hydra_application(arguments: list[str]) -> int:
 
     before = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who make one line of them
-    sys.argv = [before[1][0], *arguments, *_sweep_folders(arguments)]
+    sys.argv = [before[1][0], *arguments, *own, *_sweep_folders(arguments)]
     try:
         application()
     except SystemExit as end:  # argparse: a flag it does not know

@@ -138,6 +138,25 @@ class KillAt:
         setattr(Distiller, name, trap)
 
 
+class CtrlCAt:
+    """Ctrl-C (SIGINT) when the training has done `step` optimizer steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self) -> None:
+        from kdlab.distill import Distiller
+
+        original = Distiller.training_step
+
+        def trap(module: Any, *arguments: Any) -> Any:
+            if module.trainer.global_step == self.step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return original(module, *arguments)
+
+        Distiller.training_step = trap  # pyright: ignore
+
+
 def outcome(folder: Path) -> dict[str, Any]:
     """What must not differ between two runs of one command: weights, selector.csv, metrics and ledger, less seconds."""
     import safetensors.torch

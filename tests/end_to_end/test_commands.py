@@ -15,7 +15,7 @@ from kdlab import run as entry
 from kdlab import tables
 from kdlab.config import checked
 from tests.conftest import write_teacher, write_text
-from tests.runs import call, command, run_folder, tiny
+from tests.runs import CtrlCAt, call, command, run_folder, tiny
 
 EXPERIMENTS = sorted(file.stem for file in (entry.CONF / "exp").glob("*.yaml"))
 
@@ -217,6 +217,27 @@ def test_a_sweep_runs_each_job_in_its_own_folder_and_skips_finished_ones(tmp_pat
     assert {r.parent.name for r in results} == {"select=random", "select=entropy"}
     again = command(arguments, tmp_path)
     assert again.code == 0 and again.output.count("skipped") == 2
+
+
+def test_ones_own_experiment_files_are_found(tmp_path, teacher_folder, text_folder):
+    (tmp_path / "mine" / "exp").mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - override /select: density\nname: mine\n"
+    (tmp_path / "mine" / "exp" / "mine.yaml").write_text(text)
+    arguments = [a for a in tiny(teacher_folder, text_folder, "trainer.max_steps=2") if not a.startswith("+exp=")]
+    done = call(["--config-dir", "mine", "+exp=mine", *arguments], tmp_path)
+    assert done.code == 0, done.output
+    assert json.loads((run_folder(tmp_path, "mine") / "result.json").read_text())["select"]["name"] == "density"
+    done = call(["--config-dir=nowhere", "+exp=mine"], tmp_path)
+    assert done.code == 2 and "nowhere" in done.output
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, teacher_folder, text_folder):
+    command_line = tiny(teacher_folder, text_folder)
+    done = call(command_line, tmp_path, CtrlCAt(5))
+    assert done.code == 130 and done.output.strip().endswith("the same command goes on from the last checkpoint")
+    assert "Traceback" not in done.output
+    assert call(command_line, tmp_path).code == 0
+    assert len(list((tmp_path / "outputs" / "adads_pretrain").iterdir())) == 1
 
 
 def test_the_published_scale_is_composed_and_valid():
