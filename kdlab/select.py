@@ -154,6 +154,7 @@ class Select(pl.Callback):
             parts = []
             if by_row or whole_logits:
                 for part in module.evidence(batch, hidden, "scoring"):
+                    part.keep, part.progress, part.rng = common["keep"], common["progress"], rng
                     for name in by_row:
                         scores[name].append(members[name](part))
                     parts += [part] if whole_logits else []
