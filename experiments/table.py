@@ -12,7 +12,17 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-COLUMNS = ["select", "ratio", "seed", "steps", "heldout_loss", "heldout_accuracy", "teacher_queries", "flops", "seconds"]
+COLUMNS = [
+    "select",
+    "ratio",
+    "seed",
+    "steps",
+    "heldout_loss",
+    "heldout_accuracy",
+    "teacher_queries",
+    "flops",
+    "seconds",
+]
 
 
 def rows(folders: list[str]) -> list[dict[str, float | str]]:

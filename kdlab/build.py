@@ -255,7 +255,6 @@ class Bench:
             strategy=SingleDeviceStrategy(device=_first_device(self.config.trainer.accelerator)),
             max_steps=prepare.max_steps,
             max_epochs=1,
-            gradient_clip_val=optim.clip,
             callbacks=[progress],
             **QUIET,
         )
@@ -291,7 +290,8 @@ class Bench:
 
     def optim(self) -> Optim:
         given = asdict(self.config.optim)
-        return Optim(**{**given, "betas": tuple(given["betas"])})
+        scaled = self.config.trainer.precision == "16-mixed"
+        return Optim(**{**given, "betas": tuple(given["betas"]), "fused": not scaled})
 
 
 # Lightning without what kdlab does itself: order of the data, checkpoints, tables, evaluation.

@@ -33,7 +33,10 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW with linear warm-up and linear decay to zero; `warmup` is a share of the steps, `clip` a gradient norm."""
+    """AdamW with linear warm-up and linear decay to zero; `warmup` is a share of the steps, `clip` a gradient norm.
+
+    `fused` must be off where gradients are scaled (float16): the fused step would unscale them after they are clipped.
+    """
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
@@ -41,6 +44,7 @@ class Optim:
     weight_decay: float = 0.0
     warmup: float = 0.1
     clip: float = 1.0
+    fused: bool = True
 
 
 class Distiller(pl.LightningModule):
@@ -86,6 +90,14 @@ class Distiller(pl.LightningModule):
         return self._teacher[0]
 
     # ---- training
+
+    def on_fit_start(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device)  # it is no submodule, so Lightning does not move it
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        # Lightning refuses to clip for a fused optimizer under any mixed precision, though only float16 is scaled
+        torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], self.optim.clip)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         reseed(self.seed, "step", batch_idx, ranks.rank())  # dropout: the same in a resumed run
@@ -214,7 +226,9 @@ class Distiller(pl.LightningModule):
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.optim.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.optim.lr, betas=self.optim.betas, eps=self.optim.eps, fused=True)
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.optim.lr, betas=self.optim.betas, eps=self.optim.eps, fused=self.optim.fused
+        )
         warmup = max(1, round(self.optim.warmup * self.total_steps))
 
         def factor(step: int) -> float:

@@ -68,7 +68,11 @@ def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool
     if found != "finished" and resume and same_run(folder, resolved):
         return folder, True
     if not overwrite:
-        what = "a finished run" if found == "finished" else "an unfinished run of another configuration"
+        what = (
+            "a finished run"
+            if found == "finished"
+            else "an unfinished run, and not of this configuration (or resume=false)"
+        )
         raise UserError(f"{folder} holds {what}, which is kept: choose another folder, or overwrite=true to replace it")
     shutil.rmtree(folder)
     return folder, False

@@ -134,7 +134,6 @@ def run(
         max_steps=total_steps,
         max_epochs=1,
         accumulate_grad_batches=given.accumulate,
-        gradient_clip_val=config.optim.clip,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=main_rank,
@@ -156,7 +155,6 @@ def run(
         if trainer.logger is not None and ranks.rank() == 0:
             trainer.logger.experiment.finish()  # pyright: ignore  # writes what W&B still holds back
 
-    teacher.to(module.device)
     metrics = {
         "student": watch.last or module.task_loss(data.heldout_batches()),
         "teacher": module.task_loss(data.heldout_batches(), teacher.encoder),

@@ -186,12 +186,13 @@ def _share_out(batch: Batch, chosen: Tensor) -> None:
         attention_mask=ranks.gather_rows(sub.attention_mask, pad=0),
         labels=ranks.gather_rows(sub.labels, pad=IGNORE if sub.labels.ndim == 2 else None),
         real=ranks.gather_rows(sub.real),
+        token_types=None if sub.token_types is None else ranks.gather_rows(sub.token_types, pad=0),
     )
     part = torch.tensor_split(torch.arange(len(whole.rows)), ranks.world())[ranks.rank()]
     idle = len(part) == 0
     share = whole.take(torch.zeros(1, dtype=torch.long) if idle else part)
     batch.rows, batch.input_ids, batch.attention_mask = share.rows, share.input_ids, share.attention_mask
-    batch.labels, batch.real = share.labels, share.real & (not idle)
+    batch.labels, batch.real, batch.token_types = share.labels, share.real & (not idle), share.token_types
 
 
 def _heights(rows: int) -> list[int]:

@@ -169,7 +169,7 @@ class HubText:
 
     def check(self) -> None:
         _check_group(self.group)
-        features = self._ask("load_dataset_builder").info.features
+        features = self.ask_hub("load_dataset_builder").info.features
         if features is not None:
             self._check_column(features)
 
@@ -178,7 +178,7 @@ class HubText:
         return _digest(["hub", *values], [])
 
     def documents(self) -> Iterator[str]:
-        rows = self._ask("load_dataset", split=self.split)
+        rows = self.ask_hub("load_dataset", split=self.split)
         self._check_column(rows.column_names)
         rows = rows.select_columns([self.text_column])
         texts = (text for batch in rows.iter(1000) for text in batch[self.text_column] if text)
@@ -191,7 +191,8 @@ class HubText:
         if self.text_column not in names:
             raise UserError(f"{self.name} has no column {self.text_column!r}; {nearest(self.text_column, names)}")
 
-    def _ask(self, loader: str, **options: str) -> Any:
+    def ask_hub(self, loader: str, **options: str) -> Any:
+        """What the function `loader` of `datasets` gives for this data set; UserError where the Hub does not answer."""
         import datasets  # seconds to import, and not needed for local text
         import huggingface_hub
 

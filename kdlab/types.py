@@ -33,7 +33,8 @@ class Batch:
 
     `rows` (B,) int64 row ids in the data set; `epoch` the pass over the data set they belong to; `input_ids`,
     `attention_mask` (B, L) int64; `labels` (B, L) int64 with IGNORE where nothing is predicted (masked-LM) or (B,)
-    (classification, regression); `real` (B,) bool, False for a row that only keeps an idle rank in step.
+    (classification, regression); `real` (B,) bool, False for a row that only keeps an idle rank in step;
+    `token_types` (B, L) int64, 1 in the second text of a pair (None: no segments, as if all were 0).
     """
 
     rows: Tensor
@@ -43,6 +44,7 @@ class Batch:
     labels: Tensor
     real: Tensor
     plan: Plan | None = None
+    token_types: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,6 +58,7 @@ class Batch:
             attention_mask=self.attention_mask.to(device),
             labels=self.labels.to(device),
             real=self.real.to(device),
+            token_types=None if self.token_types is None else self.token_types.to(device),
         )
 
     def take(self, index: Tensor) -> Batch:
@@ -71,6 +74,7 @@ class Batch:
             attention_mask=attention_mask[:, :length],
             labels=labels[:, :length] if labels.ndim == 2 else labels,
             real=self.real[index],
+            token_types=None if self.token_types is None else self.token_types[index][:, :length],
         )
 
 

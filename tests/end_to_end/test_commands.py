@@ -219,6 +219,17 @@ def test_a_sweep_runs_each_job_in_its_own_folder_and_skips_finished_ones(tmp_pat
     assert again.code == 0 and again.output.count("skipped") == 2
 
 
+def test_mixed_precision_learns_as_full_precision_does(tmp_path, teacher_folder, text_folder):
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        arguments = tiny(teacher_folder, text_folder, f"trainer.precision={precision}", f"hydra.run.dir={precision}")
+        done = call(arguments, tmp_path)
+        assert done.code == 0, done.output
+        rows = tables.read(tmp_path / precision / "metrics.csv")
+        losses.append([float(row["heldout_loss"]) for row in rows])
+    assert losses[1] == pytest.approx(losses[0], rel=0.03) and losses[1] != losses[0]
+
+
 def test_ones_own_experiment_files_are_found(tmp_path, teacher_folder, text_folder):
     (tmp_path / "mine" / "exp").mkdir(parents=True)
     text = "# @package _global_\ndefaults:\n  - override /select: density\nname: mine\n"

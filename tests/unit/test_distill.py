@@ -181,6 +181,19 @@ def test_terms_that_read_a_teacher_need_one():
     torch.testing.assert_close(alone.loss(b), F.cross_entropy(logits, b.labels[row, place]))
 
 
+def test_gradients_are_clipped_to_their_joint_norm():
+    module = distiller()
+    module.optim = Optim(lr=1e-3, clip=0.5)
+    module.loss(batch()).backward()
+    before = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+    norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in before.values()]))
+    assert norm > 0.5
+    module.configure_gradient_clipping(None)
+    for name, p in module.named_parameters():
+        if name in before:
+            torch.testing.assert_close(p.grad, before[name] * 0.5 / norm, rtol=1e-4, atol=1e-7)
+
+
 def test_the_learning_rate_rises_then_falls_to_zero():
     module = distiller()
     module.total_steps, module.optim = 100, Optim(lr=1.0, warmup=0.1)

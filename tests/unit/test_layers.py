@@ -12,8 +12,8 @@ import kdlab
 
 PACKAGE = Path(kdlab.__file__).parent
 LAYERS = [
-    {"types", "errors", "seeding", "files", "strategies", "clustering", "policies", "rewards", "terms", "chunked", "flops"},
-    {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "teacher"},
+    {"types", "errors", "seeding", "files", "strategies", "clustering", "policies", "rewards", "terms", "chunked", "flops", "labels", "tasks", "metrics"},
+    {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "teacher"},
     {"datamodules", "distill", "select", "callbacks", "checkpoint_io"},
     {"config", "build", "folders", "job", "run", "summary", "figures", "finished", "evaluate", "export"},
 ]  # fmt: skip
