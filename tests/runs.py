@@ -92,8 +92,9 @@ def call(
         process.join()
     if late:
         raise AssertionError(f"still running after {timeout} s:\n{log.read_text()}")
-    codes = [p.exitcode for p in processes if p.exitcode]
-    return Done(codes[0] if codes else 0, log.read_text() if log.exists() else "")
+    codes = [p.exitcode or 0 for p in processes]
+    # a rank whose peer was killed may see that and fail before it is killed too: the kill is what counts
+    return Done(min(codes) if min(codes) < 0 else max(codes), log.read_text() if log.exists() else "")
 
 
 def _free_port() -> int:
@@ -148,6 +149,7 @@ class CtrlCAt:
         from kdlab.distill import Distiller
 
         original = Distiller.training_step
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
         def trap(module: Any, *arguments: Any) -> Any:
             if module.trainer.global_step == self.step:
