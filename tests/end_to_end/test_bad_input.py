@@ -22,6 +22,7 @@ WRONG = {
     "unknown group": (["selct=random"], "select"),
     "unknown stage": (["select=schedule", "select.policy.stages=[entropy,certanty]"], "certainty"),
     "broken override": (["select.ratio"], "select.ratio"),
+    "value that needs quotes": (["hydra.run.dir=a=b"], "hydra.run.dir=a=b"),
     "max_steps zero": (["trainer.max_steps=0"], "trainer.max_steps"),
     "steps and epochs": (["trainer.max_epochs=1"], "trainer.max_epochs"),
     "missing text": (["data.path=nowhere"], "nowhere"),
