@@ -47,11 +47,11 @@ def test_one_line_and_nothing_written(what, tmp_path, teacher_folder, text_folde
     if what == "unknown exp":
         arguments = [a for a in arguments if a != "+exp=adads_pretrain"]
     done = call(arguments, tmp_path)
-    refused(done, says)
+    assert_refused(done, says)
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith("log-")]
 
 
-def refused(done, says: str) -> None:
+def assert_refused(done, says: str) -> None:
     assert done.code == 2, done.output
     lines = [line for line in done.output.splitlines() if line.strip()]
     assert len(lines) == 1, done.output
@@ -99,7 +99,9 @@ def test_a_student_of_another_vocabulary_is_refused(tmp_path, teacher_folder, te
     words = tokenizer["model"]["vocab"]
     words["baba"], words["bake"] = words["bake"], words["baba"]  # the same size and the same words, other numbers
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    refused(call(tiny(teacher_folder, text_folder, f"student.path={other}"), tmp_path / "run"), "different tokenizers")
+    assert_refused(
+        call(tiny(teacher_folder, text_folder, f"student.path={other}"), tmp_path / "run"), "different tokenizers"
+    )
 
 
 def test_a_damaged_teacher_is_named(tmp_path, text_folder):
@@ -114,9 +116,9 @@ def test_a_finished_run_is_kept_unless_told(tmp_path, teacher_folder, text_folde
     command = tiny(teacher_folder, text_folder, "select=random", "hydra.run.dir=here", "trainer.max_steps=2")
     assert call(command, tmp_path).code == 0
     before = (tmp_path / "here" / "result.json").read_bytes()
-    refused(call(command, tmp_path), "finished run")
-    refused(call([*command, "overwrite=true", "select.ratio=7"], tmp_path), "select.ratio")
-    refused(
+    assert_refused(call(command, tmp_path), "finished run")
+    assert_refused(call([*command, "overwrite=true", "select.ratio=7"], tmp_path), "select.ratio")
+    assert_refused(
         call([*[c for c in command if "data.path" not in c], "overwrite=true", "data.path=nowhere"], tmp_path),
         "nowhere",
     )
@@ -126,7 +128,9 @@ def test_a_finished_run_is_kept_unless_told(tmp_path, teacher_folder, text_folde
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("do not lose")
-    refused(call([*command[:-1], "trainer.max_steps=2", "hydra.run.dir=mine", "overwrite=true"], tmp_path), "not a run")
+    assert_refused(
+        call([*command[:-1], "trainer.max_steps=2", "hydra.run.dir=mine", "overwrite=true"], tmp_path), "not a run"
+    )
     assert (mine / "thesis.txt").read_text() == "do not lose"
 
 

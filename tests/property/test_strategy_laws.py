@@ -29,7 +29,7 @@ def logits_of(values) -> Evidence:
     return Evidence(logits=torch.as_tensor(values))
 
 
-def close(a, b, tolerance=1e-6):
+def assert_near(a, b, tolerance=1e-6):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -53,7 +53,7 @@ def test_permuted_rows_have_permuted_scores(values, shuffle):
     order = list(range(len(values)))
     shuffle.shuffle(order)
     for strategy in UNCERTAIN:
-        close(strategy(logits_of(values[order])), strategy(logits_of(values))[order])
+        assert_near(strategy(logits_of(values[order])), strategy(logits_of(values))[order])
 
 
 @LAWS
@@ -62,7 +62,7 @@ def test_permuted_classes_have_the_same_scores(values, shuffle):
     order = list(range(values.shape[-1]))
     shuffle.shuffle(order)
     for strategy in UNCERTAIN:
-        close(strategy(logits_of(values[..., order])), strategy(logits_of(values)))
+        assert_near(strategy(logits_of(values[..., order])), strategy(logits_of(values)))
 
 
 @LAWS
@@ -70,7 +70,7 @@ def test_permuted_classes_have_the_same_scores(values, shuffle):
 def test_a_shift_of_the_logits_changes_nothing(values, shift):
     values = values.astype(np.float64)
     for strategy in UNCERTAIN:
-        close(strategy(logits_of(values + shift)), strategy(logits_of(values)))
+        assert_near(strategy(logits_of(values + shift)), strategy(logits_of(values)))
 
 
 @LAWS
@@ -81,8 +81,8 @@ def test_ranges_and_identities(values):
     slack = 1e-9
     assert bool((entropy >= 0).all())
     assert bool((entropy <= math.log(classes) + slack).all())
-    close(strategies.certainty(row), -entropy)
-    close(strategies.scaled_entropy(row) * math.log(classes), entropy)
+    assert_near(strategies.certainty(row), -entropy)
+    assert_near(strategies.scaled_entropy(row) * math.log(classes), entropy)
     assert top(strategies.scaled_entropy(row), 0.5).tolist() == top(entropy, 0.5).tolist()
     margin, least = strategies.margin(row), strategies.least_confidence(row)
     assert bool((margin >= -1).all())
@@ -106,7 +106,7 @@ def test_positions_outside_the_mask_do_not_matter(values, data):
     other = np.where(mask[..., None], values, data.draw(arrays(np.float32, values.shape, elements=NUMBERS)))
     mask = torch.as_tensor(mask)
     for strategy in UNCERTAIN:
-        close(
+        assert_near(
             strategy(Evidence(logits=torch.as_tensor(values), mask=mask)),
             strategy(Evidence(logits=torch.as_tensor(other), mask=mask)),
         )
@@ -118,7 +118,7 @@ def test_rowwise_strategies_may_be_chunked(values, size):
     row = logits_of(values)
     for strategy in UNCERTAIN:
         parts = torch.cat([strategy(Evidence(logits=part)) for part in row.logits.split(size)])
-        close(parts, strategy(row))
+        assert_near(parts, strategy(row))
 
 
 @LAWS
@@ -140,7 +140,7 @@ def test_density_follows_permutation_and_ignores_length(values, shuffle, scale):
     shuffle.shuffle(order)
     before = strategies.density(Evidence(features=torch.as_tensor(values)))
     after = strategies.density(Evidence(features=torch.as_tensor(values[order] * np.float32(scale))))
-    close(after, before[order], 1e-5)
+    assert_near(after, before[order], 1e-5)
 
 
 @settings(deadline=None, max_examples=25)
@@ -183,6 +183,6 @@ def test_ensemble_ranks_do_not_depend_on_scale(scores):
     ranks = combine(torch.as_tensor(scores))
     assert bool((ranks >= 0).all())
     assert bool((ranks <= 1).all())
-    close(combine(torch.as_tensor(np.exp(scores) * 1e-3)), ranks)
+    assert_near(combine(torch.as_tensor(np.exp(scores) * 1e-3)), ranks)
     if scores.shape[1] > 1:
         assert abs(float(ranks.mean()) - 0.5) < 1e-9
