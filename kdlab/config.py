@@ -25,6 +25,7 @@ class Scale:
 class Data:
     source: Any = None
     path: str | None = None
+    task: str | None = None
     document: str = "file"
     text_column: str = "text"
     group: int = 1
@@ -39,6 +40,10 @@ class Data:
     workers: int = 0
 
     def check(self) -> None:
+        if self.task is not None:
+            raise UserError(
+                f"data.task={self.task}: pre-training reads plain text and has no task; data.path= names the text"
+            )
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
         for name in ("group", "batch_size", "heldout_rows"):

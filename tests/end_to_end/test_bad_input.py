@@ -23,6 +23,7 @@ WRONG = {
     "unknown stage": (["select=schedule", "select.policy.stages=[entropy,certanty]"], "certainty"),
     "broken override": (["select.ratio"], "select.ratio"),
     "value that needs quotes": (["hydra.run.dir=a=b"], "hydra.run.dir=a=b"),
+    "a task for plain text": (["data.task=sst2"], "data.task"),
     "max_steps zero": (["trainer.max_steps=0"], "trainer.max_steps"),
     "steps and epochs": (["trainer.max_epochs=1"], "trainer.max_epochs"),
     "missing text": (["data.path=nowhere"], "nowhere"),
