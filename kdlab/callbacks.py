@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from kdlab import checkpoints, ranks
 from kdlab.distill import Distiller
 from kdlab.ledger import Ledger
+from kdlab.scoring import over_splits
 from kdlab.select import Select
 from kdlab.tables import Table
 from kdlab.types import Batch
@@ -96,34 +97,38 @@ class Account(pl.Callback):
 
 
 class Watch(pl.Callback):
-    """Evaluates the student on held-out text every `every` steps, before the step, and writes a row of metrics.csv.
+    """Evaluates the student on held-out rows every `every` steps, before the step, and writes a row of metrics.csv.
 
-    Columns: step, epoch, train_loss and train_<term> (of the step before, over all ranks), heldout_loss (nats) and
-    heldout_accuracy at masked positions, teacher_queries, flops (of training, so far), seconds (of training), lr.
+    `heldout` gives the splits (`final`: all of their rows, after the last step). Columns: step, epoch, train_loss and
+    train_<term> (of the step before, over all ranks), heldout_<score> of each score, teacher_queries, flops (of
+    training, so far), seconds (of training), lr.
     """
 
     def __init__(
         self,
         every: int,
         total_steps: int,
-        heldout: Callable[[], Iterable[Batch]],
-        terms: Iterable[str],
+        heldout: Callable[[bool], dict[str, Iterator[Batch]]],
+        module: Distiller,
         write: Callable[[dict[str, Any]], None],
         ledger: Ledger,
     ) -> None:
         self.every, self.total_steps = every, total_steps
         self.heldout = heldout
-        self.terms = list(terms)
+        self.terms, self.scores = list(module.terms), list(module.score.names)
         self.write = write
         self.ledger = ledger
         self.last: dict[str, float] = {}
 
     def columns(self) -> list[str]:
-        """The columns of metrics.csv for these terms."""
+        """The columns of metrics.csv for these terms and scores."""
+        each = [name for name in self.scores if name != "score"]
+        scores = [
+            f"heldout_{name}_{split}" if split else f"heldout_{name}" for split in self.heldout(False) for name in each
+        ]
+        scores += ["heldout_score"] if "score" in self.scores else []
         trained = ["train_loss", *(f"train_{term}" for term in self.terms)]
-        return [
-            "step", "epoch", *trained, "heldout_loss", "heldout_accuracy", "teacher_queries", "flops", "seconds", "lr",
-        ]  # fmt: skip
+        return ["step", "epoch", *trained, *scores, "teacher_queries", "flops", "seconds", "lr"]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -138,7 +143,7 @@ class Watch(pl.Callback):
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> None:
         assert isinstance(module, Distiller)
         with self.ledger.time("evaluation"):
-            self.last = module.task_loss(self.heldout())
+            self.last = over_splits(module.measure, self.heldout(epoch is None))
         report = module.mean_report()
         totals = self.ledger.totals()
         self.write(

@@ -10,9 +10,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.errors import UserError, nearest
+from kdlab.tasks import find
 
 # Code that a configuration may name: `_target_` in a stranger's file would otherwise run anything.
 TARGETS = ("kdlab.", "torch.optim.")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass
@@ -22,37 +24,70 @@ class Scale:
 
 
 @dataclass
+class Augment:
+    copies: int = 20
+    replace: float = 0.4
+    candidates: int = 15
+    model: str | None = None
+    table: str | None = None
+    batch_size: int = 64
+    seed: int = 0
+
+    def check(self) -> None:
+        for name in ("copies", "candidates", "batch_size"):
+            at_least(f"data.augment.{name}", getattr(self, name), 1)
+        share("data.augment.replace", self.replace)
+
+
+@dataclass
 class Data:
+    stage: str = "pretrain"
     source: Any = None
     path: str | None = None
-    task: str | None = None
+    max_length: int = 128
+    batch_size: int = 32
+    workers: int = 0
+    heldout_rows: int | None = 256
+    # of text
     document: str = "file"
     text_column: str = "text"
     group: int = 1
     min_length: int = 12
-    max_length: int = 128
-    batch_size: int = 32
     masking: str = "uniform"
     mask_probability: float = 0.15
     heldout: float = 0.05
-    heldout_rows: int = 256
     split_seed: int = 0
-    workers: int = 0
+    # of labelled rows
+    task: str | None = None
+    columns: list[str] | None = None
+    label_column: str | None = None
+    regression: bool | None = None
+    train_rows: int | None = None
+    augment: Augment | None = None
 
     def check(self) -> None:
-        if self.task is not None:
+        one_of("data.stage", self.stage, ("pretrain", "finetune"))
+        if self.task is not None and self.stage == "pretrain":
             raise UserError(
-                f"data.task={self.task}: pre-training reads plain text and has no task; data.path= names the text"
+                f"data.task={self.task}: pre-training reads plain text and has no task; data.path= names the text, "
+                "+exp=adads_finetune learns a task"
             )
+        if self.task is not None:
+            find(self.task)
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
-        for name in ("group", "batch_size", "heldout_rows"):
+        for name in ("group", "batch_size"):
             at_least(f"data.{name}", getattr(self, name), 1)
+        for name in ("heldout_rows", "train_rows"):
+            if getattr(self, name) is not None:
+                at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.workers", self.workers, 0)
         at_least("data.min_length", self.min_length, 3)
-        at_least("data.max_length", self.max_length, self.min_length)
+        at_least("data.max_length", self.max_length, self.min_length if self.stage == "pretrain" else 3)
         share("data.mask_probability", self.mask_probability, below_one=True)
         share("data.heldout", self.heldout, below_one=True)
+        if self.columns is not None and not 1 <= len(self.columns) <= 2:
+            raise UserError(f"data.columns={self.columns}: one text column, or two for pairs")
 
 
 @dataclass
@@ -77,12 +112,40 @@ class Prepare:
 
 
 @dataclass
+class Finetune:
+    max_epochs: int | None = 3
+    max_steps: int | None = None
+    batch_size: int = 32
+    lr: float = 2e-5
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    dropout: float | None = None
+    freeze: list[str] = field(default_factory=list)
+    precision: str = "32-true"
+    seed: int = 0
+
+    def check(self) -> None:
+        one_of("teachers.finetune.precision", self.precision, PRECISIONS)
+        if self.max_epochs is None and self.max_steps is None:
+            raise UserError("teachers.finetune: give max_epochs or max_steps; of both, what is reached first ends it")
+        for name in ("max_epochs", "max_steps", "batch_size"):
+            if getattr(self, name) is not None:
+                at_least(f"teachers.finetune.{name}", getattr(self, name), 1)
+        positive("teachers.finetune.lr", self.lr)
+        below_one("teachers.finetune.warmup", self.warmup)
+        if self.dropout is not None:
+            below_one("teachers.finetune.dropout", self.dropout)
+
+
+@dataclass
 class Teachers:
     name: str | None = None
     path: str | None = None
     revision: str | None = None
     cache: str = "off"
+    sanity: bool = True
     prepare: Prepare | None = None
+    finetune: Finetune | None = None
 
     def check(self) -> None:
         one_of("teachers.cache", self.cache, ("off",))
@@ -91,17 +154,27 @@ class Teachers:
 @dataclass
 class Student:
     layers: Any = None
+    pick: str = "even"
     path: str | None = None
+    hidden: int | None = None
     dropout: float | None = None
     freeze: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         if self.dropout is not None:
             below_one("student.dropout", self.dropout)
+        one_of("student.pick", self.pick, ("even", "first"))
         layers = self.layers
         numbers = isinstance(layers, list) and layers and all(type(x) is int and x >= 0 for x in layers)
-        if self.path is None and not numbers and not (type(layers) is int and layers >= 1):
-            raise UserError(f"student.layers={layers}: a number of layers, or a list of the teacher's, e.g. [0,2,4]")
+        if self.path is None and not numbers and not (type(layers) is int and layers >= 1) and layers != "all":
+            raise UserError(f"student.layers={layers}: a number of layers, a list of the teacher's as [0,2,4], or all")
+        if self.hidden is not None:
+            at_least("student.hidden", self.hidden, 1)
+            if self.path is not None or type(layers) is not int:
+                raise UserError(
+                    f"student.hidden={self.hidden}: a narrower student starts anew, so student.layers= is a number of "
+                    "layers and student.path is null"
+                )
 
 
 @dataclass
@@ -132,25 +205,46 @@ class Adopt:
 @dataclass
 class TermConfig:
     weight: float = 1.0
-    at: str = "masked"
+    at: str = "all"
+    since: float = 0.0
+    until: float = 1.0
     term: Any = None
 
 
 @dataclass
 class Knowledge:
+    name: str = "distilbert"
     reduce: str = "tokens"
     ce_on: str = "masked"
+    labels_on: str = "selected"
+    phases: list[float] = field(default_factory=list)
     terms: dict[str, TermConfig] = field(default_factory=dict)
 
     def check(self) -> None:
         one_of("knowledge.reduce", self.reduce, ("tokens", "rows"))
         one_of("knowledge.ce_on", self.ce_on, ("masked", "all"))
+        one_of("knowledge.labels_on", self.labels_on, ("selected", "all"))
         if not any(term.weight > 0 for term in self.terms.values()):
             raise UserError("knowledge.terms: no term has a positive weight, so there is nothing to learn")
         for name, term in self.terms.items():
             if not math.isfinite(term.weight) or term.weight < 0:
                 raise UserError(f"knowledge.terms.{name}.weight={term.weight}: a number of 0 or more")
-            one_of(f"knowledge.terms.{name}.at", term.at, ("masked", "all", "tokens"))
+            one_of(f"knowledge.terms.{name}.at", term.at, ("masked", "labelled", "all", "tokens"))
+            if not 0 <= term.since < term.until <= 1:
+                raise UserError(
+                    f"knowledge.terms.{name}: it counts from since={term.since} until={term.until}, shares of the "
+                    "training with 0 <= since < until <= 1"
+                )
+        for phase in self.phases:
+            if not 0 < phase < 1:
+                raise UserError(f"knowledge.phases={self.phases}: shares of the training above 0 and below 1")
+        reached = 0.0
+        for term in sorted((t for t in self.terms.values() if t.weight > 0), key=lambda t: t.since):
+            if term.since > reached:
+                break
+            reached = max(reached, term.until)
+        if reached < 1:
+            raise UserError(f"knowledge.terms: no term counts after {reached:g} of the training, until the next begins")
 
 
 @dataclass
@@ -187,9 +281,9 @@ class Trainer:
     probes: int = 8
 
     def check(self) -> None:
-        if (self.max_steps is None) == (self.max_epochs is None):
+        if self.max_steps is None and self.max_epochs is None:
             raise UserError(
-                f"trainer.max_steps={self.max_steps} and trainer.max_epochs={self.max_epochs}: give one of the two, the other null"
+                "trainer.max_steps and trainer.max_epochs are both null: give one; of both, what is reached first ends it"
             )
         for name in ("max_steps", "max_epochs", "threads"):
             if getattr(self, name) is not None:
@@ -198,7 +292,7 @@ class Trainer:
             at_least(f"trainer.{name}", getattr(self, name), 1)
         at_least("trainer.probes", self.probes, 0)
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
-        one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        one_of("trainer.precision", self.precision, PRECISIONS)
         if self.devices != "auto" and not (type(self.devices) is int and self.devices >= 1):
             raise UserError(f"trainer.devices={self.devices}: a number of processes or GPUs, or auto")
 
@@ -224,6 +318,7 @@ class Config:
     artifacts: str = "artifacts"
     overwrite: bool = False
     resume: bool = True
+    no_kd_baseline: bool = False
     scale: Scale = field(default_factory=Scale)
     data: Data = field(default_factory=Data)
     teachers: Teachers = field(default_factory=Teachers)
@@ -289,7 +384,8 @@ def _known_keys(node: Any, schema: Any, where: str) -> None:
 
 
 SCHEMAS: dict[str, Any] = {
-    "scale": Scale, "data": Data, "teachers": Teachers, "teachers.prepare": Prepare, "student": Student, "select": Select,
+    "scale": Scale, "data": Data, "data.augment": Augment, "teachers": Teachers, "teachers.prepare": Prepare,
+    "teachers.finetune": Finetune, "student": Student, "select": Select,
     "adopt": Adopt, "knowledge": Knowledge, "optim": Optimizer, "trainer": Trainer, "logger": Logger,
 }  # fmt: skip
 

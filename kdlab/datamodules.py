@@ -1,4 +1,4 @@
-"""Data modules: the rows of a prepared corpus as batches, in an order and with masks that one seed decides.
+"""Data modules: the rows of a prepared corpus or task as batches, in an order and with masks that one seed decides.
 
 The whole training is one Lightning epoch (passes over the data are counted in `Batch.epoch`), so a resumed run only
 needs the number of batches it has seen: there is no epoch end to get wrong.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kdlab import corpus, ranks
+from kdlab import corpus, ranks, taskset
 from kdlab.masking import STATIC, Masker
 from kdlab.seeding import stable
 from kdlab.types import IGNORE, Batch
@@ -44,6 +45,11 @@ class LengthGrouped(Sampler[list[tuple[int, int]]]):
     def per_epoch(self) -> int:
         """Global batches in one pass over the data."""
         return -(-len(self.lengths) // (self.batch_size * self.world))
+
+    def within(self, batches: int | None, epochs: int | None) -> int:
+        """How many batches a training of at most `batches` and at most `epochs` passes has; one may be None."""
+        limits = (batches, None if epochs is None else epochs * self.per_epoch)
+        return min(limit for limit in limits if limit is not None)
 
     def __len__(self) -> int:
         return self.batches
@@ -158,7 +164,7 @@ class CorpusDataModule(pl.LightningDataModule):
         seed: int,
         batches: int | None = None,
         epochs: int | None = None,
-        heldout_rows: int = 256,
+        heldout_rows: int | None = 256,
         workers: int = 0,
         crop: int | None = None,
     ) -> None:
@@ -170,13 +176,12 @@ class CorpusDataModule(pl.LightningDataModule):
         self.crop = crop
         self.lengths = self.train.lengths if crop is None else np.minimum(self.train.lengths, crop)
         self.heldout = corpus.Tokens(corpus.load(self.folder, "heldout"))
-        self.heldout_rows = min(heldout_rows, len(self.heldout))
+        self.heldout_rows = min(heldout_rows or len(self.heldout), len(self.heldout))
         self._batches, self._epochs = batches, epochs
 
     def sampler(self, rank: int = 0, world: int = 1) -> LengthGrouped:
         sampler = LengthGrouped(self.lengths, self.batch_size, 0, self.seed, rank, world)
-        epochs = self._epochs or 0
-        sampler.batches = self._batches if self._batches is not None else epochs * sampler.per_epoch
+        sampler.batches = sampler.within(self._batches, self._epochs)
         return sampler
 
     def train_dataloader(self) -> ResumableLoader:
@@ -189,19 +194,98 @@ class CorpusDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def heldout_batches(self) -> Iterator[Batch]:
+    def heldout_splits(self, final: bool = False) -> dict[str, Iterator[Batch]]:
         """This rank's batches of the held-out rows, unpadded over ranks, with masks that never change."""
         masked = MaskedRows(self.heldout, self.heldout_masker)
-        return self._fixed(masked, self.heldout.lengths, np.arange(self.heldout_rows), STATIC)
+        rows = np.arange(self.heldout_rows)
+        return {"": _fixed(masked, self.collate, self.heldout.lengths, rows, STATIC, self.batch_size)}
 
     def observed_batches(self, rows: int) -> Iterator[Batch]:
         """This rank's batches of `rows` training rows drawn once at random, for a policy to watch (AdaDS Eq. 11)."""
-        rng = np.random.default_rng(stable("selector evaluation", self.seed))
-        chosen = rng.permutation(len(self.train))[:rows]
-        return self._fixed(MaskedRows(self.train, self.masker), self.lengths, chosen, OBSERVED_EPOCH)
+        chosen = _observed(self.seed, len(self.train), rows)
+        masked = MaskedRows(self.train, self.masker)
+        return _fixed(masked, self.collate, self.lengths, chosen, OBSERVED_EPOCH, self.batch_size)
 
-    def _fixed(self, masked: MaskedRows, lengths: np.ndarray, rows: np.ndarray, epoch: int) -> Iterator[Batch]:
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        for part in batches[ranks.rank() :: ranks.world()]:
-            yield self.collate([masked[epoch, int(row)] for row in part])
+
+class TaskDataModule(pl.LightningDataModule):
+    """Labelled rows of a prepared task (`taskset.prepare`): GLUE, the papers' other sets, or one's own.
+
+    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows.
+    `heldout_rows`: how many rows of each dev split an evaluation along the way reads, drawn once, the same for every
+    run (None: all of them, as the last evaluation always does). Rows whose labels are hidden (augmented ones) take part
+    in training, not in what a policy observes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pad: int,
+        batch_size: int,
+        seed: int,
+        batches: int | None = None,
+        epochs: int | None = None,
+        heldout_rows: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.folder, self.pad, self.batch_size = folder, pad, batch_size
+        self.seed, self.workers, self.heldout_rows = seed, workers, heldout_rows
+        self.train = taskset.load(folder, "train")
+        self.shape = self.train.shape
+        self._batches, self._epochs = batches, epochs
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens (rows,) of the training rows."""
+        return self.train.lengths
+
+    def sampler(self, rank: int = 0, world: int = 1) -> LengthGrouped:
+        sampler = LengthGrouped(self.lengths, self.batch_size, 0, self.seed, rank, world)
+        sampler.batches = sampler.within(self._batches, self._epochs)
+        return sampler
+
+    def train_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(
+            self.train,
+            batch_sampler=self.sampler(ranks.rank(), ranks.world()),
+            collate_fn=self.train.collate(self.pad),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def dev_splits(self) -> dict[str, taskset.Rows]:
+        """The splits that are scored, the main one first, under "" ("mismatched" of MNLI under its own name)."""
+        found = {
+            name: taskset.load(self.folder, name) for name in taskset.splits(self.folder) if name.startswith("dev")
+        }
+        return {name.removeprefix("dev").removeprefix("_"): rows for name, rows in sorted(found.items())}
+
+    def heldout_splits(self, final: bool = False) -> dict[str, Iterator[Batch]]:
+        """This rank's batches of each dev split, unpadded over ranks; `final`: of all rows."""
+        splits = {}
+        for name, rows in self.dev_splits().items():
+            limit = len(rows) if final or self.heldout_rows is None else min(self.heldout_rows, len(rows))
+            chosen = np.sort(np.random.default_rng(stable("dev rows", name)).permutation(len(rows))[:limit])
+            splits[name] = _fixed(rows, rows.collate(self.pad), rows.lengths, chosen, STATIC, self.batch_size)
+        return splits
+
+    def observed_batches(self, rows: int) -> Iterator[Batch]:
+        """This rank's batches of `rows` labelled training rows drawn once at random (AdaDS Eq. 11)."""
+        labels = self.train.labels
+        known = np.flatnonzero(~np.isnan(labels) if self.shape.regression else labels != IGNORE)
+        chosen = known[_observed(self.seed, len(known), rows)]
+        collate = self.train.collate(self.pad)
+        return _fixed(self.train, collate, self.lengths, chosen, OBSERVED_EPOCH, self.batch_size)
+
+
+def _observed(seed: int, rows: int, wanted: int) -> np.ndarray:
+    return np.random.default_rng(stable("selector evaluation", seed)).permutation(rows)[:wanted]
+
+
+def _fixed(data: Any, collate: Any, lengths: np.ndarray, rows: np.ndarray, epoch: int, size: int) -> Iterator[Batch]:
+    """This rank's batches of the given rows, sorted by length; batches are dealt out to ranks in turn."""
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
+    batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+    for part in batches[ranks.rank() :: ranks.world()]:
+        yield collate([data[epoch, int(row)] for row in part])

@@ -11,41 +11,46 @@ from kdlab.finished import command, config_of, result_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the student's held-out loss and accuracy beside those of its result.json; 1 if they differ, 2 for bad input."""
+    """Print the student's held-out scores beside those of its result.json; 1 if they differ, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m kdlab.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--rows", type=int, default=None, help="held-out rows to read (default: as the run did)")
     arguments = parser.parse_args(argv)
 
     def body() -> int:
-        result, config = result_of(arguments.run), config_of(arguments.run)
-        from kdlab import models
-        from kdlab.build import Bench
-        from kdlab.distill import masked_lm_score
         from kdlab.errors import UserError
 
-        if arguments.rows is not None:
-            if arguments.rows < 1:
-                raise UserError(f"--rows {arguments.rows}: at least 1")
-            config.data.heldout_rows = arguments.rows
-        bench = Bench(config, print)
-        bench.source.check()
-        encoder = models.Encoder(models.load_masked_lm(arguments.run / "student")).eval()
-        data = bench.data_module(1, None)
-        found = masked_lm_score(encoder, data.heldout_batches())
-        kept = result["metrics"]["student"]
-        print(f"{'held-out text':<24}{'loss':>10}{'accuracy':>12}   rows {data.heldout_rows}")
-        print(f"{'student, now':<24}{found['loss']:>10.4f}{found['accuracy']:>12.2%}")
-        print(f"{'student, as recorded':<24}{kept['loss']:>10.4f}{kept['accuracy']:>12.2%}")
-        if arguments.rows is None and abs(found["loss"] - kept["loss"]) > 1e-3 * max(1.0, kept["loss"]):
-            print(
-                "kdlab: the scores differ: were the student, the data or the machine's precision changed?",
-                file=sys.stderr,
-            )
-            return 1
-        return 0
+        result, config = result_of(arguments.run), config_of(arguments.run)
+        if arguments.rows is not None and arguments.rows < 1:
+            raise UserError(f"--rows {arguments.rows}: at least 1")
+        return _scores(arguments.run, result, config, arguments.rows)
 
     return command(body)
+
+
+def _scores(run: Path, result: dict, config, rows: int | None) -> int:
+    from kdlab.build import bench_of
+    from kdlab.models import Encoder
+    from kdlab.scoring import over_splits
+
+    if rows is not None:
+        config.data.heldout_rows = rows
+    bench = bench_of(config, print)
+    bench.source.check()
+    encoder = Encoder(bench.load(run / "student")).eval()
+    score = bench.score
+    splits = bench.data_module(1, None).heldout_splits(final=rows is None)
+    found, kept = over_splits(lambda batches: score(encoder, batches), splits), result["metrics"]["student"]
+    names = list(found)
+    print(f"{'held-out rows':<24}" + "".join(f"{name:>22}" for name in names))
+    for who, scores in (("student, now", found), ("student, as recorded", kept)):
+        print(f"{who:<24}" + "".join(f"{scores[name]:>22.4f}" for name in names))
+    if rows is None and abs(found["loss"] - kept["loss"]) > 1e-3 * max(1.0, kept["loss"]):
+        print(
+            "kdlab: the scores differ: were the student, the data or the machine's precision changed?", file=sys.stderr
+        )
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,26 +23,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         from kdlab.errors import UserError
 
         run, out = arguments.run, arguments.out
-        result_of(run)
+        result = result_of(run)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is not empty: choose a new folder")
-        _export(run / "student", out)
-        print(
-            f"exported to {out}: AutoModelForMaskedLM.from_pretrained({str(out)!r}) gives the run's student, output for output"
-        )
+        text = result["stage"] == "pretrain"
+        _export(run / "student", out, text)
+        kind = "AutoModelForMaskedLM" if text else "AutoModelForSequenceClassification"
+        print(f"exported to {out}: {kind}.from_pretrained({str(out)!r}) gives the run's student, output for output")
         return 0
 
     return command(body)
 
 
-def _export(student: Path, out: Path) -> None:
+def _export(student: Path, out: Path, text: bool) -> None:
     import torch
 
     from kdlab import models
     from kdlab.errors import UserError
     from kdlab.files import plain_errors
 
-    model, tokenizer = models.load_masked_lm(student).eval(), models.load_tokenizer(student)
+    load = models.load_masked_lm if text else models.load_classifier
+    model, tokenizer = load(student).eval(), models.load_tokenizer(student)
     with plain_errors("exporting", out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -52,11 +53,11 @@ def _export(student: Path, out: Path) -> None:
             tokenizer.save_pretrained(beside)
             if (student / "README.md").is_file():
                 shutil.copyfile(student / "README.md", beside / "README.md")
-        again, words = models.load_masked_lm(beside).eval(), models.load_tokenizer(beside)
-        text = f"Paris is the {tokenizer.mask_token} of France."
+        again, words = load(beside).eval(), models.load_tokenizer(beside)
+        probe = f"Paris is the {tokenizer.mask_token} of France."
         with torch.no_grad():
-            before = model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits
-            after = again(**words(text, return_tensors="pt", return_token_type_ids=False)).logits
+            before = model(**tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits
+            after = again(**words(probe, return_tensors="pt", return_token_type_ids=False)).logits
         if before.shape != after.shape or not torch.equal(before, after):
             raise UserError(f"the exported model answers otherwise than the student in {student}: nothing was written")
         with plain_errors("exporting", out.parent):

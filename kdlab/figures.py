@@ -299,34 +299,42 @@ def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], abou
 def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figure:
     asked = _queries(rows) is not None
     against = "teacher_queries" if asked else "step"
-    figure = _figure(5.4, f"How good the student is on held-out text, by {against.replace('_', ' ')}", about)
-    accuracy = _panel(figure, 0.54, 1.75)
-    accuracy.set_xlabel("teacher queries so far" if asked else "training step")
-    loss = _panel(figure, 2.72, 1.75, sharex=accuracy)
+    task = any(_points(rows, "heldout_score"))
+    where = "the dev set" if task else "held-out text"
+    figure = _figure(5.4, f"How good the student is on {where}, by {against.replace('_', ' ')}", about)
+    good = _panel(figure, 0.54, 1.75)
+    good.set_xlabel("teacher queries so far" if asked else "training step")
+    loss = _panel(figure, 2.72, 1.75, sharex=good)
     loss.tick_params(labelbottom=False)
     right = 0.0
-    for panel, name, scale, form in ((loss, "loss", 1, "{:.2f}"), (accuracy, "accuracy", 100, "{:.1f} %")):
+    score = ("score", 100, "{:.1f}") if task else ("accuracy", 100, "{:.1f} %")
+    for panel, (name, scale, form) in ((loss, ("loss", 1, "{:.2f}")), (good, score)):
         points = [(_number(row, against), scale * _number(row, f"heldout_{name}")) for row in rows]
         x, y = np.array([point for point in points if np.isfinite(point).all()]).reshape(-1, 2).T.tolist()
         panel.plot(x, y, color=STUDENT, linewidth=1.8, marker="o" if len(x) <= 60 else "", markersize=4, clip_on=False)
         right = max([right, *x])
         ends = [(y[-1], f"student {form.format(y[-1])}", STUDENT)] if y else []
-        teacher = _teacher(result, name)
-        if teacher is not None:
-            panel.axhline(scale * teacher, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
-            ends.append((scale * teacher, f"teacher {form.format(scale * teacher)}", FAINT))
+        for other, at in _levels(result, name).items():
+            panel.axhline(scale * at, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
+            ends.append((scale * at, f"{other} {form.format(scale * at)}", FAINT))
         _end_labels(panel, ends)
-    _caption(loss, "masked-LM loss (nats per masked token)")
-    _caption(accuracy, "masked-LM accuracy (% of masked tokens)")
-    accuracy.set_xlim(0, right or 1)
+    _caption(
+        loss, "loss (nats a row; squared error in regression)" if task else "masked-LM loss (nats per masked token)"
+    )
+    _caption(good, "the task's score x 100" if task else "masked-LM accuracy (% of masked tokens)")
+    good.set_xlim(0, right or 1)
     return figure
 
 
-def _teacher(result: Mapping[str, Any], name: str) -> float | None:
-    value: Any = result
-    for key in ("metrics", "teacher", name):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def _levels(result: Mapping[str, Any], name: str) -> dict[str, float]:
+    """What the student is read against: the scores called `name` of the teacher and the baselines."""
+    metrics = result.get("metrics")
+    found = {}
+    for other, scores in metrics.items() if isinstance(metrics, Mapping) else ():
+        value = scores.get(name) if isinstance(scores, Mapping) else None
+        if other != "student" and isinstance(value, int | float) and math.isfinite(value):
+            found[str(other)] = float(value)
+    return found
 
 
 def _shown(arm: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -16,7 +15,8 @@ import torch
 import yaml
 
 from kdlab import checkpoints, figures, folders, ranks
-from kdlab.build import QUIET, Bench
+from kdlab.bench import QUIET, Bench
+from kdlab.build import bench_of
 from kdlab.callbacks import Account, Keep, Progress, Watch, training_seconds
 from kdlab.checkpoint_io import AtomicCheckpointIO
 from kdlab.config import Config
@@ -24,8 +24,9 @@ from kdlab.distill import Distiller
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_json, atomic_write_text
 from kdlab.ledger import Ledger, speedup
+from kdlab.scoring import over_splits
 from kdlab.select import Observer, Select
-from kdlab.summary import card, table
+from kdlab.summary import beside_random, card, table
 from kdlab.tables import Table
 
 DISTILLATION = ("scoring", "observation", "teacher_forward", "student_forward", "student_backward")
@@ -37,7 +38,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
         folders.choose(resolved, folder, chosen, False, config.resume) if not config.overwrite else (folder, False)
     )
     _devices(config.trainer.accelerator, config.trainer.devices)
-    bench = Bench(config, say)
+    bench = bench_of(config, say)
     bench.check()
     if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command
         folder, going_on = folders.choose(resolved, folder, chosen, True, config.resume)
@@ -59,7 +60,7 @@ def run(
 ) -> int:
     """Prepare what is missing, train, evaluate, and write the run folder; on every rank of the run."""
     _quiet_libraries()
-    bench = bench or Bench(config, say)
+    bench = bench or bench_of(config, say)
     given = config.trainer
     devices = _devices(given.accelerator, given.devices)
     world = devices * given.num_nodes
@@ -71,11 +72,21 @@ def run(
     total_steps = -(-batches // given.accumulate)
     if config.select.ratio * config.data.batch_size * (world if config.select.scope == "global" else 1) < 1:
         say(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
-    ledger = Ledger(len(data.train))
+    ledger = Ledger(len(data.train), bench.fixed_inputs)
     teacher = bench.teacher(ledger)
+    baselines = bench.baselines(batches, world)
     student = bench.student(teacher)
     module = Distiller(
-        student, bench.terms(), bench.optim(), total_steps, teacher, ledger, config.knowledge.reduce, config.seed
+        student,
+        bench.terms(),
+        bench.optim(),
+        total_steps,
+        teacher,
+        ledger,
+        config.knowledge.reduce,
+        config.seed,
+        score=bench.score,
+        labels_on=config.knowledge.labels_on,
     )
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +119,7 @@ def run(
             lambda row: write("selector", row),
         )
     watch = Watch(
-        given.evaluate_every, total_steps, data.heldout_batches, module.terms, lambda row: write("metrics", row), ledger
+        given.evaluate_every, total_steps, data.heldout_splits, module, lambda row: write("metrics", row), ledger
     )
     if main_rank:
         atomic_write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
@@ -129,7 +140,7 @@ def run(
         accelerator=given.accelerator if given.accelerator != "auto" or torch.cuda.is_available() else "cpu",
         devices=devices,
         num_nodes=given.num_nodes,
-        strategy="ddp" if world > 1 else "auto",
+        strategy=("ddp_find_unused_parameters_true" if module.phased else "ddp") if world > 1 else "auto",
         precision=given.precision,  # pyright: ignore[reportArgumentType]
         max_steps=total_steps,
         max_epochs=1,
@@ -156,8 +167,13 @@ def run(
             trainer.logger.experiment.finish()  # pyright: ignore  # writes what W&B still holds back
 
     metrics = {
-        "student": watch.last or module.task_loss(data.heldout_batches()),
-        "teacher": module.task_loss(data.heldout_batches(), teacher.encoder),
+        "student": watch.last or over_splits(module.measure, data.heldout_splits(final=True)),
+        **(
+            {"teacher": over_splits(lambda b: module.measure(b, teacher=teacher), data.heldout_splits(final=True))}
+            if teacher
+            else {}
+        ),
+        **baselines,
     }
     totals = ledger.totals()
     probes = [p for p in ranks.gather_objects(account.probe_seconds) if p]
@@ -174,10 +190,12 @@ def run(
         "ledger": _ledger(totals, probes, total_steps),
         "seed": config.seed,
         "select": {"name": config.select.name, "ratio": config.select.ratio},
-        "data": _data_facts(bench, data),
+        "stage": config.data.stage,
+        "knowledge": config.knowledge.name,
+        "data": bench.facts(),
         "teacher": {
             "name": bench.teacher_name,
-            "sha256": models_hash(bench),
+            "sha256": models_hash(bench) if teacher else None,
             "layers": bench.teacher_config.num_hidden_layers,
         },
         "student": {"layers": config.student.layers, "parameters": sum(p.numel() for p in student.parameters())},
@@ -189,7 +207,7 @@ def run(
     atomic_write_text(folder / "student" / "README.md", card(result))
     atomic_write_json(folder / "result.json", result)
     figures.draw(folder)
-    print(table(result, folder), flush=True)
+    print(table(result, folder, beside_random(result, folder)), flush=True)
     return 0
 
 
@@ -277,16 +295,6 @@ def models_hash(bench: Bench) -> str | None:
 
     weights = Path(str(bench.teacher_folder)) / "model.safetensors"
     return sha256_of(weights) if weights.is_file() else None
-
-
-def _data_facts(bench: Bench, data: Any) -> dict[str, Any]:
-    stats = json.loads((data.folder / "stats.json").read_text())
-    return {
-        "source": type(bench.source).__name__,
-        "path": bench.config.data.path,
-        "fingerprint": bench.corpus_parts["text"],
-        **stats,
-    }
 
 
 def _versions() -> dict[str, str]:

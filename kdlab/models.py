@@ -1,13 +1,15 @@
 """Encoders as the rest of the package sees them, and students made out of teachers.
 
-`Encoder` splits any masked-LM model of transformers in two: `encode` gives the last hidden states, `project` turns
-chosen vectors into logits over the vocabulary. So vocabulary work is done at the positions that need it and a tensor
-of rows x length x vocabulary is never made.
+`Encoder` splits a masked-LM model or classifier of transformers in two: `encode` gives hidden states, `project` turns
+chosen vectors into logits. So vocabulary work is done at the positions that need it and a tensor of
+rows x length x vocabulary is never made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,47 +19,94 @@ import safetensors
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from kdlab import attention
 from kdlab.errors import UserError
+from kdlab.tasks import TaskShape
+from kdlab.types import Batch, Outputs
 
 
 class _Given(nn.Module):
     """Stands in for a model's encoder and answers with the hidden states it is handed as embeddings."""
 
-    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=inputs_embeds)  # pyright: ignore[reportArgumentType]
+    def __init__(self, pooler: nn.Module | None) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutputWithPooling:
+        pooled = None if self.pooler is None else self.pooler(inputs_embeds)
+        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)  # pyright: ignore
 
 
 class Encoder(nn.Module):
-    """A masked-LM model of any encoder family, in two halves that share its parameters.
+    """A model of any encoder family with a masked-LM head or a classifier, in two halves that share its parameters.
 
     `model` stays an ordinary transformers model (for `save_pretrained`). The head half is a shallow copy of it whose
     encoder hands through what it is given, so every family's own head runs, unmodified (BERT, RoBERTa, DistilBERT,
-    ELECTRA, MPNet, DeBERTa-v2, ModernBERT).
+    ELECTRA, MPNet, DeBERTa-v2, ModernBERT). `per_row`: the head gives one answer a row, not one a token.
     """
 
     def __init__(self, model: transformers.PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.per_row = is_classifier(model)
+        base = model.base_model
         head = copy.copy(model)
-        head._modules = {**model._modules, model.base_model_prefix: _Given()}
+        head._modules = {**model._modules, model.base_model_prefix: _Given(getattr(base, "pooler", None))}
         self._head = (head,)  # a tuple, so that its parameters are registered once
+        self._segments = "token_type_ids" in inspect.signature(base.forward).parameters
+        self._segments = self._segments and getattr(model.config, "type_vocab_size", 0) > 1
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states (k, L, H) of `input_ids` (k, L)."""
-        return self.model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def encode(self, batch: Batch, wants: frozenset[str] = frozenset()) -> Outputs:
+        """What the layers make of the rows of `batch`: `hidden` and `mask`, and what is wanted of "states", "scores",
+        "values". For the latter two `kdlab.attention.prepare` must have been called on the model."""
+        given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if self._segments and batch.token_types is not None:
+            given["token_type_ids"] = batch.token_types
+        if "states" in wants:
+            given["output_hidden_states"] = True  # pyright: ignore[reportArgumentType]
+        attends = wants & {"scores", "values"}
+        with attention.recording() if attends else contextlib.nullcontext() as recorded:
+            found = self.model.base_model(**given)
+        shown = Outputs(hidden=found.last_hidden_state, mask=batch.attention_mask)
+        if "states" in wants:
+            shown.states = found.hidden_states
+        if recorded is not None:
+            shown.scores, shown.values = attention.checked(recorded, self.model)
+        return shown
+
+    def vectors(self, shown: Outputs, row: Tensor, place: Tensor) -> Tensor:
+        """The hidden vectors (U, H) that the head reads for units at `row`, `place` (U,) of what `encode` has shown."""
+        assert shown.hidden is not None
+        if self.per_row:
+            return self.features(shown)[row]
+        return shown.hidden[row, place]
+
+    def features(self, shown: Outputs) -> Tensor:
+        """A row's representation (k, H) in the last layer: of a classifier the vector its head reads ([CLS]), else the
+        mean over real tokens."""
+        assert shown.hidden is not None and shown.mask is not None
+        if self.per_row and getattr(self.model.config, "classifier_pooling", "cls") == "cls":
+            return shown.hidden[:, 0]
+        weight = shown.mask.to(shown.hidden.dtype).unsqueeze(-1)
+        return (shown.hidden * weight).sum(1) / weight.sum(1).clamp_min(1)
 
     def project(self, vectors: Tensor) -> Tensor:
-        """Logits (U, V) of hidden vectors (U, H)."""
+        """Logits (U, V) or (U, C) of hidden vectors (U, H)."""
         self._head[0].training = self.training
-        return self._head[0](inputs_embeds=vectors.unsqueeze(0)).logits.squeeze(0)
+        return self._head[0](inputs_embeds=vectors.unsqueeze(1)).logits.flatten(0, -2)
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Every trained parameter that `project` reads, tied embeddings included."""
-        own = set(self.model.base_model.parameters())
+        """Every trained parameter that `project` reads, tied embeddings and an encoder's pooler included."""
+        base = self.model.base_model
+        own = set(base.parameters())
         head = [p for name, module in self.model._modules.items() if name != self.model.base_model_prefix and module
                 for p in module.parameters()]  # fmt: skip
+        pooler = getattr(base, "pooler", None)
+        if self.per_row and pooler is not None:
+            head += pooler.parameters()
+            own -= set(pooler.parameters())
         return [p for p in dict.fromkeys(head) if p.requires_grad and (p not in own or p is self._tied())]
 
     def _tied(self) -> Tensor | None:
@@ -65,10 +114,9 @@ class Encoder(nn.Module):
         return None if output is None else output.weight  # pyright: ignore[reportReturnType]
 
 
-def features(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean of hidden states (k, L, H) over real tokens, mask (k, L): a row's representation in masked-LM (k, H)."""
-    weight = mask.to(hidden.dtype).unsqueeze(-1)
-    return (hidden * weight).sum(1) / weight.sum(1).clamp_min(1)
+def is_classifier(model: transformers.PreTrainedModel) -> bool:
+    """Whether a model's head gives one answer a row."""
+    return type(model).__name__.endswith("ForSequenceClassification")
 
 
 def load_masked_lm(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
@@ -76,24 +124,61 @@ def load_masked_lm(source: str | Path, revision: str | None = None) -> transform
 
     Raises UserError where transformers cannot load it, naming the source.
     """
+    return _load(transformers.AutoModelForMaskedLM, "a masked-LM model", source, revision)
+
+
+def load_classifier(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
+    """A classifier in float32 from a folder or the Hub, as it is. Raises UserError as `load_masked_lm` does."""
+    return _load(transformers.AutoModelForSequenceClassification, "a classifier", source, revision)
+
+
+def with_new_classifier(source: str | Path, revision: str | None, shape: TaskShape) -> transformers.PreTrainedModel:
+    """The encoder at `source` with a new head for a task, whatever head it comes with.
+
+    The head is drawn from torch's global generator, so seed that first. Raises UserError as `load_masked_lm` does.
+    """
+    names = shape.labels or ("score",)
+    loaded = _load(
+        transformers.AutoModelForSequenceClassification,
+        "an encoder",
+        source,
+        revision,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+        problem_type="regression" if shape.regression else "single_label_classification",
+        ignore_mismatched_sizes=True,
+    )
+    config = copy.deepcopy(loaded.config)
+    if hasattr(config, "classifier_pooling"):
+        config.classifier_pooling = "cls"
+    model = type(loaded)(config).float()  # a head that came along may number the classes otherwise
+    model.base_model.load_state_dict(loaded.base_model.state_dict())
+    return model
+
+
+def _load(kind: Any, what: str, source: str | Path, revision: str | None, **more: Any) -> transformers.PreTrainedModel:
     try:
-        return transformers.AutoModelForMaskedLM.from_pretrained(
-            str(source), revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        return kind.from_pretrained(
+            str(source), revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **more
         )
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot load a masked-LM model from {source}: {_first_line(error)}") from error
+        raise UserError(f"cannot load {what} from {source}: {_first_line(error)}") from error
 
 
-def has_head(source: str | Path, config: Any) -> bool:
-    """Whether the weights at `source` come with a masked-LM head (an encoder alone, as of sentence embeddings, has none).
+def has_head(source: str | Path, config: Any, kind: Any = transformers.AutoModelForMaskedLM) -> bool:
+    """Whether the weights at `source` come with the head of an auto class `kind` (an encoder alone has none).
 
     For a local folder the names in its safetensors file tell; a Hub name is taken to be what its config says it is.
     """
     file = Path(source) / "model.safetensors"
     if not file.is_file():
-        return any("MaskedLM" in name or "PreTraining" in name for name in config.architectures or ())
+        named = {
+            transformers.AutoModelForMaskedLM: ("MaskedLM", "PreTraining"),
+            transformers.AutoModelForSequenceClassification: ("SequenceClassification",),
+        }[kind]
+        return any(part in name for name in config.architectures or () for part in named)
     with torch.device("meta"):
-        model = transformers.AutoModelForMaskedLM.from_config(config)
+        model = kind.from_config(config)
     wanted = {name for name in model.state_dict() if not name.startswith(model.base_model_prefix + ".")}
     try:
         with safetensors.safe_open(str(file), framework="pt") as weights:
@@ -102,6 +187,11 @@ def has_head(source: str | Path, config: Any) -> bool:
         raise UserError(
             f"{file} is damaged or no safetensors file: {_first_line(error)}; copy or download it again"
         ) from error
+
+
+def labels_of(config: Any) -> tuple[str, ...]:
+    """The class names of a classifier's config, in the order of its logits."""
+    return tuple(str(config.id2label[i]) for i in range(len(config.id2label)))
 
 
 def with_new_head(source: str | Path, counts: np.ndarray, mask_id: int) -> transformers.PreTrainedModel:
@@ -133,6 +223,14 @@ def with_new_head(source: str | Path, counts: np.ndarray, mask_id: int) -> trans
     return model
 
 
+def load_config(source: str | Path, revision: str | None = None) -> Any:
+    """The config of a model folder or Hub name; UserError where there is none."""
+    try:
+        return transformers.AutoConfig.from_pretrained(str(source), revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a model's config from {source}: {_first_line(error)}") from error
+
+
 def load_tokenizer(source: str | Path, revision: str | None = None) -> transformers.PreTrainedTokenizerFast:
     """The fast tokenizer of a model folder or Hub name; UserError where there is none."""
     try:
@@ -161,22 +259,29 @@ def blocks(model: transformers.PreTrainedModel) -> nn.ModuleList:
     return found[0]
 
 
-def pick_layers(layers: int | Sequence[int], depth: int) -> list[int]:
-    """The teacher's layers a student starts from: an explicit list, or that many evenly spaced ones.
+def pick_layers(layers: int | str | Sequence[int], depth: int, pick: str = "even") -> list[int]:
+    """The teacher's layers a student starts from: an explicit list, or that many of them, or "all".
 
-    6 of 12 gives 0, 2, 4, 7, 9, 11, the published DistilBERT choice. UserError when out of range.
+    A number takes evenly spaced ones (`pick` "even": 6 of 12 gives 0, 2, 4, 7, 9, 11, the published DistilBERT choice)
+    or the first ("first": Dynamic KD and KSM). UserError when out of range.
     """
+    if layers == "all":
+        return list(range(depth))
     if isinstance(layers, int):
         if not 1 <= layers <= depth:
             raise UserError(f"student.layers={layers}: the teacher has {depth} layers, so 1 to {depth} can be taken")
-        return [round(x) for x in torch.linspace(0, depth - 1, layers).tolist()]
-    if not layers or any(not isinstance(x, int) or not 0 <= x < depth for x in layers):
-        raise UserError(f"student.layers={list(layers)}: the teacher's layers are numbered 0 to {depth - 1}")
+        return (
+            list(range(layers))
+            if pick == "first"
+            else [round(x) for x in torch.linspace(0, depth - 1, layers).tolist()]
+        )
+    if isinstance(layers, str) or not layers or any(not isinstance(x, int) or not 0 <= x < depth for x in layers):
+        raise UserError(f"student.layers={layers}: the teacher's layers are numbered 0 to {depth - 1}")
     return list(layers)
 
 
 def student_from(teacher: transformers.PreTrainedModel, layers: Sequence[int]) -> transformers.PreTrainedModel:
-    """A shallower copy of `teacher` with its layers `layers`, its embeddings and its masked-LM head.
+    """A shallower copy of `teacher` with its layers `layers`, its embeddings and its head.
 
     DistilBERT's initialisation (Sanh et al. 2019). New memory: training the student leaves the teacher as it is.
     """
@@ -201,6 +306,29 @@ def student_from(teacher: transformers.PreTrainedModel, layers: Sequence[int]) -
     student.load_state_dict(wanted)  # pyright: ignore[reportArgumentType]
     student.tie_weights()
     return student.float()
+
+
+def smaller(teacher: transformers.PreTrainedModel, layers: int, hidden: int) -> transformers.PreTrainedModel:
+    """A student of the teacher's family and head with `layers` layers of width `hidden`, drawn at random.
+
+    It has as many attention heads as the teacher, so that attention can be compared, and a feed-forward of the same
+    multiple of the width. The teacher's weights do not fit, so none are copied. Draws from torch's global generator.
+    UserError where the width is no multiple of the number of heads.
+    """
+    config = copy.deepcopy(teacher.config)
+    heads = config.num_attention_heads
+    if hidden % heads:
+        raise UserError(f"student.hidden={hidden}: a multiple of {heads}, the number of the teacher's attention heads")
+    scale = hidden / config.hidden_size
+    config.num_hidden_layers = layers
+    names = ("intermediate_size",) if "intermediate_size" in config.to_dict() else ("hidden_dim",)
+    for name in names:
+        setattr(config, name, round(getattr(config, name) * scale))
+    config.hidden_size = hidden
+    for name in ("layer_types", "mlp_layer_types"):
+        if isinstance(getattr(config, name, None), list):
+            setattr(config, name, getattr(config, name)[:layers])
+    return type(teacher)(config).float()
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> int:

@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from kdlab import models, ranks
+from kdlab import ranks
 from kdlab.distill import Distiller
 from kdlab.policies import Policy
 from kdlab.rewards import LossDecay
 from kdlab.seeding import generator
 from kdlab.strategies import Strategy, is_rowwise, kept, needs_of, top
-from kdlab.types import IGNORE, Batch, Evidence, Plan
+from kdlab.types import IGNORE, Batch, Evidence, Outputs, Plan
 
 
 class Select(pl.Callback):
@@ -123,7 +123,11 @@ class Select(pl.Callback):
             chosen = places[top(self._scores(module, batch, together, places, rng), self.ratio).to(places.device)]
         else:
             chosen = torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
-        if together:
+        if together and module.labels_on_all:  # every rank keeps its rows, for their labels
+            first = sum(_heights(len(batch))[: ranks.rank()])
+            mine = chosen[(chosen >= first) & (chosen < first + len(batch))] - first
+            batch.plan = Plan(rows=mine.to(batch.input_ids.device))
+        elif together:
             _share_out(batch, chosen)
         else:
             batch.plan = Plan(rows=chosen.to(batch.input_ids.device))
@@ -149,11 +153,11 @@ class Select(pl.Callback):
         whole_logits = any("logits" in needs_of(member) and name not in by_row for name, member in members.items())
         scores: dict[str, list[Tensor]] = {name: [] for name in by_row}
         with module.metered("scoring"), module.quiet():
-            hidden = module.show(batch, "scoring")
-            evidence = Evidence(features=everyones(models.features(hidden, batch.attention_mask)), **common)
+            shown = module.show(batch, "scoring")
+            evidence = Evidence(features=everyones(module.student.features(shown)), **common)
             parts = []
             if by_row or whole_logits:
-                for part in module.evidence(batch, hidden, "scoring"):
+                for part in module.evidence(batch, shown, "scoring"):
                     part.keep, part.progress, part.rng = common["keep"], common["progress"], rng
                     for name in by_row:
                         scores[name].append(members[name](part))
@@ -161,7 +165,8 @@ class Select(pl.Callback):
             if parts:
                 evidence.logits = everyones(torch.cat([p.logits for p in parts]), 0.0)  # pyright: ignore
                 evidence.labels = everyones(torch.cat([p.labels for p in parts]), IGNORE)  # pyright: ignore
-                evidence.mask = everyones(torch.cat([p.mask for p in parts]), 0)  # pyright: ignore
+                if parts[0].mask is not None:
+                    evidence.mask = everyones(torch.cat([p.mask for p in parts]), 0)  # pyright: ignore
             rows = [
                 everyones(torch.cat(scores[name])) if name in by_row else member(evidence)
                 for name, member in members.items()
@@ -211,7 +216,7 @@ class Observer:
         self.batches = batches
         self.kd = kd
         self._held: list[Batch] | None = None
-        self._answers: list[Tensor] = []
+        self._answers: list[Outputs] = []
 
     def __call__(self) -> float:
         """Mean loss in nats over the rows of all ranks (collective); eval mode, no gradient."""
@@ -226,4 +231,4 @@ class Observer:
                     ]
             if self.kd:
                 return module.distillation_loss(zip(self._held, self._answers, strict=True), part="observation")
-            return module.task_loss(self._held, part="observation")["loss"]
+            return module.measure(self._held, part="observation")["loss"]

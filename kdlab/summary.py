@@ -2,30 +2,120 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from kdlab.folders import APART
 
-def table(result: dict[str, Any], folder: Path) -> str:
-    """The closing table: quality of student and teacher, cost against all-data distillation, and where to go next."""
-    student, teacher = result["metrics"]["student"], result["metrics"]["teacher"]
+SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
+
+
+def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
+    """The closing table: quality of the student beside what it is read against, cost against all-data distillation, and
+    where to go next. `beside`: how random selection at the same ratio did (`beside_random`)."""
     ledger = result["ledger"]
     queries, flops, seconds, gain = (ledger[name] for name in ("teacher_queries", "flops", "seconds", "speedup"))
-    lines = [
-        "",
-        "held-out text            loss   accuracy   (masked positions)",
-        f"  teacher             {teacher['loss']:8.3f}   {teacher['accuracy']:8.1%}",
-        f"  student             {student['loss']:8.3f}   {student['accuracy']:8.1%}",
-        "",
-        f"cost                     {'this run':>11}  {'all data':>11}  {'saved':>7}",
-        f"  teacher queries        {queries['total']:>11,}  {ledger['rows_seen']:>11,}  {_times(gain['queries'])}",
-        f"  model FLOPs            {_si(flops['total']):>11}  {_si(flops['all_data']):>11}  {_times(gain['flops'])}",
-        f"  wall-clock             {_time(seconds['training']):>11}  {_time(seconds['all_data']):>11}  {_times(gain['wallclock'])}",
-        "",
-        f"run folder: {folder}   (figures/schedule.png, metrics.csv, selector.csv, result.json, student/)",
-        f"next: the baseline of the same size:  python -m kdlab.run {_next(result)}",
-    ]
+    lines = ["", *quality(result), ""]
+    if "teacher" in result["metrics"]:
+        lines += [
+            f"cost                     {'this run':>11}  {'all data':>11}  {'saved':>7}",
+            f"  teacher queries        {queries['total']:>11,}  {ledger['rows_seen']:>11,}  {_times(gain['queries'])}",
+            f"  model FLOPs            {si(flops['total']):>11}  {si(flops['all_data']):>11}  {_times(gain['flops'])}",
+            f"  wall-clock             {duration(seconds['training']):>11}  {duration(seconds['all_data']):>11}  {_times(gain['wallclock'])}",
+        ]
+    else:
+        lines.append(f"cost: no teacher, {si(flops['total'])}FLOPs, {duration(seconds['training'])}")
+    lines += [beside] if beside else []
+    figures = "figures/schedule.png, " if result["select"]["ratio"] < 1 else ""
+    lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
+    if "teacher" in result["metrics"]:
+        lines.append(f"next: the baseline of the same size:  python -m kdlab.run {_next(result)}")
+    elif result["stage"] == "finetune":
+        lines.append(f"next: as a teacher:  python -m kdlab.run +exp=adads_finetune teachers.path={folder}/student ...")
     return "\n".join(lines)
+
+
+def quality(result: dict[str, Any]) -> list[str]:
+    """Scores of the student and of all that it is read against, one line each, the student last but the teacher."""
+    found = result["metrics"]
+    columns = [name for name in found["student"] if name.split("_")[0] in SHOWN and name != "score"]
+    if len(columns) > 2:
+        columns.append("score")
+    text = result["stage"] == "pretrain"
+    head = "held-out text" if text else f"dev set ({result['data']['splits']['dev']['rows']:,} rows)"
+    order = [name for name in found if name not in ("student", "teacher")]
+    order += [name for name in ("student", "teacher") if name in found]
+    lines = [f"{head:<22}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)]
+    lines[0] += "   (masked positions)" if text else ""
+    for name in order:
+        cells = (f"{_shown(column, found[name].get(column)):>12}" for column in columns)
+        lines.append(f"  {name:<20}" + "".join(cells))
+    return lines
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return (
+        f"{value:.3f}"
+        if name.startswith("loss")
+        else f"{value:.1%}"
+        if name.startswith("accuracy")
+        else f"{100 * value:.1f}"
+    )
+
+
+def headline(result: dict[str, Any]) -> str:
+    """The student's one number, as papers print it: the task's score, or the masked-LM loss."""
+    student = result["metrics"]["student"]
+    return f"score {100 * student['score']:.1f}" if "score" in student else f"loss {student['loss']:.3f}"
+
+
+def beside_random(result: dict[str, Any], folder: Path) -> str:
+    """How random selection at the same ratio did, where such a run stands in the same output folder: the newest one of
+    the same seed, else of any seed, whose configuration differs in nothing but the selection. "" where there is none."""
+    if result["select"]["name"] == "random" or result["select"]["ratio"] == 1:
+        return ""
+    mine = _comparable(folder)
+    found = []
+    for other in sorted(folder.parent.iterdir()):
+        theirs = _read(other / "result.json") if other != folder and other.is_dir() else None
+        if not theirs or theirs.get("status") != "finished" or theirs["select"]["name"] != "random":
+            continue
+        if theirs["select"]["ratio"] == result["select"]["ratio"] and _comparable(other) == mine:
+            found.append((theirs["seed"] == result["seed"], other.name, theirs))
+    if not found:
+        return ""
+    _, name, theirs = max(found, key=lambda one: one[:2])
+    lines = [f"beside random at the same ratio ({name}, seed {theirs['seed']})"]
+    for who, one in (("this run", result), ("random", theirs)):
+        ledger = one["ledger"]
+        lines.append(
+            f"  {who:<10} {headline(one):<12} {ledger['teacher_queries']['total']:>9,} queries  "
+            f"{si(ledger['flops']['total']):>9}FLOPs  {duration(ledger['seconds']['training'])}"
+        )
+    return "\n" + "\n".join(lines)
+
+
+def _comparable(folder: Path) -> dict[str, Any] | None:
+    """A run's configuration without what may differ between the runs of one comparison."""
+    import yaml
+
+    try:
+        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    apart = {*APART, "seed", "select", "name", "artifacts", "no_kd_baseline"}
+    return {k: v for k, v in found.items() if k not in apart} if isinstance(found, dict) else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _next(result: dict[str, Any]) -> str:
@@ -40,14 +130,16 @@ def _times(value: float | None) -> str:
     return "      -" if value is None else f"{value:6.2f}x"
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
+    """A count with its unit's prefix, e.g. "14.38 T"; below a million as it is."""
     for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= size:
             return f"{value / size:.2f} {unit}"
     return f"{value:.0f}"
 
 
-def _time(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Seconds in words."""
     if seconds is None:
         return "-"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
@@ -55,28 +147,41 @@ def _time(seconds: float | None) -> str:
 
 def card(result: dict[str, Any]) -> str:
     """A model card for the student folder."""
-    student, teacher, ledger = result["metrics"]["student"], result["metrics"]["teacher"], result["ledger"]
+    ledger, text = result["ledger"], result["stage"] == "pretrain"
+    scores = [name for name in result["metrics"]["student"] if name != "score"]
+    rows = [
+        f"| {who} | " + " | ".join(f"{found[name]:.3f}" if name in found else "-" for name in scores) + " |"
+        for who, found in result["metrics"].items()
+    ]
+    queries = (
+        f"Teacher queries {ledger['teacher_queries']['total']:,} of {ledger['rows_seen']:,} rows seen. "
+        if "teacher" in result["metrics"]
+        else ""
+    )
+    auto = "AutoModelForMaskedLM" if text else "AutoModelForSequenceClassification"
+    head = "| held-out text |" if text else "| dev set |"
+    how = f"Distilled from {result['teacher']['name']}" if "teacher" in result["metrics"] else "Trained on labels alone"
     return f"""---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {"fill-mask" if text else "text-classification"}
 tags: [knowledge-distillation, kdlab]
 ---
 
-# A student of {result["teacher"]["name"]}
+# {"A student of " + result["teacher"]["name"] if "teacher" in result["metrics"] else "A fine-tuned encoder"}
 
-Distilled with kdlab {result["versions"].get("kdlab", "")} at the pre-training stage: {result["steps"]} steps, data selection
-`{result["select"]["name"]}` at ratio {result["select"]["ratio"]:g}, seed {result["seed"]}, teacher layers {result["student"]["layers"]}.
+{how} with kdlab {result["versions"].get("kdlab", "")} at the {"pre-training" if text else "fine-tuning"} stage: {result["steps"]} steps,
+knowledge `{result["knowledge"]}`, data selection `{result["select"]["name"]}` at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
+layers {result["student"]["layers"]} of the teacher's backbone.
 
-| held-out text | masked-LM loss | accuracy |
-|---|---|---|
-| teacher | {teacher["loss"]:.3f} | {teacher["accuracy"]:.3f} |
-| student | {student["loss"]:.3f} | {student["accuracy"]:.3f} |
+{head} {" | ".join(scores)} |
+|---|{"---|" * len(scores)}
+{chr(10).join(rows)}
 
-Teacher queries {ledger["teacher_queries"]["total"]:,} of {ledger["rows_seen"]:,} rows seen. Trained on: {result["data"]["source"]}
-(fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the text apply.
+{queries}Trained on: {result["data"]["source"]} {result["data"].get("task") or ""}
+(fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
 
 ```python
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-model, tokenizer = AutoModelForMaskedLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+from transformers import {auto}, AutoTokenizer
+model, tokenizer = {auto}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 ```
 """

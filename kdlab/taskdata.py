@@ -99,3 +99,13 @@ def hold_out(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
     first = sorted(rank, key=lambda texts: (rank[texts], texts))[: max(1, round(share * len(rank)))]
     held = set(first)
     return [row for row in rows if row.texts not in held], [row for row in rows if row.texts in held]
+
+
+def limited(data: TaskData, rows: int | None) -> TaskData:
+    """`data` with at most `rows` training rows, chosen by a stable hash of their texts; a note says so."""
+    train = data.splits["train"]
+    if rows is None or rows >= len(train):
+        return data
+    chosen = sorted(sorted(range(len(train)), key=lambda i: (stable("train rows", *train[i].texts), i))[:rows])
+    note = f"{rows} of {len(train)} training rows are used (data.train_rows)"
+    return TaskData(data.shape, {**data.splits, "train": [train[i] for i in chosen]}, [*data.notes, note])

@@ -147,11 +147,21 @@ def load(folder: Path, split: str) -> Rows:
     return Rows(folder, split)
 
 
+def splits(folder: Path) -> list[str]:
+    """The names of the splits that a prepared folder holds."""
+    return list(read_stats(folder))
+
+
 def read_shape(folder: Path) -> TaskShape:
     """The shape of the task that a prepared folder holds."""
     found = json.loads((Path(folder) / "shape.json").read_text())
     labels = None if found["labels"] is None else tuple(found["labels"])
     return TaskShape(found["columns"], labels, tuple(found["metrics"]))
+
+
+def read_notes(folder: Path) -> list[str]:
+    """What was inferred or done when the folder was prepared, in plain words."""
+    return json.loads((Path(folder) / "shape.json").read_text())["notes"]
 
 
 def read_stats(folder: Path) -> dict[str, dict[str, Any]]:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from kdlab.models import Encoder
-from kdlab.types import Batch
+from kdlab.types import Batch, Outputs
 
 
 class Teacher:
-    """A frozen masked-LM encoder that answers for the rows it is asked about.
+    """A frozen encoder that answers for the rows it is asked about.
 
-    `name` is what the ledger calls it. Not a Module on purpose: as a submodule it would enter every checkpoint.
+    `name` is what the ledger calls it. `order`: where the teacher keeps each class of the data (`kdlab.labels.align`),
+    if it numbers them otherwise. Not a Module on purpose: as a submodule it would enter every checkpoint.
     """
 
-    def __init__(self, name: str, encoder: Encoder, ask: Callable[[str, Tensor, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        encoder: Encoder,
+        ask: Callable[[str, Tensor, int], None] | None = None,
+        order: Sequence[int] | None = None,
+    ) -> None:
         self.name = name
         self.encoder = encoder.eval().requires_grad_(False)
+        self.order = None if order is None or list(order) == sorted(order) else list(order)
         self._count = ask
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Teacher:
@@ -28,13 +36,14 @@ class Teacher:
         return self
 
     @torch.no_grad()
-    def ask(self, batch: Batch, count: bool = True) -> Tensor:
-        """Last hidden states (k, L, H) for the rows of `batch`; each real row is one query in the ledger."""
+    def ask(self, batch: Batch, count: bool = True, wants: frozenset[str] = frozenset()) -> Outputs:
+        """Hidden states, and what is wanted besides, for the rows of `batch`; each real row is a query in the ledger."""
         if count and self._count is not None:
             self._count(self.name, batch.rows[batch.real], batch.epoch)
-        return self.encoder.encode(batch.input_ids, batch.attention_mask)
+        return self.encoder.encode(batch, wants)
 
     @torch.no_grad()
     def project(self, vectors: Tensor) -> Tensor:
-        """Logits (U, V) of hidden vectors (U, H) of an answer."""
-        return self.encoder.project(vectors)
+        """Logits (U, C) of hidden vectors (U, H) of an answer, in the data's order of classes."""
+        logits = self.encoder.project(vectors)
+        return logits if self.order is None else logits[:, self.order]

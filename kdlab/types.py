@@ -33,7 +33,7 @@ class Batch:
 
     `rows` (B,) int64 row ids in the data set; `epoch` the pass over the data set they belong to; `input_ids`,
     `attention_mask` (B, L) int64; `labels` (B, L) int64 with IGNORE where nothing is predicted (masked-LM) or (B,)
-    (classification, regression); `real` (B,) bool, False for a row that only keeps an idle rank in step;
+    (classification; regression in float32, NaN where a label is hidden); `real` (B,) bool, False for a row that only keeps an idle rank in step;
     `token_types` (B, L) int64, 1 in the second text of a pair (None: no segments, as if all were 0).
     """
 
@@ -48,6 +48,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def labelled(self) -> Tensor:
+        """Where a label stands, (B, L) or (B,) bool: masked positions; rows whose class or number is known."""
+        return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORE
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device, without a plan."""
@@ -82,13 +86,38 @@ class Batch:
 class Outputs:
     """What one model shows for U units of k rows; unused fields stay None.
 
-    `logits` (U, C); `labels` (U,); `hidden` last hidden states (k, L, H); `mask` (k, L) 1 at real tokens.
+    `logits` (U, C); `labels` (U,); `hidden` last hidden states (k, L, H); `mask` (k, L) 1 at real tokens; `states`
+    hidden states (k, L, H) of the embeddings and then of each layer; `scores` attention scores (k, A, L, L) of each
+    layer's A heads, scaled, before mask and softmax; `values` the layers' attention values (k, A, L, d).
     """
 
     logits: Tensor | None = None
     labels: Tensor | None = None
     hidden: Tensor | None = None
     mask: Tensor | None = None
+    states: tuple[Tensor, ...] | None = None
+    scores: tuple[Tensor, ...] | None = None
+    values: tuple[Tensor, ...] | None = None
+
+    def take(self, index: Tensor, length: int) -> Outputs:
+        """The rows at `index` (k,), cut to their first `length` tokens; logits and labels are of units and stay out."""
+
+        def layers(found: tuple[Tensor, ...] | None, *tokens: int) -> tuple[Tensor, ...] | None:
+            return None if found is None else tuple(_narrow(layer[index], length, tokens) for layer in found)
+
+        return Outputs(
+            hidden=None if self.hidden is None else self.hidden[index][:, :length],
+            mask=None if self.mask is None else self.mask[index][:, :length],
+            states=layers(self.states, 1),
+            scores=layers(self.scores, 2, 3),
+            values=layers(self.values, 2),
+        )
+
+
+def _narrow(tensor: Tensor, length: int, dimensions: tuple[int, ...]) -> Tensor:
+    for dimension in dimensions:
+        tensor = tensor.narrow(dimension, 0, length)
+    return tensor
 
 
 @dataclass

@@ -104,6 +104,41 @@ def write_text(folder: Path, documents: int = 60, seed: int = 0) -> Path:
     return folder
 
 
+def task_rows(rows: int, classes: int = 3, pair: bool = False, seed: int = 0) -> list[tuple[tuple[str, ...], int]]:
+    """Texts whose class is told by which third of the vocabulary most of their words come from."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(rows):
+        label = int(rng.integers(classes))
+        own = WORDS[label * 30 : label * 30 + 12]
+        words = [str(rng.choice(own if rng.random() < 0.7 else WORDS)) for _ in range(int(rng.integers(4, 12)))]
+        cut = max(1, len(words) // 2)
+        found.append(((" ".join(words[:cut]), " ".join(words[cut:])) if pair else (" ".join(words),), label))
+    return found
+
+
+def write_task(
+    folder: Path, rows: int = 240, classes: int = 3, pair: bool = False, regression: bool = False, seed: int = 0
+) -> Path:
+    """A folder with train.tsv and dev.tsv, and labels.txt where there are classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = ["sentence1", "sentence2"] if pair else ["sentence"]
+    for split, count, add in (("train", rows, 0), ("dev", 60, 1)):
+        lines = ["\t".join([*header, "label"])]
+        for texts, label in task_rows(count, classes, pair, 2 * seed + add):
+            lines.append("\t".join([*texts, f"{label + 0.25 * len(texts[0]) / 40:.3f}" if regression else str(label)]))
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    if not regression:
+        lines = ["index\tvalue\tname", *(f"{i}\t{i}\tkind{i}" for i in range(classes))]
+        (folder / "labels.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_task(tmp_path_factory.mktemp("task"))
+
+
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_teacher(tmp_path_factory.mktemp("teacher"))

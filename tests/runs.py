@@ -27,9 +27,26 @@ TINY = [
 ]  # fmt: skip
 
 
+TINY_TASK = [
+    "+exp=adads_finetune", "student.layers=2", "student.dropout=0.0", "data.max_length=32", "data.batch_size=16",
+    "data.heldout_rows=16", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
+    "trainer.probes=2", "trainer.threads=1", "select.interval=1", "select.evaluation_rows=8", "select.ratio=0.25",
+    "optim.lr=1e-3", "teachers.finetune.max_steps=40", "teachers.finetune.batch_size=32", "teachers.finetune.lr=5e-3",
+    "teachers.finetune.dropout=0.0", "no_kd_baseline=false",
+]  # fmt: skip
+
+
+def tiny_task(teacher: Path, rows: Path, *more: str) -> list[str]:
+    """A command line of a run of seconds on labelled rows; `more` overrides it (the last value of a key counts)."""
+    return _last([*TINY_TASK, f"teachers.path={teacher}", f"data.path={rows}", *more])
+
+
 def tiny(teacher: Path, text: Path, *more: str) -> list[str]:
     """A command line of a run of seconds; `more` overrides it (the last value of a key counts)."""
-    given = [*TINY, f"teachers.path={teacher}", f"data.path={text}", *more]
+    return _last([*TINY, f"teachers.path={teacher}", f"data.path={text}", *more])
+
+
+def _last(given: list[str]) -> list[str]:
     keys = [override.split("=", 1)[0] for override in given]
     return [override for i, override in enumerate(given) if keys[i] not in keys[i + 1 :]]
 

@@ -25,7 +25,7 @@ WRONG = {
     "value that needs quotes": (["hydra.run.dir=a=b"], "hydra.run.dir=a=b"),
     "a task for plain text": (["data.task=sst2"], "data.task"),
     "max_steps zero": (["trainer.max_steps=0"], "trainer.max_steps"),
-    "steps and epochs": (["trainer.max_epochs=1"], "trainer.max_epochs"),
+    "neither steps nor epochs": (["trainer.max_steps=null"], "trainer.max_epochs"),
     "missing text": (["data.path=nowhere"], "nowhere"),
     "missing teacher": (["teachers.path=nowhere"], "nowhere"),
     "layer that is not there": (["student.layers=[0,9]"], "student.layers"),
@@ -37,7 +37,7 @@ WRONG = {
     "not enough GPUs": (["trainer.accelerator=gpu"], "GPU"),
     "alpha out of range": (["select.policy.alpha=2"], "alpha"),
     "unknown target": (["select.arms.entropy._target_=kdlab.strategies.entropie"], "select.arms.entropy"),
-    "nothing to learn": (["knowledge.terms.soft.weight=0", "knowledge.terms.mlm.weight=0", "knowledge.terms.cosine.weight=0"], "knowledge"),
+    "nothing to learn": (["knowledge.terms.soft.weight=0", "knowledge.terms.label.weight=0", "knowledge.terms.cosine.weight=0"], "knowledge"),
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from kdlab import run as entry
 from kdlab import tables
 from kdlab.config import checked
 from tests.conftest import write_teacher, write_text
-from tests.runs import CtrlCAt, call, command, run_folder, tiny
+from tests.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
 
 EXPERIMENTS = sorted(file.stem for file in (entry.CONF / "exp").glob("*.yaml"))
 
@@ -45,11 +45,15 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("exp", EXPERIMENTS)
-def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_folder):
-    arguments = [a for a in tiny(teacher_folder, text_folder) if not a.startswith("+exp=")]
-    done = command([f"+exp={exp}", *arguments], tmp_path)
+def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_folder, task_folder):
+    config = checked(entry.composition([f"+exp={exp}"])[0])
+    text = config.data.stage == "pretrain"
+    given = tiny(teacher_folder, text_folder) if text else tiny_task(teacher_folder, task_folder)
+    done = command([f"+exp={exp}", *(a for a in given if not a.startswith("+exp="))], tmp_path)
     assert done.code == 0, done.output
-    for said in ("scale=demo", "scale=paper", "teacher queries", "model FLOPs", "wall-clock", "run folder", "next:"):
+    asks = config.knowledge.name != "labels"
+    costs = ("teacher queries", "model FLOPs", "wall-clock") if asks else ("cost: no teacher",)
+    for said in ("scale=demo", "scale=paper", *costs, "run folder", "next:"):
         assert said in done.output
     result = json.loads((run_folder(tmp_path, exp) / "result.json").read_text())
     assert result["status"] == "finished"
@@ -257,7 +261,7 @@ def test_the_published_scale_is_composed_and_valid():
     # the DistilBERT recipe (METHODS section 4): layers, weights, temperature, schedule, lengths, precision
     assert config.teachers.name == "google-bert/bert-base-uncased"
     assert config.student.layers == [0, 2, 4, 7, 9, 11]
-    assert {n: t.weight for n, t in config.knowledge.terms.items()} == {"soft": 5.0, "mlm": 2.0, "cosine": 1.0}
+    assert {n: t.weight for n, t in config.knowledge.terms.items()} == {"soft": 5.0, "label": 2.0, "cosine": 1.0}
     assert config.knowledge.terms["soft"].term["temperature"] == 2.0
     assert (config.data.min_length, config.data.max_length, config.data.mask_probability) == (12, 512, 0.15)
     assert (config.optim.lr, config.optim.eps, config.optim.weight_decay) == (5e-4, 1e-6, 0.0)

@@ -35,16 +35,16 @@ def batch() -> Batch:
     return Batch(torch.arange(ROWS), 0, ids, mask, labels, torch.ones(ROWS, dtype=torch.bool))
 
 
-def weighted(at: str = "masked") -> dict[str, Weighted]:
+def weighted(at: str = "labelled") -> dict[str, Weighted]:
     soft = functools.partial(terms.soft_cross_entropy, temperature=2.0)
     return {
         "soft": Weighted(soft, 5.0, at),
-        "mlm": Weighted(terms.label_cross_entropy, 2.0, "masked"),
+        "mlm": Weighted(terms.label_cross_entropy, 2.0, "labelled"),
         "cosine": Weighted(terms.cosine, 1.0, "tokens"),
     }
 
 
-def distiller(family: str = "bert", reduce: str = "tokens", at: str = "masked", chunk: int = 5) -> Distiller:
+def distiller(family: str = "bert", reduce: str = "tokens", at: str = "labelled", chunk: int = 5) -> Distiller:
     torch.manual_seed(0)
     model = transformers.AutoModelForMaskedLM.from_config(tiny_config(family))
     student = models.Encoder(models.student_from(model, [0, 2]))
@@ -72,11 +72,11 @@ def plainly(module: Distiller, b: Batch, reduce: str, at: str) -> torch.Tensor:
             return value[where].mean()
         return torch.stack([v[w].mean() for v, w in zip(value, where, strict=True)]).mean()
 
-    return 5 * mean(soft, masked if at == "masked" else real) + 2 * mean(mlm, masked) + mean(cosine, real)
+    return 5 * mean(soft, masked if at == "labelled" else real) + 2 * mean(mlm, masked) + mean(cosine, real)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
-@pytest.mark.parametrize(("reduce", "at"), [("tokens", "masked"), ("rows", "masked"), ("tokens", "all")])
+@pytest.mark.parametrize(("reduce", "at"), [("tokens", "labelled"), ("rows", "labelled"), ("tokens", "all")])
 def test_loss_and_gradient_equal_the_plain_way(family, reduce, at):
     module, b = distiller(family, reduce, at), batch()
     wanted = plainly(module, b, reduce, at)

@@ -12,10 +12,10 @@ import kdlab
 
 PACKAGE = Path(kdlab.__file__).parent
 LAYERS = [
-    {"types", "errors", "seeding", "files", "strategies", "clustering", "policies", "rewards", "terms", "chunked", "flops", "labels", "tasks", "metrics"},
-    {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "teacher"},
+    {"types", "errors", "seeding", "files", "strategies", "clustering", "policies", "rewards", "terms", "chunked", "flops", "labels", "tasks", "metrics", "layermaps"},
+    {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "teacher", "attention", "scoring", "augment", "candidates", "wordvectors"},
     {"datamodules", "distill", "select", "callbacks", "checkpoint_io"},
-    {"config", "build", "folders", "job", "run", "summary", "figures", "finished", "evaluate", "export"},
+    {"config", "bench", "pretraining", "finetuning", "build", "folders", "job", "run", "summary", "figures", "finished", "evaluate", "export"},
 ]  # fmt: skip
 LIBRARIES = [
     {"torch", "numpy", "faiss"},

@@ -8,16 +8,17 @@ import transformers
 
 from kdlab import models
 from kdlab.errors import UserError
+from kdlab.types import Batch, Outputs
 from tests.conftest import tiny_config, write_teacher
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra"]
 
 
-def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+def inputs() -> Batch:
     ids = torch.randint(6, 100, (3, 12), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
-    return ids, mask
+    return Batch(torch.arange(3), 0, ids, mask, torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.bool))
 
 
 @pytest.fixture(params=FAMILIES)
@@ -27,12 +28,12 @@ def teacher(request):
 
 
 def test_encode_then_project_equals_the_model_itself(teacher):
-    ids, mask = inputs()
+    batch = inputs()
     encoder = models.Encoder(teacher).eval()
     row, place = torch.tensor([0, 1, 2, 2]), torch.tensor([3, 6, 0, 11])
     with torch.no_grad():
-        whole = teacher(input_ids=ids, attention_mask=mask).logits
-        found = encoder.project(encoder.encode(ids, mask)[row, place])
+        whole = teacher(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        found = encoder.project(encoder.vectors(encoder.encode(batch), row, place))
     torch.testing.assert_close(found, whole[row, place], rtol=1e-5, atol=1e-5)
 
 
@@ -72,7 +73,7 @@ def test_a_student_has_the_chosen_layers_the_embeddings_and_the_head(teacher, la
 
 
 def test_a_student_with_all_layers_is_the_teacher(teacher):
-    ids, mask = inputs()
+    ids, mask = (batch := inputs()).input_ids, batch.attention_mask
     student = models.student_from(teacher, [0, 1, 2, 3]).eval()
     with torch.no_grad():
         torch.testing.assert_close(
@@ -83,7 +84,7 @@ def test_a_student_with_all_layers_is_the_teacher(teacher):
 def test_a_student_survives_saving_and_loading(teacher, tmp_path):
     student = models.student_from(teacher, [0, 2]).eval()
     student.save_pretrained(tmp_path)
-    ids, mask = inputs()
+    ids, mask = (batch := inputs()).input_ids, batch.attention_mask
     again = models.load_masked_lm(tmp_path).eval()
     with torch.no_grad():
         assert torch.equal(
@@ -133,6 +134,41 @@ def test_pickled_weights_are_refused(tmp_path):
         models.load_masked_lm(tmp_path)
 
 
-def test_features_are_means_over_real_tokens():
-    hidden = torch.arange(12.0).reshape(1, 3, 4)
-    torch.testing.assert_close(models.features(hidden, torch.tensor([[1, 1, 0]])), torch.tensor([[2.0, 3.0, 4.0, 5.0]]))
+def test_features_are_means_over_real_tokens_or_what_a_classifier_reads():
+    shown = Outputs(hidden=torch.arange(12.0).reshape(1, 3, 4), mask=torch.tensor([[1, 1, 0]]))
+    config = tiny_config("bert")
+    masked = models.Encoder(transformers.AutoModelForMaskedLM.from_config(config))
+    torch.testing.assert_close(masked.features(shown), torch.tensor([[2.0, 3.0, 4.0, 5.0]]))
+    classifier = models.Encoder(transformers.AutoModelForSequenceClassification.from_config(config))
+    torch.testing.assert_close(classifier.features(shown), torch.tensor([[0.0, 1.0, 2.0, 3.0]]))
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mpnet", "deberta-v2", "modernbert-cls", "modernbert-mean"])
+@pytest.mark.parametrize("segments", [False, True])
+def test_a_classifier_in_two_halves_equals_the_model_itself(family, segments):
+    torch.manual_seed(0)
+    if family in FAMILIES:
+        config = tiny_config(family)
+    else:
+        kind, _, pooling = family.partition("-") if family.startswith("modern") else (family, "", "")
+        common = {"vocab_size": 130, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+                  "intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0}  # fmt: skip
+        config = transformers.AutoConfig.for_model(
+            kind, **common, **({"classifier_pooling": pooling} if pooling else {})
+        )
+    config.num_labels = 3
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    encoder, batch = models.Encoder(model).eval(), inputs()
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if segments:
+        batch.token_types = (torch.arange(12) > 5).long().expand(3, -1).contiguous()
+        if family in ("bert", "electra", "roberta"):
+            given["token_type_ids"] = batch.token_types
+    rows = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        found = encoder.project(encoder.vectors(encoder.encode(batch), rows, torch.zeros_like(rows)))
+        wanted = model(**given).logits[rows]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    used = torch.autograd.grad(encoder.project(torch.randn(4, 32)).sum(), list(model.parameters()), allow_unused=True)
+    read = {id(p) for p, g in zip(model.parameters(), used, strict=True) if g is not None}
+    assert {id(p) for p in encoder.head_parameters()} == read

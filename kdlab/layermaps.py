@@ -1,0 +1,69 @@
+"""Which teacher layer each student layer learns from: maps from M student and N teacher layers to pairs (student, teacher).
+
+Layers are numbered from 1; 0 is the embeddings, which every map pairs with the teacher's, so no map lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdlab.errors import UserError, nearest
+
+Pairs = list[tuple[int, int]]
+
+
+def uniform(student: int, teacher: int) -> Pairs:
+    """g(m) = m N / M for every student layer m, rounded half up where M does not divide N: 6 of 12 is 2, 4, ..., 12.
+
+    TinyBERT (Jiao et al. 2020), whose 4 layers of 12 are 3, 6, 9, 12.
+    """
+    return [(m, (2 * m * teacher + student) // (2 * student)) for m in range(1, student + 1)]
+
+
+def skip(student: int, teacher: int) -> Pairs:
+    """PKD-Skip: `uniform` without the last student layer, 6 of 12 is 2, 4, 6, 8, 10.
+
+    BERT-PKD (Sun et al. 2019): the last layer learns from the logits. A student of one layer has no
+    other, so there the last layer is paired with the teacher's last.
+    """
+    return uniform(student, teacher)[:-1] or [(student, teacher)]
+
+
+def last(student: int, teacher: int) -> Pairs:
+    """PKD-Last: the M - 1 teacher layers before the last for the student's first M - 1, 6 of 12 is 7, 8, 9, 10, 11.
+
+    BERT-PKD (Sun et al. 2019). For a student of one layer as in `skip`.
+    """
+    return [(m, teacher - student + m) for m in range(1, student)] or [(student, teacher)]
+
+
+def explicit(layers: Sequence[int], student: int, teacher: int) -> Pairs:
+    """The listed teacher layers for the student's layers 1, 2, ...; a list shorter than M leaves the student's last out."""
+    layers = list(layers)
+    if not 1 <= len(layers) <= student:
+        raise UserError(
+            f"layers={layers}: one teacher layer for each student layer that takes part, 1 to {student} of them"
+        )
+    if any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= teacher for n in layers):
+        raise UserError(f"layers={layers}: the teacher's layers are numbered 1 to {teacher}")
+    return list(enumerate(layers, start=1))
+
+
+MAPS = {"uniform": uniform, "skip": skip, "last": last}
+
+
+def pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pairs:
+    """[(student layer, teacher layer), ...] of a map in MAPS or of an explicit list, for depths M and N.
+
+    Raises UserError for an unknown name, a list that does not fit, and named maps to a shallower teacher.
+    """
+    if not isinstance(layers, str):
+        return explicit(layers, student, teacher)
+    if layers not in MAPS:
+        raise UserError(f"layers={layers}: no such layer map; {nearest(layers, MAPS)} (or a list of teacher layers)")
+    if student > teacher:
+        raise UserError(
+            f"layers={layers}: the student has {student} layers and the teacher {teacher}; a map needs a teacher at "
+            "least as deep, or give a list of teacher layers"
+        )
+    return MAPS[layers](student, teacher)
