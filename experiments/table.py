@@ -12,34 +12,28 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-COLUMNS = [
-    "select",
-    "ratio",
-    "seed",
-    "steps",
-    "heldout_loss",
-    "heldout_accuracy",
-    "teacher_queries",
-    "flops",
-    "seconds",
-]
+COLUMNS = ["task", "knowledge", "select", "ratio", "steps", "seed", "loss", "score", "teacher_score", "teacher_queries", "flops", "seconds"]  # fmt: skip
+SAME = COLUMNS[:5]  # runs that differ in nothing but the seed
 
 
-def rows(folders: list[str]) -> list[dict[str, float | str]]:
-    """One row a finished run, in a fixed order."""
+def rows(folders: list[str]) -> list[dict]:
+    """One row a finished run, in a fixed order. The score is the task's, or the accuracy at masked positions."""
     found = []
     for file in sorted(path for folder in folders for path in Path(folder).rglob("result.json")):
         result = json.loads(file.read_text())
         if result.get("status") != "finished":
             print(f"left out, not finished: {file.parent}", file=sys.stderr)
             continue
-        student, ledger = result["metrics"]["student"], result["ledger"]
+        scores, ledger = result["metrics"], result["ledger"]
+        name = "score" if "score" in scores["student"] else "accuracy"
         values = (
-            result["select"]["name"], result["select"]["ratio"], result["seed"], result["steps"], student["loss"],
-            student["accuracy"], ledger["teacher_queries"]["total"], ledger["flops"]["total"], ledger["seconds"]["training"],
+            result["data"].get("task") or result["data"]["source"], result["knowledge"], result["select"]["name"],
+            result["select"]["ratio"], result["steps"], result["seed"], scores["student"]["loss"], scores["student"][name],
+            scores.get("teacher", {}).get(name), ledger["teacher_queries"]["total"], ledger["flops"]["total"],
+            ledger["seconds"]["training"],
         )  # fmt: skip
         found.append(dict(zip(COLUMNS, values, strict=True)))
-    return sorted(found, key=lambda row: (row["select"], row["ratio"], row["seed"]))
+    return sorted(found, key=lambda row: [str(row[name]) for name in SAME] + [row["seed"]])
 
 
 def main() -> int:
@@ -52,19 +46,19 @@ def main() -> int:
     writer.writerows(found)
     groups = defaultdict(list)
     for row in found:
-        groups[row["select"], row["ratio"], row["steps"]].append(row)
-    print("| select | ratio | steps | seeds | held-out loss | accuracy | queries | TFLOPs | seconds |", file=sys.stderr)
-    print("|---|---|---|---|---|---|---|---|---|", file=sys.stderr)
+        groups[tuple(row[name] for name in SAME)].append(row)
+    head = [*SAME, "seeds", "loss", "score", "teacher", "queries", "TFLOPs", "seconds"]
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), file=sys.stderr)
 
     def spread(values: list[float], digits: int) -> str:
         deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.{digits}f}{deviation}"
 
-    for (name, ratio, steps), group in groups.items():
+    for same, group in groups.items():
+        teacher = group[0]["teacher_score"]
         cells = [
-            str(name), f"{ratio:g}", str(steps), str(len(group)),
-            spread([r["heldout_loss"] for r in group], 3), spread([100 * r["heldout_accuracy"] for r in group], 1) + " %",
-            f"{statistics.mean(r['teacher_queries'] for r in group):,.0f}",
+            *map(str, same), str(len(group)), spread([r["loss"] for r in group], 3), spread([100 * r["score"] for r in group], 1),
+            f"{100 * teacher:.1f}" if teacher is not None else "-", f"{statistics.mean(r['teacher_queries'] for r in group):,.0f}",
             spread([r["flops"] / 1e12 for r in group], 1), spread([r["seconds"] for r in group], 0),
         ]  # fmt: skip
         print("| " + " | ".join(cells) + " |", file=sys.stderr)

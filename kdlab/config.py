@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.errors import UserError, nearest
-from kdlab.tasks import find
+from kdlab.tasks import TASKS, find, plain_name
 
 # Code that a configuration may name: `_target_` in a stranger's file would otherwise run anything.
 TARGETS = ("kdlab.", "torch.optim.")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 
 
 @dataclass
@@ -279,16 +279,18 @@ class Trainer:
     checkpoint_every: int = 100
     evaluate_every: int = 50
     probes: int = 8
+    trace_every: int | None = None
+    trace_rows: int = 512
 
     def check(self) -> None:
         if self.max_steps is None and self.max_epochs is None:
             raise UserError(
                 "trainer.max_steps and trainer.max_epochs are both null: give one; of both, what is reached first ends it"
             )
-        for name in ("max_steps", "max_epochs", "threads"):
+        for name in ("max_steps", "max_epochs", "threads", "trace_every"):
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("num_nodes", "accumulate", "checkpoint_every", "evaluate_every"):
+        for name in ("num_nodes", "accumulate", "checkpoint_every", "evaluate_every", "trace_rows"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
         at_least("trainer.probes", self.probes, 0)
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
@@ -307,6 +309,22 @@ class Logger:
 
     def check(self) -> None:
         one_of("logger.mode", self.mode, ("offline", "online", "disabled"))
+
+
+@dataclass
+class Suite:
+    tasks: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [1])
+    teacher: bool = True
+
+    def check(self) -> None:
+        for name in self.tasks:
+            if plain_name(name) not in TASKS:
+                raise UserError(f"suite.tasks: no task is called {name!r}; {nearest(plain_name(name), TASKS)}")
+        for key, values in (("tasks", [plain_name(name) for name in self.tasks]), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"suite.{key}={getattr(self, key)}: at least one, and each once")
+        at_least("suite.seeds", min(self.seeds), 0)
 
 
 @dataclass
@@ -329,11 +347,17 @@ class Config:
     optim: Optimizer = field(default_factory=Optimizer)
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
+    suite: Suite | None = None
 
     def check(self) -> None:
         at_least("seed", self.seed, 0)
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
             raise UserError(f"name={self.name!r}: the name of a folder below outputs/")
+        if self.trainer.trace_every is not None and (self.data.stage == "pretrain" or self.select.ratio == 1):
+            raise UserError(
+                f"trainer.trace_every={self.trainer.trace_every}: what is traced is the rows of a task that selection keeps; "
+                f"this run has stage {self.data.stage} and select.ratio={self.select.ratio:g}"
+            )
         if not self.teachers.name and not self.teachers.path:
             raise UserError("no teacher: give teachers.name= (a Hub name) or teachers.path= (a folder)")
 
@@ -387,6 +411,7 @@ SCHEMAS: dict[str, Any] = {
     "scale": Scale, "data": Data, "data.augment": Augment, "teachers": Teachers, "teachers.prepare": Prepare,
     "teachers.finetune": Finetune, "student": Student, "select": Select,
     "adopt": Adopt, "knowledge": Knowledge, "optim": Optimizer, "trainer": Trainer, "logger": Logger,
+    "suite": Suite,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -58,7 +59,11 @@ class Optim:
 
     def factor(self, step: int, total_steps: int) -> float:
         """The learning rate at `step`, as a share of `lr`."""
-        bounds = [0, *(round(share * total_steps) for share in self.restarts), total_steps]
+        # the first step n with n / total_steps >= share, as terms decide it
+        begins = (
+            bisect.bisect_left(range(total_steps), share, key=lambda n: n / total_steps) for share in self.restarts
+        )
+        bounds = sorted({0, *begins, total_steps})
         start = max(bound for bound in bounds[:-1] if bound <= step)
         steps = min(bound for bound in bounds[1:] if bound > start) - start
         warmup = max(1, round(self.warmup * steps))
@@ -179,24 +184,25 @@ class Distiller(pl.LightningModule):
         meter = None if alone else self.ledger
         terms = self.trained_by
         wanted = frozenset().union(*(wants(w.term) for w in terms.values()))
-        told = {name: w for name, w in terms.items() if asks_teacher(w.term)}
-        alone_ = {name: w for name, w in terms.items() if name not in told}
+        taught = {name: w for name, w in terms.items() if asks_teacher(w.term)}
+        query, report, answer = batch, {}, None
         with _time(meter, "student_forward"):
             shown = self.student.encode(batch, wanted)
-            total = self._weigh(alone_, batch, shown, None, alone) if asked is not None else shown.hidden.new_zeros(())  # pyright: ignore
-        report = self.report if asked is not None else {}
-        query = batch
-        if asked is not None:
-            query = batch.take(asked if len(asked) else torch.zeros_like(batch.rows[:1]))
-            query.real = query.real & bool(len(asked))
-            shown = shown.take(asked if len(asked) else torch.zeros_like(batch.rows[:1]), query.input_ids.shape[1])
-        answer = None
-        if told:
+            total = batch.attention_mask.new_zeros((), dtype=torch.float32)
+            if asked is not None:
+                own = {name: w for name, w in terms.items() if name not in taught}
+                total = self._weigh(own, batch, shown, None, alone)
+                report, terms = self.report, taught
+                some = asked if len(asked) else torch.zeros_like(batch.rows[:1])  # no row: one that does not count
+                query = batch.take(some)
+                query.real = query.real & bool(len(asked))
+                shown = shown.take(some, query.input_ids.shape[1])
+        if taught:
             assert self.teacher is not None
             with _time(meter, "teacher_forward"):
                 answer = self.teacher.ask(query, count=meter is not None, wants=wanted)
         with _time(meter, "student_forward"):
-            total = total + self._weigh(terms if asked is None else told, query, shown, answer, alone)
+            total = total + self._weigh(terms, query, shown, answer, alone)
         self.report = {**report, **self.report, "loss": total.detach()}
         if meter is not None:
             student, teacher = self.cost(batch, query)

@@ -1,4 +1,5 @@
-"""`python -m kdlab.evaluate RUN`: score a finished run's student again, from the files in its folder."""
+"""`python -m kdlab.evaluate RUN`: score a finished run's student again, from the files in its folder; with
+`--glue-submission OUT.zip`, answer GLUE's hidden test sets instead."""
 
 from __future__ import annotations
 
@@ -14,12 +15,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the student's held-out scores beside those of its result.json; 1 if they differ, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m kdlab.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--rows", type=int, default=None, help="held-out rows to read (default: as the run did)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--rows", type=int, default=None, help="held-out rows to read (default: as the run did)")
+    what.add_argument(
+        "--glue-submission",
+        type=Path,
+        metavar="OUT.zip",
+        help="write what the GLUE server takes; RUN learnt a GLUE task, or is the folder of +exp=glue",
+    )
     arguments = parser.parse_args(argv)
 
     def body() -> int:
         from kdlab.errors import UserError
 
+        if arguments.glue_submission is not None:
+            from kdlab.submission import submit
+
+            submit(arguments.run, arguments.glue_submission)
+            return 0
         result, config = result_of(arguments.run), config_of(arguments.run)
         if arguments.rows is not None and arguments.rows < 1:
             raise UserError(f"--rows {arguments.rows}: at least 1")

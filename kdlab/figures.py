@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdlab import pictures
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_bytes, atomic_write_text, plain_errors
-from kdlab.seeding import stable
 from kdlab.tables import read
 
 if TYPE_CHECKING:
@@ -29,27 +29,9 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, str]
 
-DPI = 150
-WIDTH = 8.0  # inches: 1200 px
 WINDOWS = 24  # of the schedule, at most
 PER_WINDOW = 3  # decisions of the selector in each window, at least
 STRIP = 400  # more changes of arm than this would be a grey blur in the strip
-
-# Okabe and Ito's palette, which stays apart for the common kinds of colour blindness, with greys for the baselines.
-COLOURS = {
-    "entropy": "#E69F00",
-    "scaled_entropy": "#F0E442",
-    "margin": "#56B4E9",
-    "least_confidence": "#009E73",
-    "certainty": "#0072B2",
-    "cluster": "#D55E00",
-    "density": "#CC79A7",
-    "random": "#A6A6A6",
-    "ensemble": "#404040",
-}
-OTHERS = ("#332288", "#882255", "#999933", "#9FE2BF", "#0F4C4C")  # hues that are left
-STUDENT = "#0072B2"
-INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
 
 
 @dataclass(frozen=True)
@@ -98,21 +80,21 @@ def draw(run: Path) -> list[Path]:
     total = _total_steps(result, selector, metrics)
     selector = [row for row in selector if float(row["step"]) < total]
     queries = _queries([*selector, *metrics])
-    colour = colours(_arms(selector))
+    colour = pictures.colours(_arms(selector))
     about = _about(result)
 
     texts: dict[str, str] = {}
-    pictures: dict[str, Figure] = {}
+    drawn: dict[str, Figure] = {}
     if selector:
         windows = max(1, min(WINDOWS, len(selector) // PER_WINDOW))
         shares = window_shares(selector, total, windows)
         texts["schedule.csv"] = _csv(shares)
-        pictures["schedule.png"] = _schedule(selector, shares, queries, colour, about)
+        drawn["schedule.png"] = _schedule(selector, shares, queries, colour, about)
     if any(_points(selector, column) for column in (selector[0] if selector else ()) if column.startswith("q_")):
-        pictures["q_values.png"] = _q_values(selector, total, colour, about)
+        drawn["q_values.png"] = _q_values(selector, total, colour, about)
     if any(_points(metrics, column) for column in ("heldout_loss", "heldout_accuracy")):
-        pictures["heldout.png"] = _heldout(metrics, result, about)
-    if not pictures:
+        drawn["heldout.png"] = _heldout(metrics, result, about)
+    if not drawn:
         return []
 
     folder = run / "figures"
@@ -120,23 +102,9 @@ def draw(run: Path) -> list[Path]:
         folder.mkdir(exist_ok=True)
     for name, text in texts.items():
         atomic_write_text(folder / name, text)
-    for name, figure in pictures.items():
-        atomic_write_bytes(folder / name, _png(figure))
-    return [folder / name for name in (*pictures, *texts)]
-
-
-def colours(arms: Iterable[str]) -> dict[str, str]:
-    """A colour for each arm: always the same for the package's strategies, by a hash of the name for others.
-
-    Others that meet on one colour move on to the next free one; beyond five of them colours repeat.
-    """
-    found: dict[str, str] = {}
-    for arm in sorted(set(arms)):
-        start = stable(arm) % len(OTHERS)
-        order = OTHERS[start:] + OTHERS[:start]
-        free = [colour for colour in order if colour not in found.values()]
-        found[arm] = COLOURS.get(arm) or (free or order)[0]
-    return found
+    for name, figure in drawn.items():
+        atomic_write_bytes(folder / name, pictures.png(figure))
+    return [folder / name for name in (*drawn, *texts)]
 
 
 # ---- what the tables say
@@ -213,7 +181,7 @@ def _arms(rows: Sequence[Row]) -> list[str]:
     """All arms, in an order that is the same in all runs: the package's own, then others by name."""
     learnt = {column[2:] for column in (rows[0] if rows else ()) if column.startswith("q_")}
     arms = learnt | {row["arm"] for row in rows}
-    return [arm for arm in COLOURS if arm in arms] + sorted(arms - COLOURS.keys())
+    return [arm for arm in pictures.COLOURS if arm in arms] + sorted(arms - pictures.COLOURS.keys())
 
 
 def _csv(shares: Shares) -> str:
@@ -225,14 +193,12 @@ def _csv(shares: Shares) -> str:
     return stream.getvalue()
 
 
-# ---- pictures: inches from the lower left corner, one column of panels with the names to their right
-
-LEFT, PANEL = 0.78, 5.36
+# ---- pictures
 
 
 def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping[str, str], about: str) -> Figure:
-    figure = _figure(4.4, "Which strategy chose the data: share of the training steps", about)
-    area = _panel(figure, 0.92, 2.35)
+    figure = pictures.canvas(4.4, "Which strategy chose the data: share of the training steps", about)
+    area = pictures.panel(figure, 0.92, 2.35)
     edges = shares.edges
     floor = np.zeros(len(edges))
     for arm, share in shares.of.items():
@@ -242,7 +208,9 @@ def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping
     area.set_xlim(edges[0], edges[-1])
     area.set_ylim(0, 100)
     area.set_ylabel("share of steps (%)")
-    _names(area, {f"{_shown(arm)}  {100 * share.mean():.0f} %": colour[arm] for arm, share in shares.of.items()})
+    pictures.legend(
+        area, {f"{pictures.shown(arm)}  {100 * share.mean():.0f} %": colour[arm] for arm, share in shares.of.items()}
+    )
     if queries is not None:
         _queries_above(area, *queries)
 
@@ -251,48 +219,50 @@ def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping
         area.set_xlabel("training step")
         return figure
     area.tick_params(labelbottom=False)
-    strip = _panel(figure, 0.54, 0.22, sharex=area)
+    strip = pictures.panel(figure, 0.54, 0.22, sharex=area)
     bounds = [float(rows[i]["step"]) for i in starts] + [edges[-1]]
     spans = [(start, end - start) for start, end in itertools.pairwise(bounds)]
     strip.broken_barh(spans, (0, 1), facecolors=[colour[rows[i]["arm"]] for i in starts], linewidth=0)
     strip.set_ylim(0, 1)
     strip.set_yticks([])
-    strip.text(1.02, 0.5, "every single choice", transform=strip.transAxes, va="center", fontsize=9, color=FAINT)
+    strip.text(
+        1.02, 0.5, "every single choice", transform=strip.transAxes, va="center", fontsize=9, color=pictures.FAINT
+    )
     strip.set_xlabel("training step")
     return figure
 
 
 def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], about: str) -> Figure:
-    figure = _figure(5.2, "What the selector has learnt: value Q of each strategy", about)
-    values = _panel(figure, 2.1, 2.2)
+    figure = pictures.canvas(5.2, "What the selector has learnt: value Q of each strategy", about)
+    values = pictures.panel(figure, 2.1, 2.2)
     ends = []
     for arm in _arms(rows):
         points = _points(rows, f"q_{arm}")
         if points:
             steps, q = zip(*[*points, (total, points[-1][1])], strict=True)
             values.plot(steps, q, drawstyle="steps-post", color=colour[arm], linewidth=1.8)
-            ends.append((q[-1], _shown(arm), colour[arm]))
+            ends.append((q[-1], pictures.shown(arm), colour[arm]))
     start = float(rows[0]["step"])
     values.set_xlim(start, total)
-    _caption(values, "Q (in units of the reward)")
+    pictures.caption(values, "Q (in units of the reward)")
     values.tick_params(labelbottom=False)
-    _end_labels(values, ends)
+    pictures.end_labels(values, ends)
 
-    rewards = _panel(figure, 0.54, 1.2, sharex=values)
+    rewards = pictures.panel(figure, 0.54, 1.2, sharex=values)
     earned = [
         (float(row["step"]), _number(row, "reward"), colour[before["arm"]])
         for before, row in itertools.pairwise(rows)
         if math.isfinite(_number(row, "reward"))
     ]
-    width = min(3.0, max(0.5, 0.5 * 72 * PANEL / len(rows)))
+    width = min(3.0, max(0.5, 0.5 * 72 * pictures.PANEL / len(rows)))
     if earned:
         at, heights, hues = zip(*earned, strict=True)
         rewards.vlines(at, 0, heights, colors=hues, linewidth=width)
-    rewards.axhline(0, color=FAINT, linewidth=0.8)
-    _caption(rewards, "reward (nats per observation)")
+    rewards.axhline(0, color=pictures.FAINT, linewidth=0.8)
+    pictures.caption(rewards, "reward (nats per observation)")
     rewards.set_xlabel("training step")
     note = "in the colour of the\nstrategy that earned it" if earned else "none yet"
-    rewards.text(1.02, 0.5, note, transform=rewards.transAxes, va="center", fontsize=9, color=FAINT)
+    rewards.text(1.02, 0.5, note, transform=rewards.transAxes, va="center", fontsize=9, color=pictures.FAINT)
     return figure
 
 
@@ -301,27 +271,29 @@ def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figu
     against = "teacher_queries" if asked else "step"
     task = any(_points(rows, "heldout_score"))
     where = "the dev set" if task else "held-out text"
-    figure = _figure(5.4, f"How good the student is on {where}, by {against.replace('_', ' ')}", about)
-    good = _panel(figure, 0.54, 1.75)
+    figure = pictures.canvas(5.4, f"How good the student is on {where}, by {against.replace('_', ' ')}", about)
+    good = pictures.panel(figure, 0.54, 1.75)
     good.set_xlabel("teacher queries so far" if asked else "training step")
-    loss = _panel(figure, 2.72, 1.75, sharex=good)
+    loss = pictures.panel(figure, 2.72, 1.75, sharex=good)
     loss.tick_params(labelbottom=False)
     right = 0.0
     score = ("score", 100, "{:.1f}") if task else ("accuracy", 100, "{:.1f} %")
     for panel, (name, scale, form) in ((loss, ("loss", 1, "{:.2f}")), (good, score)):
         points = [(_number(row, against), scale * _number(row, f"heldout_{name}")) for row in rows]
         x, y = np.array([point for point in points if np.isfinite(point).all()]).reshape(-1, 2).T.tolist()
-        panel.plot(x, y, color=STUDENT, linewidth=1.8, marker="o" if len(x) <= 60 else "", markersize=4, clip_on=False)
+        panel.plot(
+            x, y, color=pictures.STUDENT, linewidth=1.8, marker="o" if len(x) <= 60 else "", markersize=4, clip_on=False
+        )
         right = max([right, *x])
-        ends = [(y[-1], f"student {form.format(y[-1])}", STUDENT)] if y else []
+        ends = [(y[-1], f"student {form.format(y[-1])}", pictures.STUDENT)] if y else []
         for other, at in _levels(result, name).items():
-            panel.axhline(scale * at, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
-            ends.append((scale * at, f"{other} {form.format(scale * at)}", FAINT))
-        _end_labels(panel, ends)
-    _caption(
+            panel.axhline(scale * at, color=pictures.FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
+            ends.append((scale * at, f"{other} {form.format(scale * at)}", pictures.FAINT))
+        pictures.end_labels(panel, ends)
+    pictures.caption(
         loss, "loss (nats a row; squared error in regression)" if task else "masked-LM loss (nats per masked token)"
     )
-    _caption(good, "the task's score x 100" if task else "masked-LM accuracy (% of masked tokens)")
+    pictures.caption(good, "the task's score x 100" if task else "masked-LM accuracy (% of masked tokens)")
     good.set_xlim(0, right or 1)
     return figure
 
@@ -337,49 +309,6 @@ def _levels(result: Mapping[str, Any], name: str) -> dict[str, float]:
     return found
 
 
-def _shown(arm: str) -> str:
-    return arm.replace("_", " ").strip()
-
-
-def _figure(height: float, title: str, about: str) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    plain = {"parse_math": False, "va": "baseline", "ha": "left"}  # a run's name may hold any character
-    figure.text(0.12 / WIDTH, 1 - 0.27 / height, title, fontsize=12, fontweight="bold", color=INK, **plain)
-    figure.text(0.12 / WIDTH, 1 - 0.48 / height, about, fontsize=9, color=FAINT, **plain)
-    return figure
-
-
-def _panel(figure: Figure, bottom: float, height: float, sharex: Axes | None = None) -> Axes:
-    whole = figure.get_figheight()
-    panel = figure.add_axes((LEFT / WIDTH, bottom / whole, PANEL / WIDTH, height / whole), sharex=sharex)
-    _plain(panel)
-    panel.grid(axis="y", color=GRID, linewidth=0.6)
-    panel.set_axisbelow(True)
-    return panel
-
-
-def _caption(axes: Axes, text: str) -> None:
-    """What the y axis shows, above it, where tick labels of any width leave it room."""
-    axes.set_title(text, loc="left", fontsize=10, color=INK, pad=6)
-
-
-def _plain(axes: Axes) -> None:
-    """No box; ticks and labels of one size and colour; large counts as 1.5 k."""
-    from matplotlib.ticker import EngFormatter
-
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.set_facecolor("none")
-    axes.tick_params(labelsize=9, color=FAINT, labelcolor=INK, length=3)
-    axes.xaxis.label.set(fontsize=10, color=INK)
-    axes.yaxis.label.set(fontsize=10, color=INK)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-
-
 def _queries_above(axes: Axes, steps: np.ndarray, counts: np.ndarray) -> None:
     """A second x axis on top: the step at which the count of teacher queries reached each round number."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -392,48 +321,7 @@ def _queries_above(axes: Axes, steps: np.ndarray, counts: np.ndarray) -> None:
         if low <= count <= high and all(place - other > 0.08 * (end - start) for other in ticks):
             ticks[place] = EngFormatter(sep=" ")(count)
     above = axes.twiny()
-    _plain(above)
+    pictures.plain(above)
     above.set_xlim(start, end)
     above.set_xticks(list(ticks), list(ticks.values()))
     above.set_xlabel("teacher queries so far")
-
-
-def _names(axes: Axes, entries: Mapping[str, str]) -> None:
-    """A legend to the right, in the order in which the bands lie, the lowest last."""
-    from matplotlib.patches import Patch
-
-    handles = [Patch(facecolor=hue, label=name) for name, hue in entries.items()][::-1]
-    place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03), "borderaxespad": 0.0}
-    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, handlelength=1.0, **place)
-
-
-def _end_labels(axes: Axes, entries: Sequence[tuple[float, str, str]]) -> None:
-    """A name to the right of each line's last value (value, name, colour), moved apart where they would overlap."""
-    if not entries:
-        return
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    entries = sorted(entries)
-    ends = [(value - low) / (high - low) for value, _, _ in entries]
-    gap = 0.17 * DPI / axes.bbox.height  # one line of 9 points
-    for end, place, (_, name, hue) in zip(ends, _apart(ends, gap), entries, strict=True):
-        where = {"transform": axes.transAxes, "clip_on": False}
-        axes.plot((1.0, 1.022, 1.045), (end, place, place), color=hue, linewidth=1.8, **where)
-        axes.text(1.053, place, name, va="center", fontsize=9, color=INK, parse_math=False, **where)
-
-
-def _apart(ends: Sequence[float], gap: float) -> np.ndarray:
-    """Ascending places near the ascending `ends` (shares of a panel's height), `gap` apart or more, within the panel."""
-    ranks = gap * np.arange(len(ends))
-    free = np.array(ends) - ranks
-    up, down = np.maximum.accumulate(free), np.minimum.accumulate(free[::-1])[::-1]
-    return np.clip((up + down) / 2, 0, max(0.0, 1 - ranks[-1])) + ranks
-
-
-def _png(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    assert isinstance(figure.canvas, FigureCanvasAgg)
-    stream = io.BytesIO()
-    figure.canvas.print_png(stream, metadata={"Software": None})  # the version would change the bytes
-    return stream.getvalue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from kdlab import augment, labels, metrics, models, taskset
-from kdlab.bench import Bench, made, read_json, vocabulary_hash
+from kdlab.bench import Bench, first_device, made, precision_of, read_json, vocabulary_hash
 from kdlab.config import Finetune
 from kdlab.datamodules import TaskDataModule
 from kdlab.distill import Distiller, Optim, Weighted
@@ -25,7 +25,7 @@ from kdlab.seeding import reseed
 from kdlab.select import Select
 from kdlab.strategies import needs_of, random
 from kdlab.taskdata import TaskData, limited
-from kdlab.tasks import TaskShape, find
+from kdlab.tasks import Task, TaskShape, find, plain_name
 from kdlab.tasksources import TaskFolder, TaskHub
 from kdlab.teacher import Teacher
 from kdlab.terms import label_loss
@@ -52,7 +52,8 @@ class TaskBench(Bench):
         data = self.config.data
         if data.path is not None:
             columns = tuple(data.columns) if data.columns else None
-            return TaskFolder(data.path, self.task, columns, data.label_column, data.regression)
+            path = data.path if self.task is None else folder_of(data.path, self.task)
+            return TaskFolder(path, self.task, columns, data.label_column, data.regression)
         if self.task is not None:
             return TaskHub(self.task)
         if data.source is None:
@@ -107,6 +108,8 @@ class TaskBench(Bench):
                 f"select={self.config.select.name}: {', '.join(uncertain)} need the student's uncertainty, and this "
                 "task is regression, which has none: choose select=random, cluster or density"
             )
+        if shape.regression and self.config.trainer.trace_every is not None:
+            raise UserError("trainer.trace_every: what is traced are classes' centres, and this task is regression")
         if self.asks_teacher and self.given_classifier:
             _ = self.order
         augmented = self.config.data.augment
@@ -230,6 +233,8 @@ class TaskBench(Bench):
             raise UserError(
                 f"the teacher {self.teacher_name} is no classifier, and teachers.finetune says nothing about training one"
             )
+        precision = precision_of(recipe.precision, self.config.trainer.accelerator)
+        recipe = replace(recipe, precision=precision)
         parts = {"model": self.source_hash(), "task": self.task_parts, "recipe": asdict(recipe)}
         return self.store.get(
             "classifier", parts, lambda out: self._finetune(out, recipe), "the teacher, fine-tuned on this task"
@@ -261,10 +266,11 @@ class TaskBench(Bench):
 
         def build(out: Path) -> None:
             data = self._data_module(self.task_folder, 0, self.config.data.batch_size, 1, None)
-            teacher = self._teacher()
+            device = first_device(self.config.trainer.accelerator)
+            teacher = self._teacher().to(device)
             score = self.score
             found = over_splits(
-                lambda b: score(teacher.encoder, b, project=teacher.project), data.heldout_splits(final=True)
+                lambda b: score(teacher.encoder, b, device, project=teacher.project), data.heldout_splits(final=True)
             )
             atomic_write_json(out / "scores.json", found)
 
@@ -279,6 +285,9 @@ class TaskBench(Bench):
                 "nothing to teach; train it longer (teachers.finetune.*), take another, or teachers.sanity=false"
             )
         return found
+
+    def teacher_on_heldout(self, module: Distiller, teacher: Teacher, data: TaskDataModule) -> dict[str, float]:
+        return self.teacher_scores
 
     @cached_property
     def majority(self) -> dict[str, float]:
@@ -344,7 +353,7 @@ class TaskBench(Bench):
             "accumulate": given.trainer.accumulate,
             "rows": rows,
             "ratio": given.select.ratio,
-            "precision": given.trainer.precision,
+            "precision": self.precision,
         }
 
         def build(out: Path) -> None:
@@ -356,13 +365,22 @@ class TaskBench(Bench):
             trainer = given.trainer
             self.fit(
                 module, data, steps, "training without a teacher", select,
-                accumulate=trainer.accumulate, precision=trainer.precision,
+                accumulate=trainer.accumulate, precision=self.precision,
             )  # fmt: skip
             splits = data.heldout_splits(final=True)
             atomic_write_json(out / "scores.json", over_splits(lambda b: module.measure(b), splits))
 
         folder = self.store.get("baseline", parts, build, "the baseline without a teacher")
         return read_json(folder / "scores.json")
+
+
+def folder_of(path: str, task: Task) -> str:
+    """`path` itself, or, where it is a folder of tasks, the folder in it that is called by the task's name or title."""
+    root = Path(path).expanduser()
+    if not root.is_dir() or any(file.stem.startswith("train") for file in root.iterdir() if file.is_file()):
+        return path
+    named = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and plain_name(folder.name) == task.name]
+    return str(named[0]) if named else path
 
 
 def described(scores: dict[str, float], shape: TaskShape) -> str:

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from kdlab import checkpoints, figures, folders, ranks
+from kdlab import checkpoints, figures, folders, ranks, suite
 from kdlab.bench import QUIET, Bench
 from kdlab.build import bench_of
 from kdlab.callbacks import Account, Keep, Progress, Watch, training_seconds
@@ -24,20 +24,24 @@ from kdlab.distill import Distiller
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_json, atomic_write_text
 from kdlab.ledger import Ledger, speedup
+from kdlab.pool import chosen
 from kdlab.scoring import over_splits
 from kdlab.select import Observer, Select
 from kdlab.summary import beside_random, card, table
 from kdlab.tables import Table
+from kdlab.trace import COLUMNS, Trace
 
 DISTILLATION = ("scoring", "observation", "teacher_forward", "student_forward", "student_backward")
 
 
 def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: list[str]) -> int:
     """Choose the run folder, check the inputs, and run. UserError before anything is loaded or written."""
+    _devices(config.trainer.accelerator, config.trainer.devices)
+    if config.suite is not None:
+        return suite.start(config, resolved, folder, chosen, overrides)
     folder, going_on = (
         folders.choose(resolved, folder, chosen, False, config.resume) if not config.overwrite else (folder, False)
     )
-    _devices(config.trainer.accelerator, config.trainer.devices)
     bench = bench_of(config, say)
     bench.check()
     if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command
@@ -99,7 +103,7 @@ def run(
     def write(name: str, row: dict[str, Any]) -> None:
         if name in tables:
             tables[name].write(row)
-        if trainer.logger is not None:
+        if trainer.logger is not None and name != "selected":  # lists of row ids
             trainer.logger.log_metrics(_loggable(name, row), step=row["step"])
 
     select = None
@@ -121,6 +125,17 @@ def run(
     watch = Watch(
         given.evaluate_every, total_steps, data.heldout_splits, module, lambda row: write("metrics", row), ledger
     )
+    trace = None
+    if given.trace_every is not None:
+        trace = Trace(
+            given.trace_every,
+            lambda: data.observed_batches(given.trace_rows),
+            chosen(None, selection.arms, False),
+            config.select.ratio,
+            total_steps,
+            config.seed,
+            lambda row: write("selected", row),
+        )
     if main_rank:
         atomic_write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         atomic_write_json(folder / "result.json", {"status": "running", "name": config.name, "seed": config.seed})
@@ -128,12 +143,14 @@ def run(
             "metrics": watch.columns(),
             "selector": select.columns() if select else ["step", "arm", "teacher_queries"],
         }
+        if trace is not None:
+            columns["selected"] = list(COLUMNS)
         for name, names in columns.items():
             tables[name] = Table(folder / f"{name}.csv", names)
             tables[name].rewind(step)
     account = Account(ledger, total_steps, given.probes)
     keep = Keep(folder / "checkpoints", given.checkpoint_every, total_steps, ledger, tables.values())
-    callbacks: list[pl.Callback] = [watch, account, *([select] if select else []), keep]
+    callbacks: list[pl.Callback] = [watch, *([trace] if trace else []), account, *([select] if select else []), keep]
     if main_rank:
         callbacks.append(Progress(total_steps, ledger, select))
     trainer = pl.Trainer(
@@ -141,7 +158,7 @@ def run(
         devices=devices,
         num_nodes=given.num_nodes,
         strategy=("ddp_find_unused_parameters_true" if module.phased else "ddp") if world > 1 else "auto",
-        precision=given.precision,  # pyright: ignore[reportArgumentType]
+        precision=bench.precision,  # pyright: ignore[reportArgumentType]
         max_steps=total_steps,
         max_epochs=1,
         accumulate_grad_batches=given.accumulate,
@@ -166,13 +183,10 @@ def run(
         if trainer.logger is not None and ranks.rank() == 0:
             trainer.logger.experiment.finish()  # pyright: ignore  # writes what W&B still holds back
 
+    module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU, and the teacher not
     metrics = {
         "student": watch.last or over_splits(module.measure, data.heldout_splits(final=True)),
-        **(
-            {"teacher": over_splits(lambda b: module.measure(b, teacher=teacher), data.heldout_splits(final=True))}
-            if teacher
-            else {}
-        ),
+        **({"teacher": bench.teacher_on_heldout(module, teacher, data)} if teacher else {}),
         **baselines,
     }
     totals = ledger.totals()
@@ -202,7 +216,7 @@ def run(
         "versions": _versions(),
         "git": _git(),
         "command": ["python", "-m", "kdlab.run", *overrides],
-        "devices": {"world": world, "kind": str(module.device), "precision": given.precision},
+        "devices": {"world": world, "kind": str(module.device), "precision": bench.precision},
     }
     atomic_write_text(folder / "student" / "README.md", card(result))
     atomic_write_json(folder / "result.json", result)

@@ -48,6 +48,9 @@ class TextBench(Bench):
             return teacher.encoder.model
         return models.load_masked_lm(self.teacher_folder, self._revision)
 
+    def teacher_on_heldout(self, module: Distiller, teacher: Teacher, data: CorpusDataModule) -> dict[str, float]:
+        return module.measure(data.heldout_splits(final=True)[""], teacher=teacher)
+
     def facts(self) -> dict[str, Any]:
         """What is known of the text."""
         return {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +20,13 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab import folders
 from kdlab.config import Config, checked, first_line
 from kdlab.errors import UserError, nearest
+from kdlab.jobs import FOLDER, perform
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package; in a checkout beside it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-FOLDER = "KDLAB_RUN_FOLDER"  # set for the other ranks of a run: rank 0 has chosen the folder
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,13 +114,7 @@ def _hydra_application(arguments: list[str], own: list[str]) -> int:
         checked(composed)
         here = HydraConfig.get()
         folder = Path(here.runtime.output_dir)
-        if folders.status(folder) == "finished":
-            print(f"kdlab: {folder} is finished, skipped", flush=True)
-            return
-        command = [sys.executable, "-m", "kdlab.run", *here.overrides.task, *own, f"hydra.run.dir={_quoted(folder)}"]
-        environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES and k != "HYDRA_FULL_ERROR"}
-        print(f"kdlab: {' '.join(here.overrides.task)}", flush=True)
-        if subprocess.run(command, env=environment, check=False).returncode != 0:
+        if not perform(" ".join(here.overrides.task), [*here.overrides.task, *own], folder):
             failed.append(str(folder))
 
     before = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
@@ -157,10 +148,6 @@ def _sweep_folders(arguments: list[str]) -> list[str]:
         digest = hashlib.sha256("\n".join(sorted(str(o.input_line) for o in shared)).encode()).hexdigest()
         folders.append(f"hydra.sweep.dir=outputs/${{name}}/sweep-{digest[:8]}")
     return folders
-
-
-def _quoted(folder: Path) -> str:
-    return "'" + str(folder).replace("'", "\\'") + "'"
 
 
 # ---- errors as one line

@@ -127,11 +127,25 @@ TASKS = {
     )
 }
 GLUE = tuple(name for name, task in TASKS.items() if task.glue)
+# GLUE's diagnostic set, which has no training rows: a student of MNLI answers it
+AX = Task(
+    "ax",
+    "AX",
+    TaskShape(2, TASKS["mnli"].shape.labels, ("matthews",)),
+    HubSet("nyu-mll/glue", "ax", _GLUE_REVISION, ("premise", "hypothesis"), {"test": "test"}),
+    {"test": "AX.tsv"},
+    glue_names=True,
+)
 
 
 def find(name: str) -> Task:
     """The task called `name`, in any spelling of case and hyphens (SST-2, sst2, ag_news); UserError if there is none."""
-    plain = re.sub(r"[\W_]+", "", name).casefold()
+    plain = plain_name(name)
     if plain not in TASKS:
         raise UserError(f"data.task: no task is called {name!r}; {nearest(plain, TASKS)}")
     return TASKS[plain]
+
+
+def plain_name(name: str) -> str:
+    """A task's name without what spellings differ in: SST-2 is sst2."""
+    return re.sub(r"[\W_]+", "", name).casefold()

@@ -18,7 +18,7 @@ from kdlab.errors import UserError, nearest
 from kdlab.files import sha256_of
 from kdlab.labels import align, as_number, canonical, classes_of, codes
 from kdlab.sources import HubText
-from kdlab.taskdata import TaskData, hidden, labelled, with_dev
+from kdlab.taskdata import Row, TaskData, hidden, labelled, with_dev
 from kdlab.taskfiles import (
     SUFFIXES,
     Record,
@@ -29,7 +29,7 @@ from kdlab.taskfiles import (
     read_table,
     require_rows,
 )
-from kdlab.tasks import Task, TaskShape
+from kdlab.tasks import AX, Task, TaskShape, plain_name
 
 # split names to file names; a Hub file's "-00000-of-00002" may follow
 STEMS = {
@@ -259,6 +259,29 @@ class TaskHub:
     def _ask(self, loader: str, **options: str) -> Any:
         hub = self.task.hub
         return HubText(hub.name, hub.config, "", hub.revision).ask_hub(loader, **options)
+
+
+def diagnostics(mnli: TaskFolder | TaskHub) -> list[Row]:
+    """The rows of GLUE's diagnostic set (AX), whose labels are hidden, for a student that learnt MNLI from `mnli`.
+
+    Locally from a file diagnostic or ax in MNLI's folder, or from diagnostic, ax or test in a folder called AX or
+    diagnostic beside it; else from the Hub. UserError where there is none.
+    """
+    if isinstance(mnli, TaskHub):
+        hub = AX.hub
+        data = HubText(hub.name, hub.config, "", hub.revision).ask_hub("load_dataset", split=hub.splits["test"])
+        return [Row(tuple(texts), None) for texts in zip(*(data[name] for name in hub.columns), strict=True)]
+    root = Path(mnli.path).expanduser()
+    root = root.parent if root.is_file() else root
+    beside = sorted(root.resolve().parent.iterdir())
+    named = [where for where in beside if where.is_dir() and plain_name(where.name) in ("ax", "diagnostic")]
+    for where in (root, *named):
+        stems = ("diagnostic", "ax") if where == root else ("diagnostic", "ax", "test")
+        tables = sorted(file for file in where.iterdir() if file.suffix.lower() in SUFFIXES and _stem(file) in stems)
+        if tables:
+            source = TaskFolder(str(where), AX)
+            return [Row(record.texts, None) for record in source._records(tables[0], "test")]
+    raise UserError(f"no AX/test.tsv or diagnostic.tsv beside {root}")
 
 
 def infer(folder: Path) -> TaskShape:

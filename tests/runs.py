@@ -32,7 +32,8 @@ TINY_TASK = [
     "data.heldout_rows=16", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
     "trainer.probes=2", "trainer.threads=1", "select.interval=1", "select.evaluation_rows=8", "select.ratio=0.25",
     "optim.lr=1e-3", "teachers.finetune.max_steps=40", "teachers.finetune.batch_size=32", "teachers.finetune.lr=5e-3",
-    "teachers.finetune.dropout=0.0", "no_kd_baseline=false",
+    "teachers.finetune.dropout=0.0", "no_kd_baseline=false", "trainer.precision=32-true",
+    "teachers.finetune.precision=32-true",
 ]  # fmt: skip
 
 

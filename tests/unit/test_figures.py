@@ -1,4 +1,4 @@
-"""kdlab.figures: what the pictures of a run show, against shares counted by hand and step by step."""
+"""kdlab.figures and kdlab.pictures: what the pictures of a run show, against shares counted by hand and step by step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from kdlab import figures
+from kdlab import pictures
 from kdlab.errors import UserError
-from kdlab.figures import COLOURS, colours, draw, window_shares
+from kdlab.figures import draw, window_shares
+from kdlab.pictures import COLOURS, colours
 
 ARMS = ["entropy", "margin", "least_confidence", "certainty", "cluster", "density"]
 SELECTOR = ["step", "arm", "observation", "speed", "reward", *(f"q_{arm}" for arm in ARMS), "teacher_queries"]
@@ -60,9 +61,9 @@ def adads(run: Path, steps: int = 300, interval: int = 5) -> Path:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict:
     """The figures as they are saved, by title."""
-    seen, save = {}, figures._png
+    seen, save = {}, pictures.png
     monkeypatch.setattr(
-        figures, "_png", lambda figure: seen.update({figure.texts[0].get_text(): figure}) or save(figure)
+        pictures, "png", lambda figure: seen.update({figure.texts[0].get_text(): figure}) or save(figure)
     )
     return seen
 
@@ -139,13 +140,13 @@ def test_a_strategy_has_one_colour_in_every_run() -> None:
     assert len(set(everyone.values())) == len(COLOURS) + 2
     for arms in (["density"], ["random", "entropy"], ["mine"], ["zzz", *ARMS]):
         assert all(colours(arms)[arm] == everyone[arm] for arm in arms if arm in everyone)
-    assert set(colours(f"arm{i}" for i in range(9)).values()) == set(figures.OTHERS)
+    assert set(colours(f"arm{i}" for i in range(9)).values()) == set(pictures.OTHERS)
 
 
 def test_names_move_apart_as_little_as_needed() -> None:
-    np.testing.assert_allclose(figures._apart([0.5, 0.5], 0.2), [0.4, 0.6])
-    np.testing.assert_allclose(figures._apart([0.0, 0.0, 0.9], 0.1), [0.0, 0.1, 0.9])
-    np.testing.assert_allclose(figures._apart([0.2, 0.9], 0.1), [0.2, 0.9])
+    np.testing.assert_allclose(pictures.apart([0.5, 0.5], 0.2), [0.4, 0.6])
+    np.testing.assert_allclose(pictures.apart([0.0, 0.0, 0.9], 0.1), [0.0, 0.1, 0.9])
+    np.testing.assert_allclose(pictures.apart([0.2, 0.9], 0.1), [0.2, 0.9])
 
 
 # ---- whole run folders

@@ -13,15 +13,15 @@ import kdlab
 PACKAGE = Path(kdlab.__file__).parent
 LAYERS = [
     {"types", "errors", "seeding", "files", "strategies", "clustering", "policies", "rewards", "terms", "chunked", "flops", "labels", "tasks", "metrics", "layermaps"},
-    {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "teacher", "attention", "scoring", "augment", "candidates", "wordvectors"},
-    {"datamodules", "distill", "select", "callbacks", "checkpoint_io"},
-    {"config", "bench", "pretraining", "finetuning", "build", "folders", "job", "run", "summary", "figures", "finished", "evaluate", "export"},
+    {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "teacher", "attention", "scoring", "augment", "candidates", "wordvectors", "pool", "gradients", "published"},
+    {"datamodules", "distill", "select", "callbacks", "checkpoint_io", "trace"},
+    {"pictures", "opened", "analyses", "comparisons", "analyse", "suite", "jobs", "submission", "scoreboard", "config", "bench", "pretraining", "finetuning", "build", "folders", "job", "run", "summary", "figures", "finished", "evaluate", "export"},
 ]  # fmt: skip
 LIBRARIES = [
     {"torch", "numpy", "faiss"},
     {"transformers", "datasets", "pyarrow", "safetensors", "huggingface_hub"},
     {"pytorch_lightning", "tqdm"},
-    {"hydra", "omegaconf", "wandb", "matplotlib", "yaml"},
+    {"hydra", "omegaconf", "wandb", "matplotlib", "yaml", "sklearn"},
 ]
 
 

@@ -1,0 +1,133 @@
+"""`python -m kdlab.analyse NAME RUN`: analyses of the papers, each as a CSV table and a figure."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kdlab.analyses import Found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write OUT/NAME.csv and OUT/NAME.png and name them; 2 for bad input."""
+    arguments = _parser().parse_args(argv)
+    from kdlab.finished import command
+
+    return command(lambda: _analyse(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kdlab.analyse", description=__doc__)
+    kinds = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+
+    def kind(
+        name: str, says: str, make: Callable[[argparse.Namespace], Found], rows: int | None = None
+    ) -> argparse.ArgumentParser:
+        one = kinds.add_parser(name, help=says, description=says)
+        one.set_defaults(make=make)
+        if rows is None:
+            one.add_argument(
+                "runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders with runs below"
+            )
+            one.add_argument("--out", type=Path, help="where to write (default: figures/ in the folder common to RUNs)")
+            return one
+        one.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run on labelled rows")
+        one.add_argument("--rows", type=int, default=rows, help=f"training rows to look at (default: {rows})")
+        one.add_argument("--strategies", nargs="+", metavar="S", help="names such as entropy random")
+        one.add_argument("--out", type=Path, help="where to write (default: RUN/figures)")
+        return one
+
+    checkpoint = {"type": Path, "metavar": "FILE", "help": "a checkpoint to look at instead of the finished student"}
+    one = kind(
+        "gradients",
+        "share of selected rows whose label and distillation gradients agree (AdaDS Fig. 1)",
+        _gradients,
+        512,
+    )
+    one.add_argument("--head", action="store_true", help="the classifier's parameters alone: far cheaper")
+    one.add_argument("--checkpoint", **checkpoint)
+    kind(
+        "selected", "teacher entropy of selected rows, distance to the class centre (Dynamic KD Fig. 4)", _selected, 512
+    )
+    one = kind("tsne", "t-SNE of the student's features, selected rows marked (Dynamic KD Fig. 5)", _tsne, 1000)
+    one.add_argument("--ratio", type=float, help="share of the rows to select (default: the run's)")
+    one.add_argument("--checkpoint", **checkpoint)
+    kind("temperature", "score against the temperature of the loss, of many runs (Dynamic KD Fig. 7)", _temperature)
+    kind("ratio", "score against the selection ratio, of many runs (AdaDS Fig. 3)", _ratio)
+    return parser
+
+
+def _analyse(given: argparse.Namespace) -> int:
+    if getattr(given, "rows", 1) < 1:
+        raise UserError(f"--rows {given.rows}: at least 1")
+    found = given.make(given)
+    for path in _write(found, given.name, given.out or _common(given) / "figures"):
+        print(path)
+    return 0
+
+
+# the analyses are imported when one is made: --help needs no torch
+
+
+def _gradients(given: argparse.Namespace) -> Found:
+    from kdlab import analyses, opened
+
+    return analyses.gradients(
+        opened.Open(given.run, checkpoint=given.checkpoint), given.rows, given.strategies, given.head
+    )
+
+
+def _selected(given: argparse.Namespace) -> Found:
+    from kdlab import analyses, opened
+
+    return analyses.selected(opened.Open(given.run), given.rows, given.strategies)
+
+
+def _tsne(given: argparse.Namespace) -> Found:
+    from kdlab import analyses, opened
+
+    return analyses.tsne(opened.Open(given.run, checkpoint=given.checkpoint), given.rows, given.strategies, given.ratio)
+
+
+def _temperature(given: argparse.Namespace) -> Found:
+    from kdlab import comparisons
+
+    return comparisons.temperature(given.runs)
+
+
+def _ratio(given: argparse.Namespace) -> Found:
+    from kdlab import comparisons
+
+    return comparisons.ratio(given.runs)
+
+
+def _common(given: argparse.Namespace) -> Path:
+    return given.run if "run" in given else Path(os.path.commonpath([os.path.abspath(run) for run in given.runs]))
+
+
+def _write(found: Found, name: str, out: Path) -> list[Path]:
+    from kdlab import pictures
+    from kdlab.files import atomic_write_bytes, atomic_write_text, plain_errors
+
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, found.columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.rows)
+    with plain_errors("writing an analysis", out):
+        out.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(out / f"{name}.csv", stream.getvalue())
+    atomic_write_bytes(out / f"{name}.png", pictures.png(found.figure))
+    return [out / f"{name}.csv", out / f"{name}.png"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Many runs in one table: how good students are against the ratio of rows that query the teacher, or its temperature.
+
+Runs are compared that differ in nothing but what is asked about, and the seed: any other difference in their
+configurations makes another panel, which says what differs.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdlab import finished, folders, pictures
+from kdlab.analyses import Found
+from kdlab.errors import UserError
+
+Facts = dict[str, Any]
+
+# what does not change what a run learns
+NEUTRAL = (
+    "name", "seed", "artifacts", "no_kd_baseline", "scale", *folders.APART, "trainer.evaluate_every",
+    "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
+    "trainer.trace_rows", "data.workers", "teachers.cache", "teachers.sanity", "suite",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its result.json, and its configuration as one flat dict of dotted keys."""
+
+    folder: Path
+    result: Mapping[str, Any]
+    facts: Facts
+
+    @property
+    def score(self) -> float:
+        """The task's score, or the masked-LM loss."""
+        student = self.result["metrics"]["student"]
+        return float(student["score"] if "score" in student else student["loss"])
+
+    @property
+    def task(self) -> str:
+        data = self.result["data"]
+        return str(data.get("task") or (data.get("path") and Path(data["path"]).name) or data["source"])
+
+
+def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
+    """Score against selection ratio, one line a strategy, mean over seeds. AdaDS Fig. 3, Dynamic KD Fig. 3.
+
+    Runs at ratio 1 select nothing: they are the level that the lines are read against. Table: task, setting (what sets
+    a panel apart), select, ratio, seeds, mean and std (sample, empty for one seed) of the score (of the masked-LM loss
+    for runs on text), and means of queries, flops and seconds.
+    """
+    runs = read(paths, say)
+    select = [_select(run) for run in runs]
+    table = _table(runs, _without(runs, "select"), select, "ratio", [run.result["select"]["ratio"] for run in runs])
+    columns = ("task", "setting", "select", "ratio", "seeds", "mean", "std", "queries", "flops", "seconds")
+    title = "How good the student is, by the share of the rows that query the teacher"
+    return Found(columns, table, _drawn(table, "ratio", title, "selection ratio"))
+
+
+def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
+    """Score against the temperature of the distillation loss, mean over seeds. Dynamic KD, Fig. 7 (appendix B).
+
+    The temperature is that of the first term with one. Table as `ratio`'s, with the temperature beside the ratio.
+    """
+    runs = read(paths, say)
+    warm = [(run, t) for run in runs if (t := _temperature(run)) is not None]
+    if not warm:
+        raise UserError("none of these runs has a temperature (knowledge.terms.<name>.term.temperature)")
+    if len(warm) < len(runs):
+        say(f"{len(runs) - len(warm)} runs whose knowledge has no temperature are left out")
+    runs, at = [run for run, _ in warm], [t for _, t in warm]
+    names = [
+        f"{name} {100 * run.result['select']['ratio']:g} %" for run, name in zip(runs, map(_name, runs), strict=True)
+    ]
+    lines = list(zip(names, [_below(run, "select") for run in runs], strict=True))
+    table = _table(runs, _without(runs, "select", "temperature"), lines, "temperature", at)
+    columns = (
+        "task",
+        "setting",
+        "select",
+        "ratio",
+        "temperature",
+        "seeds",
+        "mean",
+        "std",
+        "queries",
+        "flops",
+        "seconds",
+    )
+    return Found(columns, table, _drawn(table, "temperature", "How good the student is, by temperature", "temperature"))
+
+
+# ---- runs
+
+
+def read(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
+    """The finished runs among `paths` and in the folders below them, in the order of their names.
+
+    Of runs that differ in nothing the last counts. UserError where there is none.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path}: there is no such folder; run folders, or folders with runs below, were expected")
+        found |= dict.fromkeys(sorted(file.parent for file in path.rglob("result.json")))
+    done = [folder for folder in found if folders.status(folder) == "finished"]
+    results = {folder: finished.result_of(folder) for folder in done}
+    runs = [Run(folder, result, _facts(folder)) for folder, result in results.items() if "ledger" in result]
+    if not runs:
+        raise UserError(f"no finished run in {', '.join(map(str, paths))}")
+    alone = {repr((run.result["seed"], sorted(_kept(run.facts).items()))): run for run in runs}
+    for why, count in (("unfinished", len(found) - len(done)), ("made again later", len(runs) - len(alone))):
+        if count:
+            say(f"{count} run{'' if count == 1 else 's'} {why}: left out")
+    return list(alone.values())
+
+
+def _facts(folder: Path) -> Facts:
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder / 'config.yaml'} cannot be read: {error}") from error
+    return dict(_flat(config, ""))
+
+
+def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{where}.{key}" if where else str(key))
+    else:
+        yield where, str(node) if isinstance(node, list | dict) else node
+
+
+def _kept(facts: Facts) -> Facts:
+    return {k: v for k, v in facts.items() if not any(k == name or k.startswith(f"{name}.") for name in NEUTRAL)}
+
+
+def _below(run: Run, group: str) -> Facts:
+    return {key: value for key, value in run.facts.items() if key.startswith(f"{group}.")}
+
+
+def _without(runs: Sequence[Run], *apart: str) -> list[Facts]:
+    """Each run's facts without groups or last parts of keys called as in `apart`."""
+    return [
+        {k: v for k, v in _kept(run.facts).items() if not {k.split(".")[0], k.split(".")[-1]} & set(apart)}
+        for run in runs
+    ]
+
+
+def _name(run: Run) -> str:
+    return "all" if run.result["select"]["ratio"] == 1 else str(run.result["select"]["name"])
+
+
+def _select(run: Run) -> tuple[str, Facts]:
+    """The line a run stands on: its selection's name and settings, which mean nothing at ratio 1."""
+    settings = {key: value for key, value in _below(run, "select").items() if key != "select.ratio"}
+    return _name(run), {} if _name(run) == "all" else settings
+
+
+def _temperature(run: Run) -> float | None:
+    terms = [
+        key[: -len(".weight")] for key in run.facts if key.startswith("knowledge.terms.") and key.endswith(".weight")
+    ]
+    for term in terms:
+        value = run.facts.get(f"{term}.term.temperature")
+        if run.facts[f"{term}.weight"] > 0 and value is not None:
+            return float(value)
+    return None
+
+
+# ---- groups
+
+
+def _told_apart(named: Sequence[tuple[str, Facts]]) -> list[str]:
+    """For each (name, facts) what sets it apart from others of that name: "key=value, ...", or "". Where two groups'
+    `name` differs, that alone is said of the group."""
+    of: dict[str, list[Facts]] = {}
+    for name, facts in named:
+        of.setdefault(name, []).append(facts)
+    differ: dict[str, list[str]] = {}
+    for name, members in of.items():
+        keys = [k for k in dict.fromkeys(k for m in members for k in m) if len({repr(m.get(k)) for m in members}) > 1]
+        groups = {key.removesuffix(".name") for key in keys if key.endswith(".name")}
+        differ[name] = [k for k in keys if k.endswith(".name") or k.split(".")[0] not in groups]
+    return [", ".join(f"{key}={facts.get(key)}" for key in differ[name]) for name, facts in named]
+
+
+def _table(
+    runs: Sequence[Run], settings: Sequence[Facts], lines: Sequence[tuple[str, Facts]], x: str, at: Sequence[float]
+) -> list[dict[str, Any]]:
+    """One row for each task, setting, line and place `at` on the x axis, over the seeds."""
+    panels = _told_apart([(run.task, facts) for run, facts in zip(runs, settings, strict=True)])
+    apart = _told_apart(
+        [(f"{run.task} {panel} {name}", facts) for run, panel, (name, facts) in zip(runs, panels, lines, strict=True)]
+    )
+    cells: dict[tuple[str, str, str, float], list[Run]] = {}
+    for run, panel, (name, _), more, place in zip(runs, panels, lines, apart, at, strict=True):
+        line = f"{name} ({more})" if more else name
+        cells.setdefault((run.task, panel, line, float(place)), []).append(run)
+    return [
+        {
+            "task": task,
+            "setting": panel,
+            "select": line,
+            "ratio": members[0].result["select"]["ratio"],
+            x: place,
+            "seeds": len(members),
+            "mean": statistics.mean(run.score for run in members),
+            "std": statistics.stdev(run.score for run in members) if len(members) > 1 else None,
+            "queries": statistics.mean(run.result["ledger"]["teacher_queries"]["total"] for run in members),
+            "flops": statistics.mean(run.result["ledger"]["flops"]["total"] for run in members),
+            "seconds": statistics.mean(run.result["ledger"]["seconds"]["training"] for run in members),
+            "loss": "score" not in members[0].result["metrics"]["student"],
+        }
+        for (task, panel, line, place), members in sorted(cells.items())
+    ]
+
+
+def _drawn(table: Sequence[Mapping[str, Any]], x: str, title: str, below: str) -> Any:
+    panels = list(dict.fromkeys((row["task"], row["setting"]) for row in table))
+    each = 2.75
+    figure = pictures.canvas(0.45 + each * len(panels), title, "mean over seeds; bars: one standard deviation")
+    for i, panel in enumerate(panels):
+        rows = [row for row in table if (row["task"], row["setting"]) == panel]
+        scale, what = (1, "masked-LM loss (nats)") if rows[0]["loss"] else (100, "score x 100")
+        axes = pictures.panel(figure, 0.55 + each * (len(panels) - 1 - i), each - 0.95)
+        curves: dict[str, list[tuple[float, float]]] = {}
+        spread: dict[str, list[float]] = {}
+        levels: dict[str, float] = {}
+        for row in rows:
+            if x == "ratio" and row["ratio"] == 1:
+                levels["full data"] = scale * row["mean"]
+                continue
+            curves.setdefault(row["select"], []).append((row[x], scale * row["mean"]))
+            spread.setdefault(row["select"], []).append(math.nan if row["std"] is None else scale * row["std"])
+        pictures.lines(axes, curves, levels, spread)
+        pictures.caption(axes, "   ·   ".join(part for part in (panel[0], panel[1], what) if part))
+        places = sorted({place for points in curves.values() for place, _ in points})
+        if x == "ratio":
+            pictures.shares(axes, places)
+        elif places:
+            axes.set_xscale("log")
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.set_xticks([], minor=True)
+        axes.set_xlabel(below)
+    return figure

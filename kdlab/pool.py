@@ -1,0 +1,112 @@
+"""A fixed pool of labelled rows: what a student shows of them, and which of them each strategy would keep.
+
+The analyses look at students through it, always at the same rows, in batches of the run's size: a strategy sees of the
+pool what it would see in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdlab import strategies
+from kdlab.errors import UserError, nearest
+from kdlab.models import Encoder
+from kdlab.seeding import generator
+from kdlab.strategies import Strategy, kept, needs_of, top
+from kdlab.types import Batch, Evidence
+
+# AdaDS section 4.1, in the order of its tables
+STRATEGIES: dict[str, Strategy] = {
+    name: getattr(strategies, name)
+    for name in ("random", "entropy", "margin", "least_confidence", "certainty", "cluster", "density")
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a student shows of N rows, on the CPU: ids `rows` (N,), `labels` (N,), float32 `logits` (N, C) and
+    last-layer `features` (N, H), the ones that strategies see; `sizes` of the batches the rows came in."""
+
+    rows: Tensor
+    labels: Tensor
+    logits: Tensor
+    features: Tensor
+    sizes: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@torch.no_grad()
+def look(encoder: Encoder, batches: Iterable[Batch], device: torch.device | None = None) -> Pool:
+    """The pool of the real rows of `batches`; the encoder is on `device` (None: the CPU) and in eval mode already."""
+    parts: list[list[Tensor]] = []
+    for batch in batches:
+        batch = batch.to(device or torch.device("cpu"))
+        every = torch.arange(len(batch), device=batch.rows.device)
+        vectors = encoder.vectors(encoder.encode(batch), every, every)
+        found = (batch.rows, batch.labels, encoder.project(vectors).float(), vectors.float())
+        parts.append([x[batch.real].cpu() for x in found])
+    if not parts:
+        raise UserError("no labelled row to look at")
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return Pool(*columns, sizes=tuple(len(part[0]) for part in parts))
+
+
+def joined(pools: Sequence[Pool]) -> Pool:
+    """One pool of several ranks' shares of it."""
+    columns = [torch.cat([getattr(p, name) for p in pools]) for name in ("rows", "labels", "logits", "features")]
+    return Pool(*columns, sizes=tuple(size for p in pools for size in p.sizes))
+
+
+def keeps(pool: Pool, strategy: Strategy, ratio: float, *key: int | str, progress: float = 1.0) -> Tensor:
+    """Which rows (N,) bool a strategy keeps at `ratio`, batch by batch. `key` decides what it draws at random."""
+    found = torch.zeros(len(pool), dtype=torch.bool)
+    start = 0
+    for size in pool.sizes:
+        some = slice(start, start + size)
+        evidence = Evidence(
+            logits=pool.logits[some],
+            features=pool.features[some],
+            labels=pool.labels[some],
+            keep=kept(size, ratio),
+            progress=progress,
+            rng=generator(*key, "pool", int(pool.rows[start])),  # by row: the same on any number of ranks
+        )
+        found[start + top(strategy(evidence), ratio)] = True
+        start += size
+    return found
+
+
+def chosen(
+    names: Sequence[str] | None, arms: Mapping[str, Strategy], regression: bool, default: Sequence[str] | None = None
+) -> dict[str, Strategy]:
+    """Strategies by name: the package's and a run's own `arms`.
+
+    None: `default`, or all of them. In regression those that need uncertainty are left out, and UserError where they
+    are asked for, as for a name that does not exist.
+    """
+    known = {**STRATEGIES, "scaled_entropy": strategies.scaled_entropy, **arms}
+    wanted = names or default or [*STRATEGIES, *(arm for arm in arms if arm not in STRATEGIES)]
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"no strategy is called {name}: {nearest(name, known)}")
+        if names and regression and "logits" in needs_of(known[name]):
+            raise UserError(f"{name} needs the student's uncertainty, and this task is regression, which has none")
+    return {name: known[name] for name in wanted if not (regression and "logits" in needs_of(known[name]))}
+
+
+def centre_distances(features: Tensor, labels: Tensor) -> Tensor:
+    """Euclidean distance (N,) of each row's features (N, H) to the mean of all rows of its class, float64.
+
+    Dynamic KD, Fig. 4 (right), "distance to the corresponding category center". The paper says neither in which space
+    nor by which distance: here it is the student's, in which selection itself looks at the rows.
+    """
+    features = features.double()
+    member = torch.nn.functional.one_hot(labels.long().unique(return_inverse=True)[1]).double()
+    centres = (member.T @ features) / member.sum(0)[:, None]
+    return (features - member @ centres).norm(dim=1)

@@ -1,0 +1,204 @@
+"""`python -m kdlab.analyse` on a real run of seconds, its numbers against plain transformers and numpy."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from kdlab import analyse
+from kdlab.tables import read
+from tests.runs import call, command, tiny_task
+
+RUN = Path("runs/one")
+HOT = "knowledge.terms.soft.term.temperature=2.0"
+FROZEN = ("word_embeddings.weight", "position_embeddings.weight")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
+    """A folder with one finished run; 50 training rows, so that an analysis can look at all of them."""
+    folder = tmp_path_factory.mktemp("analyse")
+    given = tiny_task(
+        teacher_folder,
+        task_folder,
+        "select=entropy",
+        "data.train_rows=50",
+        f"hydra.run.dir={RUN}",
+        HOT,
+        f"student.freeze=[{','.join(FROZEN)}]",
+    )
+    done = call(given, folder)
+    assert done.code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def here(home, monkeypatch) -> Path:
+    """The commands find what the run refers to from the folder it was started in."""
+    monkeypatch.chdir(home)
+    return home
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def models_of(home: Path):
+    """Student and teacher as transformers loads them, and each row's tokens and label from the prepared data."""
+    from transformers import AutoModelForSequenceClassification
+
+    from kdlab import taskset
+
+    (teacher,) = {file.parent for file in (home / "artifacts").glob("classifier*/**/model.safetensors")}
+    student, teacher = (
+        AutoModelForSequenceClassification.from_pretrained(source).eval() for source in (RUN / "student", teacher)
+    )
+    (data,) = {file.parent for file in (home / "artifacts").glob("task*/**/shape.json")}
+    train = taskset.load(data, "train")
+    return student, teacher, [(torch.tensor(train[0, i].ids[None].astype(np.int64)), int(train.labels[i])) for i in range(len(train))]  # fmt: skip
+
+
+def checked(out: Path, name: str) -> list[dict[str, str]]:
+    assert imread(out / f"{name}.png").shape[1] == 1200
+    return rows_of(out / f"{name}.csv")
+
+
+def test_gradients_are_those_of_all_trained_parameters(here, capsys):
+    assert analyse.main(["gradients", str(RUN), "--rows", "50"]) == 0
+    rows = checked(RUN / "figures", "gradients")
+    assert "runs/one/figures/gradients.csv" in capsys.readouterr().out
+    student, teacher, data = models_of(here)
+    trained = [p for name, p in student.named_parameters() if not name.endswith(FROZEN)]
+    cosines = []
+    for ids, label in data:
+        logits, target = student(ids).logits[0], (teacher(ids).logits[0].detach() / 2).softmax(-1)
+        losses = -logits.log_softmax(-1)[label], -(target * (logits / 2).log_softmax(-1)).sum()  # KL but for a constant
+        one, other = (
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained, retain_graph=True)]) for loss in losses
+        )
+        cosines.append(float(torch.cosine_similarity(one, other, dim=0)))
+    whole = [row for row in rows if row["ratio"] == "1.0"]
+    assert len(rows) == 70 and len(whole) == 7
+    for row in whole:
+        assert int(row["rows"]) == 50
+        assert float(row["agree"]) == pytest.approx(np.mean(np.array(cosines) > 0))
+        assert float(row["cosine"]) == pytest.approx(np.mean(cosines), abs=1e-4)
+    tenth = {int(row["rows"]) for row in rows if row["ratio"] == "0.1"}
+    assert tenth == {4}  # one of each batch of 16, and of the last one of 2
+
+
+def test_gradients_of_the_head_of_a_checkpoint(here):
+    (kept, *_) = sorted((RUN / "checkpoints").glob("step-*.ckpt"))
+    given = ["gradients", str(RUN), "--rows", "20", "--head", "--strategies", "margin", "--out", "h", "--checkpoint"]
+    assert analyse.main([*given, str(kept)]) == 0
+    rows = checked(Path("h"), "gradients")
+    assert {row["strategy"] for row in rows} == {"margin"} and len(rows) == 10
+
+
+def features_of(model, ids: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return model.bert(ids).last_hidden_state[0, 0].double().numpy()
+
+
+def entropy_of(model, ids: torch.Tensor) -> float:
+    with torch.no_grad():
+        p = model(ids).logits[0].double().softmax(-1).numpy()
+    return float(-(p * np.log(p)).sum())
+
+
+def test_selected_rows_from_what_the_run_folder_holds(here, capsys):
+    assert analyse.main(["selected", str(RUN), "--rows", "50"]) == 0
+    assert "its start, 2 checkpoints and its end" in capsys.readouterr().out
+    rows = checked(RUN / "figures", "selected")
+    assert sorted({int(row["step"]) for row in rows}) == [0, 3, 6, 8]
+    student, teacher, data = models_of(here)
+    features, labels = np.stack([features_of(student, ids) for ids, _ in data]), np.array([y for _, y in data])
+    distance = [np.linalg.norm(x - features[labels == y].mean(0)) for x, y in zip(features, labels, strict=True)]
+    (end,) = [row for row in rows if row["step"] == "8" and row["strategy"] == "all"]
+    assert float(end["distance"]) == pytest.approx(np.mean(distance), rel=1e-4)
+    everyone = {row["teacher_entropy"] for row in rows if row["strategy"] == "all"}
+    assert [float(x) for x in everyone] == [pytest.approx(np.mean([entropy_of(teacher, ids) for ids, _ in data]), rel=1e-4)]  # fmt: skip
+    assert {row["rows"] for row in rows if row["strategy"] == "entropy"} == {"13"}  # 4 of each 16, 1 of the last 2
+
+
+def test_selected_rows_as_a_run_has_traced_them(here, tmp_path):
+    run = shutil.copytree(RUN, tmp_path / "traced")
+    lines = ["step,strategy,distance,rows", "0,random,1.5,3 1", "0,all,2.5,0 1 2 3", "4,random,0.5,2"]
+    (run / "selected.csv").write_text("\n".join(lines) + "\n")
+    assert analyse.main(["selected", str(run)]) == 0
+    found = read(run / "figures" / "selected.csv")
+    teacher, data = models_of(here)[1:]
+    told = [entropy_of(teacher, data[i][0]) for i in range(4)]
+    assert [(row["step"], row["strategy"], row["rows"], row["distance"]) for row in found] == [
+        ("0", "random", "2", "1.5"), ("0", "all", "4", "2.5"), ("4", "random", "1", "0.5"),
+    ]  # fmt: skip
+    expected = [np.mean([told[3], told[1]]), np.mean(told), told[2]]
+    np.testing.assert_allclose([float(row["teacher_entropy"]) for row in found], expected, rtol=1e-4)
+
+
+def test_tsne_marks_the_rows_that_strategies_keep(here, task_folder):
+    assert analyse.main(["tsne", str(RUN), "--rows", "40", "--out", "t"]) == 0
+    rows = checked(Path("t"), "tsne")
+    assert list(rows[0]) == ["row", "x", "y", "label", "selected_margin", "selected_random"]
+    assert len({row["row"] for row in rows}) == 40
+    for name in ("margin", "random"):
+        assert sum(int(row[f"selected_{name}"]) for row in rows) == 4 + 4 + 2  # a quarter of 16, 16 and 8
+    _, _, data = models_of(here)
+    assert all(row["label"] == f"kind{data[int(row['row'])][1]}" for row in rows)
+    assert len({(row["x"], row["y"]) for row in rows}) > 35
+
+
+def test_runs_side_by_side(here):
+    assert analyse.main(["ratio", "runs"]) == 0
+    (row,) = checked(Path("runs/figures"), "ratio")
+    result = json.loads((RUN / "result.json").read_text())
+    assert float(row["mean"]) == result["metrics"]["student"]["score"]
+    assert int(row["queries"]) == result["ledger"]["teacher_queries"]["total"]
+    assert analyse.main(["temperature", str(RUN), "--out", "w"]) == 0
+    (row,) = checked(Path("w"), "temperature")
+    assert (row["select"], row["temperature"]) == ("entropy 25 %", "2.0")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["gradients", "nowhere"], "no result.json"),
+        (["gradients", "{run}", "--rows", "0"], "--rows 0: at least 1"),
+        (["gradients", "{run}", "--strategies", "entrop"], "no strategy is called entrop: did you mean entropy"),
+        (["gradients", "{run}", "--checkpoint", "none.ckpt"], "none.ckpt does not exist"),
+        (["tsne", "{run}", "--ratio", "1"], "--ratio: a share between 0 and 1"),
+        (["tsne", "{run}", "--rows", "3"], "--rows 4 or more"),
+        (["ratio", "artifacts"], "no finished run in artifacts"),
+        (["selected", "text"], "plain text"),
+    ],
+)
+def test_bad_input_is_one_line(given, said, here, capsys):
+    if not Path("text").exists():
+        shutil.copytree(RUN, "text")
+        result = json.loads((RUN / "result.json").read_text())
+        Path("text/result.json").write_text(json.dumps({**result, "stage": "pretrain"}))
+    assert analyse.main([arg.format(run=RUN) for arg in given]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.startswith("kdlab: ") and len(err.splitlines()) == 1
+
+
+def test_tsne_says_what_to_install(here, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    assert analyse.main(["tsne", str(RUN)]) == 2
+    assert "pip install scikit-learn" in capsys.readouterr().err
+
+
+def test_help_names_every_analysis(tmp_path):
+    done = command(["--help"], tmp_path, "kdlab.analyse")
+    assert done.code == 0
+    for said in ("gradients", "selected", "tsne", "temperature", "ratio", "AdaDS Fig. 1", "Dynamic KD Fig. 5"):
+        assert said in " ".join(done.output.split())
