@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -19,8 +20,9 @@ import torch
 import transformers
 from hydra.utils import instantiate
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor
 
-from kdlab import models
+from kdlab import attention, models
 from kdlab.artifacts import Store
 from kdlab.callbacks import Progress
 from kdlab.config import Config
@@ -33,7 +35,8 @@ from kdlab.models import Encoder
 from kdlab.scoring import Scorer
 from kdlab.strategies import needs_of
 from kdlab.teacher import Teacher
-from kdlab.terms import asks_teacher
+from kdlab.terms import asks_teacher, wants
+from kdlab.types import Outputs
 
 
 @dataclass
@@ -109,6 +112,8 @@ class Bench:
         if given.path is None:
             if given.hidden is None:
                 models.pick_layers(given.layers, depth, given.pick)
+            else:
+                models.check_width(self.teacher_config, given.hidden)
         else:
             theirs = models.load_tokenizer(given.path).get_vocab()
             if theirs != self.tokenizer.get_vocab():
@@ -122,6 +127,50 @@ class Bench:
                 f"data.max_length={self.config.data.max_length}: the teacher reads at most {longest} tokens"
             )
         self.check_data()
+        self.rehearse()
+
+    @property
+    def answer(self) -> tuple[int, Tensor]:
+        """How many outputs a prediction has (any number from two on where they are a vocabulary), and a label (1,)."""
+        raise NotImplementedError
+
+    def rehearse(self) -> None:
+        """Let every knowledge term read something of the right shape, so that what cannot be compared is refused now."""
+        config = self.teacher_config
+        student, teacher = self._student_config(), (config.num_hidden_layers, config.num_attention_heads)
+        terms = {name: w.term for name, w in self.terms().items()}
+        if frozenset().union(*(wants(term) for term in terms.values())) & {"scores", "values"}:
+            for one in {id(c): c for c in (config, student[2])}.values():
+                with torch.device("meta"):
+                    attention.prepare(self.head.from_config(copy.deepcopy(one)))
+        shown = [self._shown(layers, heads) for layers, heads in (student[:2], teacher)]
+        for term in terms.values():
+            term(*shown)
+
+    def _student_config(self) -> tuple[int, int, Any]:
+        given, config = self.config.student, self.teacher_config
+        if given.path is not None:
+            config = models.load_config(given.path)
+            return config.num_hidden_layers, config.num_attention_heads, config
+        layers = (
+            given.layers
+            if given.hidden
+            else len(models.pick_layers(given.layers, config.num_hidden_layers, given.pick))
+        )
+        return layers, config.num_attention_heads, config
+
+    def _shown(self, layers: int, heads: int) -> Outputs:
+        outputs, label = self.answer
+        state = torch.ones(1, 2, 1)  # projections make widths equal
+        return Outputs(
+            logits=torch.zeros(1, outputs),
+            labels=label,
+            hidden=state,
+            mask=torch.ones(1, 2, dtype=torch.long),
+            states=(state,) * (layers + 1),
+            scores=(torch.zeros(1, heads, 2, 2),) * layers,
+            values=(torch.ones(1, heads, 2, 1),) * layers,
+        )
 
     def selection(self) -> Selection:
         """Arms, policy and reward; UserError for arms that do not exist or a policy that cannot use them."""

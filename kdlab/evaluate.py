@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _scores(run: Path, result: dict, config, rows: int | None) -> int:
+    import torch
+
     from kdlab.build import bench_of
     from kdlab.models import Encoder
     from kdlab.scoring import over_splits
@@ -53,7 +55,8 @@ def _scores(run: Path, result: dict, config, rows: int | None) -> int:
     encoder = Encoder(bench.load(run / "student")).eval()
     score = bench.score
     splits = bench.data_module(1, None).heldout_splits(final=rows is None)
-    found, kept = over_splits(lambda batches: score(encoder, batches), splits), result["metrics"]["student"]
+    with torch.autocast("cpu", torch.bfloat16, enabled=result["devices"]["precision"] == "bf16-mixed"):
+        found, kept = over_splits(lambda batches: score(encoder, batches), splits), result["metrics"]["student"]
     names = list(found)
     print(f"{'held-out rows':<24}" + "".join(f"{name:>22}" for name in names))
     for who, scores in (("student, now", found), ("student, as recorded", kept)):

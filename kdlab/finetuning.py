@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 
 from kdlab import augment, labels, metrics, models, taskset
 from kdlab.bench import Bench, first_device, made, precision_of, read_json, vocabulary_hash
@@ -110,8 +111,11 @@ class TaskBench(Bench):
             )
         if shape.regression and self.config.trainer.trace_every is not None:
             raise UserError("trainer.trace_every: what is traced are classes' centres, and this task is regression")
+        taskset.check_length(self.tokenizer, shape, self.config.data.max_length)
         if self.asks_teacher and self.given_classifier:
             _ = self.order
+        elif self.asks_teacher:
+            _ = self.recipe
         augmented = self.config.data.augment
         if augmented is not None:
             _ = self.augmenting_source
@@ -121,6 +125,10 @@ class TaskBench(Bench):
                 raise UserError(
                     f"data.augment: augmented rows are labelled by a teacher, and knowledge={self.config.knowledge.name} asks none"
                 )
+
+    @property
+    def answer(self) -> tuple[int, Tensor]:
+        return self.shape.outputs, torch.zeros(1, dtype=torch.float32 if self.shape.regression else torch.long)
 
     def data_module(self, batches: int | None, epochs: int | None) -> TaskDataModule:
         data = self.config.data
@@ -228,17 +236,21 @@ class TaskBench(Bench):
         """A classifier of this task: as it was given, or fine-tuned once and kept in the artifact store."""
         if self.given_classifier:
             return self.teacher_source
+        recipe = self.recipe
+        parts = {"model": self.source_hash(), "task": self.task_parts, "recipe": asdict(recipe)}
+        return self.store.get(
+            "classifier", parts, lambda out: self._finetune(out, recipe), "the teacher, fine-tuned on this task"
+        )
+
+    @property
+    def recipe(self) -> Finetune:
+        """How a teacher is fine-tuned here; UserError where nothing is said about it."""
         recipe = self.config.teachers.finetune
         if recipe is None:
             raise UserError(
                 f"the teacher {self.teacher_name} is no classifier, and teachers.finetune says nothing about training one"
             )
-        precision = precision_of(recipe.precision, self.config.trainer.accelerator)
-        recipe = replace(recipe, precision=precision)
-        parts = {"model": self.source_hash(), "task": self.task_parts, "recipe": asdict(recipe)}
-        return self.store.get(
-            "classifier", parts, lambda out: self._finetune(out, recipe), "the teacher, fine-tuned on this task"
-        )
+        return replace(recipe, precision=precision_of(recipe.precision, self.config.trainer.accelerator))
 
     def _finetune(self, out: Path, recipe: Finetune) -> None:
         reseed(recipe.seed, "finetune")
@@ -261,6 +273,7 @@ class TaskBench(Bench):
         weights = folder / "model.safetensors"
         parts = {
             "teacher": sha256_of(weights) if weights.is_file() else f"{folder}@{self.config.teachers.revision}",
+            "classes": list(models.labels_of(models.load_config(folder, self._revision))),
             "task": self.task_parts,
         }
 
@@ -360,7 +373,8 @@ class TaskBench(Bench):
             data = self._data_module(self.task_folder, given.seed, rows, batches, None)
             steps = -(-batches // given.trainer.accumulate)
             score = self.score
-            module = Distiller(self.student(), LABELS, self.optim(), steps, seed=given.seed, score=score)
+            optim = replace(self.optim(), restarts=())  # labels have no phases
+            module = Distiller(self.student(), LABELS, optim, steps, seed=given.seed, score=score)
             select = Select({"random": random}, Fixed(["random"]), given.select.ratio, steps, given.seed)
             trainer = given.trainer
             self.fit(

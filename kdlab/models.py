@@ -316,9 +316,7 @@ def smaller(teacher: transformers.PreTrainedModel, layers: int, hidden: int) -> 
     UserError where the width is no multiple of the number of heads.
     """
     config = copy.deepcopy(teacher.config)
-    heads = config.num_attention_heads
-    if hidden % heads:
-        raise UserError(f"student.hidden={hidden}: a multiple of {heads}, the number of the teacher's attention heads")
+    check_width(config, hidden)
     scale = hidden / config.hidden_size
     config.num_hidden_layers = layers
     names = ("intermediate_size",) if "intermediate_size" in config.to_dict() else ("hidden_dim",)
@@ -329,6 +327,14 @@ def smaller(teacher: transformers.PreTrainedModel, layers: int, hidden: int) -> 
         if isinstance(getattr(config, name, None), list):
             setattr(config, name, getattr(config, name)[:layers])
     return type(teacher)(config).float()
+
+
+def check_width(config: Any, hidden: int) -> None:
+    """UserError where a width is no multiple of the number of attention heads."""
+    if hidden % config.num_attention_heads:
+        raise UserError(
+            f"student.hidden={hidden}: a multiple of {config.num_attention_heads}, the number of the teacher's attention heads"
+        )
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from kdlab.config import Config, checked, first_line
 from kdlab.errors import UserError, nearest
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(argument.startswith("-") for argument in arguments):
             return _hydra_application(arguments, own)
         return _single([*arguments, *own])
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"kdlab: {explain(error)}", file=sys.stderr)
@@ -157,6 +158,8 @@ def explain(error: Exception) -> str:
     """The line a user reads for an error of ours, of Hydra or of OmegaConf, with the nearest valid names."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, YAMLError):
+        return f"a configuration file is no YAML: {' '.join(str(error).split())}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = [option for option in error.options or [] if option]

@@ -99,11 +99,13 @@ class TaskScore:
         rows, logits, labels = answers(encoder, batches, device, spent, project)
         order = rows.argsort(stable=True)  # sums do not depend on who held which rows
         logits, labels = logits[order], labels[order]
+        if not logits.isfinite().all():
+            raise UserError("some answers are NaN or infinite: the model has diverged; try a smaller learning rate")
+        found = metrics.score(self.shape.metrics, metrics.predicted(logits), labels)  # first: it refuses hidden labels
         if self.shape.regression:
             loss = float(F.mse_loss(logits[:, 0].double(), labels.double()))
         else:
             loss = float(F.cross_entropy(logits.double(), labels))
-        found = metrics.score(self.shape.metrics, metrics.predicted(logits), labels)
         return {"loss": loss, **{name: found[name] for name in self.shape.metrics}, "score": found["average"]}
 
 

@@ -53,14 +53,8 @@ def prepare(
     Raises UserError for an empty split, rows of another number of texts than the task has, a `max_length` that leaves
     no room or is more than the tokenizer's, and a full disk.
     """
+    check_length(tokenizer, data.shape, max_length)
     tokenizer = copy.deepcopy(tokenizer)  # truncation is state of it, which the caller may save
-    pair = data.shape.columns == 2
-    special = tokenizer.num_special_tokens_to_add(pair=pair)
-    if not special + data.shape.columns <= max_length <= tokenizer.model_max_length:
-        raise UserError(
-            f"max_length {max_length}; a row has {special} special tokens and {data.shape.columns} text(s), and the "
-            f"tokenizer's longest sequence is {tokenizer.model_max_length}"
-        )
     for split, rows in data.splits.items():
         if not rows:
             raise UserError(f"the split {split} has no rows")
@@ -81,6 +75,16 @@ def prepare(
     shape = asdict(data.shape)
     atomic_write_json(out / "shape.json", {**shape, "max_length": max_length, "notes": data.notes})
     atomic_write_json(out / "stats.json", stats)
+
+
+def check_length(tokenizer: PreTrainedTokenizerBase, shape: TaskShape, max_length: int) -> None:
+    """UserError for a `max_length` that leaves a row of the task no room, or is more than the tokenizer's."""
+    special = tokenizer.num_special_tokens_to_add(pair=shape.columns == 2)
+    if not special + shape.columns <= max_length <= tokenizer.model_max_length:
+        raise UserError(
+            f"max_length {max_length}; a row has {special} special tokens and {shape.columns} text(s), and the "
+            f"tokenizer's longest sequence is {tokenizer.model_max_length}"
+        )
 
 
 def _write(

@@ -87,7 +87,7 @@ def call(
     Several `ranks` are started as torchrun would start them. When one dies, the others are killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdlab.job", "kdlab.run", "tests.conftest", "tests.runs"])
+    context.set_forkserver_preload(["datasets", "kdlab.job", "kdlab.run", "tests.conftest", "tests.runs"])
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
     processes = []

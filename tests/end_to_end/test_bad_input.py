@@ -173,3 +173,9 @@ def test_no_room_for_the_prepared_text(tmp_path, teacher_folder):
     done = call(tiny(teacher_folder, text), tmp_path / "run", full_disk)
     assert done.code == 2 and "space" in done.output.splitlines()[-1] and "Traceback" not in done.output
     assert not list((tmp_path / "run").glob("artifacts/corpus/*/*"))
+
+
+def test_a_configuration_file_that_is_no_yaml(tmp_path):
+    (tmp_path / "own" / "exp").mkdir(parents=True)
+    (tmp_path / "own" / "exp" / "bad.yaml").write_text("a: [1\nb: }")
+    assert_refused(call(["--config-dir", str(tmp_path / "own"), "+exp=bad"], tmp_path / "run"), "bad.yaml")

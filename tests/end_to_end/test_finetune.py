@@ -52,7 +52,7 @@ class Lab:
 
     def run(self, *more: str, into: str | None = None) -> tuple[Path, str]:
         """The run folder of a finished run, and what it printed."""
-        more = tuple(o for o in more if o != "knowledge=response")  # as +exp=adads_finetune has it
+        more = tuple(o for o in more if o != "knowledge=finetune_demo")  # as +exp=adads_finetune has it
         key = (*more, into or "")
         if key not in self.known:
             folder, done = self.try_(*more, into=into)
@@ -166,6 +166,15 @@ def test_tinybert_learns_states_first_and_answers_after(lab):
     assert rates[STEPS // 2] > rates[STEPS // 2 - 2]  # the second phase has a schedule of its own
 
 
+def test_what_begins_later_can_be_observed(lab):
+    """The teacher's answers for the observed rows are kept from the first step, and hold what later terms read."""
+    more = ["select=adads", "select.observe=kd", "knowledge=pkd", "+knowledge.terms.patient.since=0.5"]
+    folder, _ = lab.run(*more)
+    rows = tables.read(folder / "selector.csv")
+    assert len(rows) == STEPS and all(math.isfinite(float(row["observation"])) for row in rows)
+    assert result_of(folder)["ledger"]["teacher_queries"]["total"] == STEPS * KEPT + 8  # evaluation_rows, once
+
+
 def test_tinybert_and_adads_go_together(lab):
     result = lab.result(*KILLED["tinybert"][0])
     assert result["ledger"]["teacher_queries"]["total"] == STEPS * KEPT
@@ -238,6 +247,14 @@ def test_a_ready_classifier_that_numbers_its_classes_otherwise_teaches_the_same(
     for more in (["select=random"], ["select=entropy", "knowledge=mse"]):
         plain, other = (outcome(lab.run(*more, f"teachers.path={path}")[0]) for path in (ready, turned))
         assert other["student"] == plain["student"] and other["scores"] == plain["scores"]
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
+def test_any_encoder_family_can_teach_and_learn(family, lab, tmp_path):
+    teacher = write_teacher(tmp_path / "teacher", family)
+    folder, _ = lab.run("select=entropy", "knowledge=minilm", f"teachers.path={teacher}", *UNTAUGHT)
+    config = json.loads((folder / "student" / "config.json").read_text())
+    assert config["architectures"][0].casefold() == f"{family}forsequenceclassification"
 
 
 def test_the_teacher_is_made_once_for_all_runs(lab):
@@ -365,7 +382,7 @@ def official(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["cola", "mrpc", "stsb", "mnli"])
-def test_official_tasks_have_their_metrics(name, lab, tmp_path):
+def test_official_tasks_have_their_metrics(name, lab, tmp_path, monkeypatch, capsys):
     rows = official(tmp_path / "rows", name)
     select = "random" if name == "stsb" else "margin"
     folder, output = lab.run(f"select={select}", f"data.task={name}", f"data.path={rows}", *UNTAUGHT)
@@ -383,6 +400,10 @@ def test_official_tasks_have_their_metrics(name, lab, tmp_path):
     assert tuple(model.config.id2label[i] for i in range(len(names))) == names
     row = tables.read(folder / "metrics.csv")[-1]
     assert all(float(row[f"heldout_{key}"]) == pytest.approx(value) for key, value in found.items())
+    monkeypatch.chdir(lab.folder)
+    assert evaluate.main([str(folder)]) == 0
+    head, *scores = (line.split()[2:] for line in capsys.readouterr().out.splitlines()[-3:])
+    assert set(head) == set(found) and scores[0][-len(head) :] == scores[1][-len(head) :]
 
 
 # ---- augmentation

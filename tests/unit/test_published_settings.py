@@ -89,6 +89,7 @@ def test_its_bandit_has_the_stated_settings():
 
 def test_vanilla_kd_is_half_labels_half_teacher_at_temperature_one():
     knowledge = paper().knowledge
+    assert terms(paper("knowledge=response")) == terms(paper())
     assert terms(paper()) == {"label": (0.5, "label_loss"), "soft": (0.5, "soft_loss")}
     assert knowledge.terms["soft"].term["temperature"] == 1.0
     assert terms(paper("knowledge=mse")) == {"label": (0.5, "label_loss"), "logits": (0.5, "mean_squared_error")}
