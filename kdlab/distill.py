@@ -362,7 +362,7 @@ class Distiller(pl.LightningModule):
         assert self.teacher is not None
         if count:
             self.spent("teacher_forward", self.cost(batch)[1])
-        wanted = frozenset().union(*(wants(w.term) for w in self.trained_by.values()))
+        wanted = frozenset().union(*(wants(w.term) for w in self.terms.values()))  # also what counts later: it is kept
         with self.metered("teacher_forward"), self.quiet():
             return self.teacher.ask(batch, count=count, wants=wanted)
 

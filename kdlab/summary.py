@@ -120,9 +120,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _next(result: dict[str, Any]) -> str:
     other = "random" if result["select"]["name"] != "random" else "all"
-    kept = [
-        o for o in result["command"][3:] if not o.startswith(("select=", "hydra.run.dir=", "overwrite=", "resume="))
-    ]
+    own = ("select=", "hydra.run.dir=", "overwrite=", "resume=", *(("select.ratio=",) if other == "all" else ()))
+    kept = [override for override in result["command"][3:] if not override.startswith(own)]
     return " ".join([*kept, f"select={other}"])
 
 
