@@ -27,7 +27,7 @@ SETTINGS = [
     "optim.lr=3e-4", "optim.weight_decay=0.01", "optim.warmup=0.1",
     "trainer.max_steps=250", "trainer.max_epochs=null", "trainer.evaluate_every=250", "trainer.probes=4",
 ]  # fmt: skip
-AHEAD = 0.01  # of accuracy
+AHEAD = 0.05  # of accuracy; when it was set: no KD 0.426, AdaDS 0.563, random 0.642, teacher 0.716
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_it_asks_about_a_quarter_of_the_rows(runs):
     for folder in runs.values():
         ledger = result_of(folder)["ledger"]
         assert ledger["teacher_queries"]["total"] == pytest.approx(ledger["rows_seen"] / 4, rel=0.01)
-        assert 2 < ledger["speedup"]["flops"] <= 4.1
+        assert 1.5 < ledger["speedup"]["flops"] <= 4.1
 
 
 def test_many_classes_let_the_strategies_differ(runs):
