@@ -39,9 +39,6 @@ class TextBench(Bench):
     def score(self) -> MaskedLMScore:  # pyright: ignore[reportIncompatibleVariableOverride]
         return MaskedLMScore()
 
-    def check_data(self) -> None:
-        pass  # the source has looked at its files
-
     @property
     def answer(self) -> tuple[int, Tensor]:
         return 2, torch.zeros(1, dtype=torch.long)

@@ -48,7 +48,7 @@ WRONG = {
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
+def assert_refused_early(tmp_path, monkeypatch, capsys):
     """Types a command, in this process: it must be refused, in one line that says `says`, before anything is made."""
 
     def type_(arguments: list[str], *says: str) -> None:
@@ -67,9 +67,9 @@ def refused(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_one_line_and_nothing_written(what, refused, teacher_folder, task_folder):
+def test_one_line_and_nothing_written(what, assert_refused_early, teacher_folder, task_folder):
     wrong, says = WRONG[what]
-    refused(tiny_task(teacher_folder, task_folder, *wrong), *says)
+    assert_refused_early(tiny_task(teacher_folder, task_folder, *wrong), *says)
 
 
 def test_the_command_itself(tmp_path, teacher_folder, task_folder):
@@ -149,11 +149,11 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_rows_that_cannot_be_used(fault, tmp_path, refused, teacher_folder, task_folder):
+def test_rows_that_cannot_be_used(fault, tmp_path, assert_refused_early, teacher_folder, task_folder):
     rows = shutil.copytree(task_folder, tmp_path / "rows")
     change, says = FAULTS[fault]
     change(rows)
-    refused(tiny_task(teacher_folder, rows), *says)
+    assert_refused_early(tiny_task(teacher_folder, rows), *says)
 
 
 def test_hidden_test_labels_are_no_fault(tmp_path, teacher_folder, task_folder):
@@ -165,31 +165,31 @@ def test_hidden_test_labels_are_no_fault(tmp_path, teacher_folder, task_folder):
     assert done.code == 0, done.output
 
 
-def test_pairs_with_no_room(tmp_path, refused, teacher_folder):
+def test_pairs_with_no_room(tmp_path, assert_refused_early, teacher_folder):
     """Three special tokens and a word of each text are five tokens."""
     rows = write_task(tmp_path / "pairs", rows=20, pair=True)
-    refused(tiny_task(teacher_folder, rows, "data.max_length=4"), "max_length")
+    assert_refused_early(tiny_task(teacher_folder, rows, "data.max_length=4"), "max_length")
 
 
 @pytest.mark.parametrize("select", ["entropy", "margin", "least_confidence", "certainty", "scaled_entropy",
                                     "adads", "randmix", "ensemble", "schedule"])  # fmt: skip
-def test_uncertainty_on_regression(select, tmp_path, refused, teacher_folder):
+def test_uncertainty_on_regression(select, tmp_path, assert_refused_early, teacher_folder):
     rows = write_task(tmp_path / "numbers", rows=20, regression=True)
-    refused(
+    assert_refused_early(
         tiny_task(teacher_folder, rows, f"select={select}"),
         *(f"select={select}", "regression", "random, cluster or density"),
     )
 
 
-def test_regression_that_the_official_task_is_not(tmp_path, refused, teacher_folder):
+def test_regression_that_the_official_task_is_not(tmp_path, assert_refused_early, teacher_folder):
     rows = write_task(tmp_path / "numbers", rows=20)
-    refused(tiny_task(teacher_folder, rows, "data.task=cola", "data.regression=true"), "data.regression")
+    assert_refused_early(tiny_task(teacher_folder, rows, "data.task=cola", "data.regression=true"), "data.regression")
 
 
-def test_a_loss_that_regression_cannot_have(tmp_path, refused, teacher_folder):
+def test_a_loss_that_regression_cannot_have(tmp_path, assert_refused_early, teacher_folder):
     rows = write_task(tmp_path / "numbers", rows=20, regression=True)
     term = "knowledge.terms.soft.term._target_=kdlab.terms.soft_cross_entropy"
-    refused(tiny_task(teacher_folder, rows, "select=random", term), "mean_squared_error")
+    assert_refused_early(tiny_task(teacher_folder, rows, "select=random", term), "mean_squared_error")
 
 
 # ---- teachers and students
@@ -221,16 +221,16 @@ TEACHERS = {
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_a_teacher(teacher, tmp_path, refused, task_folder):
+def test_a_teacher(teacher, tmp_path, assert_refused_early, task_folder):
     names, says = TEACHERS[teacher]
     given = write_classifier(tmp_path / "teacher", names)
-    refused(tiny_task(given, task_folder), *says)
+    assert_refused_early(tiny_task(given, task_folder), *says)
 
 
-def test_a_teacher_of_classes_for_numbers(tmp_path, refused):
+def test_a_teacher_of_classes_for_numbers(tmp_path, assert_refused_early):
     rows = write_task(tmp_path / "numbers", rows=20, regression=True)
     given = write_classifier(tmp_path / "teacher", ("kind0", "kind1", "kind2"))
-    refused(tiny_task(given, rows, "select=random"), "regression")
+    assert_refused_early(tiny_task(given, rows, "select=random"), "regression")
 
 
 def test_a_teacher_that_learnt_nothing(tmp_path, task_folder, teacher_folder):
@@ -274,36 +274,38 @@ def another_vocabulary(folder: Path) -> Path:
     return made
 
 
-def test_a_student_of_another_vocabulary(tmp_path, refused, teacher_folder, task_folder):
+def test_a_student_of_another_vocabulary(tmp_path, assert_refused_early, teacher_folder, task_folder):
     other = another_vocabulary(tmp_path / "student")
-    refused(tiny_task(teacher_folder, task_folder, f"student.path={other}"), "different tokenizers")
+    assert_refused_early(tiny_task(teacher_folder, task_folder, f"student.path={other}"), "different tokenizers")
 
 
-def test_a_student_whose_attention_cannot_be_compared(tmp_path, refused, teacher_folder, task_folder):
+def test_a_student_whose_attention_cannot_be_compared(tmp_path, assert_refused_early, teacher_folder, task_folder):
     other = write_classifier(tmp_path / "student", ("kind0", "kind1", "kind2"), heads=2)
-    refused(tiny_task(teacher_folder, task_folder, f"student.path={other}", "knowledge=tinybert"), "heads")
+    assert_refused_early(tiny_task(teacher_folder, task_folder, f"student.path={other}", "knowledge=tinybert"), "heads")
 
 
-def test_a_student_deeper_than_its_teacher(tmp_path, refused, teacher_folder, task_folder):
+def test_a_student_deeper_than_its_teacher(tmp_path, assert_refused_early, teacher_folder, task_folder):
     other = write_teacher(tmp_path / "student", layers=6)
-    refused(tiny_task(teacher_folder, task_folder, f"student.path={other}", "knowledge=pkd"), "at least as deep")
+    assert_refused_early(
+        tiny_task(teacher_folder, task_folder, f"student.path={other}", "knowledge=pkd"), "at least as deep"
+    )
 
 
 # ---- augmentation
 
 
-def test_augmentation_needs_a_model_that_fills_in_words(tmp_path, refused, teacher_folder, task_folder):
+def test_augmentation_needs_a_model_that_fills_in_words(tmp_path, assert_refused_early, teacher_folder, task_folder):
     bare = shutil.copytree(teacher_folder, tmp_path / "bare")
     transformers.AutoModel.from_pretrained(teacher_folder).save_pretrained(bare)
-    refused(tiny_task(bare, task_folder, "+augment=tinybert"), "masked-LM head", "data.augment.model=")
+    assert_refused_early(tiny_task(bare, task_folder, "+augment=tinybert"), "masked-LM head", "data.augment.model=")
     more = ["+augment=tinybert", f"data.augment.model={bare}"]
-    refused(tiny_task(teacher_folder, task_folder, *more), "masked-LM head", "data.augment.model=")
+    assert_refused_early(tiny_task(teacher_folder, task_folder, *more), "masked-LM head", "data.augment.model=")
 
 
-def test_augmentation_by_a_model_of_other_words(tmp_path, refused, teacher_folder, task_folder):
+def test_augmentation_by_a_model_of_other_words(tmp_path, assert_refused_early, teacher_folder, task_folder):
     other = another_vocabulary(tmp_path / "other")
     more = ["+augment=tinybert", f"data.augment.model={other}"]
-    refused(tiny_task(teacher_folder, task_folder, *more), "data.augment.model")
+    assert_refused_early(tiny_task(teacher_folder, task_folder, *more), "data.augment.model")
 
 
 def test_what_fails_during_training_is_said_in_the_run_folder(tmp_path, teacher_folder, task_folder):

@@ -206,7 +206,9 @@ def test_a_classifier_cannot_teach_regression(bench, tmp_path):
 
 
 def test_a_teacher_is_not_asked_who_it_is_where_labels_alone_teach(bench, tmp_path):
-    bench("+exp=finetune", teacher=write_classifier(tmp_path / "other", ("cat", "dog", "cow"))).check()
+    made = bench("+exp=finetune", teacher=write_classifier(tmp_path / "other", ("cat", "dog", "cow")))
+    made.check()
+    assert made.given_classifier and made.teacher(None) is None
 
 
 def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_turned(bench, tmp_path):

@@ -133,7 +133,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.sqrt(np.sum(vector**2))
 
 
-def agree(found: torch.Tensor, wanted: list[float]) -> None:
+def assert_agrees(found: torch.Tensor, wanted: list[float]) -> None:
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), wanted, rtol=2e-5, atol=1e-6)
 
@@ -148,12 +148,12 @@ def test_patient_sums_squared_distances_of_unit_cls_states_over_the_mapped_layer
     s, t = numpy(student.states), numpy(teacher.states)
     mapped = [(1, 2), (2, 4)]  # PKD-Skip, 3 layers of 6; states[0] are the embeddings
     squared = [sum(np.sum((unit(s[m][i, 0]) - unit(t[n][i, 0])) ** 2) for m, n in mapped) for i in range(ROWS)]
-    agree(terms.patient(student, teacher), squared)
+    assert_agrees(terms.patient(student, teacher), squared)
     ksm = [(1, 2), (2, 4), (3, 6)]
     plain = [sum(np.sqrt(np.sum((unit(s[m][i, 0]) - unit(t[n][i, 0])) ** 2)) for m, n in ksm) for i in range(ROWS)]
-    agree(terms.patient(student, teacher, layers="uniform", squared=False), plain)
+    assert_agrees(terms.patient(student, teacher, layers="uniform", squared=False), plain)
     last = [np.sum((unit(s[1][i, 0]) - unit(t[5][i, 0])) ** 2) for i in range(ROWS)]
-    agree(terms.patient(student, teacher, layers=[5]), last)
+    assert_agrees(terms.patient(student, teacher, layers=[5]), last)
 
 
 def test_hidden_and_embedding_mse_are_over_real_tokens_and_width():
@@ -163,9 +163,9 @@ def test_hidden_and_embedding_mse_are_over_real_tokens_and_width():
     def layer(m: int, n: int, i: int) -> float:
         return float(np.mean([(s[m][i, j] - t[n][i, j]) ** 2 for j in real(i)]))
 
-    agree(terms.embedding_mse(student, teacher), [layer(0, 0, i) for i in range(ROWS)])
-    agree(terms.hidden_mse(student, teacher), [layer(1, 2, i) + layer(2, 4, i) for i in range(ROWS)])
-    agree(terms.hidden_mse(student, teacher, layers="last"), [layer(1, 3, i) for i in range(ROWS)])
+    assert_agrees(terms.embedding_mse(student, teacher), [layer(0, 0, i) for i in range(ROWS)])
+    assert_agrees(terms.hidden_mse(student, teacher), [layer(1, 2, i) + layer(2, 4, i) for i in range(ROWS)])
+    assert_agrees(terms.hidden_mse(student, teacher, layers="last"), [layer(1, 3, i) for i in range(ROWS)])
 
 
 def test_attention_mse_is_over_heads_and_pairs_of_real_tokens():
@@ -176,8 +176,8 @@ def test_attention_mse_is_over_heads_and_pairs_of_real_tokens():
         pairs = [(a, j, key) for a in range(3) for j in real(i) for key in real(i)]
         return sum((s[m - 1][i, a, j, key] - t[n - 1][i, a, j, key]) ** 2 for a, j, key in pairs) / len(pairs)
 
-    agree(terms.attention_mse(student, teacher), [layer(1, 2, i) + layer(2, 4, i) for i in range(ROWS)])
-    agree(terms.attention_mse(student, teacher, layers=[3]), [layer(1, 3, i) for i in range(ROWS)])
+    assert_agrees(terms.attention_mse(student, teacher), [layer(1, 2, i) + layer(2, 4, i) for i in range(ROWS)])
+    assert_agrees(terms.attention_mse(student, teacher, layers=[3]), [layer(1, 3, i) for i in range(ROWS)])
 
 
 def test_attention_relation_is_the_divergence_of_the_last_layers_from_the_teachers():
@@ -188,7 +188,7 @@ def test_attention_relation_is_the_divergence_of_the_last_layers_from_the_teache
         keys = real(i)
         each = [entropy(softmax(t[i, a, j, keys]), softmax(s[i, a, j, keys])) for a in range(3) for j in keys]
         wanted.append(np.mean(each))
-    agree(terms.attention_relation(student, teacher), wanted)
+    assert_agrees(terms.attention_relation(student, teacher), wanted)
 
 
 def test_value_relation_compares_relations_of_values_whatever_their_size():
@@ -203,9 +203,9 @@ def test_value_relation_compares_relations_of_values_whatever_their_size():
                 of_teacher = softmax([t[i, a, j] @ t[i, a, key] / np.sqrt(5) for key in real(i)])
                 each.append(entropy(of_teacher, of_student))
         wanted.append(np.mean(each))
-    agree(terms.value_relation(student, teacher), wanted)
+    assert_agrees(terms.value_relation(student, teacher), wanted)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        agree(terms.value_relation(student, teacher), wanted)
+        assert_agrees(terms.value_relation(student, teacher), wanted)
 
 
 ON_ROWS = {
