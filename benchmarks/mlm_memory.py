@@ -37,7 +37,7 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
     import torch.nn.functional as F
     import transformers
 
-    from kdlab import models, strategies, terms
+    from kdlab import models, stateterms, strategies, terms
     from kdlab.distill import Distiller, Optim, Weighted
     from kdlab.teacher import Teacher
     from kdlab.types import IGNORE, Batch
@@ -55,9 +55,9 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
     knowledge = {
         "soft": Weighted(functools.partial(terms.soft_cross_entropy, temperature=2.0), 5.0),
         "mlm": Weighted(terms.label_cross_entropy, 2.0),
-        "cosine": Weighted(terms.cosine, 1.0, "tokens"),
+        "cosine": Weighted(stateterms.cosine, 1.0, "tokens"),
     }
-    module = Distiller(student, knowledge, Optim(lr=1e-4), 10, teacher)
+    module = Distiller(student, knowledge, Optim(lr=1e-4), 10, [teacher])
 
     def batch(n: int) -> Batch:
         ids = torch.randint(1000, VOCABULARY, (n, length))

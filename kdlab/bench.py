@@ -5,90 +5,90 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 import transformers
-from hydra.utils import instantiate
-from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
-from kdlab import attention, models
+from kdlab import checks, choices, models, roster
 from kdlab.artifacts import Store
-from kdlab.callbacks import Progress
+from kdlab.choices import Selection
 from kdlab.config import Config
-from kdlab.distill import Distiller, Optim, Weighted
-from kdlab.embedded import PACKAGES
-from kdlab.errors import UserError, nearest
+from kdlab.distill import Distiller, Optim
+from kdlab.faculty import Faculty
 from kdlab.files import sha256_of
+from kdlab.fitting import Preparation, precision_of
 from kdlab.ledger import Ledger
 from kdlab.models import Encoder
+from kdlab.objective import Weighted
+from kdlab.rehearsal import Cast
+from kdlab.roster import Source
 from kdlab.scoring import Scorer
-from kdlab.strategies import needs_of
 from kdlab.teacher import Teacher
-from kdlab.terms import asks_teacher, wants
-from kdlab.types import Outputs
-
-
-@dataclass
-class Selection:
-    """The instantiated parts of the select group."""
-
-    arms: dict[str, Any]
-    policy: Any
-    reward: Any
+from kdlab.terms import asks_teacher, is_joint
 
 
 class Bench:
     """Everything a run needs, made when it is first asked for, from plain values of the configuration.
 
-    A stage gives: `source` and `check_data` (inputs), `data_module`, `score`, `teacher`, `head` (the auto class of its
-    models), `load` (a student's starting model), `facts` (of the data, for result.json), `baselines`, `teacher_folder` (where the teacher is); `fixed_inputs`
-    says whether a row is the same input in every epoch.
+    A stage gives: `source` and `check_data` (inputs), `data_module` and `rows_parts` (its training rows), `score`,
+    `faculty` (its teachers), `head` (the auto class of its models), `load` (a student's starting model), `facts` (of the
+    data, for result.json), `baselines`; `fixed_inputs` says whether a row is the same input in every epoch.
     """
 
     head: Any
     score: Scorer
     fixed_inputs: bool
     source: Any
-    teacher_folder: str | Path
+    faculty: Faculty
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config = config
         self.say = say
         self.store = Store(Path(config.artifacts), say)
+        self.preparation_of = Preparation(self.store)
 
     @property
     def precision(self) -> str:
         """The run's numbers, "auto" decided."""
         return precision_of(self.config.trainer.precision, self.config.trainer.accelerator)
 
+    @property
+    def preparation(self) -> list[dict[str, Any]]:
+        """What was trained before the run could begin, now or by an earlier one, and what each stage cost
+        (`Preparation.stages`)."""
+        return self.preparation_of.stages()
+
     def check_data(self) -> None:
         """UserError for rows that contradict the configuration; text has been checked by its source."""
 
-    def data_module(self, batches: int | None, epochs: int | None) -> Any:
-        """The rows a run trains on, for a number of micro-batches or of passes."""
+    def data_module(
+        self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
+    ) -> Any:
+        """The rows a run trains on, for a number of micro-batches or of passes; None: the run's own seed, batch size."""
         raise NotImplementedError
 
-    def teacher(self, ledger: Ledger | None) -> Teacher | None:
-        """The frozen teacher, counted by `ledger`; None where no term asks one."""
+    @property
+    def rows_parts(self) -> dict[str, Any]:
+        """What the rows of `data_module` depend on, for the names of artifacts."""
         raise NotImplementedError
 
-    def teacher_on_heldout(self, module: Distiller, teacher: Teacher, data: Any) -> dict[str, float]:
-        """The teacher's scores on the held-out rows (collective)."""
+    def teachers_on_heldout(
+        self, module: Distiller, teachers: Sequence[Teacher], data: Any
+    ) -> dict[str, dict[str, float]]:
+        """The teachers' scores on the held-out rows (collective), by title: "teacher" the main one, "assistant",
+        "teacher NAME"; a specialist's on the rows of its classes."""
         raise NotImplementedError
 
-    def load(self, source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
-        """A model with this stage's head, to start a student from."""
+    def load(
+        self, source: str | Path, revision: str | None = None, seed: int | None = None
+    ) -> transformers.PreTrainedModel:
+        """A model with this stage's head, to start a student from; a new head is drawn by `seed` (None: the run's)."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
@@ -102,109 +102,52 @@ class Bench:
 
     def check(self) -> None:
         """UserError for inputs that are missing, damaged or contradict each other. Reads little, writes nothing."""
-        self.selection()
-        self.terms()
-        self.source.check()
-        _ = self.tokenizer
-        models.has_head(self.teacher_source, self.teacher_config, self.head)
-        depth = self.teacher_config.num_hidden_layers
-        given = self.config.student
-        if given.path is None:
-            if given.hidden is None:
-                models.pick_layers(given.layers, depth, given.pick)
-            else:
-                models.check_width(self.teacher_config, given.hidden)
-        else:
-            theirs = models.load_tokenizer(given.path).get_vocab()
-            if theirs != self.tokenizer.get_vocab():
-                raise UserError(
-                    f"the student in {given.path} and the teacher {self.teacher_name} have different tokenizers "
-                    f"({len(theirs)} and {len(self.tokenizer.get_vocab())} tokens, not the same): distillation needs the same vocabulary"
-                )
-        longest = getattr(self.teacher_config, "max_position_embeddings", None)
-        if longest and self.config.data.max_length > longest:
-            raise UserError(
-                f"data.max_length={self.config.data.max_length}: the teacher reads at most {longest} tokens"
-            )
-        self.check_data()
-        self.rehearse()
+        checks.check(self)
 
     @property
     def answer(self) -> tuple[int, Tensor]:
         """How many outputs a prediction has (any number from two on where they are a vocabulary), and a label (1,)."""
         raise NotImplementedError
 
-    def rehearse(self) -> None:
-        """Let every knowledge term read something of the right shape, so that what cannot be compared is refused now."""
-        config = self.teacher_config
-        student, teacher = self._student_config(), (config.num_hidden_layers, config.num_attention_heads)
-        terms = {name: w.term for name, w in self.terms().items()}
-        if frozenset().union(*(wants(term) for term in terms.values())) & {"scores", "values"}:
-            for one in {id(c): c for c in (config, student[2])}.values():
-                with torch.device("meta"):
-                    attention.prepare(self.head.from_config(copy.deepcopy(one)))
-        shown = [self._shown(layers, heads) for layers, heads in (student[:2], teacher)]
-        for term in terms.values():
-            term(*shown)
-
-    def _student_config(self) -> tuple[int, int, Any]:
+    @property
+    def student_cast(self) -> Cast:
+        """The student's shape, before there is one."""
         given, config = self.config.student, self.teacher_config
         if given.path is not None:
-            config = models.load_config(given.path)
-            return config.num_hidden_layers, config.num_attention_heads, config
-        layers = (
-            given.layers
-            if given.hidden
-            else len(models.pick_layers(given.layers, config.num_hidden_layers, given.pick))
-        )
-        return layers, config.num_attention_heads, config
+            return Cast.of(models.load_config(given.path))
+        if given.hidden is not None:
+            return Cast.of(config, given.layers, given.hidden)
+        return Cast.of(config, len(models.pick_layers(given.layers, config.num_hidden_layers, given.pick)))
 
-    def _shown(self, layers: int, heads: int) -> Outputs:
-        outputs, label = self.answer
-        state = torch.ones(1, 2, 1)  # projections make widths equal
-        return Outputs(
-            logits=torch.zeros(1, outputs),
-            labels=label,
-            hidden=state,
-            mask=torch.ones(1, 2, dtype=torch.long),
-            states=(state,) * (layers + 1),
-            scores=(torch.zeros(1, heads, 2, 2),) * layers,
-            values=(torch.ones(1, heads, 2, 1),) * layers,
-        )
+    # ---- what chooses
 
     def selection(self) -> Selection:
-        """Arms, policy and reward; UserError for arms that do not exist or a policy that cannot use them."""
-        select = self.config.select
-        if not select.arms:
-            raise UserError("select.arms is empty: give it strategies, or choose select=random")
-        arms = {name: made(target, f"select.arms.{name}") for name, target in select.arms.items()}
-        for name, arm in arms.items():
-            if not callable(arm):
-                raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
-            needs_of(arm)  # pyright: ignore[reportArgumentType]
-        policy = made(select.policy, "select.policy", arms=list(arms))
-        reward = made(select.reward, "select.reward") if select.reward is not None else None
-        if hasattr(policy, "learn") and reward is None:
-            raise UserError(
-                f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.rewards.LossDecay"
-            )
-        return Selection(arms, policy, reward)
+        """Strategies, policy and reward; UserError for arms that do not exist or a policy that cannot use them."""
+        return choices.selection(self.config.select)
+
+    def adoption(self) -> Selection | None:
+        """The rules that choose among the teachers, and their policy; None where no rule is needed.
+
+        UserError for rules that cannot choose among the teachers there are.
+        """
+        together = self.config.teachers.split is not None or any(is_joint(w.term) for w in self.terms().values())
+        return choices.adoption(self.config.adopt, self.faculty.members, together, self.regression)
 
     def terms(self) -> dict[str, Weighted]:
         """The knowledge terms with a weight above 0."""
-        found = {}
-        for name, t in self.config.knowledge.terms.items():
-            if t.weight > 0:
-                at = "labelled" if t.at == "masked" else t.at  # the same thing in the words of masked-LM
-                found[name] = Weighted(made(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until)
-        return found
+        return choices.terms(self.config.knowledge)
+
+    @property
+    def regression(self) -> bool:
+        """Whether a prediction is a number."""
+        return self.answer[1].is_floating_point()
 
     @property
     def asks_teacher(self) -> bool:
         """Whether any knowledge term reads a teacher's answer."""
         return any(asks_teacher(w.term) for w in self.terms().values())
 
-    # ---- teacher and student
+    # ---- teachers and student
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerFast:
@@ -216,53 +159,88 @@ class Bench:
         return teachers.name if teachers.path is None and teachers.name else Path(str(teachers.path)).name
 
     @cached_property
-    def teacher_source(self) -> str | Path:
-        """Where the teacher's files are: a local folder, or a Hub name. A package's weights are checked here."""
+    def main_source(self) -> Source:
+        """The main teacher as it is given, before it is fine-tuned or prepared."""
         teachers = self.config.teachers
-        if teachers.path is not None:
-            folder = Path(teachers.path)
-            if not (folder / "config.json").is_file():
-                raise UserError(f"teachers.path={teachers.path}: a model folder with a config.json was expected")
-            return folder
-        if teachers.name in PACKAGES:
-            return PACKAGES[teachers.name].path()
-        return str(teachers.name)
+        return roster.source_of(teachers.name, teachers.path, teachers.revision, "teachers")
 
-    @cached_property
+    @property
+    def teacher_source(self) -> str | Path:
+        """Where the main teacher's files are: a local folder, or a Hub name."""
+        return self.main_source.place
+
+    @property
     def teacher_config(self) -> Any:
-        try:
-            return models.load_config(self.teacher_source, self.config.teachers.revision)
-        except UserError as error:
-            known = nearest(str(self.teacher_name), PACKAGES)
-            raise UserError(f"no teacher: {error}; without the Hub, {known}") from error
+        return self.main_source.config
+
+    @property
+    def teacher_folder(self) -> str | Path:
+        """Where the main teacher is, ready to teach; where specialists stand in its place, what they were made of."""
+        return self.teacher_source if self.config.teachers.split else self.faculty.folder(self.faculty.main)
 
     def source_hash(self) -> str:
         """What names the weights at `teacher_source`: their sha256, or the Hub's name and revision."""
-        weights = Path(self.teacher_source) / "model.safetensors"
-        if weights.is_file():
-            return sha256_of(weights)
-        return f"{self.teacher_source}@{self.config.teachers.revision}"
+        return self.main_source.sha256()
 
-    def student(self, teacher: Teacher | None = None) -> Encoder:
-        """The student before training, with what the configuration freezes frozen."""
+    def teachers(self, ledger: Ledger | None) -> list[Teacher]:
+        """The frozen teachers, from small to large (specialists by their classes), counted by `ledger`; none where no
+        term asks one."""
+        if not self.asks_teacher:
+            return []
+        return [self.faculty.teacher(member, ledger) for member in self.faculty.members]
+
+    def teacher_hash(self) -> str | None:
+        """The sha256 of the main teacher's weights where they are a local file (of specialists: what they were made of)."""
+        weights = Path(self.teacher_folder) / "model.safetensors"
+        return sha256_of(weights) if weights.is_file() else None
+
+    def student(self, *teachers: Teacher | None) -> Encoder:
+        """The student before training, with what the configuration freezes frozen; `teachers`: those already loaded."""
         given = self.config.student
-        model = self.load(given.path) if given.path is not None else self._from_teacher(teacher)
+        model = self.load(given.path) if given.path is not None else self._from_teacher(*teachers)
         models.freeze(model, given.freeze)
         if given.dropout is not None:
             models.set_dropout(model, given.dropout)
         return Encoder(model.train())
 
-    def _from_teacher(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
+    def _from_teacher(self, *teachers: Teacher | None) -> transformers.PreTrainedModel:
         given = self.config.student
-        backbone = self.backbone(teacher)
+        loaded = next((t for t in teachers if t is not None and t.name == self.faculty.main.name), None)
+        backbone = self.backbone(loaded)
         if given.hidden is not None:
             return models.smaller(backbone, given.layers, given.hidden)
         layers = models.pick_layers(given.layers, self.teacher_config.num_hidden_layers, given.pick)
         return models.student_from(backbone, layers)
 
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
-        """The model whose layers a student takes."""
+        """The model whose layers a student takes; `teacher`: the main one, if it is loaded."""
         raise NotImplementedError
+
+    @property
+    def student_parts(self) -> dict[str, Any]:
+        """What the student before training depends on, but for the seed of a new head, for the names of artifacts."""
+        given = self.config.student
+        return {
+            "model": self.source_hash(),
+            "student": asdict(given) | {"path": given.path and roster.weights_of(given.path)},
+        }
+
+    def distiller(
+        self, student: Encoder, teachers: Sequence[Teacher], ledger: Ledger, total_steps: int, seed: int | None = None
+    ) -> Distiller:
+        """What trains `student` as the configuration says; `seed` of dropout and projections (None: the run's)."""
+        return Distiller(
+            student,
+            self.terms(),
+            self.optim(),
+            total_steps,
+            teachers,
+            ledger,
+            self.config.knowledge.reduce,
+            self.config.seed if seed is None else seed,
+            score=self.score,
+            labels_on=self.config.knowledge.labels_on,
+        )
 
     def optim(self) -> Optim:
         given = asdict(self.config.optim)
@@ -270,74 +248,7 @@ class Bench:
         restarts = tuple(self.config.knowledge.phases)
         return Optim(**{**given, "betas": tuple(given["betas"]), "fused": not scaled, "restarts": restarts})
 
-    def fit(
-        self,
-        module: Distiller,
-        data: Any,
-        steps: int,
-        what: str,
-        *callbacks: pl.Callback,
-        accumulate: int = 1,
-        precision: str = "32-true",
-    ) -> None:
-        """Train something that a run needs first: one process, no checkpoints, whatever the run itself uses."""
-        progress = Progress(steps, Ledger(len(data.train)), None, what)
-        trainer = pl.Trainer(
-            strategy=SingleDeviceStrategy(device=first_device(self.config.trainer.accelerator)),
-            precision=precision,  # pyright: ignore[reportArgumentType]
-            max_steps=steps,
-            accumulate_grad_batches=accumulate,
-            max_epochs=1,
-            callbacks=[*callbacks, progress],
-            **QUIET,
-        )
-        trainer.fit(module, train_dataloaders=data.train_dataloader())
-        module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU; it is measured next
-
-
-# Lightning without what kdlab does itself: order of the data, checkpoints, tables, evaluation.
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "limit_val_batches": 0,
-    "use_distributed_sampler": False,
-}
-
-
-def made(target: Any, where: str, **more: Any) -> Any:
-    """One target of the configuration; the UserError of a constructor goes through, other failures name the place."""
-    try:
-        return instantiate(target, _convert_="all", **more)
-    except Exception as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise UserError(f"{where}: {str(cause).splitlines()[0]}") from error
-
 
 def vocabulary_hash(tokenizer: Any) -> str:
     """A hash of everything a fast tokenizer does (its whole serialisation)."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def precision_of(given: str, accelerator: str) -> str:
-    """`given`, or for "auto" bf16-mixed where the device multiplies bfloat16 natively (about twice as fast), else 32-true."""
-    if given != "auto":
-        return given
-    if accelerator != "cpu" and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public way to ask
-        native = any(getattr(torch.cpu, name, bool)() for name in names)
-    return "bf16-mixed" if native else "32-true"
-
-
-def first_device(accelerator: str) -> torch.device:
-    gpu = accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")

@@ -14,10 +14,10 @@ import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from kdlab import checkpoints, ranks
+from kdlab.choosing import Chooser
 from kdlab.distill import Distiller
 from kdlab.ledger import Ledger
 from kdlab.scoring import over_splits
-from kdlab.select import Select
 from kdlab.tables import Table
 from kdlab.types import Batch
 
@@ -171,14 +171,22 @@ def training_seconds(seconds: dict[str, float]) -> float:
 class Keep(pl.Callback):
     """Saves a checkpoint into `folder` every `every` optimizer steps, after the step and before any evaluation.
 
-    The tables are flushed to the disk first: a checkpoint counts on the rows written before it.
+    The tables are flushed to the disk first (`before` is called before that): a checkpoint counts on the rows written
+    before it.
     """
 
     def __init__(
-        self, folder: Path, every: int, total_steps: int, ledger: Ledger, tables: Iterable[Table] = ()
+        self,
+        folder: Path,
+        every: int,
+        total_steps: int,
+        ledger: Ledger,
+        tables: Iterable[Table] = (),
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.every, self.total_steps, self.ledger = folder, every, total_steps, ledger
         self.tables = list(tables)
+        self.before = before
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -187,6 +195,7 @@ class Keep(pl.Callback):
         step = trainer.global_step
         if last and step % self.every == 0 and step < self.total_steps:
             with self.ledger.time("checkpoint"):
+                self.before()
                 for table in self.tables:
                     table.sync()
                 trainer.save_checkpoint(self.folder / checkpoints.name_of(step))
@@ -197,10 +206,10 @@ class Progress(TQDMProgressBar):
 
     PLAIN_SECONDS = 20.0
 
-    def __init__(self, total_steps: int, ledger: Ledger, select: Select | None, what: str = "training") -> None:
+    def __init__(self, total_steps: int, ledger: Ledger, chooser: Chooser | None, what: str = "training") -> None:
         self.terminal = sys.stderr.isatty()
         super().__init__(refresh_rate=5 if self.terminal else 0)
-        self.total_steps, self.ledger, self.select, self.what = total_steps, ledger, select, what
+        self.total_steps, self.ledger, self.chooser, self.what = total_steps, ledger, chooser, what
         self._said = time.monotonic()
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
@@ -208,10 +217,10 @@ class Progress(TQDMProgressBar):
         shown: dict[str, Any] = {}
         if "loss" in pl_module.report:
             shown["loss"] = f"{float(pl_module.report['loss']):.3f}"
-        if self.select is not None and self.select.arm is not None:
-            shown["arm"] = self.select.arm
-            if self.select.last_reward is not None:
-                shown["reward"] = f"{self.select.last_reward:+.4f}"
+        if self.chooser is not None and self.chooser.arm is not None:
+            shown["arm"] = self.chooser.arm
+            if self.chooser.last_reward is not None:
+                shown["reward"] = f"{self.chooser.last_reward:+.4f}"
         if pl_module.needs_teacher:
             shown["queries"] = self.ledger.queries()
         return shown

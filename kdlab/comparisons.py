@@ -8,45 +8,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kdlab import finished, folders, pictures
+from kdlab import pictures, seedgroups
 from kdlab.analyses import Found
 from kdlab.errors import UserError
-
-Facts = dict[str, Any]
-
-# what does not change what a run learns
-NEUTRAL = (
-    "name", "seed", "artifacts", "no_kd_baseline", "scale", *folders.APART, "trainer.evaluate_every",
-    "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
-    "trainer.trace_rows", "data.workers", "teachers.cache", "teachers.sanity", "suite",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its result.json, and its configuration as one flat dict of dotted keys."""
-
-    folder: Path
-    result: Mapping[str, Any]
-    facts: Facts
-
-    @property
-    def score(self) -> float:
-        """The task's score, or the masked-LM loss."""
-        student = self.result["metrics"]["student"]
-        return float(student["score"] if "score" in student else student["loss"])
-
-    @property
-    def task(self) -> str:
-        data = self.result["data"]
-        return str(data.get("task") or (data.get("path") and Path(data["path"]).name) or data["source"])
+from kdlab.seedgroups import AGAIN, Facts, Run
 
 
 def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
@@ -101,45 +70,19 @@ def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> Fo
 
 
 def read(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
-    """The finished runs among `paths` and in the folders below them, in the order of their names.
-
-    Of runs that differ in nothing the last counts. UserError where there is none.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"{path}: there is no such folder; run folders, or folders with runs below, were expected")
-        found |= dict.fromkeys(sorted(file.parent for file in path.rglob("result.json")))
-    done = [folder for folder in found if folders.status(folder) == "finished"]
-    results = {folder: finished.result_of(folder) for folder in done}
-    runs = [Run(folder, result, _facts(folder)) for folder, result in results.items() if "ledger" in result]
-    if not runs:
-        raise UserError(f"no finished run in {', '.join(map(str, paths))}")
-    alone = {repr((run.result["seed"], sorted(_kept(run.facts).items()))): run for run in runs}
-    for why, count in (("unfinished", len(found) - len(done)), ("made again later", len(runs) - len(alone))):
+    """The finished runs among `paths` and in the folders below them (`seedgroups.read`); what is left out is said."""
+    runs, left = seedgroups.read(paths)
+    again = sum(why == AGAIN for why in left.values())
+    for why, count in (("unfinished", len(left) - again), (AGAIN, again)):
         if count:
             say(f"{count} run{'' if count == 1 else 's'} {why}: left out")
-    return list(alone.values())
+    return runs
 
 
-def _facts(folder: Path) -> Facts:
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / 'config.yaml'} cannot be read: {error}") from error
-    return dict(_flat(config, ""))
-
-
-def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{where}.{key}" if where else str(key))
-    else:
-        yield where, str(node) if isinstance(node, list | dict) else node
-
-
-def _kept(facts: Facts) -> Facts:
-    return {k: v for k, v in facts.items() if not any(k == name or k.startswith(f"{name}.") for name in NEUTRAL)}
+def _score(run: Run) -> float:
+    """The task's score, or the masked-LM loss."""
+    student = run.result["metrics"]["student"]
+    return float(student["score"] if "score" in student else student["loss"])
 
 
 def _below(run: Run, group: str) -> Facts:
@@ -149,8 +92,7 @@ def _below(run: Run, group: str) -> Facts:
 def _without(runs: Sequence[Run], *apart: str) -> list[Facts]:
     """Each run's facts without groups or last parts of keys called as in `apart`."""
     return [
-        {k: v for k, v in _kept(run.facts).items() if not {k.split(".")[0], k.split(".")[-1]} & set(apart)}
-        for run in runs
+        {k: v for k, v in run.kept().items() if not {k.split(".")[0], k.split(".")[-1]} & set(apart)} for run in runs
     ]
 
 
@@ -212,8 +154,8 @@ def _table(
             "ratio": members[0].result["select"]["ratio"],
             x: place,
             "seeds": len(members),
-            "mean": statistics.mean(run.score for run in members),
-            "std": statistics.stdev(run.score for run in members) if len(members) > 1 else None,
+            "mean": statistics.mean(_score(run) for run in members),
+            "std": statistics.stdev(_score(run) for run in members) if len(members) > 1 else None,
             "queries": statistics.mean(run.result["ledger"]["teacher_queries"]["total"] for run in members),
             "flops": statistics.mean(run.result["ledger"]["flops"]["total"] for run in members),
             "seconds": statistics.mean(run.result["ledger"]["seconds"]["training"] for run in members),

@@ -1,330 +1,20 @@
-"""What a configuration may hold, and every check that can be made before anything is loaded or written."""
+"""The whole configuration, typed, and every check that can be made before anything is loaded or written."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdlab.bounds import at_least
 from kdlab.errors import UserError, nearest
-from kdlab.tasks import TASKS, find, plain_name
+from kdlab.schemas import Augment, Data, Knowledge, Logger, Optimizer, Scale, Select, Student, Suite, Trainer
+from kdlab.teaching import Adopt, Assistant, Finetune, OtherTeacher, Prepare, Teachers, WeighPolicy
 
 # Code that a configuration may name: `_target_` in a stranger's file would otherwise run anything.
 TARGETS = ("kdlab.", "torch.optim.")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
-
-
-@dataclass
-class Scale:
-    name: str = "demo"
-    says: str = ""
-
-
-@dataclass
-class Augment:
-    copies: int = 20
-    replace: float = 0.4
-    candidates: int = 15
-    model: str | None = None
-    table: str | None = None
-    batch_size: int = 64
-    seed: int = 0
-
-    def check(self) -> None:
-        for name in ("copies", "candidates", "batch_size"):
-            at_least(f"data.augment.{name}", getattr(self, name), 1)
-        share("data.augment.replace", self.replace)
-
-
-@dataclass
-class Data:
-    stage: str = "pretrain"
-    source: Any = None
-    path: str | None = None
-    max_length: int = 128
-    batch_size: int = 32
-    workers: int = 0
-    heldout_rows: int | None = 256
-    # of text
-    document: str = "file"
-    text_column: str = "text"
-    group: int = 1
-    min_length: int = 12
-    masking: str = "uniform"
-    mask_probability: float = 0.15
-    heldout: float = 0.05
-    split_seed: int = 0
-    # of labelled rows
-    task: str | None = None
-    columns: list[str] | None = None
-    label_column: str | None = None
-    regression: bool | None = None
-    train_rows: int | None = None
-    augment: Augment | None = None
-
-    def check(self) -> None:
-        one_of("data.stage", self.stage, ("pretrain", "finetune"))
-        if self.task is not None and self.stage == "pretrain":
-            raise UserError(
-                f"data.task={self.task}: pre-training reads plain text and has no task; data.path= names the text, "
-                "+exp=adads_finetune learns a task"
-            )
-        if self.task is not None:
-            find(self.task)
-        one_of("data.document", self.document, ("file", "block", "line"))
-        one_of("data.masking", self.masking, ("uniform", "rare"))
-        for name in ("group", "batch_size"):
-            at_least(f"data.{name}", getattr(self, name), 1)
-        for name in ("heldout_rows", "train_rows"):
-            if getattr(self, name) is not None:
-                at_least(f"data.{name}", getattr(self, name), 1)
-        at_least("data.workers", self.workers, 0)
-        at_least("data.min_length", self.min_length, 3)
-        at_least("data.max_length", self.max_length, self.min_length if self.stage == "pretrain" else 3)
-        share("data.mask_probability", self.mask_probability, below_one=True)
-        share("data.heldout", self.heldout, below_one=True)
-        if self.columns is not None and not 1 <= len(self.columns) <= 2:
-            raise UserError(f"data.columns={self.columns}: one text column, or two for pairs")
-
-
-@dataclass
-class Prepare:
-    max_steps: int = 0
-    batch_size: int = 16
-    max_length: int = 64
-    mask_probability: float = 0.15
-    lr: float = 5e-4
-    warmup: float = 0.1
-    dropout: float = 0.0
-    freeze: list[str] = field(default_factory=list)
-    seed: int = 0
-
-    def check(self) -> None:
-        for name in ("max_steps", "batch_size", "max_length"):
-            at_least(f"teachers.prepare.{name}", getattr(self, name), 1)
-        positive("teachers.prepare.lr", self.lr)
-        share("teachers.prepare.mask_probability", self.mask_probability, below_one=True)
-        below_one("teachers.prepare.dropout", self.dropout)
-        below_one("teachers.prepare.warmup", self.warmup)
-
-
-@dataclass
-class Finetune:
-    max_epochs: int | None = 3
-    max_steps: int | None = None
-    batch_size: int = 32
-    lr: float = 2e-5
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    dropout: float | None = None
-    freeze: list[str] = field(default_factory=list)
-    precision: str = "32-true"
-    seed: int = 0
-
-    def check(self) -> None:
-        one_of("teachers.finetune.precision", self.precision, PRECISIONS)
-        if self.max_epochs is None and self.max_steps is None:
-            raise UserError("teachers.finetune: give max_epochs or max_steps; of both, what is reached first ends it")
-        for name in ("max_epochs", "max_steps", "batch_size"):
-            if getattr(self, name) is not None:
-                at_least(f"teachers.finetune.{name}", getattr(self, name), 1)
-        positive("teachers.finetune.lr", self.lr)
-        below_one("teachers.finetune.warmup", self.warmup)
-        if self.dropout is not None:
-            below_one("teachers.finetune.dropout", self.dropout)
-
-
-@dataclass
-class Teachers:
-    name: str | None = None
-    path: str | None = None
-    revision: str | None = None
-    cache: str = "off"
-    sanity: bool = True
-    prepare: Prepare | None = None
-    finetune: Finetune | None = None
-
-    def check(self) -> None:
-        one_of("teachers.cache", self.cache, ("off",))
-
-
-@dataclass
-class Student:
-    layers: Any = None
-    pick: str = "even"
-    path: str | None = None
-    hidden: int | None = None
-    dropout: float | None = None
-    freeze: list[str] = field(default_factory=list)
-
-    def check(self) -> None:
-        if self.dropout is not None:
-            below_one("student.dropout", self.dropout)
-        one_of("student.pick", self.pick, ("even", "first"))
-        layers = self.layers
-        numbers = isinstance(layers, list) and layers and all(type(x) is int and x >= 0 for x in layers)
-        if self.path is None and not numbers and not (type(layers) is int and layers >= 1) and layers != "all":
-            raise UserError(f"student.layers={layers}: a number of layers, a list of the teacher's as [0,2,4], or all")
-        if self.hidden is not None:
-            at_least("student.hidden", self.hidden, 1)
-            if self.path is not None or type(layers) is not int:
-                raise UserError(
-                    f"student.hidden={self.hidden}: a narrower student starts anew, so student.layers= is a number of "
-                    "layers and student.path is null"
-                )
-
-
-@dataclass
-class Select:
-    name: str = "all"
-    ratio: float = 1.0
-    scope: str = "global"
-    interval: int = 10
-    observe: str = "task"
-    evaluation_rows: int = 256
-    arms: dict[str, Any] = field(default_factory=dict)
-    policy: Any = None
-    reward: Any = None
-
-    def check(self) -> None:
-        share("select.ratio", self.ratio)
-        one_of("select.scope", self.scope, ("global", "local"))
-        one_of("select.observe", self.observe, ("task", "kd"))
-        at_least("select.interval", self.interval, 1)
-        at_least("select.evaluation_rows", self.evaluation_rows, 1)
-
-
-@dataclass
-class Adopt:
-    name: str = "single"
-
-
-@dataclass
-class TermConfig:
-    weight: float = 1.0
-    at: str = "all"
-    since: float = 0.0
-    until: float = 1.0
-    term: Any = None
-
-
-@dataclass
-class Knowledge:
-    name: str = "distilbert"
-    reduce: str = "tokens"
-    ce_on: str = "masked"
-    labels_on: str = "selected"
-    phases: list[float] = field(default_factory=list)
-    terms: dict[str, TermConfig] = field(default_factory=dict)
-
-    def check(self) -> None:
-        one_of("knowledge.reduce", self.reduce, ("tokens", "rows"))
-        one_of("knowledge.ce_on", self.ce_on, ("masked", "all"))
-        one_of("knowledge.labels_on", self.labels_on, ("selected", "all"))
-        if not any(term.weight > 0 for term in self.terms.values()):
-            raise UserError("knowledge.terms: no term has a positive weight, so there is nothing to learn")
-        for name, term in self.terms.items():
-            if not math.isfinite(term.weight) or term.weight < 0:
-                raise UserError(f"knowledge.terms.{name}.weight={term.weight}: a number of 0 or more")
-            one_of(f"knowledge.terms.{name}.at", term.at, ("masked", "labelled", "all", "tokens"))
-            if not 0 <= term.since < term.until <= 1:
-                raise UserError(
-                    f"knowledge.terms.{name}: it counts from since={term.since} until={term.until}, shares of the "
-                    "training with 0 <= since < until <= 1"
-                )
-        for phase in self.phases:
-            if not 0 < phase < 1:
-                raise UserError(f"knowledge.phases={self.phases}: shares of the training above 0 and below 1")
-        reached = 0.0
-        for term in sorted((t for t in self.terms.values() if t.weight > 0), key=lambda t: t.since):
-            if term.since > reached:
-                break
-            reached = max(reached, term.until)
-        if reached < 1:
-            raise UserError(f"knowledge.terms: no term counts after {reached:g} of the training, until the next begins")
-
-
-@dataclass
-class Optimizer:
-    lr: float = 5e-4
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    warmup: float = 0.1
-    clip: float = 1.0
-
-    def check(self) -> None:
-        for name in ("lr", "eps", "clip"):
-            positive(f"optim.{name}", getattr(self, name))
-        below_one("optim.warmup", self.warmup)
-        if self.weight_decay < 0 or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-            raise UserError(
-                f"optim: weight_decay={self.weight_decay} must not be negative, betas={self.betas} two numbers in [0, 1)"
-            )
-
-
-@dataclass
-class Trainer:
-    max_steps: int | None = None
-    max_epochs: int | None = None
-    accelerator: str = "auto"
-    devices: Any = 1
-    num_nodes: int = 1
-    precision: str = "32-true"
-    accumulate: int = 1
-    threads: int | None = None
-    checkpoint_every: int = 100
-    evaluate_every: int = 50
-    probes: int = 8
-    trace_every: int | None = None
-    trace_rows: int = 512
-
-    def check(self) -> None:
-        if self.max_steps is None and self.max_epochs is None:
-            raise UserError(
-                "trainer.max_steps and trainer.max_epochs are both null: give one; of both, what is reached first ends it"
-            )
-        for name in ("max_steps", "max_epochs", "threads", "trace_every"):
-            if getattr(self, name) is not None:
-                at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("num_nodes", "accumulate", "checkpoint_every", "evaluate_every", "trace_rows"):
-            at_least(f"trainer.{name}", getattr(self, name), 1)
-        at_least("trainer.probes", self.probes, 0)
-        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
-        one_of("trainer.precision", self.precision, PRECISIONS)
-        if self.devices != "auto" and not (type(self.devices) is int and self.devices >= 1):
-            raise UserError(f"trainer.devices={self.devices}: a number of processes or GPUs, or auto")
-
-
-@dataclass
-class Logger:
-    name: str = "csv"
-    mode: str = "offline"
-    project: str = "kdlab"
-    entity: str | None = None
-    group: str | None = None
-
-    def check(self) -> None:
-        one_of("logger.mode", self.mode, ("offline", "online", "disabled"))
-
-
-@dataclass
-class Suite:
-    tasks: list[str] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=lambda: [1])
-    teacher: bool = True
-
-    def check(self) -> None:
-        for name in self.tasks:
-            if plain_name(name) not in TASKS:
-                raise UserError(f"suite.tasks: no task is called {name!r}; {nearest(plain_name(name), TASKS)}")
-        for key, values in (("tasks", [plain_name(name) for name in self.tasks]), ("seeds", self.seeds)):
-            if not values or len(set(values)) < len(values):
-                raise UserError(f"suite.{key}={getattr(self, key)}: at least one, and each once")
-        at_least("suite.seeds", min(self.seeds), 0)
 
 
 @dataclass
@@ -343,6 +33,7 @@ class Config:
     student: Student = field(default_factory=Student)
     select: Select = field(default_factory=Select)
     adopt: Adopt = field(default_factory=Adopt)
+    policy: WeighPolicy = field(default_factory=WeighPolicy)
     knowledge: Knowledge = field(default_factory=Knowledge)
     optim: Optimizer = field(default_factory=Optimizer)
     trainer: Trainer = field(default_factory=Trainer)
@@ -360,6 +51,17 @@ class Config:
             )
         if not self.teachers.name and not self.teachers.path:
             raise UserError("no teacher: give teachers.name= (a Hub name) or teachers.path= (a folder)")
+        if self.teachers.split is not None:
+            if self.data.stage == "pretrain":
+                raise UserError(
+                    f"teachers.split={self.teachers.split}: specialists know a part of a task's classes, and plain text "
+                    "has none: it goes with the fine-tuning stage"
+                )
+            if self.adopt.assistant is not None:
+                raise UserError(
+                    f"teachers.split={self.teachers.split}: an assistant is distilled from one teacher of all classes, "
+                    "and there are specialists instead: adopt.assistant=null, or teachers.split=null"
+                )
 
 
 def checked(composed: Any) -> Config:
@@ -402,17 +104,20 @@ def _known_keys(node: Any, schema: Any, where: str) -> None:
         if key not in known:
             names = [f"{where}{name}" for name in known]
             raise UserError(f"unknown key {path}: {nearest(path, names)}")
-        kind = SCHEMAS.get(path)
-        if kind is not None:
-            _known_keys(value, kind, f"{path}.")
+        if path in SCHEMAS:
+            _known_keys(value, SCHEMAS[path], f"{path}.")
+        if path in NAMED and isinstance(value, dict):
+            for name, one in value.items():
+                _known_keys(one, NAMED[path], f"{path}.{name}.")
 
 
 SCHEMAS: dict[str, Any] = {
     "scale": Scale, "data": Data, "data.augment": Augment, "teachers": Teachers, "teachers.prepare": Prepare,
     "teachers.finetune": Finetune, "student": Student, "select": Select,
-    "adopt": Adopt, "knowledge": Knowledge, "optim": Optimizer, "trainer": Trainer, "logger": Logger,
+    "adopt": Adopt, "adopt.assistant": Assistant, "policy": WeighPolicy, "knowledge": Knowledge, "optim": Optimizer, "trainer": Trainer, "logger": Logger,
     "suite": Suite,
 }  # fmt: skip
+NAMED: dict[str, Any] = {"teachers.others": OtherTeacher}  # groups of things that the user names
 
 
 def _check(node: Any) -> None:
@@ -433,31 +138,3 @@ def _targets(node: Any, where: str) -> list[tuple[str, str]]:
         for i, value in enumerate(node):
             found += _targets(value, f"{where}[{i}]")
     return found
-
-
-# ---- checks of one value, each with the line a user reads
-
-
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name}={value}: {nearest(str(value), allowed)}")
-
-
-def at_least(name: str, value: int, lowest: int) -> None:
-    if value < lowest:
-        raise UserError(f"{name}={value}: at least {lowest}")
-
-
-def positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"{name}={value}: a number above 0")
-
-
-def share(name: str, value: float, below_one: bool = False) -> None:
-    if not 0 < value <= 1 or (below_one and value == 1):
-        raise UserError(f"{name}={value}: a share above 0 and {'below' if below_one else 'at most'} 1")
-
-
-def below_one(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise UserError(f"{name}={value}: at least 0 and below 1")

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdlab import corpus, ranks, taskset
+from kdlab.errors import UserError
 from kdlab.masking import STATIC, Masker
 from kdlab.seeding import stable
 from kdlab.types import IGNORE, Batch
@@ -29,11 +30,21 @@ class LengthGrouped(Sampler[list[tuple[int, int]]]):
 
     The global batch holds `batch_size` rows for each rank; each rank takes its contiguous share. The last batch of an
     epoch may be smaller; a rank that would get no row gets one marked as not real (row -1 - index). `start` is the
-    number of batches already seen.
+    number of batches already seen. `lengths` are those of all rows; `rows`: the ones to draw from (None: all).
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, batches: int, seed: int, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        batches: int,
+        seed: int,
+        rank: int,
+        world: int,
+        rows: np.ndarray | None = None,
+    ) -> None:
         self.lengths = lengths
+        self.rows = np.arange(len(lengths)) if rows is None else rows
         self.batch_size = batch_size
         self.batches = batches
         self.seed = seed
@@ -44,7 +55,7 @@ class LengthGrouped(Sampler[list[tuple[int, int]]]):
     @property
     def per_epoch(self) -> int:
         """Global batches in one pass over the data."""
-        return -(-len(self.lengths) // (self.batch_size * self.world))
+        return -(-len(self.rows) // (self.batch_size * self.world))
 
     def within(self, batches: int | None, epochs: int | None) -> int:
         """How many batches a training of at most `batches` and at most `epochs` passes has; one may be None."""
@@ -57,7 +68,7 @@ class LengthGrouped(Sampler[list[tuple[int, int]]]):
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
         """The global batches of one epoch: shuffled, sorted by length within pools, shuffled again as batches."""
         rng = np.random.default_rng(stable("order", self.seed, epoch))
-        order = rng.permutation(len(self.lengths))
+        order = self.rows[rng.permutation(len(self.rows))]
         size = self.batch_size * self.world
         batches = []
         for start in range(0, len(order), size * POOL):
@@ -147,11 +158,82 @@ class ResumableLoader(DataLoader):
         self.batch_sampler.start = state["given"]  # pyright: ignore
 
 
-class CorpusDataModule(pl.LightningDataModule):
+class TrainingRows(pl.LightningDataModule):
+    """What both data modules share: the order of the training rows, and rows set aside from them.
+
+    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows.
+    """
+
+    train: Any
+    lengths: np.ndarray
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        batches: int | None,
+        epochs: int | None,
+        heldout_rows: int | None,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.seed, self.workers, self.heldout_rows = batch_size, seed, workers, heldout_rows
+        self._batches, self._epochs = batches, epochs
+        self._aside = np.zeros(0, dtype=np.int64)
+
+    def training_rows(self) -> tuple[Any, Any]:
+        """The rows a loader reads, by (epoch, row), and what makes batches of them."""
+        raise NotImplementedError
+
+    def drawable(self) -> np.ndarray:
+        """The training rows that a loss can be observed on."""
+        raise NotImplementedError
+
+    def set_aside(self, rows: int) -> None:
+        """Keep `rows` training rows, drawn once at random, out of training: `aside_batches` gives them."""
+        known = self.drawable()
+        if rows >= len(known):
+            raise UserError(f"{rows} rows were to be held out of {len(known)} training rows: take fewer")
+        chosen = np.random.default_rng(stable("set aside", self.seed)).permutation(len(known))[:rows]
+        self._aside = np.sort(known[chosen])
+
+    def sampler(self, rank: int = 0, world: int = 1) -> LengthGrouped:
+        rows = np.setdiff1d(np.arange(len(self.lengths)), self._aside) if len(self._aside) else None
+        sampler = LengthGrouped(self.lengths, self.batch_size, 0, self.seed, rank, world, rows)
+        sampler.batches = sampler.within(self._batches, self._epochs)
+        return sampler
+
+    def train_dataloader(self) -> ResumableLoader:
+        rows, collate = self.training_rows()
+        return ResumableLoader(
+            rows,
+            batch_sampler=self.sampler(ranks.rank(), ranks.world()),
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def observed_batches(self, rows: int) -> Iterator[Batch]:
+        """This rank's batches of `rows` training rows drawn once at random, for a policy to watch (AdaDS Eq. 11)."""
+        known = self.drawable()
+        chosen = np.random.default_rng(stable("selector evaluation", self.seed)).permutation(len(known))[:rows]
+        return self._of(known[chosen])
+
+    def aside_batches(self) -> Iterator[Batch]:
+        """This rank's batches of the rows set aside, each the same input whenever it is read."""
+        return self._of(self._aside)
+
+    def _of(self, rows: np.ndarray) -> Iterator[Batch]:
+        data, collate = self.training_rows()
+        return _fixed(data, collate, self.lengths, rows, OBSERVED_EPOCH, self.batch_size)
+
+
+class CorpusDataModule(TrainingRows):
     """Masked-LM batches of a prepared corpus (`corpus.prepare`): Wikipedia + BookCorpus, or any text.
 
-    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows. `heldout_masker` does not know the run's seed: all runs are scored on the same
-    predictions. `crop`: train on stretches of at most that many tokens.
+    `heldout_masker` does not know the run's seed: all runs are scored on the same predictions. `crop`: train on
+    stretches of at most that many tokens.
     """
 
     def __init__(
@@ -168,31 +250,20 @@ class CorpusDataModule(pl.LightningDataModule):
         workers: int = 0,
         crop: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, seed, batches, epochs, heldout_rows, workers)
         self.folder, self.masker, self.heldout_masker = folder, masker, heldout_masker
         self.collate = Collate(pad)
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.train = corpus.Tokens(corpus.load(self.folder, "train"))
         self.crop = crop
         self.lengths = self.train.lengths if crop is None else np.minimum(self.train.lengths, crop)
         self.heldout = corpus.Tokens(corpus.load(self.folder, "heldout"))
         self.heldout_rows = min(heldout_rows or len(self.heldout), len(self.heldout))
-        self._batches, self._epochs = batches, epochs
 
-    def sampler(self, rank: int = 0, world: int = 1) -> LengthGrouped:
-        sampler = LengthGrouped(self.lengths, self.batch_size, 0, self.seed, rank, world)
-        sampler.batches = sampler.within(self._batches, self._epochs)
-        return sampler
+    def training_rows(self) -> tuple[MaskedRows, Collate]:
+        return MaskedRows(self.train, self.masker, self.crop), self.collate
 
-    def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(
-            MaskedRows(self.train, self.masker, self.crop),
-            batch_sampler=self.sampler(ranks.rank(), ranks.world()),
-            collate_fn=self.collate,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def drawable(self) -> np.ndarray:
+        return np.arange(len(self.train))
 
     def heldout_splits(self, final: bool = False) -> dict[str, Iterator[Batch]]:
         """This rank's batches of the held-out rows, unpadded over ranks, with masks that never change."""
@@ -200,17 +271,10 @@ class CorpusDataModule(pl.LightningDataModule):
         rows = np.arange(self.heldout_rows)
         return {"": _fixed(masked, self.collate, self.heldout.lengths, rows, STATIC, self.batch_size)}
 
-    def observed_batches(self, rows: int) -> Iterator[Batch]:
-        """This rank's batches of `rows` training rows drawn once at random, for a policy to watch (AdaDS Eq. 11)."""
-        chosen = _observed(self.seed, len(self.train), rows)
-        masked = MaskedRows(self.train, self.masker)
-        return _fixed(masked, self.collate, self.lengths, chosen, OBSERVED_EPOCH, self.batch_size)
 
-
-class TaskDataModule(pl.LightningDataModule):
+class TaskDataModule(TrainingRows):
     """Labelled rows of a prepared task (`taskset.prepare`): GLUE, the papers' other sets, or one's own.
 
-    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows.
     `heldout_rows`: how many rows of each dev split an evaluation along the way reads, drawn once, the same for every
     run (None: all of them, as the last evaluation always does). Rows whose labels are hidden (augmented ones) take part
     in training, not in what a policy observes.
@@ -227,32 +291,19 @@ class TaskDataModule(pl.LightningDataModule):
         heldout_rows: int | None = None,
         workers: int = 0,
     ) -> None:
-        super().__init__()
-        self.folder, self.pad, self.batch_size = folder, pad, batch_size
-        self.seed, self.workers, self.heldout_rows = seed, workers, heldout_rows
+        super().__init__(batch_size, seed, batches, epochs, heldout_rows, workers)
+        self.folder, self.pad = folder, pad
         self.train = taskset.load(folder, "train")
         self.shape = self.train.shape
-        self._batches, self._epochs = batches, epochs
+        self.lengths = self.train.lengths
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens (rows,) of the training rows."""
-        return self.train.lengths
+    def training_rows(self) -> tuple[taskset.Rows, Any]:
+        return self.train, self.train.collate(self.pad)
 
-    def sampler(self, rank: int = 0, world: int = 1) -> LengthGrouped:
-        sampler = LengthGrouped(self.lengths, self.batch_size, 0, self.seed, rank, world)
-        sampler.batches = sampler.within(self._batches, self._epochs)
-        return sampler
-
-    def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(
-            self.train,
-            batch_sampler=self.sampler(ranks.rank(), ranks.world()),
-            collate_fn=self.train.collate(self.pad),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def drawable(self) -> np.ndarray:
+        """The rows whose label is known."""
+        labels = self.train.labels
+        return np.flatnonzero(~np.isnan(labels) if self.shape.regression else labels != IGNORE)
 
     def dev_splits(self) -> dict[str, taskset.Rows]:
         """The splits that are scored, the main one first, under "" ("mismatched" of MNLI under its own name)."""
@@ -269,18 +320,6 @@ class TaskDataModule(pl.LightningDataModule):
             chosen = np.sort(np.random.default_rng(stable("dev rows", name)).permutation(len(rows))[:limit])
             splits[name] = _fixed(rows, rows.collate(self.pad), rows.lengths, chosen, STATIC, self.batch_size)
         return splits
-
-    def observed_batches(self, rows: int) -> Iterator[Batch]:
-        """This rank's batches of `rows` labelled training rows drawn once at random (AdaDS Eq. 11)."""
-        labels = self.train.labels
-        known = np.flatnonzero(~np.isnan(labels) if self.shape.regression else labels != IGNORE)
-        chosen = known[_observed(self.seed, len(known), rows)]
-        collate = self.train.collate(self.pad)
-        return _fixed(self.train, collate, self.lengths, chosen, OBSERVED_EPOCH, self.batch_size)
-
-
-def _observed(seed: int, rows: int, wanted: int) -> np.ndarray:
-    return np.random.default_rng(stable("selector evaluation", seed)).permutation(rows)[:wanted]
 
 
 def _fixed(data: Any, collate: Any, lengths: np.ndarray, rows: np.ndarray, epoch: int, size: int) -> Iterator[Batch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,31 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from kdlab import attention, flops, ranks
-from kdlab.chunked import chunked_loss
+from kdlab.adoption import marks_of
 from kdlab.errors import UserError
+from kdlab.hearing import Hearing, everyones, mine
 from kdlab.ledger import Ledger
 from kdlab.models import Encoder
+from kdlab.objective import Heard, Objective, Weighted, units_of
 from kdlab.scoring import MaskedLMScore, Scorer
-from kdlab.seeding import reseed
+from kdlab.seeding import generator, reseed
 from kdlab.teacher import Teacher
-from kdlab.terms import Term, asks_teacher, on_logits, wants
-from kdlab.types import Batch, Evidence, Outputs
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """A knowledge term, its fixed weight, the units it looks at, and the share of the training in which it counts.
-
-    `at` "labelled": where a label stands (masked positions; rows whose class is known); "all": every unit (each real
-    token; each row); "tokens": each row weighs as many as its real tokens. From `since` to before `until`, shares of
-    the steps.
-    """
-
-    term: Term
-    weight: float
-    at: str = "labelled"
-    since: float = 0.0
-    until: float = 1.0
+from kdlab.terms import asks_teacher, function_of, is_joint, on_logits, wants
+from kdlab.types import Batch, Evidence, Outputs, Plan
+from kdlab.weighing import looks_of
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,8 @@ class Distiller(pl.LightningModule):
     """Trains a student on a weighted sum of knowledge terms, on the rows that the batch's plan keeps.
 
     With label terms alone it needs no teacher, and is ordinary training (how teachers are prepared and fine-tuned).
+    `teachers` come from small to large; without an adoption rule each row asks the last one, or all of them where they
+    are specialists for some classes each. `teacher`, the last, is what plain distillation would ask.
     `reduce` "tokens": a term is the mean over the units of all rows (the published scripts' way); "rows": the mean
     over rows of row means. Either way the mean is over all ranks' rows, whatever each rank holds. `labels_on` "all":
     the labels of rows that the plan leaves out are learnt as well (Dynamic KD's public code). `score` measures a model.
@@ -88,7 +77,7 @@ class Distiller(pl.LightningModule):
         terms: Mapping[str, Weighted],
         optim: Optim,
         total_steps: int,
-        teacher: Teacher | None = None,
+        teachers: Sequence[Teacher] = (),
         ledger: Ledger | None = None,
         reduce: str = "tokens",
         seed: int = 0,
@@ -101,39 +90,56 @@ class Distiller(pl.LightningModule):
         self.terms = dict(terms)
         self.optim = optim
         self.total_steps = total_steps
-        self.by_rows = reduce == "rows"
         self.labels_on_all = labels_on == "all"
         self.seed = seed
         self.chunk = chunk
         self.score = score or MaskedLMScore(chunk)
         self.needs_teacher = any(asks_teacher(w.term) for w in self.terms.values())
-        if self.needs_teacher and teacher is None:
+        if self.needs_teacher and not teachers:
             raise UserError("these knowledge terms read a teacher's answer, and there is no teacher")
-        self._teacher = (teacher,)  # a tuple, so that it is no submodule: not in checkpoints, not in the optimizer
+        self.teachers = tuple(
+            teachers
+        )  # a tuple, so that they are no submodules: not in checkpoints, not in the optimizer
         self.ledger = ledger
         self.shape = shape_of(student)
-        self.teacher_shape = shape_of(teacher.encoder) if teacher else None
+        self.teacher_shapes = [shape_of(teacher.encoder) for teacher in teachers]
+        self.together = any(is_joint(w.term) for w in self.terms.values()) or any(t.classes for t in teachers)
+        self.hearing = Hearing(student, self.teachers, self.together, chunk)
         self.report: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
+        self.decided: dict[str, Tensor] = {}  # what the last step's rules decided, means over all ranks' rows
         self.bridges = nn.ModuleDict()
-        if self.needs_teacher and teacher is not None:
-            self._meet(student, teacher)
+        if self.needs_teacher:
+            self._meet(student)
+        # how many units' logits the terms are given at once: few of a vocabulary, many of some classes
+        piece = max(32, 2**20 // (self.shape.outputs or self.shape.vocab))
+        self.objective = Objective(student, self.bridges, reduce == "rows", chunk, piece)
 
-    def _meet(self, student: Encoder, teacher: Teacher) -> None:
-        """Make student and teacher comparable where terms read more than logits."""
-        read = frozenset().union(*(wants(w.term) for w in self.terms.values()))
+    def _meet(self, student: Encoder) -> None:
+        """Make student and teachers comparable where terms read more than logits."""
+        taught = [w.term for w in self.terms.values() if asks_teacher(w.term)]
+        read = frozenset().union(*(wants(term) for term in taught))
         if read & {"scores", "values"}:
-            attention.prepare(student.model)
-            attention.prepare(teacher.encoder.model)
-        widths = self.shape.hidden, flops.shape_of(teacher.encoder.model.config).hidden
-        if widths[0] != widths[1] and any(not on_logits(w.term) for w in self.terms.values()):
-            reseed(self.seed, "projections")
-            self.bridges["states"] = nn.Linear(*widths)
-            if "states" in read:
-                self.bridges["embeddings"] = nn.Linear(*widths)
+            for encoder in (student, *(teacher.encoder for teacher in self.teachers)):
+                attention.prepare(encoder.model)
+        widths = [flops.shape_of(teacher.encoder.model.config).hidden for teacher in self.teachers]
+        for name, w in self.terms.items():
+            if is_joint(w.term):
+                w.term.build(self.shape.hidden, widths, self.seed)  # pyright: ignore[reportFunctionMemberAccess]
+                self.bridges[f"term {name}"] = w.term  # pyright: ignore[reportArgumentType]
+        if not any(not on_logits(term) and not is_joint(term) for term in taught):
+            return
+        for i, width in enumerate(widths):
+            if width != self.shape.hidden:
+                reseed(self.seed, "projections", *((i,) if i else ()))
+                bridge = nn.ModuleDict({"states": nn.Linear(self.shape.hidden, width)})
+                if "states" in read:
+                    bridge["embeddings"] = nn.Linear(self.shape.hidden, width)
+                self.bridges[str(i)] = bridge
 
     @property
     def teacher(self) -> Teacher | None:
-        return self._teacher[0]
+        """The one that plain distillation asks: the largest."""
+        return self.teachers[-1] if self.teachers else None
 
     @property
     def phased(self) -> bool:
@@ -146,27 +152,32 @@ class Distiller(pl.LightningModule):
         """The terms that count at this step."""
         if all((w.since, w.until) == (0.0, 1.0) for w in self.terms.values()):
             return self.terms
-        progress = self.trainer.global_step / self.total_steps
-        return {name: w for name, w in self.terms.items() if w.since <= progress < w.until}
+        return {name: w for name, w in self.terms.items() if w.since <= self.progress < w.until}
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps done (0 outside of a training)."""
+        return 0.0 if self._trainer is None else self.trainer.global_step / self.total_steps
 
     # ---- training
 
     def on_fit_start(self) -> None:
-        if self.teacher is not None:
-            self.teacher.to(self.device)  # it is no submodule, so Lightning does not move it
+        for teacher in self.teachers:
+            teacher.to(self.device)  # they are no submodules, so Lightning does not move them
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         # Lightning refuses to clip for a fused optimizer under any mixed precision, though only float16 is scaled
         torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], self.optim.clip)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.micro_step = batch_idx
         reseed(self.seed, "step", batch_idx, ranks.rank())  # dropout: the same in a resumed run
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         plan = batch.plan
         rows = None if plan is None else plan.rows
         kept = batch if rows is None or self.labels_on_all else batch.take(rows)
-        loss = self.loss(kept, asked=rows if self.labels_on_all else None)
+        loss = self.loss(kept, asked=rows if self.labels_on_all else None, plan=plan)
         if ranks.all_any(not bool(torch.isfinite(loss))):
             found = ranks.gather_rows(kept.rows[kept.real]).tolist()
             raise UserError(
@@ -174,150 +185,133 @@ class Distiller(pl.LightningModule):
             )
         return loss
 
-    def loss(self, batch: Batch, alone: bool = False, asked: Tensor | None = None) -> Tensor:
+    def loss(self, batch: Batch, alone: bool = False, asked: Tensor | None = None, plan: Plan | None = None) -> Tensor:
         """The distillation loss on every row of `batch`, a scalar with gradient.
 
         Scaled so that the mean of it over ranks is the mean over the global batch. `alone`: of this rank's rows only,
-        with no word to other ranks or to the ledger (probes). `asked`: the rows (k,) that the teacher is asked about,
-        while labels are learnt on all of them (None: all rows).
+        with no word to other ranks or to the ledger (probes). `asked`: the rows (k,) that the teachers are asked about,
+        while labels are learnt on all of them (None: all rows). `plan`: the rules of adoption and weighing.
         """
         meter = None if alone else self.ledger
+        plan = plan or Plan()
         terms = self.trained_by
         wanted = frozenset().union(*(wants(w.term) for w in terms.values()))
         taught = {name: w for name, w in terms.items() if asks_teacher(w.term)}
-        query, report, answer = batch, {}, None
+        query, heard, index = batch, [], None
         with _time(meter, "student_forward"):
-            shown = self.student.encode(batch, wanted)
-            total = batch.attention_mask.new_zeros((), dtype=torch.float32)
+            shown = seen = self.student.encode(batch, wanted)
             if asked is not None:
-                own = {name: w for name, w in terms.items() if name not in taught}
-                total = self._weigh(own, batch, shown, None, alone)
-                report, terms = self.report, taught
-                some = asked if len(asked) else torch.zeros_like(batch.rows[:1])  # no row: one that does not count
-                query = batch.take(some)
+                index = asked if len(asked) else torch.zeros_like(batch.rows[:1])  # no row: one that does not count
+                query = batch.take(index)
                 query.real = query.real & bool(len(asked))
-                shown = shown.take(some, query.input_ids.shape[1])
-        if taught:
-            assert self.teacher is not None
-            with _time(meter, "teacher_forward"):
-                answer = self.teacher.ask(query, count=meter is not None, wants=wanted)
+                seen = shown.take(index, query.input_ids.shape[1])
+        with _time(meter, "teacher_forward"):
+            if taught:
+                heard, heed = self.hearing.hear(plan.adopt, query, seen, wanted, meter is not None, alone)
+            else:
+                heed = torch.zeros(len(query), 0, device=query.rows.device)
         with _time(meter, "student_forward"):
-            total = total + self._weigh(terms, query, shown, answer, alone)
-        self.report = {**report, **self.report, "loss": total.detach()}
+            scales = self._scales(plan.weigh, query, seen, heard, heed, alone)
+            mixed = plan.adopt is not None and marks_of(plan.adopt).mixes == "answers"
+            if index is None:
+                total, self.report = self.objective(terms, batch, shown, heard, scales, mixed, alone)
+            else:
+                own = {name: w for name, w in terms.items() if name not in taught}
+                spread = {name: torch.ones(len(batch)).to(s).index_copy(0, index, s) for name, s in scales.items()}
+                labels, first = self.objective(own, batch, shown, (), spread, alone=alone)
+                soft, second = self.objective(taught, query, seen, heard, scales, mixed, alone)
+                total = labels + soft
+                self.report = {**first, **second, "loss": total.detach()}
+        if not alone:
+            self._note(scales, heed, query, seen, heard)
         if meter is not None:
-            student, teacher = self.cost(batch, query)
+            student = self._forward(self.shape, batch, {w.at for w in terms.values() if on_logits(w.term)})
+            told = {w.at for w in taught.values() if on_logits(w.term)}
             meter.flops("student_forward", student)
             meter.flops("student_backward", 2 * student)
-            meter.flops("teacher_forward", teacher)
+            meter.flops(
+                "teacher_forward", sum(self._forward(self.teacher_shapes[h.place], h.asked, told) for h in heard)
+            )
         return total
 
-    def _weigh(
-        self, terms: Mapping[str, Weighted], batch: Batch, shown: Outputs, answer: Outputs | None, alone: bool
-    ) -> Tensor:
-        hidden = shown.hidden
-        assert hidden is not None
-        real = batch.real.to(torch.float32)
-        units = {w.at: self._units(batch, w.at) for w in terms.values()}  # a dict: all ranks in the same order
-        per_row = {at: torch.bincount(u[0], minlength=len(batch)) * real for at, u in units.items()}
-        # rows that have such a unit at all: the labels of augmented rows are unknown
-        counted = {at: (n > 0).sum() for at, n in per_row.items()}
-        sums = torch.stack([real.sum(), *(n.sum() for n in per_row.values()), *(n.to(real) for n in counted.values())])
+    def _scales(
+        self, rule: Any, batch: Batch, shown: Outputs, heard: Sequence[Heard], heed: Tensor, alone: bool
+    ) -> dict[str, Tensor]:
+        """The factor (k,) of each term for this rank's rows by a weighing rule (collective); empty without one."""
+        if rule is None:
+            return {}
+        seen = self.hearing.situation(looks_of(rule), batch, shown, heard, heed, alone)
+        step = getattr(self, "micro_step", 0)
+        seen.progress, seen.rng = self.progress, generator(self.seed, "weigh", step)
+        found = rule(seen, tuple(self.terms)).to(device=batch.rows.device, dtype=torch.float32).detach()
+        real = everyones(batch.real, alone)
+        names, rows = tuple(self.terms), int(real.sum())
+        if found.shape not in ((len(names),), (rows, len(names))):
+            raise UserError(
+                f"the weighing rule gave weights of shape {tuple(found.shape)}, expected {(len(names),)} or {(rows, len(names))}"
+            )
+        whole = found.new_ones(len(real), len(names))
+        whole[real] = found
         if not alone:
-            sums = ranks.all_sum(sums.double()).to(sums) / ranks.world()  # DDP will take the mean over ranks
-        sizes = dict(zip(per_row, sums[1 : 1 + len(per_row)], strict=True))
-        rows = dict(zip(per_row, sums[1 + len(per_row) :], strict=True))
-        # share of one unit in each term's mean; rows that only keep an idle rank in step have none
-        share = {
-            at: real / (rows[at].clamp_min(1e-9) * n.clamp_min(1)) if self.by_rows else real / sizes[at].clamp_min(1e-9)
-            for at, n in per_row.items()
-        }
-        report = {name: hidden.new_zeros((), dtype=torch.float32) for name in terms}
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for at, (row, place) in units.items():
-            logit_terms = {name: w for name, w in terms.items() if w.at == at and on_logits(w.term)}
-            if logit_terms:
-                total = total + self._on_logits(logit_terms, batch, shown, answer, row, place, share[at], report)
-        student = self._bridged(shown) if any(not on_logits(w.term) for w in terms.values()) else shown
-        for name, w in terms.items():
-            if not on_logits(w.term):
-                value = (w.term(student, answer) * share[w.at] * per_row[w.at]).sum()
-                report[name] = value.detach()
-                total = total + w.weight * value
-        self.report = {"loss": total.detach(), **report}
-        return total
+            self.decided = {f"weight_{name}": one for name, one in zip(names, whole[real].mean(0), strict=True)}
+        return dict(zip(names, mine(whole, len(batch), alone).unbind(1), strict=True))
 
-    def _bridged(self, shown: Outputs) -> Outputs:
-        if not self.bridges:
-            return shown
-        states = shown.states
-        if states is not None:
-            states = (self.bridges["embeddings"](states[0]), *(self.bridges["states"](state) for state in states[1:]))
-        return replace(shown, hidden=self.bridges["states"](shown.hidden), states=states)
-
-    def _on_logits(
-        self,
-        terms: Mapping[str, Weighted],
-        batch: Batch,
-        shown: Outputs,
-        answer: Outputs | None,
-        row: Tensor,
-        place: Tensor,
-        share: Tensor,
-        report: dict[str, Tensor],
-    ) -> Tensor:
-        labels = batch.labels[row] if self.student.per_row else batch.labels[row, place]
-        weights = share[row]
-        told = None
-        if answer is not None and self.teacher is not None and any(asks_teacher(w.term) for w in terms.values()):
-            told = self.teacher.encoder.vectors(answer, row, place)
-
-        def loss_of(logits: Tensor, chunk: slice) -> Tensor:
-            student = Outputs(logits=logits, labels=labels[chunk])
-            teacher = None
-            if told is not None and self.teacher is not None:
-                teacher = Outputs(logits=self.teacher.project(told[chunk]))
-            loss = logits.new_zeros((), dtype=torch.float32)
-            for name, w in terms.items():
-                value = (w.term(student, teacher) * weights[chunk]).sum()
-                report[name] += value.detach()
-                loss = loss + w.weight * value
-            return loss
-
-        vectors = self.student.vectors(shown, row, place)
-        parameters = self.student.head_parameters()
-        return chunked_loss(self.student.project, loss_of, vectors, parameters, self.chunk, self._piece)
-
-    @property
-    def _piece(self) -> int:
-        """How many units' logits the terms are given at once: few of a vocabulary, many of some classes."""
-        return max(32, 2**20 // (self.shape.outputs or self.shape.vocab))
+    def decisions(self, kinds: Iterable[str]) -> list[str]:
+        """The names that `decided` may hold, where rules of these kinds ("adopt", "weigh") are at work."""
+        names = [f"weight_{name}" for name in self.terms] if "weigh" in kinds else []
+        names += [f"asked_{teacher.name}" for teacher in self.teachers] if len(self.teachers) > 1 else []
+        for name, w in self.terms.items():
+            if getattr(function_of(w.term), "chooses", None) is not None:
+                for teacher, shape in zip(self.teachers, self.teacher_shapes, strict=True):
+                    names += self._layers(name, teacher, shape.layers)
+        return names
 
     @staticmethod
-    def _units(batch: Batch, at: str) -> tuple[Tensor, Tensor]:
-        """Row and token (U,) of each unit; a row's own unit stands at its first token."""
-        if batch.labels.ndim == 1 and at != "tokens":
-            rows = torch.arange(len(batch), device=batch.rows.device)
-            rows = rows[batch.labelled()] if at == "labelled" else rows
-            return rows, torch.zeros_like(rows)
-        row, place = (batch.labelled() if at == "labelled" else batch.attention_mask.bool()).nonzero(as_tuple=True)
-        return row, place
+    def _layers(name: str, teacher: Teacher, layers: int) -> list[str]:
+        return [f"layer_{name}_{teacher.name}_{n + 1}" for n in range(layers)]
 
-    def cost(self, batch: Batch, query: Batch | None = None) -> tuple[int, int]:
-        """FLOPs of one forward of the student on `batch`, and of the teacher on `query` (None: the same rows), heads
-        included, at their padded size."""
-        query = query or batch
+    def _note(
+        self, scales: Mapping[str, Tensor], heed: Tensor, batch: Batch, shown: Outputs, heard: Sequence[Heard]
+    ) -> None:
+        """Keep what this step's rules decided: term weights, the rows each teacher was asked about, layers chosen."""
+        decided = dict(self.decided) if scales else {}
+        sums = [torch.stack([(h * batch.real).sum() for h in (heed > 0).T.float()])] if len(self.teachers) > 1 else []
+        names = [f"asked_{teacher.name}" for teacher in self.teachers] if sums else []
+        rows = [batch.real.sum().expand(len(names))]
+        for name, w in self.trained_by.items():
+            chooses = getattr(function_of(w.term), "chooses", None)
+            for i, teacher in enumerate(self.teachers if chooses else ()):
+                said = next((one for one in heard if one.place == i), None)
+                layers = self.teacher_shapes[i].layers
+                chosen = (
+                    torch.zeros(0, layers)
+                    if said is None or chooses is None
+                    else chooses(self.objective.to(shown, said), said.answer)
+                )
+                names += self._layers(name, teacher, layers)
+                sums.append(chosen.float().sum(0).to(heed.device))
+                rows.append(torch.tensor(len(chosen), device=heed.device).expand(layers))
+        if names:
+            found = ranks.all_sum(torch.stack([torch.cat(sums).double(), torch.cat(rows).double()]))
+            decided |= dict(zip(names, (found[0] / found[1].clamp_min(1)).unbind(), strict=True))
+        self.decided = decided
+
+    def cost(self, batch: Batch) -> tuple[int, int]:
+        """FLOPs of one forward of plain distillation on `batch`, the student's and the teachers', heads included, at
+        their padded size."""
         terms = self.trained_by.values()
-        at = {w.at for w in terms if on_logits(w.term)}
         told = {w.at for w in terms if on_logits(w.term) and asks_teacher(w.term)}
-        student = self._forward(self.shape, batch, at)
-        asked = self.teacher_shape is not None and any(asks_teacher(w.term) for w in terms)
-        return student, self._forward(self.teacher_shape, query, told) if asked and self.teacher_shape else 0
+        student = self._forward(self.shape, batch, {w.at for w in terms if on_logits(w.term)})
+        if not any(asks_teacher(w.term) for w in terms):
+            return student, 0
+        asked = self.teacher_shapes if self.together else self.teacher_shapes[-1:]
+        return student, sum(self._forward(shape, batch, told) for shape in asked)
 
     def _forward(self, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
         found = flops.forward(shape, *batch.input_ids.shape)
         if self.student.per_row:
             return found
-        return found + flops.masked_lm_head(shape, sum(int(self._units(batch, a)[0].numel()) for a in at))
+        return found + flops.masked_lm_head(shape, sum(int(units_of(batch, a)[0].numel()) for a in at))
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -357,14 +351,13 @@ class Distiller(pl.LightningModule):
         if self.ledger is not None and part:
             self.ledger.flops(part, amount)
 
-    def answer(self, batch: Batch, count: bool = True) -> Outputs:
-        """What the teacher shows for `batch`; `count` False: the ledger has these already."""
-        assert self.teacher is not None
+    def answer(self, batch: Batch, count: bool = True) -> list[Heard]:
+        """What plain distillation's teachers show for `batch`; `count` False: the ledger has these already."""
         if count:
             self.spent("teacher_forward", self.cost(batch)[1])
         wanted = frozenset().union(*(wants(w.term) for w in self.terms.values()))  # also what counts later: it is kept
         with self.metered("teacher_forward"), self.quiet():
-            return self.teacher.ask(batch, count=count, wants=wanted)
+            return self.hearing.hear(None, batch, Outputs(), wanted, count, alone=True)[0]
 
     def show(self, batch: Batch, part: str = "", wanted: frozenset[str] = frozenset()) -> Outputs:
         """What the student's layers make of `batch`; call within `quiet`. FLOPs go to `part`, if named."""
@@ -419,17 +412,15 @@ class Distiller(pl.LightningModule):
         found = flops.forward(self.shape, *batch.input_ids.shape)
         return found if self.student.per_row else found + flops.masked_lm_head(self.shape, units)
 
-    def distillation_loss(self, batches: Iterable[tuple[Batch, Outputs]], part: str = "") -> float:
-        """Mean distillation loss over batches and their teacher's answers, without gradient, over all ranks."""
+    def distillation_loss(self, batches: Iterable[tuple[Batch, Sequence[Heard]]], part: str = "") -> float:
+        """Mean distillation loss over batches and what teachers said of them, without gradient, over all ranks."""
         sums = torch.zeros(2, dtype=torch.float64)
         terms = self.trained_by
         wanted = frozenset().union(*(wants(w.term) for w in terms.values()))
         with self.quiet():
-            report = self.report
-            for batch, answer in batches:
-                value = self._weigh(terms, batch, self.show(batch, part, wanted), answer, alone=True)
+            for batch, heard in batches:
+                value, _ = self.objective(terms, batch, self.show(batch, part, wanted), heard, alone=True)
                 sums += torch.tensor([float(value) * len(batch), len(batch)], dtype=torch.float64)
-            self.report = report
         total, count = ranks.all_sum(sums).tolist()
         return total / count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +12,16 @@ import torch
 import transformers
 from torch import Tensor
 
-from kdlab import augment, labels, metrics, models, taskset
-from kdlab.bench import Bench, first_device, made, precision_of, read_json, vocabulary_hash
-from kdlab.config import Finetune
+from kdlab import augmented, models, taskset
+from kdlab.bench import Bench, vocabulary_hash
+from kdlab.choices import made
+from kdlab.choosing import Chooser
 from kdlab.datamodules import TaskDataModule
-from kdlab.distill import Distiller, Optim, Weighted
+from kdlab.distill import Distiller
 from kdlab.errors import UserError
-from kdlab.files import atomic_write_json, sha256_of
+from kdlab.files import atomic_write_json
+from kdlab.fitting import fit, read_json
 from kdlab.ledger import Ledger
-from kdlab.models import Encoder
 from kdlab.policies import Fixed
 from kdlab.scoring import TaskScore, over_splits
 from kdlab.seeding import reseed
@@ -28,11 +30,8 @@ from kdlab.strategies import needs_of, random
 from kdlab.taskdata import TaskData, limited
 from kdlab.tasks import Task, TaskShape, find, plain_name
 from kdlab.tasksources import TaskFolder, TaskHub
+from kdlab.taskteachers import LABELS, TaskFaculty
 from kdlab.teacher import Teacher
-from kdlab.terms import label_loss
-from kdlab.wordvectors import read_word_table
-
-LABELS = {"label": Weighted(label_loss, 1.0)}
 
 
 class TaskBench(Bench):
@@ -112,89 +111,32 @@ class TaskBench(Bench):
         if shape.regression and self.config.trainer.trace_every is not None:
             raise UserError("trainer.trace_every: what is traced are classes' centres, and this task is regression")
         taskset.check_length(self.tokenizer, shape, self.config.data.max_length)
-        if self.asks_teacher and self.given_classifier:
-            _ = self.order
-        elif self.asks_teacher:
-            _ = self.recipe
-        augmented = self.config.data.augment
-        if augmented is not None:
-            _ = self.augmenting_source
-            if augmented.table is not None and not Path(augmented.table).is_file():
-                raise UserError(f"data.augment.table={augmented.table}: there is no such file of word vectors (GloVe)")
-            if not self.asks_teacher:
-                raise UserError(
-                    f"data.augment: augmented rows are labelled by a teacher, and knowledge={self.config.knowledge.name} asks none"
-                )
+        if self.config.data.augment is not None:
+            augmented.check(self)
 
     @property
     def answer(self) -> tuple[int, Tensor]:
         return self.shape.outputs, torch.zeros(1, dtype=torch.float32 if self.shape.regression else torch.long)
 
-    def data_module(self, batches: int | None, epochs: int | None) -> TaskDataModule:
-        data = self.config.data
-        return self._data_module(self.train_folder, self.config.seed, data.batch_size, batches, epochs)
+    def data_module(
+        self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
+    ) -> TaskDataModule:
+        seed, size = self.config.seed if seed is None else seed, batch_size or self.config.data.batch_size
+        return self.rows_in(self.train_folder, seed, size, batches, epochs)
+
+    @property
+    def rows_parts(self) -> dict[str, Any]:
+        return {"task": self.train_folder.name}
 
     @cached_property
     def train_folder(self) -> Path:
         """The tokenised rows, with the augmented ones where they are asked for."""
-        given = self.config.data.augment
-        if given is None:
-            return self.task_folder
-        source = self.augmenting_source
-        weights = Path(source) / "model.safetensors"
-        made_by = {
-            "masked_lm": sha256_of(weights) if weights.is_file() else f"{source}@{self.config.teachers.revision}",
-            "tokenizer": self.task_parts["tokenizer"],
-            "table": given.table and sha256_of(Path(given.table)),
-        }
-        names = ("copies", "replace", "candidates", "seed")
-        parts = {**self.task_parts, "augment": {**made_by, **{name: getattr(given, name) for name in names}}}
+        return self.task_folder if self.config.data.augment is None else augmented.folder(self)
 
-        def build(out: Path) -> None:
-            revision = None if given.model else self.config.teachers.revision
-            rows = augment.augmented(
-                self.rows,
-                models.load_masked_lm(source, revision).eval(),
-                self.tokenizer,
-                augment.Recipe(
-                    max_length=self.config.data.max_length,
-                    batch_size=given.batch_size,
-                    **{name: getattr(given, name) for name in names},
-                ),
-                read_word_table(given.table) if given.table else None,
-                self.store,
-                made_by,
-                self.say,
-            )
-            taskset.prepare(rows, self.tokenizer, out, max_length=self.config.data.max_length)
-
-        folder = self.store.get("task", parts, build, "augmented rows")
-        self.say(taskset.read_notes(folder)[-1])
-        return folder
-
-    @property
-    def augmenting_source(self) -> str | Path:
-        """The masked-LM model that proposes words; UserError where there is none, or it has other tokens."""
-        given = self.config.data.augment
-        assert given is not None
-        if given.model is None:
-            if not models.has_head(self.teacher_source, self.teacher_config):
-                raise UserError(
-                    f"data.augment: the teacher {self.teacher_name} has no masked-LM head to propose words; "
-                    "data.augment.model= names a folder that has, such as the student of +exp=adads_pretrain"
-                )
-            return self.teacher_source
-        if models.load_tokenizer(given.model).get_vocab() != self.tokenizer.get_vocab():
-            raise UserError(
-                f"data.augment.model={given.model}: its tokens are not those of the teacher {self.teacher_name}"
-            )
-        if not models.has_head(given.model, models.load_config(given.model)):
-            raise UserError(f"data.augment.model={given.model}: it has no masked-LM head to propose words")
-        return given.model
-
-    def _data_module(
+    def rows_in(
         self, folder: Path, seed: int, batch_size: int, batches: int | None, epochs: int | None
     ) -> TaskDataModule:
+        """The prepared rows in `folder`, for a number of micro-batches or of passes."""
         data = self.config.data
         return TaskDataModule(
             folder, int(self.tokenizer.pad_token_id or 0), batch_size, seed, batches, epochs, data.heldout_rows, data.workers  # pyright: ignore
@@ -212,127 +154,38 @@ class TaskBench(Bench):
             "splits": taskset.read_stats(self.train_folder),
         }
 
-    # ---- teacher
+    # ---- teachers
 
     @cached_property
-    def given_classifier(self) -> bool:
-        """Whether the teacher comes as a classifier; otherwise it is an encoder, and fine-tuned here."""
-        return models.has_head(self.teacher_source, self.teacher_config, self.head)
+    def faculty(self) -> TaskFaculty:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return TaskFaculty(self)
 
-    @cached_property
-    def order(self) -> tuple[int, ...] | None:
-        """Where a given teacher keeps each class of the data; UserError for a teacher of another task."""
-        theirs = models.labels_of(self.teacher_config)
-        if self.shape.labels is None:
-            if len(theirs) != 1:
-                raise UserError(
-                    f"the teacher {self.teacher_name} tells {len(theirs)} classes apart; this task is regression"
-                )
-            return None
-        return labels.align(self.shape.labels, theirs)
+    def teachers(self, ledger: Ledger | None) -> list[Teacher]:
+        """UserError for a teacher that knows nothing."""
+        if self.asks_teacher:
+            self.teacher_scores_all()
+        return super().teachers(ledger)
 
-    @cached_property
-    def teacher_folder(self) -> str | Path:
-        """A classifier of this task: as it was given, or fine-tuned once and kept in the artifact store."""
-        if self.given_classifier:
-            return self.teacher_source
-        recipe = self.recipe
-        parts = {"model": self.source_hash(), "task": self.task_parts, "recipe": asdict(recipe)}
-        return self.store.get(
-            "classifier", parts, lambda out: self._finetune(out, recipe), "the teacher, fine-tuned on this task"
-        )
+    def teacher_scores_all(self) -> dict[str, dict[str, float]]:
+        """Each teacher's scores on all dev rows, by title (`teachers_on_heldout`)."""
+        return self.faculty.scores
 
-    @property
-    def recipe(self) -> Finetune:
-        """How a teacher is fine-tuned here; UserError where nothing is said about it."""
-        recipe = self.config.teachers.finetune
-        if recipe is None:
-            raise UserError(
-                f"the teacher {self.teacher_name} is no classifier, and teachers.finetune says nothing about training one"
-            )
-        return replace(recipe, precision=precision_of(recipe.precision, self.config.trainer.accelerator))
-
-    def _finetune(self, out: Path, recipe: Finetune) -> None:
-        reseed(recipe.seed, "finetune")
-        model = models.with_new_classifier(self.teacher_source, self.config.teachers.revision, self.shape)
-        models.freeze(model, recipe.freeze)
-        if recipe.dropout is not None:
-            models.set_dropout(model, recipe.dropout)
-        data = self._data_module(self.task_folder, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs)
-        steps = data.sampler().batches
-        optim = Optim(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
-        module = Distiller(Encoder(model.train()), LABELS, optim, steps, seed=recipe.seed, score=self.score)
-        self.fit(module, data, steps, "fine-tuning teacher", precision=recipe.precision)
-        model.save_pretrained(out)
-        self.tokenizer.save_pretrained(out)
-
-    @cached_property
-    def teacher_scores(self) -> dict[str, float]:
-        """The teacher on all dev rows. UserError where it is no better than always answering the majority class."""
-        folder = Path(self.teacher_folder)
-        weights = folder / "model.safetensors"
-        parts = {
-            "teacher": sha256_of(weights) if weights.is_file() else f"{folder}@{self.config.teachers.revision}",
-            "classes": list(models.labels_of(models.load_config(folder, self._revision))),
-            "task": self.task_parts,
-        }
-
-        def build(out: Path) -> None:
-            data = self._data_module(self.task_folder, 0, self.config.data.batch_size, 1, None)
-            device = first_device(self.config.trainer.accelerator)
-            teacher = self._teacher().to(device)
-            score = self.score
-            found = over_splits(
-                lambda b: score(teacher.encoder, b, device, project=teacher.project), data.heldout_splits(final=True)
-            )
-            atomic_write_json(out / "scores.json", found)
-
-        where = self.store.get("scores", parts, build, "the teacher's scores on dev")
-        found = read_json(where / "scores.json")
-        self.say(f"teacher {self.teacher_name}: {described(found, self.shape)}")
-        nothing = self.majority["score"]
-        if self.config.teachers.sanity and not found["score"] > nothing:
-            raise UserError(
-                f"the teacher {self.teacher_name} scores {found['score']:.3f} on dev, no better than "
-                f"{'a constant' if self.shape.regression else 'always the majority class'} ({nothing:.3f}): it has "
-                "nothing to teach; train it longer (teachers.finetune.*), take another, or teachers.sanity=false"
-            )
-        return found
-
-    def teacher_on_heldout(self, module: Distiller, teacher: Teacher, data: TaskDataModule) -> dict[str, float]:
-        return self.teacher_scores
+    def teachers_on_heldout(
+        self, module: Distiller, teachers: Sequence[Teacher], data: TaskDataModule
+    ) -> dict[str, dict[str, float]]:
+        return self.teacher_scores_all() if teachers else {}
 
     @cached_property
     def majority(self) -> dict[str, float]:
         """The scores on dev of the class that most training rows have (in regression: of a constant)."""
-        data = self._data_module(self.task_folder, 0, 1, 1, None)
-        train = torch.tensor(data.train.labels)
-        answer = train[~train.isnan()].mean() if self.shape.regression else train[train >= 0].bincount().argmax()
-        whole = {}
-        for split, rows in data.dev_splits().items():
-            truth = torch.tensor(rows.labels)
-            whole[split] = metrics.score(self.shape.metrics, answer.expand(len(truth)), truth)
-        return {**{k: v for k, v in whole[""].items() if k != "average"}, "score": metrics.task_average(whole)}
-
-    def _teacher(self, ledger: Ledger | None = None) -> Teacher:
-        model = models.load_classifier(self.teacher_folder, self._revision)
-        order = self.order if self.given_classifier else None
-        return Teacher(self.teacher_name, Encoder(model), ledger.ask if ledger else None, order)
-
-    def teacher(self, ledger: Ledger | None) -> Teacher | None:
-        if not self.asks_teacher:
-            return None
-        _ = self.teacher_scores
-        return self._teacher(ledger)
-
-    @property
-    def _revision(self) -> str | None:
-        return None if isinstance(self.teacher_folder, Path) else self.config.teachers.revision
+        return self.faculty.majority(self.faculty.main)
 
     # ---- student
 
-    def load(self, source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
-        reseed(self.config.seed, "student head")
+    def load(
+        self, source: str | Path, revision: str | None = None, seed: int | None = None
+    ) -> transformers.PreTrainedModel:
+        reseed(self.config.seed if seed is None else seed, "student head")
         config = models.load_config(source, revision)
         wanted = self.shape.labels or ("score",)
         if models.has_head(source, config, self.head) and models.labels_of(config) == wanted:
@@ -358,8 +211,7 @@ class TaskBench(Bench):
         rows = given.data.batch_size * world
         parts = {
             "task": self.task_parts,
-            "model": self.source_hash(),
-            "student": asdict(given.student) | {"path": given.student.path and _weights_of(given.student.path)},
+            **self.student_parts,
             "optim": asdict(given.optim),
             "seed": given.seed,
             "batches": batches,
@@ -369,22 +221,27 @@ class TaskBench(Bench):
             "precision": self.precision,
         }
 
-        def build(out: Path) -> None:
-            data = self._data_module(self.task_folder, given.seed, rows, batches, None)
+        def build(out: Path) -> dict[str, Any]:
+            data = self.rows_in(self.task_folder, given.seed, rows, batches, None)
             steps = -(-batches // given.trainer.accumulate)
             score = self.score
             optim = replace(self.optim(), restarts=())  # labels have no phases
-            module = Distiller(self.student(), LABELS, optim, steps, seed=given.seed, score=score)
-            select = Select({"random": random}, Fixed(["random"]), given.select.ratio, steps, given.seed)
+            ledger = Ledger(len(data.train), self.fixed_inputs)
+            module = Distiller(self.student(), LABELS, optim, steps, ledger=ledger, seed=given.seed, score=score)
+            chooser = Chooser("policy", {"random": random}, Fixed(["random"]), steps, given.seed)
+            select = Select(chooser, given.select.ratio)
             trainer = given.trainer
-            self.fit(
+            cost = fit(
                 module, data, steps, "training without a teacher", select,
-                accumulate=trainer.accumulate, precision=self.precision,
+                accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=self.precision,
             )  # fmt: skip
             splits = data.heldout_splits(final=True)
             atomic_write_json(out / "scores.json", over_splits(lambda b: module.measure(b), splits))
+            return cost
 
-        folder = self.store.get("baseline", parts, build, "the baseline without a teacher")
+        folder = self.preparation_of.get(
+            "baseline", parts, build, "the baseline without a teacher", "student without a teacher"
+        )
         return read_json(folder / "scores.json")
 
 
@@ -395,13 +252,3 @@ def folder_of(path: str, task: Task) -> str:
         return path
     named = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and plain_name(folder.name) == task.name]
     return str(named[0]) if named else path
-
-
-def described(scores: dict[str, float], shape: TaskShape) -> str:
-    """Scores in words, e.g. "accuracy 0.912 on dev"."""
-    return ", ".join(f"{name} {scores[name]:.3f}" for name in shape.metrics) + " on dev"
-
-
-def _weights_of(path: str) -> str:
-    weights = Path(path) / "model.safetensors"
-    return sha256_of(weights) if weights.is_file() else path

@@ -6,10 +6,12 @@ Layers are numbered from 1; 0 is the embeddings, which every map pairs with the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from kdlab.errors import UserError, nearest
 
 Pairs = list[tuple[int, int]]
+Layer = TypeVar("Layer")
 
 
 def uniform(student: int, teacher: int) -> Pairs:
@@ -39,6 +41,10 @@ def last(student: int, teacher: int) -> Pairs:
 
 def explicit(layers: Sequence[int], student: int, teacher: int) -> Pairs:
     """The listed teacher layers for the student's layers 1, 2, ...; a list shorter than M leaves the student's last out."""
+    if not isinstance(layers, Sequence):
+        raise UserError(
+            f"layers={layers}: a list of teacher layers such as [2,4,6], or one of {', '.join(sorted(MAPS))}"
+        )
     layers = list(layers)
     if not 1 <= len(layers) <= student:
         raise UserError(
@@ -67,3 +73,12 @@ def pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pairs:
             "least as deep, or give a list of teacher layers"
         )
     return MAPS[layers](student, teacher)
+
+
+def matched(
+    layers: str | Sequence[int], student: Sequence[Layer] | None, teacher: Sequence[Layer] | None, above: int = 0
+) -> list[tuple[Layer, Layer]]:
+    """What the layers that a map joins show, student's and teacher's; `above` 1 where embeddings come first, else 0."""
+    assert student is not None and teacher is not None
+    found = pairs(layers, len(student) - above, len(teacher) - above)
+    return [(student[m - 1 + above], teacher[n - 1 + above]) for m, n in found]

@@ -259,24 +259,26 @@ def blocks(model: transformers.PreTrainedModel) -> nn.ModuleList:
     return found[0]
 
 
-def pick_layers(layers: int | str | Sequence[int], depth: int, pick: str = "even") -> list[int]:
+def pick_layers(
+    layers: int | str | Sequence[int], depth: int, pick: str = "even", key: str = "student.layers"
+) -> list[int]:
     """The teacher's layers a student starts from: an explicit list, or that many of them, or "all".
 
     A number takes evenly spaced ones (`pick` "even": 6 of 12 gives 0, 2, 4, 7, 9, 11, the published DistilBERT choice)
-    or the first ("first": Dynamic KD and KSM). UserError when out of range.
+    or the first ("first": Dynamic KD and KSM). UserError, which calls it `key`, when out of range.
     """
     if layers == "all":
         return list(range(depth))
     if isinstance(layers, int):
         if not 1 <= layers <= depth:
-            raise UserError(f"student.layers={layers}: the teacher has {depth} layers, so 1 to {depth} can be taken")
+            raise UserError(f"{key}={layers}: the teacher has {depth} layers, so 1 to {depth} can be taken")
         return (
             list(range(layers))
             if pick == "first"
             else [round(x) for x in torch.linspace(0, depth - 1, layers).tolist()]
         )
     if isinstance(layers, str) or not layers or any(not isinstance(x, int) or not 0 <= x < depth for x in layers):
-        raise UserError(f"student.layers={layers}: the teacher's layers are numbered 0 to {depth - 1}")
+        raise UserError(f"{key}={layers}: the teacher's layers are numbered 0 to {depth - 1}")
     return list(layers)
 
 

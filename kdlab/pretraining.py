@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,17 @@ import transformers
 from torch import Tensor
 
 from kdlab import corpus, models
-from kdlab.bench import Bench, made, read_json, vocabulary_hash
-from kdlab.config import Prepare
+from kdlab.bench import Bench, vocabulary_hash
+from kdlab.choices import made
 from kdlab.datamodules import CorpusDataModule
-from kdlab.distill import Distiller, Optim, Weighted
+from kdlab.distill import Distiller
 from kdlab.errors import UserError
-from kdlab.files import atomic_write_json, sha256_of
-from kdlab.ledger import Ledger
+from kdlab.fitting import read_json
 from kdlab.masking import Masker
-from kdlab.models import Encoder
 from kdlab.scoring import MaskedLMScore
-from kdlab.seeding import reseed
 from kdlab.sources import TextFolder
 from kdlab.teacher import Teacher
-from kdlab.terms import label_cross_entropy
+from kdlab.textteachers import TextFaculty
 
 
 class TextBench(Bench):
@@ -43,16 +40,28 @@ class TextBench(Bench):
     def answer(self) -> tuple[int, Tensor]:
         return 2, torch.zeros(1, dtype=torch.long)
 
-    def load(self, source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
+    def load(
+        self, source: str | Path, revision: str | None = None, seed: int | None = None
+    ) -> transformers.PreTrainedModel:
         return models.load_masked_lm(source, revision)
 
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
         if teacher is not None:
             return teacher.encoder.model
-        return models.load_masked_lm(self.teacher_folder, self._revision)
+        return self.faculty.load(self.faculty.main)
 
-    def teacher_on_heldout(self, module: Distiller, teacher: Teacher, data: CorpusDataModule) -> dict[str, float]:
-        return module.measure(data.heldout_splits(final=True)[""], teacher=teacher)
+    @cached_property
+    def faculty(self) -> TextFaculty:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return TextFaculty(self)
+
+    def teachers_on_heldout(
+        self, module: Distiller, teachers: Sequence[Teacher], data: CorpusDataModule
+    ) -> dict[str, dict[str, float]]:
+        titles = {member.name: member.title for member in self.faculty.members}
+        return {
+            titles[teacher.name]: module.measure(data.heldout_splits(final=True)[""], teacher=teacher)
+            for teacher in teachers
+        }
 
     def facts(self) -> dict[str, Any]:
         """What is known of the text."""
@@ -98,11 +107,19 @@ class TextBench(Bench):
 
         return self.store.get("corpus", self.corpus_parts, build, "tokenised text")
 
-    def data_module(self, batches: int | None, epochs: int | None) -> CorpusDataModule:
-        data = self.config.data
-        return self._data_module(self.config.seed, data.batch_size, data.mask_probability, batches, epochs)
+    def data_module(
+        self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
+    ) -> CorpusDataModule:
+        given = self.config.data
+        seed = self.config.seed if seed is None else seed
+        return self.rows_of(seed, batch_size or given.batch_size, given.mask_probability, batches, epochs)
 
-    def _data_module(
+    @property
+    def rows_parts(self) -> dict[str, Any]:
+        names = ("masking", "mask_probability")
+        return {**self.corpus_parts, **{name: getattr(self.config.data, name) for name in names}}
+
+    def rows_of(
         self,
         seed: int,
         batch_size: int,
@@ -111,6 +128,7 @@ class TextBench(Bench):
         epochs: int | None = None,
         crop: int | None = None,
     ) -> CorpusDataModule:
+        """The prepared text, for a number of micro-batches or of passes; `crop`: stretches of at most so many tokens."""
         data = self.config.data
         folder = self.corpus_folder
         facts = {
@@ -132,55 +150,3 @@ class TextBench(Bench):
             workers=data.workers,
             crop=crop,
         )
-
-    @cached_property
-    def teacher_folder(self) -> str | Path:
-        """A teacher with a masked-LM head: as it was given, or prepared once and kept in the artifact store."""
-        if models.has_head(self.teacher_source, self.teacher_config):
-            return self.teacher_source
-        prepare = self.config.teachers.prepare
-        if prepare is None:
-            raise UserError(
-                f"the teacher {self.teacher_name} has no masked-LM head, and teachers.prepare says nothing about training one"
-            )
-        parts = {
-            "model": sha256_of(Path(self.teacher_source) / "model.safetensors"),
-            "corpus": self.corpus_parts,
-            "recipe": asdict(prepare),
-        }
-        folder = self.store.get(
-            "teacher", parts, lambda out: self._prepare(out, prepare), "the teacher's masked-LM head"
-        )
-        heldout = read_json(folder / "heldout.json")
-        self.say(
-            f"teacher {self.teacher_name}: held-out masked-LM loss {heldout['loss']:.3f}, accuracy {heldout['accuracy']:.1%}"
-        )
-        return folder
-
-    def _prepare(self, out: Path, prepare: Prepare) -> None:
-        """Train a masked-LM head, and the encoder with it, on the corpus; one process, whatever the run uses."""
-        reseed(prepare.seed, "prepare")
-        counts = np.load(self.corpus_folder / "token_counts.npy")
-        model = models.with_new_head(self.teacher_source, counts, self.tokenizer.mask_token_id)  # pyright: ignore
-        models.freeze(model, prepare.freeze)
-        models.set_dropout(model, prepare.dropout)
-        encoder = Encoder(model)
-        data = self._data_module(
-            prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
-        )
-        terms = {"mlm": Weighted(label_cross_entropy, 1.0)}
-        optim = Optim(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
-        module = Distiller(encoder, terms, optim, prepare.max_steps, seed=prepare.seed)
-        self.fit(module, data, prepare.max_steps, "preparing teacher")
-        heldout = module.measure(data.heldout_splits()[""])
-        encoder.model.save_pretrained(out)
-        self.tokenizer.save_pretrained(out)
-        atomic_write_json(out / "heldout.json", heldout)
-
-    def teacher(self, ledger: Ledger | None) -> Teacher:
-        encoder = Encoder(models.load_masked_lm(self.teacher_folder, self._revision))
-        return Teacher(self.teacher_name, encoder, ledger.ask if ledger else None)
-
-    @property
-    def _revision(self) -> str | None:
-        return None if isinstance(self.teacher_folder, Path) else self.config.teachers.revision

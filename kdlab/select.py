@@ -10,52 +10,26 @@ import torch
 from torch import Tensor
 
 from kdlab import ranks
+from kdlab.choosing import Chooser
 from kdlab.distill import Distiller
-from kdlab.policies import Policy
-from kdlab.rewards import LossDecay
+from kdlab.objective import Heard
 from kdlab.seeding import generator
 from kdlab.strategies import Strategy, is_rowwise, kept, needs_of, top
-from kdlab.types import IGNORE, Batch, Evidence, Outputs, Plan
+from kdlab.types import IGNORE, Batch, Evidence, Plan
 
 
 class Select(pl.Callback):
-    """Keeps the share `ratio` of each batch that the current arm scores highest; a policy picks the arm.
+    """Keeps the share `ratio` of each batch that the chosen arm scores highest.
 
-    `arms` name strategies (`kdlab.strategies`); the `policy` chooses once an optimizer step, or, where a `reward` is
-    given, once every `interval` steps after it has seen what the last arm did: the student's loss on rows of the
-    training set (`observe`, called without arguments, the same value on all ranks). `scope` "global": the best rows
-    of the whole global batch, then shared out evenly, so that any number of ranks keeps the same rows; "local": the
-    best of each rank's own. `write` takes each row of selector.csv. At ratio 1 it does nothing at all, and the run is
-    plain distillation bit for bit.
+    The `chooser`'s arms are strategies (`kdlab.strategies`). `scope` "global": the best rows of the whole global batch,
+    then shared out evenly, so that any number of ranks keeps the same rows; "local": the best of each rank's own. At
+    ratio 1 it does nothing at all, and the run is plain distillation bit for bit.
     """
 
-    def __init__(
-        self,
-        arms: Mapping[str, Strategy],
-        policy: Policy,
-        ratio: float,
-        total_steps: int,
-        seed: int,
-        reward: LossDecay | None = None,
-        observe: Callable[[], float] | None = None,
-        interval: int = 10,
-        scope: str = "global",
-        write: Callable[[dict[str, Any]], None] = lambda row: None,
-    ) -> None:
-        self.arms = dict(arms)
-        self.policy = policy
+    def __init__(self, chooser: Chooser, ratio: float, scope: str = "global") -> None:
+        self.chooser = chooser
         self.ratio = ratio
-        self.total_steps = total_steps
-        self.seed = seed
-        self.reward = reward
-        self.observe = observe
-        self.interval = interval
         self.everywhere = scope == "global"
-        self.write = write
-        self.arm: str | None = None
-        self.last_reward: float | None = None
-
-    # ---- the policy
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -64,53 +38,14 @@ class Select(pl.Callback):
         if self.ratio == 1:
             return
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._decide(pl_module, trainer.global_step)
+            self.chooser.decide(pl_module, trainer.global_step)
         self._keep(pl_module, batch, batch_idx)
 
-    def _decide(self, module: Distiller, step: int) -> None:
-        rng = generator(self.seed, "policy", step)
-        progress = step / self.total_steps
-        if self.reward is None:
-            before, self.arm = self.arm, self.policy.choose(progress, rng)
-            if step % self.interval == 0 or self.arm != before:
-                self._record(module, step, None, None, None)
-        elif step % self.interval == 0:
-            assert self.observe is not None
-            observation = self.observe()
-            speed, reward = self.reward.observe(observation)
-            if reward is not None and self.arm is not None:
-                self.policy.learn(self.arm, reward)  # pyright: ignore[reportAttributeAccessIssue]
-            self.last_reward = reward
-            self.arm = self.policy.choose(progress, rng)
-            self._record(module, step, observation, speed, reward)
-
-    def _record(
-        self, module: Distiller, step: int, observation: float | None, speed: float | None, reward: float | None
-    ) -> None:
-        row = {"step": step, "arm": self.arm, "observation": observation, "speed": speed, "reward": reward}
-        row |= {f"q_{arm}": value for arm, value in getattr(self.policy, "q", {}).items()}
-        if module.ledger is not None:
-            row["teacher_queries"] = module.ledger.total_queries()
-        self.write(row)
-
-    def columns(self) -> list[str]:
-        """The columns of selector.csv for these arms."""
-        values = [f"q_{arm}" for arm in getattr(self.policy, "q", {})]
-        return ["step", "arm", "observation", "speed", "reward", *values, "teacher_queries"]
-
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "arm": self.arm,
-            "last_reward": self.last_reward,
-            "policy": self.policy.state_dict(),
-            "reward": self.reward.state_dict() if self.reward else {},
-        }
+        return self.chooser.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.arm, self.last_reward = state_dict["arm"], state_dict["last_reward"]
-        self.policy.load_state_dict(state_dict["policy"])
-        if self.reward:
-            self.reward.load_state_dict(state_dict["reward"])
+        self.chooser.load_state_dict(state_dict)
 
     # ---- the rows
 
@@ -119,23 +54,22 @@ class Select(pl.Callback):
         places = (ranks.gather_rows(batch.real) if together else batch.real).nonzero().flatten()
         if len(places):
             rank = () if self.everywhere else (ranks.rank(),)  # the same draw on any number of ranks
-            rng = generator(self.seed, "select", batch_idx, *rank)
+            rng = generator(self.chooser.seed, "select", batch_idx, *rank)
             chosen = places[top(self._scores(module, batch, together, places, rng), self.ratio).to(places.device)]
         else:
             chosen = torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         if together and module.labels_on_all:  # every rank keeps its rows, for their labels
             first = sum(_heights(len(batch))[: ranks.rank()])
             mine = chosen[(chosen >= first) & (chosen < first + len(batch))] - first
-            batch.plan = Plan(rows=mine.to(batch.input_ids.device))
+            _keep_rows(batch, mine)
         elif together:
             _share_out(batch, chosen)
         else:
-            batch.plan = Plan(rows=chosen.to(batch.input_ids.device))
+            _keep_rows(batch, chosen)
 
     def _scores(self, module: Distiller, batch: Batch, together: bool, places: Tensor, rng: torch.Generator) -> Tensor:
         """Scores (N,) by the current arm of the real rows, at `places` of the global batch (or of this rank's)."""
-        assert self.arm is not None
-        arm = self.arms[self.arm]
+        arm = self.chooser.chosen
         members: Mapping[str, Strategy] = getattr(arm, "members", {"": arm})
 
         def everyones(rows: Tensor, pad: float | None = None) -> Tensor:
@@ -143,7 +77,7 @@ class Select(pl.Callback):
 
         common = {
             "keep": kept(len(places), self.ratio),
-            "progress": module.trainer.global_step / self.total_steps,
+            "progress": module.progress,
             "rng": rng,
         }
         if not any(needs_of(member) for member in members.values()):
@@ -177,6 +111,11 @@ class Select(pl.Callback):
 def _combined(arm: Strategy, scores: list[Tensor]) -> Tensor:
     combine = getattr(arm, "combine", None)
     return scores[0] if combine is None else combine(torch.stack(scores))
+
+
+def _keep_rows(batch: Batch, rows: Tensor) -> None:
+    batch.plan = batch.plan or Plan()
+    batch.plan.rows = rows.to(batch.input_ids.device)
 
 
 def _share_out(batch: Batch, chosen: Tensor) -> None:
@@ -216,7 +155,7 @@ class Observer:
         self.batches = batches
         self.kd = kd
         self._held: list[Batch] | None = None
-        self._answers: list[Outputs] = []
+        self._answers: list[list[Heard]] = []
 
     def __call__(self) -> float:
         """Mean loss in nats over the rows of all ranks (collective); eval mode, no gradient."""

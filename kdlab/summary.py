@@ -17,7 +17,7 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     ledger = result["ledger"]
     queries, flops, seconds, gain = (ledger[name] for name in ("teacher_queries", "flops", "seconds", "speedup"))
     lines = ["", *quality(result), ""]
-    if "teacher" in result["metrics"]:
+    if taught(result):
         lines += [
             f"cost                     {'this run':>11}  {'all data':>11}  {'saved':>7}",
             f"  teacher queries        {queries['total']:>11,}  {ledger['rows_seen']:>11,}  {_times(gain['queries'])}",
@@ -26,10 +26,11 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
         ]
     else:
         lines.append(f"cost: no teacher, {si(flops['total'])}FLOPs, {duration(seconds['training'])}")
+    lines += preparation(result)
     lines += [beside] if beside else []
     figures = "figures/schedule.png, " if result["select"]["ratio"] < 1 else ""
     lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
-    if "teacher" in result["metrics"]:
+    if taught(result):
         lines.append(f"next: the baseline of the same size:  python -m kdlab.run {_next(result)}")
     elif result["stage"] == "finetune":
         lines.append(f"next: as a teacher:  python -m kdlab.run +exp=adads_finetune teachers.path={folder}/student ...")
@@ -37,20 +38,57 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
 
 
 def quality(result: dict[str, Any]) -> list[str]:
-    """Scores of the student and of all that it is read against, one line each, the student last but the teacher."""
+    """Scores of the student and of all that it is read against, one line each, the student last but its teachers."""
     found = result["metrics"]
     columns = [name for name in found["student"] if name.split("_")[0] in SHOWN and name != "score"]
     if len(columns) > 2:
         columns.append("score")
-    text = result["stage"] == "pretrain"
+    text, width = result["stage"] == "pretrain", max(20, *(len(name) + 1 for name in found))
     head = "held-out text" if text else f"dev set ({result['data']['splits']['dev']['rows']:,} rows)"
-    order = [name for name in found if name not in ("student", "teacher")]
-    order += [name for name in ("student", "teacher") if name in found]
-    lines = [f"{head:<22}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)]
+    theirs = sorted((name for name in found if teaches(name)), key=lambda name: name == "teacher")  # the main one last
+    order = [name for name in found if name not in ("student", *theirs)] + ["student", *theirs]
+    lines = [f"{head:<{width + 2}}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)]
     lines[0] += "   (masked positions)" if text else ""
     for name in order:
         cells = (f"{_shown(column, found[name].get(column)):>12}" for column in columns)
-        lines.append(f"  {name:<20}" + "".join(cells))
+        lines.append(f"  {name:<{width}}" + "".join(cells))
+    return lines
+
+
+def teaches(name: str) -> bool:
+    """Whether a row of scores is a teacher's: "teacher", "teacher NAME" or "assistant"."""
+    return name == "assistant" or name.split(" ")[0] == "teacher"
+
+
+def taught(result: dict[str, Any]) -> bool:
+    """Whether a run asked any teacher."""
+    return any(teaches(name) for name in result["metrics"])
+
+
+def preparation(result: dict[str, Any]) -> list[str]:
+    """What had to be trained before the run, and what it cost, one line a stage, with totals; nothing where nothing had.
+
+    A dash stands for what was not measured (a stage made by an older kdlab), which totals leave out.
+    """
+    stages = result.get("preparation") or []
+    if not stages:
+        return []
+    ledger = result["ledger"]
+    own = {
+        "queries": ledger["teacher_queries"]["total"],
+        "flops": ledger["flops"]["total"],
+        "seconds": ledger["seconds"]["training"],
+    }
+    total = {name: sum(stage[name] or 0 for stage in stages) for name in own}
+    with_own = {name: total[name] + (own[name] or 0) for name in own}
+    named = [(f"{stage['what']} ({'now' if stage['made_now'] else 'found'})", stage) for stage in stages]
+    rows = [*named, ("total", total), ("with this run", with_own)]
+    width = max(len("cost of preparation, paid once"), *(len(name) + 2 for name, _ in rows)) + 1
+    lines = ["", f"{'cost of preparation, paid once':<{width}}{'queries':>11}  {'model FLOPs':>11}  {'wall-clock':>11}"]
+    for name, cost in rows:
+        queries = "-" if cost["queries"] is None else f"{cost['queries']:,}"
+        flops = "-" if cost["flops"] is None else si(cost["flops"])
+        lines.append(f"{'  ' + name:<{width}}{queries:>11}  {flops:>11}  {duration(cost['seconds']):>11}")
     return lines
 
 
@@ -154,19 +192,19 @@ def card(result: dict[str, Any]) -> str:
     ]
     queries = (
         f"Teacher queries {ledger['teacher_queries']['total']:,} of {ledger['rows_seen']:,} rows seen. "
-        if "teacher" in result["metrics"]
+        if taught(result)
         else ""
     )
     auto = "AutoModelForMaskedLM" if text else "AutoModelForSequenceClassification"
     head = "| held-out text |" if text else "| dev set |"
-    how = f"Distilled from {result['teacher']['name']}" if "teacher" in result["metrics"] else "Trained on labels alone"
+    how = f"Distilled from {result['teacher']['name']}" if taught(result) else "Trained on labels alone"
     return f"""---
 library_name: transformers
 pipeline_tag: {"fill-mask" if text else "text-classification"}
 tags: [knowledge-distillation, kdlab]
 ---
 
-# {"A student of " + result["teacher"]["name"] if "teacher" in result["metrics"] else "A fine-tuned encoder"}
+# {"A student of " + result["teacher"]["name"] if taught(result) else "A fine-tuned encoder"}
 
 {how} with kdlab {result["versions"].get("kdlab", "")} at the {"pre-training" if text else "fine-tuning"} stage: {result["steps"]} steps,
 knowledge `{result["knowledge"]}`, data selection `{result["select"]["name"]}` at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},

@@ -15,7 +15,8 @@ class Teacher:
     """A frozen encoder that answers for the rows it is asked about.
 
     `name` is what the ledger calls it. `order`: where the teacher keeps each class of the data (`kdlab.labels.align`),
-    if it numbers them otherwise. Not a Module on purpose: as a submodule it would enter every checkpoint.
+    if it numbers them otherwise. `classes`: which of the data's classes its outputs stand for, in that order, if it is
+    a specialist for some (None: all). Not a Module on purpose: as a submodule it would enter every checkpoint.
     """
 
     def __init__(
@@ -24,10 +25,12 @@ class Teacher:
         encoder: Encoder,
         ask: Callable[[str, Tensor, int], None] | None = None,
         order: Sequence[int] | None = None,
+        classes: Sequence[int] | None = None,
     ) -> None:
         self.name = name
         self.encoder = encoder.eval().requires_grad_(False)
         self.order = None if order is None or list(order) == sorted(order) else list(order)
+        self.classes = None if classes is None else list(classes)
         self._count = ask
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Teacher:
@@ -44,6 +47,6 @@ class Teacher:
 
     @torch.no_grad()
     def project(self, vectors: Tensor) -> Tensor:
-        """Logits (U, C) of hidden vectors (U, H) of an answer, in the data's order of classes."""
+        """Logits (U, C) of hidden vectors (U, H) of an answer, in the data's order of the classes it knows."""
         logits = self.encoder.project(vectors)
         return logits if self.order is None else logits[:, self.order]

@@ -1,4 +1,4 @@
-"""What the layers pass to each other: `Batch`, `Plan`, `Outputs`, `Evidence`.
+"""What the layers pass to each other: `Batch`, `Plan`, `Outputs`, `Evidence`, `Situation`.
 
 Dimensions, defined once for the whole package:
 
@@ -9,6 +9,7 @@ row, C classes (the vocabulary V in masked-LM), H hidden size, T teachers, M kno
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,10 +22,15 @@ IGNORE = -100  # label of a position that makes no prediction (PyTorch's cross-e
 class Plan:
     """What was decided about a batch before the step; None means the static default. No plan at all is plain distillation.
 
-    `rows` (k,) int64 ascending: which rows of the batch take part and query the teacher (None: all).
+    `rows` (k,) int64 ascending: which rows of the batch take part and query the teachers (None: all). `adopt` decides
+    the weights (k, T) of the teachers, an adoption rule (`kdlab.adoption`; None: each row heeds the only teacher).
+    `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule (`kdlab.weighing`; None: ones). Rules, not
+    numbers: what they look at is seen in the step itself, by the one forward that is paid for anyway.
     """
 
     rows: Tensor | None = None
+    adopt: Callable[..., Tensor] | None = None
+    weigh: Callable[..., Tensor] | None = None
 
 
 @dataclass
@@ -143,3 +149,21 @@ class Evidence:
             if value is not None:
                 return len(value)
         raise ValueError("Evidence is empty: give it logits, features, labels or a mask")
+
+
+@dataclass
+class Situation:
+    """What a weighing rule may look at: the rows of the whole global batch in rank order, detached.
+
+    `uncertainty` (k,) of the student, entropy / log C, in [0, 1]; `student` (k, H) and `teachers`, (k, H_t) each: the
+    [CLS] state in the last layer, zeros where a teacher was not asked; `heed` (k, T) the teachers' adoption weights;
+    `progress` share of training done; `epoch` the pass over the data; `rng` keyed by (seed, step). None: not asked for.
+    """
+
+    uncertainty: Tensor | None = None
+    student: Tensor | None = None
+    teachers: tuple[Tensor, ...] = ()
+    heed: Tensor | None = None
+    progress: float = 0.0
+    epoch: int = 0
+    rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdlab import models, terms
+from kdlab import models, stateterms, terms
 from kdlab.distill import Distiller, Optim, Weighted
 from kdlab.errors import UserError
 from kdlab.ledger import Ledger
@@ -40,7 +40,7 @@ def weighted(at: str = "labelled") -> dict[str, Weighted]:
     return {
         "soft": Weighted(soft, 5.0, at),
         "mlm": Weighted(terms.label_cross_entropy, 2.0, "labelled"),
-        "cosine": Weighted(terms.cosine, 1.0, "tokens"),
+        "cosine": Weighted(stateterms.cosine, 1.0, "tokens"),
     }
 
 
@@ -50,7 +50,7 @@ def distiller(family: str = "bert", reduce: str = "tokens", at: str = "labelled"
     student = models.Encoder(models.student_from(model, [0, 2]))
     ledger = Ledger(ROWS)
     teacher = Teacher("teacher", models.Encoder(model), ledger.ask)
-    return Distiller(student, weighted(at), Optim(lr=1e-3), 10, teacher, ledger, reduce, chunk=chunk)
+    return Distiller(student, weighted(at), Optim(lr=1e-3), 10, [teacher], ledger, reduce, chunk=chunk)
 
 
 def plainly(module: Distiller, b: Batch, reduce: str, at: str) -> torch.Tensor:

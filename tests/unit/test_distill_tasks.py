@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from kdlab import flops, models, terms
+from kdlab import attentionterms, flops, models, stateterms, terms
 from kdlab.config import checked
 from kdlab.distill import Distiller, Optim, Weighted
 from kdlab.errors import UserError
@@ -32,17 +32,17 @@ def soft(temperature: float = 1.0, **more: float) -> Weighted:
     return Weighted(functools.partial(terms.soft_loss, temperature=temperature), 0.7, "all", **more)
 
 
-PATIENT = Weighted(functools.partial(terms.patient, layers="skip"), 0.5, "all")
+PATIENT = Weighted(functools.partial(stateterms.patient, layers="skip"), 0.5, "all")
 TINYBERT = {
-    "embedding": Weighted(terms.embedding_mse, 0.9, "all"),
-    "hidden": Weighted(functools.partial(terms.hidden_mse, layers="uniform"), 0.8, "all"),
-    "attention": Weighted(functools.partial(terms.attention_mse, layers="uniform"), 0.7, "all"),
+    "embedding": Weighted(stateterms.embedding_mse, 0.9, "all"),
+    "hidden": Weighted(functools.partial(stateterms.hidden_mse, layers="uniform"), 0.8, "all"),
+    "attention": Weighted(functools.partial(attentionterms.attention_mse, layers="uniform"), 0.7, "all"),
 }
 MINILM = {
-    "attention": Weighted(terms.attention_relation, 0.4, "all"),
-    "values": Weighted(terms.value_relation, 0.6, "all"),
+    "attention": Weighted(attentionterms.attention_relation, 0.4, "all"),
+    "values": Weighted(attentionterms.value_relation, 0.6, "all"),
 }
-COSINE = Weighted(terms.cosine, 2.0, "tokens")
+COSINE = Weighted(stateterms.cosine, 2.0, "tokens")
 
 
 def classifier(family: str = "bert", layers: int = TEACHER, outputs: int = CLASSES, seed: int = 0, width: int = 32):
@@ -84,7 +84,7 @@ def distiller(
     student = models.Encoder(classifier(family, STUDENT, outputs, seed=1, width=width))
     ledger = Ledger(ROWS, fixed_inputs=True)
     teacher = Teacher("teacher", models.Encoder(classifier(family, TEACHER, outputs)), ledger.ask)
-    return Distiller(student, given, Optim(lr=1e-3), 10, teacher, ledger, reduce, labels_on=labels_on).eval()
+    return Distiller(student, given, Optim(lr=1e-3), 10, [teacher], ledger, reduce, labels_on=labels_on).eval()
 
 
 def at(module: Distiller, step: int) -> Distiller:
@@ -338,7 +338,7 @@ def test_an_idle_rank_asks_nothing_and_still_touches_all_parameters():
 
 
 def test_terms_count_from_since_to_before_until():
-    given = {"hidden": Weighted(terms.hidden_mse, 0.8, "all", until=0.5), "soft": soft(since=0.5)}
+    given = {"hidden": Weighted(stateterms.hidden_mse, 0.8, "all", until=0.5), "soft": soft(since=0.5)}
     b = batch()
     for step in (0, 4, 5, 9):
         module = at(distiller(given), step)
@@ -362,7 +362,7 @@ def test_a_step_without_teacher_terms_asks_no_teacher():
 @pytest.mark.parametrize("total", [8, 10, 23, 100, 600, 601, 23 * 211])
 def test_the_schedule_begins_anew_at_the_very_step_at_which_the_terms_change(total):
     share = 0.87
-    given = {"hidden": Weighted(terms.hidden_mse, 1.0, "all", until=share), "soft": soft(since=share)}
+    given = {"hidden": Weighted(stateterms.hidden_mse, 1.0, "all", until=share), "soft": soft(since=share)}
     module = distiller(given)
     module.total_steps, module.optim = total, Optim(lr=1.0, warmup=0.0, restarts=(share,))
     changed = next(step for step in range(total) if "soft" in at(module, step).trained_by)
@@ -390,8 +390,8 @@ def test_every_phase_of_the_schedule_warms_up_and_decays_to_zero():
 
 def test_projections_carry_the_students_states_over():
     module, b = distiller({**TINYBERT, "patient": PATIENT, "cosine": COSINE}, width=16), batch()
-    assert {name for name, _ in module.bridges.named_children()} == {"states", "embeddings"}
-    s, wide = Plain(module.student.model, b), module.bridges
+    assert {name for name, _ in module.bridges["0"].named_children()} == {"states", "embeddings"}
+    s, wide = Plain(module.student.model, b), module.bridges["0"]
     s.states = (wide["embeddings"](s.states[0]), *(wide["states"](state) for state in s.states[1:]))
     with torch.no_grad():
         t = Plain(module.teacher.encoder.model, b)
@@ -401,7 +401,7 @@ def test_projections_carry_the_students_states_over():
 
 def test_projections_are_trained_and_saved_but_are_no_part_of_the_student():
     module, b = distiller({**TINYBERT, "soft": soft()}, width=16), batch()
-    mine = {f"bridges.{which}.{name}" for which in ("states", "embeddings") for name in ("weight", "bias")}
+    mine = {f"bridges.0.{which}.{name}" for which in ("states", "embeddings") for name in ("weight", "bias")}
     assert mine <= set(module.state_dict())
     assert not any("bridge" in name for name in module.student.model.state_dict())
     before = {name: p.clone() for name, p in module.bridges.named_parameters()}
@@ -455,7 +455,7 @@ def test_a_teacher_that_numbers_the_classes_otherwise_teaches_the_same():
         student = models.Encoder(classifier(layers=STUDENT, outputs=3, seed=1))
         teacher = Teacher("teacher", models.Encoder(model), order=order)
         given = {**KNOWLEDGE["response"], "logits": Weighted(terms.mean_squared_error, 0.7, "all")}
-        losses[name] = float(Distiller(student, given, Optim(lr=1e-3), 10, teacher).eval().loss(b).detach())
+        losses[name] = float(Distiller(student, given, Optim(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
     assert losses["reversed"] == pytest.approx(losses["as the data"], rel=1e-6)
     assert losses["reversed, taken by number"] != pytest.approx(losses["as the data"], rel=1e-2)  # the trap is real
 
@@ -495,6 +495,6 @@ def test_attention_is_refused_where_the_numbers_of_heads_differ():
     config.num_attention_heads, config.num_labels = 2, CLASSES
     student = models.Encoder(transformers.BertForSequenceClassification(config))
     teacher = Teacher("teacher", models.Encoder(classifier()))
-    module = Distiller(student, TINYBERT, Optim(lr=1e-3), 10, teacher).eval()
+    module = Distiller(student, TINYBERT, Optim(lr=1e-3), 10, [teacher]).eval()
     with pytest.raises(UserError, match="heads"):
         module.loss(batch())

@@ -62,7 +62,28 @@ def test_what_does_not_fit_is_refused_in_one_line():
         ([0], 6, 12, "numbered 1 to 12"),
         ([1, 2, 3], 2, 12, "1 to 2 of them"),
         ([], 2, 12, "1 to 2 of them"),
+        (4, 6, 12, "layers=4: a list of teacher layers"),
+        (None, 6, 12, "layers=None: a list of teacher layers"),
+        ([2.0], 6, 12, "numbered 1 to 12"),
     ]:
         with pytest.raises(UserError, match=says) as error:
             layermaps.pairs(layers, student, teacher)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(layermaps.MAPS))
+def test_a_named_map_fits_any_pair_of_depths_or_is_refused(name):
+    for student, teacher in [(m, n) for m in range(1, 25) for n in range(1, 25)]:
+        if student > teacher:
+            with pytest.raises(UserError, match="needs a teacher at least as deep"):
+                layermaps.pairs(name, student, teacher)
+        else:
+            found = teachers(layermaps.pairs(name, student, teacher))
+            assert found == sorted(set(found)) and found[0] >= 1 and found[-1] <= teacher
+
+
+def test_matched_takes_what_the_joined_layers_show():
+    student, teacher = ["e", "s1", "s2", "s3"], ["E", *(f"t{n}" for n in range(1, 7))]
+    assert layermaps.matched("skip", student, teacher, above=1) == [("s1", "t2"), ("s2", "t4")]
+    assert layermaps.matched([6], student, teacher, above=1) == [("s1", "t6")]
+    assert layermaps.matched("last", student[1:], teacher[1:]) == [("s1", "t4"), ("s2", "t5")]

@@ -38,7 +38,7 @@ def paper(*more: str, exp: str = "adads_finetune") -> Config:
 
 
 def function_of(term: dict) -> str:
-    return term["_target_"].removeprefix("kdlab.terms.")
+    return term["_target_"].rpartition(".")[2]
 
 
 def terms(config: Config) -> dict[str, tuple[float, str]]:

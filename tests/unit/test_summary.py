@@ -122,6 +122,59 @@ def test_seconds_in_words(seconds, shown):
     assert summary.duration(seconds) == shown
 
 
+# ---- several teachers, and what was trained first
+
+STAGES = [
+    {"what": "teacher, 12 layers, fine-tuned", "made_now": False, "queries": 0, "flops": 2e15, "seconds": 600.0, "steps": 300},
+    {"what": "assistant, 9 layers, distilled", "made_now": True, "queries": 3500, "flops": 1e15, "seconds": 300.0, "steps": 300},
+]  # fmt: skip
+
+
+def test_teachers_stand_below_the_student_the_main_one_last():
+    one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
+    found = {"student": one, "assistant": one, "teacher": one, "teacher small": one, "majority class": one}
+    _, *lines = summary.quality(result(metrics=found))
+    names = [re.split(r"\s{2,}", line.strip())[0] for line in lines]
+    assert names == ["majority class", "student", "assistant", "teacher small", "teacher"]
+    long = {"student": one, "teacher specialist-of-a-long-name": one}
+    head, *lines = summary.quality(result(metrics=long))
+    assert len({len(line) for line in (head, *lines)}) == 1  # columns stay columns
+
+
+def test_a_run_with_specialists_alone_has_a_teacher():
+    one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
+    found = {"student": one, "teacher specialist-1": one, "teacher specialist-2": one}
+    assert "teacher queries" in summary.table(result(metrics=found), Path("x"))
+    assert "Distilled from bert" in summary.card(result(metrics=found))
+
+
+def test_every_stage_of_the_preparation_has_a_line_and_all_of_them_a_total():
+    lines = summary.preparation(result(preparation=STAGES))
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines[1:]]
+    assert rows == [
+        ["cost of preparation, paid once", "queries", "model FLOPs", "wall-clock"],
+        ["teacher, 12 layers, fine-tuned (found)", "0", "2.00 P", "10.0 min"],
+        ["assistant, 9 layers, distilled (now)", "3,500", "1.00 P", "5.0 min"],
+        ["total", "3,500", "3.00 P", "15.0 min"],
+        ["with this run", "4,532", "3.01 P", "16.7 min"],
+    ]
+    assert "\n".join(lines) in summary.table(result(preparation=STAGES), Path("x"))
+    assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_what_nobody_counted_is_a_dash_and_in_no_total():
+    unknown = {
+        "what": "teacher, 4 layers, fine-tuned",
+        "made_now": False,
+        "queries": None,
+        "flops": None,
+        "seconds": None,
+    }
+    rows = [line.split() for line in summary.preparation(result(preparation=[unknown, STAGES[1]]))[2:]]
+    assert rows[0][-3:] == ["-", "-", "-"] and rows[2][:2] == ["total", "3,500"]
+    assert summary.preparation(result()) == [] == summary.preparation(result(preparation=[]))
+
+
 # ---- the next command
 
 

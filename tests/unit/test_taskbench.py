@@ -43,7 +43,7 @@ def groups(*choices: str) -> DictConfig:
 
 
 def composed(overrides: list[str]) -> DictConfig:
-    choices = [o for o in overrides if o.startswith(("+exp=", "select=", "knowledge="))]
+    choices = [o for o in overrides if o.startswith(("+exp=", "select=", "adopt=", "knowledge="))]
     found = copy.deepcopy(groups(*choices))
     for override in overrides:
         key, _, value = override.partition("=")
@@ -170,11 +170,12 @@ def test_in_regression_it_is_a_constant(bench, tmp_path):
 
 def test_an_encoder_is_fine_tuned_once_and_a_classifier_is_taken_as_it_is(bench, tmp_path):
     one, two = bench(), bench("seed=5", "select=random")
-    assert not one.given_classifier
+    assert not one.faculty.given(one.faculty.main)
     assert one.teacher_folder == two.teacher_folder and sum("fine-tuned" in line for line in bench.said) == 1
     assert bench("teachers.finetune.lr=1e-4").teacher_folder != one.teacher_folder
     given = write_classifier(tmp_path / "given", OWN)
-    assert bench(teacher=given).given_classifier and bench(teacher=given).teacher_folder == given
+    ready = bench(teacher=given)
+    assert ready.faculty.given(ready.faculty.main) and ready.teacher_folder == given
 
 
 def test_a_fine_tuned_teacher_names_its_classes(bench):
@@ -208,7 +209,7 @@ def test_a_classifier_cannot_teach_regression(bench, tmp_path):
 def test_a_teacher_is_not_asked_who_it_is_where_labels_alone_teach(bench, tmp_path):
     made = bench("+exp=finetune", teacher=write_classifier(tmp_path / "other", ("cat", "dog", "cow")))
     made.check()
-    assert made.given_classifier and made.teacher(None) is None
+    assert made.faculty.given(made.faculty.main) and made.teachers(None) == []
 
 
 def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_turned(bench, tmp_path):
@@ -217,14 +218,14 @@ def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_tu
         bench(teacher=write_classifier(tmp_path / name, OWN, order=given))
         for name, given in (("plain", None), ("turned", order))
     )
-    assert plain.order == (0, 1, 2) and turned.order == (1, 2, 0)
-    scores = [made.teacher_scores for made in (plain, turned)]
+    assert [made.faculty.order(made.faculty.main) for made in (plain, turned)] == [(0, 1, 2), (1, 2, 0)]
+    scores = [made.teacher_scores_all() for made in (plain, turned)]
     assert scores[0] == scores[1]
     (b,) = bench("data.batch_size=60").data_module(1, None).heldout_splits(final=True)[""]
     every = torch.arange(60)
     logits = []
     for made in (plain, turned):
-        teacher = made.teacher(None)
+        (teacher,) = made.teachers(None)
         logits.append(teacher.project(teacher.encoder.vectors(teacher.ask(b), every, every)))
     torch.testing.assert_close(logits[0], logits[1])
 
@@ -237,9 +238,9 @@ def test_the_teachers_scores_are_kept_for_its_labels_too_not_for_its_weights_alo
     names = ["kind1", "kind2", "kind0"]
     config["id2label"], config["label2id"] = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     (wrong / "config.json").write_text(json.dumps(config))
-    before = bench(teacher=wrong).teacher_scores
-    after = bench(teacher=right).teacher_scores
-    alone = bench(f"artifacts={tmp_path / 'other artifacts'}", teacher=right).teacher_scores
+    before = bench(teacher=wrong).teacher_scores_all()["teacher"]
+    after = bench(teacher=right).teacher_scores_all()["teacher"]
+    alone = bench(f"artifacts={tmp_path / 'other artifacts'}", teacher=right).teacher_scores_all()["teacher"]
     assert before["loss"] != pytest.approx(alone["loss"], rel=1e-3)
     assert after == alone
 
@@ -251,9 +252,9 @@ def test_a_teacher_that_knows_nothing_is_refused_unless_told_otherwise(bench, tm
     weights["classifier.bias"].copy_(torch.tensor([0.0, 0.0, 1.0]))
     safetensors.torch.save_file(weights, given / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="no better than always the majority class") as error:
-        _ = bench("teachers.sanity=true", teacher=given).teacher_scores
+        _ = bench("teachers.sanity=true", teacher=given).teacher_scores_all()["teacher"]
     assert "teachers.finetune" in str(error.value) and "teachers.sanity=false" in str(error.value)
-    assert bench("teachers.sanity=false", teacher=given).teacher_scores["accuracy"] < 0.5
+    assert bench("teachers.sanity=false", teacher=given).teacher_scores_all()["teacher"]["accuracy"] < 0.5
 
 
 # ---- the student

@@ -1,4 +1,4 @@
-"""Knowledge terms against NumPy and SciPy: loops over rows, layers, heads and tokens, as the papers write them."""
+"""Knowledge terms on logits against NumPy and SciPy, and the laws of all terms that give one number a row."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import functools
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from kdlab import terms
+from kdlab import attentionterms, stateterms, terms
 from kdlab.errors import UserError
 from kdlab.types import Outputs
+from tests.shown import LENGTH, MASK, ROWS, shown
 
 RNG = np.random.default_rng(0)
 
@@ -53,22 +54,6 @@ def test_label_cross_entropy_is_minus_log_probability_of_the_label():
     np.testing.assert_allclose(found.numpy(), -log_softmax(s, axis=1)[np.arange(7), labels], rtol=1e-5)
 
 
-def test_cosine_is_one_minus_cos_over_real_tokens():
-    s, t = RNG.normal(size=(3, 5, 8)), RNG.normal(size=(3, 5, 8))
-    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
-    found = terms.cosine(
-        Outputs(hidden=torch.tensor(s), mask=torch.tensor(mask)),
-        Outputs(hidden=torch.tensor(t), mask=torch.tensor(mask)),
-    )
-    wanted = []
-    for i in range(3):
-        each = [
-            1 - s[i, j] @ t[i, j] / np.linalg.norm(s[i, j]) / np.linalg.norm(t[i, j]) for j in range(5) if mask[i, j]
-        ]
-        wanted.append(np.mean(each))
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5)
-
-
 def test_soft_cross_entropy_of_one_output_is_refused():
     one = Outputs(logits=torch.zeros(3, 1))
     with pytest.raises(UserError, match="mean_squared_error"):
@@ -104,119 +89,19 @@ def test_label_loss_and_soft_loss_follow_the_kind_of_task():
     ]
 
 
-# ---- states, scores and values
-
-MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])  # a row of one real token too
-ROWS, LENGTH = MASK.shape
-
-
-def shown(layers: int, heads: int = 2, width: int = 6, size: int = 3) -> Outputs:
-    """Random states, scores and values of a model, float32."""
-
-    def draw(count: int, *shape: int) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.tensor(RNG.normal(size=shape), dtype=torch.float32) for _ in range(count))
-
-    return Outputs(
-        hidden=draw(1, ROWS, LENGTH, width)[0],
-        mask=torch.tensor(MASK),
-        states=draw(layers + 1, ROWS, LENGTH, width),
-        scores=draw(layers, ROWS, heads, LENGTH, LENGTH),
-        values=draw(layers, ROWS, heads, LENGTH, size),
-    )
-
-
-def real(row: int) -> list[int]:
-    return [j for j in range(LENGTH) if MASK[row, j]]
-
-
-def unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.sqrt(np.sum(vector**2))
-
-
-def assert_agrees(found: torch.Tensor, wanted: list[float]) -> None:
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=2e-5, atol=1e-6)
-
-
-def numpy(tensors: tuple[torch.Tensor, ...] | None) -> list[np.ndarray]:
-    assert tensors is not None
-    return [x.numpy().astype(np.float64) for x in tensors]
-
-
-def test_patient_sums_squared_distances_of_unit_cls_states_over_the_mapped_layers():
-    student, teacher = shown(3), shown(6)
-    s, t = numpy(student.states), numpy(teacher.states)
-    mapped = [(1, 2), (2, 4)]  # PKD-Skip, 3 layers of 6; states[0] are the embeddings
-    squared = [sum(np.sum((unit(s[m][i, 0]) - unit(t[n][i, 0])) ** 2) for m, n in mapped) for i in range(ROWS)]
-    assert_agrees(terms.patient(student, teacher), squared)
-    ksm = [(1, 2), (2, 4), (3, 6)]
-    plain = [sum(np.sqrt(np.sum((unit(s[m][i, 0]) - unit(t[n][i, 0])) ** 2)) for m, n in ksm) for i in range(ROWS)]
-    assert_agrees(terms.patient(student, teacher, layers="uniform", squared=False), plain)
-    last = [np.sum((unit(s[1][i, 0]) - unit(t[5][i, 0])) ** 2) for i in range(ROWS)]
-    assert_agrees(terms.patient(student, teacher, layers=[5]), last)
-
-
-def test_hidden_and_embedding_mse_are_over_real_tokens_and_width():
-    student, teacher = shown(2), shown(4)
-    s, t = numpy(student.states), numpy(teacher.states)
-
-    def layer(m: int, n: int, i: int) -> float:
-        return float(np.mean([(s[m][i, j] - t[n][i, j]) ** 2 for j in real(i)]))
-
-    assert_agrees(terms.embedding_mse(student, teacher), [layer(0, 0, i) for i in range(ROWS)])
-    assert_agrees(terms.hidden_mse(student, teacher), [layer(1, 2, i) + layer(2, 4, i) for i in range(ROWS)])
-    assert_agrees(terms.hidden_mse(student, teacher, layers="last"), [layer(1, 3, i) for i in range(ROWS)])
-
-
-def test_attention_mse_is_over_heads_and_pairs_of_real_tokens():
-    student, teacher = shown(2, heads=3), shown(4, heads=3)
-    s, t = numpy(student.scores), numpy(teacher.scores)
-
-    def layer(m: int, n: int, i: int) -> float:
-        pairs = [(a, j, key) for a in range(3) for j in real(i) for key in real(i)]
-        return sum((s[m - 1][i, a, j, key] - t[n - 1][i, a, j, key]) ** 2 for a, j, key in pairs) / len(pairs)
-
-    assert_agrees(terms.attention_mse(student, teacher), [layer(1, 2, i) + layer(2, 4, i) for i in range(ROWS)])
-    assert_agrees(terms.attention_mse(student, teacher, layers=[3]), [layer(1, 3, i) for i in range(ROWS)])
-
-
-def test_attention_relation_is_the_divergence_of_the_last_layers_from_the_teachers():
-    student, teacher = shown(2, heads=3), shown(4, heads=3)
-    s, t = numpy(student.scores)[-1], numpy(teacher.scores)[-1]
-    wanted = []
-    for i in range(ROWS):
-        keys = real(i)
-        each = [entropy(softmax(t[i, a, j, keys]), softmax(s[i, a, j, keys])) for a in range(3) for j in keys]
-        wanted.append(np.mean(each))
-    assert_agrees(terms.attention_relation(student, teacher), wanted)
-
-
-def test_value_relation_compares_relations_of_values_whatever_their_size():
-    student, teacher = shown(2, size=3), shown(4, size=5)
-    s, t = numpy(student.values)[-1], numpy(teacher.values)[-1]
-    wanted = []
-    for i in range(ROWS):
-        each = []
-        for a in range(2):
-            for j in real(i):
-                of_student = softmax([s[i, a, j] @ s[i, a, key] / np.sqrt(3) for key in real(i)])
-                of_teacher = softmax([t[i, a, j] @ t[i, a, key] / np.sqrt(5) for key in real(i)])
-                each.append(entropy(of_teacher, of_student))
-        wanted.append(np.mean(each))
-    assert_agrees(terms.value_relation(student, teacher), wanted)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_agrees(terms.value_relation(student, teacher), wanted)
-
+# ---- laws of all terms that give one number a row
 
 ON_ROWS = {
-    "cosine": (terms.cosine, "hidden"),
-    "patient": (terms.patient, "states"),
-    "distance": (functools.partial(terms.patient, layers="uniform", squared=False), "states"),
-    "embedding": (terms.embedding_mse, "states"),
-    "hidden": (terms.hidden_mse, "states"),
-    "attention": (terms.attention_mse, "scores"),
-    "attention relation": (terms.attention_relation, "scores"),
-    "value relation": (terms.value_relation, "values"),
+    "cosine": (stateterms.cosine, "hidden"),
+    "patient": (stateterms.patient, "states"),
+    "distance": (functools.partial(stateterms.patient, layers="uniform", squared=False), "states"),
+    "embedding": (stateterms.embedding_mse, "states"),
+    "hidden": (stateterms.hidden_mse, "states"),
+    "flow": (stateterms.relation, "states"),
+    "aligned": (stateterms.aligned, "states"),
+    "attention": (attentionterms.attention_mse, "scores"),
+    "attention relation": (attentionterms.attention_relation, "scores"),
+    "value relation": (attentionterms.value_relation, "values"),
 }
 
 
@@ -281,10 +166,27 @@ def test_half_precision_is_computed_in_float32(name):
     torch.testing.assert_close(low, term(student, teacher), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["attention", "attention relation", "value relation"])
-def test_attention_of_another_number_of_heads_is_refused(name):
-    with pytest.raises(UserError, match="the student has 2, the teacher 3"):
-        ON_ROWS[name][0](shown(2, heads=2), shown(2, heads=3))
+@pytest.mark.parametrize("name", ON_ROWS)
+def test_a_rows_number_does_not_hang_on_the_other_rows(name):
+    term, _ = ON_ROWS[name]
+    student, teacher = shown(2), shown(4)
+    every = term(student, teacher)
+    for index in ([2, 0, 1], [1], []):
+        some = torch.tensor(index, dtype=torch.long)
+        found = term(student.take(some, LENGTH), teacher.take(some, LENGTH))
+        assert found.shape == (len(index),)
+        torch.testing.assert_close(found, every[some], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ON_ROWS)
+def test_gradient_is_finite_where_the_student_is_its_teacher(name):
+    term, where = ON_ROWS[name]
+    student, teacher = shown(4), shown(4)
+    found = getattr(student, where)
+    leaves = [x.requires_grad_() for x in (found if isinstance(found, tuple) else (found,))]
+    term(student, teacher).sum().backward()
+    for leaf in leaves:
+        assert leaf.grad is None or torch.isfinite(leaf.grad).all()
 
 
 def test_terms_say_what_they_read_even_as_partials():
@@ -293,7 +195,7 @@ def test_terms_say_what_they_read_even_as_partials():
     for term in (terms.label_cross_entropy, terms.label_squared_error):
         assert terms.on_logits(term) and not terms.asks_teacher(term) and terms.wants(term) == frozenset()
     assert terms.on_logits(terms.mean_squared_error) and terms.asks_teacher(terms.mean_squared_error)
-    assert terms.wants(functools.partial(functools.partial(terms.patient), squared=False)) == {"states"}
+    assert terms.wants(functools.partial(functools.partial(stateterms.patient), squared=False)) == {"states"}
     for term, where in ON_ROWS.values():
         assert not terms.on_logits(term) and terms.asks_teacher(term)
         assert terms.wants(term) == {where} - {"hidden"}
@@ -305,3 +207,9 @@ def test_a_term_may_read_several_things_and_no_teacher():
         return student.logits
 
     assert terms.wants(term) == {"scores", "values"} and terms.on_logits(term) and not terms.asks_teacher(term)
+
+
+def test_only_a_term_that_chooses_layers_says_which():
+    assert terms.function_of(functools.partial(stateterms.aligned)).chooses is stateterms.chosen_layers
+    assert all(terms.function_of(term).chooses is None for name, (term, _) in ON_ROWS.items() if name != "aligned")
+    assert not any(terms.is_joint(term) for term, _ in ON_ROWS.values())

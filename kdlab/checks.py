@@ -1,0 +1,48 @@
+"""Everything that can be checked of a run before anything is loaded or written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdlab import episodes, models
+from kdlab.errors import UserError
+from kdlab.rehearsal import rehearse
+
+if TYPE_CHECKING:
+    from kdlab.bench import Bench
+
+
+def check(bench: Bench) -> None:
+    """UserError for inputs that are missing, damaged or contradict each other. Reads little, writes nothing."""
+    bench.selection()
+    bench.terms()
+    bench.source.check()
+    _ = bench.tokenizer
+    models.has_head(bench.teacher_source, bench.teacher_config, bench.head)  # names a damaged file
+    _student(bench)
+    longest, max_length = getattr(bench.teacher_config, "max_position_embeddings", None), bench.config.data.max_length
+    if longest and max_length > longest:
+        raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
+    bench.check_data()
+    if bench.asks_teacher:
+        bench.faculty.check()
+        bench.adoption()
+    outputs, label = bench.answer
+    members = bench.faculty.members if bench.asks_teacher else [bench.faculty.main]
+    rehearse([w.term for w in bench.terms().values()], bench.student_cast, members, outputs, label, bench.head)
+    episodes.check(bench)
+
+
+def _student(bench: Bench) -> None:
+    given, teacher = bench.config.student, bench.teacher_config
+    if given.path is not None:
+        theirs, ours = models.load_tokenizer(given.path).get_vocab(), bench.tokenizer.get_vocab()
+        if theirs != ours:
+            raise UserError(
+                f"the student in {given.path} and the teacher {bench.teacher_name} have different tokenizers "
+                f"({len(theirs)} and {len(ours)} tokens, not the same): distillation needs the same vocabulary"
+            )
+    elif given.hidden is not None:
+        models.check_width(teacher, given.hidden)
+    else:
+        models.pick_layers(given.layers, teacher.num_hidden_layers, given.pick)

@@ -1,0 +1,203 @@
+"""`python -m kdlab.compare FOLDER...`: finished runs by task, mean over seeds, each group tested against a baseline."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdlab import significance
+from kdlab.baselines import DEFAULT, Comparison, Line, compare
+from kdlab.files import atomic_write_text
+from kdlab.finished import command
+from kdlab.seedgroups import read
+from kdlab.significance import Paired
+from kdlab.summary import si
+
+FEW = 10  # from so many seeds on, nothing is said about the power of the test
+GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs")
+TEST = ("group", "baseline", "common seeds", "difference", "95 % interval", "p", "Holm p")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables; 2 for bad input."""
+    given = _parser().parse_args(argv)
+    return command(lambda: _compare(given))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kdlab.compare", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="run folders, or folders with runs below")
+    parser.add_argument("--baseline", metavar="WHAT", help=f"part of a group's name (default: {DEFAULT})")
+    parser.add_argument("--metric", metavar="NAME", help="such as accuracy (default: score; on text: loss)")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers there too")
+    return parser
+
+
+def _compare(given: argparse.Namespace) -> int:
+    runs, left = read(given.runs)
+    for folder, why in left.items():
+        _say(f"left out, {why}: {folder}")
+    found = compare(runs, given.metric, given.baseline, _say)
+    if given.csv:
+        atomic_write_text(given.csv, as_csv(found))
+    for one in found:
+        print(text(one, given.markdown), end="\n\n")
+    for note in notes(found, given.baseline):
+        print(f"- {note}" if given.markdown else note)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(f"kdlab: {line}", file=sys.stderr)
+
+
+def text(found: Comparison, markdown: bool = False) -> str:
+    """Two tables, of the groups and of their tests, and how small a difference such tests find; as Markdown if wanted.
+
+    Losses are shown as they are, scores times 100.
+    """
+    unit = f"{found.metric}, lower is better" if found.lower else f"{found.metric} x 100, higher is better"
+    parts = [f"{'### ' if markdown else ''}{found.task}: {unit}", ""]
+    parts.append(_grid(GROUP, [_group(found, line) for line in found.lines], markdown))
+    tests = [_test(found, line) for line in found.lines if line.baseline]
+    parts += ["", _grid(TEST, tests, markdown) if tests else "one group alone: nothing to compare it with"]
+    power = _power(found)
+    return "\n".join([*parts, *(["", power] if power else [])])
+
+
+def _group(found: Comparison, line: Line) -> list[str]:
+    row = numbers(found, line)
+    return [
+        line.group.name,
+        _shown(found, row["mean"]),
+        "-" if row["std"] is None else _shown(found, row["std"]),
+        str(len(line.values)),
+        *(f"{_shown(found, row[which])} (seed {row[f'{which}_seed']})" for which in ("best", "worst")),
+        f"{row['queries']:,.0f}",
+        si(row["flops"]),
+    ]
+
+
+def _test(found: Comparison, line: Line) -> list[str]:
+    assert line.baseline is not None
+    pair = line.found
+    names = [line.group.name, line.baseline.name]
+    if pair is None:
+        return [*names, "0", "-", "-", _no_test(pair), "-"]
+    said = [*names, str(pair.pairs), _shown(found, pair.difference, "+")]
+    if pair.p is None or pair.low is None or pair.high is None or line.holm is None:
+        return [*said, "-", _no_test(pair), "-"]
+    return [*said, f"{_shown(found, pair.low, '+')} to {_shown(found, pair.high, '+')}", _p(pair.p), _p(line.holm)]
+
+
+def _no_test(pair: Paired | None) -> str:
+    if pair is None:
+        return "no test: no common seed"
+    return "no test: 1 common seed" if pair.pairs == 1 else "no test: all differences are equal"
+
+
+def _p(value: float) -> str:
+    return f"{'<0.001' if value < 0.001 else f'{value:.3f}'}{'*' if value < significance.ALPHA else ''}"
+
+
+def _shown(found: Comparison, value: float, sign: str = "") -> str:
+    digits, scale = (4, 1) if found.lower else (2, 100)
+    return f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.00
+
+
+def _power(found: Comparison) -> str:
+    """How small a true difference the tests would find at the spread that they saw, for each number of seeds."""
+    tested = found.tested
+    few = sorted({pair.pairs for pair in tested if pair.pairs < FEW})
+    if not few:
+        return ""
+    squares = sum((pair.pairs - 1) * (pair.std or 0.0) ** 2 for pair in tested)
+    std = math.sqrt(squares / sum(pair.pairs - 1 for pair in tested))
+    least = ", ".join(f"{_shown(found, significance.detectable(std, pairs))} ({pairs} seeds)" for pairs in few)
+    return (
+        f"a t-test over so few seeds has little power: where differences spread as here (standard deviation "
+        f"{_shown(found, std)}), it finds a true difference 4 times in 5 only if that is at least {least}"
+    )
+
+
+def notes(found: Sequence[Comparison], baseline: str | None = None) -> list[str]:
+    """What has to be known to read the tables."""
+    tests = sum(len(one.tested) for one in found)
+    said = ["std: sample standard deviation over seeds; queries (rows that a teacher answered) and FLOPs: means"]
+    if any(line.baseline for one in found for line in one.lines):
+        taken = f"by default {DEFAULT}; --baseline takes another" if baseline is None else f"--baseline {baseline!r}"
+        said += [
+            f"baseline: {taken}",
+            f"difference: group minus baseline, mean over the seeds both have; p: paired two-sided t-test, * below "
+            f"{significance.ALPHA}; interval: bootstrap of the mean difference, {significance.RESAMPLES:,} resamples, too narrow with few seeds",
+        ]
+    if tests > 1:
+        said.append(f"Holm p: adjusted for the {tests} tests made here; of several tests, this is the p that counts")
+    return said
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
+    names = {"group", "baseline"}
+    if markdown:
+        rule = ["---" if name in names else "---:" for name in head]
+        return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (head, rule, *rows))
+    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
+    lines = []
+    for line in (head, *rows):
+        cells = zip(line, widths, head, strict=True)
+        lines.append("  ".join(f"{cell:{'<' if name in names else '>'}{width}}" for cell, width, name in cells))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_csv(found: Sequence[Comparison]) -> str:
+    """A line a group, all digits, in the metric's own unit (scores are not times 100)."""
+    rows = [numbers(one, line) for one in found for line in one.lines]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def numbers(found: Comparison, line: Line) -> dict[str, Any]:
+    """All that is known of a group, by column; `seeds` in one cell, costs as means over them."""
+    order = sorted(line.values.items(), key=lambda one: one[1], reverse=not found.lower)
+    values = [value for _, value in order]
+    ledgers = [run.result["ledger"] for run in line.group.runs.values()]
+    pair = line.found
+    return {
+        "task": found.task,
+        "group": line.group.name,
+        "metric": found.metric,
+        "better": "lower" if found.lower else "higher",
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "seeds": " ".join(map(str, line.values)),
+        "best": values[0],
+        "best_seed": order[0][0],
+        "worst": values[-1],
+        "worst_seed": order[-1][0],
+        "queries": statistics.fmean(ledger["teacher_queries"]["total"] for ledger in ledgers),
+        "flops": statistics.fmean(ledger["flops"]["total"] for ledger in ledgers),
+        "baseline": line.baseline.name if line.baseline else None,
+        "common_seeds": (pair.pairs if pair else 0) if line.baseline else None,
+        "difference": pair.difference if pair else None,
+        "difference_std": pair.std if pair else None,
+        "low": pair.low if pair else None,
+        "high": pair.high if pair else None,
+        "t": pair.t if pair else None,
+        "p": pair.p if pair else None,
+        "holm_p": line.holm,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

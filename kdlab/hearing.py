@@ -1,0 +1,172 @@
+"""Asking the teachers as a plan says, and what rules get to see on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from kdlab import ranks
+from kdlab.adoption import Rule, marks_of
+from kdlab.errors import UserError
+from kdlab.models import Encoder
+from kdlab.objective import Heard, units_of
+from kdlab.teacher import Teacher
+from kdlab.types import Batch, Outputs, Situation
+
+
+@torch.no_grad()
+def doubt(project: Callable[[Tensor], Tensor], vectors: Tensor, row: Tensor, rows: int, chunk: int) -> Tensor:
+    """A model's uncertainty (rows,) of each row: entropy / log C in [0, 1], the mean over the row's units (0: it has none).
+
+    `project` turns the vectors (U, H) of the units, which belong to the rows `row` (U,), into logits, `chunk` at a time.
+    """
+    total = torch.zeros(rows, device=row.device)
+    for start in range(0, len(row), chunk):
+        logits = project(vectors[start : start + chunk]).float()
+        if logits.shape[-1] < 2:
+            raise UserError(
+                "a model of one output is never uncertain: adopt and weigh without uncertainty in regression"
+            )
+        entropy = torch.special.entr(logits.softmax(-1)).sum(-1) / math.log(logits.shape[-1])
+        total.index_add_(0, row[start : start + chunk], entropy)
+    return (total / torch.bincount(row, minlength=rows).clamp_min(1)).clamp(0, 1)
+
+
+def everyones(tensor: Tensor, alone: bool) -> Tensor:
+    """The rows of all ranks (collective), or this rank's."""
+    return tensor.detach() if alone else ranks.gather_rows(tensor)
+
+
+def mine(tensor: Tensor, rows: int, alone: bool) -> Tensor:
+    """This rank's `rows` rows of what `everyones` gave (collective)."""
+    heights = [rows] if alone else ranks.gather_rows(torch.tensor([rows])).tolist()
+    first = 0 if alone else sum(heights[: ranks.rank()])
+    return tensor[first : first + rows]
+
+
+class Hearing:
+    """Asks `teachers`, from small to large, for the rows that heed them.
+
+    Without a rule each row heeds the last one alone, or, where `together`, all of them (specialists for some classes
+    each; terms that read all teachers at once).
+    """
+
+    def __init__(self, student: Encoder, teachers: Sequence[Teacher], together: bool, chunk: int) -> None:
+        self.student, self.teachers, self.chunk = student, teachers, chunk
+        self.together = together
+
+    def heed(self, rule: Rule | None, batch: Batch, shown: Outputs, alone: bool) -> Tensor:
+        """The weights (k, T) of the teachers for this rank's rows, by a rule that needs no teacher's answer (collective)."""
+        reads = frozenset() if rule is None else marks_of(rule).reads
+        own = self.uncertainty(batch, shown) if "own" in reads else torch.zeros(len(batch), device=batch.rows.device)
+        return self._decide(rule, own, None, batch, alone)
+
+    def hear(
+        self,
+        rule: Rule | None,
+        batch: Batch,
+        shown: Outputs,
+        wants: frozenset[str] = frozenset(),
+        count: bool = True,
+        alone: bool = False,
+    ) -> tuple[list[Heard], Tensor]:
+        """What the teachers say about the rows that heed them, and the weights (k, T) (collective).
+
+        `shown`: what the student showed of the batch. `count`: as queries of the ledger.
+        """
+        if rule is not None and "theirs" in marks_of(rule).reads:
+            answers = [teacher.ask(batch, count, wants) for teacher in self.teachers]
+            theirs = torch.stack(
+                [self._their_uncertainty(*pair, batch) for pair in zip(self.teachers, answers, strict=True)], 1
+            )
+            own = self.uncertainty(batch, shown) if "own" in marks_of(rule).reads else torch.zeros_like(theirs[:, 0])
+            weights = self._decide(rule, own, theirs, batch, alone)
+            every = zip(self.teachers, answers, weights.T, strict=True)
+            return [Heard(i, t, answer, batch, None, weight) for i, (t, answer, weight) in enumerate(every)], weights
+        weights = self.heed(rule, batch, shown, alone)
+        heard = []
+        for i, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
+            index = (weight > 0).nonzero().flatten()
+            if len(index) == 0:
+                continue
+            whole = len(index) == len(batch)
+            asked = batch if whole else batch.take(index)
+            some = weight if whole else weight[index]
+            heard.append(
+                Heard(
+                    i,
+                    teacher,
+                    teacher.ask(asked, count, wants),
+                    asked,
+                    None if whole else index,
+                    None if bool((some == 1).all()) else some,
+                )
+            )
+        return heard, weights
+
+    def _decide(self, rule: Rule | None, own: Tensor, theirs: Tensor | None, batch: Batch, alone: bool) -> Tensor:
+        count = len(self.teachers)
+        weights = own.new_zeros(len(batch), count)
+        if rule is None:
+            weights[:, 0 if self.together else -1 :] = 1
+            return weights
+        real = everyones(batch.real, alone)
+        where = real.nonzero().flatten()
+        own, theirs = everyones(own, alone)[where], None if theirs is None else everyones(theirs, alone)[where]
+        found = rule(own, theirs, count).to(weights)
+        if found.shape != (len(where), count) or not bool((found >= 0).all()):
+            raise UserError(
+                f"the adoption rule gave weights of shape {tuple(found.shape)}, expected {(len(where), count)}, none below 0"
+            )
+        whole = weights.new_zeros(len(real), count)
+        whole[where] = found
+        weights = mine(whole, len(batch), alone)
+        if not bool(batch.real.any()):  # a row that only keeps an idle rank in step: all parameters must take part
+            weights = weights.clone()
+            weights[:, 0 if self.together else -1 :] = 1
+        return weights
+
+    def uncertainty(self, batch: Batch, shown: Outputs) -> Tensor:
+        """The student's uncertainty (k,) of each row, by the forward that is there, its head without dropout."""
+        row, place = units_of(batch, "all" if self.student.per_row else "labelled")
+        training = self.student.training
+        self.student.eval()
+        try:
+            with torch.no_grad():
+                vectors = self.student.vectors(shown, row, place).detach()
+            return doubt(self.student.project, vectors, row, len(batch), self.chunk)
+        finally:
+            self.student.train(training)
+
+    def _their_uncertainty(self, teacher: Teacher, answer: Outputs, batch: Batch) -> Tensor:
+        row, place = units_of(batch, "all" if self.student.per_row else "labelled")
+        return doubt(teacher.project, teacher.encoder.vectors(answer, row, place), row, len(batch), self.chunk)
+
+    def situation(
+        self, looks: frozenset[str], batch: Batch, shown: Outputs, heard: Sequence[Heard], heed: Tensor, alone: bool
+    ) -> Situation:
+        """What a weighing rule that looks at "uncertainty" or "features" is shown: all ranks' real rows (collective)."""
+        assert shown.hidden is not None
+        real = everyones(batch.real, alone)
+        seen = Situation(heed=everyones(heed, alone)[real], epoch=batch.epoch)
+        if "uncertainty" in looks:
+            seen.uncertainty = everyones(self.uncertainty(batch, shown), alone)[real]
+        if "features" in looks:
+            seen.student = everyones(shown.hidden[:, 0].float(), alone)[real]
+            found = {one.place: self._first_states(one, len(batch)) for one in heard}
+            nobody = [shown.hidden.new_zeros(len(batch), t.encoder.model.config.hidden_size) for t in self.teachers]
+            seen.teachers = tuple(
+                everyones(found.get(i, nobody[i]).float(), alone)[real] for i in range(len(self.teachers))
+            )
+        return seen
+
+    @staticmethod
+    def _first_states(one: Heard, rows: int) -> Tensor:
+        assert one.answer.hidden is not None
+        states = one.answer.hidden[:, 0]
+        return (
+            states if one.index is None else states.new_zeros(rows, states.shape[-1]).index_copy(0, one.index, states)
+        )

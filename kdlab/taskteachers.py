@@ -1,0 +1,253 @@
+"""Teachers of a task: classifiers, as they are given or fine-tuned here; shallower ones, specialists, assistants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kdlab import labels, metrics, models, taskset
+from kdlab.datamodules import TaskDataModule
+from kdlab.distill import Distiller, Optim
+from kdlab.errors import UserError
+from kdlab.faculty import Faculty
+from kdlab.files import atomic_write_json
+from kdlab.fitting import first_device, fit, precision_of, read_json
+from kdlab.ledger import Ledger
+from kdlab.models import Encoder
+from kdlab.objective import Weighted
+from kdlab.roster import Member
+from kdlab.scoring import TaskScore, over_splits
+from kdlab.seeding import reseed
+from kdlab.taskdata import TaskData
+from kdlab.tasks import TaskShape
+from kdlab.teaching import Finetune
+from kdlab.terms import label_loss
+
+if TYPE_CHECKING:
+    from kdlab.finetuning import TaskBench
+
+LABELS = {"label": Weighted(label_loss, 1.0)}
+
+
+class TaskFaculty(Faculty):
+    """The classifiers that teach a task."""
+
+    bench: TaskBench
+
+    # ---- who they are
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.bench.shape.labels
+
+    @property
+    def outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.bench.shape.outputs
+
+    def shape(self, member: Member) -> TaskShape:
+        """The task as a teacher knows it: a specialist's has its own classes alone."""
+        whole = self.bench.shape
+        if member.classes is None or whole.labels is None:
+            return whole
+        return replace(whole, labels=tuple(whole.labels[i] for i in member.classes))
+
+    def given(self, member: Member) -> bool:
+        """Whether a teacher comes as a classifier and is taken as it is; otherwise it is made here."""
+        if member.layers is not None or member.assistant is not None:
+            return False
+        return models.has_head(member.source.place, member.source.config, self.bench.head)
+
+    def order(self, member: Member) -> tuple[int, ...] | None:
+        """UserError for a given teacher of another task."""
+        if not self.given(member):
+            return None
+        theirs, ours = models.labels_of(member.source.config), self.bench.shape.labels
+        if ours is None:
+            if len(theirs) != 1:
+                raise UserError(f"the teacher {member.name} tells {len(theirs)} classes apart; this task is regression")
+            return None
+        return labels.align(ours, theirs)
+
+    def check_one(self, member: Member) -> None:
+        if not self.given(member):
+            _ = member.assistant or self.recipe(member)
+        elif member.classes is not None:
+            raise UserError(
+                f"teachers.split={self.bench.config.teachers.split}: the teacher {self.main.name} is a classifier already; "
+                "specialists are fine-tuned from an encoder"
+            )
+        else:
+            self.order(member)
+
+    # ---- what they are made of
+
+    def folder_of_rows(self, member: Member) -> Path:
+        """The tokenised rows that a teacher learns and is scored on: a specialist's are those of its classes."""
+        bench = self.bench
+        if member.classes is None:
+            return bench.task_folder
+        known = member.classes
+
+        def build(out: Path) -> None:
+            taskset.prepare(among(bench.rows, known), bench.tokenizer, out, max_length=bench.config.data.max_length)
+
+        parts = {**bench.task_parts, "classes": list(known)}
+        return bench.store.get("task", parts, build, f"the rows of {member.name}")
+
+    def rows(self, member: Member, seed: int, batch_size: int, steps: int | None, epochs: int | None) -> TaskDataModule:
+        return self.bench.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return self.bench.task_parts
+
+    def recipe(self, member: Member) -> Finetune:
+        """How a teacher is fine-tuned here; UserError where nothing is said about it."""
+        recipe = self.bench.config.teachers.finetune
+        if recipe is None:
+            raise UserError(
+                f"the teacher {member.name} is no classifier, and teachers.finetune says nothing about training one"
+            )
+        return replace(recipe, precision=precision_of(recipe.precision, self.bench.config.trainer.accelerator))
+
+    def made(self, member: Member) -> str | Path:
+        """A classifier of this task: as it was given, or fine-tuned."""
+        if self.given(member):
+            return member.source.place
+        recipe = self.recipe(member)
+        parts = {"model": member.source.sha256(), "task": self.bench.task_parts, "recipe": asdict(recipe)}
+        parts |= {"layers": list(member.layers)} if member.layers is not None else {}
+        parts |= {"classes": list(member.classes)} if member.classes is not None else {}
+        who = "the teacher" if member.title == "teacher" else f"the {member.title}"
+        stage = f"{member.title}, {member.depth} layers, fine-tuned"
+        return self.bench.preparation_of.get(
+            "classifier",
+            parts,
+            lambda out: self._finetune(out, member, recipe),
+            f"{who}, fine-tuned on this task",
+            stage,
+        )
+
+    def _finetune(self, out: Path, member: Member, recipe: Finetune) -> dict[str, Any]:
+        reseed(recipe.seed, "finetune")
+        shape = self.shape(member)
+        model = self._encoder(member, shape)
+        models.freeze(model, recipe.freeze)
+        if recipe.dropout is not None:
+            models.set_dropout(model, recipe.dropout)
+        data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs)
+        steps = data.sampler().batches
+        optim = Optim(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
+        ledger = Ledger(len(data.train), self.bench.fixed_inputs)
+        module = Distiller(
+            Encoder(model.train()), LABELS, optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(shape)
+        )
+        accelerator = self.bench.config.trainer.accelerator
+        cost = fit(
+            module, data, steps, f"fine-tuning {member.title}", accelerator=accelerator, precision=recipe.precision
+        )
+        model.save_pretrained(out)
+        self.bench.tokenizer.save_pretrained(out)
+        return cost
+
+    def _encoder(self, member: Member, shape: TaskShape) -> Any:
+        """A teacher's layers, not fine-tuned, with a new head."""
+        model = models.with_new_classifier(member.source.place, member.source.revision, shape)
+        return model if member.layers is None else models.student_from(model, member.layers)
+
+    def start(self, member: Member, seed: int) -> Any:
+        given = member.assistant
+        if given is not None and given.path is not None:
+            return self.bench.load(given.path, None, seed)
+        reseed(seed, "student head")
+        return self._encoder(member, self.bench.shape)
+
+    def load(self, member: Member) -> Any:
+        return models.load_classifier(self.folder(member), self.revision(member))
+
+    # ---- how good they are
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Each teacher's scores on dev by its title, a specialist's on the rows of its classes.
+
+        UserError for one that is no better than always answering the majority class.
+        """
+        return {member.title: self.scores_of(member) for member in self.members}
+
+    def scores_of(self, member: Member) -> dict[str, float]:
+        bench = self.bench
+        shape, data_parts = self.shape(member), bench.task_parts
+        if member.classes is not None:
+            data_parts = {**data_parts, "classes": list(member.classes)}
+
+        def build(out: Path) -> None:
+            data = self.rows(member, 0, bench.config.data.batch_size, 1, None)
+            device = first_device(bench.config.trainer.accelerator)
+            teacher, score = self.teacher(member).to(device), TaskScore(shape)
+            found = over_splits(
+                lambda b: score(teacher.encoder, b, device, project=teacher.project), data.heldout_splits(final=True)
+            )
+            atomic_write_json(out / "scores.json", found)
+
+        parts = {**self.weights(member), "task": data_parts}
+        who = "teacher" if member.title == "teacher" else member.title
+        found = read_json(bench.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
+        shown = self.main.name if member is self.main else member.name
+        of_its = "" if member.classes is None else f" (rows of {', '.join(shape.labels or ())})"
+        self.bench.say(f"{'assistant' if member.assistant else f'teacher {shown}'}: {described(found, shape)}{of_its}")
+        self._check_scores(member, found["score"])
+        return found
+
+    def _check_scores(self, member: Member, score: float) -> None:
+        nothing = self.majority(member)["score"]
+        if not self.bench.config.teachers.sanity or score > nothing:
+            return
+        mend = "adopt.assistant.*" if member.assistant else "teachers.finetune.*"
+        constant = "a constant" if self.bench.shape.regression else "always the majority class"
+        raise UserError(
+            f"the {'assistant' if member.assistant else f'teacher {member.name}'} scores {score:.3f} on dev, no better "
+            f"than {constant} ({nothing:.3f}): it has nothing to teach; train it longer ({mend}), take another, or "
+            "teachers.sanity=false"
+        )
+
+    def majority(self, member: Member) -> dict[str, float]:
+        """The scores on dev of the class that most training rows have (in regression: of a constant)."""
+        data = self.rows(member, 0, 1, 1, None)
+        shape = self.shape(member)
+        train = torch.tensor(data.train.labels)
+        answer = train[~train.isnan()].mean() if shape.regression else train[train >= 0].bincount().argmax()
+        whole = {}
+        for split, rows in data.dev_splits().items():
+            truth = torch.tensor(rows.labels)
+            whole[split] = metrics.score(shape.metrics, answer.expand(len(truth)), truth)
+        return {**{k: v for k, v in whole[""].items() if k != "average"}, "score": metrics.task_average(whole)}
+
+
+def described(scores: dict[str, float], shape: TaskShape) -> str:
+    """Scores in words, e.g. "accuracy 0.912 on dev"."""
+    return ", ".join(f"{name} {scores[name]:.3f}" for name in shape.metrics) + " on dev"
+
+
+def among(data: TaskData, classes: Sequence[int]) -> TaskData:
+    """The rows of some classes, numbered anew in that order, of train and dev; UserError where a split has none."""
+    names = data.shape.labels
+    assert names is not None
+    number = {label: i for i, label in enumerate(classes)}
+    kept = {
+        split: [row._replace(label=number[int(row.label)]) for row in rows if row.label in number]
+        for split, rows in data.splits.items()
+        if split == "train" or split.startswith("dev")
+    }
+    known = tuple(names[i] for i in classes)
+    empty = next((split for split, rows in kept.items() if not rows), None)
+    if empty is not None:
+        raise UserError(
+            f"the split {empty} has no row of the classes {', '.join(known)}, which one specialist would know"
+        )
+    return TaskData(replace(data.shape, labels=known), kept)

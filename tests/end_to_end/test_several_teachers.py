@@ -1,0 +1,85 @@
+"""Runs with several teachers as a user types them: made first, kept, asked for their rows, scored and paid for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import write_task
+from tests.end_to_end.test_finetune import Lab, result_of
+from tests.runs import call, tiny
+
+STEPS, KEPT = 8, 4  # of `tiny_task` at ratio 0.25
+SMALL = "+teachers.others.small.layers=2"
+UNTAUGHT = ["teachers.finetune.max_steps=2", "teachers.sanity=false"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, teacher_folder, task_folder) -> Lab:
+    return Lab(tmp_path_factory.mktemp("several"), teacher_folder, task_folder)
+
+
+def asked(result: dict[str, Any]) -> dict[str, int]:
+    return {name: one["total"] for name, one in result["ledger"]["teacher_queries"]["per_teacher"].items()}
+
+
+def test_hard_asks_each_of_two_teachers_about_half_of_the_rows(lab):
+    folder, output = lab.run("select=random", "adopt=hard", SMALL, "student.layers=1", *UNTAUGHT)
+    result = result_of(folder)
+    assert asked(result) == {"small": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT // 2}
+    assert {"teacher", "teacher small"} < set(result["metrics"])
+    assert [stage["what"] for stage in result["preparation"]] == [
+        "teacher small, 2 layers, fine-tuned",
+        "teacher, 4 layers, fine-tuned",
+    ]
+    assert "cost of preparation, paid once" in output and "teacher small, 2 layers, fine-tuned (now)" in output
+    _, second = lab.run("select=random", "adopt=soft", SMALL, "student.layers=1", *UNTAUGHT)
+    assert "making" not in second and "teacher small, 2 layers, fine-tuned (found)" in second
+
+
+def test_teacher_assistant_and_student_in_one_table_with_the_cost_of_all(lab):
+    more = ["adopt=assistant", "student.layers=1", "adopt.assistant.max_steps=2", *UNTAUGHT]
+    folder, output = lab.run("select=random", *more)
+    result = result_of(folder)
+    lines = [line.split("  ")[1] for line in output.splitlines() if line.startswith("  ") and "%" in line]
+    assert lines == ["majority class", "student", "assistant", "teacher"]
+    assert asked(result) == {"assistant": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT // 2}
+    stages = {stage["what"]: stage for stage in result["preparation"]}
+    assert stages["assistant, 2 layers, distilled"]["queries"] == 2 * 32
+    (total,) = [line.split() for line in output.splitlines() if line.startswith("  with this run")]
+    assert total[3] == str(2 * 32 + STEPS * KEPT)
+    kept = [json.loads(file.read_text()) for file in (lab.folder / "artifacts").glob("assistant/*/cost.json")]
+    assert [one["steps"] for one in kept] == [2]
+
+
+def test_specialists_in_place_of_one_teacher(lab, tmp_path):
+    rows = write_task(tmp_path / "rows", rows=STEPS * 16)
+    for split in ("train", "dev"):
+        lines = (rows / f"{split}.tsv").read_text().splitlines()
+        turned = [f"{line[:-1]}3" if i % 4 == 0 and i else line for i, line in enumerate(lines)]
+        (rows / f"{split}.tsv").write_text("\n".join(turned) + "\n")
+    (rows / "labels.txt").write_text("index\tvalue\tname\n" + "".join(f"{i}\t{i}\tkind{i}\n" for i in range(4)))
+    folder, output = lab.run(
+        "select=random", "adopt=every", "teachers.split=2", f"data.path={rows}", "knowledge=response", *UNTAUGHT
+    )
+    result = result_of(folder)
+    assert asked(result) == {"specialist-1": STEPS * KEPT, "specialist-2": STEPS * KEPT}
+    assert {"teacher specialist-1", "teacher specialist-2"} < set(result["metrics"]) and "teacher" not in result[
+        "metrics"
+    ]
+    assert "teacher queries" in output
+
+
+def test_two_teachers_of_text(tmp_path, teacher_folder, text_folder):
+    prepare = ["teachers.prepare.max_steps=2", "teachers.prepare.max_length=32"]
+    given = tiny(teacher_folder, text_folder, "select=random", "adopt=hard", SMALL, *prepare, "hydra.run.dir=run")
+    done = call(given, tmp_path)
+    assert done.code == 0, done.output
+    result = result_of(Path(tmp_path / "run"))
+    small, large = (asked(result)[name] for name in ("small", teacher_folder.name))
+    assert small + large == result["ledger"]["teacher_queries"]["total"] and large > 0
+    assert 0 <= small - large <= STEPS  # of a batch's last odd row the smaller one is asked
+    assert {"student", "teacher", "teacher small"} == set(result["metrics"])
