@@ -51,6 +51,14 @@ def every(own: Tensor, theirs: Tensor | None, count: int) -> Tensor:
     return own.new_ones(len(own), count)
 
 
+@adopts(fewest=1)
+def alone(own: Tensor, theirs: Tensor | None, count: int, place: int = -1) -> Tensor:
+    """Every row heeds the teacher number `place` alone: 0 the smallest, -1 the largest (baselines of Dynamic KD Table 1)."""
+    weights = own.new_zeros(len(own), count)
+    weights[:, place] = 1
+    return weights
+
+
 @adopts("own")
 def hard(own: Tensor, theirs: Tensor | None, count: int) -> Tensor:
     """The batch in T equal parts by the student's uncertainty: the most uncertain rows heed the smallest teacher alone.

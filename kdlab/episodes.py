@@ -7,7 +7,7 @@ that starts anew; the second distils once with the module frozen. The module is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from kdlab.policies import Fixed
 from kdlab.seeding import stable
 from kdlab.select import Observer, Select
 from kdlab.tables import Table
-from kdlab.teacher import Teacher
 from kdlab.terms import function_of
 from kdlab.types import Situation
 from kdlab.weighing import looks_of
@@ -69,20 +68,19 @@ def check(bench: Bench) -> None:
     _policy(bench, arms)
 
 
-def weighing(bench: Bench, teachers: Sequence[Teacher], batches: int, world: int) -> Selection | None:
-    """The rules that weigh the terms and the policy that picks one; None where the terms keep their weights.
+def weighing(bench: Bench, batches: int, world: int) -> tuple[Selection | None, Path | None]:
+    """The rules that weigh the terms and the policy that picks one, and the log of a trained module's learning.
 
-    Trains a module that is missing: on one process, with as many rows a step as all `world` of the run have together.
+    None where the terms keep their weights; where no module was trained here. Trains a module that is missing: on one process, with as many rows a step as all `world` of the run have together.
     """
     given = bench.config.policy
     arms = _arms(bench)
-    if not arms:
-        return None
+    log = None
     for name, arm in arms.items():
         if isinstance(arm, KSM):
-            folder = given.path or _trained(bench, name, batches, world)
-            arms[name] = _loaded(bench, folder)
-    return Selection(arms, _policy(bench, arms))
+            folder = Path(given.path) if given.path else _trained(bench, name, batches, world)
+            arms[name], log = _loaded(bench, folder), folder / LOG
+    return (Selection(arms, _policy(bench, arms)) if arms else None), log if log and log.is_file() else None
 
 
 def _policy(bench: Bench, arms: dict[str, Any]) -> Any:

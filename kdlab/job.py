@@ -77,7 +77,7 @@ def run(
     ledger = Ledger(len(data.train), bench.fixed_inputs)
     teachers = bench.teachers(ledger)
     baselines = bench.baselines(batches, world)
-    weighing = episodes.weighing(bench, teachers, batches, world)
+    weighing, learnt = episodes.weighing(bench, batches, world)
     module = bench.distiller(bench.student(*teachers), teachers, ledger, total_steps)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +141,8 @@ def run(
             columns["selected"] = list(COLUMNS)
         if len(decided) > 1:
             columns["knowledge"] = decided
+        if learnt is not None:
+            atomic_write_text(folder / episodes.LOG, learnt.read_text(encoding="utf-8"))
         for name, names in columns.items():
             tables[name] = Table(folder / f"{name}.csv", names)
             tables[name].rewind(step)

@@ -40,6 +40,11 @@ def test_the_surest_teacher_answers_or_all_in_proportion():
     torch.testing.assert_close(adoption.by_certainty(OWN[:3], theirs, 2), by_hand)
 
 
+def test_one_teacher_alone_is_the_smallest_or_the_largest():
+    assert adoption.alone(OWN, None, 3, place=0).tolist() == [[1, 0, 0]] * 5
+    assert adoption.alone(OWN, None, 3).tolist() == [[0, 0, 1]] * 5
+
+
 def test_every_teacher_counts_whole_and_the_ensemble_in_equal_parts():
     assert adoption.every(OWN, None, 3).tolist() == [[1, 1, 1]] * 5
     torch.testing.assert_close(adoption.ensemble(OWN, None, 4), torch.full((5, 4), 0.25))
