@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from kdlab.actorcritic import estimated_rewards, hard_action, hard_bonus, phase_error, soft_bonus, step_error
 from kdlab.errors import UserError
-from kdlab.ksm import KSM, estimated_rewards, hard_action, hard_bonus, phase_error, soft_bonus, step_error
+from kdlab.ksm import KSM
 from kdlab.seeding import generator
 from kdlab.types import Situation
 from kdlab.weighing import looks_of
