@@ -130,8 +130,8 @@ class Bench:
 
         UserError for rules that cannot choose among the teachers there are.
         """
-        together = self.config.teachers.split is not None or any(is_joint(w.term) for w in self.terms().values())
-        return choices.adoption(self.config.adopt, self.faculty.members, together, self.regression)
+        joint = [name for name, w in self.terms().items() if is_joint(w.term)]
+        return choices.adoption(self.config.adopt, self.faculty.members, joint, self.regression)
 
     def terms(self) -> dict[str, Weighted]:
         """The knowledge terms with a weight above 0."""

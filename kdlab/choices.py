@@ -44,10 +44,10 @@ def selection(select: Select) -> Selection:
     return Selection(arms, policy, reward)
 
 
-def adoption(adopt: Adopt, members: Sequence[Member], together: bool, regression: bool) -> Selection | None:
+def adoption(adopt: Adopt, members: Sequence[Member], joint: Sequence[str], regression: bool) -> Selection | None:
     """Adoption rules and their policy; None where no rule is needed. UserError as `check_adoption`."""
     arms = {name: made(target, f"adopt.arms.{name}") for name, target in adopt.arms.items()}
-    check_adoption(adopt.name, arms, members, together, regression)
+    check_adoption(adopt.name, arms, members, joint, regression)
     if not arms:
         return None
     policy = made(adopt.policy, "adopt.policy", arms=list(arms))

@@ -103,8 +103,9 @@ class Distiller(pl.LightningModule):
         self.ledger = ledger
         self.shape = shape_of(student)
         self.teacher_shapes = [shape_of(teacher.encoder) for teacher in teachers]
-        self.together = any(is_joint(w.term) for w in self.terms.values()) or any(t.classes for t in teachers)
-        self.hearing = Hearing(student, self.teachers, self.together, chunk)
+        joint = any(is_joint(w.term) for w in self.terms.values())
+        self.together = joint or any(teacher.classes is not None for teacher in teachers)
+        self.hearing = Hearing(student, self.teachers, self.together, joint, chunk)
         self.report: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
         self.decided: dict[str, Tensor] = {}  # what the last step's rules decided, means over all ranks' rows
         self.bridges = nn.ModuleDict()

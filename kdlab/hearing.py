@@ -51,12 +51,12 @@ class Hearing:
     """Asks `teachers`, from small to large, for the rows that heed them.
 
     Without a rule each row heeds the last one alone, or, where `together`, all of them (specialists for some classes
-    each; terms that read all teachers at once).
+    each; terms that read all teachers at once). `joint`: there are such terms, so that all are asked about every row.
     """
 
-    def __init__(self, student: Encoder, teachers: Sequence[Teacher], together: bool, chunk: int) -> None:
+    def __init__(self, student: Encoder, teachers: Sequence[Teacher], together: bool, joint: bool, chunk: int) -> None:
         self.student, self.teachers, self.chunk = student, teachers, chunk
-        self.together = together
+        self.together, self.joint = together, joint
 
     def heed(self, rule: Rule | None, batch: Batch, shown: Outputs, alone: bool) -> Tensor:
         """The weights (k, T) of the teachers for this rank's rows, by a rule that needs no teacher's answer (collective)."""
@@ -89,7 +89,7 @@ class Hearing:
         weights = self.heed(rule, batch, shown, alone)
         heard = []
         for i, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
-            index = (weight > 0).nonzero().flatten()
+            index = ((weight > 0) | self.joint).nonzero().flatten()
             if len(index) == 0:
                 continue
             whole = len(index) == len(batch)

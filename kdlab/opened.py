@@ -84,10 +84,12 @@ class Open:
 
     @cached_property
     def teacher(self) -> Any:
-        found = self.bench.teacher(None)
-        if found is None:
+        found = self.bench.teachers(None)
+        if not found:
             raise UserError(f"the run {self.run} asked no teacher (knowledge={self.config.knowledge.name})")
-        return found.to(self.device)
+        if found[-1].classes is not None:
+            raise UserError(f"the run {self.run} has specialists for some classes each; this needs one teacher of all")
+        return found[-1].to(self.device)
 
     def told(self, batch: Batch) -> Tensor:
         """The teacher's logits (B, C) on a batch; not in any ledger."""

@@ -71,12 +71,13 @@ def rehearse(
 
 
 def check_adoption(
-    name: str, arms: Mapping[str, Any], members: Sequence[Member], together: bool, regression: bool
+    name: str, arms: Mapping[str, Any], members: Sequence[Member], joint: Sequence[str], regression: bool
 ) -> None:
     """UserError unless the adoption rules `arms` of adopt=`name` can choose among the teachers.
 
-    `together`: something reads all teachers at once, so that several need no rule.
+    `joint`: the terms that read all teachers at once. With these, or with specialists, several teachers need no rule.
     """
+    together = bool(joint) or any(member.classes is not None for member in members)
     known = ", ".join(member.name for member in members)
     if not arms and len(members) > 1 and not together:
         raise UserError(
@@ -107,4 +108,8 @@ def check_adoption(
         if shape != (3, len(members)):
             raise UserError(
                 f"adopt.arms.{arm}: of 3 rows and {len(members)} teachers it made {shape}, not (3, {len(members)})"
+            )
+        if joint and theirs is None and not bool((found > 0).all()):
+            raise UserError(
+                f"adopt={name}: {arm} asks some teachers only, and {', '.join(joint)} reads all of them at once: adopt=every"
             )

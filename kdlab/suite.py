@@ -35,7 +35,17 @@ from kdlab.tasks import Task, find
 TEACHER_SEED = 1
 # what jobs have their own of, and what makes a student out of a teacher
 OWN = ("suite", "seed", "overwrite", "hydra.run.dir")
-STUDENT = ("student", "knowledge", "select", "adopt", "data.augment", "augment")
+STUDENT = (
+    "student",
+    "knowledge",
+    "select",
+    "adopt",
+    "policy",
+    "teachers.others",
+    "teachers.split",
+    "data.augment",
+    "augment",
+)
 WHOLE = (
     "knowledge=labels",
     "select=all",

@@ -61,6 +61,7 @@ class Done:
 def _child(
     arguments: Sequence[str], folder: str, log: str, prepare: Callable[[], None] | None, environment: dict[str, str]
 ) -> None:
+    os.setsid()  # a group of its own, so that its loader processes end with it
     os.chdir(folder)
     os.environ.update(environment)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -87,7 +88,17 @@ def call(
     Several `ranks` are started as torchrun would start them. When one dies, the others are killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datasets", "kdlab.job", "kdlab.run", "tests.conftest", "tests.runs"])
+    context.set_forkserver_preload(
+        [
+            "datasets",
+            "matplotlib.backends.backend_agg",
+            "transformers.models.bert.modeling_bert",
+            "kdlab.job",
+            "kdlab.run",
+            "tests.conftest",
+            "tests.runs",
+        ]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
     processes = []
@@ -107,6 +118,8 @@ def call(
     late = any(p.is_alive() for p in processes)
     for process in processes:
         process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
         process.join()
     if late:
         raise AssertionError(f"still running after {timeout} s:\n{log.read_text()}")

@@ -171,6 +171,17 @@ def test_terms_that_read_all_teachers_are_trained_with_the_student():
     assert all(p.grad is not None for name, p in module.named_parameters() if name in trained)
 
 
+def test_all_are_asked_about_every_row_where_a_term_reads_all_at_once():
+    given = {"soft": SOFT, "align": Weighted(FeatureAlignment(), 0.5, "all")}
+    module, b = lab(given), batch()
+
+    def extremes(own, theirs, count):
+        return torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
+
+    module.loss(b, plan=Plan(adopt=extremes))
+    assert asked(module) == [ROWS, ROWS]
+
+
 # ---- weighing
 
 

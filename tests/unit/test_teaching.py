@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdlab import roster
-from kdlab.adoption import adopts
+from kdlab.adoption import adopts, hard
 from kdlab.config import checked
 from kdlab.errors import UserError
 from kdlab.rehearsal import Cast, check_adoption, rehearse
@@ -162,12 +162,14 @@ def test_a_rule_of_ones_own_is_tried(bench):
         raise ValueError("no such thing\nand more")
 
     with pytest.raises(UserError, match=r"made \(3,\), not \(3, 2\)"):
-        check_adoption("mine", {"wrong": wrong}, two, False, False)
+        check_adoption("mine", {"wrong": wrong}, two, [], False)
     with pytest.raises(UserError, match="failing is no adoption rule: no such thing$"):
-        check_adoption("mine", {"failing": failing}, two, False, False)
+        check_adoption("mine", {"failing": failing}, two, [], False)
     with pytest.raises(UserError, match="is no adoption rule"):
-        check_adoption("mine", {"seven": 7}, two, False, False)
-    check_adoption("single", {}, two, True, False)  # something reads them together
+        check_adoption("mine", {"seven": 7}, two, [], False)
+    check_adoption("single", {}, two, ["features"], False)  # something reads them together
+    with pytest.raises(UserError, match="hard asks some teachers only, and features reads all of them"):
+        check_adoption("hard", {"hard": hard}, two, ["features"], False)
 
 
 def test_a_term_that_reads_all_teachers_is_given_all_of_them_at_their_widths():
