@@ -201,7 +201,7 @@ class Bench:
         models.freeze(model, given.freeze)
         if given.dropout is not None:
             models.set_dropout(model, given.dropout)
-        return Encoder(model.train())
+        return Encoder(model.train(), self.config.exec)
 
     def _from_teacher(self, *teachers: Teacher | None) -> transformers.PreTrainedModel:
         given = self.config.student
@@ -223,6 +223,7 @@ class Bench:
         return {
             "model": self.source_hash(),
             "student": asdict(given) | {"path": given.path and roster.weights_of(given.path)},
+            **({} if self.config.exec == "padded" else {"exec": self.config.exec}),  # other ones round otherwise
         }
 
     def distiller(

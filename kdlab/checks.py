@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdlab import episodes, models
+from kdlab import episodes, models, packing
 from kdlab.errors import UserError
 from kdlab.rehearsal import rehearse
 
@@ -31,6 +31,9 @@ def check(bench: Bench) -> None:
     members = bench.faculty.members if bench.asks_teacher else [bench.faculty.main]
     rehearse([w.term for w in bench.terms().values()], bench.student_cast, members, outputs, label, bench.head)
     episodes.check(bench)
+    kinds = {config.model_type for config in (bench.student_cast.config, *(member.config for member in members))}
+    for kind in sorted(kinds - set(packing.PACKED)) if bench.config.exec == "packed" else ():
+        bench.say(f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)")
 
 
 def _student(bench: Bench) -> None:

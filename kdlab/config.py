@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab.bounds import at_least
+from kdlab.bounds import at_least, one_of
 from kdlab.errors import UserError, nearest
 from kdlab.schemas import Augment, Data, Knowledge, Logger, Optimizer, Scale, Select, Student, Suite, Trainer
 from kdlab.teaching import Adopt, Assistant, Finetune, OtherTeacher, Prepare, Teachers, WeighPolicy
@@ -27,6 +27,7 @@ class Config:
     overwrite: bool = False
     resume: bool = True
     no_kd_baseline: bool = False
+    exec: str = "padded"
     scale: Scale = field(default_factory=Scale)
     data: Data = field(default_factory=Data)
     teachers: Teachers = field(default_factory=Teachers)
@@ -42,6 +43,7 @@ class Config:
 
     def check(self) -> None:
         at_least("seed", self.seed, 0)
+        one_of("exec", self.exec, ("packed", "bucketed", "padded"))
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
             raise UserError(f"name={self.name!r}: the name of a folder below outputs/")
         if self.trainer.trace_every is not None and (self.data.stage == "pretrain" or self.select.ratio == 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -226,13 +226,14 @@ class Distiller(pl.LightningModule):
         if not alone:
             self._note(scales, heed, query, seen, heard)
         if meter is not None:
-            student = self._forward(self.shape, batch, {w.at for w in terms.values() if on_logits(w.term)})
+            student = self._forward(
+                self.student, self.shape, batch, {w.at for w in terms.values() if on_logits(w.term)}
+            )
             told = {w.at for w in taught.values() if on_logits(w.term)}
             meter.flops("student_forward", student)
             meter.flops("student_backward", 2 * student)
-            meter.flops(
-                "teacher_forward", sum(self._forward(self.teacher_shapes[h.place], h.asked, told) for h in heard)
-            )
+            asked_of = (self._forward(h.teacher.encoder, self.teacher_shapes[h.place], h.asked, told) for h in heard)
+            meter.flops("teacher_forward", sum(asked_of))
         return total
 
     def _scales(
@@ -298,20 +299,21 @@ class Distiller(pl.LightningModule):
         self.decided = decided
 
     def cost(self, batch: Batch) -> tuple[int, int]:
-        """FLOPs of one forward of plain distillation on `batch`, the student's and the teachers', heads included, at
-        their padded size."""
+        """FLOPs of one forward of plain distillation on `batch`, the student's and the teachers', heads included, of the
+        tokens that are run (padding too, where there is some)."""
         terms = self.trained_by.values()
         told = {w.at for w in terms if on_logits(w.term) and asks_teacher(w.term)}
-        student = self._forward(self.shape, batch, {w.at for w in terms if on_logits(w.term)})
+        student = self._forward(self.student, self.shape, batch, {w.at for w in terms if on_logits(w.term)})
         if not any(asks_teacher(w.term) for w in terms):
             return student, 0
-        asked = self.teacher_shapes if self.together else self.teacher_shapes[-1:]
-        return student, sum(self._forward(shape, batch, told) for shape in asked)
+        asked = list(zip(self.teachers, self.teacher_shapes, strict=True))[0 if self.together else -1 :]
+        return student, sum(self._forward(teacher.encoder, shape, batch, told) for teacher, shape in asked)
 
-    def _forward(self, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
-        found = flops.forward(shape, *batch.input_ids.shape)
-        if self.student.per_row:
-            return found
+    @staticmethod
+    def _forward(encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
+        found = flops.encoder(shape, *encoder.executed(batch))
+        if encoder.per_row:
+            return found + flops.classifier_head(shape, len(batch), shape.outputs or 1)
         return found + flops.masked_lm_head(shape, sum(int(units_of(batch, a)[0].numel()) for a in at))
 
     def configure_optimizers(self) -> Any:
@@ -362,8 +364,7 @@ class Distiller(pl.LightningModule):
 
     def show(self, batch: Batch, part: str = "", wanted: frozenset[str] = frozenset()) -> Outputs:
         """What the student's layers make of `batch`; call within `quiet`. FLOPs go to `part`, if named."""
-        shape = replace(self.shape, outputs=None)  # the head runs when it is asked for logits
-        self.spent(part, flops.forward(shape, *batch.input_ids.shape))
+        self.spent(part, flops.encoder(self.shape, *self.student.executed(batch)))  # the head runs when it is asked
         return self.student.encode(batch, wanted)
 
     def evidence(self, batch: Batch, shown: Outputs, part: str = "") -> Iterator[Evidence]:
@@ -410,8 +411,10 @@ class Distiller(pl.LightningModule):
             )
 
     def _scored(self, batch: Batch, units: int) -> int:
-        found = flops.forward(self.shape, *batch.input_ids.shape)
-        return found if self.student.per_row else found + flops.masked_lm_head(self.shape, units)
+        found = flops.encoder(self.shape, *self.student.executed(batch))
+        if self.student.per_row:
+            return found + flops.classifier_head(self.shape, len(batch), self.shape.outputs or 1)
+        return found + flops.masked_lm_head(self.shape, units)
 
     def distillation_loss(self, batches: Iterable[tuple[Batch, Sequence[Heard]]], part: str = "") -> float:
         """Mean distillation loss over batches and what teachers said of them, without gradient, over all ranks."""

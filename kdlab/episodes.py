@@ -46,10 +46,6 @@ def check(bench: Bench) -> None:
         reads = looks_of(arm)
         if "uncertainty" in reads and bench.regression:
             raise UserError(f"policy.arms.{name} goes by uncertainty, and this task is regression, which has none")
-        if "features" in reads and not bench.asks_teacher:
-            raise UserError(
-                f"policy.arms.{name} looks at teachers, and knowledge={bench.config.knowledge.name} asks none"
-            )
         if name not in modules:
             _rehearse(bench, name, arm)
     if modules and given.path is None and given.episodes == 0:
@@ -101,6 +97,10 @@ def _arms(bench: Bench) -> dict[str, Any]:
     arms = {}
     for name, target in bench.config.policy.arms.items():
         arm = made(target, f"policy.arms.{name}")
+        if "features" in looks_of(arm) and not bench.asks_teacher:
+            raise UserError(
+                f"policy.arms.{name} looks at teachers, and knowledge={bench.config.knowledge.name} asks none"
+            )
         if isinstance(function_of(arm), type):
             student, teachers = _widths(bench)
             try:

@@ -117,7 +117,7 @@ class Faculty:
 
     def teacher(self, member: Member, ledger: Ledger | None = None) -> Teacher:
         """A teacher, loaded and frozen, counted by `ledger`."""
-        encoder = Encoder(self.load(member))
+        encoder = Encoder(self.load(member), self.bench.config.exec)
         ask = ledger.ask if ledger else None
         return Teacher(member.name, encoder, ask, self.order(member), member.classes)
 

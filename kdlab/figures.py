@@ -1,86 +1,55 @@
 """Pictures of one run, drawn from its tables alone: the selector's schedule, its Q values, and how good the student is.
 
-`draw` reads `selector.csv`, `metrics.csv` and `result.json` of a run folder, finished or not, and writes `figures/`.
+`draw` reads the tables and `result.json` of a run folder, finished or not, and writes `figures/`, those of teachers and
+knowledge (`kdlab.teachingfigures`) with them.
 The same tables give the same bytes on the same machine. Every strategy has one colour, in all figures of all runs.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdlab import pictures
+from kdlab import pictures, teachingfigures
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_bytes, atomic_write_text, plain_errors
-from kdlab.tables import read
+from kdlab.runlogs import Row, Shares, arms_in, number_in, points_of, queries_so_far, rows_of, shares_csv, window_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Row = Mapping[str, str]
 
 WINDOWS = 24  # of the schedule, at most
 PER_WINDOW = 3  # decisions of the selector in each window, at least
 STRIP = 400  # more changes of arm than this would be a grey blur in the strip
 
 
-@dataclass(frozen=True)
-class Shares:
-    """Share of the steps of each window that each arm served: `edges` (W + 1,) in steps, `of[arm]` (W,), sums 1."""
-
-    edges: np.ndarray
-    of: dict[str, np.ndarray]
-
-
-def window_shares(rows: Sequence[Row], total_steps: float, windows: int) -> Shares:
-    """Shares of the arms in `windows` windows of equal length, from the first row's step to `total_steps`.
-
-    `rows` of selector.csv (`step`, `arm`, `q_<arm>`), in order: an arm serves from its step until the next row's, the
-    last one until the end, so a step counts once however many or few decisions a window holds. The arms are those
-    taken and those of the q_ columns. ValueError without a row before `total_steps`, or without a window.
-    """
-    taken = [(float(row["step"]), row["arm"]) for row in rows if float(row["step"]) < total_steps]
-    if not taken or windows < 1:
-        raise ValueError(f"one window or more, and a row before step {total_steps}, are needed")
-    bounds = np.array([step for step, _ in taken] + [float(total_steps)])
-    if (np.diff(bounds) < 0).any():
-        raise ValueError("the rows' steps must not descend")
-    edges = np.linspace(bounds[0], bounds[-1], windows + 1)
-    of = {}
-    for name in _arms(rows):
-        served = np.diff(bounds) * [arm == name for _, arm in taken]
-        until = np.append(0.0, np.cumsum(served))  # steps served before each bound; in between it grows linearly
-        places, first = np.unique(bounds, return_index=True)  # rows of one step: the last one holds, others serve 0
-        of[name] = np.diff(np.interp(edges, places, until[first])) / np.diff(edges)
-    return Shares(edges, of)
-
-
 def draw(run: Path) -> list[Path]:
     """Write the figures that the tables in the run folder `run` allow, each atomically; the files written.
 
     figures/schedule.png and schedule.csv (the data behind it) where the selector took a decision, q_values.png where
-    its policy learns, heldout.png where the student was evaluated. `UserError` if a table is damaged.
+    its policy learns, heldout.png where the student was evaluated, knowledge.png where rules decided on teachers or
+    knowledge, ksm.png where a trained module weighs it. `UserError` if a table is damaged.
     """
     run = Path(run)
     if not run.is_dir():
-        raise UserError(f"{run} is no run folder: figures are drawn from its selector.csv and metrics.csv")
-    selector = [row for row in _rows(run / "selector.csv", ("step", "arm")) if row["arm"]]
-    metrics = _rows(run / "metrics.csv", ("step",))
+        raise UserError(f"{run} is no run folder: figures are drawn from the tables in it")
+    selector = [row for row in rows_of(run / "selector.csv", ("step", "arm")) if row["arm"]]
+    metrics = rows_of(run / "metrics.csv", ("step",))
     result = _result(run / "result.json")
-    total = _total_steps(result, selector, metrics)
+    knowledge = rows_of(run / "knowledge.csv", ("step",))
+    phases = rows_of(run / teachingfigures.LOG, ("episode", "step"))
+    total = _total_steps(result, [*selector, *knowledge], metrics)
     selector = [row for row in selector if float(row["step"]) < total]
-    queries = _queries([*selector, *metrics])
-    colour = pictures.colours(_arms(selector))
+    queries = queries_so_far([*selector, *metrics])
+    colour = pictures.colours(arms_in(selector))
     about = _about(result)
 
     texts: dict[str, str] = {}
@@ -88,12 +57,18 @@ def draw(run: Path) -> list[Path]:
     if selector:
         windows = max(1, min(WINDOWS, len(selector) // PER_WINDOW))
         shares = window_shares(selector, total, windows)
-        texts["schedule.csv"] = _csv(shares)
+        texts["schedule.csv"] = shares_csv(shares)
         drawn["schedule.png"] = _schedule(selector, shares, queries, colour, about)
-    if any(_points(selector, column) for column in (selector[0] if selector else ()) if column.startswith("q_")):
+    if any(points_of(selector, column) for column in (selector[0] if selector else ()) if column.startswith("q_")):
         drawn["q_values.png"] = _q_values(selector, total, colour, about)
-    if any(_points(metrics, column) for column in ("heldout_loss", "heldout_accuracy")):
+    if any(points_of(metrics, column) for column in ("heldout_loss", "heldout_accuracy")):
         drawn["heldout.png"] = _heldout(metrics, result, about)
+    taught = teachingfigures.knowledge(knowledge, total, _choices(result))
+    if taught is not None:
+        drawn["knowledge.png"] = taught
+    module = teachingfigures.phases(phases, _choices(result))
+    if module is not None:
+        drawn["ksm.png"] = module
     if not drawn:
         return []
 
@@ -108,19 +83,6 @@ def draw(run: Path) -> list[Path]:
 
 
 # ---- what the tables say
-
-
-def _rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    if not path.exists() or path.stat().st_size == 0:
-        return []
-    rows = read(path)
-    for number, row in enumerate(rows, 2):
-        for column in needed:
-            if column not in row:
-                raise UserError(f"{path} has no column {column}; found {', '.join(row)}")
-        if not math.isfinite(_number(row, "step")):
-            raise UserError(f"{path} line {number}: step must be a number, found {row['step']!r}")
-    return sorted(rows, key=lambda row: float(row["step"]))
 
 
 def _result(path: Path) -> dict[str, Any]:
@@ -154,43 +116,17 @@ def _about(result: Mapping[str, Any]) -> str:
     return "   ·   ".join(words)
 
 
-def _queries(rows: Iterable[Row]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Steps (ascending) and teacher queries so far at each; None where no teacher was asked."""
-    at: dict[float, float] = {}
-    for step, count in _points(rows, "teacher_queries"):
-        at[step] = max(count, at.get(step, 0.0))
-    steps = np.array(sorted(at))
-    counts = np.maximum.accumulate([at[step] for step in steps]) if at else np.zeros(0)
-    return (steps, counts) if counts.any() else None
-
-
-def _points(rows: Iterable[Row], column: str) -> list[tuple[float, float]]:
-    """(step, value) wherever the column holds a finite number."""
-    pairs = ((float(row["step"]), _number(row, column)) for row in rows)
-    return [(step, value) for step, value in pairs if math.isfinite(value)]
-
-
-def _number(row: Row, column: str) -> float:
-    try:
-        return float(row.get(column) or "nan")
-    except ValueError:
-        return math.nan
-
-
-def _arms(rows: Sequence[Row]) -> list[str]:
-    """All arms, in an order that is the same in all runs: the package's own, then others by name."""
-    learnt = {column[2:] for column in (rows[0] if rows else ()) if column.startswith("q_")}
-    arms = learnt | {row["arm"] for row in rows}
-    return [arm for arm in pictures.COLOURS if arm in arms] + sorted(arms - pictures.COLOURS.keys())
-
-
-def _csv(shares: Shares) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["from_step", "to_step", *(f"share_{arm}" for arm in shares.of)])
-    for window, (start, end) in enumerate(itertools.pairwise(shares.edges.tolist())):
-        writer.writerow([start, end, *(float(share[window]) for share in shares.of.values())])
-    return stream.getvalue()
+def _choices(result: Mapping[str, Any]) -> str:
+    """The run's choices of teachers, knowledge and rows, and whether the policy's rewards came from dev."""
+    found = {group: result.get(group) for group in ("adopt", "knowledge", "policy", "select")}
+    names = {group: one.get("name") if isinstance(one, dict) else one for group, one in found.items()}
+    words = [f"{group}={name}" for group, name in names.items() if name]
+    select, policy = found["select"], found["policy"]
+    ratio = select.get("ratio") if isinstance(select, dict) else None
+    words += [f"select.ratio={ratio:g}"] if isinstance(ratio, int | float) and ratio < 1 else []
+    if isinstance(policy, dict) and policy.get("reward_data") == "dev":
+        words = ["rewarded on dev", *words]
+    return textwrap.shorten(" · ".join(words), 115, placeholder=" …")
 
 
 # ---- pictures
@@ -236,8 +172,8 @@ def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], abou
     figure = pictures.canvas(5.2, "What the selector has learnt: value Q of each strategy", about)
     values = pictures.panel(figure, 2.1, 2.2)
     ends = []
-    for arm in _arms(rows):
-        points = _points(rows, f"q_{arm}")
+    for arm in arms_in(rows):
+        points = points_of(rows, f"q_{arm}")
         if points:
             steps, q = zip(*[*points, (total, points[-1][1])], strict=True)
             values.plot(steps, q, drawstyle="steps-post", color=colour[arm], linewidth=1.8)
@@ -250,9 +186,9 @@ def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], abou
 
     rewards = pictures.panel(figure, 0.54, 1.2, sharex=values)
     earned = [
-        (float(row["step"]), _number(row, "reward"), colour[before["arm"]])
+        (float(row["step"]), number_in(row, "reward"), colour[before["arm"]])
         for before, row in itertools.pairwise(rows)
-        if math.isfinite(_number(row, "reward"))
+        if math.isfinite(number_in(row, "reward"))
     ]
     width = min(3.0, max(0.5, 0.5 * 72 * pictures.PANEL / len(rows)))
     if earned:
@@ -267,9 +203,9 @@ def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], abou
 
 
 def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figure:
-    asked = _queries(rows) is not None
+    asked = queries_so_far(rows) is not None
     against = "teacher_queries" if asked else "step"
-    task = any(_points(rows, "heldout_score"))
+    task = any(points_of(rows, "heldout_score"))
     where = "the dev set" if task else "held-out text"
     figure = pictures.canvas(5.4, f"How good the student is on {where}, by {against.replace('_', ' ')}", about)
     good = pictures.panel(figure, 0.54, 1.75)
@@ -279,7 +215,7 @@ def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figu
     right = 0.0
     score = ("score", 100, "{:.1f}") if task else ("accuracy", 100, "{:.1f} %")
     for panel, (name, scale, form) in ((loss, ("loss", 1, "{:.2f}")), (good, score)):
-        points = [(_number(row, against), scale * _number(row, f"heldout_{name}")) for row in rows]
+        points = [(number_in(row, against), scale * number_in(row, f"heldout_{name}")) for row in rows]
         x, y = np.array([point for point in points if np.isfinite(point).all()]).reshape(-1, 2).T.tolist()
         panel.plot(
             x, y, color=pictures.STUDENT, linewidth=1.8, marker="o" if len(x) <= 60 else "", markersize=4, clip_on=False

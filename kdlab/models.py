@@ -11,6 +11,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from kdlab import attention
+from kdlab import attention, packing
 from kdlab.errors import UserError
 from kdlab.tasks import TaskShape
 from kdlab.types import Batch, Outputs
@@ -45,11 +46,14 @@ class Encoder(nn.Module):
     `model` stays an ordinary transformers model (for `save_pretrained`). The head half is a shallow copy of it whose
     encoder hands through what it is given, so every family's own head runs, unmodified (BERT, RoBERTa, DistilBERT,
     ELECTRA, MPNet, DeBERTa-v2, ModernBERT). `per_row`: the head gives one answer a row, not one a token.
+    `execution` "packed": without padding where the family allows it (`kdlab.packing`), else "bucketed": rows of similar
+    length together; "padded": each batch as it comes. What comes out is the same within rounding.
     """
 
-    def __init__(self, model: transformers.PreTrainedModel) -> None:
+    def __init__(self, model: transformers.PreTrainedModel, execution: str = "padded") -> None:
         super().__init__()
         self.model = model
+        self.execution = "bucketed" if execution == "packed" and not packing.packs(model) else execution
         self.per_row = is_classifier(model)
         base = model.base_model
         head = copy.copy(model)
@@ -61,20 +65,70 @@ class Encoder(nn.Module):
     def encode(self, batch: Batch, wants: frozenset[str] = frozenset()) -> Outputs:
         """What the layers make of the rows of `batch`: `hidden` and `mask`, and what is wanted of "states", "scores",
         "values". For the latter two `kdlab.attention.prepare` must have been called on the model."""
+        if self.execution == "packed":
+            return self._packed(batch, wants)
+        if self.execution == "bucketed":
+            return self._bucketed(batch, wants)
         given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if self._segments and batch.token_types is not None:
+        if batch.token_types is not None:
             given["token_type_ids"] = batch.token_types
+        return replace(self._run(given, wants), mask=batch.attention_mask)
+
+    def _run(self, given: dict[str, Any], wants: frozenset[str]) -> Outputs:
+        """The encoder's outputs for the inputs of transformers' forward."""
+        if not self._segments:
+            given.pop("token_type_ids", None)
         if "states" in wants:
-            given["output_hidden_states"] = True  # pyright: ignore[reportArgumentType]
+            given["output_hidden_states"] = True
         attends = wants & {"scores", "values"}
         with attention.recording() if attends else contextlib.nullcontext() as recorded:
             found = self.model.base_model(**given)
-        shown = Outputs(hidden=found.last_hidden_state, mask=batch.attention_mask)
+        shown = Outputs(hidden=found.last_hidden_state)
         if "states" in wants:
             shown.states = found.hidden_states
         if recorded is not None:
             shown.scores, shown.values = attention.checked(recorded, self.model)
         return shown
+
+    def _packed(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        packed = packing.Packed(batch, packing.first_position(self.model))
+        found = self._run({**packed.inputs, "attention_mask": packed.attention_mask(self.model.dtype)}, wants)
+        assert found.hidden is not None
+        hidden = packed.unpack(found.hidden)
+        # the last of the states is the last hidden state, unless the family normalises it once more
+        states = found.states and tuple(hidden if x is found.hidden else packed.unpack(x) for x in found.states)
+        return Outputs(
+            hidden=hidden,
+            mask=batch.attention_mask,
+            states=states,
+            scores=found.scores and tuple(packed.unpack_scores(x) for x in found.scores),
+            values=found.values and tuple(packed.unpack_values(x) for x in found.values),
+        )
+
+    def _bucketed(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        groups = packing.buckets(tuple(batch.attention_mask.sum(1).tolist()))
+        parts = []
+        for group in groups:
+            some = batch.take(torch.tensor(group, device=batch.rows.device))
+            given = {"input_ids": some.input_ids, "attention_mask": some.attention_mask}
+            if some.token_types is not None:
+                given["token_type_ids"] = some.token_types
+            parts.append(self._run(given, wants))
+        order = torch.tensor([i for group in groups for i in group], device=batch.rows.device).argsort()
+        return packing.joined(parts, order, batch.attention_mask)
+
+    def executed(self, batch: Batch) -> tuple[int, int]:
+        """How many tokens a forward over `batch` runs, and how many pairs of tokens attend to each other."""
+        rows, length = batch.input_ids.shape
+        if self.execution == "padded":
+            return rows * length, rows * length * length
+        lengths = tuple(batch.attention_mask.sum(1).tolist())
+        if self.execution == "packed":
+            found = packing.layout(lengths)
+            return found.tokens, found.tokens * found.width
+        groups = packing.buckets(lengths)
+        sizes = [(len(group), max(lengths[i] for i in group)) for group in groups]
+        return sum(n * longest for n, longest in sizes), sum(n * longest**2 for n, longest in sizes)
 
     def vectors(self, shown: Outputs, row: Tensor, place: Tensor) -> Tensor:
         """The hidden vectors (U, H) that the head reads for units at `row`, `place` (U,) of what `encode` has shown."""

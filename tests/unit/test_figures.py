@@ -11,12 +11,15 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from kdlab import pictures
 from kdlab.errors import UserError
-from kdlab.figures import draw, window_shares
+from kdlab.figures import draw
 from kdlab.pictures import COLOURS, colours
+from kdlab.runlogs import window_shares
+from kdlab.teachingfigures import smoothed
 
 ARMS = ["entropy", "margin", "least_confidence", "certainty", "cluster", "density"]
 SELECTOR = ["step", "arm", "observation", "speed", "reward", *(f"q_{arm}" for arm in ARMS), "teacher_queries"]
@@ -281,3 +284,123 @@ def test_damaged_tables_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no column step; found time, arm"):
         draw(tmp_path)
     assert not (tmp_path / "figures").exists()
+
+
+# ---- teachers and knowledge
+
+
+def every_step(run: Path, steps: int, **columns: list) -> Path:
+    """A knowledge.csv with these columns."""
+    run.mkdir(exist_ok=True)
+    rows = [{"step": step, **{name: values[step] for name, values in columns.items()}} for step in range(steps)]
+    table(run / "knowledge.csv", ["step", *columns], rows)
+    return run
+
+
+def captions(figure: Figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+
+
+def test_a_moving_mean_is_that_of_the_values_there_are() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=20)
+    for width in (1, 3, 7):
+        half = width // 2
+        by_hand = [values[max(0, i - half) : i + half + 1].mean() for i in range(20)]
+        np.testing.assert_allclose(smoothed(values, width), by_hand)
+    np.testing.assert_allclose(smoothed([1.0, 5.0], 5), [3, 3])
+
+
+def test_weights_and_teachers_are_drawn_over_the_steps(tmp_path: Path, drawn: dict) -> None:
+    soft = [0.1, 0.3, 0.2, 0.4]
+    every_step(tmp_path, 4, weight_soft=soft, weight_cosine=[1.0] * 4, asked_small=[0.5] * 4, asked_big=[0.5] * 4)
+    (tmp_path / "result.json").write_text('{"steps": 4, "policy": {"name": "mine", "reward_data": "dev"}}')
+    assert [file.name for file in draw(tmp_path)] == ["knowledge.png"]
+    (figure,) = drawn.values()
+    assert figure.texts[1].get_text() == "rewarded on dev · policy=mine"
+    weights, teachers = figure.axes
+    np.testing.assert_allclose(weights.lines[0].get_xydata(), [*enumerate(soft), (4, 0.4)])  # the last one holds
+    assert [text.get_text() for text in weights.texts] == ["soft 0.40", "cosine 1.00"]
+    small, big = teachers.lines[:2]
+    assert set(small.get_ydata()) == set(big.get_ydata()) == {50}
+    assert small.get_linewidth() > big.get_linewidth()  # it lies below, and is seen on both sides
+
+
+def test_the_names_of_the_lines_lie_within_the_picture(tmp_path: Path, drawn: dict) -> None:
+    every_step(tmp_path, 2, **{"weight_" + "long_" * 9: [1, 1], "asked_" + "wide" * 9: [1, 1], "asked_b": [0, 1]})
+    draw(tmp_path)
+    (figure,) = drawn.values()
+    boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts]
+    assert len(boxes) == 3
+    assert all(box.x1 <= 1200 for box in boxes)
+
+
+def test_a_heat_map_for_each_teacher_whose_layers_are_chosen_among(tmp_path: Path, drawn: dict) -> None:
+    of = {"layer_aligned_small_1": [1, 1, 0, 0], "layer_aligned_small_2": [0, 0.5, 1, ""], "asked_small": [1] * 4}
+    of |= {"layer_aligned_far_away_1": [0.25] * 4, "asked_far_away": [0] * 4, "layer_soft_small_1": [""] * 4}
+    draw(every_step(tmp_path, 4, **of))
+    (figure,) = drawn.values()
+    assert captions(figure)[1:] == [
+        "teacher layers learnt from (% of rows): aligned · small",
+        "teacher layers learnt from (% of rows): aligned · far_away",
+    ]
+    (mesh,) = figure.axes[1].collections
+    cells = np.ma.filled(mesh.get_array(), np.nan)
+    np.testing.assert_array_equal(cells, [[100, 100, 0, 0], [0, 50, 100, np.nan]])  # layer 1 is the lowest row
+
+
+def test_layers_are_means_over_windows_of_equal_length(tmp_path: Path, drawn: dict) -> None:
+    shares = np.random.default_rng(3).random(240)
+    draw(every_step(tmp_path, 240, layer_aligned_teacher_1=shares.tolist()))
+    (mesh,) = next(iter(drawn.values())).axes[0].collections
+    np.testing.assert_allclose(mesh.get_array()[0], 100 * shares.reshape(60, 4).mean(1))
+
+
+def test_arms_in_force_are_drawn_where_there_are_several(tmp_path: Path, drawn: dict) -> None:
+    arms = ["hard", "soft", "hard", "hard", "hard", "hard"]
+    draw(every_step(tmp_path, 6, adopt=arms, weigh=["ksm"] * 6, weight_soft=[1] * 6))
+    (figure,) = drawn.values()
+    assert captions(figure)[1:] == ["arm of adoption in force (% of the steps)"]
+    assert [t.get_text() for t in figure.axes[1].get_legend().get_texts()] == ["soft  17 %", "hard  83 %"]
+
+
+def test_nothing_is_drawn_of_a_knowledge_table_without_decisions(tmp_path: Path) -> None:
+    assert draw(every_step(tmp_path, 5, layer_soft_teacher_1=[""] * 5, weight_soft=[""] * 5)) == []
+
+
+def module(run: Path, episodes: int, phases: int, **more: float) -> Path:
+    """A ksm.csv whose every phase earned its number over all episodes."""
+    columns = ["episode", "step", "measured", "reward", "weight_soft", "phase_error", "exploration_error", "objective"]
+    rows = [
+        {"episode": e + 1, "step": 8 * (p + 1), "measured": 1.0, "reward": e * phases + p + 1.0, "weight_soft": 0.25}
+        | {"phase_error": 0.5, "exploration_error": 0.1 if p else "", "objective": 0.0, **more}
+        for e in range(episodes)
+        for p in range(phases)
+    ]
+    table(run / "ksm.csv", columns, rows)
+    return run
+
+
+def test_rewards_actions_and_errors_of_a_module_follow_its_episodes(tmp_path: Path, drawn: dict) -> None:
+    assert [file.name for file in draw(module(tmp_path, 2, 3))] == ["ksm.png"]
+    (figure,) = drawn.values()
+    rewards, actions, errors = figure.axes
+    bars = rewards.collections[0].get_segments()
+    assert [(bar[0][0], bar[1][1]) for bar in bars] == [(i, i) for i in range(1, 7)]  # episodes side by side
+    assert rewards.texts[-1].get_text() == "sums\nepisode 1  +6.000\nepisode 2  +15.000"
+    assert [line.get_xdata().tolist() for line in actions.lines[:2]] == [[1, 2, 3], [4, 5, 6]]
+    assert [line.get_xdata().tolist() for line in errors.lines[2:4]] == [[2, 3], [5, 6]]  # exploration: not the first
+    assert errors.get_xlabel() == "phase of the module's training (8 steps each)"
+    assert "loss" in captions(figure)[0]
+
+
+def test_a_reward_by_score_is_called_so(tmp_path: Path, drawn: dict) -> None:
+    draw(module(tmp_path, 1, 2, measured=-0.8, phase_error=0.0, exploration_error=0.0))
+    (figure,) = drawn.values()
+    assert captions(figure) == ["reward of each phase: rise of the student's score", "weights the module took (mean over the phase)"]  # fmt: skip
+
+
+def test_a_damaged_table_of_a_module_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "ksm.csv").write_text("step,reward\n1,0.5\n")
+    with pytest.raises(UserError, match="no column episode"):
+        draw(tmp_path)
