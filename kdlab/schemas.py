@@ -124,8 +124,8 @@ class Select:
 
     def check(self) -> None:
         share("select.ratio", self.ratio)
-        if self.name == "all" and self.ratio < 1:
-            self.name = "random"  # which rows `all` keeps is drawn, so that is what tables call it
+        if self.name == "all":
+            self.ratio = 1.0  # whatever ratio an experiment sets for its own strategy
         one_of("select.scope", self.scope, ("global", "local"))
         one_of("select.observe", self.observe, ("task", "kd"))
         at_least("select.interval", self.interval, 1)
