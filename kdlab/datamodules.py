@@ -190,10 +190,11 @@ class TrainingRows(pl.LightningDataModule):
         raise NotImplementedError
 
     def set_aside(self, rows: int) -> None:
-        """Keep `rows` training rows, drawn once at random, out of training: `aside_batches` gives them."""
+        """Keep `rows` training rows, at most a fifth, drawn once at random, out of training: `aside_batches` gives them."""
         known = self.drawable()
-        if rows >= len(known):
-            raise UserError(f"{rows} rows were to be held out of {len(known)} training rows: take fewer")
+        rows = min(rows, len(known) // 5)
+        if rows == 0:
+            raise UserError(f"of {len(known)} training rows none can be held out: five rows or more are needed")
         chosen = np.random.default_rng(stable("set aside", self.seed)).permutation(len(known))[:rows]
         self._aside = np.sort(known[chosen])
 

@@ -19,7 +19,8 @@ from kdlab.choices import Selection, made
 from kdlab.choosing import Adopt, Chooser, Weigh
 from kdlab.distill import Distiller
 from kdlab.errors import UserError, nearest
-from kdlab.fitting import fit
+from kdlab.files import atomic_write_json
+from kdlab.fitting import fit, read_json
 from kdlab.ksm import KSM
 from kdlab.ledger import Ledger
 from kdlab.phases import Phases, columns
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from kdlab.bench import Bench
 
 LOG = "ksm.csv"  # in a trained module's folder: a row for each phase
+TRAINING = "training.json"  # and how it was rewarded
 
 
 def check(bench: Bench) -> None:
@@ -77,6 +79,15 @@ def weighing(bench: Bench, batches: int, world: int) -> tuple[Selection | None, 
             folder = Path(given.path) if given.path else _trained(bench, name, batches, world)
             arms[name], log = _loaded(bench, folder), folder / LOG
     return (Selection(arms, _policy(bench, arms)) if arms else None), log if log and log.is_file() else None
+
+
+def reward_data(bench: Bench) -> str | None:
+    """What a module that weighs was rewarded on, "heldout" or "dev"; None where nothing learnt, or nobody wrote it down."""
+    given = bench.config.policy
+    if given.path is None:
+        return given.reward_data if given.episodes else None
+    told = Path(given.path) / TRAINING
+    return read_json(told).get("reward_data") if told.is_file() else None
 
 
 def _policy(bench: Bench, arms: dict[str, Any]) -> Any:
@@ -200,6 +211,7 @@ def _train(bench: Bench, out: Path, name: str, batches: int, world: int) -> dict
         seconds += cost["seconds"]
     module.learning = False
     module.save(out)
+    atomic_write_json(out / TRAINING, {name: getattr(given, name) for name in ("reward", "reward_data", "episodes")})
     return {**cost, "steps": steps * given.episodes, "seconds": seconds}
 
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kdlab import episodes
 from kdlab.bench import Bench
 from kdlab.callbacks import training_seconds
 from kdlab.distill import Distiller
@@ -39,10 +40,7 @@ def result_of(
         "seed": config.seed,
         "select": {"name": config.select.name, "ratio": config.select.ratio},
         "adopt": config.adopt.name if taught else None,
-        "policy": {
-            "name": config.policy.name,
-            "reward_data": config.policy.reward_data if config.policy.episodes else None,
-        },
+        "policy": {"name": config.policy.name, "reward_data": episodes.reward_data(bench)},
         "stage": config.data.stage,
         "knowledge": config.knowledge.name,
         "data": bench.facts(),

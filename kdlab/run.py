@@ -120,7 +120,9 @@ def _hydra_application(arguments: list[str], own: list[str]) -> int:
 
     before = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who make one line of them
-    sys.argv = [before[1][0], *arguments, *own, *_sweep_folders(arguments)]
+    sweep = sorted({"-m", "--multirun"} & set(arguments))  # Hydra takes it in front of overrides only
+    rest = [argument for argument in arguments if argument not in sweep]
+    sys.argv = [before[1][0], *sweep, *rest, *own, *_sweep_folders(arguments)]
     try:
         application()
     except SystemExit as end:  # argparse: a flag it does not know

@@ -14,7 +14,7 @@ import yaml
 from kdlab import run as entry
 from kdlab import tables
 from kdlab.config import checked
-from tests.conftest import write_teacher, write_text
+from tests.conftest import write_task, write_teacher, write_text
 from tests.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
 
 EXPERIMENTS = sorted(file.stem for file in (entry.CONF / "exp").glob("*.yaml"))
@@ -50,7 +50,8 @@ def test_help_imports_nothing_heavy():
 def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_folder, task_folder):
     config = checked(entry.composition([f"+exp={exp}"])[0])
     text = config.data.stage == "pretrain"
-    given = tiny(teacher_folder, text_folder) if text else tiny_task(teacher_folder, task_folder)
+    rows = write_task(tmp_path / "rows", classes=4) if config.teachers.split else task_folder
+    given = tiny(teacher_folder, text_folder) if text else tiny_task(teacher_folder, rows)
     done = command([f"+exp={exp}", *(a for a in given if not a.startswith("+exp="))], tmp_path)
     assert done.code == 0, done.output
     asks = config.knowledge.name != "labels"

@@ -95,12 +95,13 @@ def test_every_selection_asks_the_teacher_about_its_share(select, lab):
     folder, _ = lab.run(f"select={select}")
     result = result_of(folder)
     ledger = result["ledger"]
-    assert result["status"] == "finished" and result["select"] == {"name": select, "ratio": 0.25}
-    assert ledger["teacher_queries"]["total"] == STEPS * KEPT and ledger["rows_seen"] == STEPS * BATCH
-    assert ledger["speedup"]["queries"] == BATCH / KEPT
+    kept = BATCH if select == "all" else KEPT  # all means all, whatever ratio is given
+    assert result["status"] == "finished" and result["select"] == {"name": select, "ratio": kept / BATCH}
+    assert ledger["teacher_queries"]["total"] == STEPS * kept and ledger["rows_seen"] == STEPS * BATCH
+    assert ledger["speedup"]["queries"] == BATCH / kept
     arms = {row["arm"] for row in tables.read(folder / "selector.csv")}
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert arms and arms <= set(config["select"]["arms"])
+    assert arms <= set(config["select"]["arms"]) and bool(arms) == (select != "all")
     assert 0 <= result["metrics"]["student"]["accuracy"] <= 1
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "student")
     assert set(model.config.label2id) == {"kind0", "kind1", "kind2"} and model.config.num_hidden_layers == 2
@@ -149,7 +150,7 @@ def test_every_knowledge_set_teaches(knowledge, lab):
         values = [float(row[f"train_{name}"]) for row in trained if row.get(f"train_{name}")]
         counts = term.get("since", 0) * STEPS <= last  # in some step that is reported
         assert bool(values) == counts and all(math.isfinite(v) and v > 0 for v in values), name
-    asked = knowledge != "labels"
+    asked = knowledge not in ("labels", "fink")
     assert result["ledger"]["teacher_queries"]["total"] == (STEPS * KEPT if asked else 0)
     assert ("teacher" in result["metrics"]) == asked == ("teacher queries" in output)
     assert set(result["metrics"]["student"]) == {"loss", "accuracy", "score"}
