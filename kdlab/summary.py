@@ -29,6 +29,7 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     lines += preparation(result)
     lines += [beside] if beside else []
     figures = "figures/schedule.png, " if result["select"]["ratio"] < 1 else ""
+    figures += "figures/knowledge.png, " if (folder / "figures" / "knowledge.png").is_file() else ""
     lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
     if taught(result):
         lines.append(f"next: the baseline of the same size:  python -m kdlab.run {_next(result)}")
@@ -157,6 +158,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _next(result: dict[str, Any]) -> str:
+    weighed = (result.get("policy") or {}).get("name", "fixed")
+    if result["select"]["ratio"] == 1 and weighed != "fixed":
+        own = ("policy=", "policy.", "hydra.run.dir=", "overwrite=", "resume=")
+        return " ".join([*(o for o in result["command"][3:] if not o.startswith(own)), "policy=fixed"])
     other = "random" if result["select"]["name"] != "random" else "all"
     own = ("select=", "hydra.run.dir=", "overwrite=", "resume=", *(("select.ratio=",) if other == "all" else ()))
     kept = [override for override in result["command"][3:] if not override.startswith(own)]

@@ -188,11 +188,16 @@ def test_the_next_command_is_random_at_the_same_ratio():
 
 
 def test_after_random_it_is_all_data():
-    """A ratio of one's own would make `select=all` random selection again."""
     made = result(select={"name": "random", "ratio": 0.25})
     made["command"][4] = "select=random"
     found = next_of(made)
     assert "select=all" in found and ("select.ratio=1" in found or not any("select.ratio" in o for o in found))
+
+
+def test_after_weighed_terms_on_whole_batches_it_is_their_fixed_weights():
+    made = result(select={"name": "all", "ratio": 1.0}, policy={"name": "ksm", "reward_data": "heldout"})
+    made["command"] = ["python", "-m", "kdlab.run", "+exp=ksm", "policy=ksm_hard", "policy.phase=8", "seed=2"]
+    assert next_of(made) == ["+exp=ksm", "seed=2", "policy=fixed"]
 
 
 # ---- beside random
