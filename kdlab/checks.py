@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kdlab import episodes, models, packing
+from kdlab.adoption import marks_of
 from kdlab.errors import UserError
 from kdlab.rehearsal import rehearse
+from kdlab.terms import function_of, mean_squared_error
 
 if TYPE_CHECKING:
     from kdlab.bench import Bench
@@ -26,14 +28,29 @@ def check(bench: Bench) -> None:
     bench.check_data()
     if bench.asks_teacher:
         bench.faculty.check()
-        bench.adoption()
+        _mixed(bench)
     outputs, label = bench.answer
     members = bench.faculty.members if bench.asks_teacher else [bench.faculty.main]
     rehearse([w.term for w in bench.terms().values()], bench.student_cast, members, outputs, label, bench.head)
     episodes.check(bench)
     kinds = {config.model_type for config in (bench.student_cast.config, *(member.config for member in members))}
     for kind in sorted(kinds - set(packing.PACKED)) if bench.config.exec == "packed" else ():
-        bench.say(f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)")
+        bench.say(
+            f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)"
+        )
+
+
+def _mixed(bench: Bench) -> None:
+    """Specialists' answers become one answer as probabilities, 0 for a class that nobody who speaks knows: no logits."""
+    adoption, members = bench.adoption(), bench.faculty.members
+    arms = {} if adoption is None else adoption.arms
+    mixes = any(marks_of(rule).mixes == "answers" for rule in arms.values())
+    numbers = [name for name, w in bench.terms().items() if function_of(w.term) is mean_squared_error]
+    if mixes and numbers and any(member.classes is not None for member in members):
+        raise UserError(
+            f"adopt={bench.config.adopt.name} makes one answer of what specialists say, as probabilities, and "
+            f"knowledge.terms.{numbers[0]} compares logits: adopt=every, or knowledge=muki"
+        )
 
 
 def _student(bench: Bench) -> None:

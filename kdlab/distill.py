@@ -288,7 +288,7 @@ class Distiller(pl.LightningModule):
                 chosen = (
                     torch.zeros(0, layers)
                     if said is None or chooses is None
-                    else chooses(self.objective.to(shown, said), said.answer)
+                    else chooses(self.objective.to(shown, said), said.answer)[said.asked.real]
                 )
                 names += self._layers(name, teacher, layers)
                 sums.append(chosen.float().sum(0).to(heed.device))

@@ -89,10 +89,10 @@ class Ledger:
         Epochs of one teacher never go back (ValueError): only the newest one's rows are remembered.
         """
         epoch = ALWAYS if self.fixed_inputs or epoch < 0 else epoch
-        queries = self._since.teachers.setdefault(teacher, Queries())
         ids = rows.detach().cpu().numpy()
-        if not len(ids):
+        if not len(ids):  # a row that only keeps an idle rank in step is no query
             return
+        queries = self._since.teachers.setdefault(teacher, Queries())
         if ids.min() < 0 or ids.max() >= self.rows:
             raise ValueError(f"row ids {ids.min()} to {ids.max()} in a ledger of {self.rows} rows")
         known = self._base.teachers.get(teacher, Queries())

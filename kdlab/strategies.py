@@ -127,6 +127,10 @@ def cluster(evidence: Evidence, clusters: int | None = None) -> Tensor:
     rng = evidence.rng
     seed = int(torch.randint(2**31, (), generator=rng, device=rng.device))
     centres, assignment, distance = kmeans(features, clusters, seed)
+    # two rows alone are equally far from their mean: their order decides, not the last bit of a distance
+    size = torch.bincount(assignment, minlength=len(centres))[assignment]
+    total = distance.new_zeros(len(centres)).index_add(0, assignment, distance)[assignment]
+    distance = torch.where(size == 2, total / 2, distance)
     order = distance.argsort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(rows, device=order.device)

@@ -11,19 +11,23 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
 from kdlab import run as entry
 from kdlab import tables
 from kdlab.adoption import marks_of
-from kdlab.terms import asks_teacher, is_joint, on_logits, wants
+from kdlab.ksm import KSM
+from kdlab.strategies import is_rowwise, needs_of
+from kdlab.terms import asks_teacher, is_joint, mean_squared_error, on_logits, wants
 from kdlab.weighing import looks_of
 from tests.conftest import write_task
 from tests.end_to_end.test_finetune import BATCH, KEPT, STEPS, Lab, plainly, result_of, weights
@@ -53,6 +57,7 @@ def read(group: str, choice: str) -> Any:
     return OmegaConf.merge(found, own)
 
 
+@functools.cache
 def functions(group: str, choice: str) -> dict[str, Any]:
     """The functions and classes that a choice names, by arm (of knowledge: by term that has a weight)."""
     given = read(group, choice)
@@ -66,6 +71,7 @@ def learns(policy: str) -> bool:
     return any(isinstance(arm, type) for arm in functions("policy", policy).values())
 
 
+@functools.cache
 def needs(group: str, choice: str) -> tuple[Any, ...]:
     """The kind of a choice: all that decides what it reads and what it can be combined with."""
     if group == "teachers":
@@ -78,13 +84,21 @@ def needs(group: str, choice: str) -> tuple[Any, ...]:
                 bool(asked), any(map(is_joint, found.values())), any(map(on_logits, asked.values())),
                 any(not on_logits(term) for term in found.values()), frozenset().union(*map(wants, found.values())),
                 bool(given.get("phases")), any(getattr(term, "chooses", None) for term in found.values()),
+                mean_squared_error in found.values(),
             )  # fmt: skip
         case "adopt":
-            marks = [marks_of(rule) for rule in found.values()]
-            return (given.assistant is not None, *((rule.reads, rule.mixes, rule.fewest) for rule in marks))
+            rules = []
+            for arm, rule in found.items():
+                marks = marks_of(rule)
+                more = {key: value for key, value in given.arms[arm].items() if not key.startswith("_")}
+                # whether it asks both of two teachers about every row
+                both = "theirs" in marks.reads or bool((rule(torch.full((3,), 0.5), None, 2, **more) > 0).all())
+                rules.append((marks.reads, marks.mixes, marks.fewest, both))
+            return (given.assistant is not None, *rules)
         case "policy":
             return (learns(choice), *(looks_of(rule) for rule in found.values()))
-    return (given.policy["_target_"], *(found if len(found) == 1 else ()), given.get("ratio") == 1)
+    reads = frozenset((needs_of(strategy), is_rowwise(strategy)) for strategy in found.values())
+    return (given.policy["_target_"], reads, given.get("ratio") == 1)
 
 
 def contradiction(one: dict[str, str]) -> str | None:
@@ -98,12 +112,16 @@ def contradiction(one: dict[str, str]) -> str | None:
         return "asks none"
     if not asked:
         return None
-    if any(fewest > 1 for *_, fewest in rules) and one["teachers"] == "one" and not assistant:
+    alone = one["teachers"] == "one" and not assistant
+    if alone and any(fewest > 1 for _, _, fewest, _ in rules):
         return "chooses among"
     if not rules and one["teachers"] == "two" and not joint:
         return "nothing says which"
-    if joint and any(reads == {"own"} for reads, *_ in rules):
-        return "all teachers"
+    if joint and not alone and not all(both for *_, both in rules):
+        return "asks some teachers only"
+    mixes = any(mixes == "answers" for _, mixes, *_ in rules)
+    if mixes and one["teachers"] == "specialists" and needs("knowledge", one["knowledge"])[-1]:
+        return "compares logits"
     return None
 
 
@@ -124,33 +142,447 @@ def command(one: dict[str, str]) -> list[str]:
     return found
 
 
-def covering(strength: int, alike: bool = False, seed: int = 0) -> Iterator[dict[str, str]]:
-    """Combinations in which every `strength` choices of different groups meet, wherever they can (greedily few).
+def covering(strength: int, alike: bool = False, seed: int = 0) -> list[dict[str, str]]:
+    """Combinations in which every `strength` choices of different groups meet, where they can: greedily few.
 
-    `alike`: choices of one kind stand for each other. Strength 1: each row takes the partners that are newest together.
+    `alike`: one choice stands for all of its kind. Of rows that are worth the same, the one with the most new pairs.
     """
     rng = random.Random(seed)
-    kinds = {g: {c: needs(g, c) if alike else c for c in choices} for g, choices in GROUPS.items()}
+    groups = {
+        g: list({needs(g, c): c for c in rng.sample(GROUPS[g], len(GROUPS[g]))}.values()) if alike else GROUPS[g]
+        for g in GROUPS
+    }
 
-    def met(one: dict[str, str], size: int) -> Iterator[tuple[Any, ...]]:
-        for some in itertools.combinations(GROUPS, size):
-            if all(group in one for group in some):
-                yield tuple((group, kinds[group][one[group]]) for group in some)
+    def met(one: dict[str, str], size: int) -> set[Any]:
+        return set(itertools.combinations(one.items(), size))
 
-    every = [dict(zip(GROUPS, choices, strict=True)) for choices in itertools.product(*GROUPS.values())]
-    valid = [one for one in every if contradiction(one) is None]
-    rng.shuffle(valid)
-    left = {key for one in valid for key in met(one, strength)}
-    new = {key for one in valid for key in met(one, max(2, strength))}
-    while left:
-        some = rng.sample(valid, min(300, len(valid)))
-        best = max(some, key=lambda one: (sum(k in left for k in met(one, strength)), sum(k in new for k in met(one, max(2, strength)))))  # fmt: skip
-        if not any(key in left for key in met(best, strength)):
-            best = next(one for one in valid if any(key in left for key in met(one, strength)))
-        left.difference_update(met(best, strength))
-        new.difference_update(met(best, max(2, strength)))
-        yield best
+    def rows(start: dict[str, str]) -> list[dict[str, str]]:
+        rest = [group for group in groups if group not in start]
+        found = [start | dict(zip(rest, some, strict=True)) for some in itertools.product(*(groups[g] for g in rest))]
+        found = [one for one in (found if len(found) < 500 else rng.sample(found, 500)) if contradiction(one) is None]
+        return [{group: one[group] for group in groups} for one in rng.sample(found, min(60, len(found)))]
+
+    starts = [
+        dict(zip(some, choices, strict=True))
+        for some in itertools.combinations(groups, strength)
+        for choices in itertools.product(*(groups[group] for group in some))
+    ]
+    rng.shuffle(starts)
+    old: set[Any] = set()
+    pairs: set[Any] = set()
+    found = []
+    for start in starts:
+        if tuple(start.items()) in old:
+            continue
+        fitting = rows(start)
+        if not fitting:
+            continue
+        best = max(fitting, key=lambda one: (len(met(one, strength) - old), len(met(one, 2) - pairs)))
+        found.append(best)
+        old |= met(best, strength)
+        pairs |= met(best, 2)
+    return found
 
 
 def title(one: dict[str, str]) -> str:
     return "-".join(one.values())
+
+
+SOME = covering(1)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory) -> Path:
+    """Rows of four classes, so that two specialists have two each."""
+    return write_task(tmp_path_factory.mktemp("four"), classes=4)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, teacher_folder, four) -> Lab:
+    return Lab(tmp_path_factory.mktemp("teaching"), teacher_folder, four)
+
+
+# two specialists of two classes each may well know no more than the majority after so few steps
+FEW = ["teachers.sanity=false", "trainer.probes=0", "trainer.evaluate_every=8"]
+
+
+def whole(folder: Path) -> dict[str, Any]:
+    """What must not differ between two runs of one command."""
+    knowledge = folder / "knowledge.csv"
+    return outcome(folder) | {"knowledge": knowledge.read_text() if knowledge.exists() else None}
+
+
+def trains(lab: Lab, one: dict[str, str]) -> Path:
+    """A combination trains, and what it writes is what it was asked for; its run folder."""
+    folder, output = lab.run(*command(one), *FEW)
+    result = result_of(folder)
+    assert result["status"] == "finished" and math.isfinite(result["metrics"]["student"]["loss"]), output
+    assert result["knowledge"] == read("knowledge", one["knowledge"]).name and result["select"]["name"] == one["select"]
+    assert result["policy"]["name"] == one["policy"]
+    asked = needs("knowledge", one["knowledge"])[0]
+    queries = result["ledger"]["teacher_queries"]
+    assert (queries["total"] > 0) == asked and result["adopt"] == (one["adopt"] if asked else None)
+    kept = BATCH if read("select", one["select"]).get("ratio") == 1 else KEPT
+    assert queries["total"] in (asked * STEPS * kept * n for n in range(len(result["teachers"]) + 1))
+    rows = tables.read(folder / "knowledge.csv") if (folder / "knowledge.csv").exists() else []
+    assert len(rows) in (0, STEPS)
+    weighed = [float(value) for row in rows for name, value in row.items() if name.startswith("weight_")]
+    assert bool(weighed) == bool(functions("policy", one["policy"])) and all(0 <= w <= 1 for w in weighed)
+    return folder
+
+
+def goes_on(lab: Lab, one: dict[str, str], step: int, when: str) -> None:
+    """A combination that was killed and is started again ends as if it had not been, bit for bit."""
+    wanted = whole(lab.run(*command(one), *FEW)[0])
+    given, into = [*command(one), *FEW], f"killed/{title(one)}"
+    assert lab.try_(*given, prepare=Kill(step, when), into=into)[1].code == -9
+    folder, done = lab.try_(*given, into=into)
+    assert done.code == 0 and "going on with the unfinished run" in done.output, done.output
+    found = whole(folder)
+    for part in wanted:
+        assert found[part] == wanted[part], part
+
+
+class Kill(KillAt):
+    """`KillAt` without the time that figures take."""
+
+    def __call__(self) -> None:
+        plainly()
+        super().__call__()
+
+
+@pytest.mark.parametrize("number", range(len(SOME)), ids=map(title, SOME))
+def test_every_choice_of_every_group_trains_and_some_are_killed_and_go_on(number, lab):
+    trains(lab, SOME[number])
+    if number % 4 == 0:
+        goes_on(lab, SOME[number], *((2, "start"), (4, "end"), (5, "start"), (7, "end"))[number % 4])
+
+
+def refused(done: Any, *words: str) -> None:
+    """One line, exit code 2, no traceback."""
+    lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
+    assert done.code == 2 and len(lines) == 1 and "Traceback" not in done.output, done.output
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def contradictions() -> dict[str, dict[str, str]]:
+    """Of each reason for a refusal a combination, drawn from all."""
+    rows = (dict(zip(GROUPS, row, strict=True)) for row in itertools.product(*GROUPS.values()))
+    found: dict[str, list[dict[str, str]]] = {}
+    for one in rows:
+        if (why := contradiction(one)) is not None:
+            found.setdefault(why, []).append(one)
+    rng = random.Random(1)
+    return {title(one): one for one in map(rng.choice, found.values())}
+
+
+@pytest.mark.parametrize("which", CONTRADICTIONS := contradictions())
+def test_contradictions_are_refused_in_one_line(which, lab):
+    one = CONTRADICTIONS[which]
+    folder, done = lab.try_(*command(one), *FEW)
+    refused(done, contradiction(one) or "")
+    assert not folder.exists()
+
+
+SMALL = TEACHERS["two"]
+HARD = ["adopt=hard", *SMALL]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["student.layers=4", "knowledge=dekd", *HARD], ["layers"]),
+        (["policy=uncertainty"], ["patient"]),
+        (["policy=ksm", "policy.episodes=0"], ["policy.episodes"]),
+        (["policy=ksm", "policy.path=nowhere"], ["nowhere", "KSM"]),
+        (["policy=random_soft", "policy.path=nowhere"], ["policy.path"]),
+        (["policy=ksm", "policy.reward=f1"], ["policy.reward=f1", "accuracy"]),
+    ],
+)  # fmt: skip
+def test_other_contradictions_are_refused_in_one_line(more, words, lab):
+    refused(lab.try_("knowledge=response", *FEW, *more)[1], *words)
+
+
+# ---- laws of adoption
+
+
+@pytest.fixture(scope="module")
+def ready(lab) -> Path:
+    """A classifier of this task, so that a run takes it as it is."""
+    more = ["+exp=finetune", "student=whole", "trainer.max_steps=40", "data.batch_size=32", "optim.lr=5e-3"]
+    return lab.run(*more, "select.ratio=1")[0] / "student"
+
+
+def close(a: Path, b: Path) -> None:
+    first, second = (safetensors.torch.load_file(folder / "student" / "model.safetensors") for folder in (a, b))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        np.testing.assert_allclose(tensor.numpy(), second[name].numpy(), atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("knowledge", ["pkd", "distilbert"])
+def test_equal_teachers_teach_as_one(knowledge, lab, ready):
+    # the gradient of a key's bias is 0 but for rounding, and Adam would make whole steps of that
+    given = [f"knowledge={knowledge}", "select=entropy", f"teachers.path={ready}", "optim.eps=1e-5", *FEW]
+    alone = lab.run(*given)[0]
+    for rule in ("soft", "ensemble"):
+        both = lab.run(*given, f"adopt={rule}", f"+teachers.others.twin.path={ready}")[0]
+        close(alone, both)
+        wanted, found = (result_of(folder)["metrics"]["student"]["loss"] for folder in (alone, both))
+        assert found == pytest.approx(wanted, abs=1e-4)
+        assert len(result_of(both)["teachers"]) == 2
+
+
+def asked(folder: Path) -> dict[str, int]:
+    return {name: n["total"] for name, n in result_of(folder)["ledger"]["teacher_queries"]["per_teacher"].items()}
+
+
+@pytest.mark.parametrize("ratio", [1, 0.25])
+def test_hard_asks_each_of_two_teachers_about_half_of_the_rows(ratio, lab):
+    folder, output = lab.run("select=random", f"select.ratio={ratio}", "knowledge=response", *HARD, *FEW)
+    half = STEPS * BATCH * ratio / 2
+    assert asked(folder) == {"small": half, lab.teacher.name: half}
+    rows = tables.read(folder / "knowledge.csv")
+    assert [float(row["asked_small"]) for row in rows] == [0.5] * STEPS
+    assert {row["adopt"] for row in rows} == {"hard"}
+    assert "small" in output
+
+
+def test_hard_among_three_teachers_gives_the_smaller_ones_what_is_left_over(lab):
+    """Four rows a step for three teachers: two for the smallest."""
+    more = ["adopt=assistant", "+teachers.others.small.layers=1", "knowledge=response", "select=random", *FEW]
+    assert asked(lab.run(*more)[0]) == {"small": 2 * STEPS, "assistant": STEPS, lab.teacher.name: STEPS}
+
+
+def test_dynamic_alignment_chooses_as_many_layers_as_the_student_has(lab):
+    rows = tables.read(lab.run("select=random", "knowledge=dekd", "adopt=assistant", *FEW)[0] / "knowledge.csv")
+    assert len(rows) == STEPS
+    for teacher, depth in (("assistant", 3), (lab.teacher.name, 4)):
+        names = [name for name in rows[0] if name.startswith(f"layer_aligned_{teacher}_")]
+        assert len(names) == depth
+        for row in rows:
+            chosen = [float(row[name]) for name in names]
+            assert sum(chosen) == pytest.approx(2) and all(0 <= share <= 1 for share in chosen)
+    assert len({tuple(row[name] for name in names) for row in rows}) > 1  # they change
+
+
+# ---- laws of the module that learns to weigh
+
+FOUR = ["fink", "resk", "feak", "relk"]
+
+
+def write_module(folder: Path, answer: float, action: str = "hard", terms: list[str] = FOUR) -> Path:
+    """A module whose actor has one answer, the sigmoid of `answer`, whatever it sees."""
+    module = KSM(terms, 32, [32], action=action)
+    *_, last = (layer for layer in module.networks["actor"].modules() if isinstance(layer, torch.nn.Linear))
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(answer)
+    module.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("action", "answer", "more"),
+    [("soft", 100.0, ["select=entropy"]), ("hard", 0.0, ["select=random", "knowledge.labels_on=all"])],
+    ids=["soft", "hard, labels on all"],
+)
+def test_a_module_that_always_answers_ones_is_the_fixed_set_bit_for_bit(action, answer, more, lab, tmp_path):
+    """sigmoid(100) is 1 in float32, and a hard action makes 1 of the half that sigmoid(0) is."""
+    given = ["knowledge=ksm", *more, *FEW]
+    module = write_module(tmp_path / "ones", answer, action)
+    wanted, found = (outcome(lab.run(*given, *policy)[0]) for policy in ([], ["policy=ksm", f"policy.path={module}"]))
+    assert found == wanted
+
+
+def test_a_module_that_answers_a_half_halves_every_weight(lab, tmp_path):
+    module = write_module(tmp_path / "half", 0.0, "soft")
+    given = ["knowledge=ksm", "select=random", "optim.clip=1e9", *FEW]
+    weighed = lab.run(*given, "policy=ksm", f"policy.path={module}")[0]
+    halves = [f"knowledge.terms.{name}.weight=0.5" for name in FOUR]
+    assert weights(weighed) == weights(lab.run(*given, *halves)[0])
+    rows = tables.read(weighed / "knowledge.csv")
+    assert all(float(row[f"weight_{name}"]) == 0.5 for row in rows for name in FOUR)
+
+
+LEARNING = ["+exp=ksm", "select=random", "policy.episodes=2", "policy.phase=3", "policy.reward_rows=16", *FEW]
+
+
+def artifact(lab: Lab, kind: str, *more: str, **options: Any) -> Path:
+    """The artifact that a run made, or found, in a store of its own."""
+    store = lab.folder / "stores" / str(lab.count)
+    shutil.copytree(lab.folder / "artifacts", store)
+    shutil.rmtree(store / kind, ignore_errors=True)
+    done = lab.try_(*more, f"artifacts={store}", **options)[1]
+    assert done.code == 0, done.output
+    (found,) = (folder for folder in (store / kind).iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("ksm.safetensors", "ksm.json", "ksm.csv")}
+
+
+@pytest.fixture(scope="module")
+def learnt(lab) -> Path:
+    lab.run("select=random", *FEW)  # its teacher
+    return artifact(lab, "ksm", *LEARNING)
+
+
+def test_a_module_is_trained_over_episodes_and_then_serves_frozen(lab, learnt):
+    rows = tables.read(learnt / "ksm.csv")
+    assert [(row["episode"], row["step"]) for row in rows] == [(e, s) for e in ("1", "2") for s in ("3", "6", "8")]
+    for first, second in itertools.pairwise(rows):
+        if first["episode"] == second["episode"]:
+            fall = float(first["measured"]) - float(second["measured"])
+            assert float(second["reward"]) == pytest.approx(fall, abs=1e-9)
+    folder, output = lab.run(*LEARNING)
+    assert "making the knowledge selection module" in output
+    again = lab.run(*LEARNING, "optim.warmup=0.1")  # the default: the same run
+    assert "making" not in again[1] and outcome(again[0]) == outcome(folder)
+    given = outcome(lab.run(*LEARNING, f"policy.path={learnt}")[0])
+    assert given == outcome(folder)
+    stages = [stage for stage in result_of(folder)["preparation"] if "KSM" in stage["what"]]
+    assert len(stages) == 1 and stages[0]["queries"] > 0
+
+
+def test_a_module_killed_in_an_episode_is_trained_anew_bit_for_bit(lab, learnt):
+    store = lab.folder / "stores" / "killed"
+    shutil.copytree(lab.folder / "artifacts", store)
+    shutil.rmtree(store / "ksm", ignore_errors=True)
+    assert lab.try_(*LEARNING, f"artifacts={store}", prepare=Kill(5, "end"))[1].code == -9
+    assert lab.try_(*LEARNING, f"artifacts={store}")[1].code == 0
+    (found,) = (folder for folder in (store / "ksm").iterdir() if (folder / "ksm.json").exists())
+    assert contents(found) == contents(learnt)
+
+
+def test_a_module_serves_another_task_and_none_of_other_terms_or_widths(lab, learnt, task_folder):
+    given = [*LEARNING, f"policy.path={learnt}"]
+    folder, output = lab.run(*given, f"data.path={task_folder}")
+    assert "KSM" not in output and result_of(folder)["data"]["shape"]["labels"] == ["kind0", "kind1", "kind2"]
+    refused(lab.try_(*given, "knowledge=fink_resk")[1], "fink, resk, feak, relk", "fink, resk")
+    refused(lab.try_(*given, "student.hidden=16")[1], "32", "16")
+    refused(lab.try_(*given, *HARD)[1], "[32]", "[32, 32]")
+
+
+def test_the_issues_own_example(lab):
+    more = ["select=adads", "adopt=hard", "select.ratio=0.25", *SMALL]
+    folder, _ = lab.run(*LEARNING, *more)
+    assert asked(folder) == {"small": STEPS * KEPT / 2, lab.teacher.name: STEPS * KEPT / 2}
+    assert any(row["reward"] for row in tables.read(folder / "selector.csv"))
+    assert all(0 <= float(row["weight_relk"]) <= 1 for row in tables.read(folder / "knowledge.csv"))
+
+
+# ---- where rewards come from
+
+
+class Witness:
+    """Writes which rows were set aside and which were trained on, training by training, into a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __call__(self) -> None:
+        plainly()
+        from kdlab.datamodules import TrainingRows
+        from kdlab.distill import Distiller
+
+        step, aside = Distiller.training_step, TrainingRows.set_aside
+
+        def trap(module: Any, batch: Any, batch_idx: int) -> Any:
+            self.note("trained", batch.rows[batch.real].tolist())
+            return step(module, batch, batch_idx)
+
+        def setting(data: Any, rows: int) -> None:
+            aside(data, rows)
+            held = [row for batch in data.aside_batches() for row in batch.rows.tolist()]
+            self.note("aside", held)
+
+        Distiller.training_step = trap  # pyright: ignore
+        TrainingRows.set_aside = setting
+
+    def note(self, what: str, rows: list[int]) -> None:
+        with self.file.open("a") as out:
+            out.write(json.dumps({what: rows}) + "\n")
+
+
+def test_rows_held_out_for_rewards_are_never_trained_on(lab, tmp_path):
+    """Two whole passes in each of two episodes: all rows but those set aside."""
+    seen = tmp_path / "seen.jsonl"
+    more = [*LEARNING, "select.ratio=1", "trainer.max_steps=28", "policy.phase=14"]
+    lab.run("select=random", *FEW)  # its teacher
+    artifact(lab, "ksm", *more, prepare=Witness(seen))
+    episodes: list[tuple[set[int], list[int]]] = []
+    after: list[int] = []
+    for line in map(json.loads, seen.read_text().splitlines()):
+        if "aside" in line:
+            assert len(line["aside"]) == len(set(line["aside"])) == 16
+            episodes.append((set(line["aside"]), []))
+        elif len(episodes[-1][1]) < 28 * BATCH:
+            episodes[-1][1].extend(line["trained"])
+        else:
+            after.extend(line["trained"])
+    assert len(episodes) == 2
+    for aside, trained in episodes:
+        assert sorted(trained) == sorted(2 * [row for row in range(240) if row not in aside])
+    assert set(after) >= episodes[0][0] | episodes[1][0]  # the training that counts has all rows
+
+
+def test_the_dev_set_is_read_by_training_only_where_it_is_asked_to_and_then_it_is_marked(lab, four, tmp_path):
+    """Two tasks that differ in their dev rows alone."""
+    other = shutil.copytree(four, tmp_path / "other")
+    lines = (four / "dev.tsv").read_text().splitlines()
+    (other / "dev.tsv").write_text("\n".join([*lines[:1], *lines[1:31]]) + "\n")
+    lab.run("select=random", *FEW)
+    for where, same in (("heldout", True), ("dev", False)):
+        given = [*LEARNING, f"policy.reward_data={where}"]
+        kept = [
+            contents(artifact(lab, "ksm", *given, f"data.path={rows}", into=f"dev/{where}-{rows.name}"))
+            for rows in (four, other)
+        ]
+        assert (kept[0] == kept[1]) == same
+        assert (kept[0]["ksm.safetensors"] == kept[1]["ksm.safetensors"]) == same
+        folders = [lab.folder / f"dev/{where}-{rows.name}" for rows in (four, other)]
+        assert [result_of(folder)["policy"]["reward_data"] for folder in folders] == [where, where]
+        if same:
+            assert weights(folders[0]) == weights(folders[1])
+
+
+# ---- pre-training
+
+TEXT = {
+    "ensemble": ["adopt=ensemble"],
+    "hard": ["adopt=hard"],
+    "assistant": ["adopt=assistant", "adopt.assistant.max_steps=2", "adopt.assistant.batch_size=8"],
+    "uncertainty": ["policy=uncertainty", "policy.arms.uncertainty.uncertain=[cosine]"],
+    "random_soft": ["policy=random_soft"],
+    "ksm": ["policy=ksm", "knowledge=ksm", *BRIEF],
+}
+ON_TEXT = ["+teachers.others.small.layers=3", "teachers.prepare.max_steps=2", "teachers.prepare.max_length=32"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    """A folder in which the runs on text share their corpus and teachers."""
+    return tmp_path_factory.mktemp("text")
+
+
+@pytest.mark.parametrize("what", TEXT)
+def test_on_text(what, text, teacher_folder, text_folder):
+    more = [*TEXT[what], "select=random", "trainer.probes=0", *(ON_TEXT if what in ("ensemble", "hard") else [])]
+    given = tiny(teacher_folder, text_folder, *more)
+    done = call([*given, f"hydra.run.dir={what}"], text, plainly)
+    assert done.code == 0, done.output
+    second = {"ensemble": "small", "hard": "small", "assistant": "assistant"}.get(what)
+    queries, result = asked(text / what), result_of(text / what)
+    assert set(queries) == {teacher_folder.name} | ({second} if second else set())
+    kept = sum(queries.values()) / (2 if what == "ensemble" else 1)
+    assert kept == pytest.approx(result["ledger"]["rows_seen"] / 4, abs=1)  # the last batch of a pass is smaller
+    if second is not None:
+        assert queries[second] - queries[teacher_folder.name] in ((0,) if what == "ensemble" else (0, 1))
+    if what in ("hard", "ksm"):
+        again = [*given, f"hydra.run.dir={what}-killed"]
+        assert call(again, text, Kill(4, "start")).code == -9
+        done = call(again, text, plainly)
+        assert done.code == 0 and "going on with the unfinished run" in done.output, done.output
+        assert whole(text / f"{what}-killed") == whole(text / what)
