@@ -12,8 +12,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-COLUMNS = ["task", "knowledge", "select", "ratio", "steps", "seed", "loss", "score", "teacher_score", "teacher_queries", "flops", "seconds"]  # fmt: skip
-SAME = COLUMNS[:5]  # runs that differ in nothing but the seed
+COLUMNS = ["task", "knowledge", "policy", "adopt", "select", "ratio", "steps", "seed", "loss", "score", "teacher_score", "teacher_queries", "flops", "seconds"]  # fmt: skip
+SAME = COLUMNS[:7]  # runs that differ in nothing but the seed
 
 
 def rows(folders: list[str]) -> list[dict]:
@@ -27,13 +27,18 @@ def rows(folders: list[str]) -> list[dict]:
         scores, ledger = result["metrics"], result["ledger"]
         name = "score" if "score" in scores["student"] else "accuracy"
         values = (
-            result["data"].get("task") or result["data"]["source"], result["knowledge"], result["select"]["name"],
+            result["data"].get("task") or result["data"]["source"], result["knowledge"], _policy(result), result.get("adopt") or "-", result["select"]["name"],
             result["select"]["ratio"], result["steps"], result["seed"], scores["student"]["loss"], scores["student"][name],
             scores.get("teacher", {}).get(name), ledger["teacher_queries"]["total"], ledger["flops"]["total"],
             ledger["seconds"]["training"],
         )  # fmt: skip
         found.append(dict(zip(COLUMNS, values, strict=True)))
     return sorted(found, key=lambda row: [str(row[name]) for name in SAME] + [row["seed"]])
+
+
+def _policy(result: dict) -> str:
+    policy = result.get("policy") or {"name": "fixed"}
+    return policy["name"] + (" (rewarded on dev)" if policy.get("reward_data") == "dev" else "")
 
 
 def main() -> int:

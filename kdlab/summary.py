@@ -50,10 +50,16 @@ def quality(result: dict[str, Any]) -> list[str]:
     order = [name for name in found if name not in ("student", *theirs)] + ["student", *theirs]
     lines = [f"{head:<{width + 2}}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)]
     lines[0] += "   (masked positions)" if text else ""
+    lines[0] += "   (a module was rewarded on these rows)" if rewarded_on_dev(result) else ""
     for name in order:
         cells = (f"{_shown(column, found[name].get(column)):>12}" for column in columns)
         lines.append(f"  {name:<{width}}" + "".join(cells))
     return lines
+
+
+def rewarded_on_dev(result: dict[str, Any]) -> bool:
+    """Whether what weighs the terms was trained on rewards of the very rows that the student is scored on."""
+    return (result.get("policy") or {}).get("reward_data") == "dev"
 
 
 def teaches(name: str) -> bool:
@@ -219,7 +225,7 @@ layers {result["student"]["layers"]} of the teacher's backbone.
 |---|{"---|" * len(scores)}
 {chr(10).join(rows)}
 
-{queries}Trained on: {result["data"]["source"]} {result["data"].get("task") or ""}
+{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {result["data"]["source"]} {result["data"].get("task") or ""}
 (fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
 
 ```python

@@ -19,6 +19,7 @@ Pre-training (section 4) is held by test_commands.py.
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 
 import pytest
@@ -28,6 +29,7 @@ from kdlab import run as entry
 from kdlab.build import bench_of
 from kdlab.config import Config, checked
 from kdlab.errors import UserError
+from kdlab.ksm import KSM
 
 TASK = "data.task=sst2"
 
@@ -204,3 +206,71 @@ def test_a_group_is_said_in_the_comments_as_it_is_typed():
     assert typed
     for override in sorted(typed):
         assert entry.composition(["+exp=adads_finetune", override])[0], override
+
+
+# ---- which teacher, which knowledge (METHODS sections 5 to 7)
+
+
+@pytest.mark.parametrize("exp", ["dekd", "ksm", "dynamickd_teacher", "dynamickd_objective", "specialists"])
+def test_students_and_batches_of_the_other_papers_are_the_same(exp):
+    config = paper(exp=exp)
+    assert models.pick_layers(config.student.layers, 12, config.student.pick) == [0, 1, 2, 3, 4, 5]
+    assert (config.optim.lr, config.optim.warmup) == (2e-5, 0.1)
+    assert (config.data.batch_size, config.data.max_length) == (32, 128)
+    assert config.trainer.max_steps is None and config.trainer.max_epochs == (5 if exp == "ksm" else 3)
+
+
+def test_dekd_has_its_published_settings():
+    config = paper(exp="dekd")
+    assert (config.select.name, config.select.ratio) == ("scaled_entropy", 0.5)
+    assert terms(config) == {"label": (0.5, "label_loss"), "soft": (0.3, "soft_loss"), "aligned": (0.2, "aligned")}
+    assert config.knowledge.terms["soft"].term["temperature"] == 5.0
+    assert config.adopt.arms["hard"]["_target_"] == "kdlab.adoption.hard"
+    given = config.adopt.assistant
+    assert given is not None and (given.layers, given.temperature) == (None, 5.0)
+    assert (given.lr, given.max_epochs, given.batch_size) == (2e-5, 3, 32)
+    assert (12 + 6) // 2 == 9  # where nothing is said an assistant is halfway: the paper's 9 layers
+    without = paper("knowledge=dekd_no_alignment", exp="dekd")
+    assert terms(without) == {"label": (0.5, "label_loss"), "soft": (0.3, "soft_loss")}
+
+
+def test_dekd_without_data_selection_learns_from_every_row():
+    assert paper("select=all", exp="dekd").select.ratio == 1
+    assert paper("select=random", exp="dekd").select.ratio == 0.5
+
+
+def test_ksm_has_its_published_settings():
+    config = paper(exp="ksm")
+    assert terms(config) == {
+        "fink": (1.0, "label_loss"),
+        "resk": (1.0, "soft_loss"),
+        "feak": (1.0, "patient"),
+        "relk": (1.0, "relation"),
+    }
+    assert config.knowledge.terms["feak"].term["squared"] is False
+    given = config.policy.arms["ksm"]
+    assert (given["gamma"], given["lr_actor"], given["lr_critic"]) == (0.98, 2e-4, 2e-4)
+    assert given["threshold"] in (0.1, 0.2, 0.3) and given["alpha"] in (0.1, 0.2)
+    assert config.policy.phase in (32, 64, 96, 128)
+    assert (config.policy.reward, config.policy.reward_data) == ("loss", "heldout")
+    made = inspect.signature(KSM)
+    assert (made.parameters["hidden"].default, made.parameters["features"].default) == (256, 8)
+
+
+def test_dynamic_kds_teachers_are_bert_base_and_large():
+    config = paper(exp="dynamickd_teacher")
+    assert config.teachers.name == "google-bert/bert-base-uncased"
+    (other,) = config.teachers.others.values()
+    assert other.name == "google-bert/bert-large-uncased"
+    assert config.adopt.arms["hard"]["_target_"] == "kdlab.adoption.hard" and config.select.ratio == 1
+    assert terms(config) == {"label": (0.5, "label_loss"), "soft": (0.5, "soft_loss")}
+    assert config.knowledge.terms["soft"].term["temperature"] == 1.0
+
+
+def test_dynamic_kd_weighs_outputs_by_certainty_and_states_by_uncertainty():
+    config = paper(exp="dynamickd_objective")
+    rule = config.policy.arms["uncertainty"]
+    assert (rule["certain"], rule["uncertain"]) == (["soft"], ["patient"])
+    assert config.knowledge.terms["patient"].term["layers"] == "skip" and layermaps.pairs("skip", 6, 12) == [
+        (1, 2), (2, 4), (3, 6), (4, 8), (5, 10)
+    ]  # fmt: skip

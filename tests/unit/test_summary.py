@@ -200,6 +200,13 @@ def test_after_weighed_terms_on_whole_batches_it_is_their_fixed_weights():
     assert next_of(made) == ["+exp=ksm", "seed=2", "policy=fixed"]
 
 
+def test_rewards_of_the_dev_set_are_marked_in_the_table_and_in_the_card():
+    said = "rewarded on these rows"
+    for data in ("dev", "heldout", None):
+        made = result(policy={"name": "ksm", "reward_data": data})
+        assert (said in summary.table(made, Path("x"))) == (said in summary.card(made)) == (data == "dev")
+
+
 # ---- beside random
 
 
