@@ -43,6 +43,8 @@ class Config:
 
     def check(self) -> None:
         at_least("seed", self.seed, 0)
+        if self.select.pool != "batch":
+            self._pool(self.select.pool)
         one_of("exec", self.exec, ("packed", "bucketed", "padded"))
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
             raise UserError(f"name={self.name!r}: the name of a folder below outputs/")
@@ -64,6 +66,16 @@ class Config:
                     f"teachers.split={self.teachers.split}: an assistant is distilled from one teacher of all classes, "
                     "and there are specialists instead: adopt.assistant=null, or teachers.split=null"
                 )
+
+    def _pool(self, rows: int) -> None:
+        """A full batch of the best of `rows` rows: batches of so many rows, of which that share is kept."""
+        if self.select.name == "all":
+            raise UserError(f"select.pool={rows}: select=all keeps every row; a pool is for strategies that choose")
+        if rows < self.data.batch_size:
+            raise UserError(
+                f"select.pool={rows}: data.batch_size={self.data.batch_size} rows are to be chosen, so as many or more"
+            )
+        self.select.ratio, self.data.batch_size = self.data.batch_size / rows, rows
 
 
 def checked(composed: Any) -> Config:

@@ -114,6 +114,7 @@ class Student:
 class Select:
     name: str = "all"
     ratio: float = 1.0
+    pool: Any = "batch"
     scope: str = "global"
     interval: int = 10
     observe: str = "task"
@@ -124,6 +125,8 @@ class Select:
 
     def check(self) -> None:
         share("select.ratio", self.ratio)
+        if self.pool != "batch" and not (type(self.pool) is int and self.pool >= 1):
+            raise UserError(f"select.pool={self.pool}: batch, or the number of rows to choose a full batch from")
         if self.name == "all":
             self.ratio = 1.0  # whatever ratio an experiment sets for its own strategy
         one_of("select.scope", self.scope, ("global", "local"))

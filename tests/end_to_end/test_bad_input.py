@@ -37,6 +37,10 @@ WRONG = {
     "not enough GPUs": (["trainer.accelerator=gpu"], "GPU"),
     "alpha out of range": (["select.policy.alpha=2"], "alpha"),
     "unknown target": (["select.arms.entropy._target_=kdlab.strategies.entropie"], "select.arms.entropy"),
+    "a pool below the batch": (["select.pool=8"], "data.batch_size=16"),
+    "a pool for all": (["select=all", "select.pool=64"], "select=all keeps every row"),
+    "a pool that is a word": (["select.pool=big"], "select.pool=big"),
+    "an execution that is not there": (["exec=paked"], "packed"),
     "nothing to learn": (["knowledge.terms.soft.weight=0", "knowledge.terms.label.weight=0", "knowledge.terms.cosine.weight=0"], "knowledge"),
 }  # fmt: skip
 

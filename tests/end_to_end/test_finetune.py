@@ -136,6 +136,15 @@ def test_a_share_of_less_than_a_row_is_one_row_and_said_once(lab):
     assert "less than one row" not in lab.run("select=entropy")[1]
 
 
+def test_a_pool_gives_full_batches_of_the_best(lab):
+    """Sixteen rows are scored and a full batch of four is kept: what batches of 16 at a quarter are."""
+    pool = ["select=entropy", "select.pool=16", "data.batch_size=4"]
+    pooled, quarter = lab.run(*pool)[0], lab.run("select=entropy")[0]
+    assert result_of(pooled)["select"]["ratio"] == 0.25
+    found, wanted = outcome(pooled), outcome(quarter)
+    assert found["ledger"] == wanted["ledger"] and found["student"] == wanted["student"]
+
+
 # ---- knowledge
 
 
