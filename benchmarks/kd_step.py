@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,9 @@ from kdlab.teacher import Teacher
 from kdlab.types import Batch, Evidence
 
 RATIO = 0.1
-SIZES = dict(vocab_size=30522, hidden_size=384, num_attention_heads=12, intermediate_size=1536, num_labels=2)
+SIZES: dict[str, Any] = dict(
+    vocab_size=30522, hidden_size=384, num_attention_heads=12, intermediate_size=1536, num_labels=2
+)
 
 
 def lengths_of(folder: Path | None, limit: int) -> np.ndarray:

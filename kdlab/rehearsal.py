@@ -109,6 +109,7 @@ def check_adoption(
             raise UserError(
                 f"adopt.arms.{arm}: of 3 rows and {len(members)} teachers it made {shape}, not (3, {len(members)})"
             )
+        assert isinstance(found, Tensor)
         if joint and theirs is None and not bool((found > 0).all()):
             raise UserError(
                 f"adopt={name}: {arm} asks some teachers only, and {', '.join(joint)} reads all of them at once: adopt=every"
