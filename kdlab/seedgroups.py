@@ -17,7 +17,7 @@ Facts = dict[str, Any]
 
 # what does not change what a run learns
 NEUTRAL = (
-    "name", "seed", "artifacts", "no_kd_baseline", "scale", *folders.APART, "trainer.evaluate_every",
+    "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.APART, "trainer.evaluate_every",
     "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
     "trainer.trace_rows", "data.workers", "teachers.cache", "teachers.sanity", "suite",
 )  # fmt: skip
