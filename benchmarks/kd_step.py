@@ -25,9 +25,11 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from kdlab import models, strategies, terms
-from kdlab.distill import Distiller, Optim
+from kdlab import strategies, terms
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.packing import layout
 from kdlab.teacher import Teacher
 from kdlab.types import Batch, Evidence
@@ -103,8 +105,8 @@ def plain(reference: bool) -> Callable[[Batch], None]:
 def ours(execution: str, ratio: float = 1.0, frozen: str = "bf16") -> Callable[[Batch], None]:
     """kdlab's own step; at a ratio below 1 all rows are scored by entropy and the best are learnt from."""
     student, teacher = built()
-    encoder = models.Encoder(student, execution)
-    told = Teacher("teacher", models.Encoder(teacher, execution))
+    encoder = Encoder(student, execution)
+    told = Teacher("teacher", Encoder(teacher, execution))
     if frozen == "bf16":
         told.to(torch.device("cpu"), torch.bfloat16)
     knowledge = {

@@ -38,7 +38,10 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
     import transformers
 
     from kdlab import models, stateterms, strategies, terms
-    from kdlab.distill import Distiller, Optim, Weighted
+    from kdlab.distill import Distiller
+    from kdlab.encoder import Encoder
+    from kdlab.objective import Weighted
+    from kdlab.optim import Optim
     from kdlab.teacher import Teacher
     from kdlab.types import IGNORE, Batch
 
@@ -50,8 +53,8 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
     whole = transformers.AutoModelForMaskedLM.from_config(config)
     small = models.student_from(whole, [0, 2, 4])
     models.set_dropout(small, dropout)
-    student = models.Encoder(small)
-    teacher = Teacher("teacher", models.Encoder(whole))
+    student = Encoder(small)
+    teacher = Teacher("teacher", Encoder(whole))
     knowledge = {
         "soft": Weighted(functools.partial(terms.soft_cross_entropy, temperature=2.0), 5.0),
         "mlm": Weighted(terms.label_cross_entropy, 2.0),

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from kdlab import checkpoints, pictures, strategies, tables
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.gradients import cosines
-from kdlab.models import Encoder
 from kdlab.opened import Open
 from kdlab.pool import keeps, look
 from kdlab.taskset import Rows

@@ -19,13 +19,14 @@ from kdlab import checks, choices, models, roster
 from kdlab.artifacts import Store
 from kdlab.choices import Selection
 from kdlab.config import Config
-from kdlab.distill import Distiller, Optim
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.faculty import Faculty
 from kdlab.files import sha256_of
 from kdlab.fitting import Preparation, precision_of
 from kdlab.ledger import Ledger
-from kdlab.models import Encoder
 from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.rehearsal import Cast
 from kdlab.roster import Source
 from kdlab.scoring import Scorer

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
-from kdlab.models import Encoder
 from kdlab.wordvectors import WORD, Words, WordTable
 
 if TYPE_CHECKING:

@@ -12,13 +12,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from kdlab.adoption import Rule
 from kdlab.distill import Distiller
 from kdlab.policies import Policy
 from kdlab.rewards import LossDecay
 from kdlab.seeding import generator
-from kdlab.types import Plan
-from kdlab.weighing import Weighing
+from kdlab.types import Batch, Plan
 
 
 class Chooser:
@@ -99,8 +97,8 @@ class Chooser:
             self.reward.load_state_dict(state["reward"])
 
 
-class Adopt(pl.Callback):
-    """Gives each batch the adoption rule (`kdlab.adoption`) that the chooser picks."""
+class Choosing(pl.Callback):
+    """A callback that answers a question about each batch as its chooser's arm says."""
 
     def __init__(self, chooser: Chooser) -> None:
         self.chooser = chooser
@@ -111,9 +109,12 @@ class Adopt(pl.Callback):
         assert isinstance(pl_module, Distiller)
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self.chooser.decide(pl_module, trainer.global_step)
-        rule: Rule = self.chooser.chosen
         batch.plan = batch.plan or Plan()
-        batch.plan.adopt = rule
+        self.answer(pl_module, batch, batch_idx)
+
+    def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+        """Put the arm's answer into the plan of `batch`."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         return self.chooser.state_dict()
@@ -122,33 +123,26 @@ class Adopt(pl.Callback):
         self.chooser.load_state_dict(state_dict)
 
 
-class Weigh(pl.Callback):
-    """Gives each batch the weighing rule (`kdlab.weighing`, `kdlab.ksm`) that the chooser picks."""
+class Adopt(Choosing):
+    """Which teacher speaks to each row? The adoption rule (`kdlab.adoption`) that the chooser picks."""
 
-    def __init__(self, chooser: Chooser) -> None:
-        self.chooser = chooser
+    def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+        assert batch.plan is not None
+        batch.plan.adopt = self.chooser.chosen
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, Distiller)
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            self.chooser.decide(pl_module, trainer.global_step)
-        rule: Weighing = self.chooser.chosen
-        batch.plan = batch.plan or Plan()
-        batch.plan.weigh = rule
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.chooser.state_dict()
+class Weigh(Choosing):
+    """Which knowledge counts, how much? The weighing rule (`kdlab.weighing`, `kdlab.ksm`) that the chooser picks."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.chooser.load_state_dict(state_dict)
+    def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+        assert batch.plan is not None
+        batch.plan.weigh = self.chooser.chosen
 
 
 class Decisions(pl.Callback):
     """Writes a row of knowledge.csv each optimizer step: what the rules decided, as means over the global batch.
 
-    Columns: step, the arms of `adopt` and `weigh` where there are any, and `Distiller.decisions`. Nothing is read from
+    Columns: step, the arms of `adopt` and `weigh` where there are any, and `Rules.columns`. Nothing is read from
     the device before `flush`, which the table's owner calls before a checkpoint, or `every` steps have gathered.
     """
 
@@ -162,13 +156,13 @@ class Decisions(pl.Callback):
 
     def columns(self, module: Distiller) -> list[str]:
         """The columns of knowledge.csv for this module."""
-        return ["step", *self.choosers, *module.decisions(self.choosers.keys())]
+        return ["step", *self.choosers, *module.rules.columns(self.choosers.keys())]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Distiller)
-        self._micro.append(pl_module.decided)
+        self._micro.append(pl_module.rules.decided)
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             means = {name: torch.stack([m[name] for m in self._micro]).mean(0) for name in self._micro[0]}
             arms = {name: chooser.arm for name, chooser in self.choosers.items()}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,48 +12,18 @@ from torch import Tensor, nn
 
 from kdlab import attention, flops, ranks
 from kdlab.adoption import marks_of
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
-from kdlab.hearing import Hearing, everyones, mine
+from kdlab.hearing import Hearing
 from kdlab.ledger import Ledger
-from kdlab.models import Encoder
 from kdlab.objective import Heard, Objective, Weighted, units_of
+from kdlab.optim import Optim
+from kdlab.rules import Rules
 from kdlab.scoring import MaskedLMScore, Scorer
 from kdlab.seeding import generator, reseed
 from kdlab.teacher import Teacher
-from kdlab.terms import asks_teacher, function_of, is_joint, on_logits, wants
+from kdlab.terms import asks_teacher, is_joint, on_logits, wants
 from kdlab.types import Batch, Evidence, Outputs, Plan
-from kdlab.weighing import looks_of
-
-
-@dataclass(frozen=True)
-class Optim:
-    """AdamW with linear warm-up and linear decay to zero; `warmup` is a share of the steps, `clip` a gradient norm.
-
-    `restarts` are shares of the training at which the schedule begins anew (the phases of TinyBERT). `fused` must be
-    off where gradients are scaled (float16): the fused step would unscale them after they are clipped.
-    """
-
-    lr: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    warmup: float = 0.1
-    clip: float = 1.0
-    fused: bool = True
-    restarts: tuple[float, ...] = ()
-
-    def factor(self, step: int, total_steps: int) -> float:
-        """The learning rate at `step`, as a share of `lr`."""
-        # the first step n with n / total_steps >= share, as terms decide it
-        begins = (
-            bisect.bisect_left(range(total_steps), share, key=lambda n: n / total_steps) for share in self.restarts
-        )
-        bounds = sorted({0, *begins, total_steps})
-        start = max(bound for bound in bounds[:-1] if bound <= step)
-        steps = min(bound for bound in bounds[1:] if bound > start) - start
-        warmup = max(1, round(self.warmup * steps))
-        step -= start
-        return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
 
 
 class Distiller(pl.LightningModule):
@@ -107,13 +75,14 @@ class Distiller(pl.LightningModule):
         self.together = joint or any(teacher.classes is not None for teacher in teachers)
         self.hearing = Hearing(student, self.teachers, self.together, joint, chunk)
         self.report: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
-        self.decided: dict[str, Tensor] = {}  # what the last step's rules decided, means over all ranks' rows
+        self.micro_step = 0
         self.bridges = nn.ModuleDict()
         if self.needs_teacher:
             self._meet(student)
         # how many units' logits the terms are given at once: few of a vocabulary, many of some classes
         piece = max(32, 2**20 // (self.shape.outputs or self.shape.vocab))
         self.objective = Objective(student, self.bridges, reduce == "rows", chunk, piece)
+        self.rules = Rules(self.terms, self.hearing, self.objective, [shape.layers for shape in self.teacher_shapes])
 
     def _meet(self, student: Encoder) -> None:
         """Make student and teachers comparable where terms read more than logits."""
@@ -212,7 +181,7 @@ class Distiller(pl.LightningModule):
             else:
                 heed = torch.zeros(len(query), 0, device=query.rows.device)
         with _time(meter, "student_forward"):
-            scales = self._scales(plan.weigh, query, seen, heard, heed, alone)
+            scales = self.rules.scales(plan.weigh, query, seen, heard, heed, self.progress, self._draws(), alone)
             mixed = plan.adopt is not None and marks_of(plan.adopt).mixes == "answers"
             if index is None:
                 total, self.report = self.objective(terms, batch, shown, heard, scales, mixed, alone)
@@ -224,7 +193,7 @@ class Distiller(pl.LightningModule):
                 total = labels + soft
                 self.report = {**first, **second, "loss": total.detach()}
         if not alone:
-            self._note(scales, heed, query, seen, heard)
+            self.rules.note(terms, heed, query, seen, heard)
         if meter is not None:
             student = self._forward(
                 self.student, self.shape, batch, {w.at for w in terms.values() if on_logits(w.term)}
@@ -236,67 +205,8 @@ class Distiller(pl.LightningModule):
             meter.flops("teacher_forward", sum(asked_of))
         return total
 
-    def _scales(
-        self, rule: Any, batch: Batch, shown: Outputs, heard: Sequence[Heard], heed: Tensor, alone: bool
-    ) -> dict[str, Tensor]:
-        """The factor (k,) of each term for this rank's rows by a weighing rule (collective); empty without one."""
-        if rule is None:
-            return {}
-        seen = self.hearing.situation(looks_of(rule), batch, shown, heard, heed, alone)
-        step = getattr(self, "micro_step", 0)
-        seen.progress, seen.rng = self.progress, generator(self.seed, "weigh", step)
-        found = rule(seen, tuple(self.terms)).to(device=batch.rows.device, dtype=torch.float32).detach()
-        real = everyones(batch.real, alone)
-        names, rows = tuple(self.terms), int(real.sum())
-        if found.shape not in ((len(names),), (rows, len(names))):
-            raise UserError(
-                f"the weighing rule gave weights of shape {tuple(found.shape)}, expected {(len(names),)} or {(rows, len(names))}"
-            )
-        whole = found.new_ones(len(real), len(names))
-        whole[real] = found
-        if not alone:
-            self.decided = {f"weight_{name}": one for name, one in zip(names, whole[real].mean(0), strict=True)}
-        return dict(zip(names, mine(whole, len(batch), alone).unbind(1), strict=True))
-
-    def decisions(self, kinds: Iterable[str]) -> list[str]:
-        """The names that `decided` may hold, where rules of these kinds ("adopt", "weigh") are at work."""
-        names = [f"weight_{name}" for name in self.terms] if "weigh" in kinds else []
-        names += [f"asked_{teacher.name}" for teacher in self.teachers] if len(self.teachers) > 1 else []
-        for name, w in self.terms.items():
-            if getattr(function_of(w.term), "chooses", None) is not None:
-                for teacher, shape in zip(self.teachers, self.teacher_shapes, strict=True):
-                    names += self._layers(name, teacher, shape.layers)
-        return names
-
-    @staticmethod
-    def _layers(name: str, teacher: Teacher, layers: int) -> list[str]:
-        return [f"layer_{name}_{teacher.name}_{n + 1}" for n in range(layers)]
-
-    def _note(
-        self, scales: Mapping[str, Tensor], heed: Tensor, batch: Batch, shown: Outputs, heard: Sequence[Heard]
-    ) -> None:
-        """Keep what this step's rules decided: term weights, the rows each teacher was asked about, layers chosen."""
-        decided = dict(self.decided) if scales else {}
-        sums = [torch.stack([(h * batch.real).sum() for h in (heed > 0).T.float()])] if len(self.teachers) > 1 else []
-        names = [f"asked_{teacher.name}" for teacher in self.teachers] if sums else []
-        rows = [batch.real.sum().expand(len(names))]
-        for name, w in self.trained_by.items():
-            chooses = getattr(function_of(w.term), "chooses", None)
-            for i, teacher in enumerate(self.teachers if chooses else ()):
-                said = next((one for one in heard if one.place == i), None)
-                layers = self.teacher_shapes[i].layers
-                chosen = (
-                    torch.zeros(0, layers)
-                    if said is None or chooses is None
-                    else chooses(self.objective.to(shown, said), said.answer)[said.asked.real]
-                )
-                names += self._layers(name, teacher, layers)
-                sums.append(chosen.float().sum(0).to(heed.device))
-                rows.append(torch.tensor(len(chosen), device=heed.device).expand(layers))
-        if names:
-            found = ranks.all_sum(torch.stack([torch.cat(sums).double(), torch.cat(rows).double()]))
-            decided |= dict(zip(names, (found[0] / found[1].clamp_min(1)).unbind(), strict=True))
-        self.decided = decided
+    def _draws(self) -> torch.Generator:
+        return generator(self.seed, "weigh", self.micro_step)
 
     def cost(self, batch: Batch) -> tuple[int, int]:
         """FLOPs of one forward of plain distillation on `batch`, the student's and the teachers', heads included, of the

@@ -45,7 +45,7 @@ def _scores(run: Path, result: dict, config, rows: int | None) -> int:
     import torch
 
     from kdlab.build import bench_of
-    from kdlab.models import Encoder
+    from kdlab.encoder import Encoder
     from kdlab.scoring import over_splits
 
     if rows is not None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlab import models, roster
-from kdlab.distill import Distiller, Optim
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.fitting import fit, precision_of
 from kdlab.ledger import Ledger
-from kdlab.models import Encoder
 from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.roster import Member
 from kdlab.seeding import reseed
 from kdlab.teacher import Teacher

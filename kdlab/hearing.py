@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kdlab import ranks
 from kdlab.adoption import Rule, marks_of
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
-from kdlab.models import Encoder
 from kdlab.objective import Heard, units_of
 from kdlab.teacher import Teacher
 from kdlab.types import Batch, Outputs, Situation

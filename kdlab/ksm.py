@@ -10,7 +10,7 @@ import copy
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +24,12 @@ from torch.nn.utils import skip_init
 from kdlab.actorcritic import hard_action, hard_bonus, phase_error, soft_bonus, step_error
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_bytes, atomic_write_json, plain_errors
+from kdlab.ksmsettings import Settings
 from kdlab.seeding import generator
 from kdlab.types import Situation
 from kdlab.weighing import looks
 
 WEIGHTS, SETTINGS = "ksm.safetensors", "ksm.json"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a KSM is made with, and what it is saved with."""
-
-    terms: tuple[str, ...]
-    student_width: int
-    teacher_widths: tuple[int, ...]
-    rows: int | None
-    action: str
-    threshold: float
-    alpha: float
-    gamma: float
-    lr_actor: float
-    lr_critic: float
-    hidden: int
-    features: int
-    noise: float
-    restraint: float
-    normalise: bool
-    seed: int
 
 
 @looks("features")
@@ -112,7 +91,7 @@ class KSM:
             tuple(terms), student_width, tuple(teacher_widths), rows, action, threshold, alpha, gamma, lr_actor,
             lr_critic, hidden, features, noise, restraint, normalise, seed,
         )  # fmt: skip
-        _verify(self.settings)
+        self.settings.check()
         state, count = 2 * features * (rows or 1), len(terms)
         self.networks = nn.ModuleDict(
             {
@@ -386,26 +365,3 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_moved(item, device) for item in value]
     return {name: _moved(item, device) for name, item in value.items()} if isinstance(value, dict) else value
-
-
-def _verify(settings: Settings) -> None:
-    if not settings.terms or len(set(settings.terms)) != len(settings.terms):
-        raise UserError(f"KSM weighs one knowledge term or more, all different, found {', '.join(settings.terms)}")
-    if not settings.teacher_widths:
-        raise UserError("KSM reads a teacher's states, and no teacher is there")
-    if settings.action not in ("soft", "hard"):
-        raise UserError(f"KSM's action is soft or hard, found {settings.action}")
-    for name in ("threshold", "gamma"):
-        value = getattr(settings, name)
-        if not (0 <= value <= 1 and (value or name == "threshold")):
-            raise UserError(f"KSM's {name} must lie in {'[' if name == 'threshold' else '('}0, 1], found {value}")
-    for name in ("alpha", "noise", "restraint"):
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise UserError(f"KSM's {name} must be a finite number of 0 or more, found {getattr(settings, name)}")
-    for name in ("lr_actor", "lr_critic"):
-        if not 0 < getattr(settings, name) < math.inf:
-            raise UserError(f"KSM's {name} must be a finite number above 0, found {getattr(settings, name)}")
-    for name in ("hidden", "features", "rows"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UserError(f"KSM's {name} must be 1 or more, found {value}")

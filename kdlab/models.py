@@ -1,17 +1,9 @@
-"""Encoders as the rest of the package sees them, and students made out of teachers.
-
-`Encoder` splits a masked-LM model or classifier of transformers in two: `encode` gives hidden states, `project` turns
-chosen vectors into logits. So vocabulary work is done at the positions that need it and a tensor of
-rows x length x vocabulary is never made.
-"""
+"""Models from a folder or the Hub, and students made out of teachers."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,158 +11,10 @@ import numpy as np
 import safetensors
 import torch
 import transformers
-from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from torch import nn
 
-from kdlab import attention, packing
 from kdlab.errors import UserError
 from kdlab.tasks import TaskShape
-from kdlab.types import Batch, Outputs
-
-
-class _Given(nn.Module):
-    """Stands in for a model's encoder and answers with the hidden states it is handed as embeddings."""
-
-    def __init__(self, pooler: nn.Module | None) -> None:
-        super().__init__()
-        self.pooler = pooler
-
-    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutputWithPooling:
-        pooled = None if self.pooler is None else self.pooler(inputs_embeds)
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)  # pyright: ignore
-
-
-class Encoder(nn.Module):
-    """A model of any encoder family with a masked-LM head or a classifier, in two halves that share its parameters.
-
-    `model` stays an ordinary transformers model (for `save_pretrained`). The head half is a shallow copy of it whose
-    encoder hands through what it is given, so every family's own head runs, unmodified (BERT, RoBERTa, DistilBERT,
-    ELECTRA, MPNet, DeBERTa-v2, ModernBERT). `per_row`: the head gives one answer a row, not one a token.
-    `execution` "packed": without padding where the family allows it (`kdlab.packing`), else "bucketed": rows of similar
-    length together; "padded": each batch as it comes. What comes out is the same within rounding.
-    """
-
-    def __init__(self, model: transformers.PreTrainedModel, execution: str = "padded") -> None:
-        super().__init__()
-        self.model = model
-        self.execution = "bucketed" if execution == "packed" and not packing.packs(model) else execution
-        self.per_row = is_classifier(model)
-        base = model.base_model
-        head = copy.copy(model)
-        head._modules = {**model._modules, model.base_model_prefix: _Given(getattr(base, "pooler", None))}
-        self._head = (head,)  # a tuple, so that its parameters are registered once
-        self._segments = "token_type_ids" in inspect.signature(base.forward).parameters
-        self._segments = self._segments and getattr(model.config, "type_vocab_size", 0) > 1
-
-    def encode(self, batch: Batch, wants: frozenset[str] = frozenset()) -> Outputs:
-        """What the layers make of the rows of `batch`: `hidden` and `mask`, and what is wanted of "states", "scores",
-        "values". For the latter two `kdlab.attention.prepare` must have been called on the model."""
-        if self.execution == "packed":
-            return self._packed(batch, wants)
-        if self.execution == "bucketed":
-            return self._bucketed(batch, wants)
-        given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_types is not None:
-            given["token_type_ids"] = batch.token_types
-        return replace(self._run(given, wants), mask=batch.attention_mask)
-
-    def _run(self, given: dict[str, Any], wants: frozenset[str]) -> Outputs:
-        """The encoder's outputs for the inputs of transformers' forward."""
-        if not self._segments:
-            given.pop("token_type_ids", None)
-        if "states" in wants:
-            given["output_hidden_states"] = True
-        attends = wants & {"scores", "values"}
-        with attention.recording() if attends else contextlib.nullcontext() as recorded:
-            found = self.model.base_model(**given)
-        shown = Outputs(hidden=found.last_hidden_state)
-        if "states" in wants:
-            shown.states = found.hidden_states
-        if recorded is not None:
-            shown.scores, shown.values = attention.checked(recorded, self.model)
-        return shown
-
-    def _packed(self, batch: Batch, wants: frozenset[str]) -> Outputs:
-        packed = packing.Packed(batch, packing.first_position(self.model))
-        found = self._run({**packed.inputs, "attention_mask": packed.attention_mask(self.model.dtype)}, wants)
-        assert found.hidden is not None
-        hidden = packed.unpack(found.hidden)
-        # the last of the states is the last hidden state, unless the family normalises it once more
-        states = found.states and tuple(hidden if x is found.hidden else packed.unpack(x) for x in found.states)
-        return Outputs(
-            hidden=hidden,
-            mask=batch.attention_mask,
-            states=states,
-            scores=found.scores and tuple(packed.unpack_scores(x) for x in found.scores),
-            values=found.values and tuple(packed.unpack_values(x) for x in found.values),
-        )
-
-    def _bucketed(self, batch: Batch, wants: frozenset[str]) -> Outputs:
-        groups = packing.buckets(tuple(batch.attention_mask.sum(1).tolist()))
-        parts = []
-        for group in groups:
-            some = batch.take(torch.tensor(group, device=batch.rows.device))
-            given = {"input_ids": some.input_ids, "attention_mask": some.attention_mask}
-            if some.token_types is not None:
-                given["token_type_ids"] = some.token_types
-            parts.append(self._run(given, wants))
-        order = torch.tensor([i for group in groups for i in group], device=batch.rows.device).argsort()
-        return packing.joined(parts, order, batch.attention_mask)
-
-    def executed(self, batch: Batch) -> tuple[int, int]:
-        """How many tokens a forward over `batch` runs, and how many pairs of tokens attend to each other."""
-        rows, length = batch.input_ids.shape
-        if self.execution == "padded":
-            return rows * length, rows * length * length
-        lengths = tuple(batch.attention_mask.sum(1).tolist())
-        if self.execution == "packed":
-            found = packing.layout(lengths)
-            return found.tokens, found.tokens * found.width
-        groups = packing.buckets(lengths)
-        sizes = [(len(group), max(lengths[i] for i in group)) for group in groups]
-        return sum(n * longest for n, longest in sizes), sum(n * longest**2 for n, longest in sizes)
-
-    def vectors(self, shown: Outputs, row: Tensor, place: Tensor) -> Tensor:
-        """The hidden vectors (U, H) that the head reads for units at `row`, `place` (U,) of what `encode` has shown."""
-        assert shown.hidden is not None
-        if self.per_row:
-            return self.features(shown)[row]
-        return shown.hidden[row, place]
-
-    def features(self, shown: Outputs) -> Tensor:
-        """A row's representation (k, H) in the last layer: of a classifier the vector its head reads ([CLS]), else the
-        mean over real tokens."""
-        assert shown.hidden is not None and shown.mask is not None
-        if self.per_row and getattr(self.model.config, "classifier_pooling", "cls") == "cls":
-            return shown.hidden[:, 0]
-        weight = shown.mask.to(shown.hidden.dtype).unsqueeze(-1)
-        return (shown.hidden * weight).sum(1) / weight.sum(1).clamp_min(1)
-
-    def project(self, vectors: Tensor) -> Tensor:
-        """Logits (U, V) or (U, C) of hidden vectors (U, H)."""
-        self._head[0].training = self.training
-        return self._head[0](inputs_embeds=vectors.unsqueeze(1)).logits.flatten(0, -2)
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Every trained parameter that `project` reads, tied embeddings and an encoder's pooler included."""
-        base = self.model.base_model
-        own = set(base.parameters())
-        head = [p for name, module in self.model._modules.items() if name != self.model.base_model_prefix and module
-                for p in module.parameters()]  # fmt: skip
-        pooler = getattr(base, "pooler", None)
-        if self.per_row and pooler is not None:
-            head += pooler.parameters()
-            own -= set(pooler.parameters())
-        return [p for p in dict.fromkeys(head) if p.requires_grad and (p not in own or p is self._tied())]
-
-    def _tied(self) -> Tensor | None:
-        output = self.model.get_output_embeddings()
-        return None if output is None else output.weight  # pyright: ignore[reportReturnType]
-
-
-def is_classifier(model: transformers.PreTrainedModel) -> bool:
-    """Whether a model's head gives one answer a row."""
-    return type(model).__name__.endswith("ForSequenceClassification")
 
 
 def load_masked_lm(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:

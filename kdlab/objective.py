@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdlab import ranks
 from kdlab.chunked import chunked_loss
-from kdlab.models import Encoder
+from kdlab.encoder import Encoder
 from kdlab.teacher import Teacher
 from kdlab.terms import Term, asks_teacher, is_joint, on_logits
 from kdlab.types import Batch, Outputs

@@ -12,10 +12,10 @@ import transformers
 from torch import Tensor
 
 from kdlab import checkpoints, finished, models
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.finetuning import TaskBench
 from kdlab.gradients import Loss
-from kdlab.models import Encoder
 from kdlab.pool import chosen
 from kdlab.strategies import Strategy
 from kdlab.terms import asks_teacher, on_logits

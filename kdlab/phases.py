@@ -48,7 +48,7 @@ class Phases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Distiller)
-        self._weights.append(pl_module.decided)
+        self._weights.append(pl_module.rules.decided)
         step = trainer.global_step
         last = step == self.total_steps
         if (batch_idx + 1) % trainer.accumulate_grad_batches or (step % self.length and not last):

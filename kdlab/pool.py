@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from kdlab import strategies
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError, nearest
-from kdlab.models import Encoder
 from kdlab.seeding import generator
 from kdlab.strategies import Strategy, kept, needs_of, top
 from kdlab.types import Batch, Evidence

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab import metrics, ranks
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
-from kdlab.models import Encoder
 from kdlab.tasks import TaskShape
 from kdlab.types import Batch
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from kdlab import ranks
-from kdlab.choosing import Chooser
+from kdlab.choosing import Chooser, Choosing
 from kdlab.distill import Distiller
 from kdlab.objective import Heard
 from kdlab.seeding import generator
 from kdlab.strategies import Strategy, is_rowwise, kept, needs_of, top
-from kdlab.types import IGNORE, Batch, Evidence, Plan
+from kdlab.types import IGNORE, Batch, Evidence
 
 
-class Select(pl.Callback):
+class Select(Choosing):
     """Keeps the share `ratio` of each batch that the chosen arm scores highest.
 
     The `chooser`'s arms are strategies (`kdlab.strategies`). `scope` "global": the best rows of the whole global batch,
@@ -27,29 +27,20 @@ class Select(pl.Callback):
     """
 
     def __init__(self, chooser: Chooser, ratio: float, scope: str = "global") -> None:
-        self.chooser = chooser
+        super().__init__(chooser)
         self.ratio = ratio
         self.everywhere = scope == "global"
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Distiller)
-        if self.ratio == 1:
-            return
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            self.chooser.decide(pl_module, trainer.global_step)
-        self._keep(pl_module, batch, batch_idx)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.chooser.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.chooser.load_state_dict(state_dict)
+        if self.ratio < 1:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     # ---- the rows
 
-    def _keep(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+    def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+        assert batch.plan is not None
         together = self.everywhere and ranks.world() > 1
         places = (ranks.gather_rows(batch.real) if together else batch.real).nonzero().flatten()
         if len(places):
@@ -61,11 +52,11 @@ class Select(pl.Callback):
         if together and module.labels_on_all:  # every rank keeps its rows, for their labels
             first = sum(_heights(len(batch))[: ranks.rank()])
             mine = chosen[(chosen >= first) & (chosen < first + len(batch))] - first
-            _keep_rows(batch, mine)
+            batch.plan.rows = mine.to(batch.input_ids.device)
         elif together:
             _share_out(batch, chosen)
         else:
-            _keep_rows(batch, chosen)
+            batch.plan.rows = chosen.to(batch.input_ids.device)
 
     def _scores(self, module: Distiller, batch: Batch, together: bool, places: Tensor, rng: torch.Generator) -> Tensor:
         """Scores (N,) by the current arm of the real rows, at `places` of the global batch (or of this rank's)."""
@@ -111,11 +102,6 @@ class Select(pl.Callback):
 def _combined(arm: Strategy, scores: list[Tensor]) -> Tensor:
     combine = getattr(arm, "combine", None)
     return scores[0] if combine is None else combine(torch.stack(scores))
-
-
-def _keep_rows(batch: Batch, rows: Tensor) -> None:
-    batch.plan = batch.plan or Plan()
-    batch.plan.rows = rows.to(batch.input_ids.device)
 
 
 def _share_out(batch: Batch, chosen: Tensor) -> None:

@@ -22,12 +22,12 @@ from torch import Tensor
 from kdlab import models, scoring, taskset
 from kdlab.build import bench_of
 from kdlab.config import Config
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_bytes
 from kdlab.finished import config_of, result_of
 from kdlab.folders import status
 from kdlab.metrics import predicted
-from kdlab.models import Encoder
 from kdlab.scoreboard import RESULTS
 from kdlab.taskdata import TaskData
 from kdlab.tasks import AX, GLUE, TASKS, Task, TaskShape, find

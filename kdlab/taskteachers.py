@@ -12,14 +12,15 @@ import torch
 
 from kdlab import labels, metrics, models, taskset
 from kdlab.datamodules import TaskDataModule
-from kdlab.distill import Distiller, Optim
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.faculty import Faculty
 from kdlab.files import atomic_write_json
 from kdlab.fitting import first_device, fit, precision_of, read_json
 from kdlab.ledger import Ledger
-from kdlab.models import Encoder
 from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.roster import Member
 from kdlab.scoring import TaskScore, over_splits
 from kdlab.seeding import reseed

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kdlab.models import Encoder
+from kdlab.encoder import Encoder
 from kdlab.types import Batch, Outputs
 
 

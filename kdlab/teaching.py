@@ -34,7 +34,9 @@ class Prepare:
 
 
 @dataclass
-class Finetune:
+class Recipe:
+    """How a teacher is trained; of max_epochs and max_steps, what is reached first ends it."""
+
     max_epochs: int | None = 3
     max_steps: int | None = None
     batch_size: int = 32
@@ -42,21 +44,30 @@ class Finetune:
     warmup: float = 0.1
     weight_decay: float = 0.01
     dropout: float | None = None
-    freeze: list[str] = field(default_factory=list)
     precision: str = "32-true"
     seed: int = 0
 
-    def check(self) -> None:
-        one_of("teachers.finetune.precision", self.precision, PRECISIONS)
+    def check_training(self, where: str) -> None:
+        one_of(f"{where}.precision", self.precision, PRECISIONS)
         if self.max_epochs is None and self.max_steps is None:
-            raise UserError("teachers.finetune: give max_epochs or max_steps; of both, what is reached first ends it")
+            raise UserError(f"{where}: give max_epochs or max_steps; of both, what is reached first ends it")
         for name in ("max_epochs", "max_steps", "batch_size"):
             if getattr(self, name) is not None:
-                at_least(f"teachers.finetune.{name}", getattr(self, name), 1)
-        positive("teachers.finetune.lr", self.lr)
-        below_one("teachers.finetune.warmup", self.warmup)
+                at_least(f"{where}.{name}", getattr(self, name), 1)
+        positive(f"{where}.lr", self.lr)
+        below_one(f"{where}.warmup", self.warmup)
         if self.dropout is not None:
-            below_one("teachers.finetune.dropout", self.dropout)
+            below_one(f"{where}.dropout", self.dropout)
+        if self.weight_decay < 0:
+            raise UserError(f"{where}.weight_decay={self.weight_decay}: not below 0")
+
+
+@dataclass
+class Finetune(Recipe):
+    freeze: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        self.check_training("teachers.finetune")
 
 
 @dataclass
@@ -108,42 +119,23 @@ class Teachers:
 
 
 @dataclass
-class Assistant:
+class Assistant(Recipe):
     layers: Any = None
     pick: str = "even"
     path: str | None = None
-    max_epochs: int | None = 3
-    max_steps: int | None = None
-    batch_size: int = 32
-    lr: float = 2e-5
-    warmup: float = 0.1
-    weight_decay: float = 0.01
     temperature: float = 1.0
     label_weight: float = 0.5
-    precision: str = "32-true"
-    seed: int = 0
-    dropout: float | None = None
 
     def check(self) -> None:
         where = "adopt.assistant"
         one_of(f"{where}.pick", self.pick, ("even", "first"))
-        one_of(f"{where}.precision", self.precision, PRECISIONS)
         if self.layers is not None and not number_or_list(self.layers):
             raise UserError(
                 f"{where}.layers={self.layers}: a number of the teacher's layers, a list as [0,2,4,5], or null"
             )
-        if self.max_epochs is None and self.max_steps is None:
-            raise UserError(f"{where}: give max_epochs or max_steps; of both, what is reached first ends it")
-        for name in ("max_epochs", "max_steps", "batch_size"):
-            if getattr(self, name) is not None:
-                at_least(f"{where}.{name}", getattr(self, name), 1)
-        for name in ("lr", "temperature"):
-            positive(f"{where}.{name}", getattr(self, name))
-        for name in ("warmup", "label_weight", "dropout"):
-            if getattr(self, name) is not None:
-                below_one(f"{where}.{name}", getattr(self, name))
-        if self.weight_decay < 0:
-            raise UserError(f"{where}.weight_decay={self.weight_decay}: not below 0")
+        self.check_training(where)
+        positive(f"{where}.temperature", self.temperature)
+        below_one(f"{where}.label_weight", self.label_weight)
 
 
 @dataclass

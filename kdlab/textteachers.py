@@ -10,14 +10,15 @@ import numpy as np
 
 from kdlab import models
 from kdlab.datamodules import CorpusDataModule
-from kdlab.distill import Distiller, Optim
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.faculty import Faculty
 from kdlab.files import atomic_write_json
 from kdlab.fitting import fit, read_json
 from kdlab.ledger import Ledger
-from kdlab.models import Encoder
 from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.roster import Member
 from kdlab.seeding import reseed
 from kdlab.teaching import Prepare

@@ -140,6 +140,12 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def four_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of four classes, so that two specialists have two each."""
+    return write_task(tmp_path_factory.mktemp("four"), classes=4)
+
+
+@pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_teacher(tmp_path_factory.mktemp("teacher"))
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from kdlab import tables
-from tests.conftest import write_task
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.ddp.test_two_ranks_tasks import ADAM
 from tests.end_to_end.test_finetune import plainly
@@ -43,22 +42,17 @@ COMMON = ["trainer.accelerator=cpu", "trainer.probes=0", "trainer.evaluate_every
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    return write_task(tmp_path_factory.mktemp("four"), classes=4)
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory, teacher_folder, rows) -> Path:
+def artifacts(tmp_path_factory, teacher_folder, four_classes) -> Path:
     """A store with the teachers of all cases."""
     folder = tmp_path_factory.mktemp("prepared")
     for more in (RULES["hard"], RULES["assistant"], ["teachers.split=2", "adopt=every"]):
-        given = tiny_task(teacher_folder, rows, *COMMON, "select=random", "trainer.max_steps=1", *more)
+        given = tiny_task(teacher_folder, four_classes, *COMMON, "select=random", "trainer.max_steps=1", *more)
         done = call([*given, "overwrite=true", "hydra.run.dir=first"], folder, plainly)
         assert done.code == 0, done.output
     return folder / "artifacts"
 
 
-def compare_knowledge(folder: Path) -> None:
+def assert_same_knowledge(folder: Path) -> None:
     """What the rules decided at each step, as means over the global batch."""
     one, two = (tables.read(folder / name / "knowledge.csv") for name in ("one", "two"))
     assert len(one) == len(two) == 8
@@ -71,7 +65,7 @@ def compare_knowledge(folder: Path) -> None:
                 assert float(s[name]) == pytest.approx(float(value), abs=2e-4), name
 
 
-def equal(folder: Path, common: list[str]) -> None:
+def assert_two_ranks_equal(folder: Path, common: list[str]) -> None:
     """One process, then two ranks, which find all that the one has made: a module that learns to weigh, too."""
     one = call([*common, "hydra.run.dir=one"], folder, plainly)
     assert one.code == 0, one.output
@@ -79,7 +73,7 @@ def equal(folder: Path, common: list[str]) -> None:
     two = call([*ranks, *TWO, "hydra.run.dir=two"], folder, plainly, ranks=2)
     assert two.code == 0 and "making" not in two.output, two.output
     compare(folder)
-    compare_knowledge(folder)
+    assert_same_knowledge(folder)
     results = [json.loads((folder / name / "result.json").read_text()) for name in ("one", "two")]
     asked = [result["ledger"]["teacher_queries"]["per_teacher"] for result in results]
     assert asked[0] == asked[1] and asked[0]
@@ -91,9 +85,9 @@ RARE = {"soft, an idle rank", "ensemble, an idle rank", "uncertainty, an idle ra
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.nightly) if c in RARE else c for c in CASES])
-def test_two_ranks_equal_one_process(case, tmp_path, artifacts, teacher_folder, rows):
+def test_two_ranks_equal_one_process(case, tmp_path, artifacts, teacher_folder, four_classes):
     shutil.copytree(artifacts, tmp_path / "artifacts")
-    equal(tmp_path, tiny_task(teacher_folder, rows, *COMMON, *CASES[case]))
+    assert_two_ranks_equal(tmp_path, tiny_task(teacher_folder, four_classes, *COMMON, *CASES[case]))
 
 
 TEXT = {
@@ -105,4 +99,4 @@ TEXT = {
 
 @pytest.mark.parametrize("case", TEXT)
 def test_two_ranks_equal_one_process_on_text(case, tmp_path, teacher_folder, text_folder):
-    equal(tmp_path, tiny(teacher_folder, text_folder, *COMMON, *TEXT[case]))
+    assert_two_ranks_equal(tmp_path, tiny(teacher_folder, text_folder, *COMMON, *TEXT[case]))

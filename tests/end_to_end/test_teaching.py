@@ -29,7 +29,6 @@ from kdlab.ksm import KSM
 from kdlab.strategies import is_rowwise, needs_of
 from kdlab.terms import asks_teacher, is_joint, mean_squared_error, on_logits, wants
 from kdlab.weighing import looks_of
-from tests.conftest import write_task
 from tests.end_to_end.test_finetune import BATCH, KEPT, STEPS, Lab, plainly, result_of, weights
 from tests.runs import KillAt, call, outcome, tiny
 
@@ -192,14 +191,8 @@ SOME = covering(1)
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory) -> Path:
-    """Rows of four classes, so that two specialists have two each."""
-    return write_task(tmp_path_factory.mktemp("four"), classes=4)
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory, teacher_folder, four) -> Lab:
-    return Lab(tmp_path_factory.mktemp("teaching"), teacher_folder, four)
+def lab(tmp_path_factory, teacher_folder, four_classes) -> Lab:
+    return Lab(tmp_path_factory.mktemp("teaching"), teacher_folder, four_classes)
 
 
 # two specialists of two classes each may well know no more than the majority after so few steps
@@ -212,7 +205,7 @@ def whole(folder: Path) -> dict[str, Any]:
     return outcome(folder) | {"knowledge": knowledge.read_text() if knowledge.exists() else None}
 
 
-def trains(lab: Lab, one: dict[str, str]) -> Path:
+def assert_trains(lab: Lab, one: dict[str, str]) -> Path:
     """A combination trains, and what it writes is what it was asked for; its run folder."""
     folder, output = lab.run(*command(one), *FEW)
     result = result_of(folder)
@@ -231,7 +224,7 @@ def trains(lab: Lab, one: dict[str, str]) -> Path:
     return folder
 
 
-def goes_on(lab: Lab, one: dict[str, str], step: int, when: str) -> None:
+def assert_goes_on(lab: Lab, one: dict[str, str], step: int, when: str) -> None:
     """A combination that was killed and is started again ends as if it had not been, bit for bit."""
     wanted = whole(lab.run(*command(one), *FEW)[0])
     given, into = [*command(one), *FEW], f"killed/{title(one)}"
@@ -253,12 +246,12 @@ class Kill(KillAt):
 
 @pytest.mark.parametrize("number", range(len(SOME)), ids=map(title, SOME))
 def test_every_choice_of_every_group_trains_and_some_are_killed_and_go_on(number, lab):
-    trains(lab, SOME[number])
+    assert_trains(lab, SOME[number])
     if number % 4 == 0:
-        goes_on(lab, SOME[number], *((2, "start"), (4, "end"), (5, "start"), (7, "end"))[number // 4 % 4])
+        assert_goes_on(lab, SOME[number], *((2, "start"), (4, "end"), (5, "start"), (7, "end"))[number // 4 % 4])
 
 
-def refused(done: Any, *words: str) -> None:
+def assert_refused(done: Any, *words: str) -> None:
     """One line, exit code 2, no traceback."""
     lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
     assert done.code == 2 and len(lines) == 1 and "Traceback" not in done.output, done.output
@@ -280,7 +273,7 @@ def contradictions() -> dict[str, dict[str, str]]:
 def test_contradictions_are_refused_in_one_line(which, lab):
     one = CONTRADICTIONS[which]
     folder, done = lab.try_(*command(one), *FEW)
-    refused(done, contradiction(one) or "")
+    assert_refused(done, contradiction(one) or "")
     assert not folder.exists()
 
 
@@ -300,7 +293,7 @@ HARD = ["adopt=hard", *SMALL]
     ],
 )  # fmt: skip
 def test_other_contradictions_are_refused_in_one_line(more, words, lab):
-    refused(lab.try_("knowledge=response", *FEW, *more)[1], *words)
+    assert_refused(lab.try_("knowledge=response", *FEW, *more)[1], *words)
 
 
 # ---- laws of adoption
@@ -313,7 +306,7 @@ def ready(lab) -> Path:
     return lab.run(*more, "select.ratio=1")[0] / "student"
 
 
-def close(a: Path, b: Path) -> None:
+def assert_close(a: Path, b: Path) -> None:
     first, second = (safetensors.torch.load_file(folder / "student" / "model.safetensors") for folder in (a, b))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -327,7 +320,7 @@ def test_equal_teachers_teach_as_one(knowledge, lab, ready):
     alone = lab.run(*given)[0]
     for rule in ("soft", "ensemble"):
         both = lab.run(*given, f"adopt={rule}", f"+teachers.others.twin.path={ready}")[0]
-        close(alone, both)
+        assert_close(alone, both)
         wanted, found = (result_of(folder)["metrics"]["student"]["loss"] for folder in (alone, both))
         assert found == pytest.approx(wanted, abs=1e-4)
         assert len(result_of(both)["teachers"]) == 2
@@ -460,9 +453,9 @@ def test_a_module_serves_another_task_and_none_of_other_terms_or_widths(lab, lea
     given = [*LEARNING, f"policy.path={learnt}"]
     folder, output = lab.run(*given, f"data.path={task_folder}")
     assert "KSM" not in output and result_of(folder)["data"]["shape"]["labels"] == ["kind0", "kind1", "kind2"]
-    refused(lab.try_(*given, "knowledge=fink_resk")[1], "fink, resk, feak, relk", "fink, resk")
-    refused(lab.try_(*given, "student.hidden=16")[1], "32", "16")
-    refused(lab.try_(*given, *HARD)[1], "[32]", "[32, 32]")
+    assert_refused(lab.try_(*given, "knowledge=fink_resk")[1], "fink, resk, feak, relk", "fink, resk")
+    assert_refused(lab.try_(*given, "student.hidden=16")[1], "32", "16")
+    assert_refused(lab.try_(*given, *HARD)[1], "[32]", "[32, 32]")
 
 
 def test_the_issues_own_example(lab):
@@ -528,21 +521,21 @@ def test_rows_held_out_for_rewards_are_never_trained_on(lab, tmp_path):
     assert set(after) >= episodes[0][0] | episodes[1][0]  # the training that counts has all rows
 
 
-def test_the_dev_set_is_read_by_training_only_where_it_is_asked_to_and_then_it_is_marked(lab, four, tmp_path):
+def test_the_dev_set_is_read_by_training_only_where_it_is_asked_to_and_then_it_is_marked(lab, four_classes, tmp_path):
     """Two tasks that differ in their dev rows alone."""
-    other = shutil.copytree(four, tmp_path / "other")
-    lines = (four / "dev.tsv").read_text().splitlines()
+    other = shutil.copytree(four_classes, tmp_path / "other")
+    lines = (four_classes / "dev.tsv").read_text().splitlines()
     (other / "dev.tsv").write_text("\n".join([*lines[:1], *lines[1:31]]) + "\n")
     lab.run("select=random", *FEW)
     for where, same in (("heldout", True), ("dev", False)):
         given = [*LEARNING, f"policy.reward_data={where}"]
         kept = [
             contents(artifact(lab, "ksm", *given, f"data.path={rows}", into=f"dev/{where}-{rows.name}"))
-            for rows in (four, other)
+            for rows in (four_classes, other)
         ]
         assert (kept[0] == kept[1]) == same
         assert (kept[0]["ksm.safetensors"] == kept[1]["ksm.safetensors"]) == same
-        folders = [lab.folder / f"dev/{where}-{rows.name}" for rows in (four, other)]
+        folders = [lab.folder / f"dev/{where}-{rows.name}" for rows in (four_classes, other)]
         assert [result_of(folder)["policy"]["reward_data"] for folder in folders] == [where, where]
         if same:
             assert weights(folders[0]) == weights(folders[1])

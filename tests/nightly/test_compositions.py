@@ -7,16 +7,24 @@ are contradictions, and what the others need, is said in tests/end_to_end/test_t
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import write_task
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.ddp.test_two_ranks_tasks import ADAM
-from tests.ddp.test_two_ranks_teaching import compare_knowledge
+from tests.ddp.test_two_ranks_teaching import assert_same_knowledge
 from tests.end_to_end.test_finetune import Lab, plainly
-from tests.end_to_end.test_teaching import FEW, GROUPS, command, contradiction, covering, goes_on, needs, title, trains
+from tests.end_to_end.test_teaching import (
+    FEW,
+    GROUPS,
+    assert_goes_on,
+    assert_trains,
+    command,
+    contradiction,
+    covering,
+    needs,
+    title,
+)
 from tests.runs import call, tiny_task
 
 pytestmark = pytest.mark.nightly
@@ -27,20 +35,15 @@ KILLS = [(2, "start"), (4, "end"), (5, "start"), (7, "end")]
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory) -> Path:
-    return write_task(tmp_path_factory.mktemp("four"), classes=4)
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory, teacher_folder, four) -> Lab:
-    return Lab(tmp_path_factory.mktemp("compositions"), teacher_folder, four)
+def lab(tmp_path_factory, teacher_folder, four_classes) -> Lab:
+    return Lab(tmp_path_factory.mktemp("compositions"), teacher_folder, four_classes)
 
 
 @pytest.mark.parametrize("number", range(len(COMBINATIONS)), ids=COMBINATIONS)
 def test_every_combination_trains_and_goes_on_after_it_was_killed(number, lab):
     one = list(COMBINATIONS.values())[number]
-    trains(lab, one)
-    goes_on(lab, one, *KILLS[number % len(KILLS)])
+    assert_trains(lab, one)
+    assert_goes_on(lab, one, *KILLS[number % len(KILLS)])
 
 
 @pytest.mark.parametrize("which", OTHERS)
@@ -56,7 +59,7 @@ def test_two_ranks_equal_one_process(which, lab):
     assert two.code == 0, two.output
     compare(folder)
     if (folder / "one" / "knowledge.csv").exists():
-        compare_knowledge(folder)
+        assert_same_knowledge(folder)
 
 
 def test_the_combinations_are_what_they_are_called():

@@ -15,9 +15,11 @@ from torch import nn
 
 from kdlab import comparisons, strategies, trace
 from kdlab.comparisons import ratio, temperature
-from kdlab.distill import Distiller, Optim, Weighted
+from kdlab.distill import Distiller
 from kdlab.errors import UserError
 from kdlab.gradients import cosines
+from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.pool import Pool, centre_distances, chosen, joined, keeps, look
 from kdlab.terms import label_loss, soft_loss
 from kdlab.types import Batch, Outputs
@@ -163,7 +165,7 @@ def test_a_row_of_the_trace_by_hand() -> None:
 def test_a_trace_comes_every_so_many_steps_and_leaves_the_training_as_it_is() -> None:
     import transformers
 
-    from kdlab.models import Encoder
+    from kdlab.encoder import Encoder
     from tests.conftest import tiny_config
 
     config = tiny_config("bert", layers=1)

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from kdlab import flops, models
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from tests.conftest import write_teacher
 from tests.unit.test_several_teachers import bench as bench  # a fixture
@@ -56,7 +57,7 @@ def test_an_assistant_learns_what_vanilla_kd_teaches(bench, tmp_path):
             return encoder.project(encoder.vectors(encoder.encode(batch), every, every)).log_softmax(-1)
 
     member = made.faculty.members[0]
-    untrained = models.Encoder(made.faculty.start(member, 0).eval())
+    untrained = Encoder(made.faculty.start(member, 0).eval())
     target = told(large.encoder)
     far, near = (
         torch.nn.functional.kl_div(told(e), target, log_target=True, reduction="batchmean")

@@ -11,9 +11,12 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdlab import models, stateterms, terms
-from kdlab.distill import Distiller, Optim, Weighted
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.ledger import Ledger
+from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.teacher import Teacher
 from kdlab.types import IGNORE, Batch
 from tests.conftest import tiny_config
@@ -47,9 +50,9 @@ def weighted(at: str = "labelled") -> dict[str, Weighted]:
 def distiller(family: str = "bert", reduce: str = "tokens", at: str = "labelled", chunk: int = 5) -> Distiller:
     torch.manual_seed(0)
     model = transformers.AutoModelForMaskedLM.from_config(tiny_config(family))
-    student = models.Encoder(models.student_from(model, [0, 2]))
+    student = Encoder(models.student_from(model, [0, 2]))
     ledger = Ledger(ROWS)
-    teacher = Teacher("teacher", models.Encoder(model), ledger.ask)
+    teacher = Teacher("teacher", Encoder(model), ledger.ask)
     return Distiller(student, weighted(at), Optim(lr=1e-3), 10, [teacher], ledger, reduce, chunk=chunk)
 
 

@@ -12,10 +12,13 @@ import transformers
 
 from kdlab import attentionterms, flops, models, stateterms, terms
 from kdlab.config import checked
-from kdlab.distill import Distiller, Optim, Weighted
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.labels import align
 from kdlab.ledger import Ledger
+from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.run import composition
 from kdlab.teacher import Teacher
 from kdlab.types import IGNORE, Batch
@@ -81,9 +84,9 @@ def distiller(
     labels_on: str = "selected",
     width: int = 32,
 ) -> Distiller:
-    student = models.Encoder(classifier(family, STUDENT, outputs, seed=1, width=width))
+    student = Encoder(classifier(family, STUDENT, outputs, seed=1, width=width))
     ledger = Ledger(ROWS, fixed_inputs=True)
-    teacher = Teacher("teacher", models.Encoder(classifier(family, TEACHER, outputs)), ledger.ask)
+    teacher = Teacher("teacher", Encoder(classifier(family, TEACHER, outputs)), ledger.ask)
     return Distiller(student, given, Optim(lr=1e-3), 10, [teacher], ledger, reduce, labels_on=labels_on).eval()
 
 
@@ -452,8 +455,8 @@ def test_a_teacher_that_numbers_the_classes_otherwise_teaches_the_same():
         with torch.no_grad():
             for p in model.classifier.parameters():
                 p.copy_(p[permutation].clone())
-        student = models.Encoder(classifier(layers=STUDENT, outputs=3, seed=1))
-        teacher = Teacher("teacher", models.Encoder(model), order=order)
+        student = Encoder(classifier(layers=STUDENT, outputs=3, seed=1))
+        teacher = Teacher("teacher", Encoder(model), order=order)
         given = {**KNOWLEDGE["response"], "logits": Weighted(terms.mean_squared_error, 0.7, "all")}
         losses[name] = float(Distiller(student, given, Optim(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
     assert losses["reversed"] == pytest.approx(losses["as the data"], rel=1e-6)
@@ -493,8 +496,8 @@ def test_response_is_one_minus_lambda_ce_plus_lambda_tau_squared_kl(lambda_):
 def test_attention_is_refused_where_the_numbers_of_heads_differ():
     config = tiny_config("bert", STUDENT)
     config.num_attention_heads, config.num_labels = 2, CLASSES
-    student = models.Encoder(transformers.BertForSequenceClassification(config))
-    teacher = Teacher("teacher", models.Encoder(classifier()))
+    student = Encoder(transformers.BertForSequenceClassification(config))
+    teacher = Teacher("teacher", Encoder(classifier()))
     module = Distiller(student, TINYBERT, Optim(lr=1e-3), 10, [teacher]).eval()
     with pytest.raises(UserError, match="heads"):
         module.loss(batch())

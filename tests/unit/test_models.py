@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from kdlab import models
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.types import Batch, Outputs
 from tests.conftest import tiny_config, write_teacher
@@ -29,7 +30,7 @@ def teacher(request):
 
 def test_encode_then_project_equals_the_model_itself(teacher):
     batch = inputs()
-    encoder = models.Encoder(teacher).eval()
+    encoder = Encoder(teacher).eval()
     row, place = torch.tensor([0, 1, 2, 2]), torch.tensor([3, 6, 0, 11])
     with torch.no_grad():
         whole = teacher(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
@@ -38,7 +39,7 @@ def test_encode_then_project_equals_the_model_itself(teacher):
 
 
 def test_head_parameters_are_those_that_the_projection_uses(teacher):
-    encoder = models.Encoder(teacher)
+    encoder = Encoder(teacher)
     vectors = torch.randn(4, 32)
     used = torch.autograd.grad(encoder.project(vectors).sum(), list(encoder.parameters()), allow_unused=True)
     wanted = {id(p) for p, g in zip(encoder.parameters(), used, strict=True) if g is not None}
@@ -48,7 +49,7 @@ def test_head_parameters_are_those_that_the_projection_uses(teacher):
 
 def test_frozen_embeddings_are_no_head_parameters(teacher):
     models.freeze(teacher, ["word_embeddings"])
-    assert all(p.requires_grad for p in models.Encoder(teacher).head_parameters())
+    assert all(p.requires_grad for p in Encoder(teacher).head_parameters())
 
 
 @pytest.mark.parametrize("layers", [[0, 2], [3], [1, 3, 0], [0, 1, 2, 3]])
@@ -67,9 +68,7 @@ def test_a_student_has_the_chosen_layers_the_embeddings_and_the_head(teacher, la
     assert student.get_output_embeddings().weight.data_ptr() == student.get_input_embeddings().weight.data_ptr()
     hidden = torch.randn(5, 32)
     with torch.no_grad():
-        torch.testing.assert_close(
-            models.Encoder(student.eval()).project(hidden), models.Encoder(teacher).project(hidden)
-        )
+        torch.testing.assert_close(Encoder(student.eval()).project(hidden), Encoder(teacher).project(hidden))
 
 
 def test_a_student_with_all_layers_is_the_teacher(teacher):
@@ -137,9 +136,9 @@ def test_pickled_weights_are_refused(tmp_path):
 def test_features_are_means_over_real_tokens_or_what_a_classifier_reads():
     shown = Outputs(hidden=torch.arange(12.0).reshape(1, 3, 4), mask=torch.tensor([[1, 1, 0]]))
     config = tiny_config("bert")
-    masked = models.Encoder(transformers.AutoModelForMaskedLM.from_config(config))
+    masked = Encoder(transformers.AutoModelForMaskedLM.from_config(config))
     torch.testing.assert_close(masked.features(shown), torch.tensor([[2.0, 3.0, 4.0, 5.0]]))
-    classifier = models.Encoder(transformers.AutoModelForSequenceClassification.from_config(config))
+    classifier = Encoder(transformers.AutoModelForSequenceClassification.from_config(config))
     torch.testing.assert_close(classifier.features(shown), torch.tensor([[0.0, 1.0, 2.0, 3.0]]))
 
 
@@ -158,7 +157,7 @@ def test_a_classifier_in_two_halves_equals_the_model_itself(family, segments):
         )
     config.num_labels = 3
     model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
-    encoder, batch = models.Encoder(model).eval(), inputs()
+    encoder, batch = Encoder(model).eval(), inputs()
     given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if segments:
         batch.token_types = (torch.arange(12) > 5).long().expand(3, -1).contiguous()

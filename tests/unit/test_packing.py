@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from kdlab import attention, models, packing, terms
 from kdlab.attentionterms import attention_mse, value_relation
-from kdlab.distill import Distiller, Optim
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.stateterms import cosine, patient
 from kdlab.teacher import Teacher
 from kdlab.types import Batch
@@ -52,10 +54,10 @@ def texts(lengths: list[int] = LENGTHS, segments: bool = False) -> Batch:
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
 def test_every_layer_shows_what_it_shows_padded(family, execution):
     b, one = texts(segments=True), model(family)
-    encoder = models.Encoder(one, execution)
+    encoder = Encoder(one, execution)
     assert encoder.execution == ("bucketed" if family in ("deberta-v2", "modernbert") else execution)
     with torch.no_grad():
-        mine, theirs = encoder.encode(b, frozenset({"states"})), models.Encoder(one).encode(b, frozenset({"states"}))
+        mine, theirs = encoder.encode(b, frozenset({"states"})), Encoder(one).encode(b, frozenset({"states"}))
     assert len(mine.states) == one.config.num_hidden_layers + 1  # pyright: ignore
     real = b.attention_mask.unsqueeze(-1)
     for a, c in zip((mine.hidden, *mine.states), (theirs.hidden, *theirs.states), strict=True):  # pyright: ignore
@@ -70,7 +72,7 @@ def test_attention_scores_and_values_come_back_in_their_own_rows(execution):
     b, one = texts(), model("bert")
     attention.prepare(one)
     with torch.no_grad():
-        mine, theirs = models.Encoder(one, execution).encode(b, ALL), models.Encoder(one).encode(b, ALL)
+        mine, theirs = Encoder(one, execution).encode(b, ALL), Encoder(one).encode(b, ALL)
     real = b.attention_mask.float()
     pairs = (real.unsqueeze(1) * real.unsqueeze(2)).unsqueeze(1)
     for a, c in zip(mine.scores, theirs.scores, strict=True):  # pyright: ignore
@@ -88,8 +90,8 @@ def distiller(execution: str) -> Distiller:
         "attention": Weighted(attention_mse, 0.2, "all"),
         "values": Weighted(value_relation, 0.2, "all"),
     }
-    student = models.Encoder(classifier("bert", STUDENT, CLASSES, seed=1), execution)
-    teacher = Teacher("teacher", models.Encoder(classifier("bert", TEACHER, CLASSES), execution))
+    student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1), execution)
+    teacher = Teacher("teacher", Encoder(classifier("bert", TEACHER, CLASSES), execution))
     return Distiller(student, given, Optim(lr=1e-3), 10, [teacher]).eval()
 
 
@@ -114,8 +116,8 @@ def test_masked_lm_learns_the_same_without_padding():
     losses = []
     for execution in ("padded", "packed", "bucketed"):
         given = {"mlm": Weighted(terms.label_cross_entropy, 1.0), "soft": Weighted(terms.soft_cross_entropy, 1.0)}
-        teacher = Teacher("teacher", models.Encoder(model("bert"), execution))
-        student = models.Encoder(models.student_from(model("bert"), [0, 2]), execution)
+        teacher = Teacher("teacher", Encoder(model("bert"), execution))
+        student = Encoder(models.student_from(model("bert"), [0, 2]), execution)
         losses.append(Distiller(student, given, Optim(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(losses[2], losses[0], rtol=1e-5, atol=1e-6)

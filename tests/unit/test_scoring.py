@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef, mean_squared_error
 
-from kdlab import models
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.scoring import MaskedLMScore, TaskScore, answers, over_splits
 from kdlab.tasks import TASKS, TaskShape
@@ -176,7 +176,7 @@ def test_answers_of_a_real_classifier_are_its_own():
     ids = torch.randint(6, 100, (5, 9), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(9) < torch.tensor([9, 4, 7, 9, 5]).unsqueeze(1)).long()
     b = Batch(torch.tensor([3, 1, 4, 0, 2]), 0, ids, mask, torch.tensor([0, 1, 2, 0, 1]), torch.ones(5).bool())
-    rows, logits, labels = answers(models.Encoder(model).eval(), [b.take(torch.arange(3)), b.take(torch.arange(3, 5))])
+    rows, logits, labels = answers(Encoder(model).eval(), [b.take(torch.arange(3)), b.take(torch.arange(3, 5))])
     with torch.no_grad():
         torch.testing.assert_close(logits, model(input_ids=ids, attention_mask=mask).logits, rtol=1e-5, atol=1e-5)
     assert torch.equal(rows, b.rows) and torch.equal(labels, b.labels)
@@ -229,7 +229,7 @@ def test_masked_words_are_scored_at_the_masked_positions_of_real_rows(chunk):
     where = (b.labels != IGNORE).numpy() & b.real.numpy()[:, None]
     wanted = b.labels.numpy()[where]
     spent = []
-    found = MaskedLMScore(chunk)(models.Encoder(model), [b], spent=lambda _, n: spent.append(n))
+    found = MaskedLMScore(chunk)(Encoder(model), [b], spent=lambda _, n: spent.append(n))
     right = -log_softmax(logits[where], axis=1)[np.arange(len(wanted)), wanted]
     assert found["loss"] == pytest.approx(right.mean(), rel=1e-5)
     assert found["accuracy"] == pytest.approx((logits[where].argmax(1) == wanted).mean())
@@ -240,4 +240,4 @@ def test_text_without_a_masked_position_is_refused():
     model, b = masked()
     b.labels[:] = IGNORE
     with pytest.raises(UserError, match="no masked position"):
-        MaskedLMScore()(models.Encoder(model), [b])
+        MaskedLMScore()(Encoder(model), [b])

@@ -8,12 +8,14 @@ import math
 import pytest
 import torch
 
-from kdlab import adoption, flops, models, stateterms, terms, weighing
+from kdlab import adoption, flops, stateterms, terms, weighing
 from kdlab.amalgamation import FeatureAlignment
-from kdlab.distill import Distiller, Optim
+from kdlab.distill import Distiller
+from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.ledger import Ledger
 from kdlab.objective import Weighted
+from kdlab.optim import Optim
 from kdlab.teacher import Teacher
 from kdlab.types import Plan
 from tests.unit.test_distill_tasks import CLASSES, ROWS, STUDENT, batch, classifier, kl
@@ -29,8 +31,8 @@ def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 
     teachers = []
     for i, (known, layers) in enumerate(classes):
         model = classifier("bert", layers, CLASSES if known is None else len(known), seed=0 if same else 5 + i)
-        teachers.append(Teacher(f"t{i}", models.Encoder(model), ledger.ask, classes=known))
-    student = models.Encoder(classifier("bert", STUDENT, CLASSES, seed=1, width=width))
+        teachers.append(Teacher(f"t{i}", Encoder(model), ledger.ask, classes=known))
+    student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1, width=width))
     return Distiller(student, given, Optim(lr=1e-3), 10, teachers, ledger, labels_on=labels_on).eval()
 
 
@@ -53,7 +55,7 @@ def asked(module: Distiller) -> list[int]:
     return [per_teacher.get(t.name, {"total": 0})["total"] for t in module.teachers]
 
 
-def same_gradient(module: Distiller, loss: torch.Tensor, plain: torch.Tensor) -> None:
+def assert_same_gradient(module: Distiller, loss: torch.Tensor, plain: torch.Tensor) -> None:
     torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-6)
     some = [p for p in module.student.parameters() if p.requires_grad]
     mine = torch.autograd.grad(loss, some, allow_unused=True)
@@ -76,7 +78,7 @@ def test_hard_asks_each_teacher_for_its_half_alone():
     target = t[1].clone()
     target[order[:3]] = t[0][order[:3]]
     plain = 0.3 * torch.nn.functional.cross_entropy(s, b.labels) + 0.7 * kl(target, s, 2.0).mean()
-    same_gradient(module, loss, plain)
+    assert_same_gradient(module, loss, plain)
     spent = module.ledger.totals()["flops"]["teacher_forward"]  # pyright: ignore
     whole = sum(flops.forward(shape, *b.input_ids.shape) for shape in module.teacher_shapes)
     assert 0.4 * whole < spent < 0.6 * whole
@@ -89,7 +91,7 @@ def test_soft_weighs_both_losses_row_by_row():
     s, t = logits(module, b)
     u = uncertainty(s).detach()  # or the student would lower its loss by changing its entropy
     each = u * kl(t[0], s, 2.0) + (1 - u) * kl(t[1], s, 2.0)
-    same_gradient(module, loss, 0.3 * torch.nn.functional.cross_entropy(s, b.labels) + 0.7 * each.mean())
+    assert_same_gradient(module, loss, 0.3 * torch.nn.functional.cross_entropy(s, b.labels) + 0.7 * each.mean())
 
 
 def test_the_ensemble_teaches_the_mean_of_the_probabilities():
@@ -97,7 +99,7 @@ def test_the_ensemble_teaches_the_mean_of_the_probabilities():
     loss = module.loss(b, plan=Plan(adopt=adoption.ensemble))
     s, t = logits(module, b)
     p = (t[0].softmax(-1) + t[1].softmax(-1)) / 2
-    same_gradient(module, loss, (p * (p.log() - s.log_softmax(-1))).sum(-1).mean())
+    assert_same_gradient(module, loss, (p * (p.log() - s.log_softmax(-1))).sum(-1).mean())
 
 
 @pytest.mark.parametrize("rule", [adoption.soft, adoption.ensemble, adoption.hard])
@@ -111,7 +113,7 @@ def test_equal_teachers_teach_as_one(rule):
 def test_without_a_rule_the_largest_teacher_alone_is_asked():
     module, b = lab({"soft": SOFT}), batch()
     s, t = logits(module, b)
-    same_gradient(module, module.loss(b), 0.7 * kl(t[1], s, 2.0).mean())
+    assert_same_gradient(module, module.loss(b), 0.7 * kl(t[1], s, 2.0).mean())
     assert asked(module) == [0, ROWS]
 
 
@@ -144,7 +146,7 @@ def test_uhc_compares_each_specialist_with_the_student_over_its_own_classes():
     module, b = lab({"soft": SOFT}, PARTS), batch()
     loss = module.loss(b, plan=Plan(adopt=adoption.every))
     s, t = logits(module, b)
-    same_gradient(module, loss, 0.7 * (kl(t[0], s[:, [0, 2]], 2.0) + kl(t[1], s[:, [1, 3]], 2.0)).mean())
+    assert_same_gradient(module, loss, 0.7 * (kl(t[0], s[:, [0, 2]], 2.0) + kl(t[1], s[:, [1, 3]], 2.0)).mean())
     torch.testing.assert_close(module.loss(b), loss)  # specialists are heeded together where there is no rule
     assert asked(module) == [2 * ROWS, 2 * ROWS]
 
@@ -160,7 +162,7 @@ def test_muki_makes_one_answer_over_all_classes(rule):
         weight = (1 - doubt) / (1 - doubt).sum(1, keepdim=True)
     p = torch.zeros(ROWS, CLASSES)
     p[:, [0, 2]], p[:, [1, 3]] = weight[:, :1] * t[0].softmax(-1), weight[:, 1:] * t[1].softmax(-1)
-    same_gradient(module, loss, (torch.special.xlogy(p, p) - p * s.log_softmax(-1)).sum(-1).mean())
+    assert_same_gradient(module, loss, (torch.special.xlogy(p, p) - p * s.log_softmax(-1)).sum(-1).mean())
 
 
 def test_terms_that_read_all_teachers_are_trained_with_the_student():
@@ -204,9 +206,9 @@ def test_rows_are_weighed_by_the_students_uncertainty():
     apart = (unit(mine, dim=-1) - unit(theirs, dim=-1)).square().sum(-1)
     plain = 0.3 * torch.nn.functional.cross_entropy(s, b.labels)
     plain = plain + 0.7 * ((1 - u) * kl(t[1], s, 2.0)).mean() + 0.5 * (u * apart).mean()
-    same_gradient(module, loss, plain)
-    assert float(module.decided["weight_soft"]) == pytest.approx(float((1 - u).mean()), rel=1e-5)
-    assert float(module.decided["weight_label"]) == 1.0
+    assert_same_gradient(module, loss, plain)
+    assert float(module.rules.decided["weight_soft"]) == pytest.approx(float((1 - u).mean()), rel=1e-5)
+    assert float(module.rules.decided["weight_label"]) == 1.0
 
 
 def test_labels_of_rows_that_nobody_asks_about_keep_their_weight():
@@ -232,8 +234,8 @@ def test_a_rule_that_gives_something_else_is_refused_in_one_line():
     with pytest.raises(UserError, match="weighing rule gave weights of shape"):
         module.loss(b, plan=Plan(weigh=lambda seen, terms: torch.ones(7)))
     regression = classifier("bert", 2, 1)
-    student = models.Encoder(classifier("bert", 2, 1, seed=1))
-    one = Distiller(student, {"soft": SOFT}, Optim(lr=1e-3), 10, [Teacher("t", models.Encoder(regression))] * 2)
+    student = Encoder(classifier("bert", 2, 1, seed=1))
+    one = Distiller(student, {"soft": SOFT}, Optim(lr=1e-3), 10, [Teacher("t", Encoder(regression))] * 2)
     with pytest.raises(UserError, match="never uncertain"):
         one.loss(batch(regression=True), plan=Plan(adopt=adoption.hard))
 
