@@ -65,9 +65,8 @@ class Distiller(pl.LightningModule):
         self.needs_teacher = any(asks_teacher(w.term) for w in self.terms.values())
         if self.needs_teacher and not teachers:
             raise UserError("these knowledge terms read a teacher's answer, and there is no teacher")
-        self.teachers = tuple(
-            teachers
-        )  # a tuple, so that they are no submodules: not in checkpoints, not in the optimizer
+        # a tuple, so that they are no submodules: not in checkpoints, not in the optimizer
+        self.teachers = tuple(teachers)
         self.ledger = ledger
         self.shape = shape_of(student)
         self.teacher_shapes = [shape_of(teacher.encoder) for teacher in teachers]
@@ -203,6 +202,12 @@ class Distiller(pl.LightningModule):
             meter.flops("student_backward", 2 * student)
             asked_of = (self._forward(h.teacher.encoder, self.teacher_shapes[h.place], h.asked, told) for h in heard)
             meter.flops("teacher_forward", sum(asked_of))
+            if seen.uncertainty is not None:
+                meter.flops("student_forward", self._head(self.student, self.shape, query, [self.hearing.doubted]))
+            if plan.adopt is not None and "theirs" in marks_of(plan.adopt).reads:
+                for h in heard:
+                    spent = self._head(h.teacher.encoder, self.teacher_shapes[h.place], query, [self.hearing.doubted])
+                    meter.flops("teacher_forward", spent)
         return total
 
     def _draws(self) -> torch.Generator:
@@ -219,12 +224,15 @@ class Distiller(pl.LightningModule):
         asked = list(zip(self.teachers, self.teacher_shapes, strict=True))[0 if self.together else -1 :]
         return student, sum(self._forward(teacher.encoder, shape, batch, told) for teacher, shape in asked)
 
+    @classmethod
+    def _forward(cls, encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
+        return flops.encoder(shape, *encoder.executed(batch)) + cls._head(encoder, shape, batch, at)
+
     @staticmethod
-    def _forward(encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
-        found = flops.encoder(shape, *encoder.executed(batch))
+    def _head(encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
         if encoder.per_row:
-            return found + flops.classifier_head(shape, len(batch), shape.outputs or 1)
-        return found + flops.masked_lm_head(shape, sum(int(units_of(batch, a)[0].numel()) for a in at))
+            return flops.classifier_head(shape, len(batch), shape.outputs or 1)
+        return flops.masked_lm_head(shape, sum(int(units_of(batch, a)[0].numel()) for a in at))
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -130,19 +130,27 @@ class Hearing:
         return weights
 
     def uncertainty(self, batch: Batch, shown: Outputs) -> Tensor:
-        """The student's uncertainty (k,) of each row, by the forward that is there, its head without dropout."""
-        row, place = units_of(batch, "all" if self.student.per_row else "labelled")
-        training = self.student.training
-        self.student.eval()
-        try:
-            with torch.no_grad():
-                vectors = self.student.vectors(shown, row, place).detach()
-            return doubt(self.student.project, vectors, row, len(batch), self.chunk)
-        finally:
-            self.student.train(training)
+        """The student's uncertainty (k,) of each row, by the forward that is there, its head without dropout; kept in
+        `shown`."""
+        if shown.uncertainty is None:
+            row, place = units_of(batch, self.doubted)
+            training = self.student.training
+            self.student.eval()
+            try:
+                with torch.no_grad():
+                    vectors = self.student.vectors(shown, row, place).detach()
+                shown.uncertainty = doubt(self.student.project, vectors, row, len(batch), self.chunk)
+            finally:
+                self.student.train(training)
+        return shown.uncertainty
+
+    @property
+    def doubted(self) -> str:
+        """The units that uncertainty is a mean over: a row's own, or its masked positions."""
+        return "all" if self.student.per_row else "labelled"
 
     def _their_uncertainty(self, teacher: Teacher, answer: Outputs, batch: Batch) -> Tensor:
-        row, place = units_of(batch, "all" if self.student.per_row else "labelled")
+        row, place = units_of(batch, self.doubted)
         return doubt(teacher.project, teacher.encoder.vectors(answer, row, place), row, len(batch), self.chunk)
 
     def situation(

@@ -137,6 +137,15 @@ def test_states_are_compared_with_the_teacher_a_row_heeds_in_its_depth_and_width
     torch.testing.assert_close(loss, each.mean(), rtol=1e-5, atol=1e-6)
 
 
+def test_uncertainty_is_found_once_for_both_rules_and_paid_for():
+    module, b = lab({"label": LABEL, "soft": SOFT, "patient": PATIENT}), batch()
+    weigh = functools.partial(weighing.uncertainty, certain=["soft"], uncertain=["patient"])
+    module.loss(b, plan=Plan(adopt=adoption.hard, weigh=weigh))
+    head = flops.classifier_head(module.shape, ROWS, CLASSES)
+    spent = module.ledger.totals()["flops"]["student_forward"]  # pyright: ignore
+    assert spent == flops.forward(module.shape, *b.input_ids.shape) + head
+
+
 # ---- specialists
 
 PARTS = (([0, 2], 3), ([1, 3], 3))
