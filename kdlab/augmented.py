@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from kdlab import augment, models, taskset
 from kdlab.errors import UserError
 from kdlab.files import sha256_of
-from kdlab.roster import weights_of
 from kdlab.schemas import Augment
+from kdlab.teacherspecs import weights_of
 from kdlab.wordvectors import read_word_table
 
 if TYPE_CHECKING:

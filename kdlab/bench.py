@@ -15,22 +15,22 @@ from typing import Any
 import transformers
 from torch import Tensor
 
-from kdlab import checks, choices, models, roster
+from kdlab import checks, choices, models, teacherspecs
 from kdlab.artifacts import Store
 from kdlab.choices import Selection
 from kdlab.config import Config
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
-from kdlab.faculty import Faculty
 from kdlab.files import sha256_of
 from kdlab.fitting import Preparation, precision_of
 from kdlab.ledger import Ledger
 from kdlab.objective import Weighted
 from kdlab.optim import Optim
 from kdlab.rehearsal import Cast
-from kdlab.roster import Source
 from kdlab.scoring import Scorer
 from kdlab.teacher import Teacher
+from kdlab.teacherpool import TeacherPool
+from kdlab.teacherspecs import Source
 from kdlab.terms import asks_teacher, is_joint
 
 
@@ -38,7 +38,7 @@ class Bench:
     """Everything a run needs, made when it is first asked for, from plain values of the configuration.
 
     A stage gives: `source` and `check_data` (inputs), `data_module` and `rows_parts` (its training rows), `score`,
-    `faculty` (its teachers), `head` (the auto class of its models), `load` (a student's starting model), `facts` (of the
+    `teacher_pool` (its teachers), `head` (the auto class of its models), `load` (a student's starting model), `facts` (of the
     data, for result.json), `baselines`; `fixed_inputs` says whether a row is the same input in every epoch.
     """
 
@@ -46,7 +46,7 @@ class Bench:
     score: Scorer
     fixed_inputs: bool
     source: Any
-    faculty: Faculty
+    teacher_pool: TeacherPool
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config = config
@@ -132,7 +132,7 @@ class Bench:
         UserError for rules that cannot choose among the teachers there are.
         """
         joint = [name for name, w in self.terms().items() if is_joint(w.term)]
-        return choices.adoption(self.config.adopt, self.faculty.members, joint, self.regression)
+        return choices.adoption(self.config.adopt, self.teacher_pool.members, joint, self.regression)
 
     def terms(self) -> dict[str, Weighted]:
         """The knowledge terms with a weight above 0."""
@@ -163,7 +163,7 @@ class Bench:
     def main_source(self) -> Source:
         """The main teacher as it is given, before it is fine-tuned or prepared."""
         teachers = self.config.teachers
-        return roster.source_of(teachers.name, teachers.path, teachers.revision, "teachers")
+        return teacherspecs.source_of(teachers.name, teachers.path, teachers.revision, "teachers")
 
     @property
     def teacher_source(self) -> str | Path:
@@ -177,7 +177,7 @@ class Bench:
     @property
     def teacher_folder(self) -> str | Path:
         """Where the main teacher is, ready to teach; where specialists stand in its place, what they were made of."""
-        return self.teacher_source if self.config.teachers.split else self.faculty.folder(self.faculty.main)
+        return self.teacher_source if self.config.teachers.split else self.teacher_pool.folder(self.teacher_pool.main)
 
     def source_hash(self) -> str:
         """What names the weights at `teacher_source`: their sha256, or the Hub's name and revision."""
@@ -188,7 +188,7 @@ class Bench:
         term asks one."""
         if not self.asks_teacher:
             return []
-        return [self.faculty.teacher(member, ledger) for member in self.faculty.members]
+        return [self.teacher_pool.teacher(member, ledger) for member in self.teacher_pool.members]
 
     def teacher_hash(self) -> str | None:
         """The sha256 of the main teacher's weights where they are a local file (of specialists: what they were made of)."""
@@ -206,7 +206,7 @@ class Bench:
 
     def _from_teacher(self, *teachers: Teacher | None) -> transformers.PreTrainedModel:
         given = self.config.student
-        loaded = next((t for t in teachers if t is not None and t.name == self.faculty.main.name), None)
+        loaded = next((t for t in teachers if t is not None and t.name == self.teacher_pool.main.name), None)
         backbone = self.backbone(loaded)
         if given.hidden is not None:
             return models.smaller(backbone, given.layers, given.hidden)
@@ -223,7 +223,7 @@ class Bench:
         given = self.config.student
         return {
             "model": self.source_hash(),
-            "student": asdict(given) | {"path": given.path and roster.weights_of(given.path)},
+            "student": asdict(given) | {"path": given.path and teacherspecs.weights_of(given.path)},
             **({} if self.config.exec == "padded" else {"exec": self.config.exec}),  # other ones round otherwise
         }
 

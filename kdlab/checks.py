@@ -27,10 +27,10 @@ def check(bench: Bench) -> None:
         raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
     bench.check_data()
     if bench.asks_teacher:
-        bench.faculty.check()
+        bench.teacher_pool.check()
         _mixed(bench)
     outputs, label = bench.answer
-    members = bench.faculty.members if bench.asks_teacher else [bench.faculty.main]
+    members = bench.teacher_pool.members if bench.asks_teacher else [bench.teacher_pool.main]
     rehearse([w.term for w in bench.terms().values()], bench.student_cast, members, outputs, label, bench.head)
     episodes.check(bench)
     kinds = {config.model_type for config in (bench.student_cast.config, *(member.config for member in members))}
@@ -42,7 +42,7 @@ def check(bench: Bench) -> None:
 
 def _mixed(bench: Bench) -> None:
     """Specialists' answers become one answer as probabilities, 0 for a class that nobody who speaks knows: no logits."""
-    adoption, members = bench.adoption(), bench.faculty.members
+    adoption, members = bench.adoption(), bench.teacher_pool.members
     arms = {} if adoption is None else adoption.arms
     mixes = any(marks_of(rule).mixes == "answers" for rule in arms.values())
     numbers = [name for name, w in bench.terms().items() if function_of(w.term) is mean_squared_error]

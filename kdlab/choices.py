@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from kdlab.errors import UserError
 from kdlab.objective import Weighted
 from kdlab.rehearsal import check_adoption
-from kdlab.roster import Member
 from kdlab.schemas import Knowledge, Select
 from kdlab.strategies import needs_of
+from kdlab.teacherspecs import TeacherSpec
 from kdlab.teaching import Adopt
 
 
@@ -44,7 +44,7 @@ def selection(select: Select) -> Selection:
     return Selection(arms, policy, reward)
 
 
-def adoption(adopt: Adopt, members: Sequence[Member], joint: Sequence[str], regression: bool) -> Selection | None:
+def adoption(adopt: Adopt, members: Sequence[TeacherSpec], joint: Sequence[str], regression: bool) -> Selection | None:
     """Adoption rules and their policy; None where no rule is needed. UserError as `check_adoption`."""
     arms = {name: made(target, f"adopt.arms.{name}") for name, target in adopt.arms.items()}
     check_adoption(adopt.name, arms, members, joint, regression)

@@ -100,7 +100,7 @@ def _policy(bench: Bench, arms: dict[str, Any]) -> Any:
 
 
 def _widths(bench: Bench) -> tuple[int, list[int]]:
-    members = bench.faculty.members if bench.asks_teacher else []
+    members = bench.teacher_pool.members if bench.asks_teacher else []
     return bench.student_cast.width, [member.config.hidden_size for member in members]
 
 
@@ -156,7 +156,7 @@ def _trained(bench: Bench, name: str, batches: int, world: int) -> Path:
     given = asdict(config.policy)
     parts = {
         "rows": bench.rows_parts,
-        "teachers": [{**bench.faculty.weights(m), "classes_known": m.classes} for m in bench.faculty.members],
+        "teachers": [{**bench.teacher_pool.weights(m), "classes_known": m.classes} for m in bench.teacher_pool.members],
         "student": bench.student_parts,
         "knowledge": asdict(config.knowledge),
         "select": asdict(config.select),

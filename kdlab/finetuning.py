@@ -30,7 +30,7 @@ from kdlab.strategies import needs_of, random
 from kdlab.taskdata import TaskData, limited
 from kdlab.tasks import Task, TaskShape, find, plain_name
 from kdlab.tasksources import TaskFolder, TaskHub
-from kdlab.taskteachers import LABELS, TaskFaculty
+from kdlab.taskteachers import LABELS, TaskTeacherPool
 from kdlab.teacher import Teacher
 
 
@@ -157,8 +157,8 @@ class TaskBench(Bench):
     # ---- teachers
 
     @cached_property
-    def faculty(self) -> TaskFaculty:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return TaskFaculty(self)
+    def teacher_pool(self) -> TaskTeacherPool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return TaskTeacherPool(self)
 
     def teachers(self, ledger: Ledger | None) -> list[Teacher]:
         """UserError for a teacher that knows nothing."""
@@ -168,7 +168,7 @@ class TaskBench(Bench):
 
     def teacher_scores_all(self) -> dict[str, dict[str, float]]:
         """Each teacher's scores on all dev rows, by title (`teachers_on_heldout`)."""
-        return self.faculty.scores
+        return self.teacher_pool.scores
 
     def teachers_on_heldout(
         self, module: Distiller, teachers: Sequence[Teacher], data: TaskDataModule
@@ -178,7 +178,7 @@ class TaskBench(Bench):
     @cached_property
     def majority(self) -> dict[str, float]:
         """The scores on dev of the class that most training rows have (in regression: of a constant)."""
-        return self.faculty.majority(self.faculty.main)
+        return self.teacher_pool.majority(self.teacher_pool.main)
 
     # ---- student
 

@@ -23,7 +23,7 @@ from kdlab.masking import Masker
 from kdlab.scoring import MaskedLMScore
 from kdlab.sources import TextFolder
 from kdlab.teacher import Teacher
-from kdlab.textteachers import TextFaculty
+from kdlab.textteachers import TextTeacherPool
 
 
 class TextBench(Bench):
@@ -48,16 +48,16 @@ class TextBench(Bench):
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
         if teacher is not None:
             return teacher.encoder.model
-        return self.faculty.load(self.faculty.main)
+        return self.teacher_pool.load(self.teacher_pool.main)
 
     @cached_property
-    def faculty(self) -> TextFaculty:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return TextFaculty(self)
+    def teacher_pool(self) -> TextTeacherPool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return TextTeacherPool(self)
 
     def teachers_on_heldout(
         self, module: Distiller, teachers: Sequence[Teacher], data: CorpusDataModule
     ) -> dict[str, dict[str, float]]:
-        titles = {member.name: member.title for member in self.faculty.members}
+        titles = {member.name: member.title for member in self.teacher_pool.members}
         return {
             titles[teacher.name]: module.measure(data.heldout_splits(final=True)[""], teacher=teacher)
             for teacher in teachers

@@ -13,7 +13,7 @@ from torch import Tensor
 from kdlab import attention
 from kdlab.adoption import marks_of
 from kdlab.errors import UserError
-from kdlab.roster import Member
+from kdlab.teacherspecs import TeacherSpec
 from kdlab.terms import Term, is_joint, wants
 from kdlab.types import Outputs
 
@@ -46,7 +46,7 @@ class Cast:
 
 
 def rehearse(
-    terms: Iterable[Term], student: Cast, members: Sequence[Member], outputs: int, label: Tensor, head: Any
+    terms: Iterable[Term], student: Cast, members: Sequence[TeacherSpec], outputs: int, label: Tensor, head: Any
 ) -> None:
     """Let every term read what the student and each teacher would show; joint terms all teachers at once.
 
@@ -71,7 +71,7 @@ def rehearse(
 
 
 def check_adoption(
-    name: str, arms: Mapping[str, Any], members: Sequence[Member], joint: Sequence[str], regression: bool
+    name: str, arms: Mapping[str, Any], members: Sequence[TeacherSpec], joint: Sequence[str], regression: bool
 ) -> None:
     """UserError unless the adoption rules `arms` of adopt=`name` can choose among the teachers.
 

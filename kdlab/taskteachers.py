@@ -15,17 +15,17 @@ from kdlab.datamodules import TaskDataModule
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
 from kdlab.errors import UserError
-from kdlab.faculty import Faculty
 from kdlab.files import atomic_write_json
 from kdlab.fitting import first_device, fit, precision_of, read_json
 from kdlab.ledger import Ledger
 from kdlab.objective import Weighted
 from kdlab.optim import Optim
-from kdlab.roster import Member
 from kdlab.scoring import TaskScore, over_splits
 from kdlab.seeding import reseed
 from kdlab.taskdata import TaskData
 from kdlab.tasks import TaskShape
+from kdlab.teacherpool import TeacherPool
+from kdlab.teacherspecs import TeacherSpec
 from kdlab.teaching import Finetune
 from kdlab.terms import label_loss
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LABELS = {"label": Weighted(label_loss, 1.0)}
 
 
-class TaskFaculty(Faculty):
+class TaskTeacherPool(TeacherPool):
     """The classifiers that teach a task."""
 
     bench: TaskBench
@@ -50,20 +50,20 @@ class TaskFaculty(Faculty):
     def outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.bench.shape.outputs
 
-    def shape(self, member: Member) -> TaskShape:
+    def shape(self, member: TeacherSpec) -> TaskShape:
         """The task as a teacher knows it: a specialist's has its own classes alone."""
         whole = self.bench.shape
         if member.classes is None or whole.labels is None:
             return whole
         return replace(whole, labels=tuple(whole.labels[i] for i in member.classes))
 
-    def given(self, member: Member) -> bool:
+    def given(self, member: TeacherSpec) -> bool:
         """Whether a teacher comes as a classifier and is taken as it is; otherwise it is made here."""
         if member.layers is not None or member.assistant is not None:
             return False
         return models.has_head(member.source.place, member.source.config, self.bench.head)
 
-    def order(self, member: Member) -> tuple[int, ...] | None:
+    def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
         """UserError for a given teacher of another task."""
         if not self.given(member):
             return None
@@ -74,7 +74,7 @@ class TaskFaculty(Faculty):
             return None
         return labels.align(ours, theirs)
 
-    def check_one(self, member: Member) -> None:
+    def check_one(self, member: TeacherSpec) -> None:
         if not self.given(member):
             _ = member.assistant or self.recipe(member)
         elif member.classes is not None:
@@ -87,7 +87,7 @@ class TaskFaculty(Faculty):
 
     # ---- what they are made of
 
-    def folder_of_rows(self, member: Member) -> Path:
+    def folder_of_rows(self, member: TeacherSpec) -> Path:
         """The tokenised rows that a teacher learns and is scored on: a specialist's are those of its classes."""
         bench = self.bench
         if member.classes is None:
@@ -100,14 +100,16 @@ class TaskFaculty(Faculty):
         parts = {**bench.task_parts, "classes": list(known)}
         return bench.store.get("task", parts, build, f"the rows of {member.name}")
 
-    def rows(self, member: Member, seed: int, batch_size: int, steps: int | None, epochs: int | None) -> TaskDataModule:
+    def rows(
+        self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
+    ) -> TaskDataModule:
         return self.bench.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs)
 
     @property
     def parts(self) -> dict[str, Any]:
         return self.bench.task_parts
 
-    def recipe(self, member: Member) -> Finetune:
+    def recipe(self, member: TeacherSpec) -> Finetune:
         """How a teacher is fine-tuned here; UserError where nothing is said about it."""
         recipe = self.bench.config.teachers.finetune
         if recipe is None:
@@ -116,7 +118,7 @@ class TaskFaculty(Faculty):
             )
         return replace(recipe, precision=precision_of(recipe.precision, self.bench.config.trainer.accelerator))
 
-    def made(self, member: Member) -> str | Path:
+    def made(self, member: TeacherSpec) -> str | Path:
         """A classifier of this task: as it was given, or fine-tuned."""
         if self.given(member):
             return member.source.place
@@ -134,7 +136,7 @@ class TaskFaculty(Faculty):
             stage,
         )
 
-    def _finetune(self, out: Path, member: Member, recipe: Finetune) -> dict[str, Any]:
+    def _finetune(self, out: Path, member: TeacherSpec, recipe: Finetune) -> dict[str, Any]:
         reseed(recipe.seed, "finetune")
         shape = self.shape(member)
         model = self._encoder(member, shape)
@@ -156,19 +158,19 @@ class TaskFaculty(Faculty):
         self.bench.tokenizer.save_pretrained(out)
         return cost
 
-    def _encoder(self, member: Member, shape: TaskShape) -> Any:
+    def _encoder(self, member: TeacherSpec, shape: TaskShape) -> Any:
         """A teacher's layers, not fine-tuned, with a new head."""
         model = models.with_new_classifier(member.source.place, member.source.revision, shape)
         return model if member.layers is None else models.student_from(model, member.layers)
 
-    def start(self, member: Member, seed: int) -> Any:
+    def start(self, member: TeacherSpec, seed: int) -> Any:
         given = member.assistant
         if given is not None and given.path is not None:
             return self.bench.load(given.path, None, seed)
         reseed(seed, "student head")
         return self._encoder(member, self.bench.shape)
 
-    def load(self, member: Member) -> Any:
+    def load(self, member: TeacherSpec) -> Any:
         return models.load_classifier(self.folder(member), self.revision(member))
 
     # ---- how good they are
@@ -181,7 +183,7 @@ class TaskFaculty(Faculty):
         """
         return {member.title: self.scores_of(member) for member in self.members}
 
-    def scores_of(self, member: Member) -> dict[str, float]:
+    def scores_of(self, member: TeacherSpec) -> dict[str, float]:
         bench = self.bench
         shape, data_parts = self.shape(member), bench.task_parts
         if member.classes is not None:
@@ -205,7 +207,7 @@ class TaskFaculty(Faculty):
         self._check_scores(member, found["score"])
         return found
 
-    def _check_scores(self, member: Member, score: float) -> None:
+    def _check_scores(self, member: TeacherSpec, score: float) -> None:
         nothing = self.majority(member)["score"]
         if not self.bench.config.teachers.sanity or score > nothing:
             return
@@ -217,7 +219,7 @@ class TaskFaculty(Faculty):
             "teachers.sanity=false"
         )
 
-    def majority(self, member: Member) -> dict[str, float]:
+    def majority(self, member: TeacherSpec) -> dict[str, float]:
         """The scores on dev of the class that most training rows have (in regression: of a constant)."""
         data = self.rows(member, 0, 1, 1, None)
         shape = self.shape(member)

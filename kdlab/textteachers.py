@@ -13,14 +13,14 @@ from kdlab.datamodules import CorpusDataModule
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
 from kdlab.errors import UserError
-from kdlab.faculty import Faculty
 from kdlab.files import atomic_write_json
 from kdlab.fitting import fit, read_json
 from kdlab.ledger import Ledger
 from kdlab.objective import Weighted
 from kdlab.optim import Optim
-from kdlab.roster import Member
 from kdlab.seeding import reseed
+from kdlab.teacherpool import TeacherPool
+from kdlab.teacherspecs import TeacherSpec
 from kdlab.teaching import Prepare
 from kdlab.terms import label_cross_entropy
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kdlab.pretraining import TextBench
 
 
-class TextFaculty(Faculty):
+class TextTeacherPool(TeacherPool):
     """The masked-LM models that teach on text."""
 
     bench: TextBench
@@ -41,15 +41,15 @@ class TextFaculty(Faculty):
     def outputs(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return None
 
-    def headed(self, member: Member) -> bool:
+    def headed(self, member: TeacherSpec) -> bool:
         """Whether a teacher's source comes with a masked-LM head."""
         return models.has_head(member.source.place, member.source.config)
 
-    def check_one(self, member: Member) -> None:
+    def check_one(self, member: TeacherSpec) -> None:
         if member.assistant is None and (member.layers is not None or not self.headed(member)):
             self.recipe(member)
 
-    def recipe(self, member: Member) -> Prepare:
+    def recipe(self, member: TeacherSpec) -> Prepare:
         """How a teacher is prepared; UserError where nothing is said about it."""
         prepare = self.bench.config.teachers.prepare
         if prepare is None:
@@ -62,21 +62,21 @@ class TextFaculty(Faculty):
         return self.bench.corpus_parts
 
     def rows(
-        self, member: Member, seed: int, batch_size: int, steps: int | None, epochs: int | None
+        self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
     ) -> CorpusDataModule:
         return self.bench.rows_of(seed, batch_size, self.bench.config.data.mask_probability, steps, epochs)
 
-    def load(self, member: Member) -> Any:
+    def load(self, member: TeacherSpec) -> Any:
         return models.load_masked_lm(self.folder(member), self.revision(member))
 
-    def start(self, member: Member, seed: int) -> Any:
+    def start(self, member: TeacherSpec, seed: int) -> Any:
         given = member.assistant
         if given is not None and given.path is not None:
             return self.bench.load(given.path)
         assert member.layers is not None
         return models.student_from(self.load(self.main), member.layers)
 
-    def made(self, member: Member) -> str | Path:
+    def made(self, member: TeacherSpec) -> str | Path:
         """A teacher with a masked-LM head: as it was given, or prepared."""
         if member.layers is None and self.headed(member):
             return member.source.place
@@ -95,15 +95,15 @@ class TextFaculty(Faculty):
         self._say(member, folder)
         return folder
 
-    def _whole(self, member: Member) -> Member:
+    def _whole(self, member: TeacherSpec) -> TeacherSpec:
         """The teacher whose layers a shallower one takes, with its head."""
         return (
             self.main
             if member.source is self.main.source
-            else Member(f"{member.name}-whole", f"teacher {member.name}, whole", member.source)
+            else TeacherSpec(f"{member.name}-whole", f"teacher {member.name}, whole", member.source)
         )
 
-    def _prepare(self, out: Path, member: Member, prepare: Prepare) -> dict[str, Any]:
+    def _prepare(self, out: Path, member: TeacherSpec, prepare: Prepare) -> dict[str, Any]:
         """Train a masked-LM head, and the encoder with it, on the corpus; one process, whatever the run uses."""
         bench = self.bench
         reseed(prepare.seed, "prepare")
@@ -131,12 +131,12 @@ class TextFaculty(Faculty):
     def finish(self, module: Distiller, data: Any, out: Path) -> None:
         atomic_write_json(out / "heldout.json", module.measure(data.heldout_splits()[""]))
 
-    def _distilled(self, member: Member) -> Path:
+    def _distilled(self, member: TeacherSpec) -> Path:
         folder = super()._distilled(member)
         self._say(member, folder)
         return folder
 
-    def _say(self, member: Member, folder: Path) -> None:
+    def _say(self, member: TeacherSpec, folder: Path) -> None:
         heldout = read_json(folder / "heldout.json")
         name = self.main.name if member is self.main else member.name
         self.bench.say(

@@ -34,13 +34,15 @@ def test_an_assistant_is_between_teacher_and_student_and_made_once(bench, teache
     assert list(stages) == ["teacher, 4 layers, fine-tuned", "assistant, 2 layers, distilled"]
     two = bench(*ASSISTANT, "seed=9", "select.ratio=0.5", "optim.lr=1e-4")
     before = len(bench.said)
-    assert two.faculty.folder(two.faculty.members[0]) == one.faculty.folder(one.faculty.members[0])
+    assert two.teacher_pool.folder(two.teacher_pool.members[0]) == one.teacher_pool.folder(one.teacher_pool.members[0])
     assert not any("making" in line for line in bench.said[before:])
     assert [stage["made_now"] for stage in two.preparation] == [False, False]
     other = bench(*ASSISTANT, "adopt.assistant.temperature=2.0")
-    assert other.faculty.folder(other.faculty.members[0]) != one.faculty.folder(one.faculty.members[0])
+    assert other.teacher_pool.folder(other.teacher_pool.members[0]) != one.teacher_pool.folder(
+        one.teacher_pool.members[0]
+    )
     three = bench(*ASSISTANT, "adopt.assistant.layers=3")
-    assert three.faculty.members[0].layers == (0, 2, 3)
+    assert three.teacher_pool.members[0].layers == (0, 2, 3)
 
 
 def test_an_assistant_learns_what_vanilla_kd_teaches(bench, tmp_path):
@@ -56,8 +58,8 @@ def test_an_assistant_learns_what_vanilla_kd_teaches(bench, tmp_path):
         with torch.no_grad():
             return encoder.project(encoder.vectors(encoder.encode(batch), every, every)).log_softmax(-1)
 
-    member = made.faculty.members[0]
-    untrained = Encoder(made.faculty.start(member, 0).eval())
+    member = made.teacher_pool.members[0]
+    untrained = Encoder(made.teacher_pool.start(member, 0).eval())
     target = told(large.encoder)
     far, near = (
         torch.nn.functional.kl_div(told(e), target, log_target=True, reduction="batchmean")
@@ -79,9 +81,9 @@ def test_a_ready_model_may_be_where_an_assistant_starts(bench, tmp_path):
     start = write_teacher(tmp_path / "start", layers=3, seed=5)
     made = bench(*ASSISTANT, f"adopt.assistant.path={start}")
     made.check()
-    assert made.faculty.members[0].depth == 3
+    assert made.teacher_pool.members[0].depth == 3
     assert torch.equal(
-        models.blocks(made.faculty.start(made.faculty.members[0], 0))[0].attention.self.query.weight,  # pyright: ignore
+        models.blocks(made.teacher_pool.start(made.teacher_pool.members[0], 0))[0].attention.self.query.weight,  # pyright: ignore
         models.blocks(transformers.AutoModelForMaskedLM.from_pretrained(start))[0].attention.self.query.weight,  # pyright: ignore
     )
 
@@ -126,7 +128,7 @@ def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_te
     lengths = set(made.data_module(1, None).lengths.tolist())
     assert len(lengths) == 1
     (length,) = lengths
-    shapes = [flops.shape_of(member.config, 3) for member in made.faculty.members]
+    shapes = [flops.shape_of(member.config, 3) for member in made.teacher_pool.members]
     small, large = (flops.forward(shape, 2 * 32, length) for shape in shapes)
     assert stage["flops"] == 3 * small + large
 

@@ -76,7 +76,7 @@ def test_a_second_teacher_has_the_first_layers_of_the_main_one_and_is_fine_tuned
     before = len(bench.said)
     two.teachers(None)
     assert not any("making" in line for line in bench.said[before:])
-    assert two.faculty.folder(two.faculty.members[0]) == one.faculty.folder(one.faculty.members[0])
+    assert two.teacher_pool.folder(two.teacher_pool.members[0]) == one.teacher_pool.folder(one.teacher_pool.members[0])
     assert [stage["made_now"] for stage in one.preparation] == [True, True]
     assert [stage["made_now"] for stage in two.preparation] == [False, False]
 
@@ -85,16 +85,16 @@ def test_even_layers_and_lists_of_layers(bench, teacher_folder):
     made = bench(
         "adopt=every", "+teachers.others.a.layers=[1,3]", "+teachers.others.b.layers=2", "+teachers.others.b.pick=even"
     )
-    members = {member.name: member.layers for member in made.faculty.members}
+    members = {member.name: member.layers for member in made.teacher_pool.members}
     assert members == {"a": (1, 3), "b": (0, 3), teacher_folder.name: None}
 
 
 def test_they_come_from_small_to_large_by_their_cost_not_by_their_names(bench, tmp_path):
     wide = write_teacher(tmp_path / "wide", layers=6)
     made = bench("adopt=every", f"+teachers.others.a.path={wide}", "+teachers.others.z.layers=1")
-    assert [member.depth for member in made.faculty.members] == [1, 4, 6]
-    assert [member.name for member in made.faculty.members][::2] == ["z", "a"]
-    costs = [flops.forward(flops.shape_of(member.config, 3), 1, 32) for member in made.faculty.members]
+    assert [member.depth for member in made.teacher_pool.members] == [1, 4, 6]
+    assert [member.name for member in made.teacher_pool.members][::2] == ["z", "a"]
+    costs = [flops.forward(flops.shape_of(member.config, 3), 1, 32) for member in made.teacher_pool.members]
     assert costs == sorted(costs)
 
 
@@ -142,8 +142,8 @@ def test_a_specialist_is_scored_on_the_rows_of_its_classes(bench, four):
     for part, (title, found) in zip(((0, 1), (2, 3)), scores.items(), strict=True):
         rows = [line.split("\t") for line in (four / "dev.tsv").read_text().splitlines()[1:]]
         mine = [(text, part.index(int(label))) for text, label in rows if int(label) in part]
-        member = next(m for m in made.faculty.members if m.title == title)
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(made.faculty.folder(member)).eval()
+        member = next(m for m in made.teacher_pool.members if m.title == title)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(made.teacher_pool.folder(member)).eval()
         told = []
         with torch.no_grad():
             for text, _ in mine:
@@ -161,10 +161,10 @@ def test_a_specialist_is_scored_on_the_rows_of_its_classes(bench, four):
     [(5, 2, [(0, 1, 2), (3, 4)]), (6, 3, [(0, 1), (2, 3), (4, 5)]), (4, 2, [(0, 1), (2, 3)])],
 )
 def test_classes_are_dealt_out_in_order_and_evenly(classes, count, parts, bench):
-    from kdlab import roster
+    from kdlab import teacherspecs
 
     names = [f"kind{i}" for i in range(classes)]
-    assert [m.classes for m in roster.specialists(count, bench().main_source, names)] == parts
+    assert [m.classes for m in teacherspecs.specialists(count, bench().main_source, names)] == parts
 
 
 def test_too_many_specialists_and_specialists_in_regression_are_refused(bench, tmp_path):

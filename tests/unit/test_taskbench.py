@@ -170,12 +170,12 @@ def test_in_regression_it_is_a_constant(bench, tmp_path):
 
 def test_an_encoder_is_fine_tuned_once_and_a_classifier_is_taken_as_it_is(bench, tmp_path):
     one, two = bench(), bench("seed=5", "select=random")
-    assert not one.faculty.given(one.faculty.main)
+    assert not one.teacher_pool.given(one.teacher_pool.main)
     assert one.teacher_folder == two.teacher_folder and sum("fine-tuned" in line for line in bench.said) == 1
     assert bench("teachers.finetune.lr=1e-4").teacher_folder != one.teacher_folder
     given = write_classifier(tmp_path / "given", OWN)
     ready = bench(teacher=given)
-    assert ready.faculty.given(ready.faculty.main) and ready.teacher_folder == given
+    assert ready.teacher_pool.given(ready.teacher_pool.main) and ready.teacher_folder == given
 
 
 def test_a_fine_tuned_teacher_names_its_classes(bench):
@@ -209,7 +209,7 @@ def test_a_classifier_cannot_teach_regression(bench, tmp_path):
 def test_a_teacher_is_not_asked_who_it_is_where_labels_alone_teach(bench, tmp_path):
     made = bench("+exp=finetune", teacher=write_classifier(tmp_path / "other", ("cat", "dog", "cow")))
     made.check()
-    assert made.faculty.given(made.faculty.main) and made.teachers(None) == []
+    assert made.teacher_pool.given(made.teacher_pool.main) and made.teachers(None) == []
 
 
 def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_turned(bench, tmp_path):
@@ -218,7 +218,7 @@ def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_tu
         bench(teacher=write_classifier(tmp_path / name, OWN, order=given))
         for name, given in (("plain", None), ("turned", order))
     )
-    assert [made.faculty.order(made.faculty.main) for made in (plain, turned)] == [(0, 1, 2), (1, 2, 0)]
+    assert [made.teacher_pool.order(made.teacher_pool.main) for made in (plain, turned)] == [(0, 1, 2), (1, 2, 0)]
     scores = [made.teacher_scores_all() for made in (plain, turned)]
     assert scores[0] == scores[1]
     (b,) = bench("data.batch_size=60").data_module(1, None).heldout_splits(final=True)[""]

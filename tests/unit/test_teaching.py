@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdlab import roster
+from kdlab import teacherspecs
 from kdlab.adoption import adopts, hard
 from kdlab.config import checked
 from kdlab.errors import UserError
 from kdlab.rehearsal import Cast, check_adoption, rehearse
-from kdlab.roster import Member, Source
 from kdlab.run import CONF, composition, explain
+from kdlab.teacherspecs import Source, TeacherSpec
 from kdlab.terms import reads
 from tests.conftest import tiny_config, write_task, write_teacher
 from tests.unit.test_several_teachers import SMALL
@@ -145,10 +145,10 @@ def test_terms_are_rehearsed_with_every_teacher(bench, tmp_path):
 # ---- the parts
 
 
-def member(layers: int = 4, classes: tuple[int, ...] | None = None, width: int = 32) -> Member:
+def member(layers: int = 4, classes: tuple[int, ...] | None = None, width: int = 32) -> TeacherSpec:
     config = tiny_config("bert", layers)
     config.hidden_size = width
-    return Member(f"of {layers}", "teacher", Source(Path("nowhere"), None, config), None, classes)
+    return TeacherSpec(f"of {layers}", "teacher", Source(Path("nowhere"), None, config), None, classes)
 
 
 def test_a_rule_of_ones_own_is_tried(bench):
@@ -198,6 +198,6 @@ def test_a_term_that_reads_all_teachers_is_given_all_of_them_at_their_widths():
 
 def test_equals_keep_their_order_and_specialists_theirs():
     first, second = member(4), member(4)
-    assert roster.ordered([first, second], 3, 32) == [first, second]
+    assert teacherspecs.ordered([first, second], 3, 32) == [first, second]
     large, small = member(6, (0, 1)), member(2, (2, 3))
-    assert roster.ordered([large, small], 4, 32) == [large, small]
+    assert teacherspecs.ordered([large, small], 4, 32) == [large, small]

@@ -1,6 +1,6 @@
 """The teachers of a run: made where they are missing, kept in the artifact store, scored. What both stages share.
 
-`TaskFaculty` (taskteachers.py) and `TextFaculty` (textteachers.py) know what a teacher of their stage is.
+`TaskTeacherPool` (taskteachers.py) and `TextTeacherPool` (textteachers.py) know what a teacher of their stage is.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlab import models, roster
+from kdlab import models, teacherspecs
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
 from kdlab.fitting import fit, precision_of
 from kdlab.ledger import Ledger
 from kdlab.objective import Weighted
 from kdlab.optim import Optim
-from kdlab.roster import Member
 from kdlab.seeding import reseed
 from kdlab.teacher import Teacher
+from kdlab.teacherspecs import TeacherSpec
 from kdlab.teaching import Assistant
 from kdlab.terms import label_loss, soft_loss
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from kdlab.bench import Bench
 
 
-class Faculty:
-    """All teachers of one run, by `Member`.
+class TeacherPool:
+    """All teachers of one run, by `TeacherSpec`.
 
     A stage gives: `made` (a teacher's folder, making it if need be), `load` (its model), `start` (an untrained model of
     some of the main teacher's layers), `rows` (what it is trained on), `outputs` (of the main teacher's classifier).
@@ -41,21 +41,21 @@ class Faculty:
     # ---- who they are
 
     @cached_property
-    def main(self) -> Member:
+    def main(self) -> TeacherSpec:
         """The teacher that the teachers group describes itself."""
-        return Member(self.bench.teacher_name, "teacher", self.bench.main_source)
+        return TeacherSpec(self.bench.teacher_name, "teacher", self.bench.main_source)
 
     @cached_property
-    def members(self) -> list[Member]:
+    def members(self) -> list[TeacherSpec]:
         """Every teacher of the run, from small to large; specialists, in the place of the main one, by their classes."""
         config, source = self.bench.config, self.bench.main_source
         given = config.teachers
         if given.split is not None:
-            return roster.specialists(given.split, source, self.classes)
-        found = [roster.other(name, one, source) for name, one in given.others.items()]
+            return teacherspecs.specialists(given.split, source, self.classes)
+        found = [teacherspecs.other(name, one, source) for name, one in given.others.items()]
         if config.adopt.assistant is not None:
-            found.append(roster.assistant(config.adopt.assistant, source, self.bench.student_cast.layers))
-        return roster.ordered([*found, self.main], self.outputs, config.data.max_length)
+            found.append(teacherspecs.assistant(config.adopt.assistant, source, self.bench.student_cast.layers))
+        return teacherspecs.ordered([*found, self.main], self.outputs, config.data.max_length)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -68,34 +68,34 @@ class Faculty:
 
     def check(self) -> None:
         """UserError for teachers that cannot be made, or not teach this run's student; nothing is made yet."""
-        roster.check_names(self.members)
+        teacherspecs.check_names(self.members)
         tokens = self.bench.tokenizer.get_vocab()
         for member in self.members:
             if member.source is not self.main.source:
-                roster.check_vocabulary(member, tokens, self.bench.config.data.max_length)
+                teacherspecs.check_vocabulary(member, tokens, self.bench.config.data.max_length)
             self.check_one(member)
 
-    def check_one(self, member: Member) -> None:
+    def check_one(self, member: TeacherSpec) -> None:
         raise NotImplementedError
 
     # ---- what they are made of
 
-    def folder(self, member: Member) -> str | Path:
+    def folder(self, member: TeacherSpec) -> str | Path:
         """Where a teacher is, ready to teach: as it was given, or made once and kept in the artifact store."""
         if member.name not in self._folders:
             self._folders[member.name] = self._distilled(member) if member.assistant else self.made(member)
         return self._folders[member.name]
 
-    def made(self, member: Member) -> str | Path:
+    def made(self, member: TeacherSpec) -> str | Path:
         raise NotImplementedError
 
-    def load(self, member: Member) -> Any:
+    def load(self, member: TeacherSpec) -> Any:
         raise NotImplementedError
 
-    def start(self, member: Member, seed: int) -> Any:
+    def start(self, member: TeacherSpec, seed: int) -> Any:
         raise NotImplementedError
 
-    def rows(self, member: Member, seed: int, batch_size: int, steps: int | None, epochs: int | None) -> Any:
+    def rows(self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None) -> Any:
         raise NotImplementedError
 
     @property
@@ -103,38 +103,38 @@ class Faculty:
         """What the rows depend on that teachers are trained on, for the names of artifacts."""
         raise NotImplementedError
 
-    def revision(self, member: Member) -> str | None:
+    def revision(self, member: TeacherSpec) -> str | None:
         """The Hub revision of what is in a teacher's folder; a local folder has none."""
         return None if isinstance(self.folder(member), Path) else member.source.revision
 
-    def weights(self, member: Member) -> dict[str, Any]:
+    def weights(self, member: TeacherSpec) -> dict[str, Any]:
         """What a teacher answers by: its weights, and the names of its classes."""
         folder = self.folder(member)
         config = models.load_config(folder, self.revision(member))
         return {
-            "teacher": roster.weights_of(folder, self.revision(member)),
+            "teacher": teacherspecs.weights_of(folder, self.revision(member)),
             "classes": list(models.labels_of(config)),
         }
 
-    def teacher(self, member: Member, ledger: Ledger | None = None) -> Teacher:
+    def teacher(self, member: TeacherSpec, ledger: Ledger | None = None) -> Teacher:
         """A teacher, loaded and frozen, counted by `ledger`."""
         encoder = Encoder(self.load(member), self.bench.config.exec)
         ask = ledger.ask if ledger else None
         return Teacher(member.name, encoder, ask, self.order(member), member.classes)
 
-    def order(self, member: Member) -> tuple[int, ...] | None:
+    def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
         """Where a teacher keeps each class that it knows of the data; None: in their order."""
         return None
 
     # ---- assistants
 
-    def _distilled(self, member: Member) -> Path:
+    def _distilled(self, member: TeacherSpec) -> Path:
         """A model between teacher and student, distilled from the teacher (DeKD section 3.3)."""
         given = member.assistant
         assert given is not None
         recipe = asdict(given)
         recipe |= {
-            "path": given.path and roster.weights_of(given.path),
+            "path": given.path and teacherspecs.weights_of(given.path),
             "layers": member.layers and list(member.layers),
         }
         recipe |= {"precision": precision_of(given.precision, self.bench.config.trainer.accelerator)}
@@ -149,7 +149,7 @@ class Faculty:
             "the assistant, distilled from the teacher", f"assistant, {member.depth} layers, distilled",
         )  # fmt: skip
 
-    def _distil(self, out: Path, member: Member, given: Assistant, precision: str) -> dict[str, Any]:
+    def _distil(self, out: Path, member: TeacherSpec, given: Assistant, precision: str) -> dict[str, Any]:
         """Vanilla KD on all rows: w CE + (1 - w) tau^2 KL (DeKD section 4.3 says no more of it)."""
         bench = self.bench
         reseed(given.seed, "assistant")

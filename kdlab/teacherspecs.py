@@ -31,7 +31,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Member:
+class TeacherSpec:
     """One teacher. `name`: in the ledger; `title`: in tables of scores.
 
     `layers`: which of the source's layers it has (None: all); `classes`: which of the task's classes it knows (None:
@@ -92,7 +92,7 @@ def source_of(name: str | None, path: str | None, revision: str | None, where: s
         raise UserError(f"no teacher: {error}; without the Hub, {nearest(str(name), PACKAGES)}") from error
 
 
-def other(name: str, given: OtherTeacher, main: Source) -> Member:
+def other(name: str, given: OtherTeacher, main: Source) -> TeacherSpec:
     """The teacher that teachers.others.`name` describes."""
     where = f"teachers.others.{name}"
     source = main
@@ -102,10 +102,10 @@ def other(name: str, given: OtherTeacher, main: Source) -> Member:
     if given.layers is not None:
         depth = source.config.num_hidden_layers
         layers = tuple(models.pick_layers(given.layers, depth, given.pick, f"{where}.layers"))
-    return Member(name, f"teacher {name}", source, layers)
+    return TeacherSpec(name, f"teacher {name}", source, layers)
 
 
-def assistant(given: Assistant, main: Source, student_depth: int) -> Member:
+def assistant(given: Assistant, main: Source, student_depth: int) -> TeacherSpec:
     """The assistant that adopt.assistant describes; UserError unless its depth is between those of student and teacher.
 
     Without a number of layers it is halfway between them (DeKD Fig. 3: 9 layers serve 6 of 12 best).
@@ -113,11 +113,11 @@ def assistant(given: Assistant, main: Source, student_depth: int) -> Member:
     depth = main.config.num_hidden_layers
     if given.path is not None:
         source = Source(given.path, None, models.load_config(given.path))
-        made = Member(ASSISTANT, ASSISTANT, source, None, None, given)
+        made = TeacherSpec(ASSISTANT, ASSISTANT, source, None, None, given)
     else:
         number = given.layers if given.layers is not None else max(1, (depth + student_depth) // 2)
         layers = tuple(models.pick_layers(number, depth, given.pick, "adopt.assistant.layers"))
-        made = Member(ASSISTANT, ASSISTANT, main, layers, None, given)
+        made = TeacherSpec(ASSISTANT, ASSISTANT, main, layers, None, given)
     if not student_depth < made.depth < depth:
         raise UserError(
             f"adopt.assistant: an assistant of {made.depth} layers; it needs more than the student's {student_depth} and "
@@ -126,7 +126,7 @@ def assistant(given: Assistant, main: Source, student_depth: int) -> Member:
     return made
 
 
-def specialists(count: int, main: Source, classes: Sequence[str] | None) -> list[Member]:
+def specialists(count: int, main: Source, classes: Sequence[str] | None) -> list[TeacherSpec]:
     """`count` teachers for the task's `classes`, dealt out in order and evenly; UserError with less than two each."""
     if classes is None:
         raise UserError(f"teachers.split={count}: specialists know a part of the classes, and this task is regression")
@@ -139,19 +139,19 @@ def specialists(count: int, main: Source, classes: Sequence[str] | None) -> list
         )
     parts = np.array_split(np.arange(len(classes)), count)
     return [
-        Member(f"specialist-{i}", f"teacher specialist-{i}", main, classes=tuple(part.tolist()))
+        TeacherSpec(f"specialist-{i}", f"teacher specialist-{i}", main, classes=tuple(part.tolist()))
         for i, part in enumerate(parts, 1)
     ]
 
 
-def ordered(members: Sequence[Member], outputs: int | None, length: int) -> list[Member]:
+def ordered(members: Sequence[TeacherSpec], outputs: int | None, length: int) -> list[TeacherSpec]:
     """From small to large by the FLOPs of a forward; equals, and so specialists, in the order given."""
     if any(member.classes for member in members):
         return list(members)
     return sorted(members, key=lambda member: member.cost(outputs, length))
 
 
-def check_names(members: Sequence[Member]) -> None:
+def check_names(members: Sequence[TeacherSpec]) -> None:
     """UserError where two teachers have one name."""
     names = [member.name for member in members]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -159,7 +159,7 @@ def check_names(members: Sequence[Member]) -> None:
         raise UserError(f"two teachers are called {twice}: rename the one in teachers.others")
 
 
-def check_vocabulary(member: Member, tokens: dict[str, int], max_length: int) -> None:
+def check_vocabulary(member: TeacherSpec, tokens: dict[str, int], max_length: int) -> None:
     """UserError unless a teacher that comes from elsewhere reads the main teacher's tokens, and rows of that length."""
     theirs = models.load_tokenizer(member.source.place, member.source.revision).get_vocab()
     if theirs != tokens:
