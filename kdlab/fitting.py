@@ -47,8 +47,10 @@ def fit(
     """
     ledger = module.ledger
     assert ledger is not None
+    device = first_device(accelerator)
     trainer = pl.Trainer(
-        strategy=SingleDeviceStrategy(device=first_device(accelerator)),
+        accelerator="cpu" if device.type == "cpu" else "gpu",  # else Lightning takes a GPU wherever it sees one
+        strategy=SingleDeviceStrategy(device=device),
         precision=precision,  # pyright: ignore[reportArgumentType]
         max_steps=steps,
         accumulate_grad_batches=accumulate,
