@@ -15,14 +15,14 @@ from typing import Any
 import transformers
 from torch import Tensor
 
-from kdlab import checks, choices, models, teacherspecs
+from kdlab import checks, choices, models, teacherspecs, varlen
 from kdlab.artifacts import Store
 from kdlab.choices import Selection
 from kdlab.config import Config
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
 from kdlab.files import sha256_of
-from kdlab.fitting import Preparation, precision_of
+from kdlab.fitting import Preparation, first_device, precision_of
 from kdlab.ledger import Ledger
 from kdlab.objective import Weighted
 from kdlab.optim import Optim
@@ -58,6 +58,13 @@ class Bench:
     def precision(self) -> str:
         """The run's numbers, "auto" decided."""
         return precision_of(self.config.trainer.precision, self.config.trainer.accelerator)
+
+    @property
+    def execution(self) -> str:
+        """How models run their batches: as `exec` says, and packed by a GPU's own kernels where it has them."""
+        if self.config.exec != "packed" or not self.precision.startswith(("bf16", "16")):
+            return self.config.exec
+        return "varlen" if varlen.available(first_device(self.config.trainer.accelerator)) else "packed"
 
     @property
     def preparation(self) -> list[dict[str, Any]]:
@@ -202,7 +209,7 @@ class Bench:
         models.freeze(model, given.freeze)
         if given.dropout is not None:
             models.set_dropout(model, given.dropout)
-        return Encoder(model.train(), self.config.exec)
+        return Encoder(model.train(), self.execution)
 
     def _from_teacher(self, *teachers: Teacher | None) -> transformers.PreTrainedModel:
         given = self.config.student
@@ -224,7 +231,7 @@ class Bench:
         return {
             "model": self.source_hash(),
             "student": asdict(given) | {"path": given.path and teacherspecs.weights_of(given.path)},
-            **({} if self.config.exec == "padded" else {"exec": self.config.exec}),  # other ones round otherwise
+            **({} if self.execution == "padded" else {"exec": self.execution}),  # other ones round otherwise
         }
 
     def distiller(

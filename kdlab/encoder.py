@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from kdlab import attention, packing
+from kdlab import attention, packing, varlen
 from kdlab.types import Batch, Outputs
 
 
@@ -41,13 +41,19 @@ class Encoder(nn.Module):
     encoder hands through what it is given, so every family's own head runs, unmodified (BERT, RoBERTa, DistilBERT,
     ELECTRA, MPNet, DeBERTa-v2, ModernBERT). `per_row`: the head gives one answer a row, not one a token.
     `execution` "packed": without padding where the family allows it (`kdlab.packing`), else "bucketed": rows of similar
-    length together; "padded": each batch as it comes. What comes out is the same within rounding.
+    length together; "padded": each batch as it comes; "varlen": packed, by kernels for it where they can be used (not
+    under dropout of attention, nor where attention is read). What comes out is the same within rounding.
     """
 
     def __init__(self, model: transformers.PreTrainedModel, execution: str = "padded") -> None:
         super().__init__()
         self.model = model
-        self.execution = "bucketed" if execution == "packed" and not packing.packs(model) else execution
+        packs = packing.packs(model) or execution not in ("packed", "varlen")
+        self.execution = execution if packs else "bucketed"
+        if self.execution == "varlen":
+            varlen.prepare(model)
+        # each layer's dropout of attention weights: what says how attention is scaled is self-attention
+        self._attention_dropout = [m.dropout for m in model.modules() if hasattr(m, "scaling") and hasattr(m, "dropout")]
         self.per_row = is_classifier(model)
         base = model.base_model
         head = copy.copy(model)
@@ -59,7 +65,9 @@ class Encoder(nn.Module):
     def encode(self, batch: Batch, wants: frozenset[str] = frozenset()) -> Outputs:
         """What the layers make of the rows of `batch`: `hidden` and `mask`, and what is wanted of "states", "scores",
         "values". For the latter two `kdlab.attention.prepare` must have been called on the model."""
-        if self.execution == "packed":
+        if self._flat and self._half and not wants & {"scores", "values"}:
+            return self._in_one_row(batch, wants)
+        if self.execution in ("packed", "varlen"):
             return self._packed(batch, wants)
         if self.execution == "bucketed":
             return self._bucketed(batch, wants)
@@ -83,6 +91,26 @@ class Encoder(nn.Module):
         if recorded is not None:
             shown.scores, shown.values = attention.checked(recorded, self.model)
         return shown
+
+    @property
+    def _flat(self) -> bool:
+        """Whether a forward now, in half precision, is one over a single row of tokens."""
+        if self.execution != "varlen" or not varlen.prepared(self.model):
+            return False
+        return not self.model.training or all(dropout.p == 0 for dropout in self._attention_dropout)
+
+    @property
+    def _half(self) -> bool:
+        return torch.is_autocast_enabled("cuda") or self.model.dtype in (torch.bfloat16, torch.float16)
+
+    def _in_one_row(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        flat = packing.Flat(batch, packing.first_position(self.model))
+        with varlen.sequences(flat.bounds, flat.shape[1]):
+            found = self._run(flat.inputs, wants)
+        assert found.hidden is not None
+        hidden = flat.unpack(found.hidden)
+        states = found.states and tuple(hidden if x is found.hidden else flat.unpack(x) for x in found.states)
+        return Outputs(hidden=hidden, mask=batch.attention_mask, states=states)
 
     def _packed(self, batch: Batch, wants: frozenset[str]) -> Outputs:
         packed = packing.Packed(batch, packing.first_position(self.model))
@@ -117,7 +145,9 @@ class Encoder(nn.Module):
         if self.execution == "padded":
             return rows * length, rows * length * length
         lengths = tuple(batch.attention_mask.sum(1).tolist())
-        if self.execution == "packed":
+        if self._flat:
+            return sum(lengths), sum(n * n for n in lengths)
+        if self.execution in ("packed", "varlen"):
             found = packing.layout(lengths)
             return found.tokens, found.tokens * found.width
         groups = packing.buckets(lengths)

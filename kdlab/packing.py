@@ -3,6 +3,7 @@
 A padded batch is as long as its longest row; of short texts most of it is padding. Packed, sequences are laid end to end
 in fewer rows, with position ids that begin anew and an attention mask that is block-diagonal, through the unmodified
 transformers model; then they are put back in their own rows. What comes out equals padded execution within rounding.
+Where a GPU has kernels for it (`kdlab.varlen`), there is one row of all tokens and no mask.
 Models whose positions cannot be given run in buckets instead: rows of similar length together, padded to their own
 longest.
 """
@@ -135,6 +136,28 @@ class Packed:
     def unpack_values(self, values: Tensor) -> Tensor:
         """Attention values (R, A, W, d) as (k, A, L, d)."""
         return values.transpose(1, 2).flatten(0, 1)[self.places].transpose(1, 2)
+
+
+class Flat:
+    """A batch as one row of its real tokens, for `kdlab.varlen`: the inputs of a model, and the way back."""
+
+    def __init__(self, batch: Batch, first_position: int) -> None:
+        self.shape = batch.attention_mask.shape
+        real = batch.attention_mask.bool()
+        self.places = real.flatten().nonzero().squeeze(1)  # (T,)
+        self.bounds = F.pad(real.sum(1).cumsum(0), (1, 0)).int()
+        positions = torch.arange(self.shape[1], device=real.device) + first_position
+        self.inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids.flatten()[self.places].unsqueeze(0),
+            "position_ids": positions.expand(self.shape).flatten()[self.places].unsqueeze(0),
+        }
+        if batch.token_types is not None:
+            self.inputs["token_type_ids"] = batch.token_types.flatten()[self.places].unsqueeze(0)
+
+    def unpack(self, hidden: Tensor) -> Tensor:
+        """States (1, T, H) as (k, L, H), zero at padding."""
+        found = hidden.new_zeros(self.shape.numel(), hidden.shape[-1])
+        return found.index_copy(0, self.places, hidden[0]).view(*self.shape, -1)
 
 
 @functools.lru_cache(maxsize=16)

@@ -118,7 +118,7 @@ class TeacherPool:
 
     def teacher(self, member: TeacherSpec, ledger: Ledger | None = None) -> Teacher:
         """A teacher, loaded and frozen, counted by `ledger`."""
-        encoder = Encoder(self.load(member), self.bench.config.exec)
+        encoder = Encoder(self.load(member), self.bench.execution)
         ask = ledger.ask if ledger else None
         return Teacher(member.name, encoder, ask, self.order(member), member.classes)
 
