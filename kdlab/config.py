@@ -27,7 +27,7 @@ class Config:
     overwrite: bool = False
     resume: bool = True
     no_kd_baseline: bool = False
-    exec: str = "padded"
+    exec: str = "packed"
     scale: Scale = field(default_factory=Scale)
     data: Data = field(default_factory=Data)
     teachers: Teachers = field(default_factory=Teachers)

@@ -25,8 +25,10 @@ OBSERVED_EPOCH = STATIC - 1  # the fixed "epoch" whose masks a policy's evaluati
 POOL = 50  # batches whose rows are sorted by length together
 
 
-class LengthGrouped(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, row) pairs of similar length, in a random order, the same for a seed on any number of ranks.
+class BatchOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, row) pairs in a random order, the same for a seed on any number of ranks.
+
+    `grouped`: each batch of rows of similar length, which wastes little on padding; else rows as they are drawn.
 
     The global batch holds `batch_size` rows for each rank; each rank takes its contiguous share. The last batch of an
     epoch may be smaller; a rank that would get no row gets one marked as not real (row -1 - index). `start` is the
@@ -42,8 +44,10 @@ class LengthGrouped(Sampler[list[tuple[int, int]]]):
         rank: int,
         world: int,
         rows: np.ndarray | None = None,
+        grouped: bool = True,
     ) -> None:
         self.lengths = lengths
+        self.grouped = grouped
         self.rows = np.arange(len(lengths)) if rows is None else rows
         self.batch_size = batch_size
         self.batches = batches
@@ -66,10 +70,12 @@ class LengthGrouped(Sampler[list[tuple[int, int]]]):
         return self.batches
 
     def epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        """The global batches of one epoch: shuffled, sorted by length within pools, shuffled again as batches."""
+        """The global batches of one epoch: shuffled; grouped, then sorted by length within pools, and shuffled again."""
         rng = np.random.default_rng(stable("order", self.seed, epoch))
         order = self.rows[rng.permutation(len(self.rows))]
         size = self.batch_size * self.world
+        if not self.grouped:
+            return [order[i : i + size] for i in range(0, len(order), size)]
         batches = []
         for start in range(0, len(order), size * POOL):
             pool = order[start : start + size * POOL]
@@ -161,7 +167,8 @@ class ResumableLoader(DataLoader):
 class TrainingRows(pl.LightningDataModule):
     """What both data modules share: the order of the training rows, and rows set aside from them.
 
-    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows.
+    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows;
+    `grouped`: a batch has rows of similar length.
     """
 
     train: Any
@@ -175,8 +182,10 @@ class TrainingRows(pl.LightningDataModule):
         epochs: int | None,
         heldout_rows: int | None,
         workers: int,
+        grouped: bool,
     ) -> None:
         super().__init__()
+        self.grouped = grouped
         self.batch_size, self.seed, self.workers, self.heldout_rows = batch_size, seed, workers, heldout_rows
         self._batches, self._epochs = batches, epochs
         self._aside = np.zeros(0, dtype=np.int64)
@@ -198,9 +207,9 @@ class TrainingRows(pl.LightningDataModule):
         chosen = np.random.default_rng(stable("set aside", self.seed)).permutation(len(known))[:rows]
         self._aside = np.sort(known[chosen])
 
-    def sampler(self, rank: int = 0, world: int = 1) -> LengthGrouped:
+    def sampler(self, rank: int = 0, world: int = 1) -> BatchOrder:
         rows = np.setdiff1d(np.arange(len(self.lengths)), self._aside) if len(self._aside) else None
-        sampler = LengthGrouped(self.lengths, self.batch_size, 0, self.seed, rank, world, rows)
+        sampler = BatchOrder(self.lengths, self.batch_size, 0, self.seed, rank, world, rows, self.grouped)
         sampler.batches = sampler.within(self._batches, self._epochs)
         return sampler
 
@@ -250,8 +259,9 @@ class CorpusDataModule(TrainingRows):
         heldout_rows: int | None = 256,
         workers: int = 0,
         crop: int | None = None,
+        grouped: bool = True,
     ) -> None:
-        super().__init__(batch_size, seed, batches, epochs, heldout_rows, workers)
+        super().__init__(batch_size, seed, batches, epochs, heldout_rows, workers, grouped)
         self.folder, self.masker, self.heldout_masker = folder, masker, heldout_masker
         self.collate = Collate(pad)
         self.train = corpus.Tokens(corpus.load(self.folder, "train"))
@@ -291,8 +301,9 @@ class TaskDataModule(TrainingRows):
         epochs: int | None = None,
         heldout_rows: int | None = None,
         workers: int = 0,
+        grouped: bool = True,
     ) -> None:
-        super().__init__(batch_size, seed, batches, epochs, heldout_rows, workers)
+        super().__init__(batch_size, seed, batches, epochs, heldout_rows, workers, grouped)
         self.folder, self.pad = folder, pad
         self.train = taskset.load(folder, "train")
         self.shape = self.train.shape

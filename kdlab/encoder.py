@@ -53,7 +53,9 @@ class Encoder(nn.Module):
         if self.execution == "varlen":
             varlen.prepare(model)
         # each layer's dropout of attention weights: what says how attention is scaled is self-attention
-        self._attention_dropout = [m.dropout for m in model.modules() if hasattr(m, "scaling") and hasattr(m, "dropout")]
+        self._attention_dropout = [
+            m.dropout for m in model.modules() if hasattr(m, "scaling") and hasattr(m, "dropout")
+        ]
         self.per_row = is_classifier(model)
         base = model.base_model
         head = copy.copy(model)

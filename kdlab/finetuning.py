@@ -122,11 +122,11 @@ class TaskBench(Bench):
         self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
     ) -> TaskDataModule:
         seed, size = self.config.seed if seed is None else seed, batch_size or self.config.data.batch_size
-        return self.rows_in(self.train_folder, seed, size, batches, epochs)
+        return self.rows_in(self.train_folder, seed, size, batches, epochs, self.config.data.order == "length")
 
     @property
     def rows_parts(self) -> dict[str, Any]:
-        return {"task": self.train_folder.name}
+        return {"task": self.train_folder.name, "order": self.config.data.order}
 
     @cached_property
     def train_folder(self) -> Path:
@@ -134,13 +134,12 @@ class TaskBench(Bench):
         return self.task_folder if self.config.data.augment is None else augmented.folder(self)
 
     def rows_in(
-        self, folder: Path, seed: int, batch_size: int, batches: int | None, epochs: int | None
+        self, folder: Path, seed: int, batch_size: int, batches: int | None, epochs: int | None, grouped: bool = True
     ) -> TaskDataModule:
-        """The prepared rows in `folder`, for a number of micro-batches or of passes."""
-        data = self.config.data
-        return TaskDataModule(
-            folder, int(self.tokenizer.pad_token_id or 0), batch_size, seed, batches, epochs, data.heldout_rows, data.workers  # pyright: ignore
-        )  # fmt: skip
+        """The prepared rows in `folder`, for a number of micro-batches or of passes; `grouped` by length, as teachers
+        are fine-tuned."""
+        data, pad = self.config.data, int(self.tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
+        return TaskDataModule(folder, pad, batch_size, seed, batches, epochs, data.heldout_rows, data.workers, grouped)
 
     def facts(self) -> dict[str, Any]:
         """What is known of the rows."""

@@ -112,11 +112,12 @@ class TextBench(Bench):
     ) -> CorpusDataModule:
         given = self.config.data
         seed = self.config.seed if seed is None else seed
-        return self.rows_of(seed, batch_size or given.batch_size, given.mask_probability, batches, epochs)
+        size, grouped = batch_size or given.batch_size, given.order == "length"
+        return self.rows_of(seed, size, given.mask_probability, batches, epochs, grouped=grouped)
 
     @property
     def rows_parts(self) -> dict[str, Any]:
-        names = ("masking", "mask_probability")
+        names = ("masking", "mask_probability", "order")
         return {**self.corpus_parts, **{name: getattr(self.config.data, name) for name in names}}
 
     def rows_of(
@@ -127,8 +128,10 @@ class TextBench(Bench):
         batches: int | None,
         epochs: int | None = None,
         crop: int | None = None,
+        grouped: bool = True,
     ) -> CorpusDataModule:
-        """The prepared text, for a number of micro-batches or of passes; `crop`: stretches of at most so many tokens."""
+        """The prepared text, for a number of micro-batches or of passes; `crop`: stretches of at most so many tokens;
+        `grouped` by length, as teachers are prepared."""
         data = self.config.data
         folder = self.corpus_folder
         facts = {
@@ -149,4 +152,5 @@ class TextBench(Bench):
             heldout_rows=data.heldout_rows,
             workers=data.workers,
             crop=crop,
+            grouped=grouped,
         )

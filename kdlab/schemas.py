@@ -40,6 +40,7 @@ class Data:
     path: str | None = None
     max_length: int = 128
     batch_size: int = 32
+    order: str = "random"
     workers: int = 0
     heldout_rows: int | None = 256
     # of text
@@ -68,6 +69,7 @@ class Data:
             )
         if self.task is not None:
             find(self.task)
+        one_of("data.order", self.order, ("random", "length"))
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
         for name in ("group", "batch_size"):

@@ -10,6 +10,7 @@ Nothing is padded and no mask is made. The kernels take float16 and bfloat16 on 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -29,11 +30,7 @@ def available(device: torch.device) -> bool:
     """Whether the kernels run on `device`: CUDA of capability 8.0 or more, and a torch that has them (2.10 on)."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         return False
-    try:
-        import torch.nn.attention.varlen  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
 
 
 def prepare(model: transformers.PreTrainedModel) -> None:

@@ -6,29 +6,33 @@ import numpy as np
 import pytest
 import torch
 
-from kdlab.datamodules import Collate, LengthGrouped, MaskedRows
+from kdlab.datamodules import BatchOrder, Collate, MaskedRows
 from kdlab.masking import Masker
 from kdlab.types import IGNORE
 
 LENGTHS = np.random.default_rng(0).integers(5, 60, size=103)
 
 
-def sampler(rank: int = 0, world: int = 1, batch: int = 8, batches: int = 40, seed: int = 1) -> LengthGrouped:
-    return LengthGrouped(LENGTHS, batch, batches, seed, rank, world)
+def sampler(
+    rank: int = 0, world: int = 1, batch: int = 8, batches: int = 40, seed: int = 1, grouped: bool = True
+) -> BatchOrder:
+    return BatchOrder(LENGTHS, batch, batches, seed, rank, world, grouped=grouped)
 
 
-def test_every_row_comes_once_an_epoch_in_another_order_each_time():
-    one = list(sampler(batches=2 * sampler().per_epoch))
+@pytest.mark.parametrize("grouped", [True, False])
+def test_every_row_comes_once_an_epoch_in_another_order_each_time(grouped):
+    one = list(sampler(batches=2 * sampler().per_epoch, grouped=grouped))
     epochs = [[row for part in one for epoch, row in part if epoch == e] for e in (0, 1)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(103))
     assert epochs[0] != epochs[1]
     assert [len(part) for part in one].count(103 % 8) == 2  # the last rows of each epoch are not dropped
 
 
+@pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("world", [2, 3, 4])
-def test_ranks_share_the_global_batch_in_order(world):
-    whole = list(sampler(batch=8 * world))
-    shares = [list(sampler(rank, world)) for rank in range(world)]
+def test_ranks_share_the_global_batch_in_order(world, grouped):
+    whole = list(sampler(batch=8 * world, grouped=grouped))
+    shares = [list(sampler(rank, world, grouped=grouped)) for rank in range(world)]
     for i, wanted in enumerate(whole):
         rows = [key for share in shares for key in share[i] if key[1] >= 0]
         assert rows == wanted
@@ -46,6 +50,8 @@ def test_starting_later_gives_the_rest_of_the_same_batches():
 def test_batches_hold_rows_of_similar_length_and_seeds_differ():
     spread = np.mean([np.ptp([LENGTHS[row] for _, row in part]) for part in sampler(batches=13)])
     assert spread < np.ptp(LENGTHS) / 4
+    free = np.mean([np.ptp([LENGTHS[row] for _, row in part]) for part in sampler(batches=13, grouped=False)])
+    assert free > np.ptp(LENGTHS) / 2
     assert list(sampler(seed=2)) != list(sampler(seed=1))
 
 
