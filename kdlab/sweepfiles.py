@@ -1,0 +1,154 @@
+"""Sweep files: the command of a whole experiment, `+sweep=NAME`, as a list of grids of ordinary overrides.
+
+`conf/sweep/NAME.yaml` (or the same below a folder of one's own):
+
+    question: What the runs are to answer, in one sentence.
+    source: The tables and figures of a paper that ask it.
+    shared: [+exp=adads_finetune, "seed=1,2,3"]     # in every grid
+    demo: [trainer.max_steps=200]                   # in every grid as well, at scale=demo (the default)
+    paper: ["data.task=mnli,qqp"]                   # the same at scale=paper
+    grids:
+      - ["select=random,entropy", select.ratio=0.1]
+      - {both: [select=all], paper: [trainer.max_epochs=3]}
+
+Of one key the later of these counts: shared, scale, grid, grid's scale, and what the user adds to the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+
+from kdlab.errors import UserError, nearest
+
+SCALES = ("demo", "paper")
+BOTH = "both"  # the part of a grid that holds at either scale
+LISTS = ("shared", *SCALES)
+KEYS = ("question", "source", *LISTS, "grids")
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """One sweep file, read and checked. `grids` are overrides by part: `both`, `demo`, `paper`; `shared` by scale."""
+
+    path: Path
+    question: str
+    source: str
+    shared: dict[str, list[str]]
+    grids: list[dict[str, list[str]]]
+
+    def at(self, scale: str, own: Sequence[str] = ()) -> list[list[str]]:
+        """The grids at `scale`, each a list of overrides; `own` come last and replace the file's of the same key.
+
+        Grids that the user's overrides make equal are one.
+        """
+        found: list[list[str]] = []
+        for grid in self.grids:
+            parts = (self.shared[BOTH], self.shared[scale], grid[BOTH], grid[scale], own)
+            lines = _last([line for part in parts for line in part])
+            if lines not in found:
+                found.append(lines)
+        return found
+
+
+def grids(name: str, overrides: Sequence[str], folders: Iterable[Path] = ()) -> list[list[str]]:
+    """The grids of `+sweep=name`, each a list of Hydra overrides whose values may be lists to sweep over.
+
+    `overrides` are the user's own; they win over the file's, and `scale=` among them picks the scale. `folders` are
+    searched before the package's (`--config-dir`). UserError for a name that no file has, and for a file that is
+    damaged, or says what it may not say.
+    """
+    own = [line for line in overrides if _key(line) != "sweep"]
+    scales = [line.partition("=")[2] for line in own if _key(line) == "scale"]
+    scale = scales[-1] if scales else SCALES[0]
+    if scale not in SCALES:
+        raise UserError(f"scale={scale}: a sweep file is for one scale at a time; {nearest(scale, SCALES)}")
+    return read(name, folders).at(scale, own)
+
+
+def names(folders: Iterable[Path] = ()) -> list[str]:
+    """What may stand after `+sweep=`."""
+    return sorted({file.stem for folder in _searched(folders) for file in folder.glob("*.yaml")})
+
+
+def read(name: str, folders: Iterable[Path] = ()) -> SweepFile:
+    """The sweep file of that name; UserError as in `grids`."""
+    known = {file.stem: file for folder in reversed(_searched(folders)) for file in folder.glob("*.yaml")}
+    if name not in known:
+        raise UserError(f"+sweep={name}: there is no such sweep; {nearest(name, known)}")
+    path = known[name]
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: keys and values were expected: {', '.join(KEYS)}")
+    _only(path, found, KEYS)
+    for key in ("question", "source"):
+        if not isinstance(found.get(key), str):
+            raise UserError(f"{path}: {key}: a line of text was expected")
+    shared = _parts(path, "", {BOTH if key == "shared" else key: found.get(key) for key in LISTS})
+    given = found.get("grids", [[]])
+    if not isinstance(given, list) or not given:
+        raise UserError(f"{path}: grids: a list of grids was expected, each a list of KEY=VALUE")
+    made = []
+    for i, grid in enumerate(given):
+        parts = grid if isinstance(grid, dict) else {BOTH: grid}
+        _only(path, parts, (BOTH, *SCALES), f"grids[{i}].")
+        made.append(_parts(path, f"grids[{i}].", parts))
+    return SweepFile(path, found["question"], found["source"], shared, made)
+
+
+def _searched(folders: Iterable[Path]) -> list[Path]:
+    from kdlab.run import CONF  # that room reads sweep files
+
+    return [folder / "sweep" for folder in (*folders, CONF)]
+
+
+def _only(path: Path, found: dict[Any, Any], known: Sequence[str], where: str = "") -> None:
+    for key in found:
+        if key not in known:
+            raise UserError(f"{path}: unknown key {where}{key}: {nearest(str(key), known)}")
+
+
+def _parts(path: Path, where: str, given: dict[Any, Any]) -> dict[str, list[str]]:
+    """The overrides of each part, checked one by one."""
+    parts = {}
+    for part in (BOTH, *SCALES):
+        lines = given.get(part) or []
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise UserError(f"{path}: {where}{part}: a list of KEY=VALUE was expected")
+        for line in lines:
+            key = _checked(f"{path}: {where}{part}", line).key_or_group
+            if key in ("scale", "sweep") or key.split(".")[0].split("/")[0] == "hydra":
+                raise UserError(f"{path}: {where}{part}: {line}: a sweep file cannot set {key}; the command can")
+        parts[part] = list(lines)
+    return parts
+
+
+def _checked(where: str, line: str) -> Override:
+    try:
+        return OverridesParser.create().parse_overrides([line])[0]
+    except OverrideParseException:
+        raise UserError(f"{where}: {line!r} is not of the form KEY=VALUE") from None
+
+
+def _key(line: str) -> str:
+    """What an override sets: its key without the signs in front of it, and its package where it names one."""
+    (override,) = OverridesParser.create().parse_overrides([line])
+    return override.key_or_group + (f"@{override.package}" if override.package else "")
+
+
+def _last(lines: Sequence[str]) -> list[str]:
+    """`lines` without those whose key comes again."""
+    keys = [_key(line) for line in lines]
+    return [line for i, line in enumerate(lines) if keys[i] not in keys[i + 1 :]]
