@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--checkpoint", **checkpoint)
     kind("temperature", "score against the temperature of the loss, of many runs (Dynamic KD Fig. 7)", _temperature)
     kind("ratio", "score against the selection ratio, of many runs (AdaDS Fig. 3)", _ratio)
+    one = kind(
+        "against", "score against any setting, of many runs (Dynamic KD Fig. 2, KSM Fig. 4, DeKD Fig. 3)", _against
+    )
+    one.add_argument("--key", required=True, metavar="KEY", help="the setting, such as student.layers")
     return parser
 
 
@@ -70,7 +74,8 @@ def _analyse(given: argparse.Namespace) -> int:
     if getattr(given, "rows", 1) < 1:
         raise UserError(f"--rows {given.rows}: at least 1")
     found = given.make(given)
-    for path in _write(found, given.name, given.out or _common(given) / "figures"):
+    name = f"{given.name}_{given.key}" if "key" in given else given.name
+    for path in _write(found, name, given.out or _common(given) / "figures"):
         print(path)
     return 0
 
@@ -108,6 +113,12 @@ def _ratio(given: argparse.Namespace) -> Found:
     from kdlab import comparisons
 
     return comparisons.ratio(given.runs)
+
+
+def _against(given: argparse.Namespace) -> Found:
+    from kdlab import comparisons
+
+    return comparisons.against(given.runs, given.key)
 
 
 def _common(given: argparse.Namespace) -> Path:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdlab import pictures, seedgroups
 from kdlab.analyses import Found
-from kdlab.errors import UserError
+from kdlab.errors import UserError, nearest
 from kdlab.seedgroups import AGAIN, Facts, Run
 
 
@@ -66,6 +67,30 @@ def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> Fo
     return Found(columns, table, _drawn(table, "temperature", "How good the student is, by temperature", "temperature"))
 
 
+def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print) -> Found:
+    """Score against the setting `key` (dotted, a number), one line for all that differs otherwise, mean over seeds.
+
+    Dynamic KD Fig. 2 and KSM Fig. 4 (`student.layers`), KSM Fig. 3, 5 and 6 (`policy.episodes`, `policy.phase`), DeKD
+    Fig. 3 (`adopt.assistant.layers`). Table as `ratio`'s, with the setting and the group, named as in `kdlab.compare`.
+    """
+    runs = read(paths, say)
+    some = [run for run in runs if _number(run.facts.get(key)) is not None]
+    if not some:
+        numbers = {k for run in runs for k, value in run.facts.items() if _number(value) is not None}
+        raise UserError(f"--key {key}: none of these runs has a number there; {nearest(key, numbers)}")
+    if len(some) < len(runs):
+        say(f"{len(runs) - len(some)} runs without a number in {key} are left out")
+    bare = [replace(run, facts={k: v for k, v in run.facts.items() if k != key}) for run in some]
+    names: dict[tuple[str, str], str] = {}
+    for task in {run.task for run in bare}:
+        for group in seedgroups.grouped([run for run in bare if run.task == task]):
+            names[task, repr(group.facts)] = group.name
+    lines: list[tuple[str, Facts]] = [(names[run.task, repr(run.essence())], {}) for run in bare]
+    table = _table(some, [{} for _ in some], lines, key, [float(run.facts[key]) for run in some])
+    columns = ("task", "select", "ratio", key, "seeds", "mean", "std", "queries", "flops", "seconds")
+    return Found(columns, table, _drawn(table, key, f"How good the student is, by {key}", key))
+
+
 # ---- runs
 
 
@@ -83,6 +108,11 @@ def _score(run: Run) -> float:
     """The task's score, or the masked-LM loss."""
     student = run.result["metrics"]["student"]
     return float(student["score"] if "score" in student else student["loss"])
+
+
+def _number(value: Any) -> float | None:
+    """A setting that is a number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _below(run: Run, group: str) -> Facts:
@@ -188,7 +218,8 @@ def _drawn(table: Sequence[Mapping[str, Any]], x: str, title: str, below: str) -
         if x == "ratio":
             pictures.shares(axes, places)
         elif places:
-            axes.set_xscale("log")
+            if x == "temperature":
+                axes.set_xscale("log")
             axes.set_xticks(places, [f"{place:g}" for place in places])
             axes.set_xticks([], minor=True)
         axes.set_xlabel(below)

@@ -166,6 +166,9 @@ def test_runs_side_by_side(here):
     assert analyse.main(["temperature", str(RUN), "--out", "w"]) == 0
     (row,) = checked(Path("w"), "temperature")
     assert (row["select"], row["temperature"]) == ("entropy 25 %", "2.0")
+    assert analyse.main(["against", "--key", "student.layers", str(RUN), "--out", "w"]) == 0
+    (row,) = checked(Path("w"), "against_student.layers")
+    assert (row["select"], row["student.layers"]) == ("select=entropy ratio=0.25", "2.0")
 
 
 @pytest.mark.parametrize(
@@ -200,5 +203,14 @@ def test_tsne_says_what_to_install(here, monkeypatch, capsys):
 def test_help_names_every_analysis(tmp_path):
     done = command(["--help"], tmp_path, "kdlab.analyse")
     assert done.code == 0
-    for said in ("gradients", "selected", "tsne", "temperature", "ratio", "AdaDS Fig. 1", "Dynamic KD Fig. 5"):
+    for said in (
+        "gradients",
+        "selected",
+        "tsne",
+        "temperature",
+        "ratio",
+        "against",
+        "AdaDS Fig. 1",
+        "Dynamic KD Fig. 5",
+    ):
         assert said in " ".join(done.output.split())

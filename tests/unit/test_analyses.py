@@ -288,6 +288,31 @@ def test_scores_against_the_temperature(tmp_path: Path) -> None:
     assert len(found.figure.axes) == 1 and found.figure.axes[0].get_xscale() == "log"
 
 
+def test_scores_against_any_setting(tmp_path: Path) -> None:
+    for layers, seed, score in ((2, 1, 0.5), (2, 2, 0.7), (4, 1, 0.8), (6, 1, 0.9)):
+        made_run(tmp_path / f"{layers}-{seed}", score, seed, share=1.0, layers=layers)
+    made_run(tmp_path / "other", 0.3, share=1.0, layers=4, tau=2.0)
+    made_run(tmp_path / "list", 0.1, share=1.0, layers=[0, 2])
+    said: list[str] = []
+    found = comparisons.against([tmp_path], "student.layers", said.append)
+    assert [(r["select"], r["student.layers"], r["seeds"], r["mean"]) for r in found.rows] == [
+        ("temperature=1", 2, 2, pytest.approx(0.6)), ("temperature=1", 4, 1, 0.8), ("temperature=1", 6, 1, 0.9),
+        ("temperature=2", 4, 1, 0.3),
+    ]  # fmt: skip
+    assert said == ["1 runs without a number in student.layers are left out"]
+    (axes,) = found.figure.axes
+    assert axes.get_xscale() == "linear" and [t.get_text() for t in axes.get_xticklabels()] == ["2", "4", "6"]
+    assert any(np.allclose(line.get_ydata(), [60, 80, 90]) for line in axes.lines if len(line.get_xdata()) == 3)
+
+
+def test_a_setting_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+    made_run(tmp_path / "a", 0.8)
+    with pytest.raises(UserError, match=r"--key student.layer: .*; did you mean student.layers\?"):
+        comparisons.against([tmp_path], "student.layer", silent)
+    with pytest.raises(UserError, match=r"--key select.name: none of these runs has a number there"):
+        comparisons.against([tmp_path], "select.name", silent)
+
+
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     made_run(tmp_path / "1", 0.1)
     made_run(tmp_path / "2", 0.2)  # the same run again

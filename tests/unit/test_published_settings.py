@@ -211,7 +211,9 @@ def test_a_group_is_said_in_the_comments_as_it_is_typed():
 # ---- which teacher, which knowledge (METHODS sections 5 to 7)
 
 
-@pytest.mark.parametrize("exp", ["dekd", "ksm", "dynamickd_teacher", "dynamickd_objective", "specialists"])
+@pytest.mark.parametrize(
+    "exp", ["dekd", "ksm", "dynamickd_data", "dynamickd_teacher", "dynamickd_objective", "specialists"]
+)
 def test_students_and_batches_of_the_other_papers_are_the_same(exp):
     config = paper(exp=exp)
     assert models.pick_layers(config.student.layers, 12, config.student.pick) == [0, 1, 2, 3, 4, 5]
