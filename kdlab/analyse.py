@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
             )
             one.add_argument("--out", type=Path, help="where to write (default: figures/ in the folder common to RUNs)")
             return one
-        one.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run on labelled rows")
+        one.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run (gradients: also on text)")
         one.add_argument("--rows", type=int, default=rows, help=f"training rows to look at (default: {rows})")
         one.add_argument("--strategies", nargs="+", metavar="S", help="names such as entropy random")
         one.add_argument("--out", type=Path, help="where to write (default: RUN/figures)")
@@ -87,7 +87,7 @@ def _gradients(given: argparse.Namespace) -> Found:
     from kdlab import analyses, opened
 
     return analyses.gradients(
-        opened.Open(given.run, checkpoint=given.checkpoint), given.rows, given.strategies, given.head
+        opened.Open(given.run, checkpoint=given.checkpoint, text=True), given.rows, given.strategies, given.head
     )
 
 

@@ -18,21 +18,32 @@ def cosines(encoder: Encoder, batch: Batch, told: Tensor, soft: Loss, parameters
     """Cosine (B,) of the angle between the gradients of label loss and distillation loss of each row, float64.
 
     AdaDS section 4.3 and Fig. 1, which counts the rows where the angle is below 90 degrees (cosine above 0). `told`
-    (B, C) are the teacher's logits, `soft` the distillation loss on logits; gradients with regard to `parameters`, all
-    together one vector, one row at a time: B forwards and 2 B backwards, one gradient of the model's size in memory at
-    a time for each loss. 0 where a gradient vanishes.
+    (U, C) are the teacher's logits at the batch's units (`units`), `soft` the distillation loss on logits, both losses
+    added over the units of a row; gradients with regard to `parameters`, all together one vector, one row at a time: B
+    forwards and 2 B backwards, one gradient of the model's size in memory at a time for each loss. 0 where a gradient
+    vanishes.
     """
     found = []
-    zero = torch.zeros(1, dtype=torch.long, device=batch.rows.device)
-    for i in range(len(batch)):
+    counts = torch.bincount(units(batch)[0], minlength=len(batch)).tolist()
+    for i, theirs in enumerate(told.split(counts)):
         row = batch.take(torch.tensor([i], device=batch.rows.device))
-        logits = encoder.project(encoder.vectors(encoder.encode(row), zero, zero))
-        student = Outputs(logits=logits, labels=row.labels)
+        at, place = units(row)
+        logits = encoder.project(encoder.vectors(encoder.encode(row), at, place))
+        student = Outputs(logits=logits, labels=row.labels if row.labels.ndim == 1 else row.labels[at, place])
         one = _gradient(label_loss(student), parameters, keep=True)
-        other = _gradient(soft(student, Outputs(logits=told[i : i + 1])), parameters, keep=False)
+        other = _gradient(soft(student, Outputs(logits=theirs)), parameters, keep=False)
         scale = _product(one, one).sqrt() * _product(other, other).sqrt()
         found.append(_product(one, other) / scale if scale > 0 else scale)
     return torch.stack(found).cpu() if found else torch.zeros(0, dtype=torch.float64)
+
+
+def units(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Row and place (U,) of each prediction of a batch, row after row: its masked positions, or each row itself."""
+    if batch.labels.ndim == 1:
+        every = torch.arange(len(batch), device=batch.rows.device)
+        return every, every
+    row, place = batch.labelled().nonzero(as_tuple=True)
+    return row, place
 
 
 def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool) -> list[Tensor | None]:

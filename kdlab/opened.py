@@ -1,4 +1,4 @@
-"""A finished run on labelled rows, open for questions: its student at any point, its teacher, its rows."""
+"""A finished run, open for questions: its student at any point, its teacher, its rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from kdlab import checkpoints, finished, models
 from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.finetuning import TaskBench
-from kdlab.gradients import Loss
-from kdlab.pool import chosen
+from kdlab.gradients import Loss, units
+from kdlab.pool import Pool, chosen, look, look_at_text
+from kdlab.pretraining import TextBench
 from kdlab.strategies import Strategy
+from kdlab.tasks import TaskShape
 from kdlab.terms import asks_teacher, on_logits
 from kdlab.types import Batch, Outputs
 
@@ -25,14 +27,16 @@ Say = Callable[[str], None]
 
 
 class Open:
-    """A finished run on labelled rows, with what it takes to ask its student and its teacher again.
+    """A finished run, with what it takes to ask its student and its teacher again.
 
-    `checkpoint`: look at the student of that file instead of the finished one. UserError for a run on text.
+    `checkpoint`: look at the student of that file instead of the finished one. UserError for a run on plain text unless
+    `text` allows it.
     """
 
-    def __init__(self, run: Path, say: Say = print, checkpoint: Path | None = None) -> None:
+    def __init__(self, run: Path, say: Say = print, checkpoint: Path | None = None, text: bool = False) -> None:
         result, self.config = finished.result_of(run), finished.config_of(run)
-        if result["stage"] != "finetune":
+        self.text = result["stage"] == "pretrain"
+        if self.text and not text:
             raise UserError(
                 f"{run} is a run on plain text; this analysis reads labelled rows (a run of the fine-tuning stage)"
             )
@@ -40,7 +44,7 @@ class Open:
         transformers.logging.disable_progress_bar()
         self.run, self.say, self.checkpoint = run, say, checkpoint
         self.steps = int(result["steps"])
-        self.bench = TaskBench(self.config, say)
+        self.bench = TextBench(self.config, say) if self.text else TaskBench(self.config, say)
         self.bench.source.check()
         gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
         self.device = torch.device("cuda" if gpu else "cpu")
@@ -53,7 +57,13 @@ class Open:
 
     @cached_property
     def regression(self) -> bool:
-        return self.bench.shape.regression
+        return self.bench.regression
+
+    @property
+    def shape(self) -> TaskShape:
+        """What the task looks like; there is none for text."""
+        assert isinstance(self.bench, TaskBench)
+        return self.bench.shape
 
     @cached_property
     def student(self) -> Encoder:
@@ -92,10 +102,9 @@ class Open:
         return found[-1].to(self.device)
 
     def told(self, batch: Batch) -> Tensor:
-        """The teacher's logits (B, C) on a batch; not in any ledger."""
-        every = torch.arange(len(batch), device=batch.rows.device)
+        """The teacher's logits (U, C) at a batch's units; not in any ledger."""
         shown = self.teacher.ask(batch, count=False)
-        return self.teacher.project(self.teacher.encoder.vectors(shown, every, every)).float()
+        return self.teacher.project(self.teacher.encoder.vectors(shown, *units(batch))).float()
 
     def strategies(self, names: Sequence[str] | None, default: Sequence[str] | None = None) -> dict[str, Strategy]:
         return chosen(names, self.bench.selection().arms, self.regression, default)
@@ -120,6 +129,10 @@ class Open:
 
         return loss
 
+    def look(self, batch: Batch) -> Pool:
+        """What strategies see of a batch that is on the device."""
+        return look_at_text(self.student, batch) if self.text else look(self.student, [batch], self.device)
+
     def batches(self, rows: int) -> Iterator[Batch]:
-        """`rows` labelled training rows drawn once (those that a policy watches), in batches of the run's size."""
+        """`rows` training rows drawn once (those that a policy watches), in batches of the run's size."""
         return self.data.observed_batches(rows)

@@ -1,4 +1,4 @@
-"""A fixed pool of labelled rows: what a student shows of them, and which of them each strategy would keep.
+"""A fixed pool of rows: what a student shows of them, and which of them each strategy would keep.
 
 The analyses look at students through it, always at the same rows, in batches of the run's size: a strategy sees of the
 pool what it would see in training.
@@ -29,13 +29,17 @@ STRATEGIES: dict[str, Strategy] = {
 @dataclass(frozen=True)
 class Pool:
     """What a student shows of N rows, on the CPU: ids `rows` (N,), `labels` (N,), float32 `logits` (N, C) and
-    last-layer `features` (N, H), the ones that strategies see; `sizes` of the batches the rows came in."""
+    last-layer `features` (N, H), the ones that strategies see; `sizes` of the batches the rows came in.
+
+    Of masked text, one batch at a time: `labels` (N, P), `logits` (N, P, V), and `mask` (N, P) of what exists of them.
+    """
 
     rows: Tensor
     labels: Tensor
     logits: Tensor
     features: Tensor
     sizes: tuple[int, ...]
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,6 +61,20 @@ def look(encoder: Encoder, batches: Iterable[Batch], device: torch.device | None
     return Pool(*columns, sizes=tuple(len(part[0]) for part in parts))
 
 
+@torch.no_grad()
+def look_at_text(encoder: Encoder, batch: Batch) -> Pool:
+    """The pool of one batch of masked text; the encoder is where the batch is, and in eval mode already."""
+    shown, masked = encoder.encode(batch), batch.labelled()
+    counts = masked.sum(1)
+    order = masked.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(counts.max()))]
+    exists = torch.arange(order.shape[1], device=order.device) < counts[:, None]
+    row = torch.arange(len(batch), device=order.device)[:, None].expand_as(order)
+    logits = encoder.project(encoder.vectors(shown, row.flatten(), order.flatten())).float().unflatten(0, order.shape)
+    found = (batch.rows, batch.labels.gather(1, order), logits, encoder.features(shown).float(), exists)
+    *columns, mask = (x[batch.real].cpu() for x in found)
+    return Pool(*columns, sizes=(len(mask),), mask=mask)
+
+
 def joined(pools: Sequence[Pool]) -> Pool:
     """One pool of several ranks' shares of it."""
     columns = [torch.cat([getattr(p, name) for p in pools]) for name in ("rows", "labels", "logits", "features")]
@@ -73,6 +91,7 @@ def keeps(pool: Pool, strategy: Strategy, ratio: float, *key: int | str, progres
             logits=pool.logits[some],
             features=pool.features[some],
             labels=pool.labels[some],
+            mask=None if pool.mask is None else pool.mask[some],
             keep=kept(size, ratio),
             progress=progress,
             rng=generator(*key, "pool", int(pool.rows[start])),  # by row: the same on any number of ranks

@@ -10,6 +10,7 @@
     grids:
       - ["select=random,entropy", select.ratio=0.1]
       - {both: [select=all], paper: [trainer.max_epochs=3]}
+      - {paper: [select=density]}                   # a grid of one scale alone
 
 Of one key the later of these counts: shared, scale, grid, grid's scale, and what the user adds to the command.
 """
@@ -36,7 +37,8 @@ KEYS = ("question", "source", *LISTS, "grids")
 
 @dataclass(frozen=True)
 class SweepFile:
-    """One sweep file, read and checked. `grids` are overrides by part: `both`, `demo`, `paper`; `shared` by scale."""
+    """One sweep file, read and checked. `shared` and each of `grids` are overrides by part: `both`, `demo`, `paper`; a
+    grid without `both` is only there at the scales that it has."""
 
     path: Path
     question: str
@@ -51,7 +53,9 @@ class SweepFile:
         """
         found: list[list[str]] = []
         for grid in self.grids:
-            parts = (self.shared[BOTH], self.shared[scale], grid[BOTH], grid[scale], own)
+            if not grid.keys() & {BOTH, scale}:
+                continue
+            parts = (self.shared[BOTH], self.shared[scale], grid.get(BOTH, []), grid.get(scale, []), own)
             lines = _last([line for part in parts for line in part])
             if lines not in found:
                 found.append(lines)
@@ -96,7 +100,8 @@ def read(name: str, folders: Iterable[Path] = ()) -> SweepFile:
     for key in ("question", "source"):
         if not isinstance(found.get(key), str):
             raise UserError(f"{path}: {key}: a line of text was expected")
-    shared = _parts(path, "", {BOTH if key == "shared" else key: found.get(key) for key in LISTS})
+    shared = {BOTH: [], "demo": [], "paper": []}
+    shared |= _parts(path, "", {BOTH if key == "shared" else key: found[key] for key in LISTS if key in found})
     given = found.get("grids", [[]])
     if not isinstance(given, list) or not given:
         raise UserError(f"{path}: grids: a list of grids was expected, each a list of KEY=VALUE")
@@ -105,6 +110,9 @@ def read(name: str, folders: Iterable[Path] = ()) -> SweepFile:
         parts = grid if isinstance(grid, dict) else {BOTH: grid}
         _only(path, parts, (BOTH, *SCALES), f"grids[{i}].")
         made.append(_parts(path, f"grids[{i}].", parts))
+    for scale in SCALES:
+        if not any(grid.keys() & {BOTH, scale} for grid in made):
+            raise UserError(f"{path}: grids: none of them is there at scale={scale}")
     return SweepFile(path, found["question"], found["source"], shared, made)
 
 
@@ -123,8 +131,8 @@ def _only(path: Path, found: dict[Any, Any], known: Sequence[str], where: str = 
 def _parts(path: Path, where: str, given: dict[Any, Any]) -> dict[str, list[str]]:
     """The overrides of each part, checked one by one."""
     parts = {}
-    for part in (BOTH, *SCALES):
-        lines = given.get(part) or []
+    for part, found in given.items():
+        lines = found or []
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             raise UserError(f"{path}: {where}{part}: a list of KEY=VALUE was expected")
         for line in lines:

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from kdlab import analyse
 from kdlab.tables import read
-from tests.runs import call, command, tiny_task
+from tests.runs import call, command, tiny, tiny_task
 
 RUN = Path("runs/one")
 HOT = "knowledge.terms.soft.term.temperature=2.0"
@@ -102,6 +102,48 @@ def test_gradients_of_the_head_of_a_checkpoint(here):
     assert analyse.main([*given, str(kept)]) == 0
     rows = checked(Path("h"), "gradients")
     assert {row["strategy"] for row in rows} == {"margin"} and len(rows) == 10
+
+
+def test_gradients_of_a_run_on_text(tmp_path, teacher_folder, text_folder, monkeypatch):
+    from transformers import AutoModelForMaskedLM
+
+    from kdlab.opened import Open
+
+    monkeypatch.chdir(tmp_path)
+    done = call(tiny(teacher_folder, text_folder, f"hydra.run.dir={RUN}"), tmp_path)
+    assert done.code == 0, done.output
+    given = ["gradients", str(RUN), "--rows", "24", "--strategies", "entropy", "density", "random", "--out", "g"]
+    assert analyse.main(given) == 0
+    rows = {(row["strategy"], row["ratio"]): row for row in checked(Path("g"), "gradients")}
+    student, teacher = (
+        AutoModelForMaskedLM.from_pretrained(source).eval() for source in (RUN / "student", teacher_folder)
+    )
+    for name, p in student.named_parameters():
+        p.requires_grad_(not name.endswith("position_embeddings.weight"))
+    trained = [p for p in student.parameters() if p.requires_grad]
+    agree, chosen = [], []
+    for batch in Open(RUN, text=True).batches(24):
+        uncertain = []
+        for ids, mask, labels in zip(batch.input_ids, batch.attention_mask, batch.labels, strict=True):
+            at, given = labels != -100, {"input_ids": ids[None], "attention_mask": mask[None]}
+            logits, target = student(**given).logits[0, at], (teacher(**given).logits[0, at].detach() / 2).softmax(-1)
+            losses = (
+                torch.nn.functional.cross_entropy(logits, labels[at], reduction="sum"),
+                -(target * (logits / 2).log_softmax(-1)).sum(),
+            )
+            one, other = (
+                torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained, retain_graph=True)])
+                for loss in losses
+            )
+            agree.append(float(one @ other) > 0)
+            p = logits.detach().double().softmax(-1)
+            uncertain.append(float(-(p * p.log()).sum(-1).mean()))
+        best = np.argsort(uncertain)[::-1][: max(1, len(uncertain) // 2)]
+        chosen += [i in best for i in range(len(uncertain))]
+    assert len(agree) == 24 and {int(rows[name, "1.0"]["rows"]) for name in ("entropy", "density", "random")} == {24}
+    assert float(rows["random", "1.0"]["agree"]) == pytest.approx(np.mean(agree))
+    assert int(rows["entropy", "0.5"]["rows"]) == sum(chosen)
+    assert float(rows["entropy", "0.5"]["agree"]) == pytest.approx(np.mean(np.array(agree)[chosen]))
 
 
 def features_of(model, ids: torch.Tensor) -> np.ndarray:

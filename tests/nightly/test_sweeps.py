@@ -1,4 +1,4 @@
-"""Every job of every sweep: composed at both scales, and run at tiny size at the laptop's scale."""
+"""Every job of every sweep: composed at both scales, checked at the paper's, run at tiny size at the laptop's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from kdlab import run as entry
 from kdlab import sweepfiles
+from kdlab.build import bench_of
 from kdlab.config import checked
+from kdlab.tasks import TASKS
 from tests.conftest import write_task, write_teacher, write_text
 from tests.runs import call
 from tests.sweeps import GRIDS, choices, jobs, one_seed
@@ -24,10 +26,12 @@ TEXT = ["data.heldout=0.1", "student.layers=[0,2]"]
 ROWS = [
     "student.dropout=0.0", "teachers.finetune.max_steps=40", "teachers.finetune.batch_size=32", "teachers.finetune.lr=5e-3",
     "teachers.finetune.dropout=0.0", "teachers.finetune.precision=32-true", "no_kd_baseline=false", "policy.reward_rows=16",
+    "teachers.sanity=false",
 ]  # fmt: skip
 # what of the above is for some jobs only, and what no tiny task can do
 AUGMENTED = ["data.train_rows=100", "data.augment.copies=1"]
 TRACED = ["trainer.trace_every=2", "trainer.trace_rows=16"]
+PAPER = [(name, grid) for name, scale, grid in GRIDS if scale == "paper"]
 DEMO = [(name, job) for name in sweepfiles.names() for grid in sweepfiles.grids(name, ["seed=1"]) for job in jobs(grid)]
 
 
@@ -35,6 +39,34 @@ DEMO = [(name, job) for name in sweepfiles.names() for grid in sweepfiles.grids(
 def test_every_job_is_composed_and_valid(name, scale, grid):
     for job in jobs(one_seed(grid)):
         assert checked(entry.composition(job)[0]).scale.name == scale, name
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory):
+    """What stands in for the Hub: a folder a task, text, a 12-layer teacher, a larger one, and a student of its own."""
+    folder = tmp_path_factory.mktemp("paper")
+    for name, task in TASKS.items():
+        if task.shape.labels is not None:
+            write_task(folder / "tasks" / name, 120, min(3, len(task.shape.labels)), task.shape.columns == 2)
+            named = [f"{i}\t{i}\t{label}" for i, label in enumerate(task.shape.labels)]
+            (folder / "tasks" / name / "labels.txt").write_text("\n".join(["index\tvalue\tname", *named]) + "\n")
+    models = {layers: write_teacher(folder / f"teacher{layers}", layers=layers) for layers in (4, 12, 24)}
+    return folder, write_text(folder / "text"), models
+
+
+@pytest.mark.parametrize(("name", "grid"), PAPER, ids=[f"{n}-{i}" for i, (n, _) in enumerate(PAPER)])
+def test_every_job_of_the_papers_scale_passes_what_a_run_checks_first(name, grid, tasks, monkeypatch):
+    folder, text, models = tasks
+    monkeypatch.chdir(folder)
+    for job in jobs(one_seed(grid)):
+        keys = choices(job).keys()
+        given = [f"teachers.path={models[12]}", "data.max_length=32"]
+        given += [f"data.path={text if '+exp=adads_pretrain' in job else folder / 'tasks'}"]
+        given += [f"student.path={models[4]}"] if "student.path" in keys else []
+        given += [f"+teachers.others.large.path={models[24]}"] if "+exp=dynamickd_teacher" in job else []
+        config = checked(entry.composition([*(o for o in job if o.split("=")[0] not in choices(given)), *given])[0])
+        bench_of(config, lambda line: None).check()
+        assert config.scale.name == "paper", name
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,12 @@ def test_ones_own_folder_comes_before_the_packages(folder):
     assert sweepfiles.read(ours[0]).question != "Which strategy is best?"
 
 
+def test_a_grid_of_one_scale_alone_is_not_there_at_the_other(folder):
+    write(folder, FILE + "  - {paper: [select=density]}\n")
+    assert [len(sweepfiles.grids("mine", given, [folder])) for given in ([], ["scale=paper"])] == [2, 3]
+    assert "select=density" in sweepfiles.grids("mine", ["scale=paper"], [folder])[2]
+
+
 def test_a_file_without_grids_is_one_grid(folder):
     write(folder, 'question: q\nsource: s\nshared: ["seed=1,2"]\n')
     assert sweepfiles.grids("mine", [], [folder]) == [["seed=1,2"]]
@@ -109,6 +115,7 @@ def test_a_file_without_grids_is_one_grid(folder):
         ("trainer.max_steps=20", "scale=paper", "cannot set scale"),
         ("trainer.max_steps=20", "+sweep=mine", "cannot set sweep"),
         (FILE[FILE.index("grids") :], "grids: []", "grids: a list of grids"),
+        (FILE[FILE.index("grids") :], "grids: [{paper: [select=all]}]", "none of them is there at scale=demo"),
         (FILE, "- 1", "keys and values were expected: question, source, "),
         (FILE, "a: [", "is no YAML file"),
         (FILE, "a: !!python/object/apply:os.getcwd []", "is no YAML file"),
