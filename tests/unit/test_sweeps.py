@@ -106,3 +106,11 @@ def test_every_folder_has_a_sweep_and_a_row_of_the_index():
     assert set(re.findall(r"\[\w+\]\((\w+)/README\.md\)", index)) == set(NAMES)
     for name in NAMES:
         assert f"`+sweep={name}`" in index
+
+
+def test_the_example_of_ones_own_sweep_is_one(tmp_path):
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (EXPERIMENTS / "README.md").read_text(), re.M | re.S)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.yaml").write_text(text)
+    assert [len(jobs(grid)) for grid in sweepfiles.grids("mine", [], [tmp_path])] == [12, 3]
+    assert [len(jobs(grid)) for grid in sweepfiles.grids("mine", ["scale=paper"], [tmp_path])] == [24, 6, 6]
