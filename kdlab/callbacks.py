@@ -51,6 +51,7 @@ class Account(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Distiller)
+        pl_module.hearing.begins(batch_idx)
         student, teacher = pl_module.cost(batch)
         self.ledger.all_data(3 * student + teacher, int(batch.real.sum()))
         first = batch_idx % trainer.accumulate_grad_batches == 0

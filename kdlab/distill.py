@@ -131,6 +131,7 @@ class Distiller(pl.LightningModule):
     # ---- training
 
     def on_fit_start(self) -> None:
+        self.hearing.agree()
         for teacher in self.teachers:
             teacher.to(self.device)  # they are no submodules, so Lightning does not move them
 
@@ -174,9 +175,9 @@ class Distiller(pl.LightningModule):
                 query = batch.take(index)
                 query.real = query.real & bool(len(asked))
                 seen = shown.take(index, query.input_ids.shape[1])
-        with _time(meter, "teacher_forward"):
+        with _time(meter, self.hearing.spends):
             if taught:
-                heard, heed = self.hearing.hear(plan.adopt, query, seen, wanted, meter is not None, alone)
+                heard, heed = self.hearing.hear(plan.adopt, query, seen, wanted, meter is not None, alone, not alone)
             else:
                 heed = torch.zeros(len(query), 0, device=query.rows.device)
         with _time(meter, "student_forward"):
@@ -200,15 +201,23 @@ class Distiller(pl.LightningModule):
             told = {w.at for w in taught.values() if on_logits(w.term)}
             meter.flops("student_forward", student)
             meter.flops("student_backward", 2 * student)
-            asked_of = (self._forward(h.teacher.encoder, self.teacher_shapes[h.place], h.asked, told) for h in heard)
-            meter.flops("teacher_forward", sum(asked_of))
+            meter.flops("teacher_forward", self._teachers_spent(heard, told))
             if seen.uncertainty is not None:
                 meter.flops("student_forward", self._head(self.student, self.shape, query, [self.hearing.doubted]))
             if plan.adopt is not None and "theirs" in marks_of(plan.adopt).reads:
-                for h in heard:
+                for h in (h for h in heard if h.units is None):
                     spent = self._head(h.teacher.encoder, self.teacher_shapes[h.place], query, [self.hearing.doubted])
                     meter.flops("teacher_forward", spent)
         return total
+
+    def _teachers_spent(self, heard: Sequence[Heard], told: set[str]) -> int:
+        """FLOPs of the forwards behind what was heard, with logits of the units of `told`, or all that a cache keeps."""
+        spent = 0
+        for h in heard:
+            kept = h.teacher.cache.keeps.logits if h.units is not None and h.teacher.cache is not None else None
+            at = told if kept is None else {kept}
+            spent += sum(self._forward(h.teacher.encoder, self.teacher_shapes[h.place], b, at) for b in h.ran)
+        return spent
 
     def _draws(self) -> torch.Generator:
         return generator(self.seed, "weigh", self.micro_step)
@@ -274,11 +283,13 @@ class Distiller(pl.LightningModule):
 
     def answer(self, batch: Batch, count: bool = True) -> list[Heard]:
         """What plain distillation's teachers show for `batch`; `count` False: the ledger has these already."""
-        if count:
-            self.spent("teacher_forward", self.cost(batch)[1])
         wanted = frozenset().union(*(wants(w.term) for w in self.terms.values()))  # also what counts later: it is kept
-        with self.metered("teacher_forward"), self.quiet():
-            return self.hearing.hear(None, batch, Outputs(), wanted, count, alone=True)[0]
+        with self.metered(self.hearing.spends), self.quiet():
+            heard = self.hearing.hear(None, batch, Outputs(), wanted, count, alone=True)[0]
+        if count:
+            told = {w.at for w in self.trained_by.values() if on_logits(w.term) and asks_teacher(w.term)}
+            self.spent("teacher_forward", self._teachers_spent(heard, told))
+        return heard
 
     def show(self, batch: Batch, part: str = "", wanted: frozenset[str] = frozenset()) -> Outputs:
         """What the student's layers make of `batch`; call within `quiet`. FLOPs go to `part`, if named."""

@@ -81,6 +81,11 @@ def weighing(bench: Bench, batches: int, world: int) -> tuple[Selection | None, 
     return (Selection(arms, _policy(bench, arms)) if arms else None), log if log and log.is_file() else None
 
 
+def looks(bench: Bench) -> frozenset[str]:
+    """What the run's weighing rules look at (`kdlab.weighing.looks_of`)."""
+    return frozenset().union(*(looks_of(arm) for arm in _arms(bench).values()))
+
+
 def reward_data(bench: Bench) -> str | None:
     """What a module that weighs was rewarded on, "heldout" or "dev"; None where nothing learnt, or nobody wrote it down."""
     given = bench.config.policy

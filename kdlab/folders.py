@@ -27,6 +27,14 @@ def status(folder: Path) -> str | None:
         return None
 
 
+def identity(folder: Path) -> str | None:
+    """What names the unfinished run in a folder over its interruptions; None where nothing does."""
+    try:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8")).get("run")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
     """Whether a folder's config.yaml asks for the same run as `resolved`."""
     try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdlab import ranks
 from kdlab.adoption import Rule, marks_of
+from kdlab.cache import Answer, AnswerCache
 from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.objective import Heard, units_of
@@ -58,6 +59,25 @@ class Hearing:
         self.student, self.teachers, self.chunk = student, teachers, chunk
         self.together, self.joint = together, joint
 
+    @property
+    def caches(self) -> list[AnswerCache]:
+        return [teacher.cache for teacher in self.teachers if teacher.cache and teacher.cache.usable]
+
+    @property
+    def spends(self) -> str:
+        """What the time of asking is called: where caches answer, a forward's is told apart."""
+        return "teacher_cache" if self.caches else "teacher_forward"
+
+    def agree(self) -> None:
+        """Call the run by one name on all ranks (collective)."""
+        for cache in self.caches:
+            cache.run = ranks.broadcast_object(cache.run)
+
+    def begins(self, step: int) -> None:
+        """What is asked from here on belongs to micro-step `step`."""
+        for cache in self.caches:
+            cache.step = step
+
     def heed(self, rule: Rule | None, batch: Batch, shown: Outputs, alone: bool) -> Tensor:
         """The weights (k, T) of the teachers for this rank's rows, by a rule that needs no teacher's answer (collective)."""
         reads = frozenset() if rule is None else marks_of(rule).reads
@@ -72,20 +92,25 @@ class Hearing:
         wants: frozenset[str] = frozenset(),
         count: bool = True,
         alone: bool = False,
+        remembered: bool = True,
     ) -> tuple[list[Heard], Tensor]:
         """What the teachers say about the rows that heed them, and the weights (k, T) (collective).
 
-        `shown`: what the student showed of the batch. `count`: as queries of the ledger.
+        `shown`: what the student showed of the batch. `count`: as queries of the ledger. `remembered`: caches may answer.
         """
         if rule is not None and "theirs" in marks_of(rule).reads:
-            answers = [teacher.ask(batch, count, wants) for teacher in self.teachers]
+            answers = [teacher.answer(batch, count, wants, remembered) for teacher in self.teachers]
             theirs = torch.stack(
                 [self._their_uncertainty(*pair, batch) for pair in zip(self.teachers, answers, strict=True)], 1
             )
             own = self.uncertainty(batch, shown) if "own" in marks_of(rule).reads else torch.zeros_like(theirs[:, 0])
             weights = self._decide(rule, own, theirs, batch, alone)
             every = zip(self.teachers, answers, weights.T, strict=True)
-            return [Heard(i, t, answer, batch, None, weight) for i, (t, answer, weight) in enumerate(every)], weights
+            heard = [
+                Heard(i, teacher, said.shown, batch, None, weight, said.units, said.ran)
+                for i, (teacher, said, weight) in enumerate(every)
+            ]
+            return heard, weights
         weights = self.heed(rule, batch, shown, alone)
         heard = []
         for i, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
@@ -95,14 +120,17 @@ class Hearing:
             whole = len(index) == len(batch)
             asked = batch if whole else batch.take(index)
             some = weight if whole else weight[index]
+            said = teacher.answer(asked, count, wants, remembered)
             heard.append(
                 Heard(
                     i,
                     teacher,
-                    teacher.ask(asked, count, wants),
+                    said.shown,
                     asked,
                     None if whole else index,
                     None if bool((some == 1).all()) else some,
+                    said.units,
+                    said.ran,
                 )
             )
         return heard, weights
@@ -149,9 +177,11 @@ class Hearing:
         """The units that uncertainty is a mean over: a row's own, or its masked positions."""
         return "all" if self.student.per_row else "labelled"
 
-    def _their_uncertainty(self, teacher: Teacher, answer: Outputs, batch: Batch) -> Tensor:
+    def _their_uncertainty(self, teacher: Teacher, said: Answer, batch: Batch) -> Tensor:
         row, place = units_of(batch, self.doubted)
-        return doubt(teacher.project, teacher.encoder.vectors(answer, row, place), row, len(batch), self.chunk)
+        if said.units is not None:
+            return doubt(said.units.of, said.units.index(row, place), row, len(batch), self.chunk)
+        return doubt(teacher.project, teacher.encoder.vectors(said.shown, row, place), row, len(batch), self.chunk)
 
     def situation(
         self, looks: frozenset[str], batch: Batch, shown: Outputs, heard: Sequence[Heard], heed: Tensor, alone: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from kdlab import checkpoints, episodes, figures, folders, ranks, suite
+from kdlab import caching, checkpoints, episodes, figures, folders, ranks, suite
 from kdlab.bench import Bench
 from kdlab.build import bench_of
 from kdlab.callbacks import Account, Keep, Progress, Watch
@@ -75,6 +76,7 @@ def run(
     if config.select.ratio * config.data.batch_size * (world if config.select.scope == "global" else 1) < 1:
         say(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
     ledger = Ledger(len(data.train), bench.fixed_inputs)
+    remembered = caching.plan(bench, data, batches, world)
     teachers = bench.teachers(ledger)
     baselines = bench.baselines(batches, world)
     weighing, learnt = episodes.weighing(bench, batches, world)
@@ -83,6 +85,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     main_rank = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
     goes_on = config.resume and not config.overwrite and folders.same_run(folder, resolved)
+    identity = (folders.identity(folder) if goes_on else None) or uuid.uuid4().hex
+    caching.attach(bench, remembered, teachers, ledger, len(data.train), identity)
     newest = checkpoints.newest(folder / "checkpoints", say) if goes_on else None
     step = checkpoints.step_of(newest) if newest else 0
     tables: dict[str, Table] = {}
@@ -132,7 +136,8 @@ def run(
         )
     if main_rank:
         atomic_write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-        atomic_write_json(folder / "result.json", {"status": "running", "name": config.name, "seed": config.seed})
+        running = {"status": "running", "name": config.name, "seed": config.seed, "run": identity}
+        atomic_write_json(folder / "result.json", running)
         columns = {
             "metrics": watch.columns(),
             "selector": select.chooser.columns() if select else ["step", "arm", "teacher_queries"],
@@ -173,7 +178,7 @@ def run(
             raise KeyboardInterrupt
     except UserError as error:
         if main_rank:
-            failed = {"status": "failed", "error": str(error), "name": config.name, "seed": config.seed}
+            failed = {**running, "status": "failed", "error": str(error)}
             atomic_write_json(folder / "result.json", failed)
         raise
     except SystemExit:  # what Lightning makes of Ctrl-C

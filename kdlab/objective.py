@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlab import ranks
+from kdlab.answerrows import UnitLogits
 from kdlab.chunked import chunked_loss
 from kdlab.encoder import Encoder
 from kdlab.teacher import Teacher
@@ -39,7 +40,8 @@ class Weighted:
 class Heard:
     """What a teacher, number `place` of all, said about the rows `index` (n,) of a batch (None: all of them).
 
-    `asked`: these rows as it was asked them; `weight` (n,): how much each heeds it (None: 1).
+    `asked`: these rows as it was asked them; `weight` (n,): how much each heeds it (None: 1). `units`: the logits, of
+    an answer that was remembered; `ran`: the batches that a forward was run for.
     """
 
     place: int
@@ -48,6 +50,8 @@ class Heard:
     asked: Batch
     index: Tensor | None = None
     weight: Tensor | None = None
+    units: UnitLogits | None = None
+    ran: Sequence[Batch] = ()
 
 
 def units_of(batch: Batch, at: str) -> tuple[Tensor, Tensor]:
@@ -158,10 +162,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class _Told:
-    """The vectors (n, H_t) of a teacher's answer about the units `which` (n,), ascending (None: all), and its weight."""
+    """A teacher's `logits` of a slice of the units `which` (n,), ascending (None: all), and its weight."""
 
     teacher: Teacher
-    vectors: Tensor
+    logits: Callable[[slice], Tensor]
     which: Tensor | None
     weight: Tensor | None
 
@@ -169,11 +173,11 @@ class _Told:
         """Its logits of the units in `chunk`, their places in it (None: all of it), their weights."""
         if self.which is None:
             weight = None if self.weight is None else self.weight[chunk]
-            return self.teacher.project(self.vectors[chunk]), None, weight
+            return self.logits(chunk), None, weight
         bounds = torch.tensor([chunk.start, chunk.stop], device=self.which.device)
         low, high = torch.searchsorted(self.which, bounds).tolist()
         weight = None if self.weight is None else self.weight[low:high]
-        return self.teacher.project(self.vectors[low:high]), self.which[low:high] - chunk.start, weight
+        return self.logits(slice(low, high)), self.which[low:high] - chunk.start, weight
 
 
 class _OnLogits:
@@ -206,8 +210,8 @@ class _OnLogits:
             where[one.index] = torch.arange(len(one.index), device=row.device)
             which = (where[row] >= 0).nonzero().flatten()
             row, place = where[row[which]], place[which]
-        vectors = one.teacher.encoder.vectors(one.answer, row, place)
-        return _Told(one.teacher, vectors, which, None if one.weight is None else one.weight[row])
+        logits = one.teacher.logits(one.answer, one.units, row, place)
+        return _Told(one.teacher, logits, which, None if one.weight is None else one.weight[row])
 
     def loss(self, shown: Outputs, report: dict[str, Tensor]) -> Tensor:
         """The weighted sum over all units; each term's own goes to `report`."""

@@ -14,7 +14,7 @@ from kdlab.callbacks import training_seconds
 from kdlab.distill import Distiller
 from kdlab.ledger import speedup
 
-DISTILLATION = ("scoring", "observation", "teacher_forward", "student_forward", "student_backward")
+DISTILLATION = ("scoring", "observation", "teacher_forward", "teacher_cache", "student_forward", "student_backward")
 
 
 def result_of(

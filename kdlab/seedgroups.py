@@ -19,7 +19,8 @@ Facts = dict[str, Any]
 NEUTRAL = (
     "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.APART, "trainer.evaluate_every",
     "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
-    "trainer.trace_rows", "data.workers", "teachers.cache", "teachers.sanity", "suite",
+    "trainer.trace_rows", "data.workers", "teachers.cache", "teachers.cache_fill",
+    "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
 )  # fmt: skip
 AGAIN = "made again later"
 _PARTS = {"seed", "select", "data", "metrics", "ledger"}

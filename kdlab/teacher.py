@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from kdlab.answerrows import UnitLogits
+from kdlab.cache import Answer, AnswerCache, Unusable
 from kdlab.encoder import Encoder
 from kdlab.types import Batch, Outputs
 
@@ -32,6 +35,7 @@ class Teacher:
         self.order = None if order is None or list(order) == sorted(order) else list(order)
         self.classes = None if classes is None else list(classes)
         self._count = ask
+        self.cache: AnswerCache | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Teacher:
         """Move to a device, in `dtype` if given (a frozen bf16 copy is faster than autocast)."""
@@ -44,6 +48,26 @@ class Teacher:
         if count and self._count is not None:
             self._count(self.name, batch.rows[batch.real], batch.epoch)
         return self.encoder.encode(batch, wants)
+
+    @torch.no_grad()
+    def answer(
+        self, batch: Batch, count: bool = True, wants: frozenset[str] = frozenset(), remembered: bool = True
+    ) -> Answer:
+        """As `ask`; from the cache, where there is one and the answer may be `remembered`."""
+        if remembered and self.cache is not None and self.cache.usable:
+            with contextlib.suppress(Unusable):
+                return self.cache.ask(self.name, self.encoder, self.project, batch, count)
+        return Answer(self.ask(batch, count, wants), ran=[batch])
+
+    def logits(
+        self, answer: Outputs, units: UnitLogits | None, row: Tensor, place: Tensor
+    ) -> Callable[[slice], Tensor]:
+        """What gives the logits (n, C) of a slice of the units at `row`, `place` (U,) of an answer."""
+        if units is not None:
+            index = units.index(row, place)
+            return lambda some: units.of(index[some])
+        vectors = self.encoder.vectors(answer, row, place)
+        return lambda some: self.project(vectors[some])
 
     @torch.no_grad()
     def project(self, vectors: Tensor) -> Tensor:

@@ -94,6 +94,12 @@ class Teachers:
     path: str | None = None
     revision: str | None = None
     cache: str = "off"
+    cache_vocabulary: str = "full"
+    cache_k: int = 50
+    cache_fill: str = "together"
+    cache_limit: float = 20.0
+    cache_over: str = "refuse"
+    cache_trouble: str = "rebuild"
     sanity: bool = True
     split: int | None = None
     others: dict[str, OtherTeacher] = field(default_factory=dict)
@@ -101,7 +107,7 @@ class Teachers:
     finetune: Finetune | None = None
 
     def check(self) -> None:
-        one_of("teachers.cache", self.cache, ("off",))
+        self._check_cache()
         for name, other in self.others.items():
             if not plain(name) or name == ASSISTANT:
                 raise UserError(
@@ -116,6 +122,20 @@ class Teachers:
                     f"teachers.split={self.split} makes specialists out of one teacher; it does not go with "
                     f"teachers.others ({', '.join(self.others)})"
                 )
+
+    def _check_cache(self) -> None:
+        one_of("teachers.cache", self.cache, ("off", "memory", "disk"))
+        one_of("teachers.cache_vocabulary", self.cache_vocabulary, ("full", "topk", "sampled"))
+        one_of("teachers.cache_fill", self.cache_fill, ("together", "alone"))
+        one_of("teachers.cache_over", self.cache_over, ("refuse", "without"))
+        one_of("teachers.cache_trouble", self.cache_trouble, ("rebuild", "without", "refuse"))
+        at_least("teachers.cache_k", self.cache_k, 1)
+        positive("teachers.cache_limit", self.cache_limit)
+        if self.cache == "off" and self.cache_vocabulary != "full":
+            raise UserError(
+                f"teachers.cache_vocabulary={self.cache_vocabulary} says what a cache keeps, and there is none: "
+                "teachers.cache=disk or memory"
+            )
 
 
 @dataclass
