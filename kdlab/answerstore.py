@@ -34,7 +34,7 @@ _HEAD = struct.Struct("<8s16sIIQ")
 _ENTRY = struct.Struct("<QIIIIII")
 _MAGIC = b"kdlabans"
 _INDEX, _DATA = 1, 2
-_PAGES = 64 * 1024  # what a fault may map around the page that is read
+_PAGES = 512 * 1024  # about what one read may map: the kernel maps the pages around as well
 _GIVE_BACK = 64 * 2**20
 
 
