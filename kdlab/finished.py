@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,3 +47,6 @@ def command(main: Callable[[], int]) -> int:
     except UserError as error:
         print(f"kdlab: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read this, `head` perhaps, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
