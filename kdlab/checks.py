@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdlab import episodes, models, packing
+from kdlab import choices, episodes, models, packing
 from kdlab.adoption import marks_of
 from kdlab.errors import UserError
 from kdlab.rehearsal import rehearse
@@ -33,6 +33,8 @@ def check(bench: Bench) -> None:
     members = bench.teacher_pool.members if bench.asks_teacher else [bench.teacher_pool.main]
     rehearse([w.term for w in bench.terms().values()], bench.student_cast, members, outputs, label, bench.head)
     episodes.check(bench)
+    if bench.config.select.scoring == "early_exit":
+        choices.exit_layer(bench.config.select, bench.student_cast.config.num_hidden_layers)
     kinds = {config.model_type for config in (bench.student_cast.config, *(member.config for member in members))}
     for kind in sorted(kinds - set(packing.PACKED)) if bench.config.exec == "packed" else ():
         bench.say(

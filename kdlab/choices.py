@@ -9,10 +9,11 @@ from typing import Any
 from hydra.utils import instantiate
 
 from kdlab.errors import UserError
+from kdlab.looking import EarlyExit, Memory
 from kdlab.objective import Weighted
 from kdlab.rehearsal import check_adoption
 from kdlab.schemas import Knowledge, Select
-from kdlab.strategies import needs_of
+from kdlab.strategies import is_rowwise, needs_of
 from kdlab.teacherspecs import TeacherSpec
 from kdlab.teaching import Adopt
 
@@ -34,6 +35,13 @@ def selection(select: Select) -> Selection:
     for name, arm in arms.items():
         if not callable(arm):
             raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
+        if select.scoring == "stale":
+            for member in getattr(arm, "members", {name: arm}).values():
+                if needs_of(member) and not is_rowwise(member):
+                    raise UserError(
+                        f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
+                        "to remember; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
+                    )
         needs_of(arm)  # pyright: ignore[reportArgumentType]
     policy = made(select.policy, "select.policy", arms=list(arms))
     reward = made(select.reward, "select.reward") if select.reward is not None else None
@@ -42,6 +50,23 @@ def selection(select: Select) -> Selection:
             f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.rewards.LossDecay"
         )
     return Selection(arms, policy, reward)
+
+
+def looks(select: Select, depth: int, rows: int) -> dict[str, Any]:
+    """How `Select` looks at a student of `depth` layers that learns from `rows` rows, as its arguments."""
+    if select.scoring == "stale":
+        return {"memory": Memory(rows, select.refresh)}
+    if select.scoring == "early_exit":
+        return {"look": EarlyExit(exit_layer(select, depth))}
+    return {}
+
+
+def exit_layer(select: Select, depth: int) -> int:
+    """After how many of a student's `depth` layers its head reads what rows are scored by; UserError for more."""
+    layers = (depth + 1) // 2 if select.exit_layer is None else select.exit_layer
+    if layers > depth:
+        raise UserError(f"select.exit_layer={layers}: the student has {depth} layers")
+    return layers
 
 
 def adoption(adopt: Adopt, members: Sequence[TeacherSpec], joint: Sequence[str], regression: bool) -> Selection | None:

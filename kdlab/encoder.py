@@ -99,7 +99,7 @@ class Encoder(nn.Module):
         """Whether a forward now, in half precision, is one over a single row of tokens."""
         if self.execution != "varlen" or not varlen.prepared(self.model):
             return False
-        return not self.model.training or all(dropout.p == 0 for dropout in self._attention_dropout)
+        return not self.model.training or all(dropout.p == 0 for dropout in self._attention_dropout)  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def _half(self) -> bool:

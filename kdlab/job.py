@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from kdlab import caching, checkpoints, episodes, figures, folders, ranks, suite
+from kdlab import caching, checkpoints, choices, episodes, figures, folders, ranks, suite
 from kdlab.bench import Bench
 from kdlab.build import bench_of
 from kdlab.callbacks import Account, Keep, Progress, Watch
@@ -119,7 +119,8 @@ def run(
             config.select.interval,
             lambda row: write("selector", row),
         )
-        select = Select(chooser, config.select.ratio, config.select.scope)
+        looks = choices.looks(config.select, module.shape.layers, len(data.train))
+        select = Select(chooser, config.select.ratio, config.select.scope, **looks)
     watch = Watch(
         given.evaluate_every, total_steps, data.heldout_splits, module, lambda row: write("metrics", row), ledger
     )

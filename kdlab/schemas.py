@@ -118,6 +118,9 @@ class Select:
     ratio: float = 1.0
     pool: Any = "batch"
     scope: str = "global"
+    scoring: str = "fresh"
+    refresh: int = 2
+    exit_layer: int | None = None
     interval: int = 10
     observe: str = "task"
     evaluation_rows: int = 256
@@ -133,6 +136,15 @@ class Select:
             self.ratio = 1.0  # whatever ratio an experiment sets for its own strategy
         one_of("select.scope", self.scope, ("global", "local"))
         one_of("select.observe", self.observe, ("task", "kd"))
+        one_of("select.scoring", self.scoring, ("fresh", "stale", "early_exit"))
+        if self.scoring == "stale" and self.scope == "local":
+            raise UserError(
+                "select.scoring=stale select.scope=local: the next rank that meets a row must know its score, which "
+                "global selection tells it; select.scope=global"
+            )
+        at_least("select.refresh", self.refresh, 1)
+        if self.exit_layer is not None:
+            at_least("select.exit_layer", self.exit_layer, 1)
         at_least("select.interval", self.interval, 1)
         at_least("select.evaluation_rows", self.evaluation_rows, 1)
 

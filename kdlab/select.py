@@ -12,10 +12,11 @@ from torch import Tensor
 from kdlab import ranks
 from kdlab.choosing import Chooser, Choosing
 from kdlab.distill import Distiller
+from kdlab.looking import Memory, whole
 from kdlab.objective import Heard
 from kdlab.seeding import generator
 from kdlab.strategies import Strategy, is_rowwise, kept, needs_of, top
-from kdlab.types import IGNORE, Batch, Evidence
+from kdlab.types import IGNORE, Batch, Evidence, Outputs
 
 
 class Select(Choosing):
@@ -23,13 +24,32 @@ class Select(Choosing):
 
     The `chooser`'s arms are strategies (`kdlab.strategies`). `scope` "global": the best rows of the whole global batch,
     then shared out evenly, so that any number of ranks keeps the same rows; "local": the best of each rank's own. At
-    ratio 1 it does nothing at all, and the run is plain distillation bit for bit.
+    ratio 1 it does nothing at all, and the run is plain distillation bit for bit. `look` is how the student is looked at
+    (`kdlab.looking`); with a `memory`, at rows that it has no young score of alone, and strategies must score each row
+    by itself.
     """
 
-    def __init__(self, chooser: Chooser, ratio: float, scope: str = "global") -> None:
+    def __init__(
+        self,
+        chooser: Chooser,
+        ratio: float,
+        scope: str = "global",
+        look: Callable[[Distiller, Batch], Outputs] = whole,
+        memory: Memory | None = None,
+    ) -> None:
         super().__init__(chooser)
         self.ratio = ratio
         self.everywhere = scope == "global"
+        self.look, self.memory = look, memory
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return state if self.memory is None else {**state, "memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self.memory is not None:
+            self.memory.load_state_dict(state_dict["memory"])
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -73,12 +93,16 @@ class Select(Choosing):
         }
         if not any(needs_of(member) for member in members.values()):
             return _combined(arm, [member(Evidence(labels=places, **common)) for member in members.values()])
+        if self.memory is not None:
+            self._remember(module, batch, members, self.memory, common)
+            rows = everyones(batch.rows).cpu()
+            return _combined(arm, [self.memory.recall(f"{self.chooser.arm} {name}", rows) for name in members])
 
         by_row = [name for name, member in members.items() if is_rowwise(member) and "logits" in needs_of(member)]
         whole_logits = any("logits" in needs_of(member) and name not in by_row for name, member in members.items())
         scores: dict[str, list[Tensor]] = {name: [] for name in by_row}
         with module.metered("scoring"), module.quiet():
-            shown = module.show(batch, "scoring")
+            shown = self.look(module, batch)
             evidence = Evidence(features=everyones(module.student.features(shown)), **common)
             parts = []
             if by_row or whole_logits:
@@ -97,6 +121,25 @@ class Select(Choosing):
                 for name, member in members.items()
             ]
         return _combined(arm, rows)
+
+    def _remember(
+        self, module: Distiller, batch: Batch, members: Mapping[str, Strategy], memory: Memory, common: dict[str, Any]
+    ) -> None:
+        """Score the rows of the global batch whose scores are missing or old; every rank keeps all of them (collective)."""
+        names = {name: f"{self.chooser.arm} {name}" for name in members}
+        real = batch.real.nonzero().flatten()
+        due = real[memory.due(list(names.values()), batch.rows[real].cpu(), batch.epoch).to(real.device)]
+        scores: dict[str, list[Tensor]] = {name: [batch.rows.new_zeros(0, dtype=torch.float64)] for name in members}
+        if len(due):
+            some = batch.take(due)
+            with module.metered("scoring"), module.quiet():
+                for part in module.evidence(some, self.look(module, some), "scoring"):
+                    part.keep, part.progress, part.rng = common["keep"], common["progress"], common["rng"]
+                    for name, member in members.items():
+                        scores[name].append(member(part).double())
+        rows = ranks.gather_rows(batch.rows[due]).cpu()
+        for name in members:
+            memory.store(names[name], rows, batch.epoch, ranks.gather_rows(torch.cat(scores[name])))
 
 
 def _combined(arm: Strategy, scores: list[Tensor]) -> Tensor:

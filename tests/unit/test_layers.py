@@ -14,7 +14,7 @@ PACKAGE = Path(kdlab.__file__).parent
 LAYERS = [
     {"types", "errors", "seeding", "files", "strategies", "clustering", "policies", "rewards", "terms", "stateterms", "attentionterms", "amalgamation", "adoption", "weighing", "actorcritic", "optim", "ksmsettings", "significance", "chunked", "flops", "labels", "tasks", "metrics", "layermaps", "sparselogits"},
     {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "ksm", "packing", "varlen", "encoder", "teacher", "attention", "scoring", "augment", "candidates", "wordvectors", "pool", "gradients", "published", "answerstore", "answerrows", "cache"},
-    {"datamodules", "objective", "hearing", "rules", "distill", "choosing", "phases", "select", "callbacks", "checkpoint_io", "trace"},
+    {"datamodules", "objective", "hearing", "rules", "distill", "choosing", "phases", "looking", "select", "callbacks", "checkpoint_io", "trace"},
     {"pictures", "opened", "analyses", "comparisons", "seedgroups", "baselines", "compare", "analyse", "suite", "jobs", "submission", "scoreboard", "config", "bench", "pretraining", "finetuning", "build", "folders", "augmented", "bounds", "checks", "choices", "episodes", "teacherpool", "fitting", "loggers", "runlogs", "teachingfigures", "rehearsal", "results", "teacherspecs", "schemas", "taskteachers", "teaching", "textteachers", "job", "run", "summary", "figures", "finished", "evaluate", "export", "sweepfiles", "caching"},
 ]  # fmt: skip
 LIBRARIES = [

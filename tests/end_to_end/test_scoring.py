@@ -1,0 +1,86 @@
+"""How selection looks at the student, as a user sets it: what it costs, what it chooses, and that it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.test_finetune import Lab, weights
+from tests.runs import KillAt, call, outcome, tiny_task
+
+COMMON = ["select=entropy", "data.train_rows=40", "trainer.probes=0"]  # 3 batches are an epoch
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, teacher_folder, task_folder) -> Lab:
+    return Lab(tmp_path_factory.mktemp("scoring"), teacher_folder, task_folder)
+
+
+def scoring(lab: Lab, *more: str) -> int:
+    """FLOPs spent on looking at rows."""
+    return lab.result(*COMMON, *more)["ledger"]["flops"]["scoring"]
+
+
+def test_scores_looked_up_afresh_each_epoch_are_fresh_scores(lab):
+    fresh, stale = (lab.run(*COMMON, *more)[0] for more in ([], ["select.scoring=stale", "select.refresh=1"]))
+    assert weights(fresh) == weights(stale)
+    assert scoring(lab) == scoring(lab, "select.scoring=stale", "select.refresh=1")
+
+
+def test_stale_scores_cost_one_look_in_so_many_epochs(lab):
+    once = scoring(lab, "trainer.max_steps=3")
+    assert scoring(lab, "select.scoring=stale", "select.refresh=9") == once
+    assert scoring(lab, "select.scoring=stale") == scoring(lab) - (scoring(lab, "trainer.max_steps=6") - once)
+
+
+def test_the_first_layers_cost_their_share_and_all_of_them_choose_as_ever(lab):
+    half = scoring(lab, "select.scoring=early_exit")
+    assert 0.4 < half / scoring(lab) < 0.6  # one layer of two, and the head
+    every = lab.run(*COMMON, "select.scoring=early_exit", "select.exit_layer=2")[0]
+    assert weights(every) == weights(lab.run(*COMMON)[0])
+
+
+@pytest.mark.parametrize("how", ["stale", "early_exit"])
+def test_a_killed_run_goes_on_bit_for_bit(lab, how):
+    whole = lab.run(*COMMON, f"select.scoring={how}")[0]
+    folder, first = lab.try_(*COMMON, f"select.scoring={how}", prepare=KillAt(5), into=f"killed_{how}")
+    assert first.code < 0
+    _, second = lab.try_(*COMMON, f"select.scoring={how}", into=f"killed_{how}")
+    assert second.code == 0, second.output
+    assert outcome(folder) == outcome(whole)
+
+
+def test_two_ranks_remember_the_same_scores(lab, teacher_folder, task_folder):
+    given = tiny_task(teacher_folder, task_folder, *COMMON, "select.scoring=stale", "trainer.accelerator=cpu",
+                      "optim.eps=1e-5", "hydra.run.dir=two", "data.batch_size=8", "trainer.devices=2")  # fmt: skip
+    lab.run(*COMMON, "select.scoring=stale", "optim.eps=1e-5", "trainer.accelerator=cpu", into="one")
+    done = call(given, lab.folder, ranks=2)
+    assert done.code == 0, done.output
+    one, two = (rows_kept(lab.folder / name) for name in ("one", "two"))
+    assert one == two
+
+
+def rows_kept(folder: Path) -> tuple[int, int]:
+    from tests.end_to_end.test_finetune import result_of
+
+    queries = result_of(folder)["ledger"]["teacher_queries"]
+    return queries["total"], queries["unique"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["select=density", "select.scoring=stale"], "scores rows against each other"),
+        (["select=adads", "select.scoring=stale"], "scores rows against each other"),
+        (["select.scoring=early_exit", "select.exit_layer=3"], "the student has 2 layers"),
+        (["select.scoring=stale", "select.scope=local"], "select.scope=global"),
+        (["select.scoring=slow"], "fresh"),
+    ],
+)
+def test_what_cannot_be_looked_at_so_is_refused_in_one_line(lab, more, says):
+    folder, done = lab.try_(
+        *COMMON[1:], *(more if any(m.startswith("select=") for m in more) else ["select=entropy", *more])
+    )
+    assert done.code == 2 and says in done.output and not folder.exists(), done.output
+    assert done.output.strip().count("kdlab:") == 1
