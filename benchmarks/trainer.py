@@ -1,0 +1,223 @@
+"""What the training loop costs: a whole kdlab run against a hand-written loop over the same kernels, and HF's Trainer.
+
+    python -m benchmarks.trainer [--data FOLDER] [--task SST-2] [--batch 8] [--steps 60] [--minutes 9] [--hf]
+
+"kdlab run": `kdlab.job` as the command line starts it, with its callbacks, ledger, tables, progress and two checkpoints;
+evaluations and all-data probes are left out of its seconds, because the loop has none. "Loop": the same data module, the
+same distiller's loss, autocast, clipping, fused AdamW and schedule, and nothing else. "HF Trainer" (--hf, needs
+accelerate): transformers.Trainer around the same loss and batches. Each turn makes its models anew; times are from the
+first batch to the last, data loading and checkpoints included. Rows are made words with the lengths of the task's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.measuring import in_turns, lengths_of, machine, milliseconds, parser_of, quartiles, table, times
+from benchmarks.steps import Sizes, autocast
+from kdlab import job
+from kdlab.bench import Bench
+from kdlab.build import bench_of
+from kdlab.config import checked
+from kdlab.distill import Distiller
+from kdlab.errors import UserError
+from kdlab.run import composition, plain
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LABELS = ("no", "yes")
+
+
+# ---- a teacher and rows for it
+
+
+def write_teacher(folder: Path, sizes: Sizes) -> None:
+    """A classifier of random weights, and a tokenizer that knows the words of `write_rows`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = [*SPECIAL, *(f"w{i}" for i in range(sizes.vocab - len(SPECIAL)))]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    inner.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    named = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=512, **named).save_pretrained(folder)
+    teacher = sizes.built()[1]
+    teacher.config.id2label, teacher.config.label2id = dict(enumerate(LABELS)), {n: i for i, n in enumerate(LABELS)}
+    teacher.save_pretrained(folder)
+
+
+def write_rows(folder: Path, lengths: np.ndarray, vocab: int, rows: int = 8000) -> None:
+    """train.tsv and a short dev.tsv of random words, as many in a row as make its number of tokens."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", rows), ("dev", 64)):
+        lines = ["sentence\tlabel"]
+        for length in rng.choice(lengths, count):
+            words = rng.integers(0, vocab - len(SPECIAL), max(1, length - 2))
+            lines.append(" ".join(f"w{word}" for word in words) + f"\t{rng.choice(LABELS)}")
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def overrides_of(folder: Path, arguments: Any) -> list[str]:
+    """The command line of the run."""
+    student = Sizes.of(arguments).student
+    return [
+        "+exp=adads_finetune", "select=all", "knowledge=response", f"exec={arguments.exec}", "no_kd_baseline=false",
+        f"teachers.path={folder / 'teacher'}", "teachers.sanity=false", f"data.path={folder / 'rows'}",
+        f"artifacts={folder / 'artifacts'}", f"student.layers={student}", "student.freeze=[]", "data.heldout_rows=16",
+        f"data.max_length={arguments.max_length}", f"data.batch_size={arguments.batch}", "trainer.precision=bf16-mixed",
+        f"trainer.max_steps={arguments.steps}", f"trainer.evaluate_every={arguments.steps}", "trainer.probes=0",
+        f"trainer.checkpoint_every={max(1, arguments.steps // 3)}", f"trainer.threads={arguments.threads}",
+        "trainer.accelerator=cpu", f"hydra.run.dir={folder / 'run'}", "overwrite=true", *arguments.set,
+    ]  # fmt: skip
+
+
+# ---- the ways: each gives the seconds of its steps
+
+
+def kdlab_run(overrides: list[str], folder: Path) -> Callable[[], float]:
+    def train() -> float:
+        composed, _ = composition(overrides)
+        with contextlib.redirect_stdout(io.StringIO()):
+            job.run(checked(composed), plain(composed), folder, overrides)
+        seconds = json.loads((folder / "result.json").read_text())["ledger"]["seconds"]
+        return seconds["total"] - seconds.get("evaluation", 0.0)
+
+    return train
+
+
+def prepared(overrides: list[str]) -> tuple[Bench, Distiller, Any]:
+    """What the run would train, and its rows."""
+    bench = bench_of(checked(composition(overrides)[0]), lambda line: None)
+    steps = bench.config.trainer.max_steps
+    assert steps is not None
+    teachers = bench.teachers(None)
+    data = bench.data_module(steps, None)
+    from kdlab.ledger import Ledger
+
+    module = bench.distiller(bench.student(*teachers), teachers, Ledger(len(data.train)), steps)
+    return bench, module, data
+
+
+def loop(overrides: list[str]) -> Callable[[], float]:
+    def train() -> float:
+        _, module, data = prepared(overrides)
+        made = module.configure_optimizers()
+        optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        module.train()
+        started = time.perf_counter()
+        for batch in data.train_dataloader():
+            with autocast():
+                loss = module.loss(batch, alone=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), module.optim.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - started
+
+    return train
+
+
+def hf_trainer(overrides: list[str], folder: Path) -> Callable[[], float]:
+    """UserError where accelerate, which transformers.Trainer needs, is not installed."""
+    try:
+        import accelerate  # noqa: F401  # pyright: ignore
+    except ImportError:
+        raise UserError("--hf: transformers.Trainer needs accelerate, which is not installed") from None
+
+    class Timed(transformers.TrainerCallback):
+        started = ended = 0.0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            self.ended = time.perf_counter()
+
+    def train() -> float:
+        bench, module, data = prepared(overrides)
+        steps = module.total_steps
+        made = module.configure_optimizers()
+
+        class Distilling(transformers.Trainer):
+            def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+                return module.loss(inputs["batch"], alone=True)
+
+            def get_train_dataloader(self) -> Any:
+                return [{"batch": batch} for batch in itertools.islice(data.train_dataloader(), steps)]
+
+        given = transformers.TrainingArguments(
+            output_dir=str(folder), max_steps=steps, bf16=True, use_cpu=True, max_grad_norm=module.optim.clip,
+            save_steps=max(1, bench.config.trainer.checkpoint_every), save_total_limit=2, logging_steps=50,
+            report_to=[], remove_unused_columns=False,
+        )  # fmt: skip
+        timed = Timed()
+        trainer = Distilling(
+            module.student.model, given, callbacks=[timed], optimizers=(made["optimizer"], made["lr_scheduler"]["scheduler"])
+        )  # fmt: skip
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.train()
+        return timed.ended - timed.started
+
+    return train
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = parser_of(__doc__, minutes=9)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=60, help="of each training (default 60)")
+    parser.add_argument("--exec", default="packed", choices=("packed", "bucketed", "padded"))
+    parser.add_argument("--set", nargs="*", default=[], help="more overrides of the run, KEY=VALUE")
+    parser.add_argument("--hf", action="store_true", help="time transformers.Trainer as well")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    lengths = lengths_of(arguments.data, arguments.max_length, arguments.task)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_teacher(folder / "teacher", Sizes.of(arguments))
+        write_rows(folder / "rows", lengths, arguments.vocab)
+        overrides = overrides_of(folder, arguments)
+        trainings = {"kdlab run": kdlab_run(overrides, folder / "run"), "loop": loop(overrides)}
+        if arguments.hf:
+            trainings["HF Trainer"] = hf_trainer(overrides, folder / "hf")
+        taken: dict[str, list[float]] = {name: [] for name in trainings}
+
+        def noting(name: str) -> Callable[[int], None]:
+            return lambda turn: taken[name].append(trainings[name]() / arguments.steps)
+
+        in_turns({name: noting(name) for name in trainings}, arguments.minutes, arguments.turns, least=2)
+    print(machine(arguments.threads))
+    print(f"{len(taken['loop']) - 1} turns of {arguments.steps} steps of {arguments.batch} rows, exec={arguments.exec}\n")
+    print(table(["way", "ms a step", "quartiles", "more than the loop", "quartiles", "ms more"], list(lines(taken))))
+
+
+def lines(taken: dict[str, list[float]]) -> list[list[str]]:
+    """A line for each way from the seconds of a step in each turn, the first of which is left out."""
+    made = []
+    base = taken["loop"][1:]
+    for name, seconds in taken.items():
+        seconds = seconds[1:]
+        low, middle, high = quartiles([s / b - 1 for s, b in zip(seconds, base, strict=True)])
+        more = 1000 * quartiles([s - b for s, b in zip(seconds, base, strict=True)])[1]
+        made.append(
+            [name, *milliseconds(seconds, 1), f"{middle:+.1%}", f"{low:+.1%} to {high:+.1%}", f"{more:+.2f}"]
+        )  # fmt: skip
+    return made
+
+
+if __name__ == "__main__":
+    main()
