@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.measuring import batches, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
+from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
 from benchmarks.steps import Ours, Sizes, plain
 from kdlab.packing import layout
 from kdlab.types import Batch
@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", default="64,256")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
+    clock = clock_of(arguments.clock)
     lengths = lengths_of(arguments.data, arguments.max_length, arguments.task)
-    print(machine(arguments.threads))
+    print(machine(arguments.threads, arguments.clock))
     sizes = [int(size) for size in arguments.batch.split(",")]
     for size in sizes:
         rows = batches(lengths, size, 16, arguments.vocab)
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return lambda turn: step(rows[turn % len(rows)])
 
         ways = {name: taking(step) for name, step in steps.items()}
-        found = in_turns(ways, arguments.minutes / len(sizes), arguments.turns)
+        found = in_turns(ways, arguments.minutes / len(sizes), arguments.turns, clock)
         turns = len(found["plain, ratio 1"])
         body = [
             [name, *milliseconds(seconds), *(f"{times(found[base], seconds):.2f}x" for base in BASES)]

@@ -98,7 +98,7 @@ def work(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
         found = in_turns(ways, 0, arguments.turns)
         if rank == 0:
             print(f"\n{size} rows in all, {arguments.turns} turns\n")
-            print(table(["way", "ms", "quartiles", "times faster than one process"], list(lines(found))), flush=True)
+            print(table(["way", "ms", "quartiles", "times faster than one process"], lines(found)), flush=True)
     dist.destroy_process_group()
 
 

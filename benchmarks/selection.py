@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.measuring import batches, in_turns, lengths_of, machine, parser_of, quartiles, table, times
+from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, parser_of, quartiles, table, times
 from benchmarks.steps import Ours, Sizes, plain
 
 
@@ -51,10 +51,13 @@ class Phases:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, minutes=9)
     parser.add_argument("--batch", type=int, default=64, help="rows that a pooled step learns from")
-    parser.add_argument("--in-batch", type=int, default=256, help="rows of a batch that in-batch selection chooses from")
+    parser.add_argument(
+        "--in-batch", type=int, default=256, help="rows of a batch that in-batch selection chooses from"
+    )
     parser.add_argument("--ratio", type=float, default=0.1)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
+    clock = clock_of(arguments.clock)
     ratio, sizes = arguments.ratio, Sizes.of(arguments)
     small, large, whole = arguments.batch, arguments.in_batch, round(arguments.batch / arguments.ratio)
     lengths = lengths_of(arguments.data, arguments.max_length, arguments.task)
@@ -83,13 +86,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         pooled: lambda turn: ours.select(row_of(whole, turn), ratio),
         in_batch: lambda turn: ours.select(row_of(large, turn), ratio),
     }
-    found = in_turns(ways, arguments.minutes, arguments.turns)
+    found = in_turns(ways, arguments.minutes, arguments.turns, clock)
     for own, size in ((own_small, small), (own_large, large)):  # the phases of a turn hold a scoring too
         phases[size] = phases[size][1:]
         found[own] = [turn["total"] - turn["scoring"] for turn in phases[size]]
     each = {name: [s / looked[name] for s in seconds] for name, seconds in found.items()}
 
-    print(machine(arguments.threads))
+    print(machine(arguments.threads, arguments.clock))
     print(f"{len(found[peers])} turns; milliseconds per row that was looked at, medians and quartiles\n")
     bases = {own_small: f"our ratio 1, {small}", own_large: f"our ratio 1, {large}", peers: "plain", peer: "reference"}
     body = []

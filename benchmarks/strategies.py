@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.measuring import batches, in_turns, lengths_of, machine, parser_of, quartiles, table
+from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, parser_of, quartiles, table
 from benchmarks.steps import Ours, Sizes
 from kdlab import strategies
 from kdlab.strategies import Ensemble, Strategy, kept, top
@@ -38,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ratio", type=float, default=0.1)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
+    clock = clock_of(arguments.clock)
     lengths = lengths_of(arguments.data, arguments.max_length, arguments.task)
     ours, ratio = Ours(Sizes.of(arguments)), arguments.ratio
     sizes = [int(size) for size in arguments.batch.split(",")]
-    print(machine(arguments.threads))
+    print(machine(arguments.threads, arguments.clock))
     for size in sizes:
         rows = batches(lengths, size, 4, arguments.vocab)
         shown: dict[int, Evidence] = {}
@@ -56,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             return lambda turn: (top(strategy(shown[turn]), ratio), None)[1]
 
         ways = {"step": step, **{name: choosing(strategy) for name, strategy in every().items()}}
-        found = in_turns(ways, arguments.minutes / len(sizes), arguments.turns)
+        found = in_turns(ways, arguments.minutes / len(sizes), arguments.turns, clock)
         taken = found.pop("step")
         low, middle, high = (1000 * q for q in quartiles(taken))
-        print(f"\n{size} rows, ratio {ratio:g}, {len(taken)} turns: a step takes {middle:.0f} ms ({low:.0f} to {high:.0f})\n")
+        print(
+            f"\n{size} rows, ratio {ratio:g}, {len(taken)} turns: a step takes {middle:.0f} ms ({low:.0f} to {high:.0f})\n"
+        )
         body = []
         for name, seconds in found.items():
             low, middle, high = shares(seconds, taken)

@@ -1,9 +1,9 @@
 """What the training loop costs: a whole kdlab run against a hand-written loop over the same kernels, and HF's Trainer.
 
-    python -m benchmarks.trainer [--data FOLDER] [--task SST-2] [--batch 8] [--steps 60] [--minutes 9] [--hf]
+    python -m benchmarks.trainer [--data FOLDER] [--task SST-2] [--batch 8] [--steps 120] [--minutes 9] [--hf]
 
-"kdlab run": `kdlab.job` as the command line starts it, with its callbacks, ledger, tables, progress and two checkpoints;
-evaluations and all-data probes are left out of its seconds, because the loop has none. "Loop": the same data module, the
+"kdlab run": `kdlab.job` as the command line starts it, with its callbacks, ledger, tables, progress, and a checkpoint
+every 100 steps; evaluations and all-data probes are left out of its seconds, because the loop has none. "Loop": the same data module, the
 same distiller's loss, autocast, clipping, fused AdamW and schedule, and nothing else. "HF Trainer" (--hf, needs
 accelerate): transformers.Trainer around the same loss and batches. Each turn makes its models anew; times are from the
 first batch to the last, data loading and checkpoints included. Rows are made words with the lengths of the task's.
@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,16 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.measuring import in_turns, lengths_of, machine, milliseconds, parser_of, quartiles, table, times
+from benchmarks.measuring import (
+    clock_of,
+    in_turns,
+    lengths_of,
+    machine,
+    milliseconds,
+    parser_of,
+    quartiles,
+    table,
+)
 from benchmarks.steps import Sizes, autocast
 from kdlab import job
 from kdlab.bench import Bench
@@ -33,10 +40,13 @@ from kdlab.build import bench_of
 from kdlab.config import checked
 from kdlab.distill import Distiller
 from kdlab.errors import UserError
+from kdlab.ledger import Ledger
 from kdlab.run import composition, plain
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LABELS = ("no", "yes")
+Clock = Callable[[], float]
+Training = Callable[[], dict[str, float]]  # seconds of its steps, by the name of the way
 
 
 # ---- a teacher and rows for it
@@ -80,21 +90,21 @@ def overrides_of(folder: Path, arguments: Any) -> list[str]:
         f"artifacts={folder / 'artifacts'}", f"student.layers={student}", "student.freeze=[]", "data.heldout_rows=16",
         f"data.max_length={arguments.max_length}", f"data.batch_size={arguments.batch}", "trainer.precision=bf16-mixed",
         f"trainer.max_steps={arguments.steps}", f"trainer.evaluate_every={arguments.steps}", "trainer.probes=0",
-        f"trainer.checkpoint_every={max(1, arguments.steps // 3)}", f"trainer.threads={arguments.threads}",
-        "trainer.accelerator=cpu", f"hydra.run.dir={folder / 'run'}", "overwrite=true", *arguments.set,
+        f"trainer.threads={arguments.threads}", "trainer.accelerator=cpu", f"hydra.run.dir={folder / 'run'}", "overwrite=true", *arguments.set,
     ]  # fmt: skip
 
 
 # ---- the ways: each gives the seconds of its steps
 
 
-def kdlab_run(overrides: list[str], folder: Path) -> Callable[[], float]:
-    def train() -> float:
+def kdlab_run(overrides: list[str], folder: Path) -> Training:
+    def train() -> dict[str, float]:
         composed, _ = composition(overrides)
         with contextlib.redirect_stdout(io.StringIO()):
             job.run(checked(composed), plain(composed), folder, overrides)
         seconds = json.loads((folder / "result.json").read_text())["ledger"]["seconds"]
-        return seconds["total"] - seconds.get("evaluation", 0.0)
+        whole = seconds["total"] - seconds.get("evaluation", 0.0)
+        return {"kdlab run": whole, "kdlab run, less checkpoints": whole - seconds.get("checkpoint", 0.0)}
 
     return train
 
@@ -106,19 +116,17 @@ def prepared(overrides: list[str]) -> tuple[Bench, Distiller, Any]:
     assert steps is not None
     teachers = bench.teachers(None)
     data = bench.data_module(steps, None)
-    from kdlab.ledger import Ledger
-
     module = bench.distiller(bench.student(*teachers), teachers, Ledger(len(data.train)), steps)
     return bench, module, data
 
 
-def loop(overrides: list[str]) -> Callable[[], float]:
-    def train() -> float:
+def loop(overrides: list[str], clock: Clock) -> Training:
+    def train() -> dict[str, float]:
         _, module, data = prepared(overrides)
         made = module.configure_optimizers()
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         module.train()
-        started = time.perf_counter()
+        started = clock()
         for batch in data.train_dataloader():
             with autocast():
                 loss = module.loss(batch, alone=True)
@@ -127,12 +135,12 @@ def loop(overrides: list[str]) -> Callable[[], float]:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        return time.perf_counter() - started
+        return {"loop": clock() - started}
 
     return train
 
 
-def hf_trainer(overrides: list[str], folder: Path) -> Callable[[], float]:
+def hf_trainer(overrides: list[str], folder: Path, clock: Clock) -> Training:
     """UserError where accelerate, which transformers.Trainer needs, is not installed."""
     try:
         import accelerate  # noqa: F401  # pyright: ignore
@@ -143,14 +151,13 @@ def hf_trainer(overrides: list[str], folder: Path) -> Callable[[], float]:
         started = ended = 0.0
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
+            self.started = clock()
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
-            self.ended = time.perf_counter()
+            self.ended = clock()
 
-    def train() -> float:
+    def train() -> dict[str, float]:
         bench, module, data = prepared(overrides)
-        steps = module.total_steps
         made = module.configure_optimizers()
 
         class Distilling(transformers.Trainer):
@@ -158,10 +165,13 @@ def hf_trainer(overrides: list[str], folder: Path) -> Callable[[], float]:
                 return module.loss(inputs["batch"], alone=True)
 
             def get_train_dataloader(self) -> Any:
-                return [{"batch": batch} for batch in itertools.islice(data.train_dataloader(), steps)]
+                loader = data.train_dataloader()
+                collate = loader.collate_fn
+                loader.collate_fn = lambda rows: {"batch": collate(rows)}
+                return loader
 
         given = transformers.TrainingArguments(
-            output_dir=str(folder), max_steps=steps, bf16=True, use_cpu=True, max_grad_norm=module.optim.clip,
+            output_dir=str(folder), max_steps=module.total_steps, bf16=True, use_cpu=True, max_grad_norm=module.optim.clip,
             save_steps=max(1, bench.config.trainer.checkpoint_every), save_total_limit=2, logging_steps=50,
             report_to=[], remove_unused_columns=False,
         )  # fmt: skip
@@ -171,7 +181,7 @@ def hf_trainer(overrides: list[str], folder: Path) -> Callable[[], float]:
         )  # fmt: skip
         with contextlib.redirect_stdout(io.StringIO()):
             trainer.train()
-        return timed.ended - timed.started
+        return {"HF Trainer": timed.ended - timed.started}
 
     return train
 
@@ -179,30 +189,38 @@ def hf_trainer(overrides: list[str], folder: Path) -> Callable[[], float]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, minutes=9)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=60, help="of each training (default 60)")
+    parser.add_argument("--steps", type=int, default=120, help="of each training (default 120)")
     parser.add_argument("--exec", default="packed", choices=("packed", "bucketed", "padded"))
     parser.add_argument("--set", nargs="*", default=[], help="more overrides of the run, KEY=VALUE")
     parser.add_argument("--hf", action="store_true", help="time transformers.Trainer as well")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
+    clock = clock_of(arguments.clock)
     lengths = lengths_of(arguments.data, arguments.max_length, arguments.task)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_teacher(folder / "teacher", Sizes.of(arguments))
         write_rows(folder / "rows", lengths, arguments.vocab)
         overrides = overrides_of(folder, arguments)
-        trainings = {"kdlab run": kdlab_run(overrides, folder / "run"), "loop": loop(overrides)}
+        trainings = {"kdlab": kdlab_run(overrides, folder / "run"), "loop": loop(overrides, clock)}
         if arguments.hf:
-            trainings["HF Trainer"] = hf_trainer(overrides, folder / "hf")
-        taken: dict[str, list[float]] = {name: [] for name in trainings}
+            trainings["HF"] = hf_trainer(overrides, folder / "hf", clock)
+        taken: dict[str, list[float]] = {}
 
-        def noting(name: str) -> Callable[[int], None]:
-            return lambda turn: taken[name].append(trainings[name]() / arguments.steps)
+        def noting(training: Training) -> Callable[[int], None]:
+            def train(turn: int) -> None:
+                for name, seconds in training().items():
+                    taken.setdefault(name, []).append(seconds / arguments.steps)
 
-        in_turns({name: noting(name) for name in trainings}, arguments.minutes, arguments.turns, least=2)
-    print(machine(arguments.threads))
-    print(f"{len(taken['loop']) - 1} turns of {arguments.steps} steps of {arguments.batch} rows, exec={arguments.exec}\n")
-    print(table(["way", "ms a step", "quartiles", "more than the loop", "quartiles", "ms more"], list(lines(taken))))
+            return train
+
+        ways = {name: noting(training) for name, training in trainings.items()}
+        in_turns(ways, arguments.minutes, arguments.turns, clock, least=2)
+    print(machine(arguments.threads, arguments.clock))
+    print(
+        f"{len(taken['loop']) - 1} turns of {arguments.steps} steps of {arguments.batch} rows, exec={arguments.exec}\n"
+    )
+    print(table(["way", "ms a step", "quartiles", "more than the loop", "quartiles", "ms more"], lines(taken)))
 
 
 def lines(taken: dict[str, list[float]]) -> list[list[str]]:
