@@ -35,12 +35,9 @@ def parser_of(doc: str | None, minutes: float | None) -> argparse.ArgumentParser
     parser.add_argument("--max-length", type=int, default=128)
     if minutes is not None:
         parser.add_argument("--minutes", type=float, default=minutes, help=f"of measuring (default {minutes:g})")
-        parser.add_argument(
-            "--clock",
-            choices=CLOCKS,
-            default="wall",
-            help="cpu: on a shared machine, what this process itself computed",
-        )
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: on a shared machine, what the process itself computed"
+    )
     parser.add_argument("--turns", type=int, help="measure so many turns, however long they take")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hidden", type=int, default=384, help="width of student and teacher (default 384)")

@@ -6,6 +6,7 @@ Each rank takes its share of the rows, runs kdlab's packed step on it inside Dis
 and sums losses and gradients with the others. In its turns the single process works alone while the others wait. "No
 exchange" is the same step without the gradients' all-reduce: what is missing there is shared caches, memory and cores,
 and rows that do not divide evenly; what is missing beyond is the exchange. Selection: each rank the best of its own rows.
+With --clock cpu a turn counts the seconds that its busiest process computed, the exchange's included, and no waiting.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from benchmarks.measuring import batches, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
+from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
 from benchmarks.steps import Ours, Sizes, autocast
+from kdlab import ranks
 from kdlab.types import Batch
 
 
@@ -90,16 +92,22 @@ def work(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     torch.set_num_threads(arguments.threads)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=arguments.world)
     lengths = lengths_of(arguments.data, arguments.max_length, arguments.task)
+    clock = clock_of(arguments.clock)
     if rank == 0:
-        print(f"{arguments.world} processes; {machine(arguments.threads)} each", flush=True)
+        print(f"{arguments.world} processes; {machine(arguments.threads, arguments.clock)} each", flush=True)
     for size in (int(size) for size in arguments.batch.split(",")):
         rows = batches(lengths, size, 16, arguments.vocab)
         ways = ways_of(Sizes.of(arguments), rows, rank, arguments.world, arguments.ratio)
-        found = in_turns(ways, 0, arguments.turns)
+        found = slowest(ranks.gather_objects(in_turns(ways, 0, arguments.turns, clock)))
         if rank == 0:
             print(f"\n{size} rows in all, {arguments.turns} turns\n")
             print(table(["way", "ms", "quartiles", "times faster than one process"], lines(found)), flush=True)
     dist.destroy_process_group()
+
+
+def slowest(found: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Of each way and turn, the seconds of the rank that took the longest."""
+    return {name: [max(turn) for turn in zip(*(one[name] for one in found), strict=True)] for name in found[0]}
 
 
 def lines(found: dict[str, list[float]]) -> list[list[str]]:

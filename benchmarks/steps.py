@@ -6,7 +6,6 @@ All have the same student, teacher, dropout, trained embeddings and AdamW; rando
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ class Sizes:
             num_hidden_layers=layers,
             num_attention_heads=self.hidden // 32,
             intermediate_size=4 * self.hidden,
-            num_labels=2,
+            num_labels=2,  # pyright: ignore[reportCallIssue]
         )
 
     def built(self) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedModel]:
@@ -58,7 +57,7 @@ class Sizes:
         return student.train(), teacher.eval().requires_grad_(False)
 
 
-def autocast() -> contextlib.AbstractContextManager[None]:
+def autocast() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16)
 
 

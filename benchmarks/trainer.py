@@ -4,8 +4,8 @@
 
 "kdlab run": `kdlab.job` as the command line starts it, with its callbacks, ledger, tables, progress, and a checkpoint
 every 100 steps; evaluations and all-data probes are left out of its seconds, because the loop has none. "Loop": the same data module, the
-same distiller's loss, autocast, clipping, fused AdamW and schedule, and nothing else. "HF Trainer" (--hf, needs
-accelerate): transformers.Trainer around the same loss and batches. Each turn makes its models anew; times are from the
+same distiller's loss, autocast, clipping, fused AdamW and schedule, and nothing else; or with a plain torch.save where the
+run has a checkpoint. "HF Trainer" (--hf, needs accelerate): transformers.Trainer around the same loss and batches. Each turn makes its models anew; times are from the
 first batch to the last, data loading and checkpoints included. Rows are made words with the lengths of the task's.
 """
 
@@ -120,14 +120,14 @@ def prepared(overrides: list[str]) -> tuple[Bench, Distiller, Any]:
     return bench, module, data
 
 
-def loop(overrides: list[str], clock: Clock) -> Training:
+def loop(overrides: list[str], folder: Path, clock: Clock) -> Training:
     def train() -> dict[str, float]:
-        _, module, data = prepared(overrides)
+        bench, module, data = prepared(overrides)
         made = module.configure_optimizers()
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         module.train()
-        started = clock()
-        for batch in data.train_dataloader():
+        saving, started = 0.0, clock()
+        for step, batch in enumerate(data.train_dataloader(), 1):
             with autocast():
                 loss = module.loss(batch, alone=True)
             loss.backward()
@@ -135,7 +135,12 @@ def loop(overrides: list[str], clock: Clock) -> Training:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        return {"loop": clock() - started}
+            if step % bench.config.trainer.checkpoint_every == 0 and step < module.total_steps:
+                before = clock()
+                torch.save({"student": module.state_dict(), "optimizer": optimizer.state_dict()}, folder / "loop.pt")
+                saving += clock() - before
+        whole = clock() - started
+        return {"loop": whole - saving, "loop, torch.save": whole}
 
     return train
 
@@ -148,7 +153,7 @@ def hf_trainer(overrides: list[str], folder: Path, clock: Clock) -> Training:
         raise UserError("--hf: transformers.Trainer needs accelerate, which is not installed") from None
 
     class Timed(transformers.TrainerCallback):
-        started = ended = 0.0
+        started = ended = saving = 0.0
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.started = clock()
@@ -160,7 +165,14 @@ def hf_trainer(overrides: list[str], folder: Path, clock: Clock) -> Training:
         bench, module, data = prepared(overrides)
         made = module.configure_optimizers()
 
+        timed = Timed()
+
         class Distilling(transformers.Trainer):
+            def _save_checkpoint(self, *given: Any, **named: Any) -> None:
+                before = clock()
+                super()._save_checkpoint(*given, **named)
+                timed.saving += clock() - before
+
             def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
                 return module.loss(inputs["batch"], alone=True)
 
@@ -175,13 +187,13 @@ def hf_trainer(overrides: list[str], folder: Path, clock: Clock) -> Training:
             save_steps=max(1, bench.config.trainer.checkpoint_every), save_total_limit=2, logging_steps=50,
             report_to=[], remove_unused_columns=False,
         )  # fmt: skip
-        timed = Timed()
         trainer = Distilling(
             module.student.model, given, callbacks=[timed], optimizers=(made["optimizer"], made["lr_scheduler"]["scheduler"])
         )  # fmt: skip
         with contextlib.redirect_stdout(io.StringIO()):
             trainer.train()
-        return {"HF Trainer": timed.ended - timed.started}
+        whole = timed.ended - timed.started
+        return {"HF Trainer": whole, "HF Trainer, less checkpoints": whole - timed.saving}
 
     return train
 
@@ -202,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_teacher(folder / "teacher", Sizes.of(arguments))
         write_rows(folder / "rows", lengths, arguments.vocab)
         overrides = overrides_of(folder, arguments)
-        trainings = {"kdlab": kdlab_run(overrides, folder / "run"), "loop": loop(overrides, clock)}
+        trainings = {"kdlab": kdlab_run(overrides, folder / "run"), "loop": loop(overrides, folder, clock)}
         if arguments.hf:
             trainings["HF"] = hf_trainer(overrides, folder / "hf", clock)
         taken: dict[str, list[float]] = {}

@@ -98,6 +98,10 @@ def test_several_processes_are_compared_with_one_at_their_own_ratio():
     assert [line[-1] for line in scaling.lines(found)] == ["1.00x", "2.00x", "1.00x", "1.25x"]
 
 
+def test_a_turn_of_several_processes_is_as_long_as_the_longest():
+    assert scaling.slowest([{"a": [1.0, 5.0]}, {"a": [2.0, 4.0]}]) == {"a": [2.0, 5.0]}
+
+
 def test_lengths_are_read_from_a_task_and_cut(tmp_path):
     folder = tmp_path / "TASK"
     folder.mkdir()
@@ -137,10 +141,12 @@ def test_ranks_share_the_rows_of_a_batch():
         ("kd_step", ["--batch", "4"], 7),
         ("selection", ["--batch", "2", "--in-batch", "10", "--ratio", "0.2"], 6),
         ("strategies", ["--batch", "20"], 9),
-        ("trainer", ["--batch", "4", "--steps", "4"], 3),
+        ("trainer", ["--batch", "4", "--steps", "4", "--set", "trainer.checkpoint_every=2"], 4),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*dataloader is not res")
+@pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*dataloader is not res"
+)
 def test_a_benchmark_prints_its_machine_and_a_line_for_each_way(name, more, ways, capsys, monkeypatch):
     from kdlab import ledger
 
