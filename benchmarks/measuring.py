@@ -43,6 +43,7 @@ def parser_of(doc: str | None, minutes: float | None) -> argparse.ArgumentParser
     parser.add_argument("--hidden", type=int, default=384, help="width of student and teacher (default 384)")
     parser.add_argument("--layers", default="3,6", help="layers of student and teacher (default 3,6)")
     parser.add_argument("--vocab", type=int, default=30522)
+    parser.add_argument("--freeze", nargs="*", default=[], help="parts of the student that stay, as in student.freeze=")
     return parser
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from kdlab import strategies, terms
+from kdlab import models, strategies, terms
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
 from kdlab.ledger import Ledger
@@ -27,17 +27,19 @@ from kdlab.types import Batch, Evidence
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the models: width, layers of student and teacher, words; a head for every 32 of the width."""
+    """Of the models: width, layers of student and teacher, words; a head for every 32 of the width. `freeze`: parts of
+    the student that are not trained."""
 
     hidden: int = 384
     student: int = 3
     teacher: int = 6
     vocab: int = 30522
+    freeze: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Sizes:
         student, teacher = (int(n) for n in arguments.layers.split(","))
-        return cls(arguments.hidden, student, teacher, arguments.vocab)
+        return cls(arguments.hidden, student, teacher, arguments.vocab, tuple(arguments.freeze))
 
     def config(self, layers: int) -> transformers.BertConfig:
         return transformers.BertConfig(
@@ -54,6 +56,7 @@ class Sizes:
         torch.manual_seed(0)
         made = transformers.AutoModelForSequenceClassification.from_config
         student, teacher = (made(self.config(layers)) for layers in (self.student, self.teacher))
+        models.freeze(student, self.freeze)
         return student.train(), teacher.eval().requires_grad_(False)
 
 

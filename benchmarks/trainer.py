@@ -69,7 +69,7 @@ def write_teacher(folder: Path, sizes: Sizes) -> None:
     teacher.save_pretrained(folder)
 
 
-def write_rows(folder: Path, lengths: np.ndarray, vocab: int, rows: int = 8000) -> None:
+def write_rows(folder: Path, lengths: np.ndarray, vocab: int, rows: int) -> None:
     """train.tsv and a short dev.tsv of random words, as many in a row as make its number of tokens."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def overrides_of(folder: Path, arguments: Any) -> list[str]:
     return [
         "+exp=adads_finetune", "select=all", "knowledge=response", f"exec={arguments.exec}", "no_kd_baseline=false",
         f"teachers.path={folder / 'teacher'}", "teachers.sanity=false", f"data.path={folder / 'rows'}",
-        f"artifacts={folder / 'artifacts'}", f"student.layers={student}", "student.freeze=[]", "data.heldout_rows=16",
+        f"artifacts={folder / 'artifacts'}", f"student.layers={student}", f"student.freeze=[{','.join(arguments.freeze)}]", "data.heldout_rows=16",
         f"data.max_length={arguments.max_length}", f"data.batch_size={arguments.batch}", "trainer.precision=bf16-mixed",
         f"trainer.max_steps={arguments.steps}", f"trainer.evaluate_every={arguments.steps}", "trainer.probes=0",
         f"trainer.threads={arguments.threads}", "trainer.accelerator=cpu", f"hydra.run.dir={folder / 'run'}", "overwrite=true", *arguments.set,
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_teacher(folder / "teacher", Sizes.of(arguments))
-        write_rows(folder / "rows", lengths, arguments.vocab)
+        write_rows(folder / "rows", lengths, arguments.vocab, arguments.batch * arguments.steps)
         overrides = overrides_of(folder, arguments)
         trainings = {"kdlab": kdlab_run(overrides, folder / "run"), "loop": loop(overrides, folder, clock)}
         if arguments.hf:

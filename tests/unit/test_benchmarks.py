@@ -128,6 +128,12 @@ def test_a_step_moves_the_student_and_phases_sum_up():
     assert any(not torch.equal(old, new) for old, new in zip(before, ours.student.parameters(), strict=True))
 
 
+def test_frozen_parts_stay_in_all_ways():
+    sizes = Sizes(32, 1, 1, 60, ("word_embeddings", "position_embeddings"))
+    names = {name for name, p in sizes.built()[0].named_parameters() if not p.requires_grad}
+    assert {name.split(".")[-2] for name in names} == {"word_embeddings", "position_embeddings"}
+
+
 def test_ranks_share_the_rows_of_a_batch():
     (batch,) = measuring.batches(measuring.lengths_of(None, 16), 5, 1, 60)
     parts = [scaling.share_of(batch, rank, 2) for rank in range(2)]
