@@ -35,31 +35,76 @@ def perform(title: str, overrides: Sequence[str], folder: Path) -> bool:
 
 
 def launch(overrides: Sequence[str], environment: Mapping[str, str], lock: int) -> int:
-    """`python -m kdlab.run` in a process that inherits the descriptor `lock`; its exit code."""
-    command = [sys.executable, "-m", "kdlab.run", *overrides]
-    return subprocess.run(command, env=environment, pass_fds=[lock], check=False).returncode
+    """`python -m kdlab.run` in a process that inherits the descriptor `lock`; its exit code.
 
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Hold the lock of a run folder, a file beside it, during the block; yields its descriptor.
-
-    The kernel frees it when the last process that has the descriptor ends: if this one is killed, the job keeps it.
+    At Ctrl-C, which that process gets as well, its end is waited for: it may be saving a checkpoint.
     """
+    command = [sys.executable, "-m", "kdlab.run", *overrides]
+    with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
+def spawn(
+    overrides: Sequence[str],
+    environment: Mapping[str, str],
+    held: Sequence[int],
+    output: int,
+    where: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """`python -m kdlab.run` in a session of its own, so that it can be signalled with all it starts; in the folder `where`.
+
+    It writes to the descriptor `output` and inherits the descriptors `held`.
+    """
+    command = [sys.executable, "-m", "kdlab.run", *overrides]
+    return subprocess.Popen(
+        command, cwd=where, env=dict(environment), pass_fds=list(held), start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+    )  # fmt: skip
+
+
+class Lock:
+    """The lock of a run folder, a file beside it. The kernel frees it when the last process that has its descriptor
+    ends: if this process is killed, the job that inherited it keeps it."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path, self.descriptor = path, descriptor
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+def hold(folder: Path, wait: bool = False) -> Lock | None:
+    """The lock of a run folder; None where another process has it, unless that is to be waited for."""
     name = hashlib.sha256(folder.name.encode()).hexdigest()[:16]  # the folder's own may be as long as a name can be
     path = folder.with_name(f".{name}.lock")
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _wait(descriptor, folder)
-            if _is_at(descriptor, path):  # else the holder before us has removed it
-                try:
-                    yield descriptor
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-        finally:
+            taken = _take(descriptor, folder, wait)
+            if taken and _is_at(descriptor, path):  # else the holder before us has removed it
+                return Lock(path, descriptor)
+        except BaseException:
             os.close(descriptor)
+            raise
+        os.close(descriptor)
+        if not taken:
+            return None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[int]:
+    """Hold the lock of a run folder during the block; yields its descriptor."""
+    lock = hold(folder, wait=True)
+    assert lock is not None
+    try:
+        yield lock.descriptor
+    finally:
+        lock.release()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -69,14 +114,17 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _wait(descriptor: int, folder: Path) -> None:
+def _take(descriptor: int, folder: Path, wait: bool) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        if not wait:
+            return False
         print(f"kdlab: another process is at work in {folder}: waiting for its end", flush=True)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:  # a file system without locks
-        return
+        return True
+    return True
 
 
 def quoted(value: object) -> str:

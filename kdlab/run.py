@@ -5,7 +5,6 @@ Only Hydra and the schemas are imported at the top, so that `--help` and mistake
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,12 +30,22 @@ PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package; in a checkout beside it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
+MULTIRUN = {"-m", "--multirun"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's); returns the exit code: 2 for anything a user can mend."""
     try:
-        arguments, own = _own_folders(list(sys.argv[1:] if argv is None else argv))
-        if any(argument.startswith("-") for argument in arguments):
+        arguments, folders = _own_folders(list(sys.argv[1:] if argv is None else argv))
+        places = [f"'file://{folder}'" for folder in folders]
+        own = [f"hydra.searchpath=[{','.join(places)}]"] if folders else []
+        flags = {argument for argument in arguments if argument.startswith("-")}
+        overrides = [argument for argument in arguments if argument not in flags]
+        if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
+            from kdlab import sweep
+
+            return sweep.start(overrides, own, folders)
+        if flags:
             return _hydra_application(arguments, own)
         return _single([*arguments, *own])
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -47,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _own_folders(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """`arguments` without --config-dir FOLDER, and the override that has Hydra search those folders as well."""
+def _own_folders(arguments: list[str]) -> tuple[list[str], list[Path]]:
+    """`arguments` without --config-dir FOLDER, and those folders."""
     folders, rest = [], []
     waiting = iter(arguments)
     for argument in waiting:
@@ -59,8 +70,8 @@ def _own_folders(arguments: list[str]) -> tuple[list[str], list[str]]:
         folder = Path(value if equals else next(waiting, "")).absolute()
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
-        folders.append(f"'file://{folder}'")
-    return rest, [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+        folders.append(folder)
+    return rest, folders
 
 
 def _single(overrides: list[str]) -> int:
@@ -80,19 +91,35 @@ def _single(overrides: list[str]) -> int:
     return job.start(config, resolved, folder, chosen, overrides)
 
 
-def composition(overrides: Sequence[str]) -> tuple[DictConfig, Any]:
-    """The configuration that `overrides` make, and Hydra's own part of it (resolved)."""
+def composition(overrides: Sequence[str], wanted: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:
+    """The configuration that `overrides` make, and the `wanted` keys of Hydra's own part of it (resolved)."""
     GlobalHydra.instance().clear()
+    _forget_namesakes()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         whole = compose("run", overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(whole)  # for ${hydra:...}
     try:
         hydra = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra", "name"]), resolve=False))
-        folder = OmegaConf.select(hydra, "hydra.run.dir")
+        found = OmegaConf.create()
+        for key in wanted:
+            value = OmegaConf.select(hydra, f"hydra.{key}")
+            OmegaConf.update(
+                found, key, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            )
     finally:
         HydraConfig.instance().cfg = None  # Lightning would start other ranks Hydra's way
     own = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
-    return own, OmegaConf.create({"run": {"dir": folder}})
+    return own, found
+
+
+def _forget_namesakes() -> None:
+    """Drop the schemas that Hydra and its plugins hold for launchers and sweepers of the names of kdlab's: Hydra would
+    check kdlab's against them."""
+    Plugins.instance()  # loads them
+    stored = ConfigStore.instance().repo["hydra"]
+    for group in ("launcher", "sweeper"):
+        for file in (CONF / "hydra" / group).glob("*.yaml"):
+            stored[group].pop(file.name, None)
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
@@ -102,27 +129,25 @@ def plain(composed: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items()}
 
 
-# ---- --help, --cfg and sweeps are Hydra's
+# ---- --help and --cfg are Hydra's
 
 
 def _hydra_application(arguments: list[str], own: list[str]) -> int:
     import hydra
 
-    failed: list[str] = []
+    _forget_namesakes()
+    done: list[bool] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
     def application(composed: DictConfig) -> None:
         checked(composed)
         here = HydraConfig.get()
         folder = Path(here.runtime.output_dir)
-        if not perform(" ".join(here.overrides.task), [*here.overrides.task, *own], folder):
-            failed.append(str(folder))
+        done.append(perform(" ".join(here.overrides.task), [*here.overrides.task, *own], folder))
 
     before = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who make one line of them
-    sweep = sorted({"-m", "--multirun"} & set(arguments))  # Hydra takes it in front of overrides only
-    rest = [argument for argument in arguments if argument not in sweep]
-    sys.argv = [before[1][0], *sweep, *rest, *own, *_sweep_folders(arguments)]
+    sys.argv = [before[1][0], *(argument for argument in arguments if argument not in MULTIRUN), *own]
     try:
         application()
     except SystemExit as end:  # argparse: a flag it does not know
@@ -131,26 +156,7 @@ def _hydra_application(arguments: list[str], own: list[str]) -> int:
         sys.argv = before[1]
         if before[0] is None:
             del os.environ["HYDRA_FULL_ERROR"]
-    for folder in failed:
-        print(f"kdlab: failed: {folder}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _sweep_folders(arguments: list[str]) -> list[str]:
-    """Overrides that name a sweep's folder by what its jobs share, and each job's by what differs: no time in either,
-    so the same command finds its finished jobs again."""
-    if not {"-m", "--multirun"} & set(arguments):
-        return []
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    given = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
-    shared = [o for o in given if not o.is_sweep_override()]
-    names = ",".join(f"'{o.key_or_group}'" for o in shared)
-    folders = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
-    if not any(o.key_or_group == "hydra.sweep.dir" for o in shared):
-        digest = hashlib.sha256("\n".join(sorted(str(o.input_line) for o in shared)).encode()).hexdigest()
-        folders.append(f"hydra.sweep.dir=outputs/${{name}}/sweep-{digest[:8]}")
-    return folders
+    return 0 if all(done) else 1
 
 
 # ---- errors as one line
