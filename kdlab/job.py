@@ -67,7 +67,8 @@ def run(
     given = config.trainer
     devices = _devices(given.accelerator, given.devices)
     world = devices * given.num_nodes
-    torch.set_num_threads(given.threads or max(1, (os.cpu_count() or 1) // devices))
+    share = os.environ.get("OMP_NUM_THREADS", "")  # a sweep gives each of its jobs one
+    torch.set_num_threads(given.threads or (int(share) if share.isdigit() else 0) or max(1, (os.cpu_count() or 1) // devices))
 
     batches = given.max_steps * given.accumulate if given.max_steps else None
     data = bench.data_module(batches, given.max_epochs)
