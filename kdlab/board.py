@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any, Protocol, TextIO
 
@@ -26,8 +25,8 @@ class Board(Protocol):
     def close(self) -> None: ...
 
 
-def board_of(tally: Tally, title: str, stream: TextIO | None = None) -> Board:
-    stream = stream or sys.stdout
+def board_of(tally: Tally, title: str, stream: TextIO) -> Board:
+    """The live table where `stream` is a terminal, lines where it is not."""
     return Live(tally, title, stream) if stream.isatty() else Plain(tally, stream)
 
 

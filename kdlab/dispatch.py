@@ -109,11 +109,12 @@ def dispatch(
         deadline = float("inf")
         while running or (waiting and not stop.signal):
             if not stop.signal:
+                sizes = {job.number: job.log.stat().st_size if job.log.exists() else 0 for job in waiting}
                 for job, handle in launcher.begin(waiting):
                     waiting.remove(job)
                     running[job.number] = handle
                     one = tally.jobs[job.number]
-                    one.began, one.since = time.monotonic(), job.log.stat().st_size if job.log.exists() else 0
+                    one.began, one.since = time.monotonic(), sizes[job.number]
                     _show(board, one, handle.state)
                 for job in waiting:
                     elsewhere = job.number in launcher.held()

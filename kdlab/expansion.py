@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -167,6 +168,11 @@ def jobs(expansion: Expansion, params: dict[str, Any]) -> list[Job]:
             found.append(job)
     require_folders(found)
     return found
+
+
+def home(jobs: Sequence[Job]) -> Path:
+    """The folder that all jobs lie in."""
+    return Path(os.path.commonpath([job.folder.parent for job in jobs]))
 
 
 def require_folders(found: Sequence[Job]) -> None:

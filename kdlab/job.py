@@ -68,7 +68,9 @@ def run(
     devices = _devices(given.accelerator, given.devices)
     world = devices * given.num_nodes
     share = os.environ.get("OMP_NUM_THREADS", "")  # a sweep gives each of its jobs one
-    torch.set_num_threads(given.threads or (int(share) if share.isdigit() else 0) or max(1, (os.cpu_count() or 1) // devices))
+    torch.set_num_threads(
+        given.threads or (int(share) if share.isdigit() else 0) or max(1, (os.cpu_count() or 1) // devices)
+    )
 
     batches = given.max_steps * given.accumulate if given.max_steps else None
     data = bench.data_module(batches, given.max_epochs)

@@ -8,6 +8,7 @@ for Optuna 2, and would run the jobs in one process.) The study lies in the swee
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from kdlab.expansion import Expansion, Job, parsed
 from kdlab.tally import Progress, Tally
 
 STUDY = "optuna.journal"
+DIRECTIONS = ("minimize", "maximize")
 SAMPLERS = "optuna.samplers."  # code that hydra.sweeper.sampler may name
 
 
@@ -46,7 +48,7 @@ class Search:
         for name, value in (("n_trials", n_trials), ("n_jobs", 1 if n_jobs is None else n_jobs)):
             if type(value) is not int or value < 1:
                 raise UserError(f"hydra.sweeper.{name}={value}: at least 1")
-        if direction not in (None, "minimize", "maximize"):
+        if direction not in (None, *DIRECTIONS):
             raise UserError(f"hydra.sweeper.direction={direction}: minimize, maximize or null")
         target = str(sampler.get("_target_"))
         if not target.startswith(SAMPLERS):
@@ -66,11 +68,12 @@ class Search:
             raise UserError('hydra/sweeper=optuna needs Optuna: pip install "kdlab[optuna]"') from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        direction = self.direction or ("maximize" if first[0].config.data.stage == "finetune" else "minimize")
+        direction = self.direction or DIRECTIONS[first[0].config.data.stage == "finetune"]
         home = first[0].folder.parent
         study = optuna.create_study(
             storage=self.storage or _journal(optuna, home / STUDY), sampler=instantiate(self.sampler),
-            study_name=self.study_name or f"{name}-{_digest(direction, space)}", direction=direction, load_if_exists=True,
+            study_name=self.study_name or f"{name}-{_digest(direction, space)}", direction=direction,  # pyright: ignore[reportArgumentType]
+            load_if_exists=True,
         )  # fmt: skip
         trials = Trials(optuna, study, whole, space, fixed, self.n_trials)
         tally = Tally(launcher.at_once, expected=self.n_trials)
@@ -78,7 +81,7 @@ class Search:
             f"kdlab: {self.n_trials} trials in {home}; the same command goes on with those that are not finished",
             flush=True,
         )
-        board = board_of(tally, name)
+        board = board_of(tally, name, sys.stdout)
         try:
             jobs = trials.first(self.n_jobs or launcher.at_once or 1)
             stopped = dispatch(jobs, launcher, tally, board, trials.next)

@@ -14,7 +14,7 @@ from typing import Any
 
 from kdlab.distantjobs import DistantJob
 from kdlab.errors import UserError
-from kdlab.expansion import Job
+from kdlab.expansion import Job, home
 from kdlab.localjobs import DIFFERS, SWEEP, devices_of, gpus_of
 
 PENDING = ("PENDING", "REQUEUED", "CONFIGURING", "RESIZING", "UNKNOWN")
@@ -75,11 +75,11 @@ class Handle:
     def poll(self) -> int | None:
         if not self.submitted.done():
             return None
-        import submitit
+        from submitit.core.utils import UncompletedJobError  # a FailedJobError is one
 
         try:
             return max(self.submitted.results(), key=abs)
-        except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:
+        except UncompletedJobError as error:
             said = [line.strip() for line in str(error).splitlines() if line.strip()]
             self.why = (
                 f"job {self.submitted.job_id} ended as {self.submitted.state}: {said[0] if said else 'no word of it'}"
@@ -103,7 +103,7 @@ class Submitit:
     def __init__(
         self,
         cluster: str,
-        submitit_folder: str,
+        submitit_folder: str | None = None,
         array_parallelism: int = 256,
         nodes: int | None = None,
         tasks_per_node: int | None = None,
@@ -125,6 +125,7 @@ class Submitit:
 
     def prepare(self, jobs: Sequence[Job], name: str) -> None:
         self._name = name
+        self.folder = self.folder or str(home(jobs) / ".submitit" / "%j")
         _submitit()
         if self.cluster == "slurm":
             from shutil import which

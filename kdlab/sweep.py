@@ -6,7 +6,6 @@ a launcher of Hydra's own would run the jobs inside one process, where the ranks
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from kdlab import expansion
 from kdlab.board import board_of
 from kdlab.dispatch import Launcher, dispatch
 from kdlab.errors import UserError, nearest
-from kdlab.expansion import Expansion, Job
+from kdlab.expansion import Expansion, home
 from kdlab.run import CONF, plain
 from kdlab.tally import Tally
 
@@ -70,16 +69,11 @@ class Product:
             f"kdlab: {_jobs(len(jobs))} in {home(jobs)}; the same command goes on with those that are not finished",
             flush=True,
         )
-        board = board_of(tally, name)
+        board = board_of(tally, name, sys.stdout)
         try:
             return tally, dispatch(jobs, launcher, tally, board)
         finally:
             board.close()
-
-
-def home(jobs: Sequence[Job]) -> Path:
-    """The folder that all jobs lie in."""
-    return Path(os.path.commonpath([job.folder.parent for job in jobs]))
 
 
 def _jobs(count: int) -> str:

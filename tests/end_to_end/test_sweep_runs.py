@@ -1,0 +1,95 @@
+"""Sweeps of tiny runs: interrupted, killed, failed and gone on with; several at once; through submitit; with Optuna."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.forked import FailAt, ForkedJobs, InterruptSweepAt
+from tests.runs import KillAt, call, outcome, tiny, tiny_task
+
+AT_ONCE = ("hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
+
+
+def home(folder: Path, name: str = "adads_pretrain") -> Path:
+    (found,) = (folder / "outputs" / name).iterdir()
+    return found
+
+
+def test_a_sweep_goes_on_after_a_failure_and_a_killed_job(tmp_path, teacher_folder, text_folder):
+    command = ["-m", *tiny(teacher_folder, text_folder, "select=random,entropy", "seed=1,2", "trainer.max_steps=4")]
+    traps = {"select=entropy,seed=1": FailAt(1), "select=random,seed=2": KillAt(4)}
+    done = call(command, tmp_path, ForkedJobs(traps))
+    assert done.code == 1, done.output
+    failed = done.output.split("2 jobs failed")[1]
+    assert "boom" in failed and "SIGKILL" in failed
+    for name in ("seed=1,select=entropy", "seed=2,select=random"):
+        assert str(home(Path() / tmp_path).relative_to(tmp_path) / f"{name}.log") in failed
+    again = call(command, tmp_path, ForkedJobs())
+    assert again.code == 0, again.output
+    assert again.output.count("finished in") == again.output.count("skipped") == 2
+    assert "going on with the unfinished run" in (home(tmp_path) / "seed=2,select=random.log").read_text()
+    results = [json.loads(file.read_text()) for file in home(tmp_path).glob("*/result.json")]
+    assert sorted((r["select"]["name"], r["seed"]) for r in results) == [
+        (name, seed) for name in ("entropy", "random") for seed in (1, 2)
+    ]
+    third = call(command, tmp_path, ForkedJobs())
+    assert third.code == 0 and third.output.count("skipped") == 4
+
+
+def test_ctrl_c_stops_the_jobs_and_the_same_command_goes_on_to_the_same_bits(tmp_path, teacher_folder, text_folder):
+    command = ["-m", *tiny(teacher_folder, text_folder, "seed=1,2")]
+    stopped = call(command, tmp_path, ForkedJobs({"seed=1": InterruptSweepAt(5)}))
+    assert stopped.code == 130, stopped.output
+    assert "2 jobs not finished; the same command goes on" in stopped.output and "Traceback" not in stopped.output
+    assert call(command, tmp_path, ForkedJobs()).code == 0
+    alone = call([*tiny(teacher_folder, text_folder, "seed=1"), "hydra.run.dir=alone"], tmp_path)
+    assert alone.code == 0
+    assert outcome(home(tmp_path) / "seed=1") == outcome(tmp_path / "alone")
+
+
+def test_two_jobs_at_once_that_need_one_teacher_make_it_once(tmp_path, teacher_folder, task_folder):
+    command = ["-m", *tiny_task(teacher_folder, task_folder, "seed=1,2", "trainer.max_steps=2"), *AT_ONCE]
+    done = call(command, tmp_path, ForkedJobs())
+    assert done.code == 0, done.output
+    logs = [file.read_text() for file in sorted(home(tmp_path, "adads_finetune").glob("*.log"))]
+    makers = [len(re.findall(r"^making .*teacher", log, re.M)) for log in logs]
+    assert sorted(makers) == [0, 1], logs
+    assert "waiting for that" in logs[makers.index(0)]
+
+
+def test_submitit_runs_the_jobs_and_says_which_failed(tmp_path, teacher_folder, text_folder):
+    command = ["-m", *tiny(teacher_folder, text_folder, "trainer.max_steps=2", "seed=1"),
+               f"data.path={text_folder},nowhere", "hydra/launcher=submitit_local", "hydra.launcher.array_parallelism=2",
+               "hydra.sweep.subdir=job${hydra.job.num}"]  # fmt: skip
+    done = call([a for a in command if a != f"data.path={text_folder}"], tmp_path, timeout=240)
+    assert done.code == 1, done.output
+    assert "1 job failed" in done.output and "nowhere" in done.output.split("1 job failed")[1]
+    assert json.loads((home(tmp_path) / "job0" / "result.json").read_text())["status"] == "finished"
+    assert not list(home(tmp_path).glob(".*.lock"))
+
+
+def test_optuna_searches_ratios_and_goes_on_with_its_study(tmp_path, teacher_folder, text_folder):
+    given = [a for a in tiny(teacher_folder, text_folder, "trainer.max_steps=2") if not a.startswith("select.ratio")]
+    command = ["-m", *given, "select.ratio=interval(0.1,0.5)", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
+    done = call(command, tmp_path, ForkedJobs({}))
+    assert done.code == 0, done.output
+    more = call([*command[:-1], "hydra.sweeper.n_trials=3"], tmp_path, ForkedJobs())
+    assert more.code == 0 and more.output.count("skipped") == 2, more.output
+    ratios = {
+        float(file.parent.name.split("=")[1]): json.loads(file.read_text())
+        for file in home(tmp_path).glob("*/result.json")
+    }
+    assert len(ratios) == 3 and all(0.1 <= ratio <= 0.5 for ratio in ratios)
+    assert all(result["select"]["ratio"] == ratio for ratio, result in ratios.items())
+    import optuna
+
+    (study,) = optuna.get_all_study_summaries(_journal(optuna, home(tmp_path) / "optuna.journal"))
+    best = min(ratios, key=lambda ratio: ratios[ratio]["metrics"]["student"]["loss"])
+    assert study.best_trial is not None and study.best_trial.params == {"select.ratio": best}
+    assert f"select.ratio={best}" in more.output.split("best text")[1]
+
+
+def _journal(optuna, path: Path):
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
