@@ -15,13 +15,13 @@ LAYERS = [
     {"types", "errors", "seeding", "files", "strategies", "clustering", "policies", "rewards", "terms", "stateterms", "attentionterms", "amalgamation", "adoption", "weighing", "actorcritic", "optim", "ksmsettings", "significance", "chunked", "flops", "labels", "tasks", "metrics", "layermaps", "sparselogits"},
     {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "ksm", "packing", "varlen", "encoder", "teacher", "attention", "scoring", "augment", "candidates", "wordvectors", "pool", "gradients", "published", "answerstore", "answerrows", "cache"},
     {"datamodules", "objective", "hearing", "rules", "distill", "choosing", "phases", "looking", "select", "callbacks", "checkpoint_io", "trace"},
-    {"pictures", "opened", "analyses", "comparisons", "seedgroups", "baselines", "compare", "analyse", "suite", "jobs", "submission", "scoreboard", "config", "bench", "pretraining", "finetuning", "build", "folders", "augmented", "bounds", "checks", "choices", "episodes", "teacherpool", "fitting", "loggers", "runlogs", "teachingfigures", "rehearsal", "results", "teacherspecs", "schemas", "taskteachers", "teaching", "textteachers", "job", "run", "summary", "figures", "finished", "evaluate", "export", "sweepfiles", "caching"},
+    {"pictures", "opened", "analyses", "comparisons", "seedgroups", "baselines", "compare", "analyse", "suite", "jobs", "submission", "scoreboard", "config", "bench", "pretraining", "finetuning", "build", "folders", "augmented", "bounds", "checks", "choices", "episodes", "teacherpool", "fitting", "loggers", "runlogs", "teachingfigures", "rehearsal", "results", "teacherspecs", "schemas", "taskteachers", "teaching", "textteachers", "job", "run", "summary", "figures", "finished", "evaluate", "export", "sweepfiles", "sweep", "expansion", "dispatch", "tally", "joblogs", "board", "localjobs", "distantjobs", "submititjobs", "rayjobs", "optunasearch", "caching"},
 ]  # fmt: skip
 LIBRARIES = [
     {"torch", "numpy", "faiss"},
     {"transformers", "datasets", "pyarrow", "safetensors", "huggingface_hub"},
     {"pytorch_lightning", "tqdm"},
-    {"hydra", "omegaconf", "wandb", "matplotlib", "yaml", "sklearn"},
+    {"hydra", "omegaconf", "wandb", "matplotlib", "yaml", "sklearn", "rich", "submitit", "ray", "optuna"},
 ]
 
 
