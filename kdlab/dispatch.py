@@ -15,6 +15,7 @@ from kdlab.tally import Progress, Tally
 
 PATIENCE = 120.0  # seconds that stopped jobs have for saving their checkpoints
 PAUSE = 0.1
+TWICE = 0.5  # seconds within which a second signal is the first one again
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -52,15 +53,18 @@ class Launcher(Protocol):
 
 
 class Stop:
-    """The signal that ends the sweep, once it has come, and how often it came."""
+    """The signal that ends the sweep, once it has come, and how often it came. Some tools send one twice at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.times = 0
+        self._last = float("-inf")
 
     def __call__(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
         self.signal = self.signal or number
-        self.times += 1
+        self.times += now - self._last > TWICE
+        self._last = now
 
 
 @contextmanager
@@ -108,18 +112,6 @@ def dispatch(
         add(jobs)
         deadline = float("inf")
         while running or (waiting and not stop.signal):
-            if not stop.signal:
-                sizes = {job.number: job.log.stat().st_size if job.log.exists() else 0 for job in waiting}
-                for job, handle in launcher.begin(waiting):
-                    waiting.remove(job)
-                    running[job.number] = handle
-                    one = tally.jobs[job.number]
-                    one.began, one.since = time.monotonic(), sizes[job.number]
-                    _show(board, one, handle.state)
-                for job in waiting:
-                    elsewhere = job.number in launcher.held()
-                    if elsewhere != (tally.jobs[job.number].state == "elsewhere"):
-                        _show(board, tally.jobs[job.number], "elsewhere" if elsewhere else "left")
             for number, handle in list(running.items()):
                 code = handle.poll()
                 one = tally.jobs[number]
@@ -135,6 +127,18 @@ def dispatch(
                     one.ended, one.state = time.monotonic(), "stopped" if stop.signal else "failed"
                     one.error = handle.why or joblogs.first_error(one.job.log, one.since, code)
                 end(one)
+            if not stop.signal:
+                sizes = {job.number: job.log.stat().st_size if job.log.exists() else 0 for job in waiting}
+                for job, handle in launcher.begin(waiting):
+                    waiting.remove(job)
+                    running[job.number] = handle
+                    one = tally.jobs[job.number]
+                    one.began, one.since = time.monotonic(), sizes[job.number]
+                    _show(board, one, handle.state)
+                for job in waiting:
+                    elsewhere = job.number in launcher.held()
+                    if elsewhere != (tally.jobs[job.number].state == "elsewhere"):
+                        _show(board, tally.jobs[job.number], "elsewhere" if elsewhere else "left")
             board.tick()
             if stop.signal and running:
                 if stop.times and deadline == float("inf"):

@@ -30,6 +30,7 @@ class DistantJob:
 
     def __post_init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._early: int | None = None  # a signal that came before the run had begun
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_process": None}
@@ -49,12 +50,14 @@ class DistantJob:
                 return 0
             dropped = (*jobs.RANK_VARIABLES, *TASK_VARIABLES)
             kept = {name: value for name, value in os.environ.items() if name not in dropped}
-            with open(self.log, "ab") as log, _ignoring(ignored):
-                self._process = jobs.spawn(
-                    [*self.overrides, f"hydra.run.dir={jobs.quoted(self.folder)}"],
-                    {**kept, **self.environment, **ranks}, [lock.descriptor] if lock else [], log.fileno(), self.where,
-                )  # fmt: skip
+            overrides = [*self.overrides, f"hydra.run.dir={jobs.quoted(self.folder)}"]
+            environment = {**kept, **self.environment, **ranks}
+            held = [lock.descriptor] if lock else []
             with _handing_on(self):
+                with open(self.log, "ab") as log, _ignoring(ignored):
+                    self._process = jobs.spawn(overrides, environment, held, log.fileno(), self.where)
+                if self._early is not None:
+                    self.stop(self._early)
                 return self._wait()
         finally:
             if lock is not None:
@@ -71,8 +74,10 @@ class DistantJob:
             self.stop(signal.SIGKILL)  # what it has started and left behind
 
     def stop(self, number: int) -> None:
-        """Signal the run and all it has started."""
-        if self._process is not None:
+        """Signal the run and all it has started, or what will be the run when it has begun."""
+        if self._process is None:
+            self._early = number
+        else:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 

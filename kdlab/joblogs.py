@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,13 +53,21 @@ def first_error(log: Path, since: int, code: int) -> str:
         ours = [line for line in lines if line.startswith("kdlab: ")]
         if ours:
             return ours[-1].removeprefix("kdlab: ")
+    found = raised(lines)
+    if found is not None:
+        return found
+    said = [line for line in lines if line.strip()]
+    return said[-1].strip() if said else f"exit code {code}, and nothing was said"
+
+
+def raised(lines: Sequence[str]) -> str | None:
+    """The exception of the first traceback in some lines."""
     for i, line in enumerate(lines):
         if line.startswith("Traceback (most recent call last)"):
             said = [after for after in lines[i + 1 :] if after and not after.startswith((" ", "Traceback"))]
             if said:
                 return said[0]
-    said = [line for line in lines if line.strip()]
-    return said[-1].strip() if said else f"exit code {code}, and nothing was said"
+    return None
 
 
 def last_line(log: Path, since: int) -> str:

@@ -71,10 +71,14 @@ class Search:
         direction = self.direction or DIRECTIONS[first[0].config.data.stage == "finetune"]
         home = first[0].folder.parent
         study = optuna.create_study(
-            storage=self.storage or _journal(optuna, home / STUDY), sampler=instantiate(self.sampler),
-            study_name=self.study_name or f"{name}-{_digest(direction, space)}", direction=direction,  # pyright: ignore[reportArgumentType]
+            storage=self.storage or _journal(optuna, home / STUDY),
+            study_name=self.study_name or f"{name}-{_digest(direction, space)}",
+            direction=direction,  # pyright: ignore[reportArgumentType]
             load_if_exists=True,
-        )  # fmt: skip
+        )
+        if type(self.sampler.get("seed")) is int:  # one seed would propose the first values again when a study goes on
+            self.sampler["seed"] += len(study.trials)
+        study.sampler = instantiate(self.sampler)
         trials = Trials(optuna, study, whole, space, fixed, self.n_trials)
         tally = Tally(launcher.at_once, expected=self.n_trials)
         print(

@@ -97,7 +97,7 @@ class FailAt:
 
 
 class InterruptSweepAt:
-    """A signal for the sweep, when one of its jobs has done `step` optimizer steps; the job then trains no further."""
+    """A signal for the sweep, when one of its jobs has done `step` optimizer steps; the job waits until it gets one too."""
 
     def __init__(self, step: int, number: int = signal.SIGINT) -> None:
         self.step, self.number = step, number
@@ -108,11 +108,21 @@ class InterruptSweepAt:
         from kdlab.distill import Distiller
 
         original = Distiller.training_step
+        came: list[int] = []
 
         def trap(module, *arguments):
             if module.trainer.global_step == self.step:
+                handler = signal.getsignal(self.number)
+
+                def note(number, frame):
+                    came.append(number)
+                    if callable(handler):
+                        handler(number, frame)
+
+                signal.signal(self.number, note)
                 os.kill(os.getppid(), self.number)
-                time.sleep(60)
+                while not came:
+                    time.sleep(0.02)
             return original(module, *arguments)
 
         Distiller.training_step = trap  # pyright: ignore
