@@ -137,6 +137,23 @@ def _defaults(groups: Sequence[Group]) -> list[int | None]:
     return [0 if place is None and i > 0 and i not in used else place for i, place in enumerate(places)]
 
 
+def beside_random(group: Group, groups: Sequence[Group]) -> Group | None:
+    """The group that differs in nothing but that it draws its rows at random, at the same ratio; None for itself."""
+    if group.one.ratio == 1 or group.one.select == "random":
+        return None
+    found = [other for other in groups if _kind(other, group.one.ratio) == RANDOM and not distance(group, other)]
+    return found[0] if found else None
+
+
+def whole_data(group: Group, groups: Sequence[Group]) -> Group | None:
+    """Of the groups that ask a teacher about whole batches the one that differs least; None for such a group."""
+    if group.one.ratio == 1:
+        return None
+    kinds = [(_kind(other, 1.0), distance(group, other), i) for i, other in enumerate(groups) if other.one.ratio == 1]
+    found = [(away, kind, i) for kind, away, i in kinds if kind is not None]
+    return groups[min(found)[2]] if found else None
+
+
 def _kind(group: Group, ratio: float) -> int | None:
     """As what a group may serve one that selects `ratio` of its rows; None: as nothing."""
     run = group.one

@@ -67,35 +67,36 @@ def text(found: Comparison, markdown: bool = False) -> str:
     unit = f"{found.metric}, lower is better" if found.lower else f"{found.metric} x 100, higher is better"
     parts = [f"{'### ' if markdown else ''}{found.task}: {unit}", ""]
     parts.append(_grid(GROUP, [_group(found, line) for line in found.lines], markdown))
-    tests = [_test(found, line) for line in found.lines if line.baseline]
+    tests = [tested_cells(found, line) for line in found.lines if line.baseline]
     parts += ["", _grid(TEST, tests, markdown) if tests else "one group alone: nothing to compare it with"]
-    power = _power(found)
-    return "\n".join([*parts, *(["", power] if power else [])])
+    said = power(found)
+    return "\n".join([*parts, *(["", said] if said else [])])
 
 
 def _group(found: Comparison, line: Line) -> list[str]:
     row = numbers(found, line)
     return [
         line.group.name,
-        _shown(found, row["mean"]),
-        "-" if row["std"] is None else _shown(found, row["std"]),
+        shown(found, row["mean"]),
+        "-" if row["std"] is None else shown(found, row["std"]),
         str(len(line.values)),
-        *(f"{_shown(found, row[which])} (seed {row[f'{which}_seed']})" for which in ("best", "worst")),
+        *(f"{shown(found, row[which])} (seed {row[f'{which}_seed']})" for which in ("best", "worst")),
         f"{row['queries']:,.0f}",
         si(row["flops"]),
     ]
 
 
-def _test(found: Comparison, line: Line) -> list[str]:
+def tested_cells(found: Comparison, line: Line) -> list[str]:
+    """A line of the table of tests (`TEST`), for a line that has a baseline."""
     assert line.baseline is not None
     pair = line.found
     names = [line.group.name, line.baseline.name]
     if pair is None:
         return [*names, "0", "-", "-", _no_test(pair), "-"]
-    said = [*names, str(pair.pairs), _shown(found, pair.difference, "+")]
+    said = [*names, str(pair.pairs), shown(found, pair.difference, "+")]
     if pair.p is None or pair.low is None or pair.high is None or line.holm is None:
         return [*said, "-", _no_test(pair), "-"]
-    return [*said, f"{_shown(found, pair.low, '+')} to {_shown(found, pair.high, '+')}", _p(pair.p), _p(line.holm)]
+    return [*said, f"{shown(found, pair.low, '+')} to {shown(found, pair.high, '+')}", _p(pair.p), _p(line.holm)]
 
 
 def _no_test(pair: Paired | None) -> str:
@@ -108,12 +109,13 @@ def _p(value: float) -> str:
     return f"{'<0.001' if value < 0.001 else f'{value:.3f}'}{'*' if value < significance.ALPHA else ''}"
 
 
-def _shown(found: Comparison, value: float, sign: str = "") -> str:
+def shown(found: Comparison, value: float, sign: str = "") -> str:
+    """A value of the metric as tables show it: scores times 100, losses as they are."""
     digits, scale = (4, 1) if found.lower else (2, 100)
     return f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.00
 
 
-def _power(found: Comparison) -> str:
+def power(found: Comparison) -> str:
     """How small a true difference the tests would find at the spread that they saw, for each number of seeds."""
     tested = found.tested
     few = sorted({pair.pairs for pair in tested if pair.pairs < FEW})
@@ -121,10 +123,10 @@ def _power(found: Comparison) -> str:
         return ""
     squares = sum((pair.pairs - 1) * (pair.std or 0.0) ** 2 for pair in tested)
     std = math.sqrt(squares / sum(pair.pairs - 1 for pair in tested))
-    least = ", ".join(f"{_shown(found, significance.detectable(std, pairs))} ({pairs} seeds)" for pairs in few)
+    least = ", ".join(f"{shown(found, significance.detectable(std, pairs))} ({pairs} seeds)" for pairs in few)
     return (
         f"a t-test over so few seeds has little power: where differences spread as here (standard deviation "
-        f"{_shown(found, std)}), it finds a true difference 4 times in 5 only if that is at least {least}"
+        f"{shown(found, std)}), it finds a true difference 4 times in 5 only if that is at least {least}"
     )
 
 

@@ -26,12 +26,16 @@ def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
     a panel apart), select, ratio, seeds, mean and std (sample, empty for one seed) of the score (of the masked-LM loss
     for runs on text), and means of queries, flops and seconds.
     """
-    runs = read(paths, say)
-    select = [_select(run) for run in runs]
-    table = _table(runs, _without(runs, "select"), select, "ratio", [run.result["select"]["ratio"] for run in runs])
+    table = by_ratio(read(paths, say))
     columns = ("task", "setting", "select", "ratio", "seeds", "mean", "std", "queries", "flops", "seconds")
     title = "How good the student is, by the share of the rows that query the teacher"
     return Found(columns, table, _drawn(table, "ratio", title, "selection ratio"))
+
+
+def by_ratio(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The table of `ratio`; `loss` says whether its means are losses."""
+    select = [_select(run) for run in runs]
+    return _table(runs, _without(runs, "select"), select, "ratio", [run.result["select"]["ratio"] for run in runs])
 
 
 def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:

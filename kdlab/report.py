@@ -1,0 +1,175 @@
+"""`python -m kdlab.report FOLDER...`: a page and a Markdown table of many runs: means, spreads, costs, tests, figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from kdlab import comparisons, reportfigures, reporttables
+from kdlab.baselines import Comparison, compare
+from kdlab.errors import UserError
+from kdlab.files import atomic_write_text
+from kdlab.finished import command
+from kdlab.papernames import PAPERS
+from kdlab.reportfilter import where
+from kdlab.reportpage import MARK, Picture, Report, Section, html, markdown, picture
+from kdlab.reporttables import TaskTable
+from kdlab.seedgroups import Run, read
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Say = Callable[[str], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page and the table; 2 for bad input."""
+    given = _parser().parse_args(argv)
+    return command(lambda: _write(given))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kdlab.report", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="run folders, or folders with runs below")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html)")
+    parser.add_argument("--paper", choices=sorted(PAPERS), help="put the numbers that this paper prints beside ours")
+    parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only these runs; repeatable")
+    parser.add_argument("--metric", metavar="NAME", help="such as accuracy (default: score; on text: loss)")
+    parser.add_argument("--baseline", metavar="WHAT", help="part of the name of the group that all are compared with")
+    return parser
+
+
+def _write(given: argparse.Namespace) -> int:
+    page, beside = given.out, given.out.with_suffix(".md")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {page}: a page ends in .html, such as {page.with_suffix('.html')}")
+    for file in (page, beside):
+        _may_write(file)
+    report = build(given.runs, given.paper, given.where, given.metric, given.baseline, _say)
+    atomic_write_text(page, html(report))
+    atomic_write_text(beside, markdown(report))
+    print(f"{report.title}; {page} ({page.stat().st_size / 1000:,.0f} kB) and {beside}")
+    return 0
+
+
+def _may_write(file: Path) -> None:
+    """A report may be written again; what somebody else wrote may not."""
+    if not file.parent.is_dir():
+        raise UserError(f"--out {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise UserError(f"--out {file} is a folder: name a file")
+    if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:100_000]:
+        raise UserError(f"{file} is there and no report of kdlab's: --out takes another name")
+
+
+def _say(line: str) -> None:
+    print(f"kdlab: {line}", file=sys.stderr)
+
+
+def build(
+    paths: Sequence[Path],
+    paper: str | None = None,
+    conditions: Sequence[str] = (),
+    metric: str | None = None,
+    baseline: str | None = None,
+    say: Say = print,
+) -> Report:
+    """All that the report of the finished runs among `paths` says; `say` is told what is left out, and why.
+
+    UserError where there is no finished run, or where conditions, metric or baseline fit none.
+    """
+    runs, left = read(paths)
+    runs = where(runs, conditions)
+    said: list[str] = []
+
+    def also(line: str) -> None:
+        said.append(line)
+        say(line)
+
+    for folder, why in left.items():
+        say(f"left out, {why}: {folder}")
+    found = _compared(runs, metric, baseline, also)
+    if len(found) > 1:
+        also(
+            f"runs of {len(found)} tasks ({', '.join(one.task for one in found)}): a table each, and a mean over tasks only of what all have"
+        )
+    tables = [reporttables.table(one, paper, also) for one in found]
+    sections = [Section(table, _pictures(table, also)) for table in _progress(tables)]
+    if paper and not any(row.published for table in tables for row in table.rows):
+        also(f"--paper {paper}: it prints no number for these tasks, methods and ratios")
+    shown = {str(folder): why for folder, why in left.items()}
+    return Report(sections, _over_tasks(tables), shown, said, list(conditions), paper, baseline)
+
+
+def _compared(runs: Sequence[Run], metric: str | None, baseline: str | None, say: Say) -> list[Comparison]:
+    """Runs of both stages are compared apart, each by its own metric."""
+    stages: dict[str, list[Run]] = {}
+    for run in runs:
+        stages.setdefault(run.stage, []).append(run)
+    if len(stages) > 1:
+        say(f"runs of two stages ({' and '.join(stages)}): p values are adjusted within each")
+    return [one for members in stages.values() for one in compare(members, metric, baseline, say)]
+
+
+def _progress(tables: Sequence[TaskTable]) -> Iterable[TaskTable]:
+    """A bar where there is a terminal."""
+    return tqdm(tables, desc="drawing", unit="task", disable=None, leave=False)
+
+
+def _pictures(table: TaskTable, say: Say) -> list[Picture]:
+    task, found = table.found.task, []
+
+    def add(figure: Figure | None, caption: str) -> None:
+        if figure is not None:
+            found.append(picture(figure, caption))
+
+    unit = table.found.metric if table.found.lower else f"{table.found.metric} x 100"
+    if table.found.metric in ("score", "loss"):
+        rows = comparisons.by_ratio(table.runs)
+        for setting in dict.fromkeys(row["setting"] for row in rows):
+            mine = [row for row in rows if row["setting"] == setting]
+            more = f" ({setting})" if setting else ""
+            add(
+                reportfigures.ratios(mine, unit),
+                f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
+            )
+    front = "The line is the Pareto front: filled points are those that no cheaper group equals. Numbers are the table's rows; bars one standard deviation."
+    add(
+        reportfigures.scores(table, "queries"),
+        f"{task}: against teacher queries. {front} Dashed: groups that ask no teacher.",
+    )
+    add(reportfigures.scores(table, "flops"), f"{task}: against the FLOPs of all models in the run. {front}")
+    for row in table.rows:
+        seeds = len(row.group.runs)
+        add(
+            reportfigures.schedule(row, say),
+            f"{task}: which strategy chose the data in {row.number}. {row.name}, mean over {seeds} seed{'s' * (seeds != 1)}.",
+        )
+    return found
+
+
+def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
+    """The mean over tasks by ratio, as AdaDS Fig. 4 and 6."""
+    if len({table.found.metric for table in tables}) > 1 or tables[0].found.metric not in ("score", "loss"):
+        return []
+    rows = reportfigures.averaged([row for table in tables for row in comparisons.by_ratio(table.runs)])
+    figure = reportfigures.ratios(rows, f"mean {tables[0].found.metric}") if rows else None
+    return (
+        [
+            picture(
+                figure,
+                f"Mean over {len(tables)} tasks, by the share of rows that query the teacher; dashed: full data.",
+            )
+        ]
+        if figure
+        else []
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

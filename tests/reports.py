@@ -1,0 +1,73 @@
+"""Run folders for reports, as runs write them, with scores and costs that a test can work out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.end_to_end.test_compare import made_run
+
+ARMS = ("entropy", "margin")
+
+
+def reported(
+    folder: Path,
+    score: float,
+    seed: int = 1,
+    select: str = "random",
+    ratio: float = 0.1,
+    taken: list[tuple[int, str]] | None = None,
+    curve: list[tuple[float, float]] | None = None,
+    flops: float = 1e12,
+    gains: tuple[float | None, float | None, float | None] = (10.0, 3.0, None),
+    seconds: float = 60.0,
+    steps: int = 100,
+    layers: Any = 6,
+    **given: Any,
+) -> Path:
+    """A finished run. `taken`: (step, arm) rows of selector.csv; `curve`: (FLOPs, score) rows of metrics.csv; `gains`:
+    its speed-ups in queries, FLOPs and wall-clock."""
+    queries = given.get("queries", 12000 if ratio == 1 else 1200)
+    ledger = {
+        "teacher_queries": {"total": queries},
+        "flops": {"total": flops},
+        "seconds": {"training": seconds},
+        "speedup": dict(zip(("queries", "flops", "wallclock"), gains, strict=True)),
+    }
+    results = {"ledger": ledger, "steps": steps, "student": {"layers": layers}} | given.pop("results", {})
+    made_run(folder, score, seed, select, ratio, results=results, **{**given, "queries": queries})
+    lines = ["step,arm", *(f"{step},{arm}" for step, arm in taken or [])]
+    (folder / "selector.csv").write_text("\n".join(lines) + "\n")
+    metric = "loss" if given.get("stage") == "pretrain" else "score"
+    lines = [f"step,heldout_{metric},flops", *(f"{i},{y},{x}" for i, (x, y) in enumerate(curve or []))]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def nine(home: Path, **given: Any) -> Path:
+    """Random, AdaDS and entropy at a tenth and full data, two seeds each: means 0.70, 0.76, 0.66 and 0.82."""
+    for select, ratio, scores, flops in (
+        ("random", 0.1, (0.68, 0.72), 1e12),
+        ("adads", 0.1, (0.75, 0.77), 3e12),
+        ("entropy", 0.1, (0.65, 0.67), 2.5e12),
+        ("all", 1.0, (0.81, 0.83), 1e13),
+    ):
+        gains = (1.0, 1.0, 1.0) if ratio == 1 else (10.0, 1e13 / flops, None)
+        taken = [(0, "entropy"), (50, "margin")] if select == "adads" else [(0, select)]
+        for seed, score in enumerate(scores, 1):
+            more = {"curve": [(0, 0.5), (2e12, 0.7), (4e12, 0.8), (1e13, score)]} if ratio == 1 else {}
+            folder = home / f"seed={seed},select={select}"
+            reported(folder, score, seed, select, ratio, taken, flops=flops, gains=gains, **more, **given)
+    return home
+
+
+def hostile(home: Path) -> Path:
+    """A run whose names try to be markup, script, Markdown and mathematics."""
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>|`**$x_1${{7*7}}\"'"
+    folder = home / "]<script>alert(3)<"
+    reported(folder, 0.5, 1, evil, 0.1, [(0, evil), (50, "margin")], task='sst2"><iframe src="http://x.test">')
+    result = json.loads((folder / "result.json").read_text())
+    result["metrics"]["<b>teacher</b>"] = {"score": 0.9}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
