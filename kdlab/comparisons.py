@@ -11,12 +11,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdlab import pictures, seedgroups
-from kdlab.analyses import Found
 from kdlab.errors import UserError, nearest
 from kdlab.seedgroups import AGAIN, Facts, Run
+
+if TYPE_CHECKING:
+    from kdlab.analyses import Found
 
 
 def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
@@ -29,7 +31,7 @@ def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
     table = by_ratio(read(paths, say))
     columns = ("task", "setting", "select", "ratio", "seeds", "mean", "std", "queries", "flops", "seconds")
     title = "How good the student is, by the share of the rows that query the teacher"
-    return Found(columns, table, _drawn(table, "ratio", title, "selection ratio"))
+    return _found(columns, table, _drawn(table, "ratio", title, "selection ratio"))
 
 
 def by_ratio(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -68,7 +70,9 @@ def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> Fo
         "flops",
         "seconds",
     )
-    return Found(columns, table, _drawn(table, "temperature", "How good the student is, by temperature", "temperature"))
+    return _found(
+        columns, table, _drawn(table, "temperature", "How good the student is, by temperature", "temperature")
+    )
 
 
 def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print) -> Found:
@@ -92,7 +96,7 @@ def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print)
     lines: list[tuple[str, Facts]] = [(names[run.task, repr(run.essence())], {}) for run in bare]
     table = _table(some, [{} for _ in some], lines, key, [float(run.facts[key]) for run in some])
     columns = ("task", "select", "ratio", key, "seeds", "mean", "std", "queries", "flops", "seconds")
-    return Found(columns, table, _drawn(table, key, f"How good the student is, by {key}", key))
+    return _found(columns, table, _drawn(table, key, f"How good the student is, by {key}", key))
 
 
 # ---- runs
@@ -197,6 +201,12 @@ def _table(
         }
         for (task, panel, line, place), members in sorted(cells.items())
     ]
+
+
+def _found(columns: Sequence[str], table: list[dict[str, Any]], figure: Any) -> Found:
+    from kdlab.analyses import Found  # brings torch, which tables do without
+
+    return Found(columns, table, figure)
 
 
 def _drawn(table: Sequence[Mapping[str, Any]], x: str, title: str, below: str) -> Any:

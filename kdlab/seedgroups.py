@@ -22,6 +22,7 @@ NEUTRAL = (
     "trainer.trace_rows", "data.workers", "teachers.cache", "teachers.cache_fill",
     "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
 )  # fmt: skip
+_NEUTRAL_PARTS = tuple(f"{name}." for name in NEUTRAL)
 AGAIN = "made again later"
 _PARTS = {"seed", "select", "data", "metrics", "ledger"}
 
@@ -64,7 +65,7 @@ class Run:
 
     def kept(self) -> Facts:
         """The facts that decide what the run learns, less the seed."""
-        return {key: value for key, value in self.facts.items() if not any(_below(key, name) for name in NEUTRAL)}
+        return {k: v for k, v in self.facts.items() if k not in NEUTRAL and not k.startswith(_NEUTRAL_PARTS)}
 
     def essence(self) -> Facts:
         """What is kept, made equal for all seeds of one command.

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch  # loaded where it is used: who draws pictures needs `stable` alone
 
 
 def stable(*parts: int | str) -> int:
@@ -20,11 +23,15 @@ def stable(*parts: int | str) -> int:
 
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by `stable(*parts)`."""
+    import torch
+
     return torch.Generator().manual_seed(stable(*parts))
 
 
 def reseed(*parts: int | str) -> None:
     """Set the global generators of torch (all devices), NumPy and Python, which dropout and libraries draw from."""
+    import torch
+
     seed = stable(*parts)
     # torch.manual_seed notes the whole call stack for each kind of device that is not there: half a millisecond a step
     (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
