@@ -101,8 +101,8 @@ class Watch(pl.Callback):
     """Evaluates the student on held-out rows every `every` steps, before the step, and writes a row of metrics.csv.
 
     `heldout` gives the splits (`final`: all of their rows, after the last step). Columns: step, epoch, train_loss and
-    train_<term> (of the step before, over all ranks), heldout_<score> of each score, teacher_queries, flops (of
-    training, so far), seconds (of training), lr.
+    train_<term> (of the step before, over all ranks), heldout_<score> of each score, teacher_queries
+    (of several teachers also queries_<name> of each), flops (of training, so far), seconds (of training), lr.
     """
 
     def __init__(
@@ -120,6 +120,8 @@ class Watch(pl.Callback):
         self.write = write
         self.ledger = ledger
         self.last: dict[str, float] = {}
+        names = [teacher.name for teacher in module.teachers]
+        self.asked = {f"queries_{name}": name for name in names} if len(names) > 1 else {}
 
     def columns(self) -> list[str]:
         """The columns of metrics.csv for these terms and scores."""
@@ -129,7 +131,7 @@ class Watch(pl.Callback):
         ]
         scores += ["heldout_score"] if "score" in self.scores else []
         trained = ["train_loss", *(f"train_{term}" for term in self.terms)]
-        return ["step", "epoch", *trained, *scores, "teacher_queries", "flops", "seconds", "lr"]
+        return ["step", "epoch", *trained, *scores, "teacher_queries", *self.asked, "flops", "seconds", "lr"]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -147,6 +149,7 @@ class Watch(pl.Callback):
             self.last = over_splits(module.measure, self.heldout(epoch is None))
         report = module.mean_report()
         totals = self.ledger.totals()
+        per_teacher = totals["teacher_queries"]["per_teacher"]
         self.write(
             {
                 "step": trainer.global_step,
@@ -154,6 +157,7 @@ class Watch(pl.Callback):
                 **{f"train_{name}": value for name, value in report.items()},
                 **{f"heldout_{name}": value for name, value in self.last.items()},
                 "teacher_queries": totals["teacher_queries"]["total"],
+                **{column: per_teacher.get(name, {}).get("total", 0) for column, name in self.asked.items()},
                 "flops": totals["flops"]["total"],
                 "seconds": training_seconds(totals["seconds"]),
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],

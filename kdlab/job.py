@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from kdlab import caching, checkpoints, choices, episodes, figures, folders, ranks, suite
+from kdlab import caching, checkpoints, choices, episodes, figures, folders, loggers, ranks, suite
 from kdlab.bench import Bench
 from kdlab.build import bench_of
 from kdlab.callbacks import Account, Keep, Progress, Watch
@@ -36,6 +36,7 @@ from kdlab.trace import COLUMNS, Trace
 def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: list[str]) -> int:
     """Choose the run folder, check the inputs, and run. UserError before anything is loaded or written."""
     _devices(config.trainer.accelerator, config.trainer.devices)
+    loggers.check(config)
     if config.suite is not None:
         return suite.start(config, resolved, folder, chosen, overrides)
     folder, going_on = (
@@ -176,10 +177,12 @@ def run(
         default_root_dir=folder,
         **{**QUIET, "logger": logger_of(config, folder, resolved)},
     )
+    fitted = False
     try:
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
+        fitted = True
     except UserError as error:
         if main_rank:
             failed = {**running, "status": "failed", "error": str(error)}
@@ -188,8 +191,8 @@ def run(
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     finally:
-        if trainer.logger is not None and ranks.rank() == 0:
-            trainer.logger.experiment.finish()  # pyright: ignore  # writes what W&B still holds back
+        if not fitted:
+            loggers.close(trainer.logger)
 
     module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU, and the teacher not
     metrics = {
@@ -207,6 +210,7 @@ def run(
     atomic_write_text(folder / "student" / "README.md", card(result))
     atomic_write_json(folder / "result.json", result)
     figures.draw(folder)
+    loggers.complete(config, trainer.logger, folder, result)
     print(table(result, folder, beside_random(result, folder)), flush=True)
     return 0
 

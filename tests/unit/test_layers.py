@@ -21,7 +21,7 @@ LIBRARIES = [
     {"torch", "numpy", "faiss"},
     {"transformers", "datasets", "pyarrow", "safetensors", "huggingface_hub"},
     {"pytorch_lightning", "tqdm"},
-    {"hydra", "omegaconf", "wandb", "matplotlib", "yaml", "sklearn", "rich", "submitit", "ray", "optuna""jinja2", "wandb_workspaces"},
+    {"hydra", "omegaconf", "wandb", "matplotlib", "yaml", "sklearn", "rich", "submitit", "ray", "optuna", "jinja2", "wandb_workspaces"},
 ]
 
 
@@ -43,8 +43,7 @@ ROOMS = sorted(file.stem for file in PACKAGE.glob("*.py") if file.stem != "__ini
 def test_a_room_imports_nothing_from_above(room):
     (layer,) = [i for i, rooms in enumerate(LAYERS) if room in rooms]
     rooms = set().union(*LAYERS[: layer + 1])
-    libraries = set().union(*LIBRARIES[: layer + 1])±
- | set(sys.stdlib_module_names)
+    libraries = set().union(*LIBRARIES[: layer + 1]) | set(sys.stdlib_module_names)
     for name in imports(PACKAGE / f"{room}.py"):
         top, _, rest = name.partition(".")
         if top == "kdlab":
