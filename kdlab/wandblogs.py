@@ -65,6 +65,7 @@ def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
         # what a run is has its own file; the address of a git remote and what is printed may hold a secret
         settings=wandb.Settings(console="off", disable_git=True, disable_code=True),
     )
+    logger._wandb_init.pop("anonymous", None)  # Lightning always hands it on, and W&B warns of it
     if main:
         logger.experiment.define_metric("teacher_queries")
         for series in BY_QUERIES:

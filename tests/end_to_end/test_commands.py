@@ -16,6 +16,7 @@ from kdlab import tables
 from kdlab.config import checked
 from tests.conftest import write_task, write_teacher, write_text
 from tests.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
+from tests.wandbfile import Told
 
 EXPERIMENTS = sorted(file.stem for file in (entry.CONF / "exp").glob("*.yaml"))
 # a suite is many runs: test_glue.py
@@ -203,16 +204,14 @@ def test_wandb_offline_has_every_series_against_queries(tmp_path, teacher_folder
     assert done.code == 0, done.output
     run = run_folder(tmp_path)
     assert tables.read(run / "selector.csv")
-    (log,) = run.glob("wandb/offline-run-*/*.wandb")
-    data = log.read_bytes()
-    for series in (
-        b"selector/q_entropy",
-        b"selector/observation",
-        b"selector/arm_cluster",
-        b"heldout/loss",
-        b"teacher_queries",
-    ):
-        assert series in data, series
+    found = Told(run)
+    for series in ("selector/q_entropy", "selector/observation", "selector/arm_cluster", "heldout/loss"):
+        assert found.series(series) and found.axes[f"{series.split('/')[0]}/*"] == "teacher_queries"
+    assert found.series("schedule/step")[-1] == 6
+    ledger = json.loads((run / "result.json").read_text())["ledger"]
+    assert found.summary["ledger/teacher_queries/total"] == ledger["teacher_queries"]["total"]
+    assert any(name.startswith("figures/schedule/") for row in found.history for name in row)
+    assert "WARNING" not in done.output
 
 
 def test_a_sweep_runs_each_job_in_its_own_folder_and_skips_finished_ones(tmp_path, teacher_folder, text_folder):

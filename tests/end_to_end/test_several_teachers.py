@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kdlab import tables
 from tests.conftest import write_task
 from tests.end_to_end.test_finetune import Lab, result_of
 from tests.runs import call, tiny
@@ -38,6 +39,21 @@ def test_hard_asks_each_of_two_teachers_about_half_of_the_rows(lab):
     assert "cost of preparation, paid once" in output and "teacher small, 2 layers, fine-tuned (now)" in output
     _, second = lab.run("select=random", "adopt=soft", SMALL, "student.layers=1", *UNTAUGHT)
     assert "making" not in second and "teacher small, 2 layers, fine-tuned (found)" in second
+
+
+def test_queries_of_each_teacher_over_time(lab):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    few = ["trainer.max_steps=4", "logger=tensorboard"]
+    little = "+teachers.others.little.layers=1"  # of its own: another test counts on making the small one
+    folder, _ = lab.run("select=random", "adopt=hard", little, "student.layers=1", *UNTAUGHT, *few)
+    rows = tables.read(folder / "metrics.csv")
+    assert [row["queries_little"] for row in rows] == ["0", str(4 * KEPT // 2)]
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert [one.value for one in events.Scalars(f"queries/{lab.teacher.name}")] == [0, 4 * KEPT // 2]
+    assert [one.step for one in events.Scalars("by_queries/heldout/score")] == [0, 4 * KEPT]
 
 
 def test_teacher_assistant_and_student_in_one_table_with_the_cost_of_all(lab):
