@@ -138,7 +138,7 @@ def _pictures(table: TaskTable, say: Say) -> list[Picture]:
                 reportfigures.ratios(mine, unit),
                 f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
             )
-    front = "The line is the Pareto front: filled points are those that no cheaper group equals. Numbers are the table's rows; bars one standard deviation."
+    front = "The line is the Pareto front: filled points are those that no cheaper group equals. Numbers are the table's rows; bars one standard deviation; what costs the same stands side by side."
     add(
         reportfigures.scores(table, "queries"),
         f"{task}: against teacher queries. {front} Dashed: groups that ask no teacher.",

@@ -55,14 +55,15 @@ def scores(table: TaskTable, against: str) -> Figure | None:
     axes.plot(
         [*x, far], scale * np.array([*y, y[-1]]), drawstyle="steps-post", color=pictures.FAINT, linewidth=1.2, zorder=1
     )
-    for i, (row, (cost, mean)) in enumerate(zip(seen, points, strict=True)):
+    places = _apart([cost for cost, _ in points])
+    for i, (row, cost, (_, mean)) in enumerate(zip(seen, places, points, strict=True)):
         colour = hue[row.group.one.select]
         if row.std is not None:
             axes.errorbar(cost, scale * mean, scale * row.std, ecolor=colour, elinewidth=1, capsize=2, zorder=2)
         face = colour if i in best else "white"
         axes.plot(cost, scale * mean, "o", markersize=7, color=colour, markerfacecolor=face, zorder=3)
     named: dict[tuple[float, float], list[int]] = {}  # groups that lie on one another share a label
-    for row, (cost, mean) in zip(seen, points, strict=True):
+    for row, cost, (_, mean) in zip(seen, places, points, strict=True):
         named.setdefault((float(f"{cost:.2g}"), float(f"{mean:.3g}")), []).append(row.number)
     for (cost, mean), numbers in named.items():
         label = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 8, "color": pictures.INK}
@@ -173,6 +174,16 @@ def _decisions(run: Any, say: Say) -> tuple[Sequence[LogRow], float] | None:
 
 def _cost(row: Row, against: str) -> float:
     return row.queries.value if against == "queries" else row.flops.value
+
+
+def _apart(costs: Sequence[float]) -> list[float]:
+    """Costs to draw at: equal ones side by side, so that no bar hides another."""
+    places = list(costs)
+    for cost in set(costs):
+        same = [i for i, other in enumerate(costs) if abs(other / cost - 1) < 0.01]
+        for rank, i in enumerate(same):
+            places[i] = costs[i] * 1.1 ** (rank - (len(same) - 1) / 2)
+    return places
 
 
 def _scale(lower: bool) -> int:

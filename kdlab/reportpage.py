@@ -158,10 +158,12 @@ def headlines(table: TaskTable) -> list[str]:
     tests = [row for row in table.rows if row.line.holm is not None]
     if tests:
         sure = sum((row.line.holm or 0) < ALPHA for row in tests)
-        told = "none of" if not sure else f"{sure} of"
-        said.append(
-            f"{told[0].upper()}{told[1:]} {len(tests)} differences from the baselines is more than chance (Holm p < {ALPHA})."
+        what = (
+            "No difference from a baseline is"
+            if not sure
+            else f"{sure} of {len(tests)} differences from the baselines {'is' if sure == 1 else 'are'}"
         )
+        said.append(f"{what} more than chance (Holm p < {ALPHA}, {len(tests)} tests).")
     return said
 
 
@@ -277,7 +279,7 @@ def markdown(report: Report) -> str:
         parts += [f"## {_plain(table.found.task)} ({unit(table)})", _grid(["#", "group", *names], rows)]
         against = ", ".join(f"{_plain(name)} {value}" for name, value in references(table))
         parts += [f"Beside them: {against}."] if against else []
-        parts += [f"- {_plain(line)}" for line in headlines(table)]
+        parts.append("\n".join(f"- {_plain(line)}" for line in headlines(table)))
     parts.append("\n".join(f"- {_plain(line)}" for line in [*report.said, *explained(report)]))
     if report.left:
         parts += ["Left out:", "\n".join(f"- {_code(folder)}: {_plain(why)}" for folder, why in report.left.items())]

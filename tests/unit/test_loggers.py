@@ -144,6 +144,7 @@ def test_an_offline_wandb_run_holds_all_of_it(tmp_path):
         "select=adads,seed=1",
         "kdlab",
     )
+    assert found.run.run_id == (tmp_path / "wandb" / "id").read_text()  # by which a run goes on in it
     assert found.config["select"]["name"] == "adads" and found.config["seed"] == 1
     assert found.series("heldout/loss") == [6.0, 5.5] and found.series("queries/big") == [0, 20]
     assert found.series("teacher_queries") == [0, 3, 30]
