@@ -95,9 +95,7 @@ def build(
         say(f"left out, {why}: {folder}")
     found = _compared(runs, metric, baseline, also)
     if len(found) > 1:
-        also(
-            f"runs of {len(found)} tasks ({', '.join(one.task for one in found)}): a table each, and a mean over tasks only of what all have"
-        )
+        also(f"runs of {len(found)} tasks ({', '.join(one.task for one in found)}): each has a table of its own")
     tables = [reporttables.table(one, paper, also) for one in found]
     sections = [Section(table, _pictures(table, also)) for table in _progress(tables)]
     if paper and not any(row.published for table in tables for row in table.rows):

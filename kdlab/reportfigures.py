@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 4.3, 2.5  # inches: of a figure, of its panel
-LEFT, RIGHT, BELOW, LINE = 0.62, 0.26, 0.56, 0.19  # inches: margins, a line of a legend
+LEFT, RIGHT, BELOW, LINE = 0.72, 0.26, 0.56, 0.19  # inches: margins, a line of a legend
 WINDOWS, PER_WINDOW = 24, 3  # of a schedule, at most; decisions in each, at least
 NAMES = 12  # in a legend, at most
 

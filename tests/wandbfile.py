@@ -15,7 +15,7 @@ BLOCK, HEADER = 32768, 7
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
-def whole(folder: Path, seconds: float = 30) -> list[Any]:
+def whole(folder: Path, seconds: float = 120) -> list[Any]:
     """The records of the one run below `folder`, up to its end: W&B's service writes them after `finish` returned."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

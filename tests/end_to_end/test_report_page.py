@@ -24,7 +24,7 @@ def browser() -> Iterator[Any]:
         pytest.skip(f"no browser is installed (looked for {', '.join(BROWSERS)})")
     with playwright.sync_playwright() as running:
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        opened = running.chromium.launch(executable_path=program, args=flags)
+        opened = running.chromium.launch(executable_path=program, args=flags, timeout=120_000)
         yield opened
         opened.close()
 
@@ -48,6 +48,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light")])
 def test_the_page_in_a_browser(browser: Any, page_file: Path, width: int, scheme: str) -> None:
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page.set_default_timeout(120_000)
     console, asked, dialogs = [], [], []
     page.on("console", lambda message: console.append(message.text))
     page.on("pageerror", lambda error: console.append(str(error)))
