@@ -21,7 +21,13 @@ def test_the_wheel_works_from_any_folder(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
-    for wanted in ("kdlab/run.py", "kdlab/conf/run.yaml", "kdlab/published.csv", "kdlab/conf/exp/adads_pretrain.yaml"):
+    for wanted in (
+        "kdlab/run.py",
+        "kdlab/conf/run.yaml",
+        "kdlab/published.csv",
+        "kdlab/templates/report.html",
+        "kdlab/conf/exp/adads_pretrain.yaml",
+    ):
         assert wanted in names
     assert not [n for n in names if n.startswith(("tests/", "outputs/", "artifacts/"))]
     elsewhere = tmp_path / "elsewhere"
