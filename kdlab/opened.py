@@ -35,7 +35,7 @@ class Open:
 
     def __init__(self, run: Path, say: Say = print, checkpoint: Path | None = None, text: bool = False) -> None:
         result, self.config = finished.result_of(run), finished.config_of(run)
-        self.text = result["stage"] == "pretrain"
+        self.text = result.get("stage", "pretrain") == "pretrain"  # results from before there were two name none
         if self.text and not text:
             raise UserError(
                 f"{run} is a run on plain text; this analysis reads labelled rows (a run of the fine-tuning stage)"
