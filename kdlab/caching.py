@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +88,12 @@ def keeps_of(bench: Bench) -> Keeps:
     return Keeps(logits, "sampled", given.cache_k, found[0] if found else 1.0, hidden, others)
 
 
+def check(bench: Bench) -> None:
+    """UserError where a cache could not keep what the run's terms and rules read."""
+    if bench.config.teachers.cache != "off":
+        keeps_of(bench)
+
+
 def _temperature(term: Term) -> float | None:
     parameter = inspect.signature(term).parameters.get("temperature")
     return None if parameter is None else float(parameter.default)
@@ -160,6 +167,7 @@ def attach(bench: Bench, found: Plan | None, teachers: Sequence[Teacher], ledger
         parts = {
             "format": FORMAT,
             **bench.teacher_pool.weights(member),
+            "config": _config_of(teacher),
             "classes_known": member.classes and list(member.classes),
             "rows": bench.rows_parts,
             "mask_seed": None if bench.fixed_inputs else bench.config.seed,
@@ -182,6 +190,12 @@ def attach(bench: Bench, found: Plan | None, teachers: Sequence[Teacher], ledger
         teacher.cache = cache
         if isinstance(store, DiskStore):
             bench.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
+
+
+def _config_of(teacher: Teacher) -> dict[str, Any]:
+    """How a teacher's weights are used."""
+    found = json.loads(teacher.encoder.model.config.to_json_string())
+    return {key: value for key, value in found.items() if key not in ("_name_or_path", "transformers_version")}
 
 
 def _opened(cache: AnswerCache, store: DiskStore) -> bool:

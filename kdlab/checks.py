@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdlab import choices, episodes, models, packing
+from kdlab import caching, choices, episodes, models, packing
 from kdlab.adoption import marks_of
 from kdlab.errors import UserError
 from kdlab.rehearsal import rehearse
@@ -29,6 +29,7 @@ def check(bench: Bench) -> None:
     if bench.asks_teacher:
         bench.teacher_pool.check()
         _mixed(bench)
+        caching.check(bench)
     outputs, label = bench.answer
     members = bench.teacher_pool.members if bench.asks_teacher else [bench.teacher_pool.main]
     rehearse([w.term for w in bench.terms().values()], bench.student_cast, members, outputs, label, bench.head)

@@ -70,8 +70,9 @@ class Hearing:
 
     def agree(self) -> None:
         """Call the run by one name on all ranks (collective)."""
+        run = ranks.broadcast_object(self.caches[0].run if self.caches else None)  # also where a rank has no cache
         for cache in self.caches:
-            cache.run = ranks.broadcast_object(cache.run)
+            cache.run = cache.run if run is None else run
 
     def begins(self, step: int) -> None:
         """What is asked from here on belongs to micro-step `step`."""

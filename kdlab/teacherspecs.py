@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdlab import flops, models
+from kdlab.artifacts import key_of
 from kdlab.embedded import PACKAGES
 from kdlab.errors import UserError, nearest
 from kdlab.files import sha256_of
@@ -65,9 +66,13 @@ class TeacherSpec:
 
 
 def weights_of(place: str | Path, revision: str | None = None) -> str:
-    """What names the weights at a place: their sha256, or for a Hub name the name and revision."""
+    """What names the weights at a place: their sha256 (of several files, a hash of these), or for a Hub name the name and
+    revision."""
     weights = Path(place) / "model.safetensors"
-    return sha256_of(weights) if weights.is_file() else f"{place}@{revision}"
+    if weights.is_file():
+        return sha256_of(weights)
+    parts = [file for file in sorted(Path(place).glob("*")) if file.suffix in (".safetensors", ".bin")]
+    return key_of({file.name: sha256_of(file) for file in parts}) if parts else f"{place}@{revision}"
 
 
 def place_of(name: str | None, path: str | None, where: str) -> str | Path:

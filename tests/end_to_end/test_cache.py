@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -70,7 +71,10 @@ def test_the_second_student_asks_nobody_and_learns_the_same(tmp_path, teacher_fo
     assert second["ledger"]["flops"].get("teacher_forward", 0) == 0
     seconds = result_of(tmp_path / "second")["ledger"]["seconds"]
     assert "teacher_forward" not in seconds and seconds["teacher_cache"] > 0
-    assert "teacher cache: about" in output["first"] and f"answered from a cache  {cached:>11}" in output["second"]
+    (about,) = re.findall(r"teacher cache: about ([\d.]+) KB", output["first"])
+    (answers,) = (tmp_path / "artifacts" / "answers").iterdir()
+    assert float(about) * 1000 == pytest.approx(sum(file.stat().st_size for file in answers.iterdir()), rel=0.2)
+    assert f"answered from a cache  {cached:>11}" in output["second"]
 
 
 def test_killed_while_it_writes_answers_a_run_goes_on_bit_for_bit(tmp_path, teacher_folder, task_folder):
