@@ -17,6 +17,7 @@ from kdlab.ledger import Ledger
 from kdlab.objective import Weighted
 from kdlab.optim import Optim
 from kdlab.teacher import Teacher
+from kdlab.teacherspecs import weights_of
 from kdlab.types import Plan
 from tests.unit.test_distill_tasks import CLASSES, ROWS, STUDENT, batch, classifier, kl
 
@@ -268,3 +269,13 @@ def test_what_a_weighing_rule_sees_are_the_rows_first_states_and_zeros_where_nob
         theirs = module.teachers[place].encoder.model(b.input_ids, **given).hidden_states[-1][:, 0]
         heard = met["heed"][:, place] > 0
         torch.testing.assert_close(found, theirs * heard.unsqueeze(1), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_in_several_files_are_named_by_their_bytes(tmp_path):
+    (tmp_path / "model-1.safetensors").write_bytes(b"one")
+    (tmp_path / "model-2.safetensors").write_bytes(b"two")
+    before = weights_of(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert weights_of(tmp_path) == before
+    (tmp_path / "model-2.safetensors").write_bytes(b"owt")
+    assert weights_of(tmp_path) != before and len(before) == 16
