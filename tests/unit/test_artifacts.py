@@ -208,7 +208,7 @@ def test_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 artifacts checked, 1 damaged" in out
     assert ".0123456789abcdef.tmp  unfinished" in out
 
-    assert main(["prune", *root]) == 0
+    assert main(["prune", "--delete", *root]) == 0
     out = capsys.readouterr().out
     assert f"corpus/{bad.name}  removed" in out
     assert "unfinished" in out
@@ -218,7 +218,7 @@ def test_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert not bad.exists()
     assert sorted(os.listdir(store.root / "corpus")) == sorted(["my notes", old.name])
 
-    assert main(["prune", *root, "--older-than", "30"]) == 0
+    assert main(["prune", "--delete", *root, "--older-than", "30"]) == 0
     assert f"corpus/{old.name}  removed" in capsys.readouterr().out
     assert good.exists()
     assert not old.exists()
@@ -231,8 +231,96 @@ def test_reading_an_artifact_keeps_it_from_being_old(store: Store) -> None:
     path = store.get("teacher", PARTS, build)
     os.utime(path / "manifest.json", (0, 0))
     store.get("teacher", PARTS, build)
-    assert main(["prune", "--root", str(store.root), "--older-than", "1"]) == 0
+    assert main(["prune", "--delete", "--root", str(store.root), "--older-than", "1"]) == 0
     assert path.exists()
+
+
+def test_a_new_one_says_what_its_making_took(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    def train(folder: Path) -> None:
+        (folder / "cost.json").write_text('{"steps": 3, "queries": 17, "flops": 4500000000000, "seconds": 1.0}')
+        time.sleep(0.25)
+
+    path = store.get("teacher", PARTS, train, "a teacher")
+    assert 0.2 <= json.loads((path / "manifest.json").read_text())["seconds"] <= 10
+    assert main(["list", "--root", str(store.root)]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "4.5e+12 model FLOPs, 17 teacher queries" in line
+    assert f"teacher/{path.name}" in line
+
+
+def test_list_and_prune_know_which_runs_used_what(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = store.get("corpus", {"n": 1}, build, "a corpus")
+    other = store.get("corpus", {"n": 2}, build, "another corpus")
+    fresh = store.get("corpus", {"n": 3}, build, "a third")
+    assert list(store.used) == [f"corpus/{path.name}" for path in (named, other, fresh)]
+    runs = tmp_path / "outputs"
+    for number in range(3):
+        (runs / f"run{number}").mkdir(parents=True)
+        (runs / f"run{number}" / "result.json").write_text(json.dumps({"artifacts": [f"corpus/{named.name}"]}))
+    (runs / "run2" / "result.json").write_text("half a fi")  # of another kdlab, or damaged: names nothing
+    where = ["--root", str(store.root), "--runs", str(runs)]
+    for path in (named, other):
+        os.utime(path / "manifest.json", (0, 0))
+    assert main(["list", *where]) == 0
+    assert f"by {runs / 'run0'}, {runs / 'run1'}  a corpus" in capsys.readouterr().out
+    assert main(["prune", "--unused", *where]) == 0
+    out = capsys.readouterr().out
+    assert f"corpus/{other.name}  would go" in out
+    assert "--delete does it" in out
+    assert other.exists()
+    assert main(["prune", "--unused", "--delete", *where]) == 0
+    assert [path.exists() for path in (named, other, fresh)] == [True, False, True]
+    assert main(["prune", "--unused", "--root", str(store.root), "--runs", str(tmp_path / "nowhere")]) == 2
+
+
+def test_prune_by_kind(store: Store) -> None:
+    teacher, corpus = store.get("teacher", PARTS, build), store.get("corpus", PARTS, build)
+    assert main(["prune", "--delete", "--kind", "corpus", "--root", str(store.root)]) == 0
+    assert (teacher.exists(), corpus.exists()) == (True, False)
+
+
+def test_prune_leaves_alone_what_another_process_uses(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = store.get("teacher", PARTS, build)
+    code = (
+        "import sys, pathlib; from kdlab.artifacts import Store; import json\n"
+        f"Store(pathlib.Path({str(store.root)!r})).find('teacher', json.loads({json.dumps(json.dumps(PARTS))}))\n"
+        "print('read', flush=True); sys.stdin.read()"
+    )
+    reader = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "read\n"
+    everything = ["prune", "--delete", "--kind", "teacher", "--root", str(store.root)]
+    assert main(everything) == 0
+    assert "left alone: a running process uses it" in capsys.readouterr().out
+    assert path.exists()
+    reader.communicate("")
+    assert main(everything) == 0
+    assert not path.exists()
+
+
+def test_a_manifest_cannot_name_files_elsewhere(store: Store, tmp_path: Path) -> None:
+    path = store.get("teacher", PARTS, build)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (tmp_path / "secret").write_bytes(b"{}")
+    for name in ("../../../secret", "/etc/passwd", "data/../config.json", "a//b"):
+        body = {
+            **{k: v for k, v in manifest.items() if k != "sha256"},
+            "files": {name: manifest["files"]["config.json"]},
+        }
+        text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+        (path / "manifest.json").write_text(json.dumps({**body, "sha256": hashlib.sha256(text).hexdigest()}))
+        store.find("teacher", PARTS)
+        assert f"names {name!r}, which is no file of the artifact" in store.said[-1]  # type: ignore[attr-defined]
+
+
+def test_a_file_behind_a_link_is_none_of_the_artifact(store: Store, tmp_path: Path) -> None:
+    path = store.get("teacher", PARTS, build)
+    (path / "data").rename(tmp_path / "moved")
+    (path / "data").symlink_to(tmp_path / "moved")
+    assert store.find("teacher", PARTS) is None
+    assert "data/rows.bin is missing" in store.said[-1]  # type: ignore[attr-defined]
 
 
 def test_prune_leaves_alone_what_is_being_made(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,16 +328,16 @@ def test_prune_leaves_alone_what_is_being_made(store: Store, capsys: pytest.Capt
     temporary = store.root / "teacher" / ".0123456789abcdef.tmp"
     temporary.mkdir()
     with locked(store.root / "teacher" / ".0123456789abcdef.lock"):
-        assert main(["prune", "--root", str(store.root)]) == 0
+        assert main(["prune", "--delete", "--root", str(store.root)]) == 0
         assert temporary.exists()
         assert f"left alone: process {os.getpid()}" in capsys.readouterr().out
-    assert main(["prune", "--root", str(store.root)]) == 0
+    assert main(["prune", "--delete", "--root", str(store.root)]) == 0
     assert not temporary.exists()
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["prune"], ["list", "--root", "elsewhere"], ["list", "--older-than", "3"], ["prune", "--older-than=-1"]],
+    [["prune"], ["list", "--root", "elsewhere"], ["list", "--kind", "x"], ["prune", "--older-than=-1"]],
 )
 def test_commands_refuse_what_is_no_store(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
