@@ -142,7 +142,7 @@ def run(
     if main_rank:
         atomic_write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         running = {"status": "running", "name": config.name, "seed": config.seed, "run": identity}
-        atomic_write_json(folder / "result.json", running)
+        atomic_write_json(folder / "result.json", {**running, "artifacts": list(bench.store.used)})
         columns = {
             "metrics": watch.columns(),
             "selector": select.chooser.columns() if select else ["step", "arm", "teacher_queries"],

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from kdlab import episodes
+from kdlab import episodes, surroundings, teacherspecs
 from kdlab.bench import Bench
 from kdlab.callbacks import training_seconds
 from kdlab.distill import Distiller
@@ -50,17 +46,29 @@ def result_of(
             "layers": bench.teacher_config.num_hidden_layers,
         },
         "teachers": [
-            {"name": teacher.name, "layers": teacher.encoder.model.config.num_hidden_layers, "classes": teacher.classes}
-            for teacher in module.teachers
+            {
+                "name": teacher.name,
+                "layers": teacher.encoder.model.config.num_hidden_layers,
+                "classes": teacher.classes,
+                "made_of": member.source.sha256(),
+            }
+            for teacher, member in zip(module.teachers, bench.teacher_pool.members, strict=bool(module.teachers))
         ],
         "student": {
             "layers": config.student.layers,
+            "made_of": teacherspecs.weights_of(config.student.path) if config.student.path else None,
             "parameters": sum(p.numel() for p in module.student.parameters()),
         },
-        "versions": _versions(),
-        "git": _git(),
+        "versions": surroundings.versions(),
+        "git": surroundings.revision(),
         "command": ["python", "-m", "kdlab.run", *overrides],
-        "devices": {"world": world, "kind": str(module.device), "precision": bench.precision},
+        "devices": {
+            "world": world,
+            "kind": str(module.device),
+            "precision": bench.precision,
+            **surroundings.machine(module.device),
+        },
+        "artifacts": list(bench.store.used),
     }
 
 
@@ -78,36 +86,3 @@ def _ledger(totals: dict[str, Any], probes: list[list[float]], steps: int) -> di
     gains = speedup(totals, None)
     gains["wallclock"] = all_data / training if all_data and training else None
     return {**totals, "seconds": {**seconds, "training": training, "all_data": all_data}, "speedup": gains}
-
-
-def _versions() -> dict[str, str]:
-    names = (
-        "kdlab",
-        "torch",
-        "pytorch-lightning",
-        "transformers",
-        "tokenizers",
-        "datasets",
-        "numpy",
-        "hydra-core",
-        "omegaconf",
-        "faiss-cpu",
-        "faiss-gpu",
-    )
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _git() -> str | None:
-    """The revision of the checkout kdlab runs from, marked where files differ from it; None outside a checkout."""
-    top = Path(__file__).resolve().parent.parent
-    if not (top / ".git").exists():
-        return None
-    command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None

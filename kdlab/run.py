@@ -36,7 +36,12 @@ MULTIRUN = {"-m", "--multirun"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's); returns the exit code: 2 for anything a user can mend."""
     try:
-        arguments, folders = _own_folders(list(sys.argv[1:] if argv is None else argv))
+        given = list(sys.argv[1:] if argv is None else argv)
+        if given[:1] == ["--repeat"]:
+            from kdlab import repeat
+
+            return repeat.main(given[1:])
+        arguments, folders = _own_folders(given)
         places = [f"'file://{folder}'" for folder in folders]
         own = [f"hydra.searchpath=[{','.join(places)}]"] if folders else []
         flags = {argument for argument in arguments if argument.startswith("-")}

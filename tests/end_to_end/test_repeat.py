@@ -1,0 +1,134 @@
+"""`python -m kdlab.run --repeat RUN`: the same bits, or what differs and why; exit code 0 or 1."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from kdlab.config import checked
+from kdlab.repeat import compared, verdict
+from kdlab.run import composition
+from kdlab.surroundings import differing
+from tests.conftest import write_task
+from tests.runs import Done, call, tiny, tiny_task
+
+# a bandit on text; a teacher, an assistant and rules on labelled rows. All others: tests/nightly/test_same_bits.py
+SAMPLE = ["adads_pretrain", "dekd"]
+
+
+def assert_repeats(exp: str, folder: Path, teacher: Path, text: Path, rows: Path, *more: str) -> Done:
+    """Do an experiment at tiny size and repeat it."""
+    config = checked(composition([f"+exp={exp}"])[0])
+    if config.teachers.split:
+        rows = write_task(folder / "rows", classes=4)
+    given = tiny(teacher, text) if config.data.stage == "pretrain" else tiny_task(teacher, rows)
+    given = [f"+exp={exp}", *(a for a in given if not a.startswith("+exp=")), "hydra.run.dir=first", *more]
+    first = call(given, folder)
+    assert first.code == 0, first.output
+    again = call(["--repeat", "first"], folder)
+    assert again.code == 0, again.output
+    assert "the same bits as first" in again.output.splitlines()[-1]
+    assert "all recorded surroundings are the same" in again.output.splitlines()[-1]
+    (made,) = (folder / "outputs" / "repeats" / config.name).iterdir()
+    before, after = (
+        safetensors.torch.load_file(run / "student" / "model.safetensors") for run in (folder / "first", made)
+    )
+    assert {n: t.numpy().tobytes() for n, t in before.items()} == {n: t.numpy().tobytes() for n, t in after.items()}
+    return again
+
+
+@pytest.mark.parametrize("exp", SAMPLE)
+def test_the_same_bits_twice(exp, tmp_path, teacher_folder, text_folder, task_folder):
+    assert_repeats(exp, tmp_path, teacher_folder, text_folder, task_folder)
+    result = json.loads((tmp_path / "first" / "result.json").read_text())
+    assert result["artifacts"]
+    for name in result["artifacts"]:
+        assert (tmp_path / "artifacts" / name / "manifest.json").is_file()
+    assert {"python", "torch", "kdlab", "safetensors"} <= result["versions"].keys()
+    assert {"name", "threads", "kind"} <= result["devices"].keys()
+    if exp == "adads_pretrain":
+        assert_other_text_is_told(tmp_path, text_folder)
+
+
+def assert_other_text_is_told(tmp_path: Path, text_folder: Path) -> None:
+    """The data of a run have changed since: what differs is named, and why."""
+    text = shutil.copytree(text_folder, tmp_path / "other")
+    for number in range(10):
+        (text / f"{number:03}.txt").write_text("ba ke lo mi nu ra se ti vo zu " * 9)
+    config = tmp_path / "first" / "config.yaml"
+    config.write_text(config.read_text().replace(str(text_folder), str(text)))
+    other = call(["--repeat", "first", "hydra.run.dir=second"], tmp_path)
+    assert other.code == 1, other.output
+    line = other.output.splitlines()[-1]
+    for said in ("differs from first: weights (", "metrics.csv from line", "scores of student", "data fingerprint "):
+        assert said in line
+    assert call(["--repeat", "first", "hydra.run.dir=second"], tmp_path).code == 2  # a finished run is kept
+
+
+def test_what_is_no_run_is_refused_in_one_line(tmp_path):
+    for arguments in (["nowhere"], [], ["a", "b"], ["a", "seed=2"]):
+        done = call(["--repeat", *arguments], tmp_path)
+        assert done.code == 2
+        assert done.output.startswith("kdlab: ")
+        assert len(done.output.splitlines()) == 1
+
+
+def made_up(folder: Path, **changes: object) -> Path:
+    """A finished run folder of two tensors and one table."""
+    import torch
+
+    (folder / "student").mkdir(parents=True)
+    weights = {"a": torch.zeros(3), "b": torch.ones(2, 2)}
+    result = {
+        "status": "finished",
+        "metrics": {"student": {"loss": 1.5}},
+        "ledger": {"teacher_queries": {"total": 7}, "seconds": {"training": 1.0}, "speedup": {"wallclock": 2.0}},
+        "versions": {"torch": "2.6.0"},
+        "git": "abc",
+    }
+    rows = "step,loss,seconds\n0,2.0,0.1\n1,1.0,0.2\n"
+    safetensors.torch.save_file(changes.pop("weights", weights), folder / "student" / "model.safetensors")  # type: ignore
+    (folder / "metrics.csv").write_text(str(changes.pop("rows", rows)))
+    (folder / "result.json").write_text(json.dumps({**result, **changes}))
+    return folder
+
+
+def test_every_kind_of_difference_is_named(tmp_path):
+    import torch
+
+    one = made_up(tmp_path / "one")
+    clock = {"teacher_queries": {"total": 7}, "seconds": {"training": 9.0}, "speedup": {"wallclock": 1.0}}
+    same = made_up(tmp_path / "same", ledger=clock, rows="step,loss,seconds\n0,2.0,5\n1,1.0,6\n")
+    assert list(compared(one, same)) == []
+    assert "the same bits as one:" in verdict(Path("one"), [], [])
+    cases = {
+        "weights (1 of 2 tensors, by 5.0e-01 at most)": {
+            "weights": {"a": torch.zeros(3), "b": torch.tensor([[1.0, 1.5], [1.0, 1.0]])}
+        },
+        "weights (1 of 2 tensors, by 0.0e+00 at most)": {"weights": {"a": -torch.zeros(3), "b": torch.ones(2, 2)}},
+        "weights (1 of 2 tensors, by nan at most)": {"weights": {"a": torch.zeros(4), "b": torch.ones(2, 2)}},
+        "names of the weights (only in one: b, c)": {"weights": {"a": torch.zeros(3), "c": torch.ones(2, 2)}},
+        "teacher_queries of the ledger": {"ledger": {"teacher_queries": {"total": 8}}},
+        "scores of teacher": {"metrics": {"student": {"loss": 1.5}, "teacher": {"loss": 1.0}}},
+        "metrics.csv from line 3 on (loss)": {"rows": "step,loss,seconds\n0,2.0,0.1\n1,1.5,0.2\n"},
+        "metrics.csv (2 and 1 rows)": {"rows": "step,loss,seconds\n0,2.0,0.1\n"},
+    }
+    for number, (said, changes) in enumerate(cases.items()):
+        assert list(compared(one, made_up(tmp_path / str(number), **changes))) == [said]
+    (one / "selector.csv").write_text("step\n")
+    assert list(compared(one, same)) == ["selector.csv (in one of them alone)"]
+
+
+def test_surroundings_that_differ_are_told():
+    before = {"versions": {"torch": "2.6.0", "numpy": "2.0"}, "git": "abc", "devices": {"threads": 2}, "artifacts": []}
+    after = {"versions": {"torch": "2.7.0", "numpy": "2.0"}, "git": "abc-dirty", "artifacts": []}
+    assert differing(before, before) == []
+    assert differing(before, after) == [
+        "torch 2.6.0 -> 2.7.0",
+        "git revision abc -> abc-dirty",
+        "device {'threads': 2} -> not recorded",
+    ]
