@@ -8,13 +8,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdlab import targets
 from kdlab.bounds import at_least, one_of
 from kdlab.errors import UserError, nearest
 from kdlab.schemas import Augment, Data, Knowledge, Logger, Optimizer, Scale, Select, Student, Suite, Trainer
 from kdlab.teaching import Adopt, Assistant, Finetune, OtherTeacher, Prepare, Teachers, WeighPolicy
-
-# Code that a configuration may name: `_target_` in a stranger's file would otherwise run anything.
-TARGETS = ("kdlab.", "torch.optim.")
 
 
 @dataclass
@@ -92,11 +90,7 @@ def checked(composed: Any) -> Config:
         raise UserError(first_line(error)) from error
     assert isinstance(config, Config)
     _check(config)
-    for where, target in _targets(OmegaConf.to_container(composed, resolve=True), ""):
-        if not any(target.startswith(allowed) for allowed in TARGETS):
-            raise UserError(
-                f"{where}={target}: a configuration may only name code of {' or '.join(t + '*' for t in TARGETS)}"
-            )
+    targets.check(config)
     return config
 
 
@@ -140,15 +134,3 @@ def _check(node: Any) -> None:
             _check(getattr(node, f.name))
     if hasattr(node, "check"):
         node.check()
-
-
-def _targets(node: Any, where: str) -> list[tuple[str, str]]:
-    found = []
-    if isinstance(node, dict):
-        for key, value in node.items():
-            path = f"{where}.{key}" if where else str(key)
-            found += [(path, str(value))] if key == "_target_" else _targets(value, path)
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            found += _targets(value, f"{where}[{i}]")
-    return found

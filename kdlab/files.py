@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from kdlab.confidential import without_values
 from kdlab.errors import UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -158,8 +159,8 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """`atomic_write_bytes` of UTF-8 text."""
-    atomic_write_bytes(path, text.encode("utf-8"))
+    """`atomic_write_bytes` of UTF-8 text, without the values of environment variables that hold secrets."""
+    atomic_write_bytes(path, without_values(text).encode("utf-8"))
 
 
 def atomic_write_json(path: Path, value: Any) -> None:

@@ -6,6 +6,7 @@ A folder holds one run: `config.yaml` as resolved, `result.json` with its status
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def _essence(resolved: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(kept, sort_keys=True, default=str))
 
 
+def leading_out(folder: Path) -> Path | None:
+    """A link below `folder` that leads outside of it, or None."""
+    home = folder.resolve()
+    links = (Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files))
+    return next((one for one in links if one.is_symlink() and not one.resolve().is_relative_to(home)), None)
+
+
 def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool, resume: bool) -> tuple[Path, bool]:
     """The folder to write and whether an unfinished run in it is continued.
 
@@ -59,7 +67,7 @@ def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool
     if not chosen:
         if resume and folder.parent.is_dir():
             runs = [p for p in folder.parent.iterdir() if p.is_dir() and status(p) not in (None, "finished")]
-            going_on = sorted(p for p in runs if same_run(p, resolved))
+            going_on = sorted(p for p in runs if same_run(p, resolved) and leading_out(p) is None)
             if going_on:
                 return going_on[-1], True
         return folder, False
@@ -69,6 +77,9 @@ def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool
         return folder, False
     found = status(folder)
     is_run = (folder / "config.yaml").is_file() and found is not None
+    if folder.is_symlink() or (link := leading_out(folder)) is not None:
+        what = folder if folder.is_symlink() else link
+        raise UserError(f"{what} is a link, and a run writes into its own folder only: choose another folder")
     if not is_run:
         raise UserError(
             f"hydra.run.dir={folder} holds files that are not a run of kdlab: choose an empty or new folder"

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdlab import ranks
+from kdlab.confidential import without_secrets
 from kdlab.config import Config
 from kdlab.figures import PER_WINDOW, WINDOWS
 from kdlab.runlogs import rows_of, window_shares
 
 ROOMS = {"wandb": "kdlab.wandblogs", "tensorboard": "kdlab.tensorboardlogs"}
 SWEEP, DIFFERS = "KDLAB_SWEEP", "KDLAB_DIFFERS"  # a sweep tells its jobs its name, and what sets each apart
-_SECRET_KEYS = ("token_", "api_key", "apikey", "secret", "password", "credential")
-_SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$")
-_SHORTEST = 8  # characters: what is shorter is no secret, and stands in too many words
 
 
 def check(config: Config) -> None:
@@ -68,29 +65,6 @@ def _room(name: str) -> Any:
 
 
 # ---- what is told
-
-
-def without_secrets(node: Any) -> Any:
-    """`node` without values whose key looks like a secret's, and without the values of environment variables whose name
-    does, wherever they stand."""
-    known = {v for k, v in os.environ.items() if _SECRET_NAMES.search(k.upper()) and len(v) >= _SHORTEST}
-    return _without(node, known)
-
-
-def _without(node: Any, known: set[str]) -> Any:
-    if isinstance(node, dict):
-        return {
-            k: "(hidden)"
-            if any(h in f"{k}_".lower() for h in _SECRET_KEYS) and isinstance(v, str)
-            else _without(v, known)
-            for k, v in node.items()
-        }
-    if isinstance(node, list):
-        return [_without(one, known) for one in node]
-    if isinstance(node, str):
-        for secret in known:
-            node = node.replace(secret, "(hidden)")
-    return node
 
 
 def loggable(name: str, row: dict[str, Any]) -> dict[str, float]:

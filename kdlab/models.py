@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import nn
 
+from kdlab import modelfolders
 from kdlab.errors import UserError
 from kdlab.tasks import TaskShape
 
@@ -55,6 +56,7 @@ def with_new_classifier(source: str | Path, revision: str | None, shape: TaskSha
 
 
 def _load(kind: Any, what: str, source: str | Path, revision: str | None, **more: Any) -> transformers.PreTrainedModel:
+    modelfolders.check(source)
     try:
         return kind.from_pretrained(
             str(source), revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **more
@@ -123,14 +125,18 @@ def with_new_head(source: str | Path, counts: np.ndarray, mask_id: int) -> trans
 
 def load_config(source: str | Path, revision: str | None = None) -> Any:
     """The config of a model folder or Hub name; UserError where there is none."""
+    modelfolders.check(source)
     try:
-        return transformers.AutoConfig.from_pretrained(str(source), revision=revision, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(str(source), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load a model's config from {source}: {_first_line(error)}") from error
+    modelfolders.check_config(source, config)
+    return config
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> transformers.PreTrainedTokenizerFast:
     """The fast tokenizer of a model folder or Hub name; UserError where there is none."""
+    modelfolders.check(source, weights=False)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(source), revision=revision, use_fast=True, trust_remote_code=False

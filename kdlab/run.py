@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from kdlab import targets
+from kdlab.confidential import without_secrets
 from kdlab.config import Config, checked, first_line
 from kdlab.errors import UserError, nearest
 from kdlab.jobs import FOLDER, perform
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from kdlab import repeat
 
             return repeat.main(given[1:])
+        targets.check_overrides(given)
         arguments, folders = _own_folders(given)
         places = [f"'file://{folder}'" for folder in folders]
         own = [f"hydra.searchpath=[{','.join(places)}]"] if folders else []
@@ -56,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"kdlab: {explain(error)}", file=sys.stderr)
+        print(f"kdlab: {without_secrets(explain(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kdlab: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -85,6 +88,8 @@ def _single(overrides: list[str]) -> int:
     resolved = plain(composed)
     chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
     folder = Path(hydra.run.dir)
+    if not chosen:
+        targets.check_folder(folder)
     if {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} != {"0"}:  # not the first of several processes
         if FOLDER not in os.environ and not chosen:
             raise UserError("processes that torchrun or SLURM starts need a common folder: give hydra.run.dir=")
@@ -102,6 +107,7 @@ def composition(overrides: Sequence[str], wanted: Sequence[str] = ("run.dir",)) 
     _forget_namesakes()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         whole = compose("run", overrides=list(overrides), return_hydra_config=True)
+    targets.check_hydra(OmegaConf.to_container(whole.hydra, resolve=False))
     HydraConfig.instance().set_config(whole)  # for ${hydra:...}
     try:
         hydra = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra", "name"]), resolve=False))
@@ -150,6 +156,8 @@ def _hydra_application(arguments: list[str], own: list[str]) -> int:
         folder = Path(here.runtime.output_dir)
         done.append(perform(" ".join(here.overrides.task), [*here.overrides.task, *own], folder))
 
+    if not {"-m", "--multirun", "--help", "-h", "--hydra-help"} & set(arguments):  # else each job composes on its own
+        composition([argument for argument in [*arguments, *own] if not argument.startswith("-")])
     before = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who make one line of them
     sys.argv = [before[1][0], *(argument for argument in arguments if argument not in MULTIRUN), *own]

@@ -1,0 +1,82 @@
+"""Model folders from strangers: read only where they hold plain data, never where reading them could run code."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kdlab.errors import UserError
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".joblib", ".npy", ".npz")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json")
+
+
+def check(source: str | Path, weights: bool = True) -> None:
+    """UserError for a local model folder that is not plain data; a Hub name passes (see `check_config`).
+
+    Refused: weights as pickles alone (`weights`: they are about to be read), configs that name Python code of their
+    own, adapters that name another model, an index or a link that leads out of the folder.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    for name in _CONFIGS:
+        _check_code(folder, name, _json(folder / name))
+    if "base_model_name_or_path" in _json(folder / "adapter_config.json"):
+        raise UserError(f"{folder} holds an adapter, which loads another model besides: merge it into its model first")
+    for name in _json(folder / _WEIGHTS[1]).get("weight_map", {}).values():
+        if not isinstance(name, str) or os.path.basename(name) != name:
+            raise UserError(f"{folder / _WEIGHTS[1]} names {str(name)[:80]!r}, which is no file of the folder")
+    _check_links(folder)
+    if weights and not any((folder / name).is_file() for name in _WEIGHTS):
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+        if pickles:
+            raise UserError(
+                f"{folder} has its weights in {pickles[0]} and not in safetensors: reading a pickle can run any code, so it "
+                "is refused; where you trust it, load it with transformers and save_pretrained() it into a new folder"
+            )
+
+
+def check_config(source: str | Path, config: Any) -> None:
+    """UserError for a loaded config, of a Hub name too, that names Python code of its own."""
+    found = {name: getattr(config, name, None) for name in ("auto_map", "_attn_implementation")}
+    _check_code(
+        source, "config.json", {"auto_map": found["auto_map"], "attn_implementation": found["_attn_implementation"]}
+    )
+
+
+def _check_code(source: str | Path, name: str, config: dict[str, Any]) -> None:
+    if config.get("auto_map") or config.get("custom_pipelines"):
+        raise UserError(
+            f"the model in {source} needs Python code that came with it ({name} has auto_map), and such code is never run; "
+            "use a model of a family that transformers knows"
+        )
+    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+        if "/" in str(config.get(key) or ""):
+            raise UserError(
+                f"the model in {source} wants a kernel from elsewhere ({name}: {key}={config[key]}): remove that"
+            )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing if there is none or if it is damaged, which is for its reader to say."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _check_links(folder: Path) -> None:
+    """Links may stay in the folder, or lead to the blobs beside it, as in the Hub's own cache."""
+    home = folder.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    for at, folders, files in os.walk(folder):
+        for path in (Path(at, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                target = path.resolve()
+                if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
+                    raise UserError(f"{path} is a link that leads out of the model folder: put the file itself there")
