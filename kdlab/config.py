@@ -78,19 +78,20 @@ class Config:
 
 def checked(composed: Any) -> Config:
     """The typed configuration, or UserError for an unknown key, a wrong type, a value out of range, a foreign target."""
-    plain = OmegaConf.to_container(composed, resolve=False)
-    _known_keys(plain, Config, "")
     try:
+        _known_keys(OmegaConf.to_container(composed, resolve=False), Config, "")
         missing = OmegaConf.missing_keys(composed)
         if missing:
             raise UserError(f"{sorted(missing)[0]} has no value: set it, e.g. {sorted(missing)[0]}=...")
-        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
-        config = OmegaConf.to_object(merged)
+        plain = OmegaConf.to_container(composed, resolve=True)  # once: what is checked is what is used
+        targets.check(plain)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     except OmegaConfBaseException as error:
         raise UserError(first_line(error)) from error
+    except RecursionError as error:
+        raise UserError("the configuration is nested too deeply") from error
     assert isinstance(config, Config)
     _check(config)
-    targets.check(config)
     return config
 
 

@@ -23,7 +23,7 @@ def result_of(run: Path) -> dict[str, Any]:
         raise UserError(f"{run} is not a run folder: no result.json in it")
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); the run has to be made again") from error
     if not isinstance(result, dict) or result.get("status") != "finished":
         found = result.get("status") if isinstance(result, dict) else None
@@ -33,11 +33,19 @@ def result_of(run: Path) -> dict[str, Any]:
 
 def config_of(run: Path) -> Config:
     """The configuration a run was made with."""
+    return checked(OmegaConf.create(settings_of(run)))
+
+
+def settings_of(run: Path) -> dict[str, Any]:
+    """The plain contents of a run's config.yaml; UserError for a file that holds no configuration."""
+    file = run / "config.yaml"
     try:
-        text = (run / "config.yaml").read_text(encoding="utf-8")
-        return checked(OmegaConf.create(yaml.safe_load(text)))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{run / 'config.yaml'} cannot be read: {error}") from error
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:  # yaml raises all
+        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no configuration")
+    return {str(key): value for key, value in found.items()}
 
 
 def command(main: Callable[[], int]) -> int:

@@ -24,7 +24,7 @@ def status(folder: Path) -> str | None:
     try:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return str(found["status"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -40,7 +40,7 @@ def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
     """Whether a folder's config.yaml asks for the same run as `resolved`."""
     try:
         theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):  # yaml raises all of them
         return False
     return isinstance(theirs, dict) and _essence(theirs) == _essence(resolved)
 

@@ -61,7 +61,7 @@ def _load(kind: Any, what: str, source: str | Path, revision: str | None, **more
         return kind.from_pretrained(
             str(source), revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **more
         )
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except Exception as error:  # of some thirty kinds, where files are damaged
         raise UserError(f"cannot load {what} from {source}: {_first_line(error)}") from error
 
 
@@ -128,7 +128,7 @@ def load_config(source: str | Path, revision: str | None = None) -> Any:
     modelfolders.check(source)
     try:
         config = transformers.AutoConfig.from_pretrained(str(source), revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any kind, where a value is not of the type that its family expects
         raise UserError(f"cannot load a model's config from {source}: {_first_line(error)}") from error
     modelfolders.check_config(source, config)
     return config
@@ -141,7 +141,7 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> transform
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(source), revision=revision, use_fast=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of any kind, and plain `Exception` from the tokenizers' own reader
         raise UserError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from error
     if not getattr(tokenizer, "is_fast", False) or tokenizer.mask_token_id is None:
         raise UserError(f"the tokenizer in {source} must be a fast one with a mask token")
@@ -149,7 +149,8 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> transform
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = str(error).strip().encode("utf-8", "backslashreplace").decode()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def blocks(model: transformers.PreTrainedModel) -> nn.ModuleList:

@@ -11,13 +11,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-import yaml
 from omegaconf import OmegaConf
 
 from kdlab import job, surroundings, tables
 from kdlab.config import checked
 from kdlab.errors import UserError
-from kdlab.finished import result_of
+from kdlab.finished import result_of, settings_of
 from kdlab.jobs import FOLDER
 
 TABLES = ("selector.csv", "metrics.csv", "knowledge.csv", "selected.csv")
@@ -27,7 +26,7 @@ CLOCK = "seconds"  # the column of tables that no two runs share
 def main(arguments: Sequence[str]) -> int:
     """RUN, and perhaps hydra.run.dir=FOLDER; 0: the same bits, 1: something differs. UserError for what is no run."""
     run, folder = _given(arguments)
-    result, resolved = result_of(run), _configuration(run)
+    result, resolved = result_of(run), settings_of(run) | {"overwrite": False, "resume": True}
     config = checked(OmegaConf.create(resolved))
     if config.suite is not None:
         raise UserError(f"{run} is a suite of runs: repeat one of those below it")
@@ -72,17 +71,6 @@ def _given(arguments: Sequence[str]) -> tuple[Path, Path | None]:
             "--repeat RUN takes a run folder and nothing but hydra.run.dir=FOLDER beside: it repeats RUN as it was"
         )
     return Path(runs[0]), Path(folders[0]) if folders else None
-
-
-def _configuration(run: Path) -> dict[str, Any]:
-    file = run / "config.yaml"
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds no configuration")
-    return {str(key): value for key, value in found.items()} | {"overwrite": False, "resume": True}
 
 
 def _weights(before: Path, after: Path) -> Iterator[str]:

@@ -129,7 +129,7 @@ def _jsonl(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
                 continue
             try:
                 row = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{place(path, line)}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise UserError(f"{place(path, line)}: {type(row).__name__}, not an object with texts and a label")

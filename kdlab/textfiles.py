@@ -81,7 +81,7 @@ def jsonl_rows(path: Path, column: str) -> Iterator[str]:
     for number, row in _json_lines(path):
         try:
             value = json.loads(row)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(value, dict):
             raise UserError(

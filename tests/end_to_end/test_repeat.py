@@ -27,9 +27,9 @@ def assert_repeats(exp: str, folder: Path, teacher: Path, text: Path, rows: Path
         rows = write_task(folder / "rows", classes=4)
     given = tiny(teacher, text) if config.data.stage == "pretrain" else tiny_task(teacher, rows)
     given = [f"+exp={exp}", *(a for a in given if not a.startswith("+exp=")), "hydra.run.dir=first", *more]
-    first = call(given, folder)
+    first = call(given, folder, timeout=600)
     assert first.code == 0, first.output
-    again = call(["--repeat", "first"], folder)
+    again = call(["--repeat", "first"], folder, timeout=600)
     assert again.code == 0, again.output
     assert "the same bits as first" in again.output.splitlines()[-1]
     assert "all recorded surroundings are the same" in again.output.splitlines()[-1]
