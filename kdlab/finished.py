@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
+from kdlab import yamlfiles
 from kdlab.config import Config, checked
 from kdlab.errors import UserError
 
@@ -33,19 +33,7 @@ def result_of(run: Path) -> dict[str, Any]:
 
 def config_of(run: Path) -> Config:
     """The configuration a run was made with."""
-    return checked(OmegaConf.create(settings_of(run)))
-
-
-def settings_of(run: Path) -> dict[str, Any]:
-    """The plain contents of a run's config.yaml; UserError for a file that holds no configuration."""
-    file = run / "config.yaml"
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:  # yaml raises all
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())[:300]}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds no configuration")
-    return {str(key): value for key, value in found.items()}
+    return checked(OmegaConf.create(yamlfiles.read(run / "config.yaml")))
 
 
 def command(main: Callable[[], int]) -> int:

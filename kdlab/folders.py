@@ -11,8 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdlab import yamlfiles
 from kdlab.errors import UserError
 
 # Settings that do not change what a run computes: a run may be continued under another value of these.
@@ -39,10 +38,9 @@ def identity(folder: Path) -> str | None:
 def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
     """Whether a folder's config.yaml asks for the same run as `resolved`."""
     try:
-        theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):  # yaml raises all of them
+        return _essence(yamlfiles.read(folder / "config.yaml")) == _essence(resolved)
+    except (UserError, ValueError, TypeError, RecursionError):
         return False
-    return isinstance(theirs, dict) and _essence(theirs) == _essence(resolved)
 
 
 def _essence(resolved: dict[str, Any]) -> dict[str, Any]:

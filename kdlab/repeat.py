@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
-from kdlab import job, surroundings, tables
+from kdlab import job, surroundings, tables, yamlfiles
 from kdlab.config import checked
 from kdlab.errors import UserError
-from kdlab.finished import result_of, settings_of
+from kdlab.finished import result_of
 from kdlab.jobs import FOLDER
 
 TABLES = ("selector.csv", "metrics.csv", "knowledge.csv", "selected.csv")
@@ -26,7 +26,7 @@ CLOCK = "seconds"  # the column of tables that no two runs share
 def main(arguments: Sequence[str]) -> int:
     """RUN, and perhaps hydra.run.dir=FOLDER; 0: the same bits, 1: something differs. UserError for what is no run."""
     run, folder = _given(arguments)
-    result, resolved = result_of(run), settings_of(run) | {"overwrite": False, "resume": True}
+    result, resolved = result_of(run), yamlfiles.read(run / "config.yaml") | {"overwrite": False, "resume": True}
     config = checked(OmegaConf.create(resolved))
     if config.suite is not None:
         raise UserError(f"{run} is a suite of runs: repeat one of those below it")

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kdlab import finished, folders
+from kdlab import finished, folders, yamlfiles
 from kdlab.errors import UserError
 
 Facts = dict[str, Any]
@@ -162,16 +160,7 @@ def _unfinished(folder: Path) -> str:
 
 
 def _facts(folder: Path) -> Facts:
-    try:
-        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / 'config.yaml'} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.yaml'} cannot be read: it holds no configuration")
-    return dict(_flat(config, ""))
-
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where PyYAML was built with libyaml
+    return dict(_flat(yamlfiles.read(folder / "config.yaml"), ""))
 
 
 def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:

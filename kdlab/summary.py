@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kdlab import yamlfiles
+from kdlab.errors import UserError
 from kdlab.folders import APART
 
 SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
@@ -146,14 +148,12 @@ def beside_random(result: dict[str, Any], folder: Path) -> str:
 
 def _comparable(folder: Path) -> dict[str, Any] | None:
     """A run's configuration without what may differ between the runs of one comparison."""
-    import yaml
-
     try:
-        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        found = yamlfiles.read(folder / "config.yaml")
+    except UserError:
         return None
     apart = {*APART, "seed", "select", "name", "artifacts", "no_kd_baseline"}
-    return {k: v for k, v in found.items() if k not in apart} if isinstance(found, dict) else None
+    return {k: v for k, v in found.items() if k not in apart}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,31 @@
+"""What fuzzing has found, kept with its input: each of these was a traceback once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.fuzzing import TARGETS, one_case
+
+CONFIG = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
+FOUND = [
+    ("a setting", ("knowledge.phases", "${oc.env:HOME}")),  # a text where a list of numbers was typed
+    ("labelled .jsonl", b'{"text": "a", "label": 0}\n' + b"[" * 3000),
+    ("a .jsonl of text", b"[" * 3000),
+    ("a result.json", b"[" * 3000),
+    ("a config.yaml", b""),
+    ("a config.yaml", b"[" * 3000),
+    ("a config.yaml", b"[" * 20_000 + b"]" * 20_000),  # libyaml ended the process
+    ("a config.yaml", b"- " * 20_000),
+    ("a config.yaml", b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (c + 1, c + 1, c, c) for c in range(97, 122))),
+    ("a model's config.json", json.dumps({**CONFIG, "id2label": 3}).encode()),
+    ("a model's config.json", json.dumps({**CONFIG, "num_hidden_layers": "\ud800"}).encode()),
+    ("a tokenizer_config.json", json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": False}).encode()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(FOUND)), ids=[name for name, _ in FOUND])
+def test_what_was_found_stays_mended(number: int) -> None:
+    name, value = FOUND[number]
+    assert one_case(TARGETS[name], value) is None
