@@ -27,7 +27,6 @@ RECORDED = {
     "teacher": "teacher",
     "teachers": "teachers",
     "student": "student",
-    "artifacts": "artifacts",
 }
 
 

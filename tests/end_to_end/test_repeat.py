@@ -124,8 +124,8 @@ def test_every_kind_of_difference_is_named(tmp_path):
 
 
 def test_surroundings_that_differ_are_told():
-    before = {"versions": {"torch": "2.6.0", "numpy": "2.0"}, "git": "abc", "devices": {"threads": 2}, "artifacts": []}
-    after = {"versions": {"torch": "2.7.0", "numpy": "2.0"}, "git": "abc-dirty", "artifacts": []}
+    before = {"versions": {"torch": "2.6.0", "numpy": "2.0"}, "git": "abc", "devices": {"threads": 2}}
+    after = {"versions": {"torch": "2.7.0", "numpy": "2.0"}, "git": "abc-dirty"}
     assert differing(before, before) == []
     assert differing(before, after) == [
         "torch 2.6.0 -> 2.7.0",
