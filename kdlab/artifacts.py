@@ -28,6 +28,7 @@ from kdlab.files import (
     atomic_write_text,
     fsync_folder,
     locked,
+    native_errors,
     plain_errors,
     sha256_of,
 )
@@ -116,7 +117,8 @@ class Store:
                 discard(final)
                 temporary.mkdir()
             try:
-                build(temporary)
+                with native_errors():
+                    build(temporary)
             except OSError as error:
                 if error.errno not in NO_SPACE:
                     raise  # about the builder's own input, not about the store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +17,11 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from kdlab import checkpoints, ranks
 from kdlab.choosing import Chooser
 from kdlab.distill import Distiller
+from kdlab.errors import UserError
+from kdlab.guard import Guard
 from kdlab.ledger import Ledger
 from kdlab.scoring import over_splits
+from kdlab.stopping import Stopped
 from kdlab.tables import Table
 from kdlab.types import Batch
 
@@ -147,6 +151,11 @@ class Watch(pl.Callback):
         assert isinstance(module, Distiller)
         with self.ledger.time("evaluation"):
             self.last = over_splits(module.measure, self.heldout(epoch is None))
+        if bad := [name for name, value in self.last.items() if name.startswith("loss") and not math.isfinite(value)]:
+            raise UserError(
+                f"the student's {bad[0]} on held-out rows is {self.last[bad[0]]} after step {trainer.global_step}: the "
+                "training has diverged; try a smaller learning rate"
+            )
         report = module.mean_report()
         totals = self.ledger.totals()
         per_teacher = totals["teacher_queries"]["per_teacher"]
@@ -177,7 +186,7 @@ class Keep(pl.Callback):
     """Saves a checkpoint into `folder` every `every` optimizer steps, after the step and before any evaluation.
 
     The tables are flushed to the disk first (`before` is called before that): a checkpoint counts on the rows written
-    before it.
+    before it. Where `guard` has heard of a signal, on any rank, it saves at once and raises `Stopped`.
     """
 
     def __init__(
@@ -188,22 +197,29 @@ class Keep(pl.Callback):
         ledger: Ledger,
         tables: Iterable[Table] = (),
         before: Callable[[], None] = lambda: None,
+        guard: Guard | None = None,
     ) -> None:
         self.folder, self.every, self.total_steps, self.ledger = folder, every, total_steps, ledger
-        self.tables = list(tables)
-        self.before = before
+        self.tables = tables
+        self.before, self.guard = before, guard
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         step = trainer.global_step
-        if last and step % self.every == 0 and step < self.total_steps:
+        signum = self.guard.signum if self.guard else 0
+        if last and (step % self.every == 0 or signum) and step < self.total_steps:
             with self.ledger.time("checkpoint"):
                 self.before()
+                if self.guard is not None:
+                    self.guard.read()
+                    self.guard.check_weights(step)
                 for table in self.tables:
                     table.sync()
                 trainer.save_checkpoint(self.folder / checkpoints.name_of(step))
+            if signum:
+                raise Stopped(signum, step)
 
 
 class Progress(TQDMProgressBar):

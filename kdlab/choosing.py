@@ -6,6 +6,7 @@ plan at `on_train_batch_start`; the distiller applies it in the step, to what th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from kdlab.distill import Distiller
+from kdlab.errors import UserError
 from kdlab.policies import Policy
 from kdlab.rewards import LossDecay
 from kdlab.seeding import generator
@@ -23,7 +25,8 @@ class Chooser:
     """The arm that serves: chosen once an optimizer step, or, with a `reward`, once every `interval` steps.
 
     With a reward it is chosen after the last arm's effect was seen: `observe`, called without arguments, the same value
-    on all ranks. `key` names its draws; `write` takes a row whenever something was decided.
+    on all ranks. `key` names its draws; `write` takes a row whenever something was decided. An observation that is
+    not finite is no reward: UserError, or, if `tolerant`, it is left out.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class Chooser:
         observe: Callable[[], float] | None = None,
         interval: int = 10,
         write: Callable[[dict[str, Any]], None] = lambda row: None,
+        tolerant: bool = False,
     ) -> None:
+        self.tolerant = tolerant
         self.key, self.arms, self.policy = key, dict(arms), policy
         self.total_steps, self.seed = total_steps, seed
         self.reward, self.observe, self.interval, self.write = reward, observe, interval, write
@@ -54,8 +59,16 @@ class Chooser:
                 self._record(module, step, None, None, None)
         elif step % self.interval == 0:
             assert self.observe is not None
-            observation = self.observe()
-            speed, reward = self.reward.observe(observation)
+            observation, speed, reward = self.observe(), None, None
+            if math.isfinite(observation):
+                speed, reward = self.reward.observe(observation)
+            elif self.tolerant:
+                observation = None
+            else:
+                raise UserError(
+                    f"the loss that the policy observes is {observation} at step {step}, and nothing can be learnt from "
+                    "that; trainer.on_nonfinite=skip leaves such observations out"
+                )
             if reward is not None and self.arm is not None:
                 self.policy.learn(self.arm, reward)  # pyright: ignore[reportAttributeAccessIssue]
             self.last_reward = reward

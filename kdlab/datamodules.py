@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kdlab import corpus, ranks, taskset
+from kdlab import corpus, ranks, stopping, taskset
 from kdlab.errors import UserError
 from kdlab.masking import STATIC, Masker
 from kdlab.seeding import stable
@@ -221,6 +221,7 @@ class TrainingRows(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=stopping.outlive,
             pin_memory=torch.cuda.is_available(),
         )
 

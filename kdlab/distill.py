@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from kdlab import attention, flops, ranks
 from kdlab.adoption import marks_of
 from kdlab.encoder import Encoder
 from kdlab.errors import UserError
+from kdlab.health import Health
 from kdlab.hearing import Hearing
 from kdlab.ledger import Ledger
 from kdlab.objective import Heard, Objective, Weighted, units_of
@@ -75,6 +77,7 @@ class Distiller(pl.LightningModule):
         self.hearing = Hearing(student, self.teachers, self.together, joint, chunk)
         self.report: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
         self.micro_step = 0
+        self.health = Health()
         self.bridges = nn.ModuleDict()
         if self.needs_teacher:
             self._meet(student)
@@ -137,7 +140,10 @@ class Distiller(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         # Lightning refuses to clip for a fused optimizer under any mixed precision, though only float16 is scaled
-        torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], self.optim.clip)
+        norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], self.optim.clip)
+        if self._trainer is not None:
+            scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+            self.health.judge(norm, optimizer, self.trainer.global_step, scaled)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.micro_step = batch_idx
@@ -148,11 +154,7 @@ class Distiller(pl.LightningModule):
         rows = None if plan is None else plan.rows
         kept = batch if rows is None or self.labels_on_all else batch.take(rows)
         loss = self.loss(kept, asked=rows if self.labels_on_all else None, plan=plan)
-        if ranks.all_any(not bool(torch.isfinite(loss))):
-            found = ranks.gather_rows(kept.rows[kept.real]).tolist()
-            raise UserError(
-                f"the loss is {float(loss.detach())} at step {self.trainer.global_step}; rows of the batch: {found}"
-            )
+        self.health.note(loss, kept.rows, kept.real)
         return loss
 
     def loss(self, batch: Batch, alone: bool = False, asked: Tensor | None = None, plan: Plan | None = None) -> Tensor:
@@ -360,11 +362,11 @@ class Distiller(pl.LightningModule):
     # ---- what the last step reported survives a resume
 
     def mean_report(self) -> dict[str, float]:
-        """Loss and terms of the last step, as means over the global batch (collective)."""
+        """Loss and terms of the last step, as means over the global batch; those that are finite (collective)."""
         if not self.report:
             return {}
         values = ranks.all_sum(torch.stack([v.double() for v in self.report.values()])) / ranks.world()
-        return dict(zip(self.report, values.tolist(), strict=True))
+        return {name: value for name, value in zip(self.report, values.tolist(), strict=True) if math.isfinite(value)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["report"] = self.mean_report()

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -33,6 +34,17 @@ def plain_errors(doing: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{doing} failed in {folder}: {_reason(error, folder)}") from error
+
+
+@contextmanager
+def native_errors() -> Iterator[None]:
+    """Turn what libraries in Rust (safetensors, tokenizers) say of a failed write into the OSError it was."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and (found := re.search(r"\(os error (\d+)\)", str(error))):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise
 
 
 def _reason(error: OSError, folder: Path) -> str:

@@ -17,6 +17,7 @@ from kdlab.artifacts import Store
 from kdlab.callbacks import Progress
 from kdlab.distill import Distiller
 from kdlab.files import atomic_write_json
+from kdlab.guard import Guard
 
 COST = "cost.json"  # in an artifact that was trained: what that cost
 
@@ -55,7 +56,7 @@ def fit(
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         max_epochs=1,
-        callbacks=[*callbacks, Progress(steps, ledger, None, what)],
+        callbacks=[Guard(), *callbacks, Progress(steps, ledger, None, what)],
         **QUIET,
     )
     started = time.perf_counter()

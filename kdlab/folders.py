@@ -16,6 +16,9 @@ from kdlab.errors import UserError
 
 # Settings that do not change what a run computes: a run may be continued under another value of these.
 APART = ("overwrite", "resume", "logger")
+# All that is there of a run that was ended while it began.
+BEGUN = {"config.yaml", ".config.yaml.tmp", ".result.json.tmp"}
+TRAINER_APART = ("checkpoint_every", "on_nonfinite", "nonfinite_limit")
 
 
 def status(folder: Path) -> str | None:
@@ -46,6 +49,8 @@ def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
 def _essence(resolved: dict[str, Any]) -> dict[str, Any]:
     # through JSON, so that tuples and lists, or 1 and 1.0 read back from YAML, compare as they print
     kept = {name: value for name, value in resolved.items() if name not in APART}
+    if isinstance(kept.get("trainer"), dict):
+        kept["trainer"] = {name: value for name, value in kept["trainer"].items() if name not in TRAINER_APART}
     return json.loads(json.dumps(kept, sort_keys=True, default=str))
 
 
@@ -74,6 +79,8 @@ def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder, False
     found = status(folder)
+    if found is None and {file.name for file in folder.iterdir()} <= BEGUN:
+        return folder, False
     is_run = (folder / "config.yaml").is_file() and found is not None
     if folder.is_symlink() or (link := leading_out(folder)) is not None:
         what = folder if folder.is_symlink() else link

@@ -12,16 +12,19 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from kdlab import caching, checkpoints, choices, episodes, figures, folders, loggers, ranks, suite
+from kdlab import caching, checkpoints, choices, episodes, figures, folders, loggers, ranks, stopping, suite, supervise
 from kdlab.bench import Bench
 from kdlab.build import bench_of
 from kdlab.callbacks import Account, Keep, Progress, Watch
 from kdlab.checkpoint_io import AtomicCheckpointIO
 from kdlab.choosing import Adopt, Chooser, Decisions, Weigh
 from kdlab.config import Config
+from kdlab.ending import told
 from kdlab.errors import UserError
-from kdlab.files import atomic_write_json, atomic_write_text
+from kdlab.files import atomic_write_json, atomic_write_text, native_errors, plain_errors
 from kdlab.fitting import QUIET
+from kdlab.guard import COLUMNS as EVENTS
+from kdlab.guard import Guard
 from kdlab.ledger import Ledger
 from kdlab.loggers import loggable, logger_of
 from kdlab.pool import chosen
@@ -64,6 +67,8 @@ def run(
 ) -> int:
     """Prepare what is missing, train, evaluate, and write the run folder; on every rank of the run."""
     _quiet_libraries()
+    if supervise.is_started_by_first():
+        supervise.follow_parent()
     bench = bench or bench_of(config, say)
     given = config.trainer
     devices = _devices(given.accelerator, given.devices)
@@ -90,15 +95,18 @@ def run(
     main_rank = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
     goes_on = config.resume and not config.overwrite and folders.same_run(folder, resolved)
     identity = (folders.identity(folder) if goes_on else None) or uuid.uuid4().hex
+    about = {"name": config.name, "seed": config.seed, "run": identity}
     caching.attach(bench, remembered, teachers, ledger, len(data.train), identity)
     newest = checkpoints.newest(folder / "checkpoints", say) if goes_on else None
     step = checkpoints.step_of(newest) if newest else 0
     tables: dict[str, Table] = {}
 
     def write(name: str, row: dict[str, Any]) -> None:
+        if name == "events" and main_rank and name not in tables:  # most runs have none
+            tables[name] = Table(folder / "events.csv", EVENTS)
         if name in tables:
             tables[name].write(row)
-        if trainer.logger is not None and name != "selected":  # lists of row ids
+        if trainer.logger is not None and name not in ("selected", "events"):  # lists of row ids
             trainer.logger.log_metrics(loggable(name, row), step=row["step"])
 
     adopt = weigh = select = None
@@ -122,6 +130,7 @@ def run(
             Observer(module, lambda: data.observed_batches(config.select.evaluation_rows), kd),
             config.select.interval,
             lambda row: write("selector", row),
+            given.on_nonfinite == "skip",
         )
         looks = choices.looks(config.select, module.shape.layers, len(data.train))
         select = Select(chooser, config.select.ratio, config.select.scope, **looks)
@@ -141,12 +150,14 @@ def run(
         )
     if main_rank:
         atomic_write_text(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-        running = {"status": "running", "name": config.name, "seed": config.seed, "run": identity}
-        atomic_write_json(folder / "result.json", {**running, "artifacts": list(bench.store.used)})
+        about["artifacts"] = list(bench.store.used)
+        atomic_write_json(folder / "result.json", {"status": "running", **about})
         columns = {
             "metrics": watch.columns(),
             "selector": select.chooser.columns() if select else ["step", "arm", "teacher_queries"],
         }
+        if (folder / "events.csv").exists():
+            columns["events"] = list(EVENTS)
         if trace is not None:
             columns["selected"] = list(COLUMNS)
         if len(decided) > 1:
@@ -157,8 +168,12 @@ def run(
             tables[name] = Table(folder / f"{name}.csv", names)
             tables[name].rewind(step)
     account = Account(ledger, total_steps, given.probes)
-    keep = Keep(folder / "checkpoints", given.checkpoint_every, total_steps, ledger, tables.values(), decisions.flush)
-    given_order = (watch, trace, account, select, adopt, weigh, decisions if len(decided) > 1 else None, keep)
+    skip = given.on_nonfinite == "skip"
+    guard = Guard(not skip, given.nonfinite_limit, say, lambda row: write("events", row))
+    keep = Keep(
+        folder / "checkpoints", given.checkpoint_every, total_steps, ledger, tables.values(), decisions.flush, guard
+    )
+    given_order = (guard, watch, trace, account, select, adopt, weigh, decisions if len(decided) > 1 else None, keep)
     callbacks: list[pl.Callback] = [one for one in given_order if one is not None]
     if main_rank:
         callbacks.append(Progress(total_steps, ledger, select.chooser if select else None))
@@ -177,42 +192,39 @@ def run(
         default_root_dir=folder,
         **{**QUIET, "logger": logger_of(config, folder, resolved)},
     )
-    fitted = False
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        fitted = True
-    except UserError as error:
-        if main_rank:
-            failed = {**running, "status": "failed", "error": str(error)}
-            atomic_write_json(folder / "result.json", failed)
-        raise
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
-    finally:
-        if not fitted:
-            loggers.close(trainer.logger)
+    with told(folder, about, trainer.strategy.launcher, world, main_rank):
+        fitted = False
+        try:
+            with stopping.patient():
+                trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+            if trainer.interrupted:
+                raise KeyboardInterrupt
+            fitted = True
+        finally:
+            if not fitted:
+                loggers.close(trainer.logger)
 
-    module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU, and the teacher not
-    metrics = {
-        "student": watch.last or over_splits(module.measure, data.heldout_splits(final=True)),
-        **(bench.teachers_on_heldout(module, teachers, data) if teachers else {}),
-        **baselines,
-    }
-    totals = ledger.totals()
-    probes = [p for p in ranks.gather_objects(account.probe_seconds) if p]
-    if ranks.rank() != 0:
+        module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU, and the teacher not
+        metrics = {
+            "student": watch.last or over_splits(module.measure, data.heldout_splits(final=True)),
+            **(bench.teachers_on_heldout(module, teachers, data) if teachers else {}),
+            **baselines,
+        }
+        totals = ledger.totals()
+        probes = [p for p in ranks.gather_objects(account.probe_seconds) if p]
+        if ranks.rank() != 0:
+            return 0
+        with plain_errors("writing the student", folder), native_errors():
+            module.student.model.save_pretrained(folder / "student")
+            bench.tokenizer.save_pretrained(folder / "student")
+        result = result_of(bench, module, metrics, totals, probes, world, overrides)
+        result["events"] = dict(guard.counts)
+        atomic_write_text(folder / "student" / "README.md", card(result))
+        atomic_write_json(folder / "result.json", result)
+        figures.draw(folder)
+        loggers.complete(config, trainer.logger, folder, result)
+        print(table(result, folder, beside_random(result, folder)), flush=True)
         return 0
-    module.student.model.save_pretrained(folder / "student")
-    bench.tokenizer.save_pretrained(folder / "student")
-    result = result_of(bench, module, metrics, totals, probes, world, overrides)
-    atomic_write_text(folder / "student" / "README.md", card(result))
-    atomic_write_json(folder / "result.json", result)
-    figures.draw(folder)
-    loggers.complete(config, trainer.logger, folder, result)
-    print(table(result, folder, beside_random(result, folder)), flush=True)
-    return 0
 
 
 def _devices(accelerator: str, devices: int | str) -> int:

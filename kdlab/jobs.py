@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdlab import folders
+from kdlab.stopping import Stopped
 
 FOLDER = "KDLAB_RUN_FOLDER"  # set for the other ranks of a run: rank 0 has chosen the folder
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER)
@@ -37,13 +38,15 @@ def perform(title: str, overrides: Sequence[str], folder: Path) -> bool:
 def launch(overrides: Sequence[str], environment: Mapping[str, str], lock: int) -> int:
     """`python -m kdlab.run` in a process that inherits the descriptor `lock`; its exit code.
 
-    At Ctrl-C, which that process gets as well, its end is waited for: it may be saving a checkpoint.
+    A signal that stops this process is passed on, and the run's end is waited for: it saves a checkpoint.
     """
     command = [sys.executable, "-m", "kdlab.run", *overrides]
-    with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
+    # in a session of its own, so that Ctrl-C comes to it once, from here, and it has the time to save
+    with subprocess.Popen(command, env=environment, pass_fds=[lock], start_new_session=True) as process:
         try:
             return process.wait()
-        except KeyboardInterrupt:
+        except Stopped as stop:
+            process.send_signal(stop.signum)
             process.wait()
             raise
 

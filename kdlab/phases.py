@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from kdlab.distill import Distiller
+from kdlab.errors import UserError
 from kdlab.ksm import KSM
 
 
@@ -54,6 +56,8 @@ class Phases(pl.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches or (step % self.length and not last):
             return
         after = self.measure()
+        if not math.isfinite(after):
+            raise UserError(f"what rewards the module is {after} at step {step}: the student has diverged")
         reward, self.before = self.before - after, after
         names = [f"weight_{term}" for term in self.ksm.terms]
         means = {name: float(torch.stack([one[name] for one in self._weights]).mean()) for name in names}

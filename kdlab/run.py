@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from kdlab import targets
+from kdlab import stopping, supervise, targets
 from kdlab.confidential import without_secrets
 from kdlab.config import Config, checked, first_line
 from kdlab.errors import UserError, nearest
@@ -39,10 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's); returns the exit code: 2 for anything a user can mend."""
     try:
         given = list(sys.argv[1:] if argv is None else argv)
-        if given[:1] == ["--repeat"]:
-            from kdlab import repeat
-
-            return repeat.main(given[1:])
         targets.check_overrides(given)
         arguments, folders = _own_folders(given)
         places = [f"'file://{folder}'" for folder in folders]
@@ -52,18 +49,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
             from kdlab import sweep
 
-            return sweep.start(overrides, own, folders)
-        if flags:
-            return _hydra_application(arguments, own)
-        return _single([*arguments, *own])
+            return sweep.start(overrides, own, folders)  # stops its jobs itself
+        with stopping.listening():
+            if given[:1] == ["--repeat"]:
+                from kdlab import repeat
+
+                return repeat.main(given[1:])
+            if flags:
+                return _hydra_application(arguments, own)
+            return _single([*arguments, *own])
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"kdlab: {without_secrets(explain(error))}", file=sys.stderr)
+        line = without_secrets(explain(error))
+        if not supervise.leave_error(line):
+            print(f"kdlab: {line}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("kdlab: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    except (stopping.Stopped, KeyboardInterrupt) as error:
+        stop = error if isinstance(error, stopping.Stopped) else stopping.Stopped(signal.SIGINT)
+        if not supervise.is_started_by_first():
+            print(f"kdlab: {stop}", file=sys.stderr)
+        return stop.code
+    except Exception as error:
+        supervise.leave_error(f"{type(error).__name__}: {error}")
+        raise
 
 
 def _own_folders(arguments: list[str]) -> tuple[list[str], list[Path]]:

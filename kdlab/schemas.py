@@ -228,6 +228,8 @@ class Trainer:
     probes: int = 8
     trace_every: int | None = None
     trace_rows: int = 512
+    on_nonfinite: str = "stop"
+    nonfinite_limit: int = 10
 
     def check(self) -> None:
         if self.max_steps is None and self.max_epochs is None:
@@ -240,6 +242,8 @@ class Trainer:
         for name in ("num_nodes", "accumulate", "checkpoint_every", "evaluate_every", "trace_rows"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
         at_least("trainer.probes", self.probes, 0)
+        at_least("trainer.nonfinite_limit", self.nonfinite_limit, 0)
+        one_of("trainer.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
         one_of("trainer.precision", self.precision, PRECISIONS)
         if self.devices != "auto" and not (type(self.devices) is int and self.devices >= 1):

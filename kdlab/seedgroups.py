@@ -17,7 +17,7 @@ Facts = dict[str, Any]
 NEUTRAL = (
     "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.APART, "trainer.evaluate_every",
     "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
-    "trainer.trace_rows", "data.workers", "teachers.cache", "teachers.cache_fill",
+    "trainer.trace_rows", "trainer.on_nonfinite", "trainer.nonfinite_limit", "data.workers", "teachers.cache", "teachers.cache_fill",
     "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
 )  # fmt: skip
 _NEUTRAL_PARTS = tuple(f"{name}." for name in NEUTRAL)

@@ -1,137 +1,20 @@
-"""Runs for tests: the command line in a fresh child process that has imported everything already.
-
-Importing torch and its friends takes seconds, a tiny run half of one; a fork server pays for the imports once.
-"""
+"""Runs for tests: the command line in a fresh child process (`kdlab.children`), and what befalls it there."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TINY = [
-    "+exp=adads_pretrain", "student.layers=[0,2]", "data.max_length=32", "data.batch_size=16", "data.heldout_rows=16",
-    "data.heldout=0.1", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
-    "trainer.probes=2", "trainer.threads=1", "select.interval=1", "select.evaluation_rows=8", "select.ratio=0.25",
-    "optim.lr=1e-3",
-]  # fmt: skip
+from kdlab.children import PRELOADED, TINY, TINY_TASK, Done, call, outcome, tiny, tiny_task  # noqa: F401
+from kdlab.traps import KillAt  # noqa: F401
 
-
-TINY_TASK = [
-    "+exp=adads_finetune", "student.layers=2", "student.dropout=0.0", "data.max_length=32", "data.batch_size=16",
-    "data.heldout_rows=16", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
-    "trainer.probes=2", "trainer.threads=1", "select.interval=1", "select.evaluation_rows=8", "select.ratio=0.25",
-    "optim.lr=1e-3", "teachers.finetune.max_steps=40", "teachers.finetune.batch_size=32", "teachers.finetune.lr=5e-3",
-    "teachers.finetune.dropout=0.0", "no_kd_baseline=false", "trainer.precision=32-true",
-    "teachers.finetune.precision=32-true",
-]  # fmt: skip
-
-
-def tiny_task(teacher: Path, rows: Path, *more: str) -> list[str]:
-    """A command line of a run of seconds on labelled rows; `more` overrides it (the last value of a key counts)."""
-    return _last([*TINY_TASK, f"teachers.path={teacher}", f"data.path={rows}", *more])
-
-
-def tiny(teacher: Path, text: Path, *more: str) -> list[str]:
-    """A command line of a run of seconds; `more` overrides it (the last value of a key counts)."""
-    return _last([*TINY, f"teachers.path={teacher}", f"data.path={text}", *more])
-
-
-def _last(given: list[str]) -> list[str]:
-    keys = [override.split("=", 1)[0] for override in given]
-    return [override for i, override in enumerate(given) if keys[i] not in keys[i + 1 :]]
-
-
-@dataclass
-class Done:
-    code: int
-    output: str
-
-
-def _child(
-    arguments: Sequence[str], folder: str, log: str, prepare: Callable[[], None] | None, environment: dict[str, str]
-) -> None:
-    os.setsid()  # a group of its own, so that its loader processes end with it
-    os.chdir(folder)
-    os.environ.update(environment)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    from kdlab.run import main
-
-    if prepare is not None:
-        prepare()
-    code = main(list(arguments))
-    sys.stdout.flush()
-    os._exit(code)
-
-
-def call(
-    arguments: Sequence[str],
-    folder: Path,
-    prepare: Callable[[], None] | None = None,
-    timeout: float = 120,
-    ranks: int = 1,
-) -> Done:
-    """`python -m kdlab.run ARGUMENTS` in `folder`; `prepare` runs in the last rank first (it may set a trap).
-
-    Several `ranks` are started as torchrun would start them. When one dies, the others are killed.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "datasets",
-            "matplotlib.backends.backend_agg",
-            "transformers.models.bert.modeling_bert",
-            "kdlab.job",
-            "kdlab.run",
-            "tests.conftest",
-            "tests.runs",
-        ]
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
-    processes = []
-    port = str(_free_port())
-    for rank in range(ranks):
-        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-        given = (list(arguments), str(folder), str(log), prepare if rank == ranks - 1 else None)
-        processes.append(context.Process(target=_child, args=(*given, environment if ranks > 1 else {})))
-    for process in processes:
-        process.start()
-    until = time.monotonic() + timeout
-    while any(p.is_alive() for p in processes) and time.monotonic() < until:
-        if any(p.exitcode not in (None, 0) for p in processes):
-            for process in processes:
-                process.kill()
-        processes[0].join(0.02)
-    late = any(p.is_alive() for p in processes)
-    for process in processes:
-        process.kill()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
-        process.join()
-    if late:
-        raise AssertionError(f"still running after {timeout} s:\n{log.read_text()}")
-    codes = [p.exitcode or 0 for p in processes]
-    # a rank whose peer was killed may see that and fail before it is killed too: the kill is what counts
-    return Done(min(codes) if min(codes) < 0 else max(codes), log.read_text() if log.exists() else "")
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+PRELOADED += ["tests.conftest", "tests.runs"]
 
 
 def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", timeout: float = 180) -> Done:
@@ -148,26 +31,6 @@ def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", t
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     return Done(process.returncode, output)
-
-
-class KillAt:
-    """SIGKILL this process when the training has done `step` optimizer steps: "end" of a step, or "start" of the next."""
-
-    def __init__(self, step: int, when: str = "end") -> None:
-        self.step, self.when = step, when
-
-    def __call__(self) -> None:
-        from kdlab.distill import Distiller
-
-        name = "on_train_batch_end" if self.when == "end" else "training_step"
-        original = getattr(Distiller, name)
-
-        def trap(module: Any, *arguments: Any, **named: Any) -> Any:
-            if module.trainer.global_step == self.step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(module, *arguments, **named)
-
-        setattr(Distiller, name, trap)
 
 
 class CtrlCAt:
@@ -188,26 +51,6 @@ class CtrlCAt:
             return original(module, *arguments)
 
         Distiller.training_step = trap  # pyright: ignore
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """What must not differ between two runs of one command: weights, selector.csv, metrics and ledger, less seconds."""
-    import safetensors.torch
-
-    result = json.loads((folder / "result.json").read_text())
-    ledger = {name: result["ledger"][name] for name in ("teacher_queries", "flops", "rows_seen")}
-    from kdlab import tables
-
-    metrics = [{k: v for k, v in row.items() if k != "seconds"} for row in tables.read(folder / "metrics.csv")]
-    weights = safetensors.torch.load_file(folder / "student" / "model.safetensors")
-    return {
-        "status": result["status"],
-        "ledger": ledger,
-        "scores": result["metrics"],
-        "selector": (folder / "selector.csv").read_text(),
-        "metrics": metrics,
-        "student": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
-    }
 
 
 def run_folder(folder: Path, name: str = "adads_pretrain") -> Path:

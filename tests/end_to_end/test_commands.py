@@ -248,11 +248,13 @@ def test_ones_own_experiment_files_are_found(tmp_path, teacher_folder, text_fold
     assert done.code == 2 and "nowhere" in done.output
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, teacher_folder, text_folder):
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, teacher_folder, text_folder):
     command_line = tiny(teacher_folder, text_folder)
     done = call(command_line, tmp_path, CtrlCAt(5))
-    assert done.code == 130 and done.output.strip().endswith("the same command goes on from the last checkpoint")
-    assert "Traceback" not in done.output
+    assert done.code == 130 and "Traceback" not in done.output
+    assert done.output.strip().endswith(
+        "stopped by Ctrl-C after step 6, which is saved; the same command goes on from the last checkpoint"
+    )
     assert call(command_line, tmp_path).code == 0
     assert len(list((tmp_path / "outputs" / "adads_pretrain").iterdir())) == 1
 

@@ -1,0 +1,79 @@
+"""A sample of what `python -m kdlab.faults` causes; all of it runs every night."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kdlab import mishaps
+from kdlab.children import tiny_task
+from kdlab.faults import KSM, RANKS, TWO_EPOCHS, with_
+from kdlab.killing import Case, Found, Whole, killed, points, undisturbed
+from kdlab.mishaps import Lab
+from kdlab.small import write_task
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    return write_task(tmp_path_factory.mktemp("rows"), 80)
+
+
+@pytest.fixture(scope="module")
+def case(teacher_folder, rows) -> Case:
+    return Case("adads_finetune", tuple(tiny_task(teacher_folder, rows, *TWO_EPOCHS)), points=5)
+
+
+@pytest.fixture(scope="module")
+def whole(case, tmp_path_factory) -> Whole:
+    return undisturbed(case, tmp_path_factory.mktemp("whole") / "whole")
+
+
+def lab_of(case: Case, whole: Whole, folder: Path) -> Lab:
+    return Lab(folder, case.command, whole.outcome, whole.folder / "artifacts", case.ranks, few=True)
+
+
+def assert_borne(found: Found, tried: int) -> None:
+    assert (found.tried, found.wrong) == (tried, 0), "\n".join(found.notes)
+
+
+def test_a_run_killed_in_moments_of_all_kinds_ends_as_undisturbed(case, whole, tmp_path):
+    chosen = points(case, whole.moments)
+    assert {moment.when.split()[0] for moment in points(Case("", (), points=99), whole.moments)} >= {
+        "start", "gradient", "end", "observation", "evaluation", "save",
+    }  # fmt: skip
+    found = killed(case, whole, chosen, tmp_path / "killed")
+    assert found.tried >= 4 and found.wrong == 0, found.notes  # a step whose checkpoint is written is not done again
+
+
+@pytest.mark.parametrize("fault", [mishaps.signals_preparing, mishaps.nonfinite_skipped, mishaps.damaged])
+def test_faults_on_one_process(fault: Callable[[Lab], Found], case, whole, tmp_path):
+    assert_borne(fault(lab_of(case, whole, tmp_path)), 1)
+
+
+def test_a_disk_that_fills_while_a_teacher_is_saved_is_one_line(case, whole, tmp_path):
+    lab = Lab(whole.folder.parent, case.command, whole.outcome, whole.folder / "artifacts", few=True)
+    found = mishaps.full_disks(lab, 2)
+    if not found.tried:
+        pytest.skip(found.notes[0])
+    assert_borne(found, 2)
+
+
+def test_a_forbidden_folder_is_one_line(case, whole, tmp_path):
+    found = mishaps.read_only(lab_of(case, whole, tmp_path))
+    assert found.tried >= 1 and found.wrong == 0, found.notes
+
+
+@pytest.mark.parametrize("fault", [mishaps.signals, mishaps.nonfinite])
+def test_faults_of_one_of_two_ranks(fault: Callable[[Lab], Found], case, tmp_path):
+    both = Case("two", with_(case.command, *RANKS), ranks=2)
+    assert_borne(fault(lab_of(both, undisturbed(both, tmp_path / "whole"), tmp_path)), 1)
+
+
+def test_a_run_killed_in_the_phases_of_a_module_makes_the_same_module(teacher_folder, rows, tmp_path):
+    command = tuple(tiny_task(teacher_folder, rows, "+exp=ksm", *TWO_EPOCHS, *KSM))
+    case = Case("ksm", command, prepared=False, points=99)
+    whole = undisturbed(case, tmp_path / "whole")
+    phases = [moment for moment in points(case, whole.moments) if moment.when == "phase"]
+    assert_borne(killed(case, whole, phases[1:2], tmp_path / "killed"), 1)
