@@ -1,9 +1,8 @@
-"""Sweeps of tiny runs: interrupted, killed, failed and gone on with; several at once; through submitit; with Optuna."""
+"""Sweeps of tiny runs: interrupted, killed, failed and gone on with; several at once; with Optuna."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -60,24 +59,6 @@ def test_two_jobs_at_once_that_need_one_teacher_make_it_once(tmp_path, teacher_f
     assert sorted(makers) == [0, 1], logs
     waited = r"the teacher, fine-tuned on this task: process \d+ on \S+ is making it, waiting for that"
     assert re.search(waited, logs[makers.index(0)])
-
-
-class Importable:
-    """Lets the processes of submitit find the packages under test, also where they are not installed."""
-
-    def __call__(self) -> None:
-        os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-
-
-def test_submitit_runs_the_jobs_and_says_which_failed(tmp_path, teacher_folder, text_folder):
-    command = ["-m", *tiny(teacher_folder, text_folder, "trainer.max_steps=2", "seed=1"),
-               f"data.path={text_folder},nowhere", "hydra/launcher=submitit_local", "hydra.launcher.array_parallelism=2",
-               "hydra.sweep.subdir=job${hydra.job.num}"]  # fmt: skip
-    done = call([a for a in command if a != f"data.path={text_folder}"], tmp_path, Importable(), timeout=240)
-    assert done.code == 1, done.output
-    assert "1 job failed" in done.output and "nowhere" in done.output.split("1 job failed")[1]
-    assert json.loads((home(tmp_path) / "job0" / "result.json").read_text())["status"] == "finished"
-    assert not list(home(tmp_path).glob(".*.lock"))
 
 
 def test_optuna_searches_ratios_and_goes_on_with_its_study(tmp_path, teacher_folder, text_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdlab import distantjobs, expansion, jobs, optunasearch, submititjobs, sweep
+from kdlab import distantjobs, expansion, joblogs, jobs, optunasearch, submititjobs, sweep
 from kdlab.distantjobs import DistantJob
 from kdlab.errors import UserError
 from kdlab.expansion import Expansion
@@ -42,6 +43,8 @@ def cluster(tmp_path, monkeypatch) -> Path:
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
+    # submitit waits so long for what a slow file system may bring
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0)
     return tmp_path
 
 
@@ -104,6 +107,22 @@ def test_tasks_of_a_job_are_ranks_as_torchrun_would_have_them():
         "MASTER_PORT": str(20000 + 47112 % 20000),
     }  # fmt: skip
     assert submititjobs.ranks_of(SimpleNamespace(num_tasks=1)) == {}
+
+
+def test_submitit_brings_back_the_exit_code_and_the_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(jobs.__file__).resolve().parents[1]))
+    (job,) = expansion.jobs(Expansion(["+exp=adads_finetune"], []), {})
+    wrong = dataclasses.replace(job, overrides=("selct=random",))
+    made = submititjobs.Submitit("local", array_parallelism=1)
+    made.prepare([wrong], "mine")
+    ((_, handle),) = made.begin([wrong])
+    assert made.begin([wrong]) == []  # there is room for one
+    while handle.poll() is None:
+        time.sleep(0.1)
+    assert handle.poll() == 2 and not handle.why
+    assert joblogs.first_error(wrong.log, 0, 2).startswith("unknown key selct")
+    assert not wrong.folder.exists() and (job.folder.parent / ".submitit").is_dir()
 
 
 @pytest.fixture
