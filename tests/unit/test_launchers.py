@@ -205,7 +205,7 @@ def test_sweeps_of_hydra_are_distributions_of_optuna():
         (["select.ratio=interval(0.1,0.5)", "hydra.sweeper.n_trials=0"], "n_trials=0: at least 1"),
         (["select.ratio=interval(0.1,0.5)", "hydra.sweeper.trials=9"], "did you mean n_trials"),
         (["select.ratio=interval(0.1,0.5)", "hydra.sweeper.direction=up"], "minimize, maximize or null"),
-        (["select.ratio=interval(0.1,0.5)", "hydra.sweeper.sampler._target_=os.system"], "only optuna.samplers.*"),
+        (["select.ratio=interval(0.1,0.5)", "hydra.sweeper.sampler._target_=os.system"], "os.system"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_before_anything_is_written(given, said, tmp_path, monkeypatch, capsys):
