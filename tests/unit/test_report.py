@@ -15,6 +15,7 @@ from scipy import stats
 from kdlab import report, reportfigures
 from kdlab.baselines import compare
 from kdlab.comparisons import by_ratio
+from kdlab.reportfilter import where
 from kdlab.reportpage import html, markdown
 from kdlab.reporttables import BELOW, BEST, WORST, TaskTable, table
 from kdlab.seedgroups import read
@@ -133,9 +134,13 @@ def test_the_printed_number_beside_ours(tmp_path, paper, given, expected):
     ],
 )
 def test_where(tmp_path, given, seen):
-    found = report.build([nine(tmp_path)], conditions=given, say=quiet)
-    assert {row.group.one.select for one in found.tables for row in one.rows} == seen
-    assert all(f"{given[0]}" in page for page in [" and ".join(found.asked)])
+    assert {run.select for run in where(read([nine(tmp_path)])[0], given)} == seen
+
+
+def test_a_page_says_which_runs_it_is_about(tmp_path):
+    found = report.build([nine(tmp_path)], conditions=["select=adads", "seed=2"], say=quiet)
+    assert [run.folder.name for run in found.tables[0].runs] == ["seed=2,select=adads"]
+    assert "Only runs with select=adads and seed=2." in html(found)
 
 
 # ---- files
