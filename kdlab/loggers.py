@@ -16,10 +16,10 @@ from kdlab import ranks
 from kdlab.confidential import without_secrets
 from kdlab.config import Config
 from kdlab.figures import PER_WINDOW, WINDOWS
+from kdlab.localjobs import DIFFERS, SWEEP
 from kdlab.runlogs import rows_of, window_shares
 
 ROOMS = {"wandb": "kdlab.wandblogs", "tensorboard": "kdlab.tensorboardlogs"}
-SWEEP, DIFFERS = "KDLAB_SWEEP", "KDLAB_DIFFERS"  # a sweep tells its jobs its name, and what sets each apart
 
 
 def check(config: Config) -> None:
