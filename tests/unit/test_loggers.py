@@ -164,7 +164,7 @@ def test_an_offline_wandb_run_holds_all_of_it(tmp_path):
 
 @pytest.mark.usefixtures("offline")
 def test_no_file_holds_the_key(tmp_path):
-    told(tmp_path, "logger=wandb", f"teachers.path={KEY}")
+    told(tmp_path, "logger=wandb")  # with the key in the environment and in the command that the result names
     Told(tmp_path)  # it has ended
     files = [file for file in (tmp_path / "wandb").rglob("*") if file.is_file()]
     assert len(files) > 5
