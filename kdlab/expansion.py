@@ -126,6 +126,11 @@ class Expansion:
                 f"{explain(error)} (in the job {differs or 'without differences'})" if several else explain(error)
             ) from error
         place = Path(hydra.sweep.dir) / hydra.sweep.subdir
+        if ".." in Path(hydra.sweep.subdir).parts:
+            raise UserError(
+                f"the folder of the job {differs} would lie outside of the sweep's, by the .. in its name: "
+                "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
+            )
         too_long = [part for part in place.parts if len(part.encode()) > LONGEST]
         if too_long:
             raise UserError(

@@ -79,12 +79,12 @@ def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder, False
     found = status(folder)
-    if found is None and {file.name for file in folder.iterdir()} <= BEGUN:
-        return folder, False
     is_run = (folder / "config.yaml").is_file() and found is not None
     if folder.is_symlink() or (link := leading_out(folder)) is not None:
         what = folder if folder.is_symlink() else link
         raise UserError(f"{what} is a link, and a run writes into its own folder only: choose another folder")
+    if found is None and {file.name for file in folder.iterdir()} <= BEGUN:
+        return folder, False
     if not is_run:
         raise UserError(
             f"hydra.run.dir={folder} holds files that are not a run of kdlab: choose an empty or new folder"
