@@ -35,7 +35,7 @@ def check(bench: Bench) -> None:
     rehearse([w.term for w in bench.terms().values()], bench.student_cast, members, outputs, label, bench.head)
     episodes.check(bench)
     if bench.config.select.scoring == "early_exit":
-        choices.exit_layer(bench.config.select, bench.student_cast.config.num_hidden_layers)
+        choices.exit_layer(bench.config.select, bench.student_cast.layers)
     kinds = {config.model_type for config in (bench.student_cast.config, *(member.config for member in members))}
     for kind in sorted(kinds - set(packing.PACKED)) if bench.config.exec == "packed" else ():
         bench.say(

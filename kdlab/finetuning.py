@@ -216,12 +216,13 @@ class TaskBench(Bench):
             "batches": batches,
             "accumulate": given.trainer.accumulate,
             "rows": rows,
+            "order": given.data.order,
             "ratio": given.select.ratio,
             "precision": self.precision,
         }
 
         def build(out: Path) -> dict[str, Any]:
-            data = self.rows_in(self.task_folder, given.seed, rows, batches, None)
+            data = self.rows_in(self.task_folder, given.seed, rows, batches, None, given.data.order == "length")
             steps = -(-batches // given.trainer.accumulate)
             score = self.score
             optim = replace(self.optim(), restarts=())  # labels have no phases

@@ -6,7 +6,6 @@ and `complete` it with what is known when the run is over.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from kdlab.figures import PER_WINDOW, WINDOWS
 from kdlab.localjobs import DIFFERS, SWEEP
 from kdlab.runlogs import rows_of, window_shares
 
-ROOMS = {"wandb": "kdlab.wandblogs", "tensorboard": "kdlab.tensorboardlogs"}
+ROOMS = ("wandb", "tensorboard")
 
 
 def check(config: Config) -> None:
@@ -61,7 +60,13 @@ def group(config: Config) -> str:
 
 
 def _room(name: str) -> Any:
-    return importlib.import_module(ROOMS[name])
+    if name == "wandb":
+        from kdlab import wandblogs
+
+        return wandblogs
+    from kdlab import tensorboardlogs
+
+    return tensorboardlogs
 
 
 # ---- what is told

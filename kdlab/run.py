@@ -166,7 +166,9 @@ def _hydra_application(arguments: list[str], own: list[str]) -> int:
         done.append(perform(" ".join(here.overrides.task), [*here.overrides.task, *own], folder))
 
     if not {"-m", "--multirun", "--help", "-h", "--hydra-help"} & set(arguments):  # else each job composes on its own
-        composition([argument for argument in [*arguments, *own] if not argument.startswith("-")])
+        composition(
+            [one for one in [*arguments, *own] if not one.startswith("-") and ("=" in one or one.startswith("~"))]
+        )
     before = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who make one line of them
     sys.argv = [before[1][0], *(argument for argument in arguments if argument not in MULTIRUN), *own]

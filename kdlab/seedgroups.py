@@ -22,7 +22,7 @@ NEUTRAL = (
 )  # fmt: skip
 _NEUTRAL_PARTS = tuple(f"{name}." for name in NEUTRAL)
 AGAIN = "made again later"
-_PARTS = {"seed", "select", "data", "metrics", "ledger"}
+_PARTS: dict[str, type] = {"seed": int, "select": dict, "data": dict, "metrics": dict, "ledger": dict}
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,13 @@ def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     left = {folder: why for folder in found.values() if (why := _unfinished(folder))}
     results = {folder: finished.result_of(folder) for folder in found.values() if folder not in left}
     for folder, result in list(results.items()):
-        if missing := sorted(_PARTS - result.keys()):
+        if missing := sorted(_PARTS.keys() - result.keys()):
             del results[folder]
             if "ledger" in result:  # else it is of a suite of runs
                 left[folder] = f"result.json without {' and '.join(missing)}"
+        elif wrong := [name for name, kind in _PARTS.items() if not isinstance(result[name], kind)]:
+            del results[folder]
+            left[folder] = f"result.json whose {wrong[0]} is no {_PARTS[wrong[0]].__name__}"
     runs = [Run(folder, result, _facts(folder)) for folder, result in results.items()]
     if not runs:
         others = f" ({len(left)} left out: {', '.join(dict.fromkeys(left.values()))})" if left else ""

@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rows(tmp_path, te
     done = call(tiny(teacher, text_folder, "trainer.probes=0"), tmp_path / "run")
     assert done.code == 2, done.output
     line = done.output.strip().splitlines()[-1]
-    assert "loss is nan at step 0" in line and "rows" in line
+    assert "the loss of step 0 is not finite" in line and "rows" in line
     result = json.loads((run_folder(tmp_path / "run") / "result.json").read_text())
     assert result["status"] == "failed" and "step 0" in result["error"]
 

@@ -45,7 +45,8 @@ class DieWriting:
 def learnt(folder: Path) -> dict[str, Any]:
     """What a run learnt and how it scored, without what it cost."""
     found = outcome(folder)
-    rows = [{k: v for k, v in row.items() if k not in ("teacher_queries", "flops")} for row in found["metrics"]]
+    cost = ("teacher_queries", "queries_", "flops")
+    rows = [{k: v for k, v in row.items() if not k.startswith(cost)} for row in found["metrics"]]
     return {**{k: found[k] for k in ("status", "scores", "student")}, "metrics": rows}
 
 

@@ -68,11 +68,11 @@ def mine() -> None:
         assert len(evidence) == len(evidence.features) == len(evidence.mask) == len(evidence.labels)
         return evidence.logits.softmax(-1).amax(-1).where(evidence.mask, 0).amax(1) + 0 * evidence.features[:, 0]
 
-    strategies.surest = surest
+    strategies.margin = surest  # a configuration may only name what the room itself defines
 
 
 def test_a_strategy_of_ones_own_sees_all_evidence(tmp_path, prepared, teacher_folder, text_folder):
-    arms = ["select=random", "~select.arms.random", "+select.arms.surest._target_=kdlab.strategies.surest",
+    arms = ["select=random", "~select.arms.random", "+select.arms.surest._target_=kdlab.strategies.margin",
             "+select.arms.surest._partial_=true"]  # fmt: skip
     folder = fresh(tmp_path, prepared, "run")
     done = call(tiny(teacher_folder, text_folder, *arms), folder, mine)
