@@ -42,6 +42,9 @@ def parser_of(doc: str | None, minutes: float | None) -> argparse.ArgumentParser
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hidden", type=int, default=384, help="width of student and teacher (default 384)")
     parser.add_argument("--layers", default="3,6", help="layers of student and teacher (default 3,6)")
+    parser.add_argument(
+        "--dropout", type=float, default=0.1, help="of student and teacher, in attention too (default 0.1)"
+    )
     parser.add_argument("--vocab", type=int, default=30522)
     parser.add_argument("--freeze", nargs="*", default=[], help="parts of the student that stay, as in student.freeze=")
     return parser
@@ -53,8 +56,8 @@ def clock_of(name: str) -> Callable[[], float]:
     return CLOCKS[name]
 
 
-def machine(threads: int, clock: str = "wall") -> str:
-    """One line: processor, cores, bfloat16, threads, what is timed, versions."""
+def machine(threads: int, clock: str = "wall", device: str = "cpu") -> str:
+    """One line: GPU where one is used, processor, cores, bfloat16, threads, what is timed, versions."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -62,8 +65,9 @@ def machine(threads: int, clock: str = "wall") -> str:
         name = found[0] if found else name
     asks = {"avx512_bf16": "_is_avx512_bf16_supported", "amx": "_is_amx_tile_supported"}  # torch has no public way
     bf16 = [word for word, ask in asks.items() if getattr(torch.cpu, ask, bool)()]
+    gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name()}; "
     return (
-        f"{name}, {os.cpu_count()} cores, bfloat16 by {' and '.join(bf16) or 'emulation'}; {threads} thread"
+        f"{gpu}{name}, {os.cpu_count()} cores, bfloat16 by {' and '.join(bf16) or 'emulation'}; {threads} thread"
         f"{'s' if threads > 1 else ''}, {clock} time; Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )

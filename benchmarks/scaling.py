@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
-from benchmarks.steps import Ours, Sizes, autocast
+from benchmarks.steps import Ours, Sizes
 from kdlab import ranks
 from kdlab.types import Batch
 
@@ -48,7 +48,7 @@ class Shared:
 
     def learn(self, b: Batch, exchange: bool = True) -> None:
         with contextlib.nullcontext() if exchange else self.ddp.no_sync():
-            with autocast():
+            with self.ours.sizes.autocast():
                 loss = self.ddp(b)
             loss.backward()
         self.ours.update()

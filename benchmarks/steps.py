@@ -28,18 +28,21 @@ from kdlab.types import Batch, Evidence
 @dataclass(frozen=True)
 class Sizes:
     """Of the models: width, layers of student and teacher, words; a head for every 32 of the width. `freeze`: parts of
-    the student that are not trained."""
+    the student that are not trained; `device`: where they run."""
 
     hidden: int = 384
     student: int = 3
     teacher: int = 6
     vocab: int = 30522
     freeze: tuple[str, ...] = ()
+    dropout: float = 0.1
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Sizes:
+    def of(cls, arguments: argparse.Namespace, device: str = "cpu") -> Sizes:
         student, teacher = (int(n) for n in arguments.layers.split(","))
-        return cls(arguments.hidden, student, teacher, arguments.vocab, tuple(arguments.freeze))
+        freeze = tuple(arguments.freeze)
+        return cls(arguments.hidden, student, teacher, arguments.vocab, freeze, arguments.dropout, device)
 
     def config(self, layers: int) -> transformers.BertConfig:
         return transformers.BertConfig(
@@ -48,6 +51,8 @@ class Sizes:
             num_hidden_layers=layers,
             num_attention_heads=self.hidden // 32,
             intermediate_size=4 * self.hidden,
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.dropout,
             num_labels=2,  # pyright: ignore[reportCallIssue]
         )
 
@@ -55,13 +60,12 @@ class Sizes:
         """A student to train and a frozen teacher, the same at each call."""
         torch.manual_seed(0)
         made = transformers.AutoModelForSequenceClassification.from_config
-        student, teacher = (made(self.config(layers)) for layers in (self.student, self.teacher))
+        student, teacher = (made(self.config(layers)).to(self.device) for layers in (self.student, self.teacher))
         models.freeze(student, self.freeze)
         return student.train(), teacher.eval().requires_grad_(False)
 
-
-def autocast() -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16)
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16)
 
 
 def soft(s: Tensor, t: Tensor) -> Tensor:
@@ -75,7 +79,7 @@ def plain(sizes: Sizes, ratio: float = 1.0) -> Callable[[Batch], None]:
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5)
 
     def step(b: Batch) -> None:
-        with autocast():
+        with sizes.autocast():
             logits = student(input_ids=b.input_ids, attention_mask=b.attention_mask).logits
             asked = b
             if ratio < 1:
@@ -98,9 +102,10 @@ class Ours:
     """kdlab's own kernels in a loop without Lightning: label and soft cross-entropy, the teacher a bfloat16 copy."""
 
     def __init__(self, sizes: Sizes, execution: str = "packed") -> None:
+        self.sizes = sizes
         self.student, teacher = sizes.built()
         self.encoder = Encoder(self.student, execution)
-        told = Teacher("teacher", Encoder(teacher, execution)).to(torch.device("cpu"), torch.bfloat16)
+        told = Teacher("teacher", Encoder(teacher, execution)).to(torch.device(sizes.device), torch.bfloat16)
         knowledge = {
             "label": Weighted(terms.label_cross_entropy, 0.5),
             "soft": Weighted(functools.partial(terms.soft_cross_entropy, temperature=1.0), 0.5, "all"),
@@ -111,8 +116,8 @@ class Ours:
     def evidence(self, b: Batch) -> Evidence:
         """What the student shows of every row, without gradient and dropout."""
         self.student.eval()
-        with torch.no_grad(), autocast():
-            every = torch.arange(len(b))
+        with torch.no_grad(), self.sizes.autocast():
+            every = torch.arange(len(b), device=b.rows.device)
             vectors = self.encoder.vectors(self.encoder.encode(b), every, every)
             shown = Evidence(logits=self.encoder.project(vectors), features=vectors, labels=b.labels)
         self.student.train()
@@ -124,7 +129,7 @@ class Ours:
 
     def learn(self, b: Batch) -> None:
         """Forward, teacher, backward and update on every row of `b`."""
-        with autocast():
+        with self.sizes.autocast():
             loss = self.module.loss(b, alone=True)
         loss.backward()
         self.update()
@@ -144,7 +149,7 @@ class Ours:
         with ledger.time("scoring"):
             strategies.entropy(self.evidence(b))
         self.module.ledger = ledger
-        with autocast():
+        with self.sizes.autocast():
             loss = self.module.loss(b)
         self.module.ledger = None
         with ledger.time("student_backward"):

@@ -33,7 +33,7 @@ from benchmarks.measuring import (
     quartiles,
     table,
 )
-from benchmarks.steps import Sizes, autocast
+from benchmarks.steps import Sizes
 from kdlab import job
 from kdlab.bench import Bench
 from kdlab.build import bench_of
@@ -128,7 +128,7 @@ def loop(overrides: list[str], folder: Path, clock: Clock) -> Training:
         module.train()
         saving, started = 0.0, clock()
         for step, batch in enumerate(data.train_dataloader(), 1):
-            with autocast():
+            with torch.autocast("cpu", torch.bfloat16):
                 loss = module.loss(batch, alone=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(module.parameters(), module.optim.clip)
