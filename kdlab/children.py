@@ -69,6 +69,8 @@ def _child(
     os.setsid()  # a group of its own, so that its loader processes end with it
     multiprocessing.set_start_method("fork", force=True)  # as in a command; a fork server's children have fork servers
     os.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("WANDB_SERVICE")]:
+        del os.environ[name]  # W&B's process of whoever started the fork server
     os.environ.update(environment)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
