@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdlab.files import atomic_write_json, locked
+from kdlab.files import atomic_write_json, locked, replacing
 
 FACTS = "answers.json"
 HEAD = 64  # bytes before the first entry of an index, before the first answer of a data file
@@ -166,19 +166,10 @@ class DiskStore:
         with locked(path.with_name(f".{path.name}.lock")):
             if path.exists() and not anew:
                 return
-            temporary = path.with_name(f".{path.name}.tmp")
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-            try:
+            with replacing(path) as (writer, _):
                 # all of it now: a hole would be filled when it is read, and a full disk is fatal there
-                _reserve(descriptor, size)
-                os.pwrite(descriptor, self._head(_INDEX), 0)
-                os.replace(temporary, path)
-            except OSError:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
-            finally:
-                os.close(descriptor)
+                _reserve(writer.fileno(), size)
+                writer.write(self._head(_INDEX))
 
     def _head(self, kind: int) -> bytes:
         return _HEAD.pack(_MAGIC, self.key, 1, kind, self.rows).ljust(HEAD, b"\0")

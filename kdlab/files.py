@@ -131,6 +131,10 @@ class Writer:
             raise
         return total
 
+    def fileno(self) -> int:
+        """The descriptor, as of a file."""
+        return self._descriptor
+
     def flush(self) -> None:
         """Nothing is buffered here."""
 

@@ -16,9 +16,9 @@ AROUND = {
     "DB_PASSWORD": "correct horse",
     "AWS_SECRET_ACCESS_KEY": "abcdefgh12345678",
     "TOKENIZERS_PARALLELISM": "false123",
-    "GOOGLE_APPLICATION_CREDENTIALS": "/home/me/key.json",
+    "GOOGLE_APPLICATION_CREDENTIALS": "~/key.json",
     "SOME_TOKEN": "short",
-    "HOME": "/home/me",
+    "HOME": "~",
     "KEYBOARD_LAYOUT": "german-with-dead-keys",
 }
 

@@ -102,9 +102,9 @@ def test_what_an_allowed_room_offers_is_its_own() -> None:
         "job_logging: {handlers: {x: {(): os.system, command: id}}}",
         "job_logging: {handlers: {x: {class: os.popen}}}",
         "hydra_logging: {formatters: {x: {class: shutil.rmtree}}}",
-        "job: {env_set: {LD_PRELOAD: /tmp/evil.so}}",
+        "job: {env_set: {LD_PRELOAD: ./evil.so}}",
         "job: {env_set: {PYTHONSTARTUP: evil.py}}",
-        "run: {dir: /tmp/elsewhere}",
+        "run: {dir: /elsewhere}",
         "run: {dir: ../elsewhere}",
     ],
 )
