@@ -44,6 +44,16 @@ class Comparison:
         return self.metric.startswith("loss")
 
     @property
+    def unit(self) -> str:
+        """What the numbers of a table or a figure are: losses as they are, scores times 100."""
+        return self.metric if self.lower else f"{self.metric} x 100"
+
+    @property
+    def described(self) -> str:
+        """The unit, and which way is better."""
+        return f"{self.unit}, {'lower' if self.lower else 'higher'} is better"
+
+    @property
     def tested(self) -> list[Paired]:
         """The tests that were possible."""
         return [line.found for line in self.lines if line.found is not None and line.found.p is not None]

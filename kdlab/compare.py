@@ -64,8 +64,7 @@ def text(found: Comparison, markdown: bool = False) -> str:
 
     Losses are shown as they are, scores times 100.
     """
-    unit = f"{found.metric}, lower is better" if found.lower else f"{found.metric} x 100, higher is better"
-    parts = [f"{'### ' if markdown else ''}{found.task}: {unit}", ""]
+    parts = [f"{'### ' if markdown else ''}{found.task}: {found.described}", ""]
     parts.append(_grid(GROUP, [_group(found, line) for line in found.lines], markdown))
     tests = [tested_cells(found, line) for line in found.lines if line.baseline]
     parts += ["", _grid(TEST, tests, markdown) if tests else "one group alone: nothing to compare it with"]
@@ -96,7 +95,12 @@ def tested_cells(found: Comparison, line: Line) -> list[str]:
     said = [*names, str(pair.pairs), shown(found, pair.difference, "+")]
     if pair.p is None or pair.low is None or pair.high is None or line.holm is None:
         return [*said, "-", _no_test(pair), "-"]
-    return [*said, f"{shown(found, pair.low, '+')} to {shown(found, pair.high, '+')}", _p(pair.p), _p(line.holm)]
+    return [
+        *said,
+        f"{shown(found, pair.low, '+')} to {shown(found, pair.high, '+')}",
+        p_value(pair.p),
+        p_value(line.holm),
+    ]
 
 
 def _no_test(pair: Paired | None) -> str:
@@ -105,7 +109,8 @@ def _no_test(pair: Paired | None) -> str:
     return "no test: 1 common seed" if pair.pairs == 1 else "no test: all differences are equal"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """A p value as tables show it, with a star below ALPHA."""
     return f"{'<0.001' if value < 0.001 else f'{value:.3f}'}{'*' if value < significance.ALPHA else ''}"
 
 

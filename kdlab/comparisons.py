@@ -34,10 +34,11 @@ def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
     return _found(columns, table, _drawn(table, "ratio", title, "selection ratio"))
 
 
-def by_ratio(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The table of `ratio`; `loss` says whether its means are losses."""
+def by_ratio(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]]:
+    """The table of `ratio`, of a metric that all runs have (default: as there); `loss`: whether its means are losses."""
     select = [_select(run) for run in runs]
-    return _table(runs, _without(runs, "select"), select, "ratio", [run.result["select"]["ratio"] for run in runs])
+    at = [run.result["select"]["ratio"] for run in runs]
+    return _table(runs, _without(runs, "select"), select, "ratio", at, metric)
 
 
 def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
@@ -92,8 +93,8 @@ def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print)
     names: dict[tuple[str, str], str] = {}
     for task in {run.task for run in bare}:
         for group in seedgroups.grouped([run for run in bare if run.task == task]):
-            names[task, repr(group.facts)] = group.name
-    lines: list[tuple[str, Facts]] = [(names[run.task, repr(run.essence())], {}) for run in bare]
+            names[task, group.key] = group.name
+    lines: list[tuple[str, Facts]] = [(names[run.task, run.key], {}) for run in bare]
     table = _table(some, [{} for _ in some], lines, key, [float(run.facts[key]) for run in some])
     columns = ("task", "select", "ratio", key, "seeds", "mean", "std", "queries", "flops", "seconds")
     return _found(columns, table, _drawn(table, key, f"How good the student is, by {key}", key))
@@ -112,10 +113,9 @@ def read(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
     return runs
 
 
-def _score(run: Run) -> float:
+def _metric(run: Run) -> str:
     """The task's score, or the masked-LM loss."""
-    student = run.result["metrics"]["student"]
-    return float(student["score"] if "score" in student else student["loss"])
+    return "score" if "score" in run.result["metrics"]["student"] else "loss"
 
 
 def _number(value: Any) -> float | None:
@@ -173,7 +173,12 @@ def _told_apart(named: Sequence[tuple[str, Facts]]) -> list[str]:
 
 
 def _table(
-    runs: Sequence[Run], settings: Sequence[Facts], lines: Sequence[tuple[str, Facts]], x: str, at: Sequence[float]
+    runs: Sequence[Run],
+    settings: Sequence[Facts],
+    lines: Sequence[tuple[str, Facts]],
+    x: str,
+    at: Sequence[float],
+    metric: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each task, setting, line and place `at` on the x axis, over the seeds."""
     panels = _told_apart([(run.task, facts) for run, facts in zip(runs, settings, strict=True)])
@@ -184,6 +189,10 @@ def _table(
     for run, panel, (name, _), more, place in zip(runs, panels, lines, apart, at, strict=True):
         line = f"{name} ({more})" if more else name
         cells.setdefault((run.task, panel, line, float(place)), []).append(run)
+
+    def values(members: Sequence[Run]) -> list[float]:
+        return [float(run.result["metrics"]["student"][metric or _metric(run)]) for run in members]
+
     return [
         {
             "task": task,
@@ -192,12 +201,12 @@ def _table(
             "ratio": members[0].result["select"]["ratio"],
             x: place,
             "seeds": len(members),
-            "mean": statistics.mean(_score(run) for run in members),
-            "std": statistics.stdev(_score(run) for run in members) if len(members) > 1 else None,
+            "mean": statistics.mean(values(members)),
+            "std": statistics.stdev(values(members)) if len(members) > 1 else None,
             "queries": statistics.mean(run.result["ledger"]["teacher_queries"]["total"] for run in members),
             "flops": statistics.mean(run.result["ledger"]["flops"]["total"] for run in members),
             "seconds": statistics.mean(run.result["ledger"]["seconds"]["training"] for run in members),
-            "loss": "score" not in members[0].result["metrics"]["student"],
+            "loss": (metric or _metric(members[0])).startswith("loss"),
         }
         for (task, panel, line, place), members in sorted(cells.items())
     ]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from kdlab import yamlfiles
-from kdlab.config import Config, checked
+from kdlab.config import Config, checked, first_line
 from kdlab.errors import UserError
 
 
@@ -32,12 +33,17 @@ def result_of(run: Path) -> dict[str, Any]:
 
 
 def config_of(run: Path) -> Config:
-    """The configuration a run was made with."""
-    return checked(OmegaConf.create(yamlfiles.read(run / "config.yaml")))
+    """The configuration a run was made with; UserError where it cannot be read, or asks for what there is not."""
+    file = run / "config.yaml"
+    try:
+        composed = OmegaConf.create(yamlfiles.read(file))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
+    return checked(composed)
 
 
 def command(main: Callable[[], int]) -> int:
-    """Run a command's body; a UserError becomes one line and exit code 2."""
+    """Run a command's body; a UserError becomes one line and exit code 2, a reader that has gone the end of it."""
     try:
         return main()
     except UserError as error:

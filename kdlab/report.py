@@ -126,16 +126,14 @@ def _pictures(table: TaskTable, say: Say) -> list[Picture]:
         if figure is not None:
             found.append(picture(figure, caption))
 
-    unit = table.found.metric if table.found.lower else f"{table.found.metric} x 100"
-    if table.found.metric in ("score", "loss"):
-        rows = comparisons.by_ratio(table.runs)
-        for setting in dict.fromkeys(row["setting"] for row in rows):
-            mine = [row for row in rows if row["setting"] == setting]
-            more = f" ({setting})" if setting else ""
-            add(
-                reportfigures.ratios(mine, unit),
-                f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
-            )
+    rows = comparisons.by_ratio(table.runs, table.found.metric)
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        mine = [row for row in rows if row["setting"] == setting]
+        more = f" ({setting})" if setting else ""
+        add(
+            reportfigures.ratios(mine, table.found.unit),
+            f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
+        )
     front = "The line is the Pareto front: filled points are those that no cheaper group equals. Numbers are the table's rows; bars one standard deviation; what costs the same stands side by side."
     add(
         reportfigures.scores(table, "queries"),
@@ -153,20 +151,13 @@ def _pictures(table: TaskTable, say: Say) -> list[Picture]:
 
 def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
     """The mean over tasks by ratio, as AdaDS Fig. 4 and 6."""
-    if len({table.found.metric for table in tables}) > 1 or tables[0].found.metric not in ("score", "loss"):
+    if len({table.found.metric for table in tables}) > 1:
         return []
-    rows = reportfigures.averaged([row for table in tables for row in comparisons.by_ratio(table.runs)])
-    figure = reportfigures.ratios(rows, f"mean {tables[0].found.metric}") if rows else None
-    return (
-        [
-            picture(
-                figure,
-                f"Mean over {len(tables)} tasks, by the share of rows that query the teacher; dashed: full data.",
-            )
-        ]
-        if figure
-        else []
-    )
+    each = [row for table in tables for row in comparisons.by_ratio(table.runs, table.found.metric)]
+    rows = reportfigures.averaged(each)
+    figure = reportfigures.ratios(rows, f"mean {tables[0].found.unit}") if rows else None
+    caption = f"Mean over {len(tables)} tasks, by the share of rows that query the teacher; dashed: full data."
+    return [picture(figure, caption)] if figure else []
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 
 from kdlab import pictures
 from kdlab.errors import UserError
+from kdlab.figures import PER_WINDOW, WINDOWS
 from kdlab.pareto import front
 from kdlab.reporttables import Row, TaskTable
 from kdlab.runlogs import Row as LogRow
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 4.3, 2.5  # inches: of a figure, of its panel
 LEFT, RIGHT, BELOW, LINE = 0.72, 0.26, 0.56, 0.19  # inches: margins, a line of a legend
-WINDOWS, PER_WINDOW = 24, 3  # of a schedule, at most; decisions in each, at least
 NAMES = 12  # in a legend, at most
 
 Say = Callable[[str], None]
@@ -76,7 +76,7 @@ def scores(table: TaskTable, against: str) -> Figure | None:
     axes.set_xlim(low / 1.6, far)
     _counts(axes)
     axes.set_xlabel("teacher queries" if against == "queries" else "model FLOPs")
-    axes.set_ylabel(_unit(table.found.metric, table.found.lower)).set_parse_math(False)
+    axes.set_ylabel(table.found.unit).set_parse_math(False)
     return figure
 
 
@@ -135,7 +135,7 @@ def schedule(row: Row, say: Say) -> Figure | None:
     arms = arms_in([one for log, _ in logs for one in log])
     if len(arms) < 2:
         return None
-    windows = max(1, min(WINDOWS, *(len(log) // PER_WINDOW for log, _ in logs), WINDOWS))
+    windows = max(1, min(WINDOWS, *(len(log) // PER_WINDOW for log, _ in logs)))
     each = [window_shares(log, total, windows).of for log, total in logs]
     mean = {arm: np.mean([of.get(arm, np.zeros(windows)) for of in each], axis=0) for arm in arms}
     hue = pictures.colours(arms)
@@ -188,10 +188,6 @@ def _apart(costs: Sequence[float]) -> list[float]:
 
 def _scale(lower: bool) -> int:
     return 1 if lower else 100
-
-
-def _unit(metric: str, lower: bool) -> str:
-    return metric if lower else f"{metric} x 100"
 
 
 def _panel(legend: Mapping[str, str], tall: float = HEIGHT) -> tuple[Figure, Axes]:

@@ -32,14 +32,14 @@ def where(runs: Sequence[Run], given: Sequence[str]) -> list[Run]:
     return left
 
 
-def _condition(text: str) -> tuple[str, list[Any], bool]:
+def _condition(text: str) -> tuple[str, list[str], bool]:
     key, sign, value = text.partition("=")
     equal = not key.endswith("!")
     key = key.removesuffix("!").strip()
     if not sign or not key:
         raise UserError(f"--where {text}: KEY=VALUE or KEY!=VALUE was expected, such as select=adads or seed=1,2")
     listed = value.strip().startswith("[")
-    return key, [_read(one) for one in ([value] if listed else value.split(","))], equal
+    return key, [value] if listed else value.split(","), equal
 
 
 def _read(text: str) -> Any:
@@ -61,9 +61,10 @@ def _value(run: Run, key: str) -> Any:
     return run.facts[key] if key in run.facts else run.facts.get(f"{key}.name")
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    """1 and 1.0 and 1e-3 and 0.001 are the same numbers; a list is compared as it prints."""
+def _same(found: Any, wanted: str) -> bool:
+    """1 and 1.0, 1e-3 and 0.001 are the same numbers; a list is compared as it prints, "off" both as text and as YAML."""
+    read = _read(wanted)
     try:
-        return float(found) == float(wanted)
+        return float(found) == float(read)
     except (TypeError, ValueError):
-        return str(found) == str(wanted)
+        return str(found) in (wanted.strip(), str(read))

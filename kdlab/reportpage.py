@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kdlab import __version__, pictures
-from kdlab.compare import TEST, notes, power, shown, tested_cells
+from kdlab.compare import TEST, notes, p_value, power, shown, tested_cells
 from kdlab.papernames import PAPERS
 from kdlab.published import Published
 from kdlab.reporttables import BELOW, BEST, GAP, WORST, Cost, Row, TaskTable, overview
@@ -84,12 +84,6 @@ class Report:
 # ---- cells
 
 
-def unit(table: TaskTable) -> str:
-    """What the numbers of a table are."""
-    found = table.found
-    return f"{found.metric}, lower is better" if found.lower else f"{found.metric} x 100, higher is better"
-
-
 def spread(table: TaskTable, mean: float, std: float | None) -> str:
     """A mean with its standard deviation."""
     return shown(table.found, mean) + (f" ± {shown(table.found, std)}" if std is not None else "")
@@ -105,9 +99,7 @@ def cells(table: TaskTable, row: Row) -> dict[str, str]:
         "mean ± std": spread(table, row.mean, row.std),
         "seeds": str(len(row.line.values)),
         "difference": shown(found, pair.difference, "+") + against if pair is not None else "-",
-        "Holm p": "-"
-        if holm is None
-        else f"{'<0.001' if holm < 0.001 else f'{holm:.3f}'}{'*' if holm < ALPHA else ''}",
+        "Holm p": "-" if holm is None else p_value(holm),
         "best (seed)": f"{shown(found, row.best[0])} ({row.best[1]})",
         "worst (seed)": f"{shown(found, row.worst[0])} ({row.worst[1]})",
         "queries": _cost(row.queries, f"{row.queries.value:,.0f}"),
@@ -224,7 +216,8 @@ def _section(section: Section) -> dict[str, Any]:
     tests = [tested_cells(table.found, row.line) for row in table.rows if row.line.baseline]
     return {
         "task": table.found.task,
-        "unit": unit(table),
+        "unit": table.found.unit,
+        "described": table.found.described,
         "headlines": headlines(table),
         "columns": names,
         "rows": [(row, [cells(table, row)[name] for name in names]) for row in table.rows],
@@ -264,7 +257,7 @@ def markdown(report: Report) -> str:
             [
                 _code(name),
                 *(_marked(*cell) for cell in _overview(report, found)),
-                "-" if mean is None else _mean(report, mean),
+                "-" if mean is None else shown(report.tables[0].found, mean),
             ]
             for name, found, mean in lines
         ]
@@ -276,7 +269,7 @@ def markdown(report: Report) -> str:
             said = cells(table, row)
             said["mean ± std"] = _marked(said["mean ± std"], row.marks)
             rows.append([str(row.number), _code(row.name), *(said[name] for name in names)])
-        parts += [f"## {_plain(table.found.task)} ({unit(table)})", _grid(["#", "group", *names], rows)]
+        parts += [f"## {_plain(table.found.task)} ({table.found.described})", _grid(["#", "group", *names], rows)]
         against = ", ".join(f"{_plain(name)} {value}" for name, value in references(table))
         parts += [f"Beside them: {against}."] if against else []
         parts.append("\n".join(f"- {_plain(line)}" for line in headlines(table)))
@@ -284,10 +277,6 @@ def markdown(report: Report) -> str:
     if report.left:
         parts += ["Left out:", "\n".join(f"- {_code(folder)}: {_plain(why)}" for folder, why in report.left.items())]
     return "\n\n".join(parts) + "\n"
-
-
-def _mean(report: Report, mean: float) -> str:
-    return shown(report.tables[0].found, mean)
 
 
 def _marked(text: str, marks: Sequence[str]) -> str:

@@ -133,9 +133,8 @@ def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, li
     if len(tables) < 2 or len({one.found.metric for one in tables}) > 1:
         return [], []
     by = [{row.name: row for row in one.rows} for one in tables]
-    names = [name for name in dict.fromkeys(row.name for one in tables for row in one.rows)]
     lines = []
-    for name in names:
+    for name in dict.fromkeys(row.name for one in tables for row in one.rows):
         cells = [rows.get(name) for rows in by]
         whole = [cell.mean for cell in cells if cell is not None]
         if len(whole) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ NEUTRAL = (
 _NEUTRAL_PARTS = tuple(f"{name}." for name in NEUTRAL)
 AGAIN = "made again later"
 _PARTS: dict[str, type] = {"seed": int, "select": dict, "data": dict, "metrics": dict, "ledger": dict}
+_INNER: dict[str, type] = {
+    "select.name": str, "select.ratio": Real, "metrics.student": dict, "ledger.teacher_queries.total": Real,
+    "ledger.flops.total": Real, "ledger.seconds": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,11 @@ class Run:
             kept |= {"select.name": "all", "select.ratio": 1.0}
         return {key: own.sub("seed=*", value) if isinstance(value, str) else value for key, value in kept.items()}
 
+    @property
+    def key(self) -> str:
+        """The same for runs that differ in the seed alone, in whatever order their files name the settings."""
+        return _key(self.essence())
+
 
 @dataclass
 class Group:
@@ -84,6 +94,10 @@ class Group:
     facts: Facts
     runs: dict[int, Run] = field(default_factory=dict)
     name: str = ""
+
+    @property
+    def key(self) -> str:
+        return _key(self.facts)
 
     @property
     def one(self) -> Run:
@@ -110,16 +124,16 @@ def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
             del results[folder]
             if "ledger" in result:  # else it is of a suite of runs
                 left[folder] = f"result.json without {' and '.join(missing)}"
-        elif wrong := [name for name, kind in _PARTS.items() if not isinstance(result[name], kind)]:
+        elif wrong := [name for name, kind in (_PARTS | _INNER).items() if not isinstance(_inside(result, name), kind)]:
             del results[folder]
-            left[folder] = f"result.json whose {wrong[0]} is no {_PARTS[wrong[0]].__name__}"
+            left[folder] = f"result.json whose {wrong[0]} is not as runs write it"
     runs = [Run(folder, result, _facts(folder)) for folder, result in results.items()]
     if not runs:
         others = f" ({len(left)} left out: {', '.join(dict.fromkeys(left.values()))})" if left else ""
         raise UserError(f"no finished run in {', '.join(map(str, paths))}{others}")
-    last: dict[str, Run] = {}
+    last: dict[tuple[int, str], Run] = {}
     for run in runs:
-        key = repr((run.seed, sorted(run.essence().items())))
+        key = (run.seed, run.key)
         if key in last:
             left[last[key].folder] = AGAIN
         last[key] = run
@@ -131,7 +145,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     groups: dict[str, Group] = {}
     for run in runs:
         facts = run.essence()
-        groups.setdefault(repr(sorted(facts.items())), Group(facts)).runs[run.seed] = run
+        groups.setdefault(_key(facts), Group(facts)).runs[run.seed] = run
     found = list(groups.values())
     for group, name in zip(found, _names([group.facts for group in found]), strict=True):
         run = group.one
@@ -162,6 +176,13 @@ def _unfinished(folder: Path) -> str:
     return "half-written"
 
 
+def _inside(node: Any, name: str) -> Any:
+    """What stands at a dotted name; None where nothing does."""
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
 def _facts(folder: Path) -> Facts:
     return dict(_flat(yamlfiles.read(folder / "config.yaml"), ""))
 
@@ -174,6 +195,10 @@ def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{where}.{key}" if where else str(key))
     else:
         yield where, str(node) if isinstance(node, list | dict) else node
+
+
+def _key(facts: Facts) -> str:
+    return repr(sorted(facts.items()))
 
 
 def _below(key: str, name: str) -> bool:

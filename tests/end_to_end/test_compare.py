@@ -40,7 +40,7 @@ def made_run(
     config: dict[str, Any] = {
         "scale": {"name": "demo"},
         "data": {"stage": stage, "path": "/rows", "task": task, "batch_size": 64},
-        "teachers": {"name": "bert", "path": None},
+        "teachers": {"name": "bert", "path": None, "cache": "off"},
         "student": {"layers": [0, 2, 4], "path": None},
         "select": {"ratio": ratio, "interval": 10, "arms": {select: {"_target_": f"kdlab.strategies.{select}"}}, "name": select},
         "knowledge": {"name": knowledge, "terms": {"soft": {"weight": 0.5, "term": {"temperature": 1.0}}}},

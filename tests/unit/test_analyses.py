@@ -305,6 +305,15 @@ def test_scores_against_any_setting(tmp_path: Path) -> None:
     assert any(np.allclose(line.get_ydata(), [60, 80, 90]) for line in axes.lines if len(line.get_xdata()) == 3)
 
 
+def test_settings_in_another_order_are_the_same_settings(tmp_path: Path) -> None:
+    made_run(tmp_path / "1", 0.5, 1, layers=2)
+    other = made_run(tmp_path / "2", 0.7, 2, layers=2) / "config.yaml"
+    config = yaml.safe_load(other.read_text())
+    other.write_text(yaml.safe_dump(dict(reversed(config.items())), sort_keys=False))
+    (row,) = comparisons.against([tmp_path], "student.layers", silent).rows
+    assert (row["seeds"], row["mean"]) == (2, pytest.approx(0.6))
+
+
 def test_a_setting_that_is_no_number_is_one_line(tmp_path: Path) -> None:
     made_run(tmp_path / "a", 0.8)
     with pytest.raises(UserError, match=r"--key student.layer: .*; did you mean student.layers\?"):

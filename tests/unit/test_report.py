@@ -128,6 +128,7 @@ def test_the_printed_number_beside_ours(tmp_path, paper, given, expected):
         (["select.ratio=1"], {"all"}),
         (["select=all"], {"all"}),
         (["select!=random,entropy"], {"adads", "all"}),
+        (["teachers.cache=off", "logger=csv"], {"random", "adads", "entropy", "all"}),
         (["seed=2", "select.ratio=0.10"], {"random", "adads", "entropy"}),
         (["knowledge=response", "data.batch_size=64.0"], {"random", "adads", "entropy", "all"}),
         (["student.layers=[0,2,4]".replace(",", ", ")], {"random", "adads", "entropy", "all"}),
@@ -327,6 +328,19 @@ def test_scores_against_the_ratio_of_a_task_and_over_tasks(tmp_path):
     assert reportfigures.ratios([row for row in rows if row["ratio"] != 0.3], "score") is None
 
 
+def test_the_ratio_figure_shows_the_metric_of_the_table(tmp_path, monkeypatch):
+    for ratio, loss in ((0.1, 1.5), (0.3, 1.25)):
+        reported(tmp_path / f"{ratio}", 0.6, select="adads", ratio=ratio, metrics={"loss": loss, "accuracy": loss / 2})
+    drawn = []
+    monkeypatch.setattr(report, "picture", lambda figure, caption: drawn.append(figure))
+    for metric, label, means in (("loss", "loss", [1.5, 1.25]), ("accuracy", "accuracy x 100", [75, 62.5])):
+        drawn.clear()
+        report.build([tmp_path], metric=metric, say=quiet)
+        (axes,) = drawn[0].axes
+        assert axes.get_ylabel() == label
+        assert [one.get_ydata().tolist() for one in axes.lines if one.get_marker() == "o"] == [means]
+
+
 def test_a_schedule_is_the_mean_over_seeds(tmp_path):
     taken = [(step, "entropy" if step < 60 else "margin") for step in range(0, 100, 10)]
     reported(tmp_path / "1", 0.6, 1, "adads", taken=taken)
@@ -340,6 +354,21 @@ def test_a_schedule_is_the_mean_over_seeds(tmp_path):
     assert names == ["entropy 30 %", "margin 70 %"]
     reported(tmp_path / "still" / "1", 0.6, 1, "margin", taken=[(0, "margin")])
     assert reportfigures.schedule(rows_of(tmp_path / "still")["margin 0.1"], quiet) is None
+
+
+@pytest.mark.parametrize(
+    ("part", "found", "name"),
+    [
+        ("select", {}, "select.name"),
+        ("metrics", {"student": []}, "metrics.student"),
+        ("ledger", {"teacher_queries": {"total": "many"}}, "ledger.teacher_queries.total"),
+    ],
+)
+def test_a_result_that_no_run_wrote_is_left_out(tmp_path, part, found, name):
+    nine(tmp_path)
+    reported(tmp_path / "odd", 0.9, 7, results={part: found})
+    left = report.build([tmp_path], say=quiet).left
+    assert left == {str(tmp_path / "odd"): f"result.json whose {name} is not as runs write it"}
 
 
 def test_results_of_a_run_that_says_less(tmp_path):
