@@ -45,7 +45,8 @@ def gradients(run: Open, rows: int, names: Sequence[str] | None, head: bool) -> 
     """Share of the selected rows where the gradients of label and distillation loss are less than 90 degrees apart.
 
     AdaDS Fig. 1. With regard to all trained parameters, or (`head`) to the head's alone, which is far cheaper for a
-    classifier. On masked text the label loss is that of the masked words (masks of the analysis' own). Dropout is off. Table: strategy, ratio, rows (selected), agree (share), cosine (mean).
+    classifier. On masked text the label loss is that of the masked words (masks of the analysis' own). Dropout is off.
+    Table: strategy, ratio, rows (selected), agree (share), cosine (mean).
     """
     arms, soft = run.strategies(names), run.soft_loss()
     every = list(run.batches(rows))

@@ -33,19 +33,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kdlab.compare", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="run folders, or folders with runs below")
-    parser.add_argument("--baseline", metavar="WHAT", help=f"part of a group's name (default: {DEFAULT})")
-    parser.add_argument("--metric", metavar="NAME", help="such as accuracy (default: score; on text: loss)")
+    add_arguments(parser)
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers there too")
     return parser
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is compared, by which metric and with what: the same for all commands that compare runs."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="run folders, or folders with runs below")
+    parser.add_argument("--baseline", metavar="WHAT", help=f"part of a group's name (default: {DEFAULT})")
+    parser.add_argument("--metric", metavar="NAME", help="such as accuracy (default: score; on text: loss)")
+
+
 def _compare(given: argparse.Namespace) -> int:
     runs, left = read(given.runs)
     for folder, why in left.items():
-        _say(f"left out, {why}: {folder}")
-    found = compare(runs, given.metric, given.baseline, _say)
+        to_stderr(f"left out, {why}: {folder}")
+    found = compare(runs, given.metric, given.baseline, to_stderr)
     if given.csv:
         atomic_write_text(given.csv, as_csv(found))
     for one in found:
@@ -55,7 +60,8 @@ def _compare(given: argparse.Namespace) -> int:
     return 0
 
 
-def _say(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """A line for the reader beside the tables."""
     print(f"kdlab: {line}", file=sys.stderr)
 
 

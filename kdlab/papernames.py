@@ -27,8 +27,8 @@ _ANY_RATIO = {"without data selection"}  # DeKD does not say whether that is all
 _PLAIN = {"knowledge": "response", "policy": "fixed", "adopt": "single"}
 
 
-def _selects(names: Mapping[str, str], **shared: str) -> list[Rule]:
-    return [(method, {"select": name, **shared}) for method, name in names.items()]
+def _selects(names: Mapping[str, str]) -> list[Rule]:
+    return [(method, {"select": name, **_PLAIN}) for method, name in names.items()]
 
 
 _WHOLE = {"select": "all", **_PLAIN}
@@ -37,19 +37,19 @@ _ADADS = {name: name for name in ("certainty", "cluster", "density", "ensemble",
 
 # the paper's name of a method, and what a run's select, adopt, knowledge and policy must be to stand beside it
 RULES: dict[str, list[Rule]] = {
-    "adads": _selects({**_STATIC, "conf": "least_confidence", **_ADADS}, knowledge="response", policy="fixed"),
+    "adads": _selects({**_STATIC, "conf": "least_confidence", **_ADADS}),
     "dynamickd": [
-        *_selects({**_STATIC, "lc": "least_confidence"}, knowledge="response", policy="fixed"),
+        *_selects({**_STATIC, "lc": "least_confidence"}),
         ("vanilla kd", _WHOLE),
         ("tinybert", {"select": "all", "knowledge": "tinybert"}),
-        ("uncertainty-hard", {"adopt": "hard"}),
-        ("uncertainty-soft", {"adopt": "soft"}),
-        ("kd ensemble", {"adopt": "ensemble"}),
-        ("kd bert-large", {"adopt": "largest"}),
-        ("kd bert-base", {"adopt": "smallest"}),
+        ("uncertainty-hard", {**_PLAIN, "adopt": "hard"}),
+        ("uncertainty-soft", {**_PLAIN, "adopt": "soft"}),
+        ("kd ensemble", {**_PLAIN, "adopt": "ensemble"}),
+        ("kd bert-large", {**_PLAIN, "adopt": "largest"}),
+        ("kd bert-base", {**_PLAIN, "adopt": "smallest"}),
         ("no kd", {"select": "all", "knowledge": "labels"}),
         ("bert-pkd", {"select": "all", "knowledge": "pkd", "policy": "fixed"}),
-        ("uncertainty", {"select": "all", "knowledge": "dynamickd_objective"}),
+        ("uncertainty", {"select": "all", "knowledge": "dynamickd_objective", "policy": "uncertainty"}),
     ],
     "ksm": [
         ("ksm-soft", {"policy": "ksm"}),
@@ -94,8 +94,8 @@ RULES: dict[str, list[Rule]] = {
 
 
 def beside(run: Run, paper: str) -> list[Published]:
-    """The printed numbers that a run stands beside: of the same method, task and ratio, with augmented
-    data or without, and of the student with as many layers where there is one. Of a number that several tables print, the first."""
+    """The printed numbers that a run stands beside: of the same method, task and ratio, with augmented data or without,
+    and of the student with as many layers where there is one. Of a number that several tables print, the first."""
     names = _names(run.result) | {"select": run.select}
     methods = [m for m, wanted in RULES[paper] if all(names.get(key) == value for key, value in wanted.items())]
     found = [

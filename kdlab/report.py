@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from kdlab import comparisons, reportfigures, reporttables
 from kdlab.baselines import Comparison, compare
+from kdlab.compare import add_arguments, to_stderr
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_text
 from kdlab.finished import command
@@ -35,12 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kdlab.report", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="run folders, or folders with runs below")
+    add_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html)")
     parser.add_argument("--paper", choices=sorted(PAPERS), help="put the numbers that this paper prints beside ours")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only these runs; repeatable")
-    parser.add_argument("--metric", metavar="NAME", help="such as accuracy (default: score; on text: loss)")
-    parser.add_argument("--baseline", metavar="WHAT", help="part of the name of the group that all are compared with")
     return parser
 
 
@@ -50,7 +49,7 @@ def _write(given: argparse.Namespace) -> int:
         raise UserError(f"--out {page}: a page ends in .html, such as {page.with_suffix('.html')}")
     for file in (page, beside):
         _may_write(file)
-    report = build(given.runs, given.paper, given.where, given.metric, given.baseline, _say)
+    report = build(given.runs, given.paper, given.where, given.metric, given.baseline, to_stderr)
     atomic_write_text(page, html(report))
     atomic_write_text(beside, markdown(report))
     print(f"{report.title}; {page} ({page.stat().st_size / 1000:,.0f} kB) and {beside}")
@@ -65,10 +64,6 @@ def _may_write(file: Path) -> None:
         raise UserError(f"--out {file} is a folder: name a file")
     if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:100_000]:
         raise UserError(f"{file} is there and no report of kdlab's: --out takes another name")
-
-
-def _say(line: str) -> None:
-    print(f"kdlab: {line}", file=sys.stderr)
 
 
 def build(

@@ -13,58 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from scipy import stats
 
 from kdlab import compare
+from tests.reports import made_run
 from tests.runs import call, command, tiny_task
 
 RANDOM, ADADS, FULL = [0.70, 0.72, 0.74], [0.75, 0.74, 0.80], [0.80, 0.83, 0.81]
-
-
-def made_run(
-    folder: Path,
-    score: float,
-    seed: int = 1,
-    select: str = "random",
-    ratio: float = 0.1,
-    task: str = "sst2",
-    stage: str = "finetune",
-    knowledge: str = "response",
-    queries: int = 1200,
-    changes: dict[str, Any] | None = None,
-    metrics: dict[str, Any] | None = None,
-    results: dict[str, Any] | None = None,
-) -> Path:
-    """The files of a finished run, as far as they are read. `changes`: of its configuration, by dotted key."""
-    config: dict[str, Any] = {
-        "scale": {"name": "demo"},
-        "data": {"stage": stage, "path": "/rows", "task": task, "batch_size": 64},
-        "teachers": {"name": "bert", "path": None, "cache": "off"},
-        "student": {"layers": [0, 2, 4], "path": None},
-        "select": {"ratio": ratio, "interval": 10, "arms": {select: {"_target_": f"kdlab.strategies.{select}"}}, "name": select},
-        "knowledge": {"name": knowledge, "terms": {"soft": {"weight": 0.5, "term": {"temperature": 1.0}}}},
-        "trainer": {"max_steps": 200, "threads": seed, "probes": seed},
-        "logger": {"name": "csv"}, "name": "adads_finetune", "seed": seed, "artifacts": f"artifacts{seed}",
-    }  # fmt: skip
-    for key, value in (changes or {}).items():
-        node = config
-        *parts, last = key.split(".")
-        for part in parts:
-            node = node[part]
-        node[last] = value
-    name = "loss" if stage == "pretrain" else "score"
-    result = {
-        "status": "finished", "name": "adads_finetune", "seed": seed, "stage": stage, "knowledge": knowledge,
-        "select": {"name": select, "ratio": ratio}, "data": {"task": task, "path": "/rows", "source": "TaskFolder"},
-        "metrics": {"student": {name: score, **(metrics or {})}, "teacher": {name: 0.9}},
-        "ledger": {"teacher_queries": {"total": queries}, "flops": {"total": 3e12 + seed}, "seconds": {"training": 9.0}},
-        **(results or {}),
-    }  # fmt: skip
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    (folder / "result.json").write_text(json.dumps(result))
-    return folder
 
 
 def many(home: Path, name: str, scores: list[float], **given: Any) -> None:

@@ -19,8 +19,9 @@ from kdlab.reportfilter import where
 from kdlab.reportpage import html, markdown
 from kdlab.reporttables import BELOW, BEST, WORST, TaskTable, table
 from kdlab.seedgroups import read
-from tests.end_to_end.test_compare import made_run
-from tests.reports import hostile, nine, reported
+from tests.reports import hostile, made_run, nine, reported
+
+WHOLE = {"select": "all", "ratio": 1.0, "task": "rte"}
 
 
 def quiet(line: str) -> None:
@@ -110,6 +111,11 @@ def test_losses_are_better_when_lower(tmp_path):
         ("dekd", {"select": "all", "ratio": 1.0, "layers": [0, 5, 11]}, [("3", "accuracy", 79.66)]),
         ("ksm", {"select": "all", "ratio": 1.0, "results": {"policy": {"name": "ksm"}}, "task": "rte"}, [("3 (GLUE test server)", "accuracy", 66.8)]),
         ("adads", {"select": "adads", "task": "my rows"}, []),
+        ("adads", {"select": "adads", "results": {"adopt": "hard"}}, []),
+        ("dynamickd", {**WHOLE, "results": {"adopt": "hard"}}, [("1", "accuracy", 66.9)]),
+        ("dynamickd", {**WHOLE, "results": {"adopt": "hard"}, "knowledge": "dekd"}, []),
+        ("dynamickd", {**WHOLE, "results": {"policy": {"name": "uncertainty"}}, "knowledge": "dynamickd_objective"}, [("5", "accuracy", 66.4)]),
+        ("dynamickd", {**WHOLE, "results": {"policy": {"name": "fixed"}}, "knowledge": "dynamickd_objective"}, []),
     ],
 )  # fmt: skip
 def test_the_printed_number_beside_ours(tmp_path, paper, given, expected):
