@@ -15,6 +15,8 @@ from scipy import stats
 from kdlab import report, reportfigures
 from kdlab.baselines import compare
 from kdlab.comparisons import by_ratio
+from kdlab.errors import UserError
+from kdlab.finished import config_of
 from kdlab.reportfilter import where
 from kdlab.reportpage import html, markdown
 from kdlab.reporttables import BELOW, BEST, WORST, TaskTable, table
@@ -375,6 +377,13 @@ def test_a_result_that_no_run_wrote_is_left_out(tmp_path, part, found, name):
     reported(tmp_path / "odd", 0.9, 7, results={part: found})
     left = report.build([tmp_path], say=quiet).left
     assert left == {str(tmp_path / "odd"): f"result.json whose {name} is not as runs write it"}
+
+
+def test_a_configuration_with_a_broken_reference_is_one_line(tmp_path):
+    file = made_run(tmp_path / "1", 0.6) / "config.yaml"
+    file.write_text("name: ${oops\n")
+    with pytest.raises(UserError, match=r"config.yaml cannot be read: name: "):
+        config_of(file.parent)
 
 
 def test_results_of_a_run_that_says_less(tmp_path):
