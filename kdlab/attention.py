@@ -59,11 +59,16 @@ def prepare(model: transformers.PreTrainedModel) -> None:
     Raises UserError for families that do not go through transformers' AttentionInterface (deberta-v2, mpnet).
     """
     model.set_attn_implementation(NAME)
-    if model.config._attn_implementation != NAME:
+    if not prepared(model):
         raise UserError(
             f"attention cannot be read from a {model.config.model_type} model: it does not go through transformers' "
             "attention interface, as bert, roberta, distilbert, electra or modernbert do; choose knowledge without attention"
         )
+
+
+def prepared(model: transformers.PreTrainedModel) -> bool:
+    """Whether `prepare` took, and nothing has changed the model's attention since."""
+    return model.config._attn_implementation == NAME
 
 
 def checked(seen: Recording, model: transformers.PreTrainedModel) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

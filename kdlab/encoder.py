@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         self.model = model
         packs = packing.packs(model) or execution not in ("packed", "varlen")
         self.execution = execution if packs else "bucketed"
-        if self.execution == "varlen":
+        if self.execution == "varlen" and not attention.prepared(model):  # who shares its layers may read attention
             varlen.prepare(model)
         # each layer's dropout of attention weights: what says how attention is scaled is self-attention
         self._attention_dropout = [
