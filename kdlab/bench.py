@@ -83,7 +83,7 @@ class Bench:
 
     @property
     def rows_parts(self) -> dict[str, Any]:
-        """What the rows of `data_module` depend on, for the names of artifacts."""
+        """What the rows of `data_module` depend on, whatever their order, for the names of artifacts."""
         raise NotImplementedError
 
     def teachers_on_heldout(

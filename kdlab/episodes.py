@@ -160,7 +160,7 @@ def _trained(bench: Bench, name: str, batches: int, world: int) -> Path:
     config = bench.config
     given = asdict(config.policy)
     parts = {
-        "rows": bench.rows_parts,
+        "rows": {**bench.rows_parts, "order": config.data.order},
         "teachers": [{**bench.teacher_pool.weights(m), "classes_known": m.classes} for m in bench.teacher_pool.members],
         "student": bench.student_parts,
         "knowledge": asdict(config.knowledge),

@@ -126,7 +126,7 @@ class TaskBench(Bench):
 
     @property
     def rows_parts(self) -> dict[str, Any]:
-        return {"task": self.train_folder.name, "order": self.config.data.order}
+        return {"task": self.train_folder.name}
 
     @cached_property
     def train_folder(self) -> Path:

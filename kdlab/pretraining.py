@@ -117,7 +117,7 @@ class TextBench(Bench):
 
     @property
     def rows_parts(self) -> dict[str, Any]:
-        names = ("masking", "mask_probability", "order")
+        names = ("masking", "mask_probability")
         return {**self.corpus_parts, **{name: getattr(self.config.data, name) for name in names}}
 
     def rows_of(

@@ -101,6 +101,16 @@ def test_killed_while_it_writes_answers_a_run_goes_on_bit_for_bit(tmp_path, teac
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
+def test_the_order_of_rows_is_no_part_of_an_answer(tmp_path, teacher_folder, task_folder):
+    more = ["select=all", "teachers.cache=disk", "data.train_rows=40", "teachers.sanity=false"]
+    for order in ("random", "length"):
+        given = tiny_task(teacher_folder, task_folder, *more, f"data.order={order}", f"hydra.run.dir={order}")
+        done = call(given, tmp_path, plainly)
+        assert done.code == 0, done.output
+    assert asked(tmp_path / "random")[0] == 40
+    assert asked(tmp_path / "length")[0] == 0
+
+
 def test_over_the_limit_nothing_is_loaded_or_the_run_goes_on_without(tmp_path, teacher_folder, text_folder):
     given = tiny(teacher_folder, text_folder, "teachers.cache=disk", "teachers.cache_limit=1e-5", "select=random")
     done = call([*given, "hydra.run.dir=run"], tmp_path, plainly)
