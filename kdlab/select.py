@@ -94,9 +94,16 @@ class Select(Choosing):
         if not any(needs_of(member) for member in members.values()):
             return _combined(arm, [member(Evidence(labels=places, **common)) for member in members.values()])
         if self.memory is not None:
-            self._remember(module, batch, members, self.memory, common)
+            looking = {name: member for name, member in members.items() if needs_of(member)}
+            self._remember(module, batch, looking, self.memory, common)
             rows = everyones(batch.rows).cpu()
-            return _combined(arm, [self.memory.recall(f"{self.chooser.arm} {name}", rows) for name in members])
+            # who looks at nothing (a random draw) has nothing to remember
+            drawn = Evidence(labels=rows, **common)
+            found = [
+                self.memory.recall(f"{self.chooser.arm} {name}", rows) if name in looking else member(drawn)
+                for name, member in members.items()
+            ]
+            return _combined(arm, found)
 
         by_row = [name for name, member in members.items() if is_rowwise(member) and "logits" in needs_of(member)]
         whole_logits = any("logits" in needs_of(member) and name not in by_row for name, member in members.items())

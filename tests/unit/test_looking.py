@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from kdlab import choices, models
+from kdlab import attention, choices, models, select, strategies
 from kdlab.encoder import Encoder
 from kdlab.errors import UserError
 from kdlab.looking import Memory, first_layers
 from kdlab.schemas import Select
+from kdlab.types import Evidence, Outputs
 from tests.unit.test_packing import model, texts
 
 
@@ -36,6 +40,35 @@ def test_the_first_layers_learn_with_the_model_and_have_no_dropout():
         after = shallow.encode(batch).hidden
         assert torch.equal(after, shallow.encode(batch).hidden)  # pyright: ignore
     assert not torch.allclose(before, after)  # pyright: ignore
+
+
+def test_the_first_layers_leave_attention_readable_that_is_read():
+    whole, batch = model("bert"), texts()
+    encoder = Encoder(whole, "varlen")
+    attention.prepare(whole)
+    Encoder(first_layers(whole, 1), encoder.execution).encode(batch)
+    scores = encoder.encode(batch, frozenset({"scores"})).scores
+    assert scores is not None and len(scores) == whole.config.num_hidden_layers
+
+
+def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
+    batch, logits = texts(), torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    looked = []
+
+    def evidence(some, shown, part):
+        looked.append(some.rows.tolist())
+        yield Evidence(logits=logits[some.rows])
+
+    still = contextlib.nullcontext
+    module = SimpleNamespace(progress=0.0, metered=lambda part: still(), quiet=still, evidence=evidence)
+    arm = strategies.Ensemble([strategies.random, strategies.entropy])
+    chooser = SimpleNamespace(arm="both", chosen=arm)
+    chosen = select.Select(chooser, 0.5, look=lambda module, some: Outputs(), memory=Memory(9, 9))  # pyright: ignore
+    for seed in (1, 2):
+        expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
+        found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed))  # pyright: ignore
+        assert torch.equal(found, expected)
+    assert looked == [list(range(9))]
 
 
 def test_scores_are_given_back_until_they_are_as_old_as_refresh():
