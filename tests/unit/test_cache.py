@@ -209,7 +209,7 @@ def test_a_damaged_answer_is_named_and_never_used(tmp_path, trouble):
     who.answer(batch)
     assert queries(ledger) == ((0, 0, 3) if trouble == "rebuild" else (3, 3, 0))
     third = teacher(Keeps("row"), tmp_path, run=3)[0].answer(batch, False)
-    assert sum(len(b) for b in third.ran) == 0 if trouble == "rebuild" else 1
+    assert sum(len(b) for b in third.ran) == (0 if trouble == "rebuild" else 1)
 
 
 @pytest.mark.parametrize("trouble", ["rebuild", "without", "refuse"])
