@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from kdlab import ledger
+from kdlab.surroundings import processor
 from kdlab.types import Batch
 
 SHORTEST = 1000  # ids below belong to special tokens in BERT's vocabulary
@@ -58,16 +59,11 @@ def clock_of(name: str) -> Callable[[], float]:
 
 def machine(threads: int, clock: str = "wall", device: str = "cpu") -> str:
     """One line: GPU where one is used, processor, cores, bfloat16, threads, what is timed, versions."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        found = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = found[0] if found else name
     asks = {"avx512_bf16": "_is_avx512_bf16_supported", "amx": "_is_amx_tile_supported"}  # torch has no public way
     bf16 = [word for word, ask in asks.items() if getattr(torch.cpu, ask, bool)()]
     gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name()}; "
     return (
-        f"{gpu}{name}, {os.cpu_count()} cores, bfloat16 by {' and '.join(bf16) or 'emulation'}; {threads} thread"
+        f"{gpu}{processor()}, {os.cpu_count()} cores, bfloat16 by {' and '.join(bf16) or 'emulation'}; {threads} thread"
         f"{'s' if threads > 1 else ''}, {clock} time; Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )

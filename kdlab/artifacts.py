@@ -150,7 +150,7 @@ def _hold(final: Path) -> None:
     if final not in _held:
         with suppress(OSError):  # no locks there, or no more open files: then its age alone protects it
             _held[final] = os.open(final / MANIFEST, os.O_RDONLY)
-            fcntl.flock(_held[final], fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(_held[final], fcntl.LOCK_SH)  # waits while `in_use` of another process looks, a moment
 
 
 def in_use(final: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 HIDDEN = "(hidden)"
 _SHORTEST = 8  # characters; a shorter value of a variable is a switch, not a secret
 _NAMED = re.compile(
-    r"(?:^|[_.\-])(?:token|api_?key|secret|passw(?:or)?d|passphrase|credentials?|private_?key|access_?key|_key)(?:$|[_\-])",
+    r"(?:^|[_.\-])(?:token|api_?key|secret|passw(?:or)?d|passphrase|credentials?|private_?key|access_?key|_key)(?:$|[_\-\[])",
     re.IGNORECASE,
 )
 _VARIABLES = re.compile(

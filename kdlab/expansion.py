@@ -126,9 +126,9 @@ class Expansion:
                 f"{explain(error)} (in the job {differs or 'without differences'})" if several else explain(error)
             ) from error
         place = Path(hydra.sweep.dir) / hydra.sweep.subdir
-        if ".." in Path(hydra.sweep.subdir).parts:
+        if ".." in Path(hydra.sweep.subdir).parts or Path(hydra.sweep.subdir).is_absolute():
             raise UserError(
-                f"the folder of the job {differs} would lie outside of the sweep's, by the .. in its name: "
+                f"the folder of the job {differs} would lie outside of the sweep's, by the .. or first / in its name: "
                 "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
             )
         too_long = [part for part in place.parts if len(part.encode()) > LONGEST]

@@ -27,7 +27,8 @@ def check(source: str | Path, weights: bool = True) -> None:
         _check_code(folder, name, _json(folder / name))
     if "base_model_name_or_path" in _json(folder / "adapter_config.json"):
         raise UserError(f"{folder} holds an adapter, which loads another model besides: merge it into its model first")
-    for name in _json(folder / _WEIGHTS[1]).get("weight_map", {}).values():
+    listed = _json(folder / _WEIGHTS[1]).get("weight_map")
+    for name in listed.values() if isinstance(listed, dict) else ():  # another type is for its reader to say
         if not isinstance(name, str) or os.path.basename(name) != name:
             raise UserError(f"{folder / _WEIGHTS[1]} names {str(name)[:80]!r}, which is no file of the folder")
     _check_links(folder)
@@ -42,10 +43,8 @@ def check(source: str | Path, weights: bool = True) -> None:
 
 def check_config(source: str | Path, config: Any) -> None:
     """UserError for a loaded config, of a Hub name too, that names Python code of its own."""
-    found = {name: getattr(config, name, None) for name in ("auto_map", "_attn_implementation")}
-    _check_code(
-        source, "config.json", {"auto_map": found["auto_map"], "attn_implementation": found["_attn_implementation"]}
-    )
+    names = ("auto_map", "_attn_implementation")
+    _check_code(source, "config.json", {name: getattr(config, name, None) for name in names})
 
 
 def _check_code(source: str | Path, name: str, config: dict[str, Any]) -> None:

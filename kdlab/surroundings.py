@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -59,19 +58,20 @@ def machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         return {"name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "threads": None}
     return {
-        "name": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "name": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
         "cuda": None,
         "threads": torch.get_num_threads(),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor by the name that the kernel gives it (Linux), else its kind, such as x86_64."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine()) or os.uname().machine
+    return next(named, "") or platform.machine()
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -85,6 +85,9 @@ def _between(before: Any, after: Any, where: str) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             yield from _between(before.get(key), after.get(key), f"{where} {key}".strip())
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (one, other) in enumerate(zip(before, after, strict=True), 1):
+            yield from _between(one, other, f"{where} {number}")
     else:
         yield f"{where} {_short(before)} -> {_short(after)}"
 

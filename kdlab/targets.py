@@ -95,12 +95,12 @@ def _check_text(where: str, value: str, is_key: bool) -> None:
         raise UserError(f"{ascii(where)}={ascii(value[:40])}: bytes that are not UTF-8") from error
     if found := _HELD.search(value):
         raise UserError(f"{ascii(where)}: the text holds the control character {found[0]!r}")
+    if why := confidential.found_in("" if is_key else where, value):
+        raise _secret(where, why)
     if "${" in value:
         raise UserError(
             f"{where}={value[:80]}: an escaped interpolation would be resolved later; write the value itself"
         )
-    if why := confidential.found_in("" if is_key else where, value):
-        raise _secret(where, why)
 
 
 def _secret(where: str, why: str) -> UserError:

@@ -14,8 +14,8 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -41,7 +41,7 @@ from kdlab import (
     tables,
     wikitext,
 )
-from kdlab.artifacts import Store
+from kdlab.artifacts import Store, discard
 from kdlab.config import checked
 from kdlab.errors import UserError
 from kdlab.ksm import KSM
@@ -272,12 +272,21 @@ def export(data: bytes, folder: Path) -> None:
         text.encode("utf-8")
 
 
-def a_result(data: bytes, folder: Path) -> None:
-    (folder / "in.run").mkdir()
-    run = folder / "in.run"
-    (run / "result.json").write_bytes(data)
-    (run / "config.yaml").write_text("name: x\nseed: 1\n")
+@contextmanager
+def made(folder: Path, **inside: bytes) -> Iterator[Path]:
+    """A new folder with these files for as long as it is read; what a reader leaves beside it is found by `one_case`."""
+    folder.mkdir()
     try:
+        for name, data in inside.items():
+            (folder / name).write_bytes(data)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def a_result(data: bytes, folder: Path) -> None:
+    inside = {"result.json": data, "config.yaml": b"name: x\nseed: 1\n"}
+    with made(folder / "in.run", **inside) as run:
         folders.status(run)
         storekeeping._uses(folder)
         _quietly(lambda: finished.result_of(run))
@@ -285,22 +294,15 @@ def a_result(data: bytes, folder: Path) -> None:
         with suppress(UserError):
             found = seedgroups.read([folder])[0]
             _quietly(lambda: seedgroups.grouped(found))
-    finally:
-        shutil.rmtree(run)
 
 
 def a_config(data: bytes, folder: Path) -> None:
-    (folder / "in.run").mkdir()
-    run = folder / "in.run"
-    (run / "config.yaml").write_bytes(data)
-    (run / "result.json").write_text('{"status": "running"}')
-    try:
+    inside = {"config.yaml": data, "result.json": b'{"status": "running"}'}
+    with made(folder / "in.run", **inside) as run:
         _quietly(lambda: finished.config_of(run))
         _quietly(lambda: seedgroups._facts(run))
         folders.same_run(run, {"name": "x"})
         _quietly(lambda: folders.choose({"name": "x"}, run, True, False, True))
-    finally:
-        shutil.rmtree(run)
 
 
 def _quietly(action: Callable[[], object]) -> None:
@@ -317,17 +319,13 @@ def checkpoint_bytes() -> bytes:
 
 
 def a_checkpoint(data: bytes, folder: Path) -> None:
-    (folder / "in.c").mkdir()
-    file = folder / "in.c" / "step-00000003.ckpt"
-    file.write_bytes(data)
-    checkpoints.sidecar(file).write_bytes(data[-80:])
-    try:
+    with made(folder / "in.c", **{"step-00000003.ckpt": data}) as inside:
+        file = inside / "step-00000003.ckpt"
+        checkpoints.sidecar(file).write_bytes(data[-80:])
         assert checkpoints.newest(file.parent, lambda line: None) is None
         _quietly(lambda: checkpoints.load(file))
         checkpoints.sidecar(file).unlink()
         checkpoints.load(file)
-    finally:
-        shutil.rmtree(file.parent)
 
 
 @cache
@@ -339,11 +337,7 @@ def model_files() -> dict[str, bytes]:
 
 def a_model(name: str) -> Callable[[bytes, Path], None]:
     def read(data: bytes, folder: Path) -> None:
-        model = folder / "in.model"
-        model.mkdir()
-        for other, whole in model_files().items():
-            (model / other).write_bytes(data if other == name else whole)
-        try:
+        with made(folder / "in.model", **{**model_files(), name: data}) as model:
             if name == "model.safetensors":
                 config = models.load_config(model)
                 _quietly(lambda: models.has_head(model, config))
@@ -352,8 +346,6 @@ def a_model(name: str) -> Callable[[bytes, Path], None]:
                 models.load_config(model)
             else:
                 models.load_tokenizer(model)
-        finally:
-            shutil.rmtree(model)
 
     return read
 
@@ -367,13 +359,8 @@ def ksm_files() -> dict[str, bytes]:
 
 def a_ksm(name: str) -> Callable[[bytes, Path], None]:
     def read(data: bytes, folder: Path) -> None:
-        (folder / "in.ksm").mkdir()
-        for other, whole in ksm_files().items():
-            (folder / "in.ksm" / other).write_bytes(data if other == name else whole)
-        try:
-            KSM.load(folder / "in.ksm")
-        finally:
-            shutil.rmtree(folder / "in.ksm")
+        with made(folder / "in.ksm", **{**ksm_files(), name: data}) as ksm:
+            KSM.load(ksm)
 
     return read
 
@@ -395,22 +382,22 @@ PARTS = {"n": 1}
 def manifest() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), lambda line: None)
-        made = store.get("kind", PARTS, lambda out: (out / "in.a").write_text("x") and None)
-        return json.loads((made / "manifest.json").read_text())
+        kept = store.get("kind", PARTS, lambda out: (out / "in.a").write_text("x") and None)
+        return json.loads((kept / "manifest.json").read_text())
 
 
 def an_artifact(data: bytes, folder: Path) -> None:
     store = Store(folder / "in.store", lambda line: None)
-    made = store.get("kind", PARTS, lambda out: (out / "in.a").write_text("x") and None)
-    (made / "manifest.json").write_bytes(data)
+    kept = store.get("kind", PARTS, lambda out: (out / "in.a").write_text("x") and None)
+    (kept / "manifest.json").write_bytes(data)
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             for action in (["list"], ["verify"], ["prune", "--delete"]):
                 assert storekeeping.main([*action, "--root", str(store.root)]) in (0, 1)
-        made = store.get("kind", PARTS, lambda out: (out / "in.a").write_text("x") and None)
-        assert (made / "in.a").read_text() == "x"
+        kept = store.get("kind", PARTS, lambda out: (out / "in.a").write_text("x") and None)
+        assert (kept / "in.a").read_text() == "x"
     finally:
-        storekeeping.discard(made)
+        discard(kept)
         shutil.rmtree(folder / "in.store")
 
 

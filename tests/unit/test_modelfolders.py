@@ -69,6 +69,11 @@ def index(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../private"}}))
 
 
+def no_index(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["model.safetensors"]}))
+
+
 def adapter(model: Path) -> None:
     (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "evil/model"}))
 
@@ -84,6 +89,7 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a kernel from elsewhere": (lambda model: change(model / "config.json", attn_implementation="evil/kernel"), "kernel"),
     "a link that leads out": (linked, "README.md is a link that leads out"),
     "an index that leads out": (index, "no file of the folder"),
+    "an index that is none": (no_index, "cannot load a masked-LM model"),
     "an adapter of another model": (adapter, "adapter"),
 }  # fmt: skip
 

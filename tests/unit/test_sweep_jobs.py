@@ -132,6 +132,7 @@ def test_the_jobs_of_all_grids_of_a_file_are_one_sweep_each_once(monkeypatch):
         (["hydra/launcher=parallel", "hydra.launcher.n_jobs=0"], "n_jobs=0"),
         (["data.path=" + 300 * "x" + ",y"], "longer than file systems take"),
         (["data.path=../../x,../../y"], "outside of the sweep's"),
+        (["hydra.sweep.subdir='/elsewhere/${hydra.job.num}'", "seed=1,2"], "outside of the sweep's"),
     ],
 )
 def test_what_is_no_sweep_is_refused_before_anything_is_written(given, said, tmp_path, monkeypatch, capsys):

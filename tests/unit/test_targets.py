@@ -164,6 +164,13 @@ def test_a_secret_in_a_setting_is_refused_and_not_shown(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", [["hunter2"], r"\${x} hf_hunter2hunter2hunter2"])
+def test_a_secret_in_a_list_or_beside_an_escape_is_not_shown_either(value: object, base: DictConfig) -> None:
+    with pytest.raises(UserError, match="looks like a secret") as caught:
+        checked(with_value(base, "select.arms.entropy.access_token", value))
+    assert "hunter2" not in str(caught.value)
+
+
 def test_what_only_resembles_a_secret_is_left_alone(base: DictConfig) -> None:
     composed = copy.deepcopy(base)
     for key, value in {
