@@ -24,7 +24,11 @@ from kdlab.packing import layout
 from kdlab.types import Batch
 
 RATIO = 0.1
-BASES = {"plain, ratio 1": "of plain", "reference, ratio 0.1": "of reference", "kdlab packed, ratio 1": "of our packed ratio 1"}  # fmt: skip
+BASES = {
+    "plain, ratio 1": "times faster than plain",
+    "reference, ratio 0.1": "than reference",
+    "kdlab packed, ratio 1": "than our packed ratio 1",
+}
 
 
 def ways_of(sizes: Sizes) -> dict[str, Callable[[Batch], None]]:

@@ -132,3 +132,9 @@ def test_surroundings_that_differ_are_told():
         "git revision abc -> abc-dirty",
         "device {'threads': 2} -> not recorded",
     ]
+    teachers = [{"name": "a", "made_of": "1" * 64}, {"name": "b", "made_of": "2" * 64}]
+    other = [teachers[0], {"name": "b", "made_of": "3" * 64}]
+    assert differing({"teachers": teachers}, {"teachers": other}) == [
+        f"teachers 2 made_of {'2' * 57}... -> {'3' * 57}..."
+    ]
+    assert differing({"teachers": [1]}, {"teachers": [1, 2]}) == ["teachers [1] -> [1, 2]"]
