@@ -1,7 +1,7 @@
 """`python -m kdlab.faults`: cause every fault that kdlab promises to bear, in tiny runs, and print what came of it.
 
 Needs no download. `--quick` takes a few of each (minutes); without it, hundreds of kills (half an hour on two cores).
-The exit code is 1 if anything was not as promised. Linux; filling disks needs the right to mount a tmpfs.
+The exit code is 1 if anything was not as promised, 2 if nothing was caused. Linux; filling disks needs the right to mount a tmpfs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def with_(given: Sequence[str], *more: str) -> tuple[str, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Cause the faults that were asked for and print a line each; 1 if anything was not as promised."""
+    """Cause the faults that were asked for and print a line each; 1 if anything was not as promised, 2 if no name fits."""
     parser = argparse.ArgumentParser(prog="python -m kdlab.faults", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few of each fault")
     parser.add_argument(
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _all(given: argparse.Namespace, top: Path) -> int:
     quick = given.quick
     started = time.monotonic()
+    told: list[str] = []
     wrong: list[str] = []
     print(f"{'fault':56} {'caused':>6} {'wrong':>6} {'seconds':>8}", flush=True)
 
@@ -104,11 +105,22 @@ def _all(given: argparse.Namespace, top: Path) -> int:
         print(f"{name:56} {found.tried:6} {found.wrong:6} {now - started:8.0f}", flush=True)
         for note in found.notes:
             print(f"    {note}", flush=True)
+        told.append(name)
         wrong.extend([name] * bool(found.wrong))
         started = now
 
     def asked(name: str) -> bool:
         return not given.only or any(word in name for word in given.only)
+
+    def cause(
+        faults: dict[str, Callable[[Lab], Found]], command: tuple[str, ...], folder: Path, ranks: int = 1
+    ) -> None:
+        chosen = {name: fault for name, fault in faults.items() if asked(name)}
+        if chosen:
+            whole = undisturbed(Case("undisturbed", command, ranks=ranks), folder / "whole")
+            lab = Lab(folder, command, whole.outcome, whole.folder / "artifacts", ranks, few=quick)
+            for name, fault in chosen.items():
+                tell(name, fault(lab))
 
     teacher, text = write_teacher(top / "teacher"), write_text(top / "text", 28)
     rows = write_task(top / "rows", 80)
@@ -127,34 +139,19 @@ def _all(given: argparse.Namespace, top: Path) -> int:
         "dying ranks": lambda lab: dying_ranks(lab, ("devices",) if quick else ("devices", "torchrun")),
         "a long run": lambda lab: long_run(lab, given.steps or (300 if quick else 20_000)),
     }
-    chosen = {name: fault for name, fault in others.items() if asked(name)}
-    if chosen:
-        whole = undisturbed(Case("undisturbed", command), top / "lab" / "whole")
-        lab = Lab(top / "lab", command, whole.outcome, whole.folder / "artifacts", few=quick)
-        for name, fault in chosen.items():
-            tell(name, fault(lab))
-    if any(asked(name) for name in ("signals on one of two ranks", "not finite on one of two ranks")):
-        _two_ranks(command, top / "ranks", tell, asked, quick)
+    on_one_rank: dict[str, Callable[[Lab], Found]] = {
+        "signals on one of two ranks": signals,
+        "steps that are not finite on one of two ranks": nonfinite,
+    }
+    if not quick:
+        on_one_rank["steps that are not finite on one of two ranks, left out"] = nonfinite_skipped
+    cause(others, command, top / "lab")
+    cause(on_one_rank, with_(command, *RANKS), top / "ranks", ranks=2)
+    if not told:
+        print(f"nothing was caused: no fault has {' or '.join(given.only)} in its name", flush=True)
+        return 2
     print("all as promised" if not wrong else f"not as promised: {', '.join(wrong)}", flush=True)
     return 1 if wrong else 0
-
-
-def _two_ranks(
-    command: tuple[str, ...],
-    top: Path,
-    tell: Callable[[str, Found], None],
-    asked: Callable[[str], bool],
-    quick: bool,
-) -> None:
-    both = with_(command, *RANKS)
-    whole = undisturbed(Case("undisturbed", both, ranks=2), top / "whole")
-    lab = Lab(top, both, whole.outcome, whole.folder / "artifacts", ranks=2, few=quick)
-    if asked("signals on one of two ranks"):
-        tell("signals on one of two ranks", signals(lab))
-    if asked("not finite on one of two ranks"):
-        tell("steps that are not finite on one of two ranks", nonfinite(lab))
-        if not quick:
-            tell("steps not finite on one of two ranks, left out", nonfinite_skipped(lab))
 
 
 if __name__ == "__main__":

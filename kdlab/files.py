@@ -151,7 +151,7 @@ def replacing(path: Path) -> Iterator[tuple[Writer, Path]]:
     one name take turns. Raises OSError as it comes.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    descriptor, _ = _open_locked(temporary, wait=True, waiting=None, must_lock=False)
+    descriptor, _ = open_locked(temporary, wait=True, waiting=None, must_lock=False)
     assert descriptor is not None
     try:
         os.ftruncate(descriptor, 0)
@@ -192,7 +192,7 @@ def locked(path: Path, wait: bool = True, waiting: Callable[[str], None] | None 
     done; without, the block runs at once and is given the holder's note ("process 123 on host"). The kernel frees
     the lock when its holder dies. Children forked by the holder keep it, rightly: they may still be writing.
     """
-    descriptor, note = _open_locked(path, wait, waiting, must_lock=True)
+    descriptor, note = open_locked(path, wait, waiting, must_lock=True)
     if descriptor is None:
         yield note or "another process"
         return
@@ -207,7 +207,7 @@ def locked(path: Path, wait: bool = True, waiting: Callable[[str], None] | None 
         os.close(descriptor)
 
 
-def _open_locked(
+def open_locked(
     path: Path, wait: bool, waiting: Callable[[str], None] | None, must_lock: bool
 ) -> tuple[int | None, str]:
     """Open `path` and lock it; the descriptor (None: held by another and `wait` is false) and the holder's note."""

@@ -62,8 +62,9 @@ class Health:
         self._rows.append((rows, real))
 
     def judge(self, norm: Tensor, optimizer: torch.optim.Optimizer, step: int, scaled: bool) -> None:
-        """Have `optimizer` leave its next step out if a loss or the gradient's `norm` is not finite (collective).
+        """Have `optimizer` leave its next step out if a loss or the gradient's `norm` () is not finite (collective).
 
+        `step`: the optimizer steps done before it. An optimizer that is not fused has to have a gradient scaler for that.
         `scaled`: a gradient scaler takes care of gradients that overflow, as they do now and then in float16.
         """
         losses, self._losses = torch.stack(self._losses), []

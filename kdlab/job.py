@@ -25,6 +25,7 @@ from kdlab.files import atomic_write_json, atomic_write_text, native_errors, pla
 from kdlab.fitting import QUIET
 from kdlab.guard import COLUMNS as EVENTS
 from kdlab.guard import Guard
+from kdlab.jobs import FOLDER
 from kdlab.ledger import Ledger
 from kdlab.loggers import loggable, logger_of
 from kdlab.pool import chosen
@@ -52,7 +53,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     say(config.scale.says)
     if going_on:
         say(f"going on with the unfinished run in {folder} (resume=false starts anew)")
-    os.environ["KDLAB_RUN_FOLDER"] = str(folder)
+    os.environ[FOLDER] = str(folder)
     return run(config, resolved, folder, overrides, bench)
 
 
@@ -109,6 +110,7 @@ def run(
         if trainer.logger is not None and name not in ("selected", "events"):  # lists of row ids
             trainer.logger.log_metrics(loggable(name, row), step=row["step"])
 
+    skip = given.on_nonfinite == "skip"
     adopt = weigh = select = None
     adoption = bench.adoption() if teachers else None
     if adoption is not None:
@@ -130,7 +132,7 @@ def run(
             Observer(module, lambda: data.observed_batches(config.select.evaluation_rows), kd),
             config.select.interval,
             lambda row: write("selector", row),
-            given.on_nonfinite == "skip",
+            skip,
         )
         looks = choices.looks(config.select, module.shape.layers, len(data.train))
         select = Select(chooser, config.select.ratio, config.select.scope, **looks)
@@ -168,7 +170,6 @@ def run(
             tables[name] = Table(folder / f"{name}.csv", names)
             tables[name].rewind(step)
     account = Account(ledger, total_steps, given.probes)
-    skip = given.on_nonfinite == "skip"
     guard = Guard(not skip, given.nonfinite_limit, say, lambda row: write("events", row))
     keep = Keep(
         folder / "checkpoints", given.checkpoint_every, total_steps, ledger, tables.values(), decisions.flush, guard
@@ -192,18 +193,12 @@ def run(
         default_root_dir=folder,
         **{**QUIET, "logger": logger_of(config, folder, resolved)},
     )
-    with told(folder, about, trainer.strategy.launcher, world, main_rank):
-        fitted = False
-        try:
-            with stopping.patient():
-                trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-            if trainer.interrupted:
-                raise KeyboardInterrupt
-            fitted = True
-        finally:
-            if not fitted:
-                loggers.close(trainer.logger)
-
+    # the logger is closed last: it may take longer than a rank that has failed is waited for
+    with loggers.closing(trainer.logger), told(folder, about, trainer.strategy.launcher, world, main_rank):
+        with stopping.patient():
+            trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
         module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU, and the teacher not
         metrics = {
             "student": watch.last or over_splits(module.measure, data.heldout_splits(final=True)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdlab import folders
+from kdlab.files import open_locked
 from kdlab.stopping import Stopped
 
 FOLDER = "KDLAB_RUN_FOLDER"  # set for the other ranks of a run: rank 0 has chosen the folder
@@ -85,18 +85,12 @@ def hold(folder: Path, wait: bool = False) -> Lock | None:
     """The lock of a run folder; None where another process has it, unless that is to be waited for."""
     name = hashlib.sha256(folder.name.encode()).hexdigest()[:16]  # the folder's own may be as long as a name can be
     path = folder.with_name(f".{name}.lock")
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            taken = _take(descriptor, folder, wait)
-            if taken and _is_at(descriptor, path):  # else the holder before us has removed it
-                return Lock(path, descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        if not taken:
-            return None
+
+    def waiting(_: str) -> None:
+        print(f"kdlab: another process is at work in {folder}: waiting for its end", flush=True)
+
+    descriptor, _ = open_locked(path, wait, waiting, must_lock=False)
+    return None if descriptor is None else Lock(path, descriptor)
 
 
 @contextmanager
@@ -108,26 +102,6 @@ def _alone(folder: Path) -> Iterator[int]:
         yield lock.descriptor
     finally:
         lock.release()
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _take(descriptor: int, folder: Path, wait: bool) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not wait:
-            return False
-        print(f"kdlab: another process is at work in {folder}: waiting for its end", flush=True)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def quoted(value: object) -> str:

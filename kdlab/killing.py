@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdlab.children import call, outcome
-from kdlab.traps import KillIn, Moment, Record
+from kdlab.traps import At, Moment, Record, Send
 
 CHAIN = 6  # kills before a run may end
 RUN = ("hydra.run.dir=run",)
@@ -92,10 +93,11 @@ def killed(case: Case, whole: Whole, chain: Sequence[Moment], folder: Path) -> F
     found = Found()
     for number, moment in enumerate(chain):
         rank = 0 if moment.when.startswith("save") else number % case.ranks  # the first rank alone saves
-        done = call([*case.command, *RUN], folder, KillIn(moment), timeout=600, ranks=case.ranks, trapped=rank)
+        trap = At(moment.step, Send(signal.SIGKILL), moment.when, moment.stage)
+        done = call([*case.command, *RUN], folder, trap, timeout=600, ranks=case.ranks, trapped=rank)
         found.tried += done.code == -9
         if done.code not in (0, -9):
-            found.wrong = found.tried
+            found.wrong = max(1, found.tried)
             found.notes.append(f"{case.name}, before {moment}: exit code {done.code}: {done.output[-2000:]}")
             return found
         if done.code == 0:  # what the kill before had reached is not done again
@@ -105,15 +107,14 @@ def killed(case: Case, whole: Whole, chain: Sequence[Moment], folder: Path) -> F
     ended = outcome(folder / "run") if done.code == 0 else {}
     different = [part for part, value in whole.outcome.items() if ended.get(part) != value]
     if different:
-        found.wrong = found.tried
+        found.wrong = max(1, found.tried)
         found.notes.append(f"{case.name}, {list(chain)}: {', '.join(different)} differ: {done.output[-2000:]}")
     shutil.rmtree(folder)
     return found
 
 
-def campaign(cases: Sequence[Case], folder: Path, jobs: int, tell: Any) -> dict[str, Found]:
+def campaign(cases: Sequence[Case], folder: Path, jobs: int, tell: Callable[[str, Found], None]) -> None:
     """All cases, `jobs` chains at a time; `tell` is called with a case's name and what was found when it is done."""
-    table = {}
     for number, case in enumerate(cases):
         top = folder / str(number)
         whole = undisturbed(case, top / "whole")
@@ -125,10 +126,8 @@ def campaign(cases: Sequence[Case], folder: Path, jobs: int, tell: Any) -> dict[
             folders = [top / f"chain-{start}" for start in range(count)]
             for one in pool.map(lambda pair: killed(case, whole, *pair), zip(chains, folders, strict=True)):  # noqa: B023
                 found.add(one)
-        table[case.name] = found
         tell(case.name, found)
         shutil.rmtree(top)
-    return table
 
 
 def _number(moment: Moment) -> int:

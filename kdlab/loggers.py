@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,19 @@ def complete(config: Config, logger: Any, folder: Path, result: Mapping[str, Any
         close(logger)
 
 
+@contextmanager
+def closing(logger: Any) -> Iterator[None]:
+    """Close the logger if the block fails; the error goes on, whatever the logger says to that."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            close(logger)
+        raise
+
+
 def close(logger: Any) -> None:
-    """Have the logger write what it holds back, whatever became of the run; on rank 0."""
+    """Have the logger write what it holds back; on rank 0."""
     if logger is not None and ranks.rank() == 0:
         finish = getattr(logger.experiment, "finish", None) or logger.experiment.close
         finish()

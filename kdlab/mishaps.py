@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from kdlab import checkpoints, tables
 from kdlab.children import Done, call, outcome
 from kdlab.killing import RUN, Found
-from kdlab.traps import At, KillIn, Moment, Send, Spoil, without_figures
+from kdlab.traps import At, Send, Spoil, without_figures
 
 T = TypeVar("T")
 
@@ -177,7 +177,7 @@ def damaged(lab: Lab) -> Found:
     """The newest checkpoint, or both, are damaged while nothing runs: named, the one before is used."""
     found = Found()
     stopped = lab.fresh()
-    lab.run(stopped, prepare=KillIn(Moment("training", 8, "start")))
+    lab.run(stopped, prepare=At(8, Send(signal.SIGKILL)))
     for name, damage in lab.some(DAMAGES.items()):
         for both in lab.some((True, False)):
             folder = lab.folder / f"damaged-{name}-{both}"

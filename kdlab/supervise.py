@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.files import atomic_write_text
+from kdlab.jobs import FOLDER
 from kdlab.stopping import Stopped
 
 PAUSE = 0.5  # seconds between two looks
@@ -105,14 +106,14 @@ def error_of(folder: Path, rank: int) -> Path:
 
 def is_started_by_first() -> bool:
     """Whether the first rank's process has started this one (and not torchrun, SLURM or a user)."""
-    return os.environ.get("LOCAL_RANK", "0") != "0" and "KDLAB_RUN_FOLDER" in os.environ
+    return os.environ.get("LOCAL_RANK", "0") != "0" and FOLDER in os.environ
 
 
 def leave_error(text: str) -> bool:
     """Leave an error's first line for the first rank; False if this process has to tell it itself."""
     if not is_started_by_first():
         return False
-    file = error_of(Path(os.environ["KDLAB_RUN_FOLDER"]), int(os.environ["LOCAL_RANK"]))
+    file = error_of(Path(os.environ[FOLDER]), int(os.environ["LOCAL_RANK"]))
     with suppress(Exception):
         atomic_write_text(file, text.splitlines()[0])
         return True

@@ -4,32 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-
-class KillAt:
-    """SIGKILL this process when the training has done `step` optimizer steps: "end" of a step, or "start" of the next."""
-
-    def __init__(self, step: int, when: str = "end") -> None:
-        self.step, self.when = step, when
-
-    def __call__(self) -> None:
-        from kdlab.distill import Distiller
-
-        name = "on_train_batch_end" if self.when == "end" else "training_step"
-        original = getattr(Distiller, name)
-
-        def trap(module: Any, *arguments: Any, **named: Any) -> Any:
-            if module.trainer.global_step == self.step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(module, *arguments, **named)
-
-        setattr(Distiller, name, trap)
 
 
 @dataclass(frozen=True)
@@ -55,21 +34,6 @@ class Record:
         def visit(moment: Moment) -> None:
             with open(self.file, "a") as out:
                 out.write(json.dumps([moment.stage, moment.step, moment.when]) + "\n")
-
-        without_figures()
-        watch(visit)
-
-
-@dataclass
-class KillIn:
-    """SIGKILL this process in a moment."""
-
-    moment: Moment
-
-    def __call__(self) -> None:
-        def visit(moment: Moment) -> None:
-            if moment == self.moment:
-                os.kill(os.getpid(), signal.SIGKILL)
 
         without_figures()
         watch(visit)

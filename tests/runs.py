@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.children import PRELOADED, TINY, TINY_TASK, Done, call, outcome, tiny, tiny_task  # noqa: F401
-from kdlab.traps import KillAt  # noqa: F401
 
 PRELOADED += ["tests.conftest", "tests.runs"]
 
@@ -31,6 +30,26 @@ def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", t
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     return Done(process.returncode, output)
+
+
+class KillAt:
+    """SIGKILL this process when the training has done `step` optimizer steps: "end" of a step, or "start" of the next."""
+
+    def __init__(self, step: int, when: str = "end") -> None:
+        self.step, self.when = step, when
+
+    def __call__(self) -> None:
+        from kdlab.distill import Distiller
+
+        name = "on_train_batch_end" if self.when == "end" else "training_step"
+        original = getattr(Distiller, name)
+
+        def trap(module: Any, *arguments: Any, **named: Any) -> Any:
+            if module.trainer.global_step == self.step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(module, *arguments, **named)
+
+        setattr(Distiller, name, trap)
 
 
 class CtrlCAt:

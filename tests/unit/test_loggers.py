@@ -284,3 +284,20 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch, capsys):
     assert dashboard.main(["--out", str(tmp_path / "w.json")]) == 2
     assert capsys.readouterr().err.startswith("kdlab: the dashboard needs wandb-workspaces: pip install")
     assert not (tmp_path / "w.json").exists()
+
+
+def test_a_run_that_fails_closes_its_logger_and_keeps_its_error():
+    closed = []
+
+    class Broken:
+        @property
+        def experiment(self):
+            closed.append(True)
+            raise OSError("no space left")
+
+    with pytest.raises(ZeroDivisionError), loggers.closing(Broken()):
+        _ = 1 / 0
+    assert closed == [True]
+    with loggers.closing(Broken()):  # a run that ends well is completed
+        pass
+    assert closed == [True]
