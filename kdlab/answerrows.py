@@ -52,6 +52,12 @@ class Keeps:
         return found
 
     @property
+    def reads(self) -> frozenset[str]:
+        """What is wanted of the teacher's forward, as `Encoder.encode` takes it."""
+        whole = self.hidden == "all" or self.logits == "tokens"
+        return frozenset(self.others) | frozenset({"hidden"} if whole else ())
+
+    @property
     def columns(self) -> int:
         """How many arrays the logits of a unit take."""
         return 0 if self.logits is None else 2 if self.vocabulary == "topk" else 1
@@ -103,7 +109,7 @@ def taken_apart(
     keeps: Keeps, encoder: Encoder, project: Project, batch: Batch, outputs: int, draw: Draw
 ) -> list[bytes]:
     """One forward over `batch`; what is kept of each row. `draw` gives the numbers that decide a sample."""
-    shown = encoder.encode(batch, frozenset(keeps.others))
+    shown = encoder.encode(batch, keeps.reads)
     assert shown.hidden is not None
     rows: list[list[np.ndarray]] = [[] for _ in range(len(batch))]
     codes: list[int] = []

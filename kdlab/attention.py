@@ -109,11 +109,11 @@ def _recorded(
             query @ keys.transpose(2, 3) * scale
         )  # computed again in `own`: 1 % of a layer at length 128
         seen.values.append(value if group == 1 else value.repeat_interleave(group, 1))
-    own = _own_eager(type(module))
+    own = own_eager(type(module))
     return own(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
 
 
-def _own_eager(kind: type) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def own_eager(kind: type) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """The eager attention of a module's family, which transformers defines beside the module."""
     for base in kind.__mro__:
         found = getattr(sys.modules.get(base.__module__), "eager_attention_forward", None)

@@ -18,7 +18,7 @@ from kdlab.errors import UserError
 from kdlab.health import Health
 from kdlab.hearing import Hearing
 from kdlab.ledger import Ledger
-from kdlab.objective import Heard, Objective, Weighted, units_of
+from kdlab.objective import Heard, Objective, Weighted, units_of, wanted_by
 from kdlab.optim import Optim
 from kdlab.rules import Rules
 from kdlab.scoring import MaskedLMScore, Scorer
@@ -167,7 +167,7 @@ class Distiller(pl.LightningModule):
         meter = None if alone else self.ledger
         plan = plan or Plan()
         terms = self.trained_by
-        wanted = frozenset().union(*(wants(w.term) for w in terms.values()))
+        wanted = wanted_by(terms.values(), self.student.per_row)
         taught = {name: w for name, w in terms.items() if asks_teacher(w.term)}
         query, heard, index = batch, [], None
         with _time(meter, "student_forward"):
@@ -197,13 +197,12 @@ class Distiller(pl.LightningModule):
         if not alone:
             self.rules.note(terms, heed, query, seen, heard)
         if meter is not None:
-            student = self._forward(
-                self.student, self.shape, batch, {w.at for w in terms.values() if on_logits(w.term)}
-            )
+            at = {w.at for w in terms.values() if on_logits(w.term)}
+            student = self._forward(self.student, self.shape, batch, at, wanted)
             told = {w.at for w in taught.values() if on_logits(w.term)}
             meter.flops("student_forward", student)
             meter.flops("student_backward", 2 * student)
-            meter.flops("teacher_forward", self._teachers_spent(heard, told))
+            meter.flops("teacher_forward", self._teachers_spent(heard, told, wanted))
             if seen.uncertainty is not None:
                 meter.flops("student_forward", self._head(self.student, self.shape, query, [self.hearing.doubted]))
             if plan.adopt is not None and "theirs" in marks_of(plan.adopt).reads:
@@ -212,13 +211,13 @@ class Distiller(pl.LightningModule):
                     meter.flops("teacher_forward", spent)
         return total
 
-    def _teachers_spent(self, heard: Sequence[Heard], told: set[str]) -> int:
+    def _teachers_spent(self, heard: Sequence[Heard], told: set[str], wanted: frozenset[str]) -> int:
         """FLOPs of the forwards behind what was heard, with logits of the units of `told`, or all that a cache keeps."""
         spent = 0
         for h in heard:
-            kept = h.teacher.cache.keeps.logits if h.units is not None and h.teacher.cache is not None else None
-            at = told if kept is None else {kept}
-            spent += sum(self._forward(h.teacher.encoder, self.teacher_shapes[h.place], b, at) for b in h.ran)
+            kept = h.teacher.cache.keeps if h.units is not None and h.teacher.cache is not None else None
+            at, reads = (told, wanted) if kept is None or kept.logits is None else ({kept.logits}, kept.reads)
+            spent += sum(self._forward(h.teacher.encoder, self.teacher_shapes[h.place], b, at, reads) for b in h.ran)
         return spent
 
     def _draws(self) -> torch.Generator:
@@ -229,15 +228,18 @@ class Distiller(pl.LightningModule):
         tokens that are run (padding too, where there is some)."""
         terms = self.trained_by.values()
         told = {w.at for w in terms if on_logits(w.term) and asks_teacher(w.term)}
-        student = self._forward(self.student, self.shape, batch, {w.at for w in terms if on_logits(w.term)})
+        wanted = wanted_by(terms, self.student.per_row)
+        student = self._forward(self.student, self.shape, batch, {w.at for w in terms if on_logits(w.term)}, wanted)
         if not any(asks_teacher(w.term) for w in terms):
             return student, 0
         asked = list(zip(self.teachers, self.teacher_shapes, strict=True))[0 if self.together else -1 :]
-        return student, sum(self._forward(teacher.encoder, shape, batch, told) for teacher, shape in asked)
+        return student, sum(self._forward(teacher.encoder, shape, batch, told, wanted) for teacher, shape in asked)
 
     @classmethod
-    def _forward(cls, encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
-        return flops.encoder(shape, *encoder.executed(batch)) + cls._head(encoder, shape, batch, at)
+    def _forward(
+        cls, encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str], wanted: frozenset[str]
+    ) -> int:
+        return flops.encoder(shape, *encoder.executed(batch, wanted)) + cls._head(encoder, shape, batch, at)
 
     @staticmethod
     def _head(encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
@@ -285,21 +287,23 @@ class Distiller(pl.LightningModule):
 
     def answer(self, batch: Batch, count: bool = True) -> list[Heard]:
         """What plain distillation's teachers show for `batch`; `count` False: the ledger has these already."""
-        wanted = frozenset().union(*(wants(w.term) for w in self.terms.values()))  # also what counts later: it is kept
+        wanted = wanted_by(self.terms.values(), self.student.per_row)  # also what counts later: it is kept
         with self.metered(self.hearing.spends), self.quiet():
             heard = self.hearing.hear(None, batch, Outputs(), wanted, count, alone=True)[0]
         if count:
             told = {w.at for w in self.trained_by.values() if on_logits(w.term) and asks_teacher(w.term)}
-            self.spent("teacher_forward", self._teachers_spent(heard, told))
+            self.spent("teacher_forward", self._teachers_spent(heard, told, wanted))
         return heard
 
     def show(self, batch: Batch, part: str = "", wanted: frozenset[str] = frozenset()) -> Outputs:
         """What the student's layers make of `batch`; call within `quiet`. FLOPs go to `part`, if named."""
-        self.spent(part, flops.encoder(self.shape, *self.student.executed(batch)))  # the head runs when it is asked
+        executed = self.student.executed(batch, wanted)
+        self.spent(part, flops.encoder(self.shape, *executed))  # the head runs when it is asked
         return self.student.encode(batch, wanted)
 
     def evidence(self, batch: Batch, shown: Outputs, part: str = "") -> Iterator[Evidence]:
-        """Evidence with logits for a few rows at a time, so that at most `chunk` units have logits at one moment."""
+        """Evidence with logits for a few rows at a time, so that at most `chunk` units have logits at one moment. In
+        masked-LM its features are those of `shown` with "hidden" wanted."""
         if self.student.per_row:
             every = torch.arange(len(batch), device=batch.rows.device)
             vectors = self.student.vectors(shown, every, every)
@@ -313,6 +317,7 @@ class Distiller(pl.LightningModule):
         widest = max(1, int(counts.max()))
         order = masked.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :widest]
         exists = torch.arange(widest, device=order.device) < counts.unsqueeze(1)
+        order = order * exists  # for what does not exist, the first token, which every look has seen
         step = max(1, self.chunk // widest)
         for start in range(0, len(batch), step):
             some = slice(start, start + step)
@@ -351,7 +356,7 @@ class Distiller(pl.LightningModule):
         """Mean distillation loss over batches and what teachers said of them, without gradient, over all ranks."""
         sums = torch.zeros(2, dtype=torch.float64)
         terms = self.trained_by
-        wanted = frozenset().union(*(wants(w.term) for w in terms.values()))
+        wanted = wanted_by(terms.values(), self.student.per_row)
         with self.quiet():
             for batch, heard in batches:
                 value, _ = self.objective(terms, batch, self.show(batch, part, wanted), heard, alone=True)

@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from kdlab import attention, packing, varlen
+from kdlab import attention, lastlayer, packing, varlen
 from kdlab.types import Batch, Outputs
 
 
@@ -42,7 +42,8 @@ class Encoder(nn.Module):
     ELECTRA, MPNet, DeBERTa-v2, ModernBERT). `per_row`: the head gives one answer a row, not one a token.
     `execution` "packed": without padding where the family allows it (`kdlab.packing`), else "bucketed": rows of similar
     length together; "padded": each batch as it comes; "varlen": packed, by kernels for it where they can be used (not
-    under dropout of attention, nor where attention is read). What comes out is the same within rounding.
+    under dropout of attention, nor where attention is read). What comes out is the same within rounding. Without padding
+    the last layer runs for the tokens that are read alone (`kdlab.lastlayer`).
     """
 
     def __init__(self, model: transformers.PreTrainedModel, execution: str = "padded") -> None:
@@ -66,7 +67,12 @@ class Encoder(nn.Module):
 
     def encode(self, batch: Batch, wants: frozenset[str] = frozenset()) -> Outputs:
         """What the layers make of the rows of `batch`: `hidden` and `mask`, and what is wanted of "states", "scores",
-        "values". For the latter two `kdlab.attention.prepare` must have been called on the model."""
+        "values". For the latter two `kdlab.attention.prepare` must have been called on the model.
+
+        `hidden` is that of all tokens if anything is wanted, it itself ("hidden") or another. Else only where the batch
+        makes its predictions is sure: in classification it may be (k, 1, H), of the first tokens; in masked-LM NaN at
+        all but first tokens and masked positions.
+        """
         if self._flat and self._half and not wants & {"scores", "values"}:
             return self._in_one_row(batch, wants)
         if self.execution in ("packed", "varlen"):
@@ -78,10 +84,13 @@ class Encoder(nn.Module):
             given["token_type_ids"] = batch.token_types
         return replace(self._run(given, wants), mask=batch.attention_mask)
 
+    def _known(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Inputs without segments where the model knows none."""
+        return {name: x for name, x in given.items() if self._segments or name != "token_type_ids"}
+
     def _run(self, given: dict[str, Any], wants: frozenset[str]) -> Outputs:
         """The encoder's outputs for the inputs of transformers' forward."""
-        if not self._segments:
-            given.pop("token_type_ids", None)
+        given = self._known(given)
         if "states" in wants:
             given["output_hidden_states"] = True
         attends = wants & {"scores", "values"}
@@ -93,6 +102,23 @@ class Encoder(nn.Module):
         if recorded is not None:
             shown.scores, shown.values = attention.checked(recorded, self.model)
         return shown
+
+    def _read(self, batch: Batch, wants: frozenset[str]) -> Tensor | None:
+        """Whose last hidden state is read (k, L) bool, where the last layer can run for these alone; None: all."""
+        if wants or self.execution not in ("packed", "varlen") or not lastlayer.runs(self.model):
+            return None
+        if self.per_row == (batch.labels.ndim == 2):  # labels of another kind than the head's say nothing
+            return None
+        real = batch.attention_mask.bool()
+        read = torch.zeros_like(real) if self.per_row else batch.labelled() & real
+        return read.index_fill(1, read.new_zeros(1, dtype=torch.long), True)
+
+    def _of_read(self, read: Tensor, vectors: Tensor, mask: Tensor) -> Outputs:
+        """Outputs with the last hidden states `vectors` (U, H) of the tokens that are `read`."""
+        if self.per_row:
+            return Outputs(hidden=vectors.unsqueeze(1), mask=mask)
+        hidden = vectors.new_full((mask.numel(), vectors.shape[-1]), torch.nan)  # whoever reads them in error sees it
+        return Outputs(hidden=hidden.index_copy(0, _places(read), vectors).view(*mask.shape, -1), mask=mask)
 
     @property
     def _flat(self) -> bool:
@@ -107,6 +133,13 @@ class Encoder(nn.Module):
 
     def _in_one_row(self, batch: Batch, wants: frozenset[str]) -> Outputs:
         flat = packing.Flat(batch, packing.first_position(self.model))
+        read = self._read(batch, wants)
+        if read is not None:
+            counts = read.sum(1)
+            with varlen.sequences(flat.bounds, flat.shape[1], packing.bounds_of(counts), int(counts.max())):
+                chosen = lastlayer.Chosen.of_one_row(flat.inside(read))
+                vectors = lastlayer.run(self.model, self._known(flat.inputs), chosen)
+            return self._of_read(read, vectors, batch.attention_mask)
         with varlen.sequences(flat.bounds, flat.shape[1]):
             found = self._run(flat.inputs, wants)
         assert found.hidden is not None
@@ -116,7 +149,14 @@ class Encoder(nn.Module):
 
     def _packed(self, batch: Batch, wants: frozenset[str]) -> Outputs:
         packed = packing.Packed(batch, packing.first_position(self.model))
-        found = self._run({**packed.inputs, "attention_mask": packed.attention_mask(self.model.dtype)}, wants)
+        given = {**packed.inputs, "attention_mask": packed.attention_mask(self.model.dtype)}
+        read = self._read(batch, wants)
+        if read is not None:
+            places = packed.places.flatten().index_select(0, _places(read))
+            chosen = lastlayer.Chosen.among(places, packed.layout.rows, packed.layout.width)
+            vectors = lastlayer.run(self.model, self._known(given), chosen)
+            return self._of_read(read, vectors, batch.attention_mask)
+        found = self._run(given, wants)
         assert found.hidden is not None
         hidden = packed.unpack(found.hidden)
         # the last of the states is the last hidden state, unless the family normalises it once more
@@ -141,17 +181,25 @@ class Encoder(nn.Module):
         order = torch.tensor([i for group in groups for i in group], device=batch.rows.device).argsort()
         return packing.joined(parts, order, batch.attention_mask)
 
-    def executed(self, batch: Batch) -> tuple[int, int]:
-        """How many tokens a forward over `batch` runs, and how many pairs of tokens attend to each other."""
+    def executed(self, batch: Batch, wants: frozenset[str] = frozenset()) -> tuple[int, ...]:
+        """How many tokens a forward over `batch` runs, and how many pairs of tokens attend to each other; then, where the
+        last layer runs for some tokens alone, how many these are, and their pairs (as `flops.encoder` takes them)."""
         rows, length = batch.input_ids.shape
         if self.execution == "padded":
             return rows * length, rows * length * length
         lengths = tuple(batch.attention_mask.sum(1).tolist())
+        read = self._read(batch, wants)
+        counts = None if read is None else read.sum(1).cpu()
         if self._flat:
-            return sum(lengths), sum(n * n for n in lengths)
+            whole = sum(lengths), sum(n * n for n in lengths)
+            return whole if counts is None else (*whole, int(counts.sum()), int(counts @ torch.tensor(lengths)))
         if self.execution in ("packed", "varlen"):
             found = packing.layout(lengths)
-            return found.tokens, found.tokens * found.width
+            whole = found.tokens, found.tokens * found.width
+            if counts is None:
+                return whole
+            most = counts.new_zeros(found.rows).index_add(0, found.row, counts).max()
+            return *whole, int(counts.sum()), found.rows * int(most) * found.width
         groups = packing.buckets(lengths)
         sizes = [(len(group), max(lengths[i] for i in group)) for group in groups]
         return sum(n * longest for n, longest in sizes), sum(n * longest**2 for n, longest in sizes)
@@ -192,6 +240,11 @@ class Encoder(nn.Module):
     def _tied(self) -> Tensor | None:
         output = self.model.get_output_embeddings()
         return None if output is None else output.weight  # pyright: ignore[reportReturnType]
+
+
+def _places(read: Tensor) -> Tensor:
+    """Where (U,) a mask is true, counted through all of it."""
+    return read.flatten().nonzero().squeeze(1)
 
 
 def is_classifier(model: transformers.PreTrainedModel) -> bool:

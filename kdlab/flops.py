@@ -57,20 +57,22 @@ def forward(shape: Shape, rows: int, length: int, positions: int = 0) -> int:
     return total + (classifier_head(shape, rows, shape.outputs) if shape.outputs else 0)
 
 
-def encoder(shape: Shape, tokens: int, pairs: int) -> int:
+def encoder(shape: Shape, tokens: int, pairs: int, read: int | None = None, met: int = 0) -> int:
     """FLOPs of one pass through the blocks over `tokens` tokens, attention over `pairs` (query, key) pairs.
 
-    Padded rows: tokens = B L, pairs = B L^2. Packed rows of lengths l: tokens = sum l, pairs = sum l^2.
+    Padded rows: tokens = B L, pairs = B L^2. Packed rows of lengths l: tokens = sum l, pairs = sum l^2. `read`: the last
+    block runs for so many tokens alone, with queries in `met` pairs (None: for all, as the papers count).
     """
     if tokens == 0:
         return 0
     h = shape.hidden
-    projections = 8 * tokens * h * h  # query, key, value, output
-    attention = 4 * pairs * h  # scores and weighted values
-    feed_forward = (6 if shape.gated else 4) * tokens * h * shape.intermediate
+    of_read = 4 * h * h + (6 if shape.gated else 4) * h * shape.intermediate  # a token's query, output, feed-forward
+    keys = 4 * tokens * h * h  # key and value
     relative = 2 * shape.relative * h * (h + tokens)  # positions projected once a pass, then met by every token
     embedding = 0 if shape.embedding in (None, h) else 2 * tokens * shape.embedding * h
-    return embedding + shape.layers * (projections + attention + feed_forward + relative)
+    whole = keys + tokens * of_read + 4 * pairs * h + relative  # scores and weighted values of the pairs
+    last = whole if read is None else keys + read * of_read + 4 * met * h + relative
+    return embedding + (shape.layers - 1) * whole + last
 
 
 def masked_lm_head(shape: Shape, positions: int) -> int:

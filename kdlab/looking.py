@@ -18,9 +18,9 @@ from kdlab.models import blocks
 from kdlab.types import Batch, Outputs
 
 
-def whole(module: Distiller, batch: Batch) -> Outputs:
-    """What all layers of the student make of `batch`; call within `quiet`."""
-    return module.show(batch, "scoring")
+def whole(module: Distiller, batch: Batch, wanted: frozenset[str] = frozenset()) -> Outputs:
+    """What all layers of the student make of `batch`, as `Encoder.encode` says; call within `quiet`."""
+    return module.show(batch, "scoring", wanted)
 
 
 class EarlyExit:
@@ -30,12 +30,12 @@ class EarlyExit:
         self.layers = layers
         self._shallow: Encoder | None = None
 
-    def __call__(self, module: Distiller, batch: Batch) -> Outputs:
+    def __call__(self, module: Distiller, batch: Batch, wanted: frozenset[str] = frozenset()) -> Outputs:
         if self._shallow is None:
             self._shallow = Encoder(first_layers(module.student.model, self.layers), module.student.execution)
         shape = replace(module.shape, layers=self.layers)
-        module.spent("scoring", flops.encoder(shape, *self._shallow.executed(batch)))
-        return self._shallow.encode(batch)
+        module.spent("scoring", flops.encoder(shape, *self._shallow.executed(batch, wanted)))
+        return self._shallow.encode(batch, wanted)
 
 
 def first_layers(model: transformers.PreTrainedModel, layers: int) -> transformers.PreTrainedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from kdlab.answerrows import UnitLogits
 from kdlab.chunked import chunked_loss
 from kdlab.encoder import Encoder
 from kdlab.teacher import Teacher
-from kdlab.terms import Term, asks_teacher, is_joint, on_logits
+from kdlab.terms import Term, asks_teacher, is_joint, on_logits, wants
 from kdlab.types import Batch, Outputs
 
 NOTHING = -1e4  # a logit of a class that no answering teacher knows: finite, so that 0 * log 0 is 0
@@ -34,6 +34,14 @@ class Weighted:
     at: str = "labelled"
     since: float = 0.0
     until: float = 1.0
+
+
+def wanted_by(terms: Iterable[Weighted], per_row: bool) -> frozenset[str]:
+    """What terms read besides logits at a batch's predictions, as `Encoder.encode` takes it: "hidden" too where they read
+    logits of other tokens."""
+    terms = list(terms)
+    elsewhere = not per_row and any(on_logits(w.term) and w.at != "labelled" for w in terms)
+    return frozenset({"hidden"} if elsewhere else ()).union(*(wants(w.term) for w in terms))
 
 
 @dataclass(frozen=True)

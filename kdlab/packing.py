@@ -138,6 +138,11 @@ class Packed:
         return values.transpose(1, 2).flatten(0, 1)[self.places].transpose(1, 2)
 
 
+def bounds_of(lengths: Tensor) -> Tensor:
+    """Where sequences of `lengths` (k,) tokens, laid end to end, begin and end: (k + 1,) int32."""
+    return F.pad(lengths.cumsum(0), (1, 0)).int()
+
+
 class Flat:
     """A batch as one row of its real tokens, for `kdlab.varlen`: the inputs of a model, and the way back."""
 
@@ -145,7 +150,7 @@ class Flat:
         self.shape = batch.attention_mask.shape
         real = batch.attention_mask.bool()
         self.places = real.flatten().nonzero().squeeze(1)  # (T,)
-        self.bounds = F.pad(real.sum(1).cumsum(0), (1, 0)).int()
+        self.bounds = bounds_of(real.sum(1))
         positions = torch.arange(self.shape[1], device=real.device) + first_position
         self.inputs: dict[str, Any] = {
             "input_ids": batch.input_ids.flatten()[self.places].unsqueeze(0),
@@ -153,6 +158,10 @@ class Flat:
         }
         if batch.token_types is not None:
             self.inputs["token_type_ids"] = batch.token_types.flatten()[self.places].unsqueeze(0)
+
+    def inside(self, chosen: Tensor) -> Tensor:
+        """Where (U,) in the row the chosen tokens lie, (k, L) bool of the padded batch."""
+        return chosen.flatten()[self.places].nonzero().squeeze(1)
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """States (1, T, H) as (k, L, H), zero at padding."""

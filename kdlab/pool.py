@@ -64,7 +64,7 @@ def look(encoder: Encoder, batches: Iterable[Batch], device: torch.device | None
 @torch.no_grad()
 def look_at_text(encoder: Encoder, batch: Batch) -> Pool:
     """The pool of one batch of masked text; the encoder is where the batch is, and in eval mode already."""
-    shown, masked = encoder.encode(batch), batch.labelled()
+    shown, masked = encoder.encode(batch, frozenset({"hidden"})), batch.labelled()
     counts = masked.sum(1)
     order = masked.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(counts.max()))]
     exists = torch.arange(order.shape[1], device=order.device) < counts[:, None]

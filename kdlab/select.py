@@ -34,7 +34,7 @@ class Select(Choosing):
         chooser: Chooser,
         ratio: float,
         scope: str = "global",
-        look: Callable[[Distiller, Batch], Outputs] = whole,
+        look: Callable[[Distiller, Batch, frozenset[str]], Outputs] = whole,
         memory: Memory | None = None,
     ) -> None:
         super().__init__(chooser)
@@ -109,8 +109,11 @@ class Select(Choosing):
         whole_logits = any("logits" in needs_of(member) and name not in by_row for name, member in members.items())
         scores: dict[str, list[Tensor]] = {name: [] for name in by_row}
         with module.metered("scoring"), module.quiet():
-            shown = self.look(module, batch)
-            evidence = Evidence(features=everyones(module.student.features(shown)), **common)
+            featured = any("features" in needs_of(member) for member in members.values())
+            shown = self.look(module, batch, frozenset({"hidden"} if featured and not module.student.per_row else ()))
+            evidence = Evidence(**common)
+            if featured:
+                evidence.features = everyones(module.student.features(shown))
             parts = []
             if by_row or whole_logits:
                 for part in module.evidence(batch, shown, "scoring"):
@@ -140,7 +143,7 @@ class Select(Choosing):
         if len(due):
             some = batch.take(due)
             with module.metered("scoring"), module.quiet():
-                for part in module.evidence(some, self.look(module, some), "scoring"):
+                for part in module.evidence(some, self.look(module, some, frozenset()), "scoring"):
                     part.keep, part.progress, part.rng = common["keep"], common["progress"], common["rng"]
                     for name, member in members.items():
                         scores[name].append(member(part).double())

@@ -59,8 +59,8 @@ def asks_teacher(term: Term) -> bool:
 
 
 def wants(term: Term) -> frozenset[str]:
-    """What a term (or a partial of one) reads besides logits and last hidden states: of "states", "scores", "values"."""
-    return function_of(term).on - {"logits", "hidden"}
+    """What a term (or a partial of one) reads besides logits: of "hidden", "states", "scores", "values"."""
+    return function_of(term).on - {"logits"}
 
 
 # ---- on logits: (U,)

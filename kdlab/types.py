@@ -114,7 +114,7 @@ class Outputs:
             return None if found is None else tuple(_narrow(layer[index], length, tokens) for layer in found)
 
         return Outputs(
-            hidden=None if self.hidden is None else self.hidden[index][:, :length],
+            hidden=None if self.hidden is None else self.hidden[index][:, :length],  # of first tokens alone: no more
             mask=None if self.mask is None else self.mask[index][:, :length],
             states=layers(self.states, 1),
             scores=layers(self.scores, 2, 3),

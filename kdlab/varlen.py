@@ -23,7 +23,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "kdlab_varlen"
 
-_open: ContextVar[tuple[Tensor, int] | None] = ContextVar("sequences", default=None)
+_open: ContextVar[tuple[Tensor, int, Tensor, int] | None] = ContextVar("sequences", default=None)
 
 
 def available(device: torch.device) -> bool:
@@ -44,21 +44,24 @@ def prepared(model: transformers.PreTrainedModel) -> bool:
 
 
 @contextlib.contextmanager
-def sequences(bounds: Tensor, longest: int) -> Iterator[None]:
+def sequences(bounds: Tensor, longest: int, asking: Tensor | None = None, most: int = 0) -> Iterator[None]:
     """Inside the block, a row of T tokens is sequences that begin and end at `bounds` (n + 1,), int32; none is longer
-    than `longest`."""
-    token = _open.set((bounds, longest))
+    than `longest`. Where a layer has fewer queries than keys, these are its queries: those of each sequence begin and end
+    at `asking` (n + 1,), at most `most` of one."""
+    token = _open.set((bounds, longest, bounds if asking is None else asking, longest if asking is None else most))
     try:
         yield
     finally:
         _open.reset(token)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int) -> Tensor:
-    """Attention of tokens (T, A, d) within their sequences, scaled by d ** -0.5."""
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, asking: Tensor, bounds: Tensor, most: int, longest: int
+) -> Tensor:
+    """Attention of queries (U, A, d) to the tokens (T, A, d) of their sequences, scaled by d ** -0.5."""
     from torch.nn.attention.varlen import varlen_attn  # pyright: ignore[reportMissingImports]
 
-    return varlen_attn(query, key, value, bounds, bounds, longest, longest)  # pyright: ignore[reportReturnType]
+    return varlen_attn(query, key, value, asking, bounds, most, longest)  # pyright: ignore[reportReturnType]
 
 
 def _attention(
@@ -78,8 +81,11 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     assert attention_mask is None and dropout == 0.0 and scaling in (None, query.shape[-1] ** -0.5)
+    bounds, longest, asking, most = within
+    if query.shape[2] == key.shape[2]:
+        asking, most = bounds, longest
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    return attend(q, k, v, *within).unsqueeze(0), None
+    return attend(q, k, v, asking, bounds, most, longest).unsqueeze(0), None
 
 
 transformers.AttentionInterface.register(NAME, _attention)

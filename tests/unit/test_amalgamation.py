@@ -204,7 +204,7 @@ def test_both_say_what_they_read():
     for name in KINDS:
         for term in (made(name), functools.partial(made(name))):
             assert terms.is_joint(term) and terms.asks_teacher(term)
-            assert not terms.on_logits(term) and terms.wants(term) == frozenset()
+            assert not terms.on_logits(term) and terms.wants(term) == {"hidden"}
     assert not terms.is_joint(terms.soft_loss)
     assert not terms.is_joint(functools.partial(terms.soft_loss, temperature=5.0))
 

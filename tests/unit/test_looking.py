@@ -63,7 +63,7 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
     module = SimpleNamespace(progress=0.0, metered=lambda part: still(), quiet=still, evidence=evidence)
     arm = strategies.Ensemble([strategies.random, strategies.entropy])
     chooser = SimpleNamespace(arm="both", chosen=arm)
-    chosen = select.Select(chooser, 0.5, look=lambda module, some: Outputs(), memory=Memory(9, 9))  # pyright: ignore
+    chosen = select.Select(chooser, 0.5, look=lambda *given: Outputs(), memory=Memory(9, 9))  # pyright: ignore
     for seed in (1, 2):
         expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
         found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed))  # pyright: ignore

@@ -198,7 +198,7 @@ def test_terms_say_what_they_read_even_as_partials():
     assert terms.wants(functools.partial(functools.partial(stateterms.patient), squared=False)) == {"states"}
     for term, where in ON_ROWS.values():
         assert not terms.on_logits(term) and terms.asks_teacher(term)
-        assert terms.wants(term) == {where} - {"hidden"}
+        assert terms.wants(term) == {where}
 
 
 def test_a_term_may_read_several_things_and_no_teacher():

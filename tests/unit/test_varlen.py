@@ -14,12 +14,12 @@ from tests.unit.test_packing import LENGTHS, model, texts
 STATES = frozenset({"states"})
 
 
-def one_by_one(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int) -> Tensor:
+def one_by_one(query: Tensor, key: Tensor, value: Tensor, asking: Tensor, bounds: Tensor, most: int, longest: int) -> Tensor:
     """What the kernels promise, a sequence at a time."""
     found = []
-    for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        assert end - begin <= longest
-        q, k, v = (x[begin:end].transpose(0, 1) for x in (query, key, value))
+    for first, last, begin, end in zip(*(x.tolist() for x in (asking[:-1], asking[1:], bounds[:-1], bounds[1:])), strict=True):
+        assert end - begin <= longest and last - first <= most
+        q, k, v = (x[i:j].transpose(0, 1) for x, i, j in ((query, first, last), (key, begin, end), (value, begin, end)))
         found.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1))
     return torch.cat(found)
 
