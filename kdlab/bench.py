@@ -86,6 +86,10 @@ class Bench:
         """What the rows of `data_module` depend on, whatever their order, for the names of artifacts."""
         raise NotImplementedError
 
+    def meet(self, teachers: Sequence[Teacher]) -> None:
+        """Look at the teachers once more where all ranks have them, before the first step (collective). UserError for one
+        that has nothing to teach."""
+
     def teachers_on_heldout(
         self, module: Distiller, teachers: Sequence[Teacher], data: Any
     ) -> dict[str, dict[str, float]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
+
+import torch
 
 from kdlab import caching, choices, episodes, models, packing
 from kdlab.adoption import marks_of
@@ -30,6 +33,7 @@ def check(bench: Bench) -> None:
         bench.teacher_pool.check()
         _mixed(bench)
         caching.check(bench)
+        _shared(bench)
     outputs, label = bench.answer
     members = bench.teacher_pool.members if bench.asks_teacher else [bench.teacher_pool.main]
     rehearse([w.term for w in bench.terms().values()], bench.student_cast, members, outputs, label, bench.head)
@@ -54,6 +58,14 @@ def _mixed(bench: Bench) -> None:
             f"adopt={bench.config.adopt.name} makes one answer of what specialists say, as probabilities, and "
             f"knowledge.terms.{numbers[0]} compares logits: adopt=every, or knowledge=muki"
         )
+
+
+def _shared(bench: Bench) -> None:
+    """The layers of a teacher are shared out, so there must be a list of them."""
+    members = bench.teacher_pool.members if bench.config.trainer.shard_teacher else []
+    for member in members:
+        with torch.device("meta"):
+            models.blocks(bench.head.from_config(copy.deepcopy(member.config)))
 
 
 def _student(bench: Bench) -> None:

@@ -53,6 +53,11 @@ class Config:
             )
         if not self.teachers.name and not self.teachers.path:
             raise UserError("no teacher: give teachers.name= (a Hub name) or teachers.path= (a folder)")
+        if self.trainer.shard_teacher and self.policy.episodes and self.policy.path is None:
+            raise UserError(
+                f"trainer.shard_teacher=true policy.episodes={self.policy.episodes}: a module that weighs knowledge is trained by "
+                "one process with the whole teacher; train it with trainer.shard_teacher=false, then give policy.path="
+            )
         if self.teachers.split is not None:
             if self.data.stage == "pretrain":
                 raise UserError(

@@ -340,7 +340,7 @@ class Distiller(pl.LightningModule):
         with self.quiet():
             return self.score(
                 teacher.encoder if teacher else self.student,
-                batches,
+                teacher.over(batches) if teacher else batches,
                 self.device,
                 lambda batch, units: self.spent(part, self._scored(batch, units)),
                 teacher.project if teacher else None,

@@ -160,10 +160,13 @@ class TaskBench(Bench):
         return TaskTeacherPool(self)
 
     def teachers(self, ledger: Ledger | None) -> list[Teacher]:
-        """UserError for a teacher that knows nothing."""
-        if self.asks_teacher:
+        """UserError for a teacher that knows nothing; shared ones are scored when all ranks have them (`meet`)."""
+        if self.asks_teacher and not self.config.trainer.shard_teacher:
             self.teacher_scores_all()
         return super().teachers(ledger)
+
+    def meet(self, teachers: Sequence[Teacher]) -> None:
+        self.teacher_pool.meet(teachers)
 
     def teacher_scores_all(self) -> dict[str, dict[str, float]]:
         """Each teacher's scores on all dev rows, by title (`teachers_on_heldout`)."""

@@ -79,6 +79,11 @@ class Hearing:
         for cache in self.caches:
             cache.step = step
 
+    def catch_up(self) -> None:
+        """Take part in what other ranks hear, having no batch to hear about (collective)."""
+        for teacher in self.teachers:
+            teacher.catch_up()
+
     def heed(self, rule: Rule | None, batch: Batch, shown: Outputs, alone: bool) -> Tensor:
         """The weights (k, T) of the teachers for this rank's rows, by a rule that needs no teacher's answer (collective)."""
         reads = frozenset() if rule is None else marks_of(rule).reads
@@ -117,6 +122,7 @@ class Hearing:
         for i, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
             index = ((weight > 0) | self.joint).nonzero().flatten()
             if len(index) == 0:
+                teacher.catch_up()
                 continue
             whole = len(index) == len(batch)
             asked = batch if whole else batch.take(index)

@@ -39,7 +39,12 @@ from kdlab.trace import COLUMNS, Trace
 
 def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: list[str]) -> int:
     """Choose the run folder, check the inputs, and run. UserError before anything is loaded or written."""
-    _devices(config.trainer.accelerator, config.trainer.devices)
+    devices = _devices(config.trainer.accelerator, config.trainer.devices)
+    if config.trainer.shard_teacher and devices * config.trainer.num_nodes == 1:
+        raise UserError(
+            f"trainer.shard_teacher=true: a teacher is shared out over several GPUs or processes, and trainer.devices="
+            f"{config.trainer.devices} is one here: trainer.devices=2, say"
+        )
     loggers.check(config)
     if config.suite is not None:
         return suite.start(config, resolved, folder, chosen, overrides)
@@ -176,6 +181,7 @@ def run(
     )
     given_order = (guard, watch, trace, account, select, adopt, weigh, decisions if len(decided) > 1 else None, keep)
     callbacks: list[pl.Callback] = [one for one in given_order if one is not None]
+    callbacks.append(pl.callbacks.LambdaCallback(on_train_start=lambda *_: bench.meet(teachers)))
     if main_rank:
         callbacks.append(Progress(total_steps, ledger, select.chooser if select else None))
     trainer = pl.Trainer(

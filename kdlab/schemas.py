@@ -230,6 +230,7 @@ class Trainer:
     trace_rows: int = 512
     on_nonfinite: str = "stop"
     nonfinite_limit: int = 10
+    shard_teacher: bool = False
 
     def check(self) -> None:
         if self.max_steps is None and self.max_epochs is None:
@@ -248,6 +249,11 @@ class Trainer:
         one_of("trainer.precision", self.precision, PRECISIONS)
         if self.devices != "auto" and not (type(self.devices) is int and self.devices >= 1):
             raise UserError(f"trainer.devices={self.devices}: a number of processes or GPUs, or auto")
+        if self.shard_teacher and self.devices == 1 and self.num_nodes == 1:
+            raise UserError(
+                "trainer.shard_teacher=true: a teacher is shared out over several processes, and trainer.devices=1: give 2 or "
+                "more, or trainer.shard_teacher=false"
+            )
 
 
 @dataclass

@@ -207,6 +207,8 @@ class Observer:
                     self._answers = [
                         module.answer(batch, count=module.trainer.global_step == 0) for batch in self._held
                     ]
+                    for _ in range(int(ranks.all_max(torch.tensor(len(self._held)))) - len(self._held)):
+                        module.hearing.catch_up()  # others have more batches
             if self.kd:
                 return module.distillation_loss(zip(self._held, self._answers, strict=True), part="observation")
             return module.measure(self._held, part="observation")["loss"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdlab import labels, metrics, models, taskset
+from kdlab import labels, metrics, models, ranks, taskset
 from kdlab.datamodules import TaskDataModule
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
@@ -24,6 +24,7 @@ from kdlab.scoring import TaskScore, over_splits
 from kdlab.seeding import reseed
 from kdlab.taskdata import TaskData
 from kdlab.tasks import TaskShape
+from kdlab.teacher import Teacher
 from kdlab.teacherpool import TeacherPool
 from kdlab.teacherspecs import TeacherSpec
 from kdlab.teaching import Finetune
@@ -39,6 +40,10 @@ class TaskTeacherPool(TeacherPool):
     """The classifiers that teach a task."""
 
     bench: TaskBench
+
+    def __init__(self, bench: TaskBench) -> None:
+        super().__init__(bench)
+        self._met: dict[str, Teacher] = {}
 
     # ---- who they are
 
@@ -181,24 +186,40 @@ class TaskTeacherPool(TeacherPool):
 
         UserError for one that is no better than always answering the majority class.
         """
-        return {member.title: self.scores_of(member) for member in self.members}
+        return {member.title: self.scores_of(member, self._met.get(member.name)) for member in self.members}
 
-    def scores_of(self, member: TeacherSpec) -> dict[str, float]:
+    def meet(self, teachers: Sequence[Teacher]) -> None:
+        """Score teachers that are shared out over the ranks, before the first step (collective)."""
+        self._met = {teacher.name: teacher for teacher in teachers if teacher.shared}
+        if self._met:
+            _ = self.scores
+
+    def scores_of(self, member: TeacherSpec, shared: Teacher | None = None) -> dict[str, float]:
+        """A teacher's scores, found or made; `shared`: all ranks together make them (collective)."""
         bench = self.bench
         shape, data_parts = self.shape(member), bench.task_parts
         if member.classes is not None:
             data_parts = {**data_parts, "classes": list(member.classes)}
 
-        def build(out: Path) -> None:
+        parts = {**self.weights(member), "task": data_parts}
+        if shared is not None and shared.dtype is not None:
+            parts["numbers"] = str(shared.dtype)
+        together: dict[str, float] = {}
+
+        def scored() -> dict[str, float]:
             data = self.rows(member, 0, bench.config.data.batch_size, 1, None)
             device = first_device(bench.config.trainer.accelerator)
-            teacher, score = self.teacher(member).to(device), TaskScore(shape)
-            found = over_splits(
-                lambda b: score(teacher.encoder, b, device, project=teacher.project), data.heldout_splits(final=True)
+            teacher, score = shared or self.teacher(member).to(device), TaskScore(shape)
+            return over_splits(
+                lambda b: score(teacher.encoder, teacher.over(b), device, project=teacher.project),
+                data.heldout_splits(final=True),
             )
-            atomic_write_json(out / "scores.json", found)
 
-        parts = {**self.weights(member), "task": data_parts}
+        def build(out: Path) -> None:
+            atomic_write_json(out / "scores.json", together or scored())
+
+        if shared is not None and not ranks.broadcast_object(bench.store.find("scores", parts) is not None):
+            together = scored()
         who = "teacher" if member.title == "teacher" else member.title
         found = read_json(bench.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
         shown = self.main.name if member is self.main else member.name

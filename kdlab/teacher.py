@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from kdlab.answerrows import UnitLogits
+from kdlab import ranks
 from kdlab.cache import Answer, AnswerCache, Unusable
 from kdlab.encoder import Encoder
+from kdlab.sharding import Turns, share_out
 from kdlab.types import Batch, Outputs
 
 
@@ -19,7 +21,8 @@ class Teacher:
 
     `name` is what the ledger calls it. `order`: where the teacher keeps each class of the data (`kdlab.labels.align`),
     if it numbers them otherwise. `classes`: which of the data's classes its outputs stand for, in that order, if it is
-    a specialist for some (None: all). Not a Module on purpose: as a submodule it would enter every checkpoint.
+    a specialist for some (None: all). `shared`: its layers are shared out over the ranks, if there are several, in `dtype`;
+    then its methods are collective. Not a Module on purpose: as a submodule it would enter every checkpoint.
     """
 
     def __init__(
@@ -29,6 +32,8 @@ class Teacher:
         ask: Callable[[str, Tensor, int], None] | None = None,
         order: Sequence[int] | None = None,
         classes: Sequence[int] | None = None,
+        shared: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.name = name
         self.encoder = encoder.eval().requires_grad_(False)
@@ -36,10 +41,15 @@ class Teacher:
         self.classes = None if classes is None else list(classes)
         self._count = ask
         self.cache: AnswerCache | None = None
+        self.shared, self.dtype = shared, dtype
+        self._turns: Turns | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Teacher:
-        """Move to a device, in `dtype` if given (a frozen bf16 copy is faster than autocast)."""
-        self.encoder.to(device=device, dtype=dtype)
+        """Move to a device, in `dtype` if given (a frozen bf16 copy is faster than autocast); a shared one is shared out."""
+        if self._turns is None and self.shared and ranks.world() > 1:
+            self._turns = share_out(self.encoder.model, device, dtype or self.dtype)
+        elif self._turns is None:
+            self.encoder.to(device=device, dtype=dtype)
         return self
 
     @torch.no_grad()
@@ -53,11 +63,27 @@ class Teacher:
     def answer(
         self, batch: Batch, count: bool = True, wants: frozenset[str] = frozenset(), remembered: bool = True
     ) -> Answer:
-        """As `ask`; from the cache, where there is one and the answer may be `remembered`."""
+        """As `ask`; from the cache, where there is one and the answer may be `remembered`.
+
+        Every rank of a shared teacher calls this, or `catch_up` if it has no row to ask about.
+        """
+        found: Answer | None = None
         if remembered and self.cache is not None and self.cache.usable:
             with contextlib.suppress(Unusable):
-                return self.cache.ask(self.name, self.encoder, self.project, batch, count)
-        return Answer(self.ask(batch, count, wants), ran=[batch])
+                found = self.cache.ask(self.name, self.encoder, self.project, batch, count)
+        if found is None:
+            found = Answer(self.ask(batch, count, wants), ran=[batch])
+        self.catch_up()
+        return found
+
+    def catch_up(self) -> None:
+        """Take part in what other ranks ask of a shared teacher (collective); nothing of another one."""
+        if self._turns is not None:
+            self._turns.catch_up()
+
+    def over(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """This rank's `batches`, to be put through `encoder`; of a shared teacher other ranks may have more (collective)."""
+        return batches if self._turns is None else self._turns.over(batches)
 
     def logits(
         self, answer: Outputs, units: UnitLogits | None, row: Tensor, place: Tensor

@@ -10,6 +10,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from kdlab import models, teacherspecs
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
@@ -120,7 +122,10 @@ class TeacherPool:
         """A teacher, loaded and frozen, counted by `ledger`."""
         encoder = Encoder(self.load(member), self.bench.execution)
         ask = ledger.ask if ledger else None
-        return Teacher(member.name, encoder, ask, self.order(member), member.classes)
+        given = self.bench.config.trainer
+        shared = given.shard_teacher and member.assistant is None
+        dtype = torch.bfloat16 if shared and self.bench.precision.startswith("bf16") else None
+        return Teacher(member.name, encoder, ask, self.order(member), member.classes, shared, dtype)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
         """Where a teacher keeps each class that it knows of the data; None: in their order."""

@@ -1,0 +1,81 @@
+"""A frozen model whose layers are shared out over the ranks of a run: torch's FSDP2 (`fully_shard`), for inference.
+
+Each rank holds 1/world of every layer; a layer is gathered when it runs and let go after it. So a forward is collective,
+and ranks ask their teachers unequally often: selection leaves one without rows, adoption asks other teachers, a cache
+answers here and not there. Therefore each forward is announced, and who has nothing to ask runs along (`Turns`).
+Embeddings, pooler and head stay whole on every rank: they are read outside of forwards, chunk by chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from kdlab import ranks
+from kdlab.models import blocks
+from kdlab.types import Batch
+
+
+def share_out(model: transformers.PreTrainedModel, device: torch.device, dtype: torch.dtype | None = None) -> Turns:
+    """Share the layers of a frozen `model` out over all ranks (collective), on `device`, in `dtype` if given.
+
+    `model` is on the CPU, the same on every rank. One layer at a time goes to the device whole, so that a device never
+    holds more than its share and one layer. UserError where the model has no list of layers.
+    """
+    layers = blocks(model)
+    if dtype is not None:
+        model.to(dtype=dtype)
+    mesh = init_device_mesh(device.type, (ranks.world(),))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    holder = next(module for module in model.modules() if layers in module.children())
+    if holder is not model.base_model:  # FSDP changes a module's class, by which transformers finds hidden states
+        own = set(layers.parameters())
+        # a common root lets the next layer be gathered while one runs
+        fully_shard(holder, mesh=mesh, ignored_params={p for p in holder.parameters() if p not in own})
+    model.to(device=device)
+    return Turns(model)
+
+
+def held(model: nn.Module) -> int:
+    """How many numbers of the parameters of `model` this rank holds itself."""
+    return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in model.parameters())
+
+
+class Turns:
+    """Keeps the ranks' forwards of one shared model in step.
+
+    A forward of it, anywhere, first says so to all ranks. Between two points of a program that all ranks pass, each may
+    run as many forwards as it likes, if it calls `catch_up` at the second.
+    """
+
+    def __init__(self, model: transformers.PreTrainedModel) -> None:
+        self._base: nn.Module = model.base_model
+        self._following = False
+        self._base.register_forward_pre_hook(self._announce)
+
+    def _announce(self, *_: Any) -> None:
+        if not self._following:
+            ranks.all_any(True)
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Run along with one token until no rank asks any more (collective)."""
+        while ranks.all_any(False):
+            token = torch.zeros(1, 1, dtype=torch.long, device=next(self._base.parameters()).device)
+            self._following = True
+            try:
+                self._base(input_ids=token, attention_mask=torch.ones_like(token))
+            finally:
+                self._following = False
+
+    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """This rank's `batches`, of which other ranks may have more or fewer (collective, read to the end)."""
+        yield from batches
+        self.catch_up()
