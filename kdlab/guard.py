@@ -42,6 +42,7 @@ class Guard(pl.Callback):
         self.counts = {"nonfinite": 0, "spike": 0}
         self.steps, self.mean, self.variance = 0, 0.0, 0.0
         self.signum = 0  # what all ranks know of signals
+        self.wants_save = False  # whether all ranks know that one wants a checkpoint
         self._module: Distiller | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -71,6 +72,7 @@ class Guard(pl.Callback):
         assert self._module is not None
         for found in self._module.health.read(but):
             self.signum = self.signum or found.signum
+            self.wants_save = self.wants_save or found.wants_save
             if found.bad_loss or found.bad_gradient:
                 self._nonfinite(found)
             else:

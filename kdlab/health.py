@@ -22,7 +22,8 @@ class Report:
     """What is known of an optimizer step; the tensors are read by `Health.read`."""
 
     step: int
-    told: Tensor  # (5,): ranks whose loss, whose gradient is not finite; the mean loss; ranks with SIGTERM, with SIGINT
+    # (6,): ranks whose loss, whose gradient is not finite; the mean loss; ranks with SIGTERM, with SIGINT, that want a save
+    told: Tensor
     arrived: Any  # a CUDA event, None on the CPU
     rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of each micro-batch: ids, whether they are real
     own: Tensor | None = None  # whether this rank's loss is finite
@@ -37,6 +38,7 @@ class Found:
     bad_loss: bool
     bad_gradient: bool
     signum: int
+    wants_save: bool
     report: Report
 
     def rows(self) -> list[int]:
@@ -55,6 +57,7 @@ class Health:
         self._losses: list[Tensor] = []
         self._rows: list[tuple[Tensor, Tensor]] = []
         self._reports: deque[Report] = deque(maxlen=8)  # where nobody reads them
+        self.wants_save = False  # whether this rank wants a checkpoint: all ranks hear of it
 
     def note(self, loss: Tensor, rows: Tensor, real: Tensor) -> None:
         """A micro-batch has this loss (a scalar) on the rows with ids `rows` (k,), of which some are `real` (k,)."""
@@ -73,9 +76,9 @@ class Health:
         overflown = torch.zeros_like(own) if scaled else ~norm.isfinite()
         mean = torch.where(finite, losses, 0).sum() / finite.sum().clamp_min(1)
         asked = stopping.asked()
-        signals = torch.tensor([asked == signal.SIGTERM, asked == signal.SIGINT], dtype=mean.dtype)
+        wishes = torch.tensor([asked == signal.SIGTERM, asked == signal.SIGINT, self.wants_save], dtype=mean.dtype)
         flags = torch.stack([~own, overflown.to(own.device), mean])
-        told = ranks.all_sum(torch.cat([flags.float(), signals.float().to(flags.device, non_blocking=True)]))
+        told = ranks.all_sum(torch.cat([flags.float(), wishes.float().to(flags.device, non_blocking=True)]))
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = (told[:2].sum() > 0).float()  # pyright: ignore[reportAttributeAccessIssue]
         rows, self._rows = self._rows, []
@@ -88,10 +91,10 @@ class Health:
             report = self._reports.popleft()
             if report.arrived is not None:
                 report.arrived.synchronize()
-            bad_loss, bad_gradient, loss, term, interrupt = report.told.tolist()
+            bad_loss, bad_gradient, loss, term, interrupt, save = report.told.tolist()
             signum = signal.SIGTERM if term else signal.SIGINT if interrupt else 0
             known = max(1.0, ranks.world() - bad_loss)
-            found.append(Found(report.step, loss / known, bad_loss > 0, bad_gradient > 0, signum, report))
+            found.append(Found(report.step, loss / known, bad_loss > 0, bad_gradient > 0, signum, save > 0, report))
         return found
 
 

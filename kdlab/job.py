@@ -176,9 +176,8 @@ def run(
             tables[name].rewind(step)
     account = Account(ledger, total_steps, given.probes)
     guard = Guard(not skip, given.nonfinite_limit, say, lambda row: write("events", row))
-    keep = Keep(
-        folder / "checkpoints", given.checkpoint_every, total_steps, ledger, tables.values(), decisions.flush, guard
-    )
+    every = None if given.checkpoint_every == "auto" else given.checkpoint_every
+    keep = Keep(folder / "checkpoints", every, total_steps, ledger, guard, tables.values(), decisions.flush, say)
     given_order = (guard, watch, trace, account, select, adopt, weigh, decisions if len(decided) > 1 else None, keep)
     callbacks: list[pl.Callback] = [one for one in given_order if one is not None]
     callbacks.append(pl.callbacks.LambdaCallback(on_train_start=lambda *_: bench.meet(teachers)))
@@ -219,7 +218,7 @@ def run(
             module.student.model.save_pretrained(folder / "student")
             bench.tokenizer.save_pretrained(folder / "student")
         result = result_of(bench, module, metrics, totals, probes, world, overrides)
-        result["events"] = dict(guard.counts)
+        result["events"], result["checkpoints"] = dict(guard.counts), keep.took(totals["seconds"])
         atomic_write_text(folder / "student" / "README.md", card(result))
         atomic_write_json(folder / "result.json", result)
         figures.draw(folder)

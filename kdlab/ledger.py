@@ -140,6 +140,12 @@ class Ledger:
             self._seconds[part] = self._seconds.get(part, 0.0) + now - self._mark
         self._mark = now
 
+    def so_far(self, part: str = "") -> float:
+        """Seconds of `part` so far, or of all parts, that this rank knows of (not collective), a running timer's included."""
+        self._lap()
+        since = self._seconds.get(part, 0.0) if part else sum(self._seconds.values(), 0.0)
+        return self._base_seconds.get(part or "total", 0.0) + since
+
     def queries(self) -> int:
         """Queries so far that this rank knows of (not collective): all at the last agreement, its own since."""
         return _total(self._base) + _total(self._since)

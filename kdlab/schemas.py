@@ -223,7 +223,7 @@ class Trainer:
     precision: str = "32-true"
     accumulate: int = 1
     threads: int | None = None
-    checkpoint_every: int = 100
+    checkpoint_every: Any = "auto"
     evaluate_every: int = 50
     probes: int = 8
     trace_every: int | None = None
@@ -240,8 +240,13 @@ class Trainer:
         for name in ("max_steps", "max_epochs", "threads", "trace_every"):
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("num_nodes", "accumulate", "checkpoint_every", "evaluate_every", "trace_rows"):
+        for name in ("num_nodes", "accumulate", "evaluate_every", "trace_rows"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
+        if self.checkpoint_every != "auto" and not (type(self.checkpoint_every) is int and self.checkpoint_every >= 1):
+            raise UserError(
+                f"trainer.checkpoint_every={self.checkpoint_every}: a number of optimizer steps from 1 on, or auto (once "
+                "a minute where that is little of the run's time)"
+            )
         at_least("trainer.probes", self.probes, 0)
         at_least("trainer.nonfinite_limit", self.nonfinite_limit, 0)
         one_of("trainer.on_nonfinite", self.on_nonfinite, ("stop", "skip"))

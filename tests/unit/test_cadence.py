@@ -1,0 +1,91 @@
+"""When checkpoints are due: worked out by hand on a clock of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, repeat
+
+import pytest
+import torch
+
+from kdlab import ledger as room
+from kdlab.cadence import PART, Cadence
+from kdlab.ledger import Ledger
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(room, "perf_counter", made)
+    return made
+
+
+def trained(clock: Clock, cadence: Cadence, costs: Iterator[float], seconds: float, step: float = 1.0) -> list[float]:
+    """Train for `seconds` in steps of `step`; the seconds at which a checkpoint was due, each costing the next of `costs`."""
+    begun, due = clock.now, []
+    with cadence.ledger.time("loop"):
+        while clock.now - begun < seconds:
+            clock.now += step
+            if cadence.due():
+                due.append(clock.now - begun)
+                with cadence.ledger.time(PART):
+                    clock.now += (cost := next(costs))
+                cadence.wrote(cost)
+    return due
+
+
+def begun(parameters: int = 0) -> Cadence:
+    made = Cadence(Ledger(10))
+    made.begin([torch.nn.Parameter(torch.empty(parameters))])
+    return made
+
+
+def test_cheap_checkpoints_come_once_a_minute(clock):
+    assert trained(clock, begun(), repeat(0.5), 250) == [60, 120.5, 181, 241.5]
+
+
+def test_dear_ones_come_75_times_their_cost_apart(clock):
+    # the first is thought to take 3 * 4 * 50 MB / 200 MB/s = 3 s: due at 225 s; it takes 6: the next is due 450 s after it
+    assert trained(clock, begun(50_000_000), repeat(6.0), 1700) == [225, 681, 1137, 1593]
+
+
+@pytest.mark.parametrize("cost", [0.001, 0.7, 2.0, 5.9])
+@pytest.mark.parametrize("step", [0.06, 7.0, 200.0])
+def test_their_share_of_the_time_stays_small_whatever_they_cost(clock, cost, step):
+    cadence = begun(50_000_000)
+    due = trained(clock, cadence, repeat(cost), 3000, step)
+    assert due and cadence.ledger.so_far(PART) == pytest.approx(len(due) * cost)
+    assert cadence.ledger.so_far(PART) <= 0.02 * cadence.ledger.so_far()
+    gaps = [later - earlier for earlier, later in zip([0.0, *due], due, strict=False)]
+    assert max(gaps[1:]) <= max(60.0, 75 * cost) + cost + step and gaps[0] <= 225 + step
+
+
+def test_one_that_took_far_longer_waits_until_all_fit_into_the_share_and_no_longer(clock):
+    due = trained(clock, begun(), chain([0.5, 0.5, 20.0], repeat(0.5)), 2000)
+    # 21 s are spent on the first three; with the next, 21.5 s are 2 % of 1075 s; after that a minute is enough again
+    assert due[:3] == [60, 120.5, 181] and due[3:6] == [1075, 1135.5, 1196]
+
+
+def test_a_run_that_goes_on_keeps_to_what_it_spent_before(clock):
+    first = begun()
+    assert trained(clock, first, repeat(2.0), 400) == [60, 212, 364]  # nothing was known before the first
+    second = Cadence(Ledger(10))
+    second.ledger.load_state_dict(first.ledger.state_dict())
+    second.load_state_dict(first.state_dict())
+    second.begin([torch.nn.Parameter(torch.empty(50_000_000))])
+    assert (second.written, second.expected) == (3, 2.0)
+    assert trained(clock, second, repeat(2.0), 200) == [150]
+
+
+def test_parameters_that_are_not_trained_have_no_moments():
+    made = Cadence(Ledger(10))
+    weights = [torch.nn.Parameter(torch.empty(50_000_000), requires_grad=trained) for trained in (False, True)]
+    made.begin(weights)
+    assert made.expected == pytest.approx((200e6 + 3 * 200e6) / 200e6)
