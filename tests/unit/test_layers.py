@@ -21,7 +21,20 @@ LIBRARIES = [
     {"torch", "numpy", "faiss"},
     {"transformers", "datasets", "pyarrow", "safetensors", "huggingface_hub", "tokenizers"},
     {"pytorch_lightning", "tqdm"},
-    {},
+    {
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "matplotlib",
+        "yaml",
+        "sklearn",
+        "rich",
+        "submitit",
+        "ray",
+        "optuna",
+        "jinja2",
+        "wandb_workspaces",
+    },
 ]
 
 
