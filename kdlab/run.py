@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -115,7 +116,10 @@ def composition(overrides: Sequence[str], wanted: Sequence[str] = ("run.dir",)) 
     GlobalHydra.instance().clear()
     _forget_namesakes()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        whole = compose("run", overrides=list(overrides), return_hydra_config=True)
+        try:
+            whole = compose("run", overrides=list(overrides), return_hydra_config=True)
+        except ValueError as error:
+            raise UserError(_no_name(overrides) or first_line(error)) from error
     targets.check_hydra(OmegaConf.to_container(whole.hydra, resolve=False))
     HydraConfig.instance().set_config(whole)  # for ${hydra:...}
     try:
@@ -130,6 +134,16 @@ def composition(overrides: Sequence[str], wanted: Sequence[str] = ("run.dir",)) 
         HydraConfig.instance().cfg = None  # Lightning would start other ranks Hydra's way
     own = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
     return own, found
+
+
+def _no_name(overrides: Sequence[str]) -> str:
+    """What to say of the first override that gives a group a number or a truth value; empty if none does."""
+    for one in OverridesParser.create().parse_overrides(list(overrides)):
+        group, value = CONF / one.key_or_group, one.value()
+        if group.is_dir() and "=" in one.input_line and not isinstance(value, str | list | dict):
+            choices = sorted(file.stem for file in group.glob("*.yaml"))
+            return f"{one.input_line}: {one.key_or_group} takes the name of a choice; {nearest(str(value), choices)}"
+    return ""
 
 
 def _forget_namesakes() -> None:

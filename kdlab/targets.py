@@ -31,8 +31,9 @@ _HELD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 def check(config: Any) -> None:
     """UserError for a text in a checked configuration that cannot be written, looks like a secret, would be resolved
     once more (an escaped `${...}`), or names code outside of the allow-list. The message never shows a secret."""
+    around = confidential.variables()
     for where, value, is_key in _texts(config, ""):
-        _check_text(where, value, is_key)
+        _check_text(where, value, is_key, around)
         if not is_key and where.rsplit(".", 1)[-1] == "_target_":
             _check_target(where, value)
 
@@ -88,14 +89,14 @@ def _texts(node: Any, where: str) -> Iterator[tuple[str, str, bool]]:
         yield where, node, False
 
 
-def _check_text(where: str, value: str, is_key: bool) -> None:
+def _check_text(where: str, value: str, is_key: bool, around: dict[str, str]) -> None:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(f"{ascii(where)}={ascii(value[:40])}: bytes that are not UTF-8") from error
     if found := _HELD.search(value):
         raise UserError(f"{ascii(where)}: the text holds the control character {found[0]!r}")
-    if why := confidential.found_in("" if is_key else where, value):
+    if why := confidential.found_in("" if is_key else where, value, around):
         raise _secret(where, why)
     if "${" in value:
         raise UserError(

@@ -28,6 +28,24 @@ from kdlab.small import (  # noqa: F401
 torch.set_num_threads(1)
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """A line for each kind of hostile input: its cases in parts without a failure, and how many parts have one."""
+    told: dict[str, list[float]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, cases in (value for key, value in report.user_properties if key == "fuzzed"):
+                counts = told.setdefault(name, [0, 0, 0])
+                added = (cases, outcome == "failed", report.duration)
+                told[name] = [count + more for count, more in zip(counts, added, strict=True)]
+    told = dict(sorted(told.items()))
+    if told:
+        told["all"] = [sum(column) for column in zip(*told.values(), strict=True)]
+        terminalreporter.section("hostile input")
+        terminalreporter.write_line(f"{'kind':28} {'cases':>8} {'failed parts':>12} {'seconds':>8}")
+    for name, (cases, failed, seconds) in told.items():
+        terminalreporter.write_line(f"{name:28} {cases:8} {failed:12} {seconds:8.0f}")
+
+
 @pytest.fixture(scope="session")
 def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_task(tmp_path_factory.mktemp("task"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import copy
 import json
+import math
 import os
 import shutil
 import signal
@@ -486,6 +487,12 @@ TARGETS: dict[str, Target] = {
 
 
 def shares(total: int) -> dict[str, int]:
-    """How many of `total` cases each target gets."""
+    """How many of `total` cases each target gets, at least."""
     whole = sum(target.weight for target in TARGETS.values())
-    return {name: max(1, round(total * target.weight / whole)) for name, target in TARGETS.items()}
+    return {name: max(1, math.ceil(total * target.weight / whole)) for name, target in TARGETS.items()}
+
+
+def parts(total: int, size: int = 5000) -> list[tuple[str, int, int]]:
+    """(target, part, cases): `total` cases in parts of about `size` over all targets, for several processes."""
+    count = math.ceil(total / size)
+    return [(name, part, cases) for part in range(count) for name, cases in shares(math.ceil(total / count)).items()]
