@@ -1,10 +1,10 @@
 """Share of a run's time that goes to checkpoints at the default cadence, at the demo's sizes.
 
-    python -m benchmarks.checkpoints [--steps 201] [--every 100]
+    python -m benchmarks.checkpoints [--steps 600] [--every auto]
 
 Runs `+exp=adads_pretrain` and `+exp=adads_finetune` as a user does, with random weights of MiniLM's sizes (6 layers,
-hidden 384, vocabulary 30,522; the student has 3) and made text, and reads the seconds from result.json. With another
-`--every` the share at a checkpoint each 100 steps is worked out from the time of one checkpoint and one step.
+hidden 384, vocabulary 30,522; the student has 3) and made text, and reads what their result.json says. `--every`: another
+`trainer.checkpoint_every`. A run of less than a minute writes none by default.
 """
 
 from __future__ import annotations
@@ -14,42 +14,46 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import transformers
 
+from benchmarks.measuring import machine, table
 from kdlab.small import tiny_tokenizer, write_task, write_text
 
-DEFAULT = 100  # trainer.checkpoint_every
 ROWS = {"adads_pretrain": 600, "adads_finetune": 4000}
+HEADER = ["run", "steps", "step, ms", "seconds", "checkpoints", "one, ms", "MB", "share"]
 
 
-def measure(name: str, steps: int, every: int, folder: Path) -> str:
-    """A line of the table."""
+def measure(name: str, steps: int, every: str, folder: Path, more: Sequence[str] = ()) -> list[str]:
+    """A line of the table; `more` overrides of the run."""
     rows = folder / "data"
     task = name == "adads_finetune"
     (write_task if task else write_text)(rows, ROWS[name])
-    more = ["teachers.finetune.max_steps=5", "teachers.sanity=false", "no_kd_baseline=false"] if task else []
+    own = ["teachers.finetune.max_steps=5", "teachers.sanity=false", "no_kd_baseline=false"] if task else []
     command = [
         sys.executable, "-m", "kdlab.run", f"+exp={name}", f"teachers.path={folder.parent / 'teacher'}",
         f"data.path={rows}", f"trainer.max_steps={steps}", f"trainer.checkpoint_every={every}", "trainer.probes=0",
-        "hydra.run.dir=run", *more,
+        "trainer.accelerator=cpu", "hydra.run.dir=run", *own, *more,
     ]  # fmt: skip
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    seconds = json.loads((folder / "run" / "result.json").read_text())["ledger"]["seconds"]
-    size = max(file.stat().st_size for file in (folder / "run" / "checkpoints").glob("*.ckpt"))
-    one = seconds["checkpoint"] / ((steps - 1) // every)
-    step = (seconds["total"] - seconds["checkpoint"]) / steps
-    share = one / (one + DEFAULT * step)
-    return f"| {name} | {1000 * step:.0f} | {1000 * one:.0f} | {size / 1e6:.0f} | {share:.2%} |"
+    result = json.loads((folder / "run" / "result.json").read_text())
+    whole, kept = result["ledger"]["seconds"]["total"], result["checkpoints"]
+    sizes = [file.stat().st_size / 1e6 for file in (folder / "run" / "checkpoints").glob("*.ckpt")]
+    one, size = (
+        (f"{1000 * kept['seconds'] / kept['written']:.0f}", f"{max(sizes):.0f}") if kept["written"] else ("-", "-")
+    )
+    step = 1000 * (whole - kept["seconds"]) / steps
+    return [name, str(steps), f"{step:.0f}", f"{whole:.0f}", str(kept["written"]), one, size, f"{kept['share']:.2%}"]
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=201)
-    parser.add_argument("--every", type=int, default=DEFAULT)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--every", default="auto")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as top:
         config = transformers.BertConfig(
@@ -58,9 +62,9 @@ def main() -> None:
         torch.manual_seed(0)
         transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(Path(top) / "teacher")
         tiny_tokenizer().save_pretrained(Path(top) / "teacher")
-        print("| run | step, ms | checkpoint, ms | MB | share at one each 100 steps |\n|---|---|---|---|---|")
-        for name in ROWS:
-            print(measure(name, given.steps, given.every, Path(top) / name), flush=True)
+        print(machine(torch.get_num_threads()))
+        lines = [measure(name, given.steps, given.every, Path(top) / name) for name in ROWS]
+        print(table(HEADER, lines))
 
 
 if __name__ == "__main__":

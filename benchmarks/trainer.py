@@ -2,11 +2,13 @@
 
     python -m benchmarks.trainer [--data FOLDER] [--task SST-2] [--batch 8] [--steps 120] [--minutes 9] [--hf]
 
-"kdlab run": `kdlab.job` as the command line starts it, with its callbacks, ledger, tables, progress, and a checkpoint
-every 100 steps; evaluations and all-data probes are left out of its seconds, because the loop has none. "Loop": the same data module, the
-same distiller's loss, autocast, clipping, fused AdamW and schedule, and nothing else; or with a plain torch.save where the
-run has a checkpoint. "HF Trainer" (--hf, needs accelerate): transformers.Trainer around the same loss and batches. Each turn makes its models anew; times are from the
-first batch to the last, data loading and checkpoints included. Rows are made words with the lengths of the task's.
+"kdlab run": `kdlab.job` as the command line starts it, with its callbacks, ledger, tables, progress, and checkpoints when
+they are due (none in the first minute: --steps for longer, or --set trainer.checkpoint_every=25); evaluations and all-data
+probes are left out of its seconds, because the loop has none. "Loop": the same data module, the same distiller's loss,
+autocast, clipping, fused AdamW and schedule, and nothing else; or with a plain torch.save as often as the run has written a
+checkpoint. "HF Trainer" (--hf, needs accelerate): transformers.Trainer around the same loss and batches, with its own
+checkpoints as often. Each turn makes its models anew; times are from the first batch to the last, data loading and
+checkpoints included. Rows are made words with the lengths of the task's.
 """
 
 from __future__ import annotations
@@ -120,12 +122,19 @@ def prepared(overrides: list[str]) -> tuple[Bench, Distiller, Any]:
     return bench, module, data
 
 
+def saves_every(folder: Path, steps: int) -> int:
+    """Steps between as many checkpoints, evenly spread, as the run in `folder` has written; 0 if it wrote none."""
+    written = json.loads((folder / "result.json").read_text())["checkpoints"]["written"]
+    return -(-steps // (written + 1)) if written else 0
+
+
 def loop(overrides: list[str], folder: Path, clock: Clock) -> Training:
     def train() -> dict[str, float]:
         bench, module, data = prepared(overrides)
         made = module.configure_optimizers()
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         module.train()
+        every = saves_every(folder, module.total_steps)
         saving, started = 0.0, clock()
         for step, batch in enumerate(data.train_dataloader(), 1):
             with torch.autocast("cpu", torch.bfloat16):
@@ -135,7 +144,7 @@ def loop(overrides: list[str], folder: Path, clock: Clock) -> Training:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            if step % bench.config.trainer.checkpoint_every == 0 and step < module.total_steps:
+            if every and step % every == 0 and step < module.total_steps:
                 before = clock()
                 torch.save({"student": module.state_dict(), "optimizer": optimizer.state_dict()}, folder / "loop.pt")
                 saving += clock() - before
@@ -182,9 +191,10 @@ def hf_trainer(overrides: list[str], folder: Path, clock: Clock) -> Training:
                 loader.collate_fn = lambda rows: {"batch": collate(rows)}
                 return loader
 
+        every = saves_every(folder, module.total_steps)
         given = transformers.TrainingArguments(
-            output_dir=str(folder), max_steps=module.total_steps, bf16=True, use_cpu=True, max_grad_norm=module.optim.clip,
-            save_steps=max(1, bench.config.trainer.checkpoint_every), save_total_limit=2, logging_steps=50,
+            output_dir=str(folder / "hf"), max_steps=module.total_steps, bf16=True, use_cpu=True, max_grad_norm=module.optim.clip,
+            save_strategy="steps" if every else "no", save_steps=max(1, every), save_total_limit=2, logging_steps=50,
             report_to=[], remove_unused_columns=False,
         )  # fmt: skip
         trainer = Distilling(
@@ -214,9 +224,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_teacher(folder / "teacher", Sizes.of(arguments))
         write_rows(folder / "rows", lengths, arguments.vocab, arguments.batch * arguments.steps)
         overrides = overrides_of(folder, arguments)
-        trainings = {"kdlab": kdlab_run(overrides, folder / "run"), "loop": loop(overrides, folder, clock)}
+        trainings = {"kdlab": kdlab_run(overrides, folder / "run"), "loop": loop(overrides, folder / "run", clock)}
         if arguments.hf:
-            trainings["HF"] = hf_trainer(overrides, folder / "hf", clock)
+            trainings["HF"] = hf_trainer(overrides, folder / "run", clock)
         taken: dict[str, list[float]] = {}
 
         def noting(training: Training) -> Callable[[int], None]:

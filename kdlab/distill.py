@@ -77,6 +77,7 @@ class Distiller(pl.LightningModule):
         self.hearing = Hearing(student, self.teachers, self.together, joint, chunk)
         self.report: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
         self.micro_step = 0
+        self._trained: list[nn.Parameter] = []
         self.health = Health()
         self.bridges = nn.ModuleDict()
         if self.needs_teacher:
@@ -131,6 +132,14 @@ class Distiller(pl.LightningModule):
         """Share of the steps done (0 outside of a training)."""
         return 0.0 if self._trainer is None else self.trainer.global_step / self.total_steps
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if (
+            name == "_current_fx_name"
+        ):  # Lightning notes every hook, forty times a step; a module's way takes far longer
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     # ---- training
 
     def on_fit_start(self) -> None:
@@ -140,7 +149,8 @@ class Distiller(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         # Lightning refuses to clip for a fused optimizer under any mixed precision, though only float16 is scaled
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], self.optim.clip)
+        known = self._trained or self.parameters()
+        norm = torch.nn.utils.clip_grad_norm_([p for p in known if p.grad is not None], self.optim.clip)
         if self._trainer is not None:
             scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
             self.health.judge(norm, optimizer, self.trainer.global_step, scaled)
@@ -248,10 +258,10 @@ class Distiller(pl.LightningModule):
         return flops.masked_lm_head(shape, sum(int(units_of(batch, a)[0].numel()) for a in at))
 
     def configure_optimizers(self) -> Any:
-        trained = [p for p in self.parameters() if p.requires_grad]
+        self._trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.optim.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in self._trained if p.ndim >= 2], "weight_decay": self.optim.weight_decay},
+            {"params": [p for p in self._trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(
             groups, lr=self.optim.lr, betas=self.optim.betas, eps=self.optim.eps, fused=self.optim.fused

@@ -62,6 +62,7 @@ class Encoder(nn.Module):
         head = copy.copy(model)
         head._modules = {**model._modules, model.base_model_prefix: _Given(getattr(base, "pooler", None))}
         self._head = (head,)  # a tuple, so that its parameters are registered once
+        self._head_places: list[tuple[nn.Module, str]] | None = None
         self._segments = "token_type_ids" in inspect.signature(base.forward).parameters
         self._segments = self._segments and getattr(model.config, "type_vocab_size", 0) > 1
 
@@ -227,15 +228,20 @@ class Encoder(nn.Module):
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Every trained parameter that `project` reads, tied embeddings and an encoder's pooler included."""
-        base = self.model.base_model
-        own = set(base.parameters())
-        head = [p for name, module in self.model._modules.items() if name != self.model.base_model_prefix and module
-                for p in module.parameters()]  # fmt: skip
-        pooler = getattr(base, "pooler", None)
-        if self.per_row and pooler is not None:
-            head += pooler.parameters()
-            own -= set(pooler.parameters())
-        return [p for p in dict.fromkeys(head) if p.requires_grad and (p not in own or p is self._tied())]
+        if self._head_places is None:  # where they are is looked for once: to go through all parameters takes a while
+            base = self.model.base_model
+            own = set(base.parameters())
+            heads = [m for name, m in self.model._modules.items() if name != self.model.base_model_prefix and m]
+            pooler = getattr(base, "pooler", None)
+            if self.per_row and pooler is not None:
+                heads.append(pooler)
+                own -= set(pooler.parameters())
+            self._head_places = [
+                (module, name) for head in heads for module in head.modules() for name, p in module._parameters.items()
+                if p is not None and (p not in own or p is self._tied())
+            ]  # fmt: skip
+        found = dict.fromkeys(module._parameters[name] for module, name in self._head_places)
+        return [p for p in found if p is not None and p.requires_grad]
 
     def _tied(self) -> Tensor | None:
         output = self.model.get_output_embeddings()

@@ -6,11 +6,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from kdlab.artifacts import Store
@@ -21,6 +23,16 @@ from kdlab.guard import Guard
 
 COST = "cost.json"  # in an artifact that was trained: what that cost
 
+
+class Unprofiled(PassThroughProfiler):
+    """Measures nothing, by one object that is always the same: Lightning asks a hundred times a step."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        return self.nothing
+
+
 # Lightning without what kdlab does itself: order of the data, checkpoints, tables, evaluation.
 QUIET: dict[str, Any] = {
     "logger": False,
@@ -29,6 +41,7 @@ QUIET: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "limit_val_batches": 0,
     "use_distributed_sampler": False,
+    "profiler": Unprofiled(),
 }
 
 

@@ -30,7 +30,9 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     else:
         lines.append(f"cost: no teacher, {si(flops['total'])}FLOPs, {duration(seconds['training'])}")
     if kept := result.get("checkpoints"):  # results of an older kdlab have none
-        lines.append(f"checkpoints: {kept['written']:,} written in {duration(kept['seconds'])}, {kept['share']:.1%} of the run")
+        lines.append(
+            f"checkpoints: {kept['written']:,} written in {duration(kept['seconds'])}, {kept['share']:.1%} of the run"
+        )
     lines += preparation(result)
     lines += [beside] if beside else []
     figures = "figures/schedule.png, " if result["select"]["ratio"] < 1 else ""
