@@ -6,7 +6,6 @@ from the artifact store, or are made again as the run made them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from kdlab.errors import UserError
 from kdlab.gradients import cosines
 from kdlab.opened import Open
 from kdlab.pool import keeps, look
+from kdlab.progress import over
 from kdlab.taskset import Rows
 from kdlab.trace import ALL, traced
 from kdlab.types import Evidence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
-PATIENCE = 20.0  # seconds between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,12 @@ def gradients(run: Open, rows: int, names: Sequence[str] | None, head: bool) -> 
     run.say(f"gradients of {count} rows, one at a time, by {sum(p.numel() for p in parameters):,} parameters")
     parts: list[Tensor] = []
     kept: dict[tuple[str, float], list[Tensor]] = {(name, ratio): [] for name in arms for ratio in RATIOS}
-    said = time.monotonic()
-    for batch in every:
+    for batch in over(every, "gradients", "batches"):
         batch = batch.to(run.device)
         pool = run.look(batch)
         for (name, ratio), mine in kept.items():
             mine.append(keeps(pool, arms[name], ratio, run.config.seed, "gradients", name))
         parts.append(cosines(run.student, batch, run.told(batch), soft, parameters))
-        if time.monotonic() - said > PATIENCE:
-            said = time.monotonic()
-            run.say(f"  {sum(map(len, parts))} of {count} rows")
     cosine = torch.cat(parts)
     found = []
     for name in arms:
@@ -162,7 +157,7 @@ def _entropies(run: Open, ids: np.ndarray) -> dict[int, float]:
     run.say(f"{len(ids):,} teacher queries, of this analysis alone")
     ids, size = ids[np.argsort(train.lengths[ids], kind="stable")], run.data.batch_size
     collate, found = train.collate(run.data.pad), {}
-    for start in range(0, len(ids), size):
+    for start in over(range(0, len(ids), size), "asking the teacher", "batches"):
         batch = collate([train[0, int(i)] for i in ids[start : start + size]]).to(run.device)
         values = strategies.entropy(Evidence(logits=run.told(batch)))
         found |= dict(zip(batch.rows.tolist(), values.tolist(), strict=True))

@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ import torch
 from kdlab.artifacts import Store
 from kdlab.candidates import RULES, Candidates, Word
 from kdlab.errors import UserError
+from kdlab.progress import Told
 from kdlab.seeding import generator
 from kdlab.taskdata import Row, TaskData
 from kdlab.wordvectors import WordTable
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SHARD = 250  # source rows whose candidates are one artifact
-EVERY = 30.0  # seconds between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ def augmented(
     table: WordTable | None,
     store: Store,
     parts: Mapping[str, Any],
-    say: Callable[[str], None],
 ) -> TaskData:
     """`data` with the altered copies of its rows behind those of split "train", and a note of their number.
 
@@ -85,30 +83,28 @@ def augmented(
 
     What takes the time, the candidates, is kept in `store` by shards of `SHARD` rows: `parts` name the model and the
     table, their texts and what else decides them is added here. So a job that was killed goes on where it was, and other
-    seeds, numbers of copies and probabilities share them. `say` gets a line of progress now and then.
+    seeds, numbers of copies and probabilities share them. It tells how far it is
+    (`kdlab.progress`).
     """
     rows = data.splits["train"]
     maker = Candidates(model, tokenizer, table, recipe.candidates, recipe.max_length, recipe.batch_size)
     shards = replace(store, say=lambda line: store.say(line) if " is damaged: " in line else None)
     key = {**parts, "rules": RULES, "candidates": recipe.candidates, "max_length": recipe.max_length}
     made: list[Row] = []
-    told = -EVERY
-    for start in range(0, len(rows), SHARD):
-        part = rows[start : start + SHARD]
-        texts = list(dict.fromkeys(text for row in part for text in row.texts))
+    with Told("augmenting", len(rows), "rows") as told:
+        for start in range(0, len(rows), SHARD):
+            part = rows[start : start + SHARD]
+            texts = list(dict.fromkeys(text for row in part for text in row.texts))
 
-        def build(folder: Path, texts: list[str] = texts, start: int = start) -> None:
-            nonlocal told
-            if time.monotonic() - told >= EVERY:
-                told = time.monotonic()
-                say(f"augmentation: {start:,} of {len(rows):,} rows have their candidates, kept in {store.root}")
-            _write(folder, texts, maker.of(texts))
+            def build(folder: Path, texts: list[str] = texts, first: int = start, size: int = len(part)) -> None:
+                _write(folder, texts, maker.of(texts, lambda share: told.to(first + share * size)))
 
-        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-        what = f"candidates for rows {start} to {start + len(part) - 1}"
-        words = _read(shards.get("augmented", {**key, "texts": digest}, build, what))
-        for row in part:
-            made += copies(row, [words[text] for text in row.texts], recipe)
+            digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+            what = f"candidates for rows {start} to {start + len(part) - 1}"
+            words = _read(shards.get("augmented", {**key, "texts": digest}, build, what))
+            for row in part:
+                made += copies(row, [words[text] for text in row.texts], recipe)
+            told.to(start + len(part))
     note = (
         f"augmented: {len(made):,} copies of {len(rows):,} training rows "
         f"({recipe.copies} each, less {len(rows) * recipe.copies - len(made):,} that changed nothing or came twice)"

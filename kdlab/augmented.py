@@ -49,7 +49,6 @@ def folder(bench: TaskBench) -> Path:
             read_word_table(given.table) if given.table else None,
             bench.store,
             made_by,
-            bench.say,
         )
         taskset.prepare(rows, bench.tokenizer, out, max_length=max_length)
 

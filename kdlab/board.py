@@ -6,9 +6,10 @@ import time
 from typing import Any, Protocol, TextIO
 
 from kdlab import joblogs
-from kdlab.tally import Progress, Tally, readable_time
+from kdlab.progress import SECONDS, readable_time
+from kdlab.tally import Progress, Tally
 
-PLAIN_SECONDS = 60.0  # without a terminal: how often a line comes at least
+PLAIN_SECONDS = SECONDS  # without a terminal: how often a line comes at least
 LIVE_SECONDS = 0.5
 ROWS = 12  # running jobs that the table shows
 

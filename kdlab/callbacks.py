@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import TQDMProgressBar
 
 from kdlab import checkpoints, ranks
 from kdlab.cadence import PART, TIMES, Cadence
@@ -21,6 +19,7 @@ from kdlab.distill import Distiller
 from kdlab.errors import UserError
 from kdlab.guard import Guard
 from kdlab.ledger import Ledger
+from kdlab.progress import Told
 from kdlab.scoring import over_splits
 from kdlab.stopping import Stopped
 from kdlab.tables import Table
@@ -265,40 +264,39 @@ class Keep(pl.Callback):
         self.cadence.load_state_dict(state_dict)
 
 
-class Progress(TQDMProgressBar):
-    """A bar with loss, current arm, last reward and teacher queries so far; plain lines where there is no terminal."""
-
-    PLAIN_SECONDS = 20.0
+class Progress(pl.Callback):
+    """Tells how far the training is (`kdlab.progress`), with its loss, current arm, last reward and teacher queries."""
 
     def __init__(self, total_steps: int, ledger: Ledger, chooser: Chooser | None, what: str = "training") -> None:
-        self.terminal = sys.stderr.isatty()
-        super().__init__(refresh_rate=5 if self.terminal else 0)
         self.total_steps, self.ledger, self.chooser, self.what = total_steps, ledger, chooser, what
-        self._said = time.monotonic()
+        self._told: Told | None = None
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        assert isinstance(pl_module, Distiller)
-        shown: dict[str, Any] = {}
-        if "loss" in pl_module.report:
-            shown["loss"] = f"{float(pl_module.report['loss']):.3f}"
-        if self.chooser is not None and self.chooser.arm is not None:
-            shown["arm"] = self.chooser.arm
-            if self.chooser.last_reward is not None:
-                shown["reward"] = f"{self.chooser.last_reward:+.4f}"
-        if pl_module.needs_teacher:
-            shown["queries"] = self.ledger.queries()
-        return shown
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._told = Told(self.what, self.total_steps, "steps", trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if not self.terminal and ranks.rank() == 0 and time.monotonic() - self._said > self.PLAIN_SECONDS:
-            self._said = time.monotonic()
-            shown = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
-            print(f"  {self.what}: step {trainer.global_step}/{self.total_steps}  {shown}", flush=True)
+        if self._told is not None:
+            self._told.to(trainer.global_step, lambda: self._more(pl_module))
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        super().on_train_epoch_start(trainer, *args)
-        if self.train_progress_bar is not None:
-            self.train_progress_bar.set_description(self.what)
+    def _more(self, module: pl.LightningModule) -> str:
+        assert isinstance(module, Distiller)
+        shown: dict[str, Any] = {}
+        if "loss" in module.report:
+            shown["loss"] = f"{float(module.report['loss']):.3f}"
+        if self.chooser is not None and self.chooser.arm is not None:
+            shown["arm"] = self.chooser.arm
+            if self.chooser.last_reward is not None:
+                shown["reward"] = f"{self.chooser.last_reward:+.4f}"
+        if module.needs_teacher:
+            shown["queries"] = self.ledger.queries()
+        return "  ".join(f"{name} {value}" for name, value in shown.items())
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._told is not None:
+            self._told.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if self._told is not None:
+            self._told.close()

@@ -6,7 +6,7 @@ L tokens of a text, V tokens of the vocabulary, W of them whole words.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,14 +105,14 @@ class Candidates:
         weight: Any = self.model.get_input_embeddings().weight
         return weight.detach().float().cpu()
 
-    def of(self, texts: Sequence[str]) -> list[list[Word]]:
-        """The words of each text that have candidates, in order."""
+    def of(self, texts: Sequence[str], told: Callable[[float], None] = lambda share: None) -> list[list[Word]]:
+        """The words of each text that have candidates, in order; `told` hears the share that is done."""
         made: Any = self.tokenizer(
             list(texts), truncation=True, max_length=self.max_length, split_special_tokens=True, verbose=False
         )
         slots = [list(_slots(text, row)) for text, row in zip(texts, made.encodings, strict=True)]
         ids = [row.ids for row in made.encodings]
-        found = self._masked(texts, ids, slots) | self._neighbours(texts, ids, slots)
+        found = self._masked(texts, ids, slots, told) | self._neighbours(texts, ids, slots)
         return [
             [Word(slot.start, slot.end, found[i, slot]) for slot in some if found.get((i, slot))]
             for i, some in enumerate(slots)
@@ -120,7 +120,11 @@ class Candidates:
 
     @torch.no_grad()
     def _masked(
-        self, texts: Sequence[str], ids: Sequence[list[int]], slots: Sequence[list[_Slot]]
+        self,
+        texts: Sequence[str],
+        ids: Sequence[list[int]],
+        slots: Sequence[list[_Slot]],
+        told: Callable[[float], None],
     ) -> dict[tuple[int, _Slot], tuple[str, ...]]:
         """Candidates of the words of one piece: texts of like length together, logits at the masked places only."""
         jobs = [(i, slot) for i, some in enumerate(slots) for slot in some if slot.after - slot.first == 1]
@@ -142,6 +146,7 @@ class Candidates:
                 tokens, words = self._whole
                 asked = [texts[i][slot.start : slot.end] for i, slot in batch]
                 found |= zip(batch, words.best(logits[:, tokens.to(device)].float(), asked, self.count), strict=True)
+                told((start + len(batch)) / len(jobs))
         finally:
             self.model.train(training)
         return found

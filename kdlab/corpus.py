@@ -8,7 +8,7 @@ bounded by a batch of text, whatever the size of the source.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from kdlab.errors import UserError
 from kdlab.files import plain_errors, require_space
+from kdlab.progress import Told
 from kdlab.seeding import stable
 from kdlab.sources import Source
 from kdlab.tokenising import tokenised
@@ -57,7 +58,6 @@ def prepare(
     max_length: int = 512,
     heldout: float = 0.05,
     seed: int,
-    progress: Callable[[int], None] | None = None,
 ) -> None:
     """Tokenise `source` into the existing folder `out`: train/, heldout/, token_counts.npy (V,), stats.json.
 
@@ -69,7 +69,7 @@ def prepare(
     fewer than 20 documents (a book, say) is split within them: of each document, that share of its sequences, in one
     stretch at a place that the seed decides, so that held-out text is not interleaved with training text.
 
-    `progress` is called with the number of characters done. All cores tokenise (RAYON_NUM_THREADS limits them).
+    It tells how far it is (`kdlab.progress`). All cores tokenise (RAYON_NUM_THREADS limits them).
 
     Raises UserError for text that gives no two sequences, a tokenizer without special tokens, a full disk, and
     whatever the source finds wrong with its files.
@@ -93,7 +93,7 @@ def prepare(
     ends = np.array([[first], [last]], dtype=np.int32)
 
     def sequences() -> Iterator[tuple[int, list[np.ndarray]]]:
-        documents = _counted(source.documents(), stats, progress)
+        documents = _counted(source.documents(), stats, told)
         for number, tokens in enumerate(tokenised(documents, tokenizer)):
             cut = [tokens[start : start + max_length - 2] for start in range(0, len(tokens), max_length - 2)]
             rows = [np.concatenate((ends[0], piece, ends[1])) for piece in cut if len(piece) + 2 >= min_length]
@@ -102,7 +102,7 @@ def prepare(
                 yield number, rows
 
     doing = "writing the tokenised text"
-    with plain_errors(doing, out), ExitStack() as stack:
+    with plain_errors(doing, out), Told("tokenising the text", size, "characters") as told, ExitStack() as stack:
         train, held = (stack.enter_context(_Writer(out / split, len(tokenizer))) for split in SPLITS)
         for is_held, number, rows in _split(sequences(), heldout, seed):
             (held if is_held else train).write(number, rows)
@@ -168,13 +168,12 @@ def read_stats(folder: Path) -> Stats:
     return Stats(**json.loads((Path(folder) / "stats.json").read_text()))
 
 
-def _counted(texts: Iterable[str], stats: Stats, progress: Callable[[int], None] | None) -> Iterator[str]:
+def _counted(texts: Iterable[str], stats: Stats, told: Told) -> Iterator[str]:
     for text in texts:
         stats.documents += 1
         stats.characters += len(text)
         yield text
-        if progress:
-            progress(stats.characters)
+        told.to(stats.characters)
 
 
 def _split(

@@ -6,7 +6,7 @@ needs the number of batches it has seen: there is no epoch end to get wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -335,9 +335,27 @@ class TaskDataModule(TrainingRows):
         return splits
 
 
+class _Fixed:
+    """An iterator over batches that knows how many are left."""
+
+    def __init__(self, parts: Sequence[np.ndarray], make: Callable[[np.ndarray], Batch]) -> None:
+        self._left, self._parts, self._make = len(parts), iter(parts), make
+
+    def __length_hint__(self) -> int:
+        return self._left
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        part = next(self._parts)
+        self._left -= 1
+        return self._make(part)
+
+
 def _fixed(data: Any, collate: Any, lengths: np.ndarray, rows: np.ndarray, epoch: int, size: int) -> Iterator[Batch]:
     """This rank's batches of the given rows, sorted by length; batches are dealt out to ranks in turn."""
     rows = rows[np.argsort(lengths[rows], kind="stable")]
     batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-    for part in batches[ranks.rank() :: ranks.world()]:
-        yield collate([data[epoch, int(row)] for row in part])
+    mine = batches[ranks.rank() :: ranks.world()]
+    return _Fixed(mine, lambda part: collate([data[epoch, int(row)] for row in part]))

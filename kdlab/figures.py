@@ -20,6 +20,7 @@ import numpy as np
 from kdlab import pictures, teachingfigures
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_bytes, atomic_write_text, plain_errors
+from kdlab.progress import over
 from kdlab.runlogs import Row, Shares, arms_in, number_in, points_of, queries_so_far, rows_of, shares_csv, window_shares
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def draw(run: Path) -> list[Path]:
         folder.mkdir(exist_ok=True)
     for name, text in texts.items():
         atomic_write_text(folder / name, text)
-    for name, figure in drawn.items():
+    for name, figure in over(drawn.items(), "drawing", "figures"):
         atomic_write_bytes(folder / name, pictures.png(figure))
     return [folder / name for name in (*drawn, *texts)]
 

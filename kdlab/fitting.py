@@ -38,6 +38,7 @@ QUIET: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
     "enable_model_summary": False,
+    "enable_progress_bar": False,
     "num_sanity_val_steps": 0,
     "limit_val_batches": 0,
     "use_distributed_sampler": False,

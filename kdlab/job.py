@@ -194,7 +194,6 @@ def run(
         accumulate_grad_batches=given.accumulate,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=main_rank,
         default_root_dir=folder,
         **{**QUIET, "logger": logger_of(config, folder, resolved)},
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import safetensors
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from kdlab import modelfolders
 from kdlab.errors import UserError
+from kdlab.progress import adopt
 from kdlab.tasks import TaskShape
 
 
@@ -53,6 +55,9 @@ def with_new_classifier(source: str | Path, revision: str | None, shape: TaskSha
     model = type(loaded)(config).float()  # a head that came along may number the classes otherwise
     model.base_model.load_state_dict(loaded.base_model.state_dict())
     return model
+
+
+adopt(huggingface_hub.utils.tqdm, "downloading")
 
 
 def _load(kind: Any, what: str, source: str | Path, revision: str | None, **more: Any) -> transformers.PreTrainedModel:

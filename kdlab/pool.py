@@ -15,6 +15,7 @@ from torch import Tensor
 from kdlab import strategies
 from kdlab.encoder import Encoder
 from kdlab.errors import UserError, nearest
+from kdlab.progress import over
 from kdlab.seeding import generator
 from kdlab.strategies import Strategy, kept, needs_of, top
 from kdlab.types import Batch, Evidence
@@ -49,7 +50,7 @@ class Pool:
 def look(encoder: Encoder, batches: Iterable[Batch], device: torch.device | None = None) -> Pool:
     """The pool of the real rows of `batches`; the encoder is on `device` (None: the CPU) and in eval mode already."""
     parts: list[list[Tensor]] = []
-    for batch in batches:
+    for batch in over(batches, "looking at rows", "batches"):
         batch = batch.to(device or torch.device("cpu"))
         every = torch.arange(len(batch), device=batch.rows.device)
         vectors = encoder.vectors(encoder.encode(batch), every, every)

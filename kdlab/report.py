@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from tqdm import tqdm
 
 from kdlab import comparisons, reportfigures, reporttables
 from kdlab.baselines import Comparison, compare
@@ -17,6 +15,7 @@ from kdlab.errors import UserError
 from kdlab.files import atomic_write_text
 from kdlab.finished import command
 from kdlab.papernames import PAPERS
+from kdlab.progress import over
 from kdlab.reportfilter import where
 from kdlab.reportpage import MARK, Picture, Report, Section, html, markdown, picture
 from kdlab.reporttables import TaskTable
@@ -92,7 +91,7 @@ def build(
     if len(found) > 1:
         also(f"runs of {len(found)} tasks ({', '.join(one.task for one in found)}): each has a table of its own")
     tables = [reporttables.table(one, paper, also) for one in found]
-    sections = [Section(table, _pictures(table, also)) for table in _progress(tables)]
+    sections = [Section(table, _pictures(table, also)) for table in over(tables, "drawing", "tasks")]
     if paper and not any(row.published for table in tables for row in table.rows):
         also(f"--paper {paper}: it prints no number for these tasks, methods and ratios")
     shown = {str(folder): why for folder, why in left.items()}
@@ -107,11 +106,6 @@ def _compared(runs: Sequence[Run], metric: str | None, baseline: str | None, say
     if len(stages) > 1:
         say(f"runs of two stages ({' and '.join(stages)}): p values are adjusted within each")
     return [one for members in stages.values() for one in compare(members, metric, baseline, say)]
-
-
-def _progress(tables: Sequence[TaskTable]) -> Iterable[TaskTable]:
-    """A bar where there is a terminal."""
-    return tqdm(tables, desc="drawing", unit="task", disable=None, leave=False)
 
 
 def _pictures(table: TaskTable, say: Say) -> list[Picture]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from kdlab import metrics, ranks
 from kdlab.encoder import Encoder
 from kdlab.errors import UserError
+from kdlab.progress import over
 from kdlab.tasks import TaskShape
 from kdlab.types import Batch
 
@@ -59,7 +60,7 @@ class MaskedLMScore:
         project: Project | None = None,
     ) -> dict[str, float]:
         sums = torch.zeros(3, dtype=torch.float64)
-        for batch in batches:
+        for batch in over(batches, "evaluating", "batches"):
             batch = batch.to(device or torch.device("cpu"))
             row, place = batch.labelled().nonzero(as_tuple=True)
             row, place = row[batch.real[row]], place[batch.real[row]]
@@ -119,7 +120,7 @@ def answers(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row ids (N,), float32 logits (N, C) and labels (N,) of all ranks' real rows, on the CPU."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in batches:
+    for batch in over(batches, "evaluating", "batches"):
         batch = batch.to(device or torch.device("cpu"))
         every = torch.arange(len(batch), device=batch.rows.device)
         vectors = encoder.vectors(encoder.encode(batch), every, every)

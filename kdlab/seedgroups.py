@@ -11,6 +11,7 @@ from typing import Any
 
 from kdlab import finished, folders, yamlfiles
 from kdlab.errors import UserError
+from kdlab.progress import over
 
 Facts = dict[str, Any]
 
@@ -118,7 +119,8 @@ def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
         for folder in sorted(file.parent for file in path.rglob("result.json")):
             found.setdefault(folder.resolve(), folder)
     left = {folder: why for folder in found.values() if (why := _unfinished(folder))}
-    results = {folder: finished.result_of(folder) for folder in found.values() if folder not in left}
+    whole = [folder for folder in found.values() if folder not in left]
+    results = {folder: finished.result_of(folder) for folder in over(whole, "reading runs", "runs")}
     for folder, result in list(results.items()):
         if missing := sorted(_PARTS.keys() - result.keys()):
             del results[folder]

@@ -9,6 +9,7 @@ Embeddings, pooler and head stay whole on every rank: they are read outside of f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -75,7 +76,18 @@ class Turns:
             finally:
                 self._following = False
 
-    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def over(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """This rank's `batches`, of which other ranks may have more or fewer (collective, read to the end)."""
-        yield from batches
-        self.catch_up()
+        return _Followed(batches, self)
+
+
+class _Followed:
+    def __init__(self, batches: Iterable[Batch], turns: Turns) -> None:
+        self._batches, self._turns = batches, turns
+
+    def __length_hint__(self) -> int:
+        return length_hint(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._batches
+        self._turns.catch_up()

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from kdlab import wikitext
 from kdlab.errors import UserError, nearest
+from kdlab.progress import adopt, over
 from kdlab.textfiles import blocks, grouped, jsonl_rows, lines, parquet_rows, parquet_size, sniff, stretches
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -195,7 +196,10 @@ class HubText:
         """What the function `loader` of `datasets` gives for this data set; UserError where the Hub does not answer."""
         import datasets  # seconds to import, and not needed for local text
         import huggingface_hub
+        from datasets.utils import tqdm as bars
 
+        adopt(bars, f"{self.name}:")
+        adopt(huggingface_hub.utils.tqdm, "downloading")
         try:
             revision = self.revision
             if re.fullmatch(r"[0-9a-f]{7,39}", revision):
@@ -248,7 +252,7 @@ def _unreadable(error: OSError) -> None:
 
 def _digest(values: Iterable[object], files: Iterable[Path]) -> str:
     total = hashlib.sha256(json.dumps(list(values)).encode())
-    for path in files:
+    for path in over(files, "reading the text once, for its fingerprint", "files"):
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

@@ -29,6 +29,7 @@ from kdlab.artifacts import (
 )
 from kdlab.errors import UserError, nearest
 from kdlab.files import locked, plain_errors, readable_size
+from kdlab.progress import Told
 
 COST = "cost.json"  # in artifacts that were trained
 FRESH = 1.0  # days in which nothing counts as unused: a run that has not written its result yet may have read it
@@ -164,10 +165,13 @@ def _cost(path: Path, manifest: Mapping[str, Any]) -> str:
 
 def _verify(root: Path, kinds: frozenset[str]) -> int:
     checked = damaged = 0
-    for path in _of(root, kinds):
-        fault = fault_of(path)
-        checked, damaged = checked + 1, damaged + (fault is not None)
-        print(f"{_title(path)}  {'ok' if fault is None else f'DAMAGED: {fault}'}")
+    every = list(_of(root, kinds))
+    with Told("checking", len(every), "artifacts") as told:
+        for path in every:
+            fault = fault_of(path)
+            checked, damaged = checked + 1, damaged + (fault is not None)
+            told.say(f"{_title(path)}  {'ok' if fault is None else f'DAMAGED: {fault}'}")
+            told.to(checked)
     for path in entries(root, UNFINISHED):
         if path.parent.name in kinds:
             print(f"{_title(path)}  unfinished: being made, or left by a process that was killed (prune takes it then)")

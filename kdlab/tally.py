@@ -83,16 +83,3 @@ class Tally:
         one.state, one.before, one.ended = "done", before, time.monotonic()
         one.objective = joblogs.objective(one.job.folder)
         return one
-
-
-def readable_time(seconds: float | None) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds is None:
-        return "?"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from kdlab import corpus
 from kdlab.errors import UserError
 from kdlab.files import atomic_write_json, plain_errors
+from kdlab.progress import Told
 from kdlab.taskdata import Row, TaskData
 from kdlab.tasks import TaskShape
 from kdlab.types import IGNORE, Batch
@@ -38,7 +39,6 @@ def prepare(
     out: Path,
     *,
     max_length: int = 128,
-    progress: Callable[[int], None] | None = None,
 ) -> None:
     """Tokenise every split of `data` into the existing folder `out`: SPLIT/data.arrow, shape.json, stats.json.
 
@@ -47,8 +47,8 @@ def prepare(
     no segments or does not count their numbers among a model's inputs), `label` (int64 class index, IGNORE where hidden; in regression float64, NaN where hidden), `row`
     (int64, place in its split). Text that looks like a special token stays text.
 
-    stats.json counts by split: rows, tokens, the longest row, rows that were cut, rows of each class. `progress` is
-    called with the number of rows done. All cores tokenise (RAYON_NUM_THREADS limits them).
+    stats.json counts by split: rows, tokens, the longest row, rows that were cut, rows of each class. It tells
+    how far it is (`kdlab.progress`). All cores tokenise (RAYON_NUM_THREADS limits them).
 
     Raises UserError for an empty split, rows of another number of texts than the task has, a `max_length` that leaves
     no room or is more than the tokenizer's, and a full disk.
@@ -60,18 +60,11 @@ def prepare(
             raise UserError(f"the split {split} has no rows")
         if (odd := next((row for row in rows if len(row.texts) != data.shape.columns), None)) is not None:
             raise UserError(f"the split {split} has a row of {len(odd.texts)} text(s), the task {data.shape.columns}")
-    stats, done = {}, 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress(done)
-
-    with plain_errors("writing the tokenised rows", out):
+    stats, total = {}, sum(map(len, data.splits.values()))
+    with plain_errors("writing the tokenised rows", out), Told("tokenising the rows", total, "rows") as told:
         for split, rows in data.splits.items():
             (out / split).mkdir()
-            stats[split] = _write(out / split, rows, data.shape, tokenizer, max_length, advance)
+            stats[split] = _write(out / split, rows, data.shape, tokenizer, max_length, told)
     shape = asdict(data.shape)
     atomic_write_json(out / "shape.json", {**shape, "max_length": max_length, "notes": data.notes})
     atomic_write_json(out / "stats.json", stats)
@@ -93,7 +86,7 @@ def _write(
     shape: TaskShape,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    advance: Callable[[int], None],
+    told: Told,
 ) -> dict[str, Any]:
     kind, missing = (pa.float64(), float("nan")) if shape.regression else (pa.int64(), IGNORE)
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "first": pa.int32(), "label": kind, "row": pa.int64()})
@@ -108,7 +101,7 @@ def _write(
             stream.write_batch(pa.record_batch(arrays, schema=schema))
             lengths = [len(row) for row in ids]
             tokens, longest, cut = tokens + sum(lengths), max(longest, *lengths), cut + shortened
-            advance(len(part))
+            told.advance(len(part))
     found: dict[str, Any] = {"rows": len(rows), "tokens": tokens, "longest": longest, "cut": cut}
     found["hidden"] = sum(row.label is None for row in rows)
     if shape.labels is not None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from kdlab.answerrows import UnitLogits
 from kdlab import ranks
+from kdlab.answerrows import UnitLogits
 from kdlab.cache import Answer, AnswerCache, Unusable
 from kdlab.encoder import Encoder
 from kdlab.sharding import Turns, share_out

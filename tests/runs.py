@@ -76,3 +76,15 @@ def run_folder(folder: Path, name: str = "adads_pretrain") -> Path:
     """The one run below `folder`/outputs/`name`."""
     (found,) = (folder / "outputs" / name).iterdir()
     return found
+
+
+class Hurried:
+    """More than a minute passes between any two looks at the clock of `kdlab.progress`."""
+
+    def __call__(self) -> None:
+        import itertools
+
+        from kdlab import progress
+
+        seconds = itertools.count(0.0, 61.0)
+        progress.clock = lambda: next(seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +55,8 @@ def pair_data() -> TaskData:
     return TaskData(PAIR, {"train": [Row((texts[2 * i], texts[2 * i + 1]), 1) for i in range(4)]})
 
 
-def augmenting(data: TaskData, model, store: Store, recipe: Recipe, say: Callable[[str], None] = str) -> TaskData:
-    return augmented(data, model, tiny_tokenizer(), recipe, None, store, PARTS, say)
+def augmenting(data: TaskData, model, store: Store, recipe: Recipe) -> TaskData:
+    return augmented(data, model, tiny_tokenizer(), recipe, None, store, PARTS)
 
 
 @pytest.fixture
@@ -275,7 +274,7 @@ def test_other_texts_candidates_and_models_are_made_anew(model, forwards, tmp_pa
         (single_data(2), recipe_of(), {**PARTS, "model": "other"}),
     ]:
         forwards.clear()
-        augmented(data, model, tokenizer, recipe, None, store, parts, str)
+        augmented(data, model, tokenizer, recipe, None, store, parts)
         assert forwards
     assert len(list((tmp_path / "augmented").glob("[0-9a-f]*"))) == 5
 

@@ -13,14 +13,14 @@ import kdlab
 PACKAGE = Path(kdlab.__file__).parent
 LAYERS = [
     {"types", "errors", "seeding", "files", "strategies", "clustering", "policies", "rewards", "terms", "stateterms", "attentionterms", "amalgamation", "adoption", "weighing", "actorcritic", "optim", "ksmsettings", "significance", "chunked", "flops", "labels", "tasks", "metrics", "pareto", "layermaps", "sparselogits", "confidential", "stopping"},
-    {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "ksm", "packing", "varlen", "lastlayer", "encoder", "teacher", "attention", "scoring", "augment", "candidates", "wordvectors", "pool", "gradients", "published", "answerstore", "answerrows", "cache", "modelfolders", "storekeeping", "health", "small", "sharding", "cadence"},
+    {"models", "embedded", "wikitext", "sources", "textfiles", "tokenising", "corpus", "taskfiles", "taskdata", "tasksources", "taskset", "wordnet", "masking", "artifacts", "checkpoints", "tables", "ledger", "ranks", "ksm", "packing", "varlen", "lastlayer", "encoder", "teacher", "attention", "scoring", "augment", "candidates", "wordvectors", "pool", "gradients", "published", "answerstore", "answerrows", "cache", "modelfolders", "storekeeping", "health", "small", "sharding", "cadence", "progress"},
     {"datamodules", "objective", "hearing", "rules", "distill", "choosing", "phases", "looking", "select", "callbacks", "checkpoint_io", "trace", "guard"},
     {"report", "reporttables", "reportfigures", "reportpage", "reportfilter", "papernames", "wandblogs", "tensorboardlogs", "dashboard", "workspace", "pictures", "opened", "analyses", "comparisons", "seedgroups", "baselines", "compare", "analyse", "suite", "jobs", "submission", "scoreboard", "config", "bench", "pretraining", "finetuning", "build", "folders", "augmented", "bounds", "checks", "choices", "episodes", "teacherpool", "fitting", "loggers", "runlogs", "teachingfigures", "rehearsal", "results", "teacherspecs", "schemas", "taskteachers", "teaching", "textteachers", "job", "run", "summary", "figures", "finished", "evaluate", "export", "sweepfiles", "sweep", "expansion", "dispatch", "tally", "joblogs", "board", "localjobs", "distantjobs", "submititjobs", "rayjobs", "optunasearch", "caching", "targets", "surroundings", "repeat", "yamlfiles", "ending", "supervise", "children", "traps", "killing", "mishaps", "rankfaults", "longrun", "faults"},
 ]  # fmt: skip
 LIBRARIES = [
     {"torch", "numpy", "faiss"},
-    {"transformers", "datasets", "pyarrow", "safetensors", "huggingface_hub", "tokenizers"},
-    {"pytorch_lightning", "tqdm"},
+    {"transformers", "datasets", "pyarrow", "safetensors", "huggingface_hub", "tokenizers", "tqdm"},
+    {"pytorch_lightning"},
     {
         "hydra",
         "omegaconf",

@@ -97,6 +97,7 @@ def test_answers_are_those_of_the_whole_teacher(execution, both):
     alone = Teacher("t", Encoder(model(FAMILIES[execution]), execution))
     for found, lengths in zip(both, LENGTHS, strict=True):
         shown, wanted = found[execution], alone.ask(batch(lengths), wants=frozenset({"states"}))
+        assert wanted.hidden is not None and wanted.states is not None
         assert torch.equal(shown.hidden, wanted.hidden)
         assert len(shown.states) == len(wanted.states) == alone.encoder.model.config.num_hidden_layers + 1
         assert all(torch.equal(a, b) for a, b in zip(shown.states, wanted.states, strict=True))
@@ -110,7 +111,8 @@ def test_in_bfloat16_it_is_the_frozen_copy(both):
     copy = Teacher("t", Encoder(model())).to(torch.device("cpu"), torch.bfloat16)
     for found, lengths in zip(both, LENGTHS, strict=True):
         assert found["half"].dtype == torch.bfloat16
-        assert torch.equal(found["half"], copy.ask(batch(lengths)).hidden)
+        wanted = copy.ask(batch(lengths)).hidden
+        assert wanted is not None and torch.equal(found["half"], wanted)
 
 
 def test_one_process_keeps_the_teacher_whole():

@@ -22,7 +22,8 @@ from kdlab import board, dispatch, expansion, joblogs, jobs, localjobs, sweep
 from kdlab.config import Config
 from kdlab.errors import UserError
 from kdlab.expansion import Expansion, Job
-from kdlab.tally import Tally, readable_time
+from kdlab.progress import readable_time
+from kdlab.tally import Tally
 
 RESULT = '{"status": "finished", "metrics": {"student": {"loss": 0.5, "score": %s}}, "data": {"task": "rte"}}'
 
