@@ -112,6 +112,11 @@ class Bench:
 
     # ---- what can be checked before anything is loaded or written
 
+    def share(self, other: Bench) -> None:
+        """Take what `other`, of a run with the same rows, teachers and artifacts, has read of them."""
+        names = ("source", "rows", "shape", "tokenizer", "main_source")
+        self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})
+
     def check(self) -> None:
         """UserError for inputs that are missing, damaged or contradict each other. Reads little, writes nothing."""
         checks.check(self)

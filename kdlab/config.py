@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab import targets
@@ -83,21 +86,52 @@ class Config:
 
 def checked(composed: Any) -> Config:
     """The typed configuration, or UserError for an unknown key, a wrong type, a value out of range, a foreign target."""
-    try:
+    return built(typed(vetted(composed)))
+
+
+def vetted(composed: Any) -> dict[str, Any]:
+    """A configuration as plain containers, resolved. UserError for unknown keys, missing values, foreign targets."""
+    with _one_line():
         _known_keys(OmegaConf.to_container(composed, resolve=False), Config, "")
         missing = OmegaConf.missing_keys(composed)
         if missing:
             raise UserError(f"{sorted(missing)[0]} has no value: set it, e.g. {sorted(missing)[0]}=...")
         plain = OmegaConf.to_container(composed, resolve=True)  # once: what is checked is what is used
         targets.check(plain)
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def typed(plain: dict[str, Any]) -> DictConfig:
+    """A `vetted` configuration with the types of the schemas. UserError for a value of another type."""
+    with _one_line():
+        found = OmegaConf.merge(_schema(), plain)
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def built(found: DictConfig) -> Config:
+    """A `typed` configuration as objects of its own. UserError for a value out of range, and for contradictions."""
+    with _one_line():
+        config = OmegaConf.to_object(found)
+    assert isinstance(config, Config)
+    _check(config)
+    return config
+
+
+@cache
+def _schema() -> DictConfig:
+    return OmegaConf.structured(Config)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
     except OmegaConfBaseException as error:
         raise UserError(first_line(error)) from error
     except RecursionError as error:
         raise UserError("the configuration is nested too deeply") from error
-    assert isinstance(config, Config)
-    _check(config)
-    return config
 
 
 def first_line(error: Exception) -> str:

@@ -82,6 +82,17 @@ def signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _none_left(running: dict[int, Handle]) -> Iterator[None]:
+    """Jobs are asked to save and end if the block fails, as when what reads the output is gone."""
+    try:
+        yield
+    except BaseException:
+        for handle in running.values():
+            handle.stop(signal.SIGTERM)
+        raise
+
+
 def dispatch(
     jobs: Sequence[Job],
     launcher: Launcher,
@@ -108,7 +119,7 @@ def dispatch(
         board.changed(one)
         add(more(one))
 
-    with signals() as stop:
+    with signals() as stop, _none_left(running):
         add(jobs)
         deadline = float("inf")
         while running or (waiting and not stop.signal):

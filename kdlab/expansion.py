@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab.config import Config, checked
+from kdlab.compositions import Compositions
+from kdlab.config import Config
 from kdlab.errors import UserError, nearest
 from kdlab.folders import APART
-from kdlab.run import CONF, composition, explain, plain
+from kdlab.run import CONF, composition, explain
 
 SWEEP = "sweep"  # +sweep=NAME names a file of grids
 _PARSER = OverridesParser.create()
@@ -35,13 +36,15 @@ LONGEST = 240  # of a folder's name, in bytes; file systems take 255, and a log'
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep. `differs` is what sets it apart from the others; `overrides` are those of a single run."""
+    """One run of a sweep. `differs` is what sets it apart from the others; `overrides` are those of a single run, and
+    `resolved` its configuration in plain containers."""
 
     number: int
     differs: str
     folder: Path
     overrides: tuple[str, ...]
     config: Config
+    resolved: dict[str, Any] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -54,6 +57,7 @@ class Expansion:
 
     def __init__(self, given: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> None:
         self.own = list(own)
+        self._compositions = Compositions(folders)
         self.parsed = parsed(given)
         for one in self.parsed:
             if one.is_sweep_override() and one.is_hydra_override():
@@ -111,22 +115,20 @@ class Expansion:
         ]
         differs = ",".join(sorted(apart))
         names = ",".join(f"'{name}'" for name in self._apart)
-        folder = [f"hydra.job.num={number}", f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
+        folder = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
         chosen = {str(one.key_or_group) for one in self.shared}
         if "hydra.sweep.dir" not in chosen:
-            home = self.name or "${name}"
-            folder.append(f"hydra.sweep.dir=outputs/{home}/sweep-{self.digest}")
+            folder.append(f"hydra.sweep.dir=outputs/{self.name or '${name}'}/sweep-{self.digest}")
         if not differs and several and "hydra.sweep.subdir" not in chosen:
             folder.append("hydra.sweep.subdir=plain")
         try:
-            composed, hydra = composition([*lines, *self.hydra, *folder, *self.own], ("sweep.dir", "sweep.subdir"))
-            config = checked(composed)
+            hydras = [*self.hydra, *folder, *self.own]
+            made = self._compositions.of(lines, hydras, number)
+            (home, below), (config, resolved) = made.place(), made.checked()
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            raise UserError(
-                f"{explain(error)} (in the job {differs or 'without differences'})" if several else explain(error)
-            ) from error
-        place = Path(hydra.sweep.dir) / hydra.sweep.subdir
-        if ".." in Path(hydra.sweep.subdir).parts or Path(hydra.sweep.subdir).is_absolute():
+            raise of_job(explain(error), differs, several) from error
+        place = Path(home) / below
+        if ".." in Path(below).parts or Path(below).is_absolute():
             raise UserError(
                 f"the folder of the job {differs} would lie outside of the sweep's, by the .. or first / in its name: "
                 "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
@@ -137,9 +139,13 @@ class Expansion:
                 f"a job's folder would be called {too_long[0][:60]}..., longer than file systems take: "
                 "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
             )
-        resolved = {key: value for key, value in plain(composed).items() if key not in APART}
-        text = json.dumps(resolved, sort_keys=True, default=str)
-        return Job(number, differs, place, (*lines, *self.own), config), text
+        text = json.dumps({k: v for k, v in resolved.items() if k not in APART}, sort_keys=True, default=str)
+        return Job(number, differs, place, (*lines, *self.own), config, resolved), text
+
+
+def of_job(line: str, differs: str, several: bool) -> UserError:
+    """The error of a job: its line, and which of `several` it is."""
+    return UserError(f"{line} (in the job {differs or 'without differences'})" if several else line)
 
 
 def parsed(lines: Sequence[str]) -> list[Override]:

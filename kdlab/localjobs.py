@@ -91,9 +91,14 @@ class Local:
 
     def prepare(self, jobs: Sequence[Job], name: str) -> None:
         self._name = name
+        gpus = visible_gpus()
+        for job in jobs:
+            if gpus and gpus_of(job) > len(gpus):
+                raise UserError(
+                    f"trainer.devices={gpus_of(job)}: {len(gpus)} GPUs are free for this sweep ({', '.join(gpus)})"
+                )
         if self.n_jobs == 1:
             return
-        gpus = visible_gpus()
         if self.n_jobs == "auto":
             if not gpus:
                 raise UserError(
@@ -102,11 +107,6 @@ class Local:
             self.at_once = len(gpus) * self.jobs_per_gpu
         self.free = Counter({gpu: self.jobs_per_gpu for gpu in gpus})
         self.divided = bool(gpus)
-        for job in jobs:
-            if self.divided and gpus_of(job) > len(gpus):
-                raise UserError(
-                    f"trainer.devices={gpus_of(job)}: {len(gpus)} GPUs are free for this sweep ({', '.join(gpus)})"
-                )
 
     def begin(self, waiting: Sequence[Job]) -> list[tuple[Job, Any]]:
         self._running = [one for one in self._running if one.process.poll() is None]

@@ -17,6 +17,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 from hydra.utils import instantiate
 
+from kdlab import sweepchecks
 from kdlab.board import board_of
 from kdlab.dispatch import Launcher, dispatch
 from kdlab.errors import UserError
@@ -66,6 +67,7 @@ class Search:
             import optuna
         except ImportError as error:
             raise UserError('hydra/sweeper=optuna needs Optuna: pip install "kdlab[optuna]"') from error
+        sweepchecks.check(first)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         direction = self.direction or DIRECTIONS[first[0].config.data.stage == "finetune"]
@@ -159,7 +161,13 @@ class Trials:
             if len(counted) + self._failed >= self.wanted:
                 return []
             trial = self.study.ask(self.space)
-        job = self._job(trial)
+        try:
+            job = self._job(trial)
+        except UserError as error:  # values that do not go together: each was tried beside the first ones of the others
+            print(f"kdlab: a trial is left out: {error}", file=sys.stderr, flush=True)
+            self._failed += 1
+            self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
+            return self._new()
         self._asked[job.number] = trial.number
         return [job]
 

@@ -113,6 +113,11 @@ def _single(overrides: list[str]) -> int:
 
 def composition(overrides: Sequence[str], wanted: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:
     """The configuration that `overrides` make, and the `wanted` keys of Hydra's own part of it (resolved)."""
+    return parts(composed_whole(overrides), wanted)
+
+
+def composed_whole(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra makes of `overrides`, its own part included."""
     GlobalHydra.instance().clear()
     _forget_namesakes()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -121,6 +126,11 @@ def composition(overrides: Sequence[str], wanted: Sequence[str] = ("run.dir",)) 
         except ValueError as error:
             raise UserError(_no_name(overrides) or first_line(error)) from error
     targets.check_hydra(OmegaConf.to_container(whole.hydra, resolve=False))
+    return whole
+
+
+def parts(whole: DictConfig, wanted: Sequence[str]) -> tuple[DictConfig, Any]:
+    """The configuration proper of a `composed_whole`, and the `wanted` keys of Hydra's part of it (resolved)."""
     HydraConfig.instance().set_config(whole)  # for ${hydra:...}
     try:
         hydra = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra", "name"]), resolve=False))

@@ -70,12 +70,54 @@ class Job:
         return f"{self.task.title}, {self.who}, seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a suite is to do: its jobs and its folder, a hash of what made it, whether another suite is in the folder."""
+
+    jobs: list[Job]
+    home: Path
+    made_of: str
+    foreign: bool
+
+
 def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> int:
     """Check the inputs of all jobs, do those that are not finished yet, and print the table; 1 if a job has failed.
 
     `folder` is where a run of this configuration would lie, `chosen` that the user named it. UserError, before anything
     is written, for inputs that are missing or contradict each other.
     """
+    suite = plan(config, resolved, folder, chosen, overrides)
+    jobs, home = suite.jobs, suite.home
+    if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command
+        for replaced in [home] if suite.foreign else [job.folder for job in jobs]:
+            shutil.rmtree(replaced, ignore_errors=True)
+
+    print(
+        f"kdlab: {len(jobs)} run{'s' * (len(jobs) > 1)} in {home}; the same command goes on with those that are not finished",
+        flush=True,
+    )
+    about = {
+        "made_of": suite.made_of,
+        "command": ["python", "-m", "kdlab.run", *overrides],
+        "student": config.student.path,
+        "teacher": config.teachers.path or config.teachers.name,
+    }
+    home.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for number, job in enumerate(jobs, 1):
+        _write(home, {"status": "running", **about}, jobs)
+        if not perform(f"{number} of {len(jobs)}: {job}", job.overrides, job.folder):
+            failed.append(job)
+    table = _write(home, {"status": "failed" if failed else "finished", **about}, jobs)
+    print(f"\n{scoreboard.text(table)}\n\nsuite folder: {home}   (glue.md, glue.json, a folder a task)", flush=True)
+    print(f"next: for the GLUE server:  python -m kdlab.evaluate {home} --glue-submission OUT.zip", flush=True)
+    for job in failed:
+        print(f"kdlab: failed: {job}: {job.folder}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> Plan:
+    """The jobs of a suite, their inputs checked; `start` says what is given, and what is refused. Writes nothing."""
     suite = config.suite
     assert suite is not None
     tasks = [find(name) for name in suite.tasks]
@@ -98,32 +140,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     home = homes["student"]
     foreign = _check_home(home, made_of, config.overwrite)
     _check_inputs(jobs, configs, config.overwrite)
-    if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command
-        for replaced in [home] if foreign else [job.folder for job in jobs]:
-            shutil.rmtree(replaced, ignore_errors=True)
-
-    print(
-        f"kdlab: {len(jobs)} run{'s' * (len(jobs) > 1)} in {home}; the same command goes on with those that are not finished",
-        flush=True,
-    )
-    about = {
-        "made_of": made_of,
-        "command": ["python", "-m", "kdlab.run", *overrides],
-        "student": config.student.path,
-        "teacher": config.teachers.path or config.teachers.name,
-    }
-    home.mkdir(parents=True, exist_ok=True)
-    failed = []
-    for number, job in enumerate(jobs, 1):
-        _write(home, {"status": "running", **about}, jobs)
-        if not perform(f"{number} of {len(jobs)}: {job}", job.overrides, job.folder):
-            failed.append(job)
-    table = _write(home, {"status": "failed" if failed else "finished", **about}, jobs)
-    print(f"\n{scoreboard.text(table)}\n\nsuite folder: {home}   (glue.md, glue.json, a folder a task)", flush=True)
-    print(f"next: for the GLUE server:  python -m kdlab.evaluate {home} --glue-submission OUT.zip", flush=True)
-    for job in failed:
-        print(f"kdlab: failed: {job}: {job.folder}", file=sys.stderr, flush=True)
-    return 1 if failed else 0
+    return Plan(jobs, home, made_of, foreign)
 
 
 # ---- what the jobs are

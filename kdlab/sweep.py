@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from kdlab import expansion
+from kdlab import expansion, sweepchecks
 from kdlab.board import board_of
 from kdlab.dispatch import Launcher, dispatch
 from kdlab.errors import UserError, nearest
@@ -64,6 +64,7 @@ class Product:
         jobs = expansion.jobs(whole, self.params)
         name = whole.title(jobs[0])
         launcher.prepare(jobs, name)
+        sweepchecks.check(jobs)
         tally = Tally(launcher.at_once)
         print(
             f"kdlab: {_jobs(len(jobs))} in {home(jobs)}; the same command goes on with those that are not finished",

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from kdlab import distantjobs, expansion, joblogs, jobs, optunasearch, submititjobs, sweep
+from kdlab.config import Config
 from kdlab.distantjobs import DistantJob
 from kdlab.errors import UserError
 from kdlab.expansion import Expansion
@@ -216,3 +217,24 @@ def test_a_search_that_cannot_be_is_refused_before_anything_is_written(given, sa
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_goes_on_where_values_do_not_go_together(capsys, monkeypatch):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    (space,) = expansion.parsed(["select.ratio=interval(0.1,0.5)"])
+    job = expansion.Job(1, "select.ratio", Path("x"), (), Config())
+
+    def proposed(number, lines):
+        if number == 0:
+            raise UserError("select.pool=8: too few")
+        return dataclasses.replace(job, number=number), ""
+
+    study, whole = optuna.create_study(), Expansion(["seed=1"], [])
+    monkeypatch.setattr(whole, "job", proposed)
+    trials = optunasearch.Trials(optuna, study, whole, [space], [], 3)
+    assert [one.number for one in trials.first(2)] == [1, 2]
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING", "RUNNING"]
+    assert capsys.readouterr().err == "kdlab: a trial is left out: select.pool=8: too few\n"
+    assert trials._new() == []  # three were wanted

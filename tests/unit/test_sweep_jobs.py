@@ -18,12 +18,14 @@ from types import SimpleNamespace
 import pytest
 
 import kdlab
-from kdlab import board, dispatch, expansion, joblogs, jobs, localjobs, sweep
-from kdlab.config import Config
+from kdlab import board, dispatch, expansion, joblogs, jobs, localjobs, sweep, sweepchecks, tasksources
+from kdlab.config import Config, checked
 from kdlab.errors import UserError
 from kdlab.expansion import Expansion, Job
 from kdlab.progress import readable_time
+from kdlab.run import composition, plain
 from kdlab.tally import Tally
+from tests.runs import tiny_task
 
 RESULT = '{"status": "finished", "metrics": {"student": {"loss": 0.5, "score": %s}}, "data": {"task": "rte"}}'
 
@@ -72,6 +74,19 @@ def states(tally: Tally) -> list[str]:
 
 
 # ---- which jobs
+
+
+def no_job_begins(given, folder, monkeypatch, capsys) -> str:
+    """The one line that refuses a sweep, with nothing begun and nothing written."""
+    from kdlab import run as entry
+
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(jobs, "spawn", None)
+    assert entry.main(["-m", *given]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and not list(folder.iterdir())
+    return err
 
 
 def test_jobs_are_the_product_and_named_by_what_differs():
@@ -133,18 +148,77 @@ def test_the_jobs_of_all_grids_of_a_file_are_one_sweep_each_once(monkeypatch):
         (["hydra/launcher=parallel", "hydra.launcher.n_jobs=0"], "n_jobs=0"),
         (["data.path=" + 300 * "x" + ",y"], "longer than file systems take"),
         (["data.path=../../x,../../y"], "outside of the sweep's"),
+        (["overwrite=true", "seed=1,2"], "a sweep skips what is finished"),
         (["hydra.sweep.subdir='/elsewhere/${hydra.job.num}'", "seed=1,2"], "outside of the sweep's"),
     ],
 )
 def test_what_is_no_sweep_is_refused_before_anything_is_written(given, said, tmp_path, monkeypatch, capsys):
-    from kdlab import run as entry
+    assert said in no_job_begins(["+exp=adads_finetune", *given], tmp_path / "home", monkeypatch, capsys)
 
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["select=all,adads", "select.ratio=0.1,1"],
+        ["select.policy.alpha=0.1,0.2", "select=adads", "optim.betas=[0.9,0.98]", "data.task=rte"],
+        ["student=short_demo", "student.layers=2,[0,1]", "+teachers.others.small.layers=2", "teachers.name='a b'"],
+        ["~select.arms.entropy", "select=adads", "select.arms.margin=null,1"],
+        ["suite=null", "trainer.max_epochs=2,${seed}", "seed=3", "hydra.sweep.subdir='j${hydra.job.num}'"],
+    ],
+)
+def test_jobs_are_as_if_each_had_been_composed_alone(given):
+    """What jobs share is made once; the oracle is Hydra's own composition of each job's overrides."""
+    found = expansion.jobs(Expansion(["+exp=adads_finetune", *given], []), {})
+    assert len(found) > 1
+    for job in found:
+        composed = composition(job.overrides)[0]
+        assert job.config == checked(composed) and job.resolved == plain(composed)
+        assert job.folder.name == (f"j{job.number}" if "hydra" in given[-1] else job.differs)
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "job"),
+    [
+        (["knowledge=response,relk", "seed=1,2"], "the student has 1 and needs 2", "knowledge=relk,seed=1"),
+        (["data.path={rows},{rows}/nowhere", "seed=1,2"], "does not exist", "data.path={rows}/nowhere,seed=1"),
+        (["teachers.path={teacher},{rows}", "seed=1,2"], "a model folder", "seed=1,teachers.path={rows}"),
+        (["adopt=single,hard", "seed=1,2"], "chooses among 2 teachers", "adopt=hard,seed=1"),
+        (["select=random,nothing", "seed=1,2"], "select=nothing: there is no such choice", "seed=1,select=nothing"),
+        (["select.ratio=0.1,0.2", "data.task=null,rte"], "RTE has 2", "data.task=rte,select.ratio=0.1"),
+    ],
+)
+def test_a_job_whose_inputs_a_run_would_refuse_is_named_before_the_first(
+    given, said, job, tmp_path, teacher_folder, task_folder, monkeypatch, capsys
+):
+    named = {"rows": task_folder, "teacher": teacher_folder}
+    lines = tiny_task(teacher_folder, task_folder, "student.layers=1", *(line.format(**named) for line in given))
+    err = no_job_begins(lines, tmp_path / "home", monkeypatch, capsys)
+    assert said in err and f"(in the job {job.format(**named)})" in err
+
+
+def test_a_folder_that_holds_something_else_is_named_before_the_first(
+    tmp_path, teacher_folder, task_folder, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jobs, "spawn", None)
-    assert entry.main(["-m", "+exp=adads_finetune", *given]) == 2
-    err = capsys.readouterr().err
-    assert said in err and err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    lines = tiny_task(teacher_folder, task_folder, "seed=1,2", "select=random")
+    found = expansion.jobs(Expansion(lines, []), {})
+    sweepchecks.check(found)
+    found[1].folder.mkdir(parents=True)
+    (found[1].folder / "notes").write_text("mine")
+    with pytest.raises(UserError, match=r"holds files that are not a run.*\(in the job seed=2\)"):
+        sweepchecks.check(found)
+    (found[1].folder / "result.json").write_text(RESULT % 0.5)  # finished: it is left alone
+    sweepchecks.check(found)
+
+
+def test_rows_are_read_once_for_jobs_that_share_them(tmp_path, teacher_folder, task_folder, monkeypatch):
+    read: list[Path] = []
+    original = tasksources.TaskFolder.read
+    monkeypatch.setattr(tasksources.TaskFolder, "read", lambda self: read.append(Path(self.path)) or original(self))
+    monkeypatch.chdir(tmp_path)
+    lines = tiny_task(teacher_folder, task_folder, "seed=1,2", "select=random,entropy", "data.max_length=16,32")
+    sweepchecks.check(expansion.jobs(Expansion(lines, []), {}))
+    assert read == [task_folder, task_folder]  # for each of the lengths
 
 
 # ---- running them
@@ -193,8 +267,9 @@ def test_several_at_once_share_the_gpus_and_the_cores(tmp_path, shell, monkeypat
     assert {given["OMP_NUM_THREADS"] for given in shell} == {"3"}
     first, second = tally.jobs.values()
     assert second.began >= first.ended - 0.05  # three GPUs hold one job of two
-    with pytest.raises(UserError, match="3 GPUs are free"):
-        run(made(tmp_path / "four", finish(), devices=4), localjobs.Local(2))
+    for one in (localjobs.Local(2), localjobs.Local()):
+        with pytest.raises(UserError, match="3 GPUs are free"):
+            run(made(tmp_path / "four", finish(), devices=4), one)
     shell.clear()
     run(made(tmp_path / "cpu", finish(), accelerator="cpu"), localjobs.Local(2))
     assert shell[0]["CUDA_VISIBLE_DEVICES"] == ""
@@ -243,6 +318,24 @@ def test_a_job_that_will_not_end_is_killed_when_its_time_is_up(tmp_path, shell, 
     kill.start()
     tally, stopped, _ = run(found)
     assert states(tally) == ["stopped"] and stopped == signal.SIGINT
+
+
+def test_jobs_save_and_end_when_the_sweep_itself_fails(tmp_path, shell):
+    found = made(tmp_path, "trap 'echo saved > $FOLDER.saved; exit 0' TERM; echo here; while :; do sleep 0.05; done")
+
+    class Gone(board.Plain):
+        """What read the output is gone."""
+
+        def tick(self):
+            if found[0].log.exists() and "here" in found[0].log.read_text():
+                raise BrokenPipeError
+
+    tally = Tally()
+    launcher = localjobs.Local()
+    with pytest.raises(BrokenPipeError):
+        dispatch.dispatch(found, launcher, tally, Gone(tally, io.StringIO()))
+    assert launcher._running[0].process.wait(10) == 0
+    assert found[0].folder.with_name("job=0.saved").exists()
 
 
 def test_two_commands_share_the_jobs_of_one_sweep(tmp_path, shell):
