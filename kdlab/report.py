@@ -129,6 +129,14 @@ def _pictures(table: TaskTable, say: Say) -> list[Picture]:
         f"{task}: against teacher queries. {front} Dashed: groups that ask no teacher.",
     )
     add(reportfigures.scores(table, "flops"), f"{task}: against the FLOPs of all models in the run. {front}")
+    along = "along the training, by the evaluations of the runs themselves: mean over seeds, a band of one standard deviation. Numbers are the table's rows"
+    for ratio in sorted({row.ratio for row in table.rows if row.ratio < 1} or {1.0}):
+        mine = [row for row in table.rows if row.ratio in (ratio, 1.0)]
+        add(
+            reportfigures.learning(table, mine, "step"),
+            f"{task}, ratio {ratio:g}: {along}; dashed: full data.",
+        )
+    add(reportfigures.learning(table, [row for row in table.rows if row.asks], "queries"), f"{task}: {along}.")
     for row in table.rows:
         seeds = len(row.group.runs)
         add(

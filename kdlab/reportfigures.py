@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 4.3, 2.5  # inches: of a figure, of its panel
 LEFT, RIGHT, BELOW, LINE = 0.72, 0.26, 0.56, 0.19  # inches: margins, a line of a legend
 NAMES = 12  # in a legend, at most
+BANDS = 8  # more curves than that have no bands
 
 Say = Callable[[str], None]
 
@@ -111,6 +112,39 @@ def ratios(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure | None:
     return figure
 
 
+def learning(table: TaskTable, rows: Sequence[Row], against: str) -> Figure | None:
+    """The metric along the training of the groups `rows`, against optimizer "step"s or teacher "queries".
+
+    Mean over the seeds at the steps that all of them were evaluated at, one standard deviation as a band; full data is
+    dashed, and not alone beside other groups. None where no group was evaluated twice, or queries are counted and none
+    asked a teacher.
+    """
+    found = {row.number: (row, points) for row in rows if (points := _along(table, row, against)) is not None}
+    if all(row.ratio == 1 for row, _ in found.values()) and any(row.ratio < 1 for row in rows) or not found:
+        return None
+    scale = _scale(table.found.lower)
+    names = list(dict.fromkeys(row.group.one.select for row, _ in found.values()))
+    hue = pictures.colours(names)
+    figure, axes = _panel({pictures.shown(name): hue[name] for name in names})
+    for row, (x, mean, std) in found.values():
+        colour, style = hue[row.group.one.select], (0, (4, 3)) if row.ratio == 1 else "-"
+        axes.plot(x, scale * mean, color=colour, linestyle=style, linewidth=1.5)
+        if len(found) <= BANDS:
+            axes.fill_between(x, scale * (mean - std), scale * (mean + std), color=colour, alpha=0.15, linewidth=0)
+    ends = sorted((float(scale * mean[-1]), float(x[-1]), number) for number, (_, (x, mean, _)) in found.items())
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    places = pictures.apart([(end - low) / (high - low) for end, _, _ in ends], 0.045)
+    far = max(x for _, x, _ in ends)
+    axes.set_xlim(0, far * 1.05)
+    for (_, x, number), place in zip(ends, places, strict=True):
+        where = {"transform": axes.transAxes, "fontsize": 8, "color": pictures.INK, "va": "center"}
+        axes.text(x / (far * 1.05) + 0.01, place, f"{number}", **where)
+    axes.set_xlabel("teacher queries" if against == "queries" else "optimizer steps")
+    axes.set_ylabel(table.found.unit).set_parse_math(False)
+    return figure
+
+
 def averaged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of `comparisons.by_ratio` of several tasks as those of one: the mean over tasks of each strategy and ratio
     that all tasks have once (AdaDS Fig. 4 and 6). Empty for one task."""
@@ -155,6 +189,19 @@ def schedule(row: Row, say: Say) -> Figure | None:
 
 
 # ---- what they are made of
+
+
+def _along(table: TaskTable, row: Row, against: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Where a group's seeds were evaluated (n,), the metric's mean over them (n,), its standard deviation (n,)."""
+    each = [{one.step: one for one in table.curves[run.folder]} for run in row.group.runs.values()]
+    each = [known for known in each if known]
+    steps = sorted(set.intersection(*map(set, each))) if each else []
+    values = np.array([[known[step].value for step in steps] for known in each])
+    queries = np.array([[known[step].queries for step in steps] for known in each])
+    if len(steps) < 2 or (against == "queries" and not queries.max() > 0):
+        return None
+    x = queries.mean(axis=0) if against == "queries" else np.array(steps)
+    return x, values.mean(axis=0), values.std(axis=0, ddof=1) if len(each) > 1 else np.zeros(len(steps))
 
 
 def _decisions(run: Any, say: Say) -> tuple[Sequence[LogRow], float] | None:

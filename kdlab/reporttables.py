@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kdlab import papernames
@@ -66,14 +67,28 @@ class Row:
         return self.queries.value > 0
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The metric at an optimizer step of a run, with the teacher queries and FLOPs so far; NaN where they are not known."""
+
+    step: float
+    value: float
+    queries: float
+    flops: float
+
+
 @dataclass
 class TaskTable:
-    """The rows of a task, all data first, then by falling ratio, the best first; and what they are read against."""
+    """The rows of a task, all data first, then by falling ratio, the best first; and what they are read against.
+
+    `curves`: the evaluations along the way of each run, by its folder, in the order of their steps.
+    """
 
     found: Comparison
     rows: list[Row]
     references: dict[str, tuple[float, float]]  # least and largest score of the teacher, the majority class, ...
     published: list[Published]
+    curves: dict[Path, list[Evaluation]] = field(default_factory=dict)
 
     @property
     def runs(self) -> list[Run]:
@@ -86,6 +101,7 @@ def table(found: Comparison, paper: str | None, say: Callable[[str], None]) -> T
     order = sorted(found.lines, key=lambda line: (-line.group.one.ratio, _rank(found, line)))
     rows = [_row(found, number, line) for number, line in enumerate(order, 1)]
     of = {id(row.group): row for row in rows}
+    curves = {run.folder: curve(run, found.metric, say) for row in rows for run in row.group.runs.values()}
     for row in rows:
         peers = [other for other in rows if other.ratio == row.ratio and other.asks]
         if row.asks and peers[0].mean != peers[-1].mean:  # peers stand the best first; equal ones share the mark
@@ -95,10 +111,10 @@ def table(found: Comparison, paper: str | None, say: Callable[[str], None]) -> T
             row.marks.append(BELOW)
         whole = whole_data(row.group, groups)
         if whole is not None:
-            row.same_cost = at_cost(whole.runs.values(), found.metric, row.flops.value, say)
+            row.same_cost = at_cost([curves[run.folder] for run in whole.runs.values()], row.flops.value)
         row.published = papernames.beside(row.group.one, paper) if paper else []
     printed = papernames.of_task(found.task, paper) if paper else []
-    return TaskTable(found, rows, _references(rows, found.metric), printed)
+    return TaskTable(found, rows, _references(rows, found.metric), printed, curves)
 
 
 def better(found: Comparison, one: float, other: float) -> bool:
@@ -106,25 +122,27 @@ def better(found: Comparison, one: float, other: float) -> bool:
     return one < other if found.lower else one > other
 
 
-def at_cost(runs: Iterable[Run], metric: str, flops: float, say: Callable[[str], None]) -> float | None:
+def at_cost(curves: Iterable[Sequence[Evaluation]], flops: float) -> float | None:
     """The metric that runs had reached for so many FLOPs: the mean over those of them that say.
 
-    By their evaluations along the way (metrics.csv), between the two nearest in proportion; None where no run has two
-    that are close enough (`GAP`). A run that was meant to be shorter would have lowered its learning rate earlier.
+    By their evaluations along the way, between the two nearest in proportion; None where no run has two that are close
+    enough (`GAP`). A run that was meant to be shorter would have lowered its learning rate earlier.
     """
-    known = [value for run in runs if (value := _between(curve(run, metric, say), flops)) is not None]
+    each = [sorted((one.flops, one.value) for one in found if math.isfinite(one.flops)) for found in curves]
+    known = [value for points in each if (value := _between(points, flops)) is not None]
     return statistics.fmean(known) if known else None
 
 
-def curve(run: Run, metric: str, say: Callable[[str], None]) -> list[tuple[float, float]]:
-    """(FLOPs so far, metric) at each evaluation of a run, ascending; none where its table has none or is damaged."""
+def curve(run: Run, metric: str, say: Callable[[str], None]) -> list[Evaluation]:
+    """A run's evaluations along the way, by their steps; none where its metrics.csv has none or is damaged."""
     try:
         rows = rows_of(run.folder / "metrics.csv", ("step",))
     except UserError as error:
         say(f"not read: {error}")
         return []
-    points = [(number_in(row, "flops"), number_in(row, f"heldout_{metric}")) for row in rows]
-    return sorted((x, y) for x, y in points if math.isfinite(x) and math.isfinite(y))
+    names = ("step", f"heldout_{metric}", "teacher_queries", "flops")
+    found = (Evaluation(*(number_in(row, name) for name in names)) for row in rows)
+    return [one for one in found if math.isfinite(one.value)]
 
 
 def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, list[Row | None], float | None]]]:

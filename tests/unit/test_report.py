@@ -349,6 +349,33 @@ def test_the_ratio_figure_shows_the_metric_of_the_table(tmp_path, monkeypatch):
         assert [one.get_ydata().tolist() for one in axes.lines if one.get_marker() == "o"] == [means]
 
 
+def evaluated(folder: Path, *rows: tuple[float, float, float]) -> None:
+    """A run's metrics.csv: (step, score, teacher queries) rows, and one of the training between them."""
+    lines = [f"{step},{score},{queries}" for step, score, queries in rows]
+    (folder / "metrics.csv").write_text("\n".join(["step,heldout_score,teacher_queries", *lines, "5,,"]) + "\n")
+
+
+def test_learning_curves_are_the_mean_over_seeds_where_all_were_evaluated(tmp_path):
+    evaluated(reported(tmp_path / "1", 0.6, 1, "adads"), (0, 0.5, 0), (10, 0.6, 100), (20, 0.7, 200))
+    evaluated(reported(tmp_path / "2", 0.6, 2, "adads"), (0, 0.5, 0), (10, 0.8, 300), (30, 0.9, 400))
+    evaluated(reported(tmp_path / "all", 0.8, 1, "all", 1.0), (0, 0.5, 0), (30, 0.9, 3000))
+    reported(tmp_path / "random", 0.6, 1, "random")  # evaluated at the end alone
+    (found,) = tables(tmp_path)
+    for against, x, far in (("step", 10, 30), ("queries", 200, 3000)):
+        (axes,) = reportfigures.learning(found, found.rows, against).axes
+        full, adads = (line.get_xydata().tolist() for line in axes.lines)
+        assert full == [[0, 50], [far, 90]]
+        np.testing.assert_allclose(adads, [[0, 50], [x, 70]])
+        band = axes.collections[1].get_paths()[0].vertices
+        heights = [y for at, y in band if at == x]
+        assert (min(heights), max(heights)) == pytest.approx((70 - 200**0.5, 70 + 200**0.5))  # deviation of 60 and 80
+        assert [text.get_text() for text in axes.texts] == ["2", "1"]  # rows of the table, at the curves' ends
+    apart = [row for row in found.rows if row.group.one.select != "adads"]
+    assert reportfigures.learning(found, apart, "step") is None
+    captions = [one.caption for one in report.build([tmp_path], say=quiet).sections[0].pictures]
+    assert sum("along the training" in caption for caption in captions) == 2
+
+
 def test_a_schedule_is_the_mean_over_seeds(tmp_path):
     taken = [(step, "entropy" if step < 60 else "margin") for step in range(0, 100, 10)]
     reported(tmp_path / "1", 0.6, 1, "adads", taken=taken)
