@@ -36,7 +36,7 @@ def test_stale_scores_cost_one_look_in_so_many_epochs(lab):
 
 def test_the_first_layers_cost_their_share_and_all_of_them_choose_as_ever(lab):
     half = scoring(lab, "select.scoring=early_exit")
-    assert 0.4 < half / scoring(lab) < 0.6  # one layer of two, and the head
+    assert 0.15 < half / scoring(lab) < 0.3  # of a whole layer, one for first tokens, and the head, the latter two
     every = lab.run(*COMMON, "select.scoring=early_exit", "select.exit_layer=2")[0]
     assert weights(every) == weights(lab.run(*COMMON)[0])
 
