@@ -203,12 +203,13 @@ class Observer:
             if self._held is None:
                 self._held = [batch.to(module.device) for batch in self.batches()]
                 if self.kd:
+                    most = int(ranks.all_max(torch.tensor(len(self._held))))
                     # the first observation is at step 0: later, a resumed run asks again what is already counted
                     self._answers = [
                         module.answer(batch, count=module.trainer.global_step == 0) for batch in self._held
                     ]
-                    for _ in range(int(ranks.all_max(torch.tensor(len(self._held)))) - len(self._held)):
-                        module.hearing.catch_up()  # others have more batches
+                    for _ in range(most - len(self._held)):
+                        module.hearing.catch_up()
             if self.kd:
                 return module.distillation_loss(zip(self._held, self._answers, strict=True), part="observation")
             return module.measure(self._held, part="observation")["loss"]

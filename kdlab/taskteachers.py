@@ -189,27 +189,27 @@ class TaskTeacherPool(TeacherPool):
         return {member.title: self.scores_of(member, self._met.get(member.name)) for member in self.members}
 
     def meet(self, teachers: Sequence[Teacher]) -> None:
-        """Score teachers that are shared out over the ranks, before the first step (collective)."""
-        self._met = {teacher.name: teacher for teacher in teachers if teacher.shared}
-        if self._met:
+        """Score all teachers before the first step (collective), where any is shared out over the ranks."""
+        if any(teacher.shared for teacher in teachers):
+            self._met = {teacher.name: teacher for teacher in teachers}
             _ = self.scores
 
-    def scores_of(self, member: TeacherSpec, shared: Teacher | None = None) -> dict[str, float]:
-        """A teacher's scores, found or made; `shared`: all ranks together make them (collective)."""
+    def scores_of(self, member: TeacherSpec, met: Teacher | None = None) -> dict[str, float]:
+        """A teacher's scores, found or made; `met`: the teacher that all ranks have, who make them together (collective)."""
         bench = self.bench
         shape, data_parts = self.shape(member), bench.task_parts
         if member.classes is not None:
             data_parts = {**data_parts, "classes": list(member.classes)}
 
         parts = {**self.weights(member), "task": data_parts}
-        if shared is not None and shared.dtype is not None:
-            parts["numbers"] = str(shared.dtype)
+        if met is not None and met.dtype is not None:
+            parts["numbers"] = str(met.dtype)
         together: dict[str, float] = {}
 
         def scored() -> dict[str, float]:
             data = self.rows(member, 0, bench.config.data.batch_size, 1, None)
             device = first_device(bench.config.trainer.accelerator)
-            teacher, score = shared or self.teacher(member).to(device), TaskScore(shape)
+            teacher, score = met or self.teacher(member).to(device), TaskScore(shape)
             return over_splits(
                 lambda b: score(teacher.encoder, teacher.over(b), device, project=teacher.project),
                 data.heldout_splits(final=True),
@@ -218,7 +218,7 @@ class TaskTeacherPool(TeacherPool):
         def build(out: Path) -> None:
             atomic_write_json(out / "scores.json", together or scored())
 
-        if shared is not None and not ranks.broadcast_object(bench.store.find("scores", parts) is not None):
+        if met is not None and not ranks.broadcast_object(bench.store.find("scores", parts) is not None):
             together = scored()
         who = "teacher" if member.title == "teacher" else member.title
         found = read_json(bench.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")

@@ -79,7 +79,11 @@ def test_text(case, tmp_path, artifacts, teacher_folder, text_folder):
 def test_task(case, tmp_path, artifacts, teacher_folder, four_classes):
     given = tiny_task(teacher_folder, four_classes, *COMMON, *TWO, *TASKS[case])
     whole, shared = both(given, tmp_path, artifacts)
+    scores = [one.pop("scores") for one in (whole, shared)]
     assert shared == whole
+    assert scores[1].keys() == scores[0].keys() and scores[1]["student"] == scores[0]["student"]
+    for name in scores[0]:  # a teacher whose attention terms read computes it otherwise, also for these scores
+        assert scores[1][name] == pytest.approx(scores[0][name], abs=1e-6)
 
 
 def test_killed_it_goes_on_bit_for_bit(tmp_path, artifacts, teacher_folder, text_folder):
