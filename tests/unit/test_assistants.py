@@ -131,7 +131,9 @@ def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_te
     shapes = [flops.shape_of(member.config, 3) for member in made.teacher_pool.members]
     n = 2 * 32
     head = flops.classifier_head(shapes[1], n, 3)
-    small = flops.forward(shapes[0], n, length)  # trained padded; the teacher answers packed, its last layer for first tokens
+    small = flops.forward(
+        shapes[0], n, length
+    )  # trained padded; the teacher answers packed, its last layer for first tokens
     large = flops.encoder(shapes[1], n * length, n * length**2, n, n * length) + head
     assert stage["flops"] == 3 * small + large
 

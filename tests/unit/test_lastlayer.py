@@ -25,7 +25,9 @@ def model(family: str, text: bool, how: str = "sdpa") -> transformers.PreTrained
     torch.manual_seed(0)
     kinds = {"xlm-roberta": transformers.XLMRobertaConfig, "camembert": transformers.CamembertConfig}
     config = tiny_config("roberta" if family in kinds else family)
-    config = kinds[family](**{k: v for k, v in config.to_dict().items() if k != "model_type"}) if family in kinds else config
+    config = (
+        kinds[family](**{k: v for k, v in config.to_dict().items() if k != "model_type"}) if family in kinds else config
+    )
     config.initializer_range, config.num_labels = 0.2, CLASSES
     auto = transformers.AutoModelForMaskedLM if text else transformers.AutoModelForSequenceClassification
     return auto.from_config(config, attn_implementation=how).eval()
@@ -116,14 +118,18 @@ def test_flops_are_what_torch_counts(family, text):
     head = flops.masked_lm_head(shape, len(logits)) if text else flops.classifier_head(shape, len(b), CLASSES)
     assert counter.get_total_flops() == flops.encoder(shape, *encoder.executed(b)) + head
     assert back.get_total_flops() == flops.backward(counter.get_total_flops())
-    assert flops.encoder(shape, *encoder.executed(b)) < flops.encoder(shape, *encoder.executed(b, frozenset({"hidden"})))
+    assert flops.encoder(shape, *encoder.executed(b)) < flops.encoder(
+        shape, *encoder.executed(b, frozenset({"hidden"}))
+    )
 
 
 def test_the_cost_by_hand():
     shape = flops.Shape(layers=2, hidden=4, intermediate=8, heads=2, vocab=10)
     # 3 rows of 5 tokens: a layer is 8 x 15 x 16 projections, 4 x 75 x 4 attention, 4 x 15 x 4 x 8 feed-forward
     whole = 1920 + 1200 + 1920
-    last = 4 * 15 * 16 + 4 * 3 * 16 + 4 * (3 * 5) * 4 + 4 * 3 * 4 * 8  # keys, values; query, output; pairs; feed-forward
+    last = (
+        4 * 15 * 16 + 4 * 3 * 16 + 4 * (3 * 5) * 4 + 4 * 3 * 4 * 8
+    )  # keys, values; query, output; pairs; feed-forward
     assert flops.encoder(shape, 15, 75) == 2 * whole
     assert flops.encoder(shape, 15, 75, 3, 15) == whole + last
 

@@ -14,10 +14,14 @@ from tests.unit.test_packing import LENGTHS, model, texts
 STATES = frozenset({"states"})
 
 
-def one_by_one(query: Tensor, key: Tensor, value: Tensor, asking: Tensor, bounds: Tensor, most: int, longest: int) -> Tensor:
+def one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, asking: Tensor, bounds: Tensor, most: int, longest: int
+) -> Tensor:
     """What the kernels promise, a sequence at a time."""
     found = []
-    for first, last, begin, end in zip(*(x.tolist() for x in (asking[:-1], asking[1:], bounds[:-1], bounds[1:])), strict=True):
+    for first, last, begin, end in zip(
+        *(x.tolist() for x in (asking[:-1], asking[1:], bounds[:-1], bounds[1:])), strict=True
+    ):
         assert end - begin <= longest and last - first <= most
         q, k, v = (x[i:j].transpose(0, 1) for x, i, j in ((query, first, last), (key, begin, end), (value, begin, end)))
         found.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1))
