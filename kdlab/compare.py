@@ -16,12 +16,13 @@ from kdlab import significance
 from kdlab.baselines import DEFAULT, Comparison, Line, compare
 from kdlab.files import atomic_write_text
 from kdlab.finished import command
-from kdlab.seedgroups import read
+from kdlab.seedgroups import Run, read
 from kdlab.significance import Paired
 from kdlab.summary import si
 
 FEW = 10  # from so many seeds on, nothing is said about the power of the test
 GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs")
+SAME = ("task", "knowledge", "policy", "adopt", "select", "ratio")
 TEST = ("group", "baseline", "common seeds", "difference", "95 % interval", "p", "Holm p")
 
 
@@ -35,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kdlab.compare", description=__doc__)
     add_arguments(parser)
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers there too")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers there too, a line a group")
+    parser.add_argument("--runs-csv", type=Path, metavar="FILE", help="write the runs there too, a line each")
     return parser
 
 
@@ -52,7 +54,9 @@ def _compare(given: argparse.Namespace) -> int:
         to_stderr(f"left out, {why}: {folder}")
     found = compare(runs, given.metric, given.baseline, to_stderr)
     if given.csv:
-        atomic_write_text(given.csv, as_csv(found))
+        atomic_write_text(given.csv, as_csv([numbers(one, line) for one in found for line in one.lines]))
+    if given.runs_csv:
+        atomic_write_text(given.runs_csv, as_csv(each(runs)))
     for one in found:
         print(text(one, given.markdown), end="\n\n")
     for note in notes(found, given.baseline):
@@ -170,14 +174,36 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) ->
     return "\n".join(line.rstrip() for line in lines)
 
 
-def as_csv(found: Sequence[Comparison]) -> str:
-    """A line a group, all digits, in the metric's own unit (scores are not times 100)."""
-    rows = [numbers(one, line) for one in found for line in one.lines]
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with all their digits, in the metric's own unit (scores are not times 100)."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def each(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row a run: what it is, the student's scores (on text: accuracy at masked positions) and its costs."""
+    return sorted((_run(run) for run in runs), key=lambda row: [f"{row[name]}" for name in SAME] + [row["seed"]])
+
+
+def _run(run: Run) -> dict[str, Any]:
+    result, scores, ledger = run.result, run.result["metrics"], run.result["ledger"]
+    name, policy = "score" if "score" in scores["student"] else "accuracy", result.get("policy") or {}
+    said = (run.task, result.get("knowledge"), policy.get("name"), result.get("adopt"), run.select, run.ratio)
+    return {
+        **dict(zip(SAME, said, strict=True)),
+        "rewarded_on": policy.get("reward_data"),
+        "steps": result.get("steps"),
+        "seed": run.seed,
+        "loss": scores["student"].get("loss"),
+        "score": scores["student"].get(name),
+        "teacher_score": scores.get("teacher", {}).get(name),
+        "teacher_queries": run.queries,
+        "flops": ledger["flops"]["total"],
+        "seconds": ledger["seconds"].get("training"),
+    }
 
 
 def numbers(found: Comparison, line: Line) -> dict[str, Any]:

@@ -105,6 +105,21 @@ def test_every_number_of_the_csv(home):
     assert rows["sst2 select=all"]["baseline"] == rows["sst2 select=all"]["p"] == ""
 
 
+def test_every_run_of_the_other_csv(home, capsys):
+    file = home / "runs.csv"
+    assert compare.main([str(home), "--runs-csv", str(file)]) == 0
+    with open(file, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["select"], row["seed"], float(row["score"])) for row in rows] == [
+        (name, str(seed), score)
+        for name, scores in (("adads", ADADS), ("all", FULL), ("random", RANDOM))
+        for seed, score in enumerate(scores, 1)
+    ]
+    costs = ("sst2", "response", "0.1", "1200", "0.9", str(3e12 + 2))
+    names = ("task", "knowledge", "ratio", "teacher_queries", "teacher_score", "flops")
+    assert tuple(rows[1][name] for name in names) == costs
+
+
 def test_a_chosen_baseline(home, capsys):
     rows = numbers(home, "--baseline", "select=all")
     assert {row["baseline"] for row in rows.values()} == {"", "select=all"}
