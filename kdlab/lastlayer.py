@@ -7,8 +7,8 @@ read alone: of a classifier's last layer a sixth is left. What comes out equals 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kdlab import attention
+
+# whose hooks look at nothing: transformers' own, which stay after a forward that was asked for states and then do
+# nothing, and those that gather layers shared out over ranks and announce that
+BLIND = ("transformers.utils.output_capturing", "torch.distributed.fsdp.", "kdlab.sharding")
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ class Chosen:
 
 
 def runs(model: Any) -> bool:
-    """Whether a transformers model's last layer can run for some tokens alone: its family is known, its layers are as
-    transformers made them, and nobody looks at what they give."""
+    """Whether a transformers model's last layer can run for some tokens alone: its family is known, its layers are
+    transformers' own, and nobody looks at what they give."""
     structure = STRUCTURES.get(model.config.model_type)
     config = model.config
     if structure is None or getattr(config, "is_decoder", False):
@@ -85,65 +89,74 @@ def runs(model: Any) -> bool:
         return False
     base = model.base_model
     stack = getattr(base, structure.stack)
-    layer = stack.layer[-1]  # wrapped (sharded) layers must be called as a whole
-    return type(layer).__module__.startswith("transformers.") and not any(map(_watched, _parts(base, stack, layer)))
+    layer = stack.layer[-1]
+    own = all(_kind(module).__module__.startswith("transformers.models.") for module in (base, stack, layer))
+    return own and not any(map(_watched, (base, stack, *layer.modules())))
 
 
-def _parts(base: nn.Module, stack: nn.Module, layer: nn.Module) -> Iterator[nn.Module]:
-    yield base
-    yield stack
-    yield from layer.modules()
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """A module's class, that of a shared-out one without what torch adds to it."""
+    return next(kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed.fsdp."))
+
+
+def _twin(module: nn.Module) -> Any:
+    """A shallow copy of a module: it shares parameters, children, and the hooks that gather shared-out parameters."""
+    kind = _kind(module)
+    found = kind.__new__(kind)  # copy.copy would make another shared-out module
+    vars(found).update(vars(module))
+    return found
 
 
 def _watched(module: Any) -> bool:
-    """Whether a module has a hook, or a forward of its own. transformers' own hooks are no one's: they stay after the
-    first forward that was asked for states, and do nothing when they are not."""
+    """Whether a module has a hook of somebody who looks, or a forward of its own."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return "forward" in vars(module) or any(
-        getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
-        for found in hooks
-        for hook in found.values()
+        not (getattr(hook, "__module__", None) or "").startswith(BLIND) for found in hooks for hook in found.values()
     )
 
 
 def run(model: Any, given: dict[str, Any], chosen: Chosen) -> Tensor:
     """The last hidden states (U, H) of the chosen tokens, for the inputs `given` of a model that `runs`."""
     structure = STRUCTURES[model.config.model_type]
-    whole = copy.copy(model.base_model)  # shallow: it shares all parameters
-    stack = copy.copy(getattr(whole, structure.stack))
-    *layers, last = stack.layer
-    stack._modules = {**stack._modules, "layer": nn.ModuleList([*layers, _Last(last, structure, chosen)])}
+    whole = _twin(model.base_model)
+    stack = _twin(getattr(whole, structure.stack))
+    *layers, layer = stack.layer
+    last = _twin(layer)
+    last.forward = functools.partial(_forward, layer, structure, chosen)
+    stack._modules = {**stack._modules, "layer": nn.ModuleList([*layers, last])}
     whole._modules = {**whole._modules, structure.stack: stack}
     if "pooler" in whole._modules:  # the head has its own look at the first token
         whole._modules["pooler"] = None
     return whole(**given).last_hidden_state
 
 
-class _Last(nn.Module):
-    """Stands in for a layer and gives the states (U, H) of the chosen tokens."""
+def _forward(
+    layer: Any,
+    structure: _Structure,
+    chosen: Chosen,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    *_: object,
+    **__: object,
+) -> Tensor:
+    """What a layer's forward gives (U, H) for the chosen tokens."""
+    own = structure.attention(layer)
+    query, key, value = (getattr(own, name) for name in structure.names)
+    rows, most = chosen.inside.shape
 
-    def __init__(self, layer: nn.Module, structure: _Structure, chosen: Chosen) -> None:
-        super().__init__()
-        self.layer, self.structure, self.chosen = layer, structure, chosen
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: object, **__: object) -> Tensor:
-        chosen, own = self.chosen, self.structure.attention(self.layer)
-        query, key, value = (getattr(own, name) for name in self.structure.names)
-        rows, most = chosen.inside.shape
-
-        def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2)
-
-        tokens = hidden_states.flatten(0, 1).index_select(0, chosen.places)
-        asked = query(tokens)
-        asked = asked.new_zeros(rows * most, asked.shape[-1]).index_copy(0, chosen.slots, asked)
-        if attention_mask is not None and attention_mask.shape[2] > 1:
-            every = torch.arange(rows, device=chosen.inside.device).unsqueeze(1)
-            attention_mask = attention_mask[every, 0, chosen.inside].unsqueeze(1)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, attention.own_eager(type(own)))
-        found, _weights = attend(
-            own, heads(asked.view(rows, most, -1)), heads(key(hidden_states)), heads(value(hidden_states)),
-            attention_mask, dropout=own.dropout.p if own.training else 0.0, scaling=own.scaling,
-        )  # fmt: skip
-        context = found.reshape(rows * most, -1).index_select(0, chosen.slots)
-        return self.structure.rest(self.layer, context, tokens)
+    tokens = hidden_states.flatten(0, 1).index_select(0, chosen.places)
+    asked = query(tokens)
+    asked = asked.new_zeros(rows * most, asked.shape[-1]).index_copy(0, chosen.slots, asked)
+    if attention_mask is not None and attention_mask.shape[2] > 1:
+        every = torch.arange(rows, device=chosen.inside.device).unsqueeze(1)
+        attention_mask = attention_mask[every, 0, chosen.inside].unsqueeze(1)
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, attention.own_eager(type(own)))
+    found, _weights = attend(
+        own, heads(asked.view(rows, most, -1)), heads(key(hidden_states)), heads(value(hidden_states)),
+        attention_mask, dropout=own.dropout.p if own.training else 0.0, scaling=own.scaling,
+    )  # fmt: skip
+    context = found.reshape(rows * most, -1).index_select(0, chosen.slots)
+    return structure.rest(layer, context, tokens)

@@ -56,6 +56,7 @@ def two_ranks(number: int, folder: Path) -> None:
         if number == 1:
             teacher.catch_up()
         found[execution] = said[-1].shown
+        found[f"read {execution}"] = teacher.answer(mine).shown.hidden
         # batches that only one rank has: scores are of all ranks' rows
         some = [mine, mine, mine] if number == 0 else []
         found["scored"] = answers(teacher.encoder, teacher.over(some), None, lambda *_: None, teacher.project)[1]
@@ -101,6 +102,9 @@ def test_answers_are_those_of_the_whole_teacher(execution, both):
         assert torch.equal(shown.hidden, wanted.hidden)
         assert len(shown.states) == len(wanted.states) == alone.encoder.model.config.num_hidden_layers + 1
         assert all(torch.equal(a, b) for a, b in zip(shown.states, wanted.states, strict=True))
+        read = alone.ask(batch(lengths)).hidden  # packed, the last layer runs for first tokens alone, shared out or not
+        assert read is not None and torch.equal(found[f"read {execution}"], read)
+        assert read.shape[1] == (1 if execution in ("packed", "varlen") else max(lengths))
 
 
 def test_scores_are_of_all_rows_though_one_rank_has_none(both):
