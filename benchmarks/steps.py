@@ -99,13 +99,13 @@ def plain(sizes: Sizes, ratio: float = 1.0) -> Callable[[Batch], None]:
 
 
 class Ours:
-    """kdlab's own kernels in a loop without Lightning: label and soft cross-entropy, the teacher a bfloat16 copy."""
+    """kdlab's own kernels in a loop without Lightning: label and soft cross-entropy, the teacher held in bfloat16."""
 
     def __init__(self, sizes: Sizes, execution: str = "packed") -> None:
         self.sizes = sizes
         self.student, teacher = sizes.built()
         self.encoder = Encoder(self.student, execution)
-        told = Teacher("teacher", Encoder(teacher, execution)).to(torch.device(sizes.device), torch.bfloat16)
+        told = Teacher("teacher", Encoder(teacher, execution)).hold("bf16-mixed").to(torch.device(sizes.device))
         knowledge = {
             "label": Weighted(terms.label_cross_entropy, 0.5),
             "soft": Weighted(functools.partial(terms.soft_cross_entropy, temperature=1.0), 0.5, "all"),

@@ -22,7 +22,7 @@ from kdlab.errors import UserError
 from kdlab.files import free_bytes, readable_size
 from kdlab.ledger import Ledger
 from kdlab.strategies import kept
-from kdlab.teacher import Teacher
+from kdlab.teacher import Teacher, held_in
 from kdlab.teacherspecs import TeacherSpec
 from kdlab.terms import Term, asks_teacher, function_of, on_logits
 
@@ -172,6 +172,7 @@ def attach(bench: Bench, found: Plan | None, teachers: Sequence[Teacher], ledger
             "rows": bench.rows_parts,
             "mask_seed": None if bench.fixed_inputs else bench.config.seed,
             "precision": bench.precision,
+            **({"held": str(held_in(bench.precision))} if held_in(bench.precision) else {}),
             "keeps": asdict(found.keeps),
         }
         key = key_of(parts)

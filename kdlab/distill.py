@@ -145,6 +145,7 @@ class Distiller(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.hearing.agree()
         for teacher in self.teachers:
+            teacher.hold(str(self.trainer.precision))
             teacher.to(self.device)  # they are no submodules, so Lightning does not move them
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:

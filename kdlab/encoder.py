@@ -65,6 +65,37 @@ class Encoder(nn.Module):
         self._head_places: list[tuple[nn.Module, str]] | None = None
         self._segments = "token_type_ids" in inspect.signature(base.forward).parameters
         self._segments = self._segments and getattr(model.config, "type_vocab_size", 0) > 1
+        self._held: torch.dtype | None = None
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Keep the matrices of a frozen model in `dtype` (half precision), as autocast makes them anew for each forward.
+
+        That takes half of the memory. What comes out has the types it has under autocast, wherever it is called: norms
+        keep their float32 numbers, and embeddings are handed on in float32, so that what is added up from layer to layer
+        is. ValueError for a model that is trained, whose small updates would be lost.
+        """
+        if any(p.requires_grad for p in self.parameters()):
+            raise ValueError("a model that is trained keeps its float32 weights")
+        if self._held is not None:
+            return
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                for parameter in module.parameters(recurse=False):  # tied ones stay tied
+                    parameter.data = parameter.data.to(dtype)
+            if isinstance(module, nn.Embedding):
+                module.register_forward_hook(_in_float32)
+        self._held = dtype
+
+    @property
+    def held(self) -> torch.dtype | None:
+        """What `hold` was given."""
+        return self._held
+
+    def _lowered(self) -> contextlib.AbstractContextManager[None]:
+        """Where a model that is held in half precision runs."""
+        if self._held is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, self._held)
 
     def encode(self, batch: Batch, wants: frozenset[str] = frozenset()) -> Outputs:
         """What the layers make of the rows of `batch`: `hidden` and `mask`, and what is wanted of "states", "scores",
@@ -95,7 +126,7 @@ class Encoder(nn.Module):
         if "states" in wants:
             given["output_hidden_states"] = True
         attends = wants & {"scores", "values"}
-        with attention.recording() if attends else contextlib.nullcontext() as recorded:
+        with self._lowered(), attention.recording() if attends else contextlib.nullcontext() as recorded:
             found = self.model.base_model(**given)
         shown = Outputs(hidden=found.last_hidden_state)
         if "states" in wants:
@@ -103,6 +134,11 @@ class Encoder(nn.Module):
         if recorded is not None:
             shown.scores, shown.values = attention.checked(recorded, self.model)
         return shown
+
+    def _run_of(self, chosen: lastlayer.Chosen, given: dict[str, Any]) -> Tensor:
+        """The last hidden states (U, H) of the chosen tokens, as `_run`."""
+        with self._lowered():
+            return lastlayer.run(self.model, self._known(given), chosen)
 
     def _read(self, batch: Batch, wants: frozenset[str]) -> Tensor | None:
         """Whose last hidden state is read (k, L) bool, where the last layer can run for these alone; None: all."""
@@ -139,7 +175,7 @@ class Encoder(nn.Module):
             counts = read.sum(1)
             with varlen.sequences(flat.bounds, flat.shape[1], packing.bounds_of(counts), int(counts.max())):
                 chosen = lastlayer.Chosen.of_one_row(flat.inside(read))
-                vectors = lastlayer.run(self.model, self._known(flat.inputs), chosen)
+                vectors = self._run_of(chosen, flat.inputs)
             return self._of_read(read, vectors, batch.attention_mask)
         with varlen.sequences(flat.bounds, flat.shape[1]):
             found = self._run(flat.inputs, wants)
@@ -155,7 +191,7 @@ class Encoder(nn.Module):
         if read is not None:
             places = packed.places.flatten().index_select(0, _places(read))
             chosen = lastlayer.Chosen.among(places, packed.layout.rows, packed.layout.width)
-            vectors = lastlayer.run(self.model, self._known(given), chosen)
+            vectors = self._run_of(chosen, given)
             return self._of_read(read, vectors, batch.attention_mask)
         found = self._run(given, wants)
         assert found.hidden is not None
@@ -224,7 +260,8 @@ class Encoder(nn.Module):
     def project(self, vectors: Tensor) -> Tensor:
         """Logits (U, V) or (U, C) of hidden vectors (U, H)."""
         self._head[0].training = self.training
-        return self._head[0](inputs_embeds=vectors.unsqueeze(1)).logits.flatten(0, -2)
+        with self._lowered():
+            return self._head[0](inputs_embeds=vectors.unsqueeze(1)).logits.flatten(0, -2)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Every trained parameter that `project` reads, tied embeddings and an encoder's pooler included."""
@@ -256,3 +293,7 @@ def _places(read: Tensor) -> Tensor:
 def is_classifier(model: transformers.PreTrainedModel) -> bool:
     """Whether a model's head gives one answer a row."""
     return type(model).__name__.endswith("ForSequenceClassification")
+
+
+def _in_float32(module: nn.Module, given: Any, found: Tensor) -> Tensor:
+    return found.float()

@@ -16,6 +16,15 @@ from kdlab.sharding import Turns, share_out
 from kdlab.types import Batch, Outputs
 
 
+def held_in(precision: str) -> torch.dtype | None:
+    """In what numbers a training of `precision` holds its teachers' matrices; None: float32.
+
+    Under "bf16-mixed" bfloat16, which autocast would make of them at each forward. Under "16-mixed" autocast does: float16
+    has no small numbers, and embeddings, which autocast does not round, have many.
+    """
+    return torch.bfloat16 if precision == "bf16-mixed" else None
+
+
 class Teacher:
     """A frozen encoder that answers for the rows it is asked about.
 
@@ -45,11 +54,18 @@ class Teacher:
         self._turns: Turns | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Teacher:
-        """Move to a device, in `dtype` if given (a frozen bf16 copy is faster than autocast); a shared one is shared out."""
+        """Move to a device, all of it in `dtype` if given; a shared one is shared out."""
         if self._turns is None and self.shared and ranks.world() > 1:
             self._turns = share_out(self.encoder.model, device, dtype or self.dtype)
         elif self._turns is None:
             self.encoder.to(device=device, dtype=dtype)
+        return self
+
+    def hold(self, precision: str) -> Teacher:
+        """Keep the weights as a training of `precision` holds its teachers (`held_in`); a shared one has its `dtype`."""
+        dtype = held_in(precision)
+        if dtype is not None and not (self.shared and ranks.world() > 1):
+            self.encoder.hold(dtype)
         return self
 
     @torch.no_grad()

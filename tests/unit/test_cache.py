@@ -117,7 +117,7 @@ def test_the_first_state_alone_where_a_rule_looks_at_it():
 
 def test_bfloat16_answers_keep_their_bits():
     who, _, _ = teacher(Keeps("row", hidden="all"))
-    who.to(torch.device("cpu"), torch.bfloat16)
+    who.encoder.to(torch.bfloat16)
     batch = rows([3, 1, 8], False)
     fresh = logits(who, batch, "all", remembered=False)
     assert fresh.dtype == torch.bfloat16 and torch.equal(logits(who, batch, "all"), fresh)
