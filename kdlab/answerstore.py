@@ -11,19 +11,20 @@ size is open in flat memory. They are written with `pwrite`: a full disk is an e
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdlab.files import atomic_write_json, locked, replacing
+from kdlab.files import atomic_write_json, is_at, locked, replacing
 
 FACTS = "answers.json"
 HEAD = 64  # bytes before the first entry of an index, before the first answer of a data file
@@ -79,11 +80,15 @@ class MemoryStore:
 class DiskStore:
     """Answers about a data set of `rows` rows in `folder`, which `key` (16 hex digits of `facts`) names.
 
-    An epoch is any whole number; each has an index of its own.
+    An epoch is any whole number; each has an index of its own. `about`: whose answers to what, in words for people.
     """
 
-    def __init__(self, folder: Path, key: str, rows: int, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, key: str, rows: int, facts: Mapping[str, Any], about: Mapping[str, str] | None = None
+    ) -> None:
         self.folder, self.key, self.rows, self.facts = folder, key.encode(), rows, facts
+        self.about = dict(about or {})
+        self._held: int | None = None  # descriptor of the facts, with a shared lock: the answers are in use
         self._index: dict[int, tuple[mmap.mmap, np.ndarray, int]] = {}
         self._maps: dict[int, tuple[mmap.mmap, np.ndarray]] = {}
         self._bad: set[int] = set()
@@ -101,7 +106,28 @@ class DiskStore:
         return total
 
     def open(self, trouble: Trouble) -> None:
-        """Make the folder, or see that it is what it should be: `trouble` is told one line of what is not. OSError."""
+        """Make the folder, or see that it is what it should be: `trouble` is told one line of what is not. OSError.
+
+        Until `close`, or the end of the process, it is `in_use`.
+        """
+        while self._held is None:  # again, where it was removed in between
+            self._settle(trouble)
+            self._hold()
+
+    def _hold(self) -> None:
+        path = self.folder / FACTS
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY)
+            with suppress(OSError):  # no locks there: then its age alone protects it
+                fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for who removes it
+            if not is_at(descriptor, path):
+                os.close(descriptor)
+                return
+            self._held = descriptor
+            with suppress(OSError):  # a shared store may be read-only
+                os.utime(path)
+
+    def _settle(self, trouble: Trouble) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / FACTS
         try:
@@ -113,7 +139,8 @@ class DiskStore:
             pass
         except (ValueError, KeyError, TypeError, AttributeError):
             trouble(f"{path} is not what was written")
-        atomic_write_json(path, {"key": self.key.decode(), "rows": self.rows, "facts": dict(self.facts)})
+        facts = {"key": self.key.decode(), "rows": self.rows, "facts": dict(self.facts), "about": self.about}
+        atomic_write_json(path, facts)
 
     # ---- reading
 
@@ -265,9 +292,40 @@ class DiskStore:
 
     def close(self) -> None:
         """Let go of the descriptors; maps go when nothing reads them any more."""
-        for descriptor in [one[2] for one in self._index.values()] + ([self._own[0]] if self._own else []):
+        own = [self._own[0]] if self._own else []
+        held = [] if self._held is None else [self._held]
+        for descriptor in [one[2] for one in self._index.values()] + own + held:
             os.close(descriptor)
-        self._index, self._maps, self._own = {}, {}, None
+        self._index, self._maps, self._own, self._held = {}, {}, None, None
+
+    # ---- keeping house
+
+    def filled(self) -> Iterator[tuple[str, np.ndarray | str]]:
+        """Each index by name: the entries (n,) of the rows that are there, or what is wrong with the file."""
+        size = HEAD + self.rows * ENTRY.itemsize
+        for path in sorted(self.folder.glob("*.index")):
+            with open(path, "rb", buffering=0) as file:
+                fault = self._fault(file.fileno(), _INDEX, size)
+                entries = np.fromfile(file, ENTRY, self.rows, offset=HEAD) if fault is None else None
+            yield path.name, fault or entries[entries["segment"] > 0]  # pyright: ignore[reportOptionalSubscript]
+
+    def damaged(self) -> Iterator[str]:
+        """A line for each index or row that cannot be used, after every byte that an entry counts on was read.
+
+        Whose tokens an answer is about is known to who asks alone, and checked then.
+        """
+        said: list[str] = []
+        for name, entries in self.filled():
+            if isinstance(entries, str):
+                yield f"{name} {entries}"
+                continue
+            for entry in np.sort(entries, order=("segment", "offset")).tolist():
+                offset, length, segment, _, _, data, _ = entry
+                payload = self._payload(segment, offset, length, said.append)
+                if payload is None:
+                    yield said[-1]
+                elif zlib.crc32(payload.data) != data:
+                    yield f"an answer in {self._data_file(segment).name}, at byte {offset}: its checksum differs"
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:

@@ -179,7 +179,8 @@ def attach(bench: Bench, found: Plan | None, teachers: Sequence[Teacher], ledger
         store = MemoryStore()
         if given.cache == "disk":
             folder = Path(bench.config.artifacts) / KIND / f"{key}.answers"
-            store = DiskStore(folder, key, rows, parts)
+            given_data = bench.config.data.path or bench.config.data.task or type(bench.source).__name__
+            store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": given_data})
         outputs = _outputs(bench, member)
         cache = AnswerCache(
             store, found.keeps, outputs, key, bench.fixed_inputs, ledger, given.cache_fill == "alone", given.cache_trouble,
@@ -190,6 +191,7 @@ def attach(bench: Bench, found: Plan | None, teachers: Sequence[Teacher], ledger
             continue
         teacher.cache = cache
         if isinstance(store, DiskStore):
+            bench.store.used[f"{KIND}/{store.folder.name}"] = None
             bench.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
 
 

@@ -229,7 +229,7 @@ def open_locked(
             except OSError as error:
                 if must_lock or error.errno not in _NO_LOCKS:
                     raise
-            if _is_at(descriptor, path):
+            if is_at(descriptor, path):
                 return descriptor, note
         except BaseException:
             with suppress(OSError):
@@ -238,7 +238,8 @@ def open_locked(
         os.close(descriptor)  # the holder before us renamed or removed the file that we opened
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has the name `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

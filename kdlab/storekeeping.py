@@ -1,4 +1,7 @@
-"""`python -m kdlab.artifacts list|verify|prune`: what the artifact store holds, whether it is whole, what may go."""
+"""`python -m kdlab.artifacts list|verify|prune`: what the artifact store holds, whether it is whole, what may go.
+
+Teachers' cached answers, which lie beside the artifacts, are listed, checked and removed in the same way.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdlab import answerkeeping
+from kdlab.answerstore import FACTS
 from kdlab.artifacts import (
     KEY,
     LEFT,
@@ -50,9 +55,13 @@ class Doomed:
         fault = fault_of(path)
         if fault is not None:
             return f"damaged: {fault}" if path.exists() or path.is_symlink() else None
+        return self.asked(path, path / MANIFEST, uses)
+
+    def asked(self, path: Path, touched: Path, uses: Uses) -> str | None:
+        """Why something whole goes, whose file `touched` is as old as its last use; None: it stays."""
         if not self.kinds and self.older_than is None and not self.unused:
             return None
-        days = (time.time() - (path / MANIFEST).stat().st_mtime) / 86400
+        days = (time.time() - touched.stat().st_mtime) / 86400
         reasons = [f"of kind {path.parent.name}"] if self.kinds else []
         if self.older_than is not None:
             if days <= self.older_than:
@@ -139,15 +148,26 @@ def _list(root: Path, kinds: frozenset[str], uses: Uses) -> int:
             print(f"{_title(path)}  {readable_size(size):>8}  DAMAGED: {manifest}")
         else:
             made, used = manifest["created"][:10], (path / MANIFEST).stat().st_mtime
-            facts = [f"made {made}{_cost(path, manifest)}", f"used {time.strftime('%Y-%m-%d', time.gmtime(used))}"]
-            names = uses.get(_title(path), ())
-            by = f" by {', '.join(names[:2])}" + (f" and {len(names) - 2} more" if len(names) > 2 else "")
-            print(
-                f"{_title(path)}  {readable_size(size):>8}  {', '.join(facts)}{by if names else ''}  {manifest['what']}"
-            )
+            facts = f"made {made}{_cost(path, manifest)}, {_used(path, used, uses)}"
+            print(f"{_title(path)}  {readable_size(size):>8}  {facts}  {manifest['what']}")
+        total, count = total + size, count + 1
+    for path in _answers(root, kinds):
+        store, size = answerkeeping.opened(path), _size_of(path)
+        if isinstance(store, str):
+            print(f"{_title(path)}  {readable_size(size):>8}  DAMAGED: {store}")
+        else:
+            used = _used(path, (path / FACTS).stat().st_mtime, uses)
+            print(f"{_title(path)}  {readable_size(size):>8}  {used}  {answerkeeping.described(store)}")
         total, count = total + size, count + 1
     print(f"{count} artifacts, {readable_size(total)} in {root}")
     return 0
+
+
+def _used(path: Path, when: float, uses: Uses) -> str:
+    """When something was used last, and by which runs: "used 2026-01-31 by outputs/a, outputs/b and 3 more"."""
+    names = uses.get(_title(path), ())
+    by = f" by {', '.join(names[:2])}" + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    return f"used {time.strftime('%Y-%m-%d', time.gmtime(when))}{by if names else ''}"
 
 
 def _cost(path: Path, manifest: Mapping[str, Any]) -> str:
@@ -165,10 +185,11 @@ def _cost(path: Path, manifest: Mapping[str, Any]) -> str:
 
 def _verify(root: Path, kinds: frozenset[str]) -> int:
     checked = damaged = 0
-    every = list(_of(root, kinds))
+    every = [(path, fault_of) for path in _of(root, kinds)]
+    every += [(path, answerkeeping.fault_of) for path in _answers(root, kinds)]
     with Told("checking", len(every), "artifacts") as told:
-        for path in every:
-            fault = fault_of(path)
+        for path, judge in every:
+            fault = judge(path)
             checked, damaged = checked + 1, damaged + (fault is not None)
             told.say(f"{_title(path)}  {'ok' if fault is None else f'DAMAGED: {fault}'}")
             told.to(checked)
@@ -200,8 +221,38 @@ def _prune(root: Path, kinds: frozenset[str], doomed: Doomed, uses: Uses, delete
                     discard(path) if path == final else shutil.rmtree(path)
                 freed += size
                 print(f"{_title(path)}  {'removed' if delete else 'would go'}, {readable_size(size)}: {reason}")
+    freed += _prune_answers(root, kinds, doomed, uses, delete)
     print(f"{readable_size(freed)} {'freed' if delete else 'would be freed (--delete does it)'} in {root}")
     return 0
+
+
+def _prune_answers(root: Path, kinds: frozenset[str], doomed: Doomed, uses: Uses, delete: bool) -> int:
+    """As `_prune`, of cached answers: bytes. Of damaged ones those go that nobody can use; single rows are asked again."""
+    freed = 0
+    for path in [*_answers(root, kinds), *(path for path in answerkeeping.left(root) if path.parent.name in kinds)]:
+        if path.name.startswith("."):
+            reason = "unfinished"
+        elif isinstance(fault := answerkeeping.opened(path), str):
+            days = (time.time() - path.stat().st_mtime) / 86400
+            reason = f"damaged: {fault}" if days > FRESH else None  # a run may have just begun it
+        else:
+            reason = doomed.asked(path, path / FACTS, uses)
+        if reason is None:
+            continue
+        with answerkeeping.claimed(path) as free:
+            if not free:
+                print(f"{_title(path)}  left alone: a running process uses it")
+                continue
+            size = _size_of(path)
+            if delete:
+                shutil.rmtree(path) if path.name.startswith(".") else answerkeeping.discard(path)
+            freed += size
+            print(f"{_title(path)}  {'removed' if delete else 'would go'}, {readable_size(size)}: {reason}")
+    return freed
+
+
+def _answers(root: Path, kinds: frozenset[str]) -> list[Path]:
+    return [path for path in answerkeeping.folders(root) if path.parent.name in kinds]
 
 
 def _of(root: Path, kinds: frozenset[str]) -> Iterator[Path]:
