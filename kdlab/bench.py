@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor
 
 from kdlab import checks, choices, models, teacherspecs, varlen
+from kdlab.answerstore import MemoryStore
 from kdlab.artifacts import Store
 from kdlab.choices import Selection
 from kdlab.config import Config
@@ -53,6 +54,7 @@ class Bench:
         self.say = say
         self.store = Store(Path(config.artifacts), say)
         self.preparation_of = Preparation(self.store)
+        self.memories: dict[str, MemoryStore] = {}  # answers that are remembered in memory, by their key
 
     @property
     def precision(self) -> str:

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdlab import episodes, flops
+from kdlab import episodes, remembering
 from kdlab.adoption import marks_of
 from kdlab.answerrows import Keeps
-from kdlab.answerstore import DiskStore, MemoryStore
-from kdlab.artifacts import key_of
-from kdlab.cache import AnswerCache, Unusable
 from kdlab.errors import UserError
-from kdlab.files import free_bytes, readable_size
 from kdlab.ledger import Ledger
 from kdlab.strategies import kept
-from kdlab.teacher import Teacher, held_in
+from kdlab.teacher import Teacher
 from kdlab.teacherspecs import TeacherSpec
 from kdlab.terms import Term, asks_teacher, function_of, on_logits
 
 if TYPE_CHECKING:
     from kdlab.bench import Bench
-
-KIND = "answers"  # a folder of the artifact store; what is in it grows, so it is none of the store's artifacts
-FORMAT = 1
-GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)
@@ -113,21 +102,9 @@ def plan(bench: Bench, data: Any, batches: int, world: int) -> Plan | None:
     size = sum(_row_bytes(bench, keeps, member, data) * rows for member in members)
     epochs = 1 if bench.fixed_inputs else -(-batches // data.sampler(0, world).per_epoch)
     total = int(size + (32 * len(data.train) * epochs * len(members) if given.cache == "disk" else 0))
-    place = "memory" if given.cache == "memory" else str(Path(bench.config.artifacts) / KIND)
-    said = f"teacher cache: about {readable_size(total)} for {rows:,} rows of {len(members)} teacher(s) in {place}"
-    if total > given.cache_limit * GIGABYTE:
-        said += f", over the limit of {given.cache_limit:g} GB"
-        if given.cache_over == "refuse":
-            less = "" if bench.fixed_inputs or keeps.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
-            raise UserError(
-                f"{said}: raise teachers.cache_limit, or {less}teachers.cache=off, teachers.cache_over=without"
-            )
-        bench.say(f"{said}: the run goes on without")
+    less = "" if bench.fixed_inputs or keeps.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
+    if not remembering.affordable(bench, total, f"{rows:,} rows of {len(members)} teacher(s)", less):
         return None
-    free = free_bytes(Path(bench.config.artifacts))
-    if given.cache == "disk" and total > free:
-        said += f" ({readable_size(free)} are free: if that is not enough, the run goes on without writing)"
-    bench.say(said)
     return Plan(keeps, rows, total)
 
 
@@ -135,7 +112,8 @@ def rows_asked(bench: Bench, rows: int, batches: int, world: int) -> int:
     """How many answers of a teacher a run will keep, at most."""
     select, size = bench.config.select, bench.config.data.batch_size
     each = kept(size * world, select.ratio) if select.scope == "global" else world * kept(size, select.ratio)
-    asked = batches * each + (select.evaluation_rows if select.observe == "kd" and select.ratio < 1 else 0)
+    trainings = 1 + (bench.config.policy.episodes if bench.fixed_inputs and bench.config.policy.path is None else 0)
+    asked = trainings * batches * each + (select.evaluation_rows if select.observe == "kd" and select.ratio < 1 else 0)
     return min(rows, asked) if bench.fixed_inputs else asked
 
 
@@ -146,67 +124,15 @@ def _row_bytes(bench: Bench, keeps: Keeps, member: TeacherSpec, data: Any) -> fl
         units = float(lengths.mean())
     elif keeps.logits == "labelled":
         units = float(np.maximum(1, np.round(bench.config.data.mask_probability * (lengths - 2))).mean())
-    shape = flops.shape_of(member.config)
-    outputs = _outputs(bench, member)
-    width = 2 if bench.precision != "32-true" else 4
-    cast = (shape.layers, shape.hidden, shape.heads)
-    return keeps.bytes(units, float(lengths.mean()), float((lengths**2).mean()), outputs, cast, width)
-
-
-def _outputs(bench: Bench, member: TeacherSpec) -> int:
-    if not bench.fixed_inputs:
-        return int(member.config.vocab_size)
-    return bench.answer[0] if member.classes is None else len(member.classes)
+    return remembering.row_bytes(
+        bench, keeps, member, units, float(lengths.mean()), float((lengths**2).mean()), bench.precision
+    )
 
 
 def attach(bench: Bench, found: Plan | None, teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> None:
     """Give each teacher its cache; `rows` of the training set, `run` what names this run over its interruptions."""
-    given = bench.config.teachers
-    for member, teacher in zip(bench.teacher_pool.members if found else [], teachers, strict=found is not None):
-        assert found is not None
-        parts = {
-            "format": FORMAT,
-            **bench.teacher_pool.weights(member),
-            "config": _config_of(teacher),
-            "classes_known": member.classes and list(member.classes),
-            "rows": bench.rows_parts,
-            "mask_seed": None if bench.fixed_inputs else bench.config.seed,
-            "precision": bench.precision,
-            **({"held": str(held_in(bench.precision))} if held_in(bench.precision) else {}),
-            "keeps": asdict(found.keeps),
-        }
-        key = key_of(parts)
-        store = MemoryStore()
-        if given.cache == "disk":
-            folder = Path(bench.config.artifacts) / KIND / f"{key}.answers"
-            given_data = bench.config.data.path or bench.config.data.task or type(bench.source).__name__
-            store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": given_data})
-        outputs = _outputs(bench, member)
-        cache = AnswerCache(
-            store, found.keeps, outputs, key, bench.fixed_inputs, ledger, given.cache_fill == "alone", given.cache_trouble,
-            bench.say,
-        )  # fmt: skip
-        cache.run = int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "little")
-        if isinstance(store, DiskStore) and not _opened(cache, store):
-            continue
-        teacher.cache = cache
-        if isinstance(store, DiskStore):
-            bench.store.used[f"{KIND}/{store.folder.name}"] = None
-            bench.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
-
-
-def _config_of(teacher: Teacher) -> dict[str, Any]:
-    """How a teacher's weights are used."""
-    found = json.loads(teacher.encoder.model.config.to_json_string())
-    return {key: value for key, value in found.items() if key not in ("_name_or_path", "transformers_version")}
-
-
-def _opened(cache: AnswerCache, store: DiskStore) -> bool:
-    try:
-        store.open(cache.mind)
-    except Unusable:
-        return False
-    except OSError as error:
-        cache.failed(error, "it")
-        return False
-    return True
+    if found is not None:
+        for member, teacher in zip(bench.teacher_pool.members, teachers, strict=True):
+            remembering.remember(
+                bench, member, teacher, found.keeps, rows, bench.rows_parts, bench.precision, ledger, run
+            )

@@ -7,7 +7,8 @@ that starts anew; the second distils once with the module frozen. The module is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from kdlab.policies import Fixed
 from kdlab.seeding import stable
 from kdlab.select import Observer, Select
 from kdlab.tables import Table
+from kdlab.teacher import Teacher
 from kdlab.terms import function_of
 from kdlab.types import Situation
 from kdlab.weighing import looks_of
@@ -35,8 +37,16 @@ from kdlab.weighing import looks_of
 if TYPE_CHECKING:
     from kdlab.bench import Bench
 
+Remember = Callable[
+    [Sequence[Teacher], Ledger, int, str], None
+]  # of so many training rows, for a training of that name
+
 LOG = "ksm.csv"  # in a trained module's folder: a row for each phase
 TRAINING = "training.json"  # and how it was rewarded
+
+
+def forget(teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> None:
+    """Teachers that remember nothing."""
 
 
 def check(bench: Bench) -> None:
@@ -66,17 +76,20 @@ def check(bench: Bench) -> None:
     _policy(bench, arms)
 
 
-def weighing(bench: Bench, batches: int, world: int) -> tuple[Selection | None, Path | None]:
+def weighing(
+    bench: Bench, batches: int, world: int, remember: Remember = forget
+) -> tuple[Selection | None, Path | None]:
     """The rules that weigh the terms and the policy that picks one, and the log of a trained module's learning.
 
     None where the terms keep their weights; where no module was trained here. Trains a module that is missing: on one process, with as many rows a step as all `world` of the run have together.
+    `remember` gives its teachers their caches.
     """
     given = bench.config.policy
     arms = _arms(bench)
     log = None
     for name, arm in arms.items():
         if isinstance(arm, KSM):
-            folder = Path(given.path) if given.path else _trained(bench, name, batches, world)
+            folder = Path(given.path) if given.path else _trained(bench, name, batches, world, remember)
             arms[name], log = _loaded(bench, folder), folder / LOG
     return (Selection(arms, _policy(bench, arms)) if arms else None), log if log and log.is_file() else None
 
@@ -155,7 +168,7 @@ def _loaded(bench: Bench, folder: str | Path) -> KSM:
     return module
 
 
-def _trained(bench: Bench, name: str, batches: int, world: int) -> Path:
+def _trained(bench: Bench, name: str, batches: int, world: int, remember: Remember) -> Path:
     """The folder of the module, trained if the artifact store has none that was trained in the same way."""
     config = bench.config
     given = asdict(config.policy)
@@ -178,13 +191,13 @@ def _trained(bench: Bench, name: str, batches: int, world: int) -> Path:
     return bench.preparation_of.get(
         "ksm",
         parts,
-        lambda out: _train(bench, out, name, batches, world),
+        lambda out: _train(bench, out, name, batches, world, remember),
         "the knowledge selection module, trained over episodes",
         f"KSM, {config.policy.episodes} episodes",
     )
 
 
-def _train(bench: Bench, out: Path, name: str, batches: int, world: int) -> dict[str, Any]:
+def _train(bench: Bench, out: Path, name: str, batches: int, world: int, remember: Remember) -> dict[str, Any]:
     """Algorithm 2: the student is reset for each episode; rows, order and dropout are other ones each time."""
     config, given = bench.config, bench.config.policy
     steps = -(-batches // config.trainer.accumulate)
@@ -202,6 +215,8 @@ def _train(bench: Bench, out: Path, name: str, batches: int, world: int) -> dict
         if ledger is None:
             ledger = Ledger(len(data.train), bench.fixed_inputs)
             teachers = bench.teachers(ledger)
+            if bench.fixed_inputs:  # text is masked otherwise in each episode
+                remember(teachers, ledger, len(data.train), uuid.uuid4().hex)
         student = bench.student(*teachers)
         distiller = bench.distiller(student, teachers, ledger, steps, seed)
         write = partial(_write, table, episode + 1)

@@ -58,7 +58,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train something that a run needs first: one process, no checkpoints, whatever the run itself uses.
 
-    The module's ledger counts. Returns the cost: `steps`, teacher `queries` (rows), model `flops`, `seconds` of training.
+    The module's ledger counts. Returns the cost: `steps`, teacher `queries` (rows; `cached` others
+    were answered from a cache), model `flops`, `seconds` of training.
     """
     ledger = module.ledger
     assert ledger is not None
@@ -82,6 +83,7 @@ def fit(
     return {
         "steps": steps,
         "queries": totals["teacher_queries"]["total"],
+        "cached": totals["teacher_queries"]["cached"],
         "flops": totals["flops"]["total"],
         "seconds": seconds,
     }
@@ -111,13 +113,13 @@ class Preparation:
         self._stages[folder] = {
             "what": stage,
             "made_now": bool(made_now) or before["made_now"],
-            **{name: cost.get(name) for name in ("queries", "flops", "seconds", "steps")},
+            **{name: cost.get(name) for name in ("queries", "cached", "flops", "seconds", "steps")},
         }
         return folder
 
     def stages(self) -> list[dict[str, Any]]:
         """What the run rests on, in the order in which it was needed: `what`, `made_now` (by this process; otherwise it
-        was found), `queries`, `flops`, `seconds`, `steps` (None: made by a kdlab that did not count)."""
+        was found), `queries`, `cached`, `flops`, `seconds`, `steps` (None: made by a kdlab that did not count)."""
         return [dict(stage) for stage in self._stages.values()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def run(
     remembered = caching.plan(bench, data, batches, world)
     teachers = bench.teachers(ledger)
     baselines = bench.baselines(batches, world)
-    weighing, learnt = episodes.weighing(bench, batches, world)
+    weighing, learnt = episodes.weighing(bench, batches, world, partial(caching.attach, bench, remembered))
     module = bench.distiller(bench.student(*teachers), teachers, ledger, total_steps)
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdlab import labels, metrics, models, ranks, taskset
+from kdlab import labels, metrics, models, ranks, remembering, taskset
+from kdlab.answerrows import Keeps
 from kdlab.datamodules import TaskDataModule
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
@@ -174,6 +176,17 @@ class TaskTeacherPool(TeacherPool):
             return self.bench.load(given.path, None, seed)
         reseed(seed, "student head")
         return self._encoder(member, self.bench.shape)
+
+    def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
+        """Logits alone: runs whose knowledge reads no more, on the same rows, find them too."""
+        bench, keeps = self.bench, Keeps("row")
+        if bench.config.teachers.cache == "off":
+            return
+        each = remembering.row_bytes(bench, keeps, self.main, 1.0, 0.0, 0.0, precision)
+        if remembering.affordable(bench, int((each + 32) * rows), f"{rows:,} rows that the assistant learns from"):
+            parts = {"task": self.folder_of_rows(member).name}
+            run = uuid.uuid4().hex
+            remembering.remember(bench, self.main, teacher, keeps, rows, parts, precision, ledger, run)
 
     def load(self, member: TeacherSpec) -> Any:
         return models.load_classifier(self.folder(member), self.revision(member))

@@ -167,12 +167,14 @@ class TeacherPool:
         soft = Weighted(partial(soft_loss, temperature=given.temperature), 1 - given.label_weight)
         terms = {"label": Weighted(label_loss, given.label_weight), "soft": soft}
         optim = Optim(lr=given.lr, weight_decay=given.weight_decay, warmup=given.warmup, fused=precision != "16-mixed")
+        teacher = self.teacher(self.main, ledger)
+        self.remember(member, teacher, len(data.train), ledger, precision)
         module = Distiller(
             Encoder(model.train()),
             {name: w for name, w in terms.items() if w.weight > 0},
             optim,
             steps,
-            [self.teacher(self.main, ledger)],
+            [teacher],
             ledger,
             seed=given.seed,
             score=bench.score,
@@ -189,6 +191,10 @@ class TeacherPool:
         model.save_pretrained(out)
         bench.tokenizer.save_pretrained(out)
         return cost
+
+    def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
+        """Let the main teacher keep its answers to the `rows` rows that an assistant learns from. Of text it does not:
+        an assistant's masks are its own."""
 
     def finish(self, module: Distiller, data: Any, out: Path) -> None:
         """What is kept of a new teacher beside its weights."""

@@ -138,6 +138,27 @@ def test_each_of_two_teachers_has_its_own_answers(tmp_path, teacher_folder, task
     assert len(list((tmp_path / "artifacts" / "answers").iterdir())) == 2
 
 
+def test_episodes_and_the_run_share_one_teachers_answers(tmp_path, teacher_folder, task_folder):
+    """40 rows in 6 batches: three passes over 32 rows (8 are set aside) in each episode, two in the run. None is asked
+    twice."""
+    learning = ["policy=ksm", "policy.episodes=2", "policy.phase=3", "policy.reward_rows=8", "knowledge=ksm"]
+    more = [*learning, "select=all", "teachers.cache=disk", "data.train_rows=40", "teachers.sanity=false"]
+    given = tiny_task(teacher_folder, task_folder, *more, "trainer.max_steps=6", "trainer.probes=0")
+    asked_in_all = 0
+    for name, seed in (("one", 0), ("two", 1)):  # another seed: another module, other rows in each batch
+        done = call([*given, f"seed={seed}", f"hydra.run.dir={name}"], tmp_path, plainly)
+        assert done.code == 0, done.output
+        result = result_of(tmp_path / name)
+        (stage,) = [one for one in result["preparation"] if one["what"].startswith("KSM")]
+        assert stage["made_now"] and stage["queries"] + stage["cached"] == 2 * 3 * 32
+        total, cached = asked(tmp_path / name)
+        assert total + cached == 2 * 40 and result["ledger"]["teacher_queries"]["unique"] == total
+        asked_in_all += stage["queries"] + total
+        (answers,) = (tmp_path / "artifacts" / "answers").iterdir()
+        assert f"answers/{answers.name}" in result["artifacts"]
+        assert asked_in_all == 40, name
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

@@ -107,7 +107,7 @@ def test_the_costs_of_every_stage_are_counted_and_kept(bench, tmp_path):
     for kind, stage in zip(("classifier", "assistant", "baseline"), stages, strict=True):
         (file,) = (tmp_path / "artifacts" / kind).glob("*/cost.json")
         kept = json.loads(file.read_text())
-        assert kept == {name: stage[name] for name in ("steps", "queries", "flops", "seconds")}
+        assert kept == {name: stage[name] for name in ("steps", "queries", "cached", "flops", "seconds")}
     again = bench(*ASSISTANT, "no_kd_baseline=true", "teachers.finetune.max_steps=3")
     again.teachers(None)
     again.baselines(2, 1)
@@ -156,5 +156,5 @@ def test_an_artifact_of_a_kdlab_that_did_not_count_says_so(bench, tmp_path):
     again = bench()
     again.teachers(None)
     assert again.preparation == [
-        {"what": "teacher, 4 layers, fine-tuned", "made_now": False, "queries": None, "flops": None, "seconds": None, "steps": None}
+        {"what": "teacher, 4 layers, fine-tuned", "made_now": False, "queries": None, "cached": None, "flops": None, "seconds": None, "steps": None}
     ]  # fmt: skip
