@@ -138,6 +138,22 @@ def test_each_of_two_teachers_has_its_own_answers(tmp_path, teacher_folder, task
     assert len(list((tmp_path / "artifacts" / "answers").iterdir())) == 2
 
 
+def test_a_damaged_cache_is_refused_or_filled_again_as_told(tmp_path, teacher_folder, task_folder):
+    more = ["select=all", "teachers.cache=disk", "data.train_rows=40", "teachers.sanity=false", "trainer.max_steps=2"]
+    given = tiny_task(teacher_folder, task_folder, *more, "trainer.probes=0")
+    done = call([*given, "hydra.run.dir=whole"], tmp_path, plainly)
+    assert done.code == 0, done.output
+    (data,) = (tmp_path / "artifacts" / "answers").glob("*/*.data")
+    os.truncate(data, data.stat().st_size // 2)
+    done = call([*given, "teachers.cache_trouble=refuse", "hydra.run.dir=refused"], tmp_path, plainly)
+    (line,) = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
+    assert done.code == 2 and f"{data.name} is truncated" in line and "teachers.cache_trouble=rebuild" in line
+    done = call([*given, "hydra.run.dir=mended"], tmp_path, plainly)
+    assert done.code == 0 and "is truncated" in done.output and "asks the teacher again" in done.output, done.output
+    total, cached = asked(tmp_path / "mended")
+    assert total > 0 and cached > 0 and total + cached == 32
+
+
 def test_episodes_and_the_run_share_one_teachers_answers(tmp_path, teacher_folder, task_folder):
     """40 rows in 6 batches: three passes over 32 rows (8 are set aside) in each episode, two in the run. None is asked
     twice."""
