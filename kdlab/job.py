@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.callbacks import LambdaCallback
 
 from kdlab import caching, checkpoints, choices, episodes, figures, folders, loggers, ranks, stopping, suite, supervise
 from kdlab.bench import Bench
@@ -181,7 +182,7 @@ def run(
     keep = Keep(folder / "checkpoints", every, total_steps, ledger, guard, tables.values(), decisions.flush, say)
     given_order = (guard, watch, trace, account, select, adopt, weigh, decisions if len(decided) > 1 else None, keep)
     callbacks: list[pl.Callback] = [one for one in given_order if one is not None]
-    callbacks.append(pl.callbacks.LambdaCallback(on_train_start=lambda *_: bench.meet(teachers)))
+    callbacks.append(LambdaCallback(on_train_start=lambda *_: bench.meet(teachers)))
     if main_rank:
         callbacks.append(Progress(total_steps, ledger, select.chooser if select else None))
     trainer = pl.Trainer(

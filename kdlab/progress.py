@@ -90,7 +90,8 @@ class Told:
         """How far it is, in words."""
         spent = clock() - self._began
         done, total = (
-            "" if x is None else readable_size(x) if self.unit == "B" else f"{x:,.0f}" for x in (self.done, self.total)
+            "" if x is None else readable_size(int(x)) if self.unit == "B" else f"{x:,.0f}"
+            for x in (self.done, self.total)
         )
         unit = "" if self.unit == "B" or not self.unit else f" {self.unit}"
         if self.total is None or self.done <= self._start:

@@ -150,7 +150,7 @@ def _no_name(overrides: Sequence[str]) -> str:
     """What to say of the first override that gives a group a number or a truth value; empty if none does."""
     for one in OverridesParser.create().parse_overrides(list(overrides)):
         group, value = CONF / one.key_or_group, one.value()
-        if group.is_dir() and "=" in one.input_line and not isinstance(value, str | list | dict):
+        if group.is_dir() and "=" in (one.input_line or "") and not isinstance(value, str | list | dict):
             choices = sorted(file.stem for file in group.glob("*.yaml"))
             return f"{one.input_line}: {one.key_or_group} takes the name of a choice; {nearest(str(value), choices)}"
     return ""

@@ -31,7 +31,7 @@ def share_out(model: transformers.PreTrainedModel, device: torch.device, dtype: 
     """
     layers = blocks(model)
     if dtype is not None:
-        model.to(dtype=dtype)
+        nn.Module.to(model, dtype=dtype)  # transformers' own is typed without its owner
     mesh = init_device_mesh(device.type, (ranks.world(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
@@ -40,7 +40,7 @@ def share_out(model: transformers.PreTrainedModel, device: torch.device, dtype: 
         own = set(layers.parameters())
         # a common root lets the next layer be gathered while one runs
         fully_shard(holder, mesh=mesh, ignored_params={p for p in holder.parameters() if p not in own})
-    model.to(device=device)
+    nn.Module.to(model, device=device)
     return Turns(model)
 
 
