@@ -20,7 +20,7 @@ from kdlab import attention
 
 # whose hooks look at nothing: transformers' own, which stay after a forward that was asked for states and then do
 # nothing, and those that gather layers shared out over ranks and announce that
-BLIND = ("transformers.utils.output_capturing", "torch.distributed.fsdp.", "kdlab.sharding")
+BLIND = ("transformers.utils.output_capturing", "torch.distributed.fsdp", "kdlab.sharding")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def runs(model: Any) -> bool:
 
 def _kind(module: nn.Module) -> type[nn.Module]:
     """A module's class, that of a shared-out one without what torch adds to it."""
-    return next(kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed.fsdp."))
+    return next(kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed.fsdp"))
 
 
 def _twin(module: nn.Module) -> Any:
