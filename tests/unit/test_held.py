@@ -30,18 +30,19 @@ pytestmark = [
 ]
 HALF = "bf16-mixed"
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert"]
+CAST: Any = LARGE
 TEXT, TASK = transformers.AutoModelForMaskedLM, transformers.AutoModelForSequenceClassification
 
 
 def model(family: str, auto: Any, seed: int = 0) -> transformers.PreTrainedModel:
     torch.manual_seed(seed)
     if family == "deberta-v2":
-        config = transformers.DebertaV2Config(**LARGE, relative_attention=True, pos_att_type=["p2c", "c2p"])
+        config = transformers.DebertaV2Config(**CAST, relative_attention=True, pos_att_type=["p2c", "c2p"])
     elif family == "modernbert":
-        ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-        config = transformers.ModernBertConfig(**LARGE, **ids, local_attention=8)
+        ids: Any = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+        config = transformers.ModernBertConfig(**CAST, **ids, local_attention=8)
     else:
-        config = transformers.MPNetConfig(**LARGE) if family == "mpnet" else tiny_config(family)
+        config = transformers.MPNetConfig(**CAST) if family == "mpnet" else tiny_config(family)
     config.num_labels = 3
     config.initializer_range = 0.2
     return auto.from_config(config)
