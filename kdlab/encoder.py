@@ -91,7 +91,7 @@ class Encoder(nn.Module):
         """What `hold` was given."""
         return self._held
 
-    def _lowered(self) -> contextlib.AbstractContextManager[None]:
+    def _lowered(self) -> contextlib.AbstractContextManager[object]:
         """Where a model that is held in half precision runs."""
         if self._held is None:
             return contextlib.nullcontext()
