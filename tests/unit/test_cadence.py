@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain, repeat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 from kdlab import ledger as room
 from kdlab.cadence import PART, Cadence
+from kdlab.callbacks import Keep
+from kdlab.distill import Distiller
+from kdlab.errors import UserError
+from kdlab.health import Health
 from kdlab.ledger import Ledger
+from kdlab.schemas import Trainer
 
 
 class Clock:
@@ -89,3 +97,34 @@ def test_parameters_that_are_not_trained_have_no_moments():
     weights = [torch.nn.Parameter(torch.empty(50_000_000), requires_grad=trained) for trained in (False, True)]
     made.begin(weights)
     assert made.expected == pytest.approx((200e6 + 3 * 200e6) / 200e6)
+
+
+@pytest.mark.parametrize("given", [0, -5, "often", 2.5, True])
+def test_what_is_no_cadence_is_refused(given):
+    with pytest.raises(UserError, match=f"trainer.checkpoint_every={given}: a number of optimizer steps .* or auto"):
+        Trainer(max_steps=1, checkpoint_every=given).check()
+
+
+def test_a_checkpoint_that_takes_long_is_told_of_once_with_how_far_they_lie_apart(clock, tmp_path):
+    said: list[str] = []
+    ledger = Ledger(10)
+    guard = SimpleNamespace(signum=0, wants_save=False, read=lambda: None, check_weights=lambda step: None)
+    keep = Keep(tmp_path, None, 9, ledger, cast(Any, guard), say=said.append)
+
+    def save(path: Path) -> None:
+        clock.now += 12.0
+
+    module = Distiller.__new__(Distiller)
+    torch.nn.Module.__init__(module)
+    module.health = Health()
+    with ledger.time("loop"):
+        keep.on_train_start(cast(Any, None), module)
+        for step in (1, 2, 3):
+            clock.now += 1000.0
+            trainer = SimpleNamespace(global_step=step, accumulate_grad_batches=1, save_checkpoint=save)
+            keep.on_train_batch_end(cast(Any, trainer), module, None, None, step - 1)
+    # 12 s are within 2 % of 1000 s; the next two are 75 * 12 s and more later
+    assert keep.cadence.written == 3 and keep.took(ledger.totals()["seconds"])["share"] == pytest.approx(36 / 3036)
+    assert said == [
+        "a checkpoint takes 12 s here, so one is written every 15 minutes; trainer.checkpoint_every= sets a number of steps"
+    ]

@@ -49,7 +49,11 @@ def test_head_parameters_are_those_that_the_projection_uses(teacher):
 
 def test_frozen_embeddings_are_no_head_parameters(teacher):
     models.freeze(teacher, ["word_embeddings"])
-    assert all(p.requires_grad for p in Encoder(teacher).head_parameters())
+    encoder = Encoder(teacher)
+    trained = encoder.head_parameters()
+    assert trained and all(p.requires_grad for p in trained)
+    trained[0].requires_grad_(False)  # also what is frozen after it was asked for
+    assert [id(p) for p in encoder.head_parameters()] == [id(p) for p in trained[1:]]
 
 
 @pytest.mark.parametrize("layers", [[0, 2], [3], [1, 3, 0], [0, 1, 2, 3]])
