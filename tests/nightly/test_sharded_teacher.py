@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.ddp.test_shared_teacher import TWO, both
 from tests.ddp.test_two_ranks_teaching import COMMON, IDLE, RULES
 from tests.end_to_end.test_finetune import plainly
 from tests.runs import KillAt, call, outcome, tiny, tiny_task
 
 pytestmark = pytest.mark.nightly
 
-# packed, a whole teacher runs its last layer for the tokens that are read alone
-TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu", "exec=bucketed"]
 KD = ["select=adads", "select.observe=kd", "select.evaluation_rows=24"]  # three batches of 8: one rank has two
 TEXTS = {
     "adads": ["select=adads"],
@@ -55,23 +54,11 @@ def artifacts(tmp_path_factory, teacher_folder, text_folder, four_classes) -> Pa
     return folder / "artifacts"
 
 
-def both(given: list[str], folder: Path, artifacts: Path) -> list[dict]:
-    found = []
-    for name in ("ddp", "fsdp_teacher"):
-        place = folder / name
-        shutil.copytree(artifacts, place / "artifacts")
-        for scores in (place / "artifacts").glob("scores*"):  # to be made by all ranks together
-            shutil.rmtree(scores) if scores.is_dir() else scores.unlink()
-        done = call([*given, f"trainer={name}", "hydra.run.dir=run"], place, plainly, ranks=2)
-        assert done.code == 0, done.output
-        found.append(outcome(place / "run"))
-    return found
-
-
 @pytest.mark.parametrize("case", TEXTS)
 def test_text(case, tmp_path, artifacts, teacher_folder, text_folder):
     given = tiny(teacher_folder, text_folder, *TWO, "trainer.probes=1", *TEXTS[case])
-    whole, shared = both(given, tmp_path, artifacts)
+    shutil.copytree(artifacts, tmp_path / "artifacts")
+    whole, shared = both(given, tmp_path)
     if case in ROUNDED:
         losses = [one["scores"]["student"]["loss"] for one in (whole, shared)]
         assert losses[1] == pytest.approx(losses[0], abs=ROUNDED[case])
@@ -83,7 +70,8 @@ def test_text(case, tmp_path, artifacts, teacher_folder, text_folder):
 @pytest.mark.parametrize("case", TASKS)
 def test_task(case, tmp_path, artifacts, teacher_folder, four_classes):
     given = tiny_task(teacher_folder, four_classes, *COMMON, *TWO, *TASKS[case])
-    whole, shared = both(given, tmp_path, artifacts)
+    shutil.copytree(artifacts, tmp_path / "artifacts")
+    whole, shared = both(given, tmp_path)
     scores = [one.pop("scores") for one in (whole, shared)]
     assert shared == whole
     assert scores[1].keys() == scores[0].keys() and scores[1]["student"] == scores[0]["student"]

@@ -1,0 +1,33 @@
+"""trainer=fsdp_teacher on two CPU ranks (gloo) against trainer=ddp: the same run, bit for bit, with an idle rank too."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.ddp.test_two_ranks_teaching import COMMON, IDLE, RULES
+from tests.end_to_end.test_finetune import plainly
+from tests.runs import call, outcome, tiny_task
+
+# packed, a whole teacher runs its last layer for the tokens that are read alone
+TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu", "exec=bucketed"]
+
+
+def both(given: list[str], folder: Path) -> list[dict[str, Any]]:
+    """The outcomes with each trainer, from the artifacts in `folder`; teachers are scored anew."""
+    found = []
+    for name in ("ddp", "fsdp_teacher"):
+        shutil.rmtree(folder / "artifacts" / "scores", ignore_errors=True)
+        shutil.rmtree(folder / "artifacts" / "answers", ignore_errors=True)
+        done = call([*given, f"trainer={name}", f"hydra.run.dir={name}"], folder, plainly, ranks=2)
+        assert done.code == 0, done.output
+        found.append(outcome(folder / name))
+    return found
+
+
+def test_two_teachers_that_ranks_ask_unequally(tmp_path, teacher_folder, four_classes):
+    given = tiny_task(teacher_folder, four_classes, *COMMON, *TWO, *IDLE, *RULES["hard"])
+    whole, shared = both(given, tmp_path)
+    assert shared == whole
+    assert (tmp_path / "artifacts" / "scores").is_dir()  # made by both ranks together
