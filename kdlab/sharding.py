@@ -59,6 +59,7 @@ class Turns:
     def __init__(self, model: transformers.PreTrainedModel) -> None:
         self._base: nn.Module = model.base_model
         self._following = False
+        self._half = any(p.dtype == torch.bfloat16 for p in self._base.parameters())  # some of them (`Encoder.hold`)
         self._base.register_forward_pre_hook(self._announce)
 
     def _announce(self, *_: Any) -> None:
@@ -69,10 +70,12 @@ class Turns:
     def catch_up(self) -> None:
         """Run along with one token until no rank asks any more (collective)."""
         while ranks.all_any(False):
-            token = torch.zeros(1, 1, dtype=torch.long, device=next(self._base.parameters()).device)
+            device = next(self._base.parameters()).device
+            token = torch.zeros(1, 1, dtype=torch.long, device=device)
             self._following = True
             try:
-                self._base(input_ids=token, attention_mask=torch.ones_like(token))
+                with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
+                    self._base(input_ids=token, attention_mask=torch.ones_like(token))
             finally:
                 self._following = False
 

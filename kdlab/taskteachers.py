@@ -26,7 +26,7 @@ from kdlab.scoring import TaskScore, over_splits
 from kdlab.seeding import reseed
 from kdlab.taskdata import TaskData
 from kdlab.tasks import TaskShape
-from kdlab.teacher import Teacher
+from kdlab.teacher import Teacher, held_in
 from kdlab.teacherpool import TeacherPool
 from kdlab.teacherspecs import TeacherSpec
 from kdlab.teaching import Finetune
@@ -215,8 +215,8 @@ class TaskTeacherPool(TeacherPool):
             data_parts = {**data_parts, "classes": list(member.classes)}
 
         parts = {**self.weights(member), "task": data_parts}
-        if met is not None and met.dtype is not None:
-            parts["numbers"] = str(met.dtype)
+        if met is not None and (dtype := held_in(bench.precision)) is not None:
+            parts["numbers"] = str(dtype)
         together: dict[str, float] = {}
 
         def scored() -> dict[str, float]:

@@ -30,7 +30,7 @@ class Teacher:
 
     `name` is what the ledger calls it. `order`: where the teacher keeps each class of the data (`kdlab.labels.align`),
     if it numbers them otherwise. `classes`: which of the data's classes its outputs stand for, in that order, if it is
-    a specialist for some (None: all). `shared`: its layers are shared out over the ranks, if there are several, in `dtype`;
+    a specialist for some (None: all). `shared`: its layers are shared out over the ranks, if there are several;
     then its methods are collective. Not a Module on purpose: as a submodule it would enter every checkpoint.
     """
 
@@ -42,7 +42,6 @@ class Teacher:
         order: Sequence[int] | None = None,
         classes: Sequence[int] | None = None,
         shared: bool = False,
-        dtype: torch.dtype | None = None,
     ) -> None:
         self.name = name
         self.encoder = encoder.eval().requires_grad_(False)
@@ -50,21 +49,21 @@ class Teacher:
         self.classes = None if classes is None else list(classes)
         self._count = ask
         self.cache: AnswerCache | None = None
-        self.shared, self.dtype = shared, dtype
+        self.shared = shared
         self._turns: Turns | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Teacher:
         """Move to a device, all of it in `dtype` if given; a shared one is shared out."""
         if self._turns is None and self.shared and ranks.world() > 1:
-            self._turns = share_out(self.encoder.model, device, dtype or self.dtype)
+            self._turns = share_out(self.encoder.model, device, dtype)
         elif self._turns is None:
             self.encoder.to(device=device, dtype=dtype)
         return self
 
     def hold(self, precision: str) -> Teacher:
-        """Keep the weights as a training of `precision` holds its teachers (`held_in`); a shared one has its `dtype`."""
+        """Keep the weights as a training of `precision` holds its teachers (`held_in`), before it is shared out."""
         dtype = held_in(precision)
-        if dtype is not None and not (self.shared and ranks.world() > 1):
+        if dtype is not None:
             self.encoder.hold(dtype)
         return self
 

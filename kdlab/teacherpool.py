@@ -10,8 +10,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from kdlab import models, teacherspecs
 from kdlab.distill import Distiller
 from kdlab.encoder import Encoder
@@ -124,8 +122,7 @@ class TeacherPool:
         ask = ledger.ask if ledger else None
         given = self.bench.config.trainer
         shared = given.shard_teacher and member.assistant is None
-        dtype = torch.bfloat16 if shared and self.bench.precision.startswith("bf16") else None
-        return Teacher(member.name, encoder, ask, self.order(member), member.classes, shared, dtype)
+        return Teacher(member.name, encoder, ask, self.order(member), member.classes, shared)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
         """Where a teacher keeps each class that it knows of the data; None: in their order."""
