@@ -131,15 +131,20 @@ def learning(table: TaskTable, rows: Sequence[Row], against: str) -> Figure | No
         axes.plot(x, scale * mean, color=colour, linestyle=style, linewidth=1.5)
         if len(found) <= BANDS:
             axes.fill_between(x, scale * (mean - std), scale * (mean + std), color=colour, alpha=0.15, linewidth=0)
-    ends = sorted((float(scale * mean[-1]), float(x[-1]), number) for number, (_, (x, mean, _)) in found.items())
+    far = 1.05 * max(float(x[-1]) for _, (x, _, _) in found.values())
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    places = pictures.apart([(end - low) / (high - low) for end, _, _ in ends], 0.045)
-    far = max(x for _, x, _ in ends)
-    axes.set_xlim(0, far * 1.05)
-    for (_, x, number), place in zip(ends, places, strict=True):
-        where = {"transform": axes.transAxes, "fontsize": 8, "color": pictures.INK, "va": "center"}
-        axes.text(x / (far * 1.05) + 0.01, place, f"{number}", **where)
+    axes.set_xlim(0, far)
+    ends: dict[float, list[tuple[float, int]]] = {}  # heights and numbers of the curves that end at a place
+    for number, (_, (x, mean, _)) in found.items():
+        ends.setdefault(round(float(x[-1]) / far, 2), []).append(
+            ((float(scale * mean[-1]) - low) / (high - low), number)
+        )
+    look = {"transform": axes.transAxes, "fontsize": 8, "color": pictures.INK, "va": "center"}
+    for end, at in ends.items():
+        at.sort()
+        for (_, number), place in zip(at, pictures.apart([height for height, _ in at], 0.045), strict=True):
+            axes.text(end + 0.01, place, f"{number}", **look)
     axes.set_xlabel("teacher queries" if against == "queries" else "optimizer steps")
     axes.set_ylabel(table.found.unit).set_parse_math(False)
     return figure

@@ -369,7 +369,7 @@ def test_learning_curves_are_the_mean_over_seeds_where_all_were_evaluated(tmp_pa
         band = axes.collections[1].get_paths()[0].vertices
         heights = [y for at, y in band if at == x]
         assert (min(heights), max(heights)) == pytest.approx((70 - 200**0.5, 70 + 200**0.5))  # deviation of 60 and 80
-        assert [text.get_text() for text in axes.texts] == ["2", "1"]  # rows of the table, at the curves' ends
+        assert [text.get_text() for text in axes.texts] == ["1", "2"]  # rows of the table, at the curves' ends
     apart = [row for row in found.rows if row.group.one.select != "adads"]
     assert reportfigures.learning(found, apart, "step") is None
     captions = [one.caption for one in report.build([tmp_path], say=quiet).sections[0].pictures]
