@@ -6,15 +6,18 @@ Importing torch and its friends takes seconds, a tiny run half of one; a fork se
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,11 @@ def tiny(teacher: Path, text: Path, *more: str) -> list[str]:
 def _last(given: list[str]) -> list[str]:
     keys = [override.split("=", 1)[0] for override in given]
     return [override for i, override in enumerate(given) if keys[i] not in keys[i + 1 :]]
+
+
+# two threads that ask a fork server's child for its exit code at once may both read it, and one gets 255
+_PROCESSES = threading.Lock()
+_PORTS = itertools.count(os.getpid() * 101)
 
 
 @dataclass
@@ -107,35 +115,45 @@ def call(
         environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
         given = (list(arguments), str(folder), str(log), prepare if rank == trapped % ranks else None)
         processes.append(context.Process(target=_child, args=(*given, environment if ranks > 1 else {})))
-    for process in processes:
-        process.start()
+    with _PROCESSES:
+        for process in processes:
+            process.start()
     until = time.monotonic() + timeout
     failed = 0.0
-    while any(p.is_alive() for p in processes) and time.monotonic() < until:
-        if any(p.exitcode not in (None, 0) for p in processes):
+    while None in _codes(processes) and time.monotonic() < until:
+        if any(_codes(processes)):
             failed = failed or time.monotonic()
             if time.monotonic() >= failed + grace:
                 for process in processes:
                     process.kill()
-        processes[0].join(0.02)
-    late = any(p.is_alive() for p in processes)
+        time.sleep(0.02)
+    late = None in _codes(processes)
     for process in processes:
         process.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
-        process.join()
+    while None in _codes(processes):
+        time.sleep(0.02)
     if late:
         raise AssertionError(f"still running after {timeout} s:\n{log.read_text()}")
-    codes = [p.exitcode or 0 for p in processes]
+    codes = [code or 0 for code in _codes(processes)]
     # a rank whose peer was killed may see that and fail before it is killed too: the kill is what counts
     return Done(min(codes) if min(codes) < 0 else max(codes), log.read_text() if log.exists() else "")
 
 
+def _codes(processes: Sequence[BaseProcess]) -> list[int | None]:
+    """Exit codes, None of what still runs."""
+    with _PROCESSES:
+        return [process.exitcode for process in processes]
+
+
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port of this machine that nobody listens on, and that no other call in this process was given."""
+    while True:
+        port = 20_000 + next(_PORTS) % 12_000  # below those that the system gives to whoever asks for any
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def outcome(folder: Path) -> dict[str, Any]:

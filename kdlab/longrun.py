@@ -8,8 +8,7 @@ import statistics
 from collections.abc import Sequence
 
 from kdlab.children import call
-from kdlab.killing import Found
-from kdlab.mishaps import Lab
+from kdlab.lab import Found, Lab
 from kdlab.traps import Measure
 
 GROWTH = 0.02  # of resident memory

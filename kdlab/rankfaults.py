@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlab.children import Done, free_port
-from kdlab.killing import RUN, Found
-from kdlab.mishaps import Lab, result
+from kdlab.lab import RUN, Found, Lab, result
 
 SECONDS = 60.0
 MADE = "an error that was made on purpose"

@@ -147,8 +147,12 @@ def parts(whole: DictConfig, wanted: Sequence[str]) -> tuple[DictConfig, Any]:
 
 
 def _no_name(overrides: Sequence[str]) -> str:
-    """What to say of the first override that gives a group a number or a truth value; empty if none does."""
-    for one in OverridesParser.create().parse_overrides(list(overrides)):
+    """What to say of the first override whose value Hydra cannot use: a group has choices with names; "" if all can be."""
+    for override in overrides:
+        try:
+            one = OverridesParser.create().parse_override(override)
+        except ValueError as error:  # digits beyond Python's limit
+            return f"{override[:80]}: {first_line(error)}"
         group, value = CONF / one.key_or_group, one.value()
         if group.is_dir() and "=" in (one.input_line or "") and not isinstance(value, str | list | dict):
             choices = sorted(file.stem for file in group.glob("*.yaml"))

@@ -152,7 +152,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     for group, name in zip(found, _names([group.facts for group in found]), strict=True):
         run = group.one
         group.name = name or f"select={run.select}" + (f" ratio={run.ratio:g}" if run.ratio < 1 else "")
-        if (run.result.get("policy") or {}).get("reward_data") == "dev":
+        policy = run.result.get("policy")
+        if isinstance(policy, dict) and policy.get("reward_data") == "dev":
             group.name += " [rewarded on dev]"  # it has learnt from what it is scored on
     return found
 

@@ -16,7 +16,8 @@ class Moment:
     """A moment of a run: the training (what its progress bar says), its optimizer step, and what is going on.
 
     `when`: "start" of a step, "gradient" (before the update), "end", "observation", "evaluation", "phase" (of a module
-    that learns), "save N" (call N to the file system of a checkpoint), "artifact N" (of keeping something made).
+    that learns), "save N" (call N to the file system of a checkpoint), "artifact N" (of keeping something made),
+    "answers N" (of remembering answers of a teacher), "answers index N" (of beginning to).
     """
 
     stage: str
@@ -49,6 +50,7 @@ def without_figures() -> None:
 def watch(visit: Callable[[Moment], None]) -> None:
     """Have `visit` called in every moment of what this process runs from now on."""
     from kdlab import artifacts, callbacks
+    from kdlab.answerstore import DiskStore
     from kdlab.callbacks import Progress
     from kdlab.distill import Distiller
     from kdlab.ksm import KSM
@@ -103,6 +105,10 @@ def watch(visit: Callable[[Moment], None]) -> None:
         "_make",
         lambda number, arguments: visit(Moment(str(arguments[4]), 0, f"artifact {number}")),
         only_at=("open", "write", "fsync", "replace", "rename", "mkdir"),
+    )
+    during(DiskStore, "write", lambda number, _: at(f"answers {number}"), only_at=("open", "pwrite"))
+    during(
+        DiskStore, "_new_index", lambda number, _: at(f"answers index {number}"), only_at=("open", "fsync", "replace")
     )
 
 

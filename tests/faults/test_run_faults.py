@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kdlab import mishaps
+from kdlab import diskfaults, mishaps
 from kdlab.children import tiny_task
 from kdlab.faults import KSM, RANKS, TWO_EPOCHS, with_
-from kdlab.killing import Case, Found, Whole, killed, points, undisturbed
-from kdlab.mishaps import Lab
+from kdlab.killing import Case, Whole, killed, points, undisturbed
+from kdlab.lab import Found, Lab
 from kdlab.small import write_task
 
 
@@ -47,21 +47,21 @@ def test_a_run_killed_in_moments_of_all_kinds_ends_as_undisturbed(case, whole, t
     assert found.tried >= 4 and found.wrong == 0, found.notes  # a step whose checkpoint is written is not done again
 
 
-@pytest.mark.parametrize("fault", [mishaps.signals_preparing, mishaps.nonfinite_skipped, mishaps.damaged])
+@pytest.mark.parametrize("fault", [mishaps.signals_preparing, mishaps.nonfinite_skipped, diskfaults.damaged])
 def test_faults_on_one_process(fault: Callable[[Lab], Found], case, whole, tmp_path):
     assert_borne(fault(lab_of(case, whole, tmp_path)), 1)
 
 
 def test_a_disk_that_fills_while_a_teacher_is_saved_is_one_line(case, whole, tmp_path):
     lab = Lab(whole.folder.parent, case.command, whole.outcome, whole.folder / "artifacts", few=True)
-    found = mishaps.full_disks(lab, 2)
+    found = diskfaults.full_disks(lab, 2)
     if not found.tried:
         pytest.skip(found.notes[0])
     assert_borne(found, 2)
 
 
 def test_a_forbidden_folder_is_one_line(case, whole, tmp_path):
-    found = mishaps.read_only(lab_of(case, whole, tmp_path))
+    found = diskfaults.read_only(lab_of(case, whole, tmp_path))
     assert found.tried >= 1 and found.wrong == 0, found.notes
 
 

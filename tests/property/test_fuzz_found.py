@@ -6,13 +6,15 @@ import json
 
 import pytest
 
-from tests.fuzzing import TARGETS, one_case
+from tests.fuzzing import RESULT, TARGETS, one_case
 
 CONFIG = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 FOUND = [
     ("a setting", ("knowledge.phases", "${oc.env:HOME}")),  # a text where a list of numbers was typed
     ("an override", ("scale", False, "")),  # a choice that is no name
     ("an override", ("scale", False, "~")),
+    ("an override", ("scale", "9" * 5000, "")),  # more digits than Python reads
+    ("a result.json", json.dumps({**RESULT, "policy": True}).encode()),
     ("labelled .jsonl", b'{"text": "a", "label": 0}\n' + b"[" * 3000),
     ("a .jsonl of text", b"[" * 3000),
     ("a result.json", b"[" * 3000),
