@@ -25,6 +25,7 @@ FOUND = [
     ("a config.yaml", b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (c + 1, c + 1, c, c) for c in range(97, 122))),
     ("a model's config.json", json.dumps({**CONFIG, "id2label": 3}).encode()),
     ("a model's config.json", json.dumps({**CONFIG, "num_hidden_layers": "\ud800"}).encode()),
+    ("a KSM's settings", json.dumps({"\ud800": 1}).encode()),  # half a pair in the message
     ("a tokenizer_config.json", json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": False}).encode()),
 ]  # fmt: skip
 
