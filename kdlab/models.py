@@ -154,7 +154,7 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> transform
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().encode("utf-8", "backslashreplace").decode()
+    text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 

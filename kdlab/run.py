@@ -27,7 +27,7 @@ from yaml import YAMLError
 from kdlab import stopping, supervise, targets
 from kdlab.confidential import without_secrets
 from kdlab.config import Config, checked, first_line
-from kdlab.errors import UserError, nearest
+from kdlab.errors import UserError, nearest, one_line
 from kdlab.jobs import FOLDER, perform
 
 PACKAGE = Path(__file__).resolve().parent
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        line = without_secrets(explain(error))
+        line = one_line(without_secrets(explain(error)))
         if not supervise.leave_error(line):
             print(f"kdlab: {line}", file=sys.stderr)
         return 2

@@ -11,6 +11,8 @@ from tests.fuzzing import RESULT, TARGETS, one_case
 CONFIG = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 FOUND = [
     ("a setting", ("knowledge.phases", "${oc.env:HOME}")),  # a text where a list of numbers was typed
+    ("a setting", ("select.pool", "\n")),  # a line break in the message
+    ("an override", ("scale", "\n", "")),
     ("an override", ("scale", False, "")),  # a choice that is no name
     ("an override", ("scale", False, "~")),
     ("an override", ("scale", "9" * 5000, "")),  # more digits than Python reads
