@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from kdlab import ranks
 from kdlab.files import readable_size
 
 SECONDS = 60.0  # between two plain lines
@@ -32,7 +31,13 @@ T = TypeVar("T")
 
 def speaks() -> bool:
     """Whether this process is the one that tells: the first rank, also before there is a process group."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0" and ranks.rank() == 0
+    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("RANK", "0") != "0":
+        return False
+    if "torch" not in sys.modules:  # no process group without it; reports read runs and do not load it
+        return True
+    from kdlab import ranks
+
+    return ranks.rank() == 0
 
 
 def terminal() -> bool:
