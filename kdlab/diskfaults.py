@@ -95,7 +95,8 @@ class mounted:
 
     def __exit__(self, *_: Any) -> None:
         if self.worked:
-            subprocess.run(["umount", str(self.folder)], check=True)
+            # lazily: a process of another fault, started in between, may hold it for a moment
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
 def _last_good(folder: Path) -> bool:

@@ -58,11 +58,20 @@ class Whole:
 
 
 def undisturbed(case: Case, folder: Path) -> Whole:
-    """Do the run once, recording it. RuntimeError if it fails."""
-    log = folder / "moments.jsonl"
-    done = call([*case.command, *RUN], folder, Record(log), timeout=600, ranks=case.ranks, trapped=0)
-    if done.code != 0:
-        raise RuntimeError(f"{case.name} fails undisturbed:\n{done.output}")
+    """Do the run, recording it. RuntimeError if it fails.
+
+    A run whose modules were made by asking teachers is done again without those answers: killed runs begin so too.
+    """
+    log, answers = folder / "moments.jsonl", folder / "artifacts" / "answers"
+    for again in (False, True):
+        done = call([*case.command, *RUN], folder, Record(log), timeout=600, ranks=case.ranks, trapped=0)
+        if done.code != 0:
+            raise RuntimeError(f"{case.name} fails undisturbed:\n{done.output}")
+        if again or not case.prepared or not answers.exists():
+            break
+        for left in (answers, folder / "run"):
+            shutil.rmtree(left)
+        log.unlink()
     moments = [Moment(*json.loads(line)) for line in log.read_text().splitlines()]
     return Whole(folder, list(dict.fromkeys(moments)), outcome(folder / "run"))
 

@@ -328,7 +328,7 @@ class KSM:
             ksm = cls(**json.loads(settings))
             ksm.networks.load_state_dict(safetensors.torch.load(weights))
         except (ValueError, TypeError, RuntimeError, UserError, safetensors.SafetensorError) as error:
-            reason = (str(error) or repr(error)).splitlines()[0].encode("utf-8", "replace").decode()
+            reason = (str(error) or repr(error)).splitlines()[0]
             raise UserError(f"the KSM in {folder} is damaged: {reason}; copy or train it again") from error
         if not all(bool(torch.isfinite(tensor).all()) for tensor in ksm.networks.state_dict().values()):
             raise UserError(f"the KSM in {folder} is damaged: some weights are not finite; train it again")

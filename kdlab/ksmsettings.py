@@ -37,6 +37,9 @@ class Settings:
             raise UserError("KSM reads a teacher's states, and no teacher is there")
         if self.action not in ("soft", "hard"):
             raise UserError(f"KSM's action is soft or hard, found {self.action}")
+        for width in (self.student_width, *self.teacher_widths):
+            if isinstance(width, bool) or width < 1:
+                raise UserError(f"KSM reads states of a width of 1 or more, found {width}")
         for name in ("threshold", "gamma"):
             value = getattr(self, name)
             if not (0 <= value <= 1 and (value or name == "threshold")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -40,9 +41,12 @@ class Found:
 
 
 def timed(cause: Callable[..., Found], *given: Any) -> Found:
-    """What came of `cause`, with its seconds."""
+    """What came of `cause`, with its seconds; one that breaks off is not as promised, and the others go on."""
     started = time.monotonic()
-    found = cause(*given)
+    try:
+        found = cause(*given)
+    except Exception:
+        found = Found(tried=1, wrong=1, notes=[traceback.format_exc()])
     found.seconds = time.monotonic() - started
     return found
 

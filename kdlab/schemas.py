@@ -281,6 +281,8 @@ class Suite:
 
     def check(self) -> None:
         for name in self.tasks:
+            if not isinstance(name, str):
+                raise UserError(f"suite.tasks={self.tasks}: names of tasks")
             if plain_name(name) not in TASKS:
                 raise UserError(f"suite.tasks: no task is called {name!r}; {nearest(plain_name(name), TASKS)}")
         for key, values in (("tasks", [plain_name(name) for name in self.tasks]), ("seeds", self.seeds)):

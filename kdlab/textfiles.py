@@ -115,16 +115,17 @@ def parquet_size(path: Path, column: str) -> int:
     try:
         with parquet.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
-    except (OSError, pyarrow.ArrowException) as error:
+        groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
+        chunks = (group.column(index) for group in groups for index in range(group.num_columns))
+        sizes = [(chunk.path_in_schema, chunk.total_uncompressed_size) for chunk in chunks]
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
     if column not in schema.names:
         raise UserError(f"{path}: no column {column!r}; {nearest(column, schema.names)}")
     kind = schema.field(column).type
     if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
         raise UserError(f"{path}: column {column!r} is {kind}, not text")
-    groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
-    chunks = (group.column(index) for group in groups for index in range(group.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+    return sum(size for name, size in sizes if name == column)
 
 
 def parquet_rows(path: Path, column: str) -> Iterator[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
-from tests.fuzzing import RESULT, TARGETS, one_case
+from tests.fuzzing import RESULT, TARGETS, ksm_files, one_case, parquet_bytes
 
+KSM, PARQUET = json.loads(ksm_files()["ksm.json"]), parquet_bytes()
 CONFIG = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 FOUND = [
     ("a setting", ("knowledge.phases", "${oc.env:HOME}")),  # a text where a list of numbers was typed
+    ("a setting", ("suite.tasks", [[]])),
     ("a setting", ("select.pool", "\n")),  # a line break in the message
     ("an override", ("scale", "\n", "")),
     ("an override", ("scale", False, "")),  # a choice that is no name
@@ -27,6 +30,9 @@ FOUND = [
     ("a config.yaml", b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (c + 1, c + 1, c, c) for c in range(97, 122))),
     ("a model's config.json", json.dumps({**CONFIG, "id2label": 3}).encode()),
     ("a model's config.json", json.dumps({**CONFIG, "num_hidden_layers": "\ud800"}).encode()),
+    ("a KSM's settings", json.dumps({**KSM, "student_width": False}).encode()),
+    ("a KSM's settings", json.dumps({**KSM, "teacher_widths": [0]}).encode()),
+    *[("a .parquet of text", PARQUET[: i.start()] + b"\x80" + PARQUET[i.end() :]) for i in re.finditer(b"t(?=ext)", PARQUET)],
     ("a KSM's settings", json.dumps({"\ud800": 1}).encode()),  # half a pair in the message
     ("a tokenizer_config.json", json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": False}).encode()),
 ]  # fmt: skip

@@ -159,6 +159,7 @@ class Rows:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 def test_a_training_holds_its_teacher_and_never_what_it_trains(precision):
     student = Encoder(models.student_from(model("bert", TASK), [0, 1]).train())
     who, ledger = teacher("bert", TASK), Ledger(8, True)
