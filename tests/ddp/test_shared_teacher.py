@@ -10,8 +10,7 @@ from tests.ddp.test_two_ranks_teaching import COMMON, IDLE, RULES
 from tests.end_to_end.test_finetune import plainly
 from tests.runs import call, outcome, tiny_task
 
-# packed, a whole teacher runs its last layer for the tokens that are read alone
-TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu", "exec=bucketed"]
+TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu"]
 
 
 def both(given: list[str], folder: Path) -> list[dict[str, Any]]:
