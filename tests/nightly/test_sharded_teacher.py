@@ -32,7 +32,13 @@ TASKS = {
     **{f"{name}, an idle rank": [*IDLE, *rule] for name, rule in RULES.items()},
     "observed by its whole loss": KD,
     # packed, the phase that reads logits alone differs from ddp in the last bits
-    "tinybert, an idle rank": [*IDLE, "exec=bucketed", "knowledge=tinybert", "knowledge.phases=[0.5]", "student.hidden=16"],
+    "tinybert, an idle rank": [
+        *IDLE,
+        "exec=bucketed",
+        "knowledge=tinybert",
+        "knowledge.phases=[0.5]",
+        "student.hidden=16",
+    ],
     "minilm": ["select=entropy", "knowledge=minilm"],
     "labels on all, an idle rank": [*IDLE, "knowledge.labels_on=all"],
     "muki": ["select=random", "teachers.split=2", "adopt=muki_hard", "knowledge=muki"],
