@@ -18,11 +18,12 @@ from kdlab.errors import UserError
 from kdlab.health import Health
 from kdlab.hearing import Hearing
 from kdlab.ledger import Ledger
-from kdlab.objective import Heard, Objective, Weighted, units_of, wanted_by
+from kdlab.objective import Heard, Objective, Weighted, wanted_by
 from kdlab.optim import Optim
 from kdlab.rules import Rules
 from kdlab.scoring import MaskedLMScore, Scorer
 from kdlab.seeding import generator, reseed
+from kdlab.spending import Spending
 from kdlab.teacher import Teacher
 from kdlab.terms import asks_teacher, is_joint, on_logits, wants
 from kdlab.types import Batch, Evidence, Outputs, Plan
@@ -70,10 +71,10 @@ class Distiller(pl.LightningModule):
         # a tuple, so that they are no submodules: not in checkpoints, not in the optimizer
         self.teachers = tuple(teachers)
         self.ledger = ledger
-        self.shape = shape_of(student)
-        self.teacher_shapes = [shape_of(teacher.encoder) for teacher in teachers]
         joint = any(is_joint(w.term) for w in self.terms.values())
         self.together = joint or any(teacher.classes is not None for teacher in teachers)
+        self.spending = Spending(student, self.teachers, self.together)
+        self.shape, self.teacher_shapes = self.spending.shape, self.spending.teacher_shapes
         self.hearing = Hearing(student, self.teachers, self.together, joint, chunk)
         self.report: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
         self.micro_step = 0
@@ -133,9 +134,7 @@ class Distiller(pl.LightningModule):
         return 0.0 if self._trainer is None else self.trainer.global_step / self.total_steps
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if (
-            name == "_current_fx_name"
-        ):  # Lightning notes every hook, forty times a step; a module's way takes far longer
+        if name == "_current_fx_name":  # noted at every hook, forty times a step; a module's own way takes far longer
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
@@ -208,28 +207,11 @@ class Distiller(pl.LightningModule):
         if not alone:
             self.rules.note(terms, heed, query, seen, heard)
         if meter is not None:
-            at = {w.at for w in terms.values() if on_logits(w.term)}
-            student = self._forward(self.student, self.shape, batch, at, wanted)
-            told = {w.at for w in taught.values() if on_logits(w.term)}
-            meter.flops("student_forward", student)
-            meter.flops("student_backward", 2 * student)
-            meter.flops("teacher_forward", self._teachers_spent(heard, told, wanted))
-            if seen.uncertainty is not None:
-                meter.flops("student_forward", self._head(self.student, self.shape, query, [self.hearing.doubted]))
-            if plan.adopt is not None and "theirs" in marks_of(plan.adopt).reads:
-                for h in (h for h in heard if h.units is None):
-                    spent = self._head(h.teacher.encoder, self.teacher_shapes[h.place], query, [self.hearing.doubted])
-                    meter.flops("teacher_forward", spent)
+            self.spending.step(meter, terms, batch, heard, wanted)
+            theirs = plan.adopt is not None and "theirs" in marks_of(plan.adopt).reads
+            doubted = self.hearing.doubted
+            self.spending.doubts(meter, query, doubted, seen.uncertainty is not None, heard if theirs else ())
         return total
-
-    def _teachers_spent(self, heard: Sequence[Heard], told: set[str], wanted: frozenset[str]) -> int:
-        """FLOPs of the forwards behind what was heard, with logits of the units of `told`, or all that a cache keeps."""
-        spent = 0
-        for h in heard:
-            kept = h.teacher.cache.keeps if h.units is not None and h.teacher.cache is not None else None
-            at, reads = (told, wanted) if kept is None or kept.logits is None else ({kept.logits}, kept.reads)
-            spent += sum(self._forward(h.teacher.encoder, self.teacher_shapes[h.place], b, at, reads) for b in h.ran)
-        return spent
 
     def _draws(self) -> torch.Generator:
         return generator(self.seed, "weigh", self.micro_step)
@@ -237,26 +219,7 @@ class Distiller(pl.LightningModule):
     def cost(self, batch: Batch) -> tuple[int, int]:
         """FLOPs of one forward of plain distillation on `batch`, the student's and the teachers', heads included, of the
         tokens that are run (padding too, where there is some)."""
-        terms = self.trained_by.values()
-        told = {w.at for w in terms if on_logits(w.term) and asks_teacher(w.term)}
-        wanted = wanted_by(terms, self.student.per_row)
-        student = self._forward(self.student, self.shape, batch, {w.at for w in terms if on_logits(w.term)}, wanted)
-        if not any(asks_teacher(w.term) for w in terms):
-            return student, 0
-        asked = list(zip(self.teachers, self.teacher_shapes, strict=True))[0 if self.together else -1 :]
-        return student, sum(self._forward(teacher.encoder, shape, batch, told, wanted) for teacher, shape in asked)
-
-    @classmethod
-    def _forward(
-        cls, encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str], wanted: frozenset[str]
-    ) -> int:
-        return flops.encoder(shape, *encoder.executed(batch, wanted)) + cls._head(encoder, shape, batch, at)
-
-    @staticmethod
-    def _head(encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
-        if encoder.per_row:
-            return flops.classifier_head(shape, len(batch), shape.outputs or 1)
-        return flops.masked_lm_head(shape, sum(int(units_of(batch, a)[0].numel()) for a in at))
+        return self.spending.plain(self.trained_by.values(), batch)
 
     def configure_optimizers(self) -> Any:
         self._trained = [p for p in self.parameters() if p.requires_grad]
@@ -302,14 +265,12 @@ class Distiller(pl.LightningModule):
         with self.metered(self.hearing.spends), self.quiet():
             heard = self.hearing.hear(None, batch, Outputs(), wanted, count, alone=True)[0]
         if count:
-            told = {w.at for w in self.trained_by.values() if on_logits(w.term) and asks_teacher(w.term)}
-            self.spent("teacher_forward", self._teachers_spent(heard, told, wanted))
+            self.spent("teacher_forward", self.spending.answers(self.trained_by.values(), heard, wanted))
         return heard
 
     def show(self, batch: Batch, part: str = "", wanted: frozenset[str] = frozenset()) -> Outputs:
         """What the student's layers make of `batch`; call within `quiet`. FLOPs go to `part`, if named."""
-        executed = self.student.executed(batch, wanted)
-        self.spent(part, flops.encoder(self.shape, *executed))  # the head runs when it is asked
+        self.spent(part, self.spending.layers(batch, wanted))  # the head runs when it is asked
         return self.student.encode(batch, wanted)
 
     def evidence(self, batch: Batch, shown: Outputs, part: str = "") -> Iterator[Evidence]:
@@ -318,7 +279,7 @@ class Distiller(pl.LightningModule):
         if self.student.per_row:
             every = torch.arange(len(batch), device=batch.rows.device)
             vectors = self.student.vectors(shown, every, every)
-            self.spent(part, flops.classifier_head(self.shape, len(batch), self.shape.outputs or 1))
+            self.spent(part, self.spending.head(len(batch)))
             yield Evidence(logits=self.student.project(vectors), features=vectors, labels=batch.labels)
             return
         hidden, features = shown.hidden, self.student.features(shown)
@@ -333,7 +294,7 @@ class Distiller(pl.LightningModule):
         for start in range(0, len(batch), step):
             some = slice(start, start + step)
             vectors = hidden[some].gather(1, order[some].unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-            self.spent(part, flops.masked_lm_head(self.shape, vectors.shape[0] * widest))
+            self.spent(part, self.spending.head(vectors.shape[0] * widest))
             yield Evidence(
                 logits=self.student.project(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2]),
                 features=features[some],
@@ -353,15 +314,9 @@ class Distiller(pl.LightningModule):
                 teacher.encoder if teacher else self.student,
                 teacher.over(batches) if teacher else batches,
                 self.device,
-                lambda batch, units: self.spent(part, self._scored(batch, units)),
+                lambda batch, units: self.spent(part, self.spending.layers(batch) + self.spending.head(units)),
                 teacher.project if teacher else None,
             )
-
-    def _scored(self, batch: Batch, units: int) -> int:
-        found = flops.encoder(self.shape, *self.student.executed(batch))
-        if self.student.per_row:
-            return found + flops.classifier_head(self.shape, len(batch), self.shape.outputs or 1)
-        return found + flops.masked_lm_head(self.shape, units)
 
     def distillation_loss(self, batches: Iterable[tuple[Batch, Sequence[Heard]]], part: str = "") -> float:
         """Mean distillation loss over batches and what teachers said of them, without gradient, over all ranks."""
@@ -389,11 +344,6 @@ class Distiller(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.report = {name: torch.tensor(value, dtype=torch.float64) for name, value in checkpoint["report"].items()}
-
-
-def shape_of(encoder: Encoder) -> flops.Shape:
-    """What the FLOPs of an encoder depend on, its classifier included where it has one."""
-    return flops.shape_of(encoder.model.config, encoder.model.config.num_labels if encoder.per_row else None)
 
 
 @contextlib.contextmanager

@@ -59,9 +59,7 @@ def made_run(
 def reported(
     folder: Path,
     score: float,
-    seed: int = 1,
-    select: str = "random",
-    ratio: float = 0.1,
+    *which: Any,
     taken: list[tuple[int, str]] | None = None,
     curve: list[tuple[float, float]] | None = None,
     flops: float = 1e12,
@@ -71,8 +69,9 @@ def reported(
     layers: Any = 6,
     **given: Any,
 ) -> Path:
-    """A finished run. `taken`: (step, arm) rows of selector.csv; `curve`: (FLOPs, score) rows of metrics.csv; `gains`:
+    """A finished run, `which` and `given` as in `made_run` (seed, select, ratio). `taken`: (step, arm) rows of selector.csv; `curve`: (FLOPs, score) rows of metrics.csv; `gains`:
     its speed-ups in queries, FLOPs and wall-clock."""
+    ratio = which[2] if len(which) > 2 else given.get("ratio")
     queries = given.get("queries", 12000 if ratio == 1 else 1200)
     ledger = {
         "teacher_queries": {"total": queries},
@@ -81,7 +80,7 @@ def reported(
         "speedup": dict(zip(("queries", "flops", "wallclock"), gains, strict=True)),
     }
     results = {"ledger": ledger, "steps": steps, "student": {"layers": layers}} | given.pop("results", {})
-    made_run(folder, score, seed, select, ratio, results=results, **{**given, "queries": queries})
+    made_run(folder, score, *which, results=results, **{**given, "queries": queries})
     lines = ["step,arm", *(f"{step},{arm}" for step, arm in taken or [])]
     (folder / "selector.csv").write_text("\n".join(lines) + "\n")
     metric = "loss" if given.get("stage") == "pretrain" else "score"
@@ -103,7 +102,7 @@ def nine(home: Path, **given: Any) -> Path:
         for seed, score in enumerate(scores, 1):
             more = {"curve": [(0, 0.5), (2e12, 0.7), (4e12, 0.8), (1e13, score)]} if ratio == 1 else {}
             folder = home / f"seed={seed},select={select}"
-            reported(folder, score, seed, select, ratio, taken, flops=flops, gains=gains, **more, **given)
+            reported(folder, score, seed, select, ratio, taken=taken, flops=flops, gains=gains, **more, **given)
     return home
 
 
@@ -111,7 +110,7 @@ def hostile(home: Path) -> Path:
     """A run whose names try to be markup, script, Markdown and mathematics."""
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>|`**$x_1${{7*7}}\"'"
     folder = home / "]<script>alert(3)<"
-    reported(folder, 0.5, 1, evil, 0.1, [(0, evil), (50, "margin")], task='sst2"><iframe src="http://x.test">')
+    reported(folder, 0.5, 1, evil, 0.1, taken=[(0, evil), (50, "margin")], task='sst2"><iframe src="http://x.test">')
     result = json.loads((folder / "result.json").read_text())
     result["metrics"]["<b>teacher</b>"] = {"score": 0.9}
     (folder / "result.json").write_text(json.dumps(result))

@@ -36,7 +36,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nine(home / "sst2")
     nine(home / "rte", task="rte")
     for i, ratio in enumerate((0.2, 0.3, 0.5)):
-        reported(home / f"more {ratio}", 0.7 + i / 100, 1, "adads", ratio, [(0, "density"), (9, "margin")])
+        reported(home / f"more {ratio}", 0.7 + i / 100, 1, "adads", ratio, taken=[(0, "density"), (9, "margin")])
     hostile(home)
     (home / "torn").mkdir()
     (home / "torn" / "result.json").write_text('{"status": "fin')

@@ -69,7 +69,7 @@ def said(who: Teacher, batch: Batch, wants: frozenset[str] = frozenset()) -> dic
     return {name: cut.get(name.split()[0], lambda x: x * real.unsqueeze(-1))(x) for name, x in found.items()}
 
 
-def near(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+def assert_near(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     """Of one type, and within 2^-5 of its size: some roundings to bfloat16 (2^-9 each) in each of 2 to 4 layers."""
     assert mine.keys() == theirs.keys()
     for name, one in mine.items():
@@ -94,7 +94,7 @@ def test_a_held_teacher_answers_as_under_autocast_in_half_of_the_memory(family, 
     plain, held = teacher(family, auto), teacher(family, auto).hold(HALF)
     with autocast():
         expected, found = said(plain, batch, wants), said(held, batch, wants)
-    near(found, expected)
+    assert_near(found, expected)
     alone = said(held, batch, wants)  # where nobody has opened autocast
     assert all(torch.equal(alone[name], found[name]) for name in found)
     exact = said(plain, batch, wants)  # and as near to float32 as autocast is
@@ -110,7 +110,8 @@ def test_in_every_execution(family, execution):
     batch = texts([12, 4, 11, 9, 3])
     plain, held = teacher(family, TASK, execution), teacher(family, TASK, execution).hold(HALF)
     with autocast():
-        near(said(held, batch), said(plain, batch))
+        assert_near(said(held, batch), said(plain, batch))
+    assert held.encoder.held == torch.bfloat16 and plain.encoder.held is None
 
 
 def test_attention_is_read_as_under_autocast():
@@ -119,7 +120,8 @@ def test_attention_is_read_as_under_autocast():
     for who in (plain, held):
         attention.prepare(who.encoder.model)
     with autocast():
-        near(said(held, batch, wants), said(plain, batch, wants))
+        assert_near(said(held, batch, wants), said(plain, batch, wants))
+    assert held.encoder.held == torch.bfloat16 and plain.encoder.held is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
