@@ -23,15 +23,13 @@ from kdlab.models import blocks
 from kdlab.types import Batch
 
 
-def share_out(model: transformers.PreTrainedModel, device: torch.device, dtype: torch.dtype | None = None) -> Turns:
-    """Share the layers of a frozen `model` out over all ranks (collective), on `device`, in `dtype` if given.
+def share_out(model: transformers.PreTrainedModel, device: torch.device) -> Turns:
+    """Share the layers of a frozen `model` out over all ranks (collective), on `device`.
 
     `model` is on the CPU, the same on every rank. One layer at a time goes to the device whole, so that a device never
     holds more than its share and one layer. UserError where the model has no list of layers.
     """
     layers = blocks(model)
-    if dtype is not None:
-        nn.Module.to(model, dtype=dtype)  # transformers' own is typed without its owner
     mesh = init_device_mesh(device.type, (ranks.world(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
@@ -40,7 +38,7 @@ def share_out(model: transformers.PreTrainedModel, device: torch.device, dtype: 
         own = set(layers.parameters())
         # a common root lets the next layer be gathered while one runs
         fully_shard(holder, mesh=mesh, ignored_params={p for p in holder.parameters() if p not in own})
-    nn.Module.to(model, device=device)
+    nn.Module.to(model, device=device)  # transformers' own is typed without its owner
     return Turns(model)
 
 

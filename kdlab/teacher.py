@@ -52,12 +52,12 @@ class Teacher:
         self.shared = shared
         self._turns: Turns | None = None
 
-    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Teacher:
-        """Move to a device, all of it in `dtype` if given; a shared one is shared out."""
+    def to(self, device: torch.device) -> Teacher:
+        """Move to a device; a shared one is shared out over the ranks there."""
         if self._turns is None and self.shared and ranks.world() > 1:
-            self._turns = share_out(self.encoder.model, device, dtype)
+            self._turns = share_out(self.encoder.model, device)
         elif self._turns is None:
-            self.encoder.to(device=device, dtype=dtype)
+            self.encoder.to(device)
         return self
 
     def hold(self, precision: str) -> Teacher:
