@@ -42,11 +42,6 @@ def share_out(model: transformers.PreTrainedModel, device: torch.device) -> Turn
     return Turns(model)
 
 
-def held(model: nn.Module) -> int:
-    """How many numbers of the parameters of `model` this rank holds itself."""
-    return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in model.parameters())
-
-
 class Turns:
     """Keeps the ranks' forwards of one shared model in step.
 

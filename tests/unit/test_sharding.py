@@ -18,7 +18,6 @@ from kdlab.errors import UserError
 from kdlab.models import blocks
 from kdlab.run import composition
 from kdlab.scoring import answers
-from kdlab.sharding import held
 from kdlab.teacher import Teacher
 from kdlab.types import Batch
 from tests.conftest import tiny_config
@@ -39,6 +38,11 @@ def batch(lengths: list[int]) -> Batch:
     ids = torch.arange(mask.numel()).view_as(mask) % 50 + 5
     rows = torch.arange(len(lengths))
     return Batch(rows, 0, ids * mask, mask, rows % 3, torch.ones(len(lengths), dtype=torch.bool))
+
+
+def held(module: torch.nn.Module) -> int:
+    """How many numbers of the parameters of a module this rank holds itself."""
+    return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in module.parameters())
 
 
 def two_ranks(number: int, folder: Path) -> None:
