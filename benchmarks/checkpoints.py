@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from benchmarks.measuring import CLOCKS, machine, table
-from kdlab.small import tiny_tokenizer, write_task, write_text
+from kdlab.testing.tiny import tiny_tokenizer, write_task, write_text
 
 ROWS = {"adads_pretrain": 600, "adads_finetune": 4000}
 HEADER = ["run", "steps", "step, ms", "seconds", "checkpoints", "one, ms", "MB", "share"]

@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
 from benchmarks.steps import Ours, Sizes, plain
-from kdlab import varlen
-from kdlab.packing import layout
+from kdlab.models import varlen
+from kdlab.models.packing import layout
 from kdlab.types import Batch
 
 RATIO = 0.1

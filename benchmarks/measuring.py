@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import transformers
 
-from kdlab import ledger
-from kdlab.surroundings import processor
+from kdlab.runs.environment import processor
+from kdlab.runtime import ledger
 from kdlab.types import Batch
 
 SHORTEST = 1000  # ids below belong to special tokens in BERT's vocabulary

@@ -37,12 +37,14 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
     import torch.nn.functional as F
     import transformers
 
-    from kdlab import models, stateterms, strategies, terms
-    from kdlab.distill import Distiller
-    from kdlab.encoder import Encoder
-    from kdlab.objective import Weighted
-    from kdlab.optim import Optim
-    from kdlab.teacher import Teacher
+    from kdlab.methods.knowledge import hidden_states, logits
+    from kdlab.methods.selection import strategies
+    from kdlab.models import loading
+    from kdlab.models.encoder import Encoder
+    from kdlab.modules.distiller import Distiller
+    from kdlab.modules.objective import Weighted
+    from kdlab.modules.optimizer import Optim
+    from kdlab.teachers.teacher import Teacher
     from kdlab.types import IGNORE, Batch
 
     torch.manual_seed(0)
@@ -51,14 +53,14 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
         vocab_size=VOCABULARY, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     )
     whole = transformers.AutoModelForMaskedLM.from_config(config)
-    small = models.student_from(whole, [0, 2, 4])
-    models.set_dropout(small, dropout)
+    small = loading.student_from(whole, [0, 2, 4])
+    loading.set_dropout(small, dropout)
     student = Encoder(small)
     teacher = Teacher("teacher", Encoder(whole))
     knowledge = {
-        "soft": Weighted(functools.partial(terms.soft_cross_entropy, temperature=2.0), 5.0),
-        "mlm": Weighted(terms.label_cross_entropy, 2.0),
-        "cosine": Weighted(stateterms.cosine, 1.0, "tokens"),
+        "soft": Weighted(functools.partial(logits.soft_cross_entropy, temperature=2.0), 5.0),
+        "mlm": Weighted(logits.label_cross_entropy, 2.0),
+        "cosine": Weighted(hidden_states.cosine, 1.0, "tokens"),
     }
     module = Distiller(student, knowledge, Optim(lr=1e-4), 10, [teacher])
 

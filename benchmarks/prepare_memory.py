@@ -56,8 +56,8 @@ def child(data: str, out: str, tokenizer: str | None) -> None:
     """Prepare `data` and print what it took, as one line of JSON."""
     from transformers import AutoTokenizer
 
-    from kdlab.corpus import prepare, read_stats
-    from kdlab.sources import TextFolder
+    from kdlab.data.text.corpus import prepare, read_stats
+    from kdlab.data.text.sources import TextFolder
 
     source = TextFolder(data)
     source.check()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
 from benchmarks.steps import Ours, Sizes
-from kdlab import ranks
+from kdlab.runtime import distributed
 from kdlab.types import Batch
 
 
@@ -98,7 +98,7 @@ def work(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     for size in (int(size) for size in arguments.batch.split(",")):
         rows = batches(lengths, size, 16, arguments.vocab)
         ways = ways_of(Sizes.of(arguments), rows, rank, arguments.world, arguments.ratio)
-        found = slowest(ranks.gather_objects(in_turns(ways, 0, arguments.turns, clock)))
+        found = slowest(distributed.gather_objects(in_turns(ways, 0, arguments.turns, clock)))
         if rank == 0:
             print(f"\n{size} rows in all, {arguments.turns} turns\n")
             print(table(["way", "ms", "quartiles", "times faster than one process"], lines(found)), flush=True)

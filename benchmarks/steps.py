@@ -15,13 +15,15 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from kdlab import models, strategies, terms
-from kdlab.distill import Distiller
-from kdlab.encoder import Encoder
-from kdlab.ledger import Ledger
-from kdlab.objective import Weighted
-from kdlab.optim import Optim
-from kdlab.teacher import Teacher
+from kdlab.methods.knowledge import logits as terms
+from kdlab.methods.selection import strategies
+from kdlab.models import loading
+from kdlab.models.encoder import Encoder
+from kdlab.modules.distiller import Distiller
+from kdlab.modules.objective import Weighted
+from kdlab.modules.optimizer import Optim
+from kdlab.runtime.ledger import Ledger
+from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch, Evidence
 
 
@@ -61,7 +63,7 @@ class Sizes:
         torch.manual_seed(0)
         made = transformers.AutoModelForSequenceClassification.from_config
         student, teacher = (made(self.config(layers)).to(self.device) for layers in (self.student, self.teacher))
-        models.freeze(student, self.freeze)
+        loading.freeze(student, self.freeze)
         return student.train(), teacher.eval().requires_grad_(False)
 
     def autocast(self) -> torch.autocast:

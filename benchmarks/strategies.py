@@ -16,13 +16,13 @@ import torch
 
 from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, parser_of, quartiles, table
 from benchmarks.steps import Ours, Sizes
-from kdlab import strategies
-from kdlab.strategies import Ensemble, Strategy, kept, top
+from kdlab.methods.selection import strategies
+from kdlab.methods.selection.strategies import Ensemble, Strategy, kept, top
 from kdlab.types import Batch, Evidence
 
 
 def every() -> dict[str, Strategy]:
-    """All strategies of `kdlab.strategies`, by name, and the ensemble of them all."""
+    """All strategies of `kdlab.methods.selection.strategies`, by name, and the ensemble of them all."""
     own = {name: found for name, found in inspect.getmembers(strategies, inspect.isfunction) if hasattr(found, "needs")}
     return {**own, "ensemble": Ensemble(own)}
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.trainer [--data FOLDER] [--task SST-2] [--batch 8] [--steps 120] [--minutes 9] [--hf]
 
-"kdlab run": `kdlab.job` as the command line starts it, with its callbacks, ledger, tables, progress, and checkpoints when
+"kdlab run": `kdlab.runs.single` as the command line starts it, with its callbacks, ledger, tables, progress, and checkpoints when
 they are due (none in the first minute: --steps for longer, or --set trainer.checkpoint_every=25); evaluations and all-data
 probes are left out of its seconds, because the loop has none. "Loop": the same data module, the same distiller's loss,
 autocast, clipping, fused AdamW and schedule, and nothing else; or with a plain torch.save as often as the run has written a
@@ -36,14 +36,14 @@ from benchmarks.measuring import (
     table,
 )
 from benchmarks.steps import Sizes
-from kdlab import job
-from kdlab.bench import Bench
-from kdlab.build import bench_of
-from kdlab.config import checked
-from kdlab.distill import Distiller
+from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.ledger import Ledger
+from kdlab.modules.distiller import Distiller
 from kdlab.run import composition, plain
+from kdlab.runs import single
+from kdlab.runtime.ledger import Ledger
+from kdlab.stages.base import Bench
+from kdlab.stages.registry import bench_of
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LABELS = ("no", "yes")
@@ -103,7 +103,7 @@ def kdlab_run(overrides: list[str], folder: Path) -> Training:
     def train() -> dict[str, float]:
         composed, _ = composition(overrides)
         with contextlib.redirect_stdout(io.StringIO()):
-            job.run(checked(composed), plain(composed), folder, overrides)
+            single.run(checked(composed), plain(composed), folder, overrides)
         seconds = json.loads((folder / "result.json").read_text())["ledger"]["seconds"]
         whole = seconds["total"] - seconds.get("evaluation", 0.0)
         return {"kdlab run": whole, "kdlab run, less checkpoints": whole - seconds.get("checkpoint", 0.0)}

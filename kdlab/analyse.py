@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from kdlab.errors import UserError
 
 if TYPE_CHECKING:
-    from kdlab.analyses import Found
+    from kdlab.reporting.analyses.one_run import Found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write OUT/NAME.csv and OUT/NAME.png and name them; 2 for bad input."""
     arguments = _parser().parse_args(argv)
-    from kdlab.finished import command
+    from kdlab.runs.finished import command
 
     return command(lambda: _analyse(arguments))
 
@@ -84,41 +84,43 @@ def _analyse(given: argparse.Namespace) -> int:
 
 
 def _gradients(given: argparse.Namespace) -> Found:
-    from kdlab import analyses, opened
+    from kdlab.reporting.analyses import one_run, open_run
 
-    return analyses.gradients(
-        opened.Open(given.run, checkpoint=given.checkpoint, text=True), given.rows, given.strategies, given.head
+    return one_run.gradients(
+        open_run.Open(given.run, checkpoint=given.checkpoint, text=True), given.rows, given.strategies, given.head
     )
 
 
 def _selected(given: argparse.Namespace) -> Found:
-    from kdlab import analyses, opened
+    from kdlab.reporting.analyses import one_run, open_run
 
-    return analyses.selected(opened.Open(given.run), given.rows, given.strategies)
+    return one_run.selected(open_run.Open(given.run), given.rows, given.strategies)
 
 
 def _tsne(given: argparse.Namespace) -> Found:
-    from kdlab import analyses, opened
+    from kdlab.reporting.analyses import one_run, open_run
 
-    return analyses.tsne(opened.Open(given.run, checkpoint=given.checkpoint), given.rows, given.strategies, given.ratio)
+    return one_run.tsne(
+        open_run.Open(given.run, checkpoint=given.checkpoint), given.rows, given.strategies, given.ratio
+    )
 
 
 def _temperature(given: argparse.Namespace) -> Found:
-    from kdlab import comparisons
+    from kdlab.reporting.analyses import across_runs
 
-    return comparisons.temperature(given.runs)
+    return across_runs.temperature(given.runs)
 
 
 def _ratio(given: argparse.Namespace) -> Found:
-    from kdlab import comparisons
+    from kdlab.reporting.analyses import across_runs
 
-    return comparisons.ratio(given.runs)
+    return across_runs.ratio(given.runs)
 
 
 def _against(given: argparse.Namespace) -> Found:
-    from kdlab import comparisons
+    from kdlab.reporting.analyses import across_runs
 
-    return comparisons.against(given.runs, given.key)
+    return across_runs.against(given.runs, given.key)
 
 
 def _common(given: argparse.Namespace) -> Path:
@@ -126,8 +128,8 @@ def _common(given: argparse.Namespace) -> Path:
 
 
 def _write(found: Found, name: str, out: Path) -> list[Path]:
-    from kdlab import pictures
-    from kdlab.files import atomic_write_bytes, atomic_write_text, plain_errors
+    from kdlab.plotting import style
+    from kdlab.storage.files import atomic_write_bytes, atomic_write_text, plain_errors
 
     stream = io.StringIO()
     writer = csv.DictWriter(stream, found.columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -136,7 +138,7 @@ def _write(found: Found, name: str, out: Path) -> list[Path]:
     with plain_errors("writing an analysis", out):
         out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(out / f"{name}.csv", stream.getvalue())
-    atomic_write_bytes(out / f"{name}.png", pictures.png(found.figure))
+    atomic_write_bytes(out / f"{name}.png", style.png(found.figure))
     return [out / f"{name}.csv", out / f"{name}.png"]
 
 

@@ -1,280 +1,267 @@
-"""The artifact store: prepared teachers, assistants, tokenised data, each made once and found by what made it.
+"""`python -m kdlab.artifacts list|verify|prune`: what the artifact store holds, whether it is whole, what may go.
 
-An artifact is a folder `<root>/<kind>/<16 hex digits>`; the digits hash the canonical JSON of everything its content
-depends on. `manifest.json` inside lists those parts and the size and SHA-256 of every file, and is checked whenever
-the artifact is asked for. Command: `python -m kdlab.artifacts list|verify|prune`.
+Teachers' cached answers, which lie beside the artifacts, are listed, checked and removed in the same way.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
+import argparse
 import json
-import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from kdlab import __version__
-from kdlab.files import (
-    NO_SPACE,
-    atomic_write_json,
-    atomic_write_text,
-    fsync_folder,
-    locked,
-    native_errors,
-    plain_errors,
-    sha256_of,
+from kdlab.errors import UserError, nearest
+from kdlab.runtime.progress import Told
+from kdlab.storage.artifacts import (
+    KEY,
+    LEFT,
+    MANIFEST,
+    TAG,
+    UNFINISHED,
+    discard,
+    entries,
+    fault_of,
+    in_use,
+    lock_of,
+    read_manifest,
+    temporary_of,
 )
+from kdlab.storage.files import locked, plain_errors, readable_size
+from kdlab.teachers.cache import maintenance
+from kdlab.teachers.cache.store import FACTS
 
-MANIFEST = "manifest.json"
-_KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
-KEY = re.compile(r"[0-9a-f]{16}")
-UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
-LEFT = re.compile(r"\.[0-9a-f]{16}\.(tmp|lock)")
-_ABSENT = "it does not exist"
-# The tag that backup programs know caches by; here it also tells a store from a folder that is none of our business.
-TAG = "CACHEDIR.TAG"
-TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# kdlab artifacts: python -m kdlab.artifacts list\n"
-_held: dict[Path, int] = {}  # manifests this process has read, each open with a shared lock: prune leaves them alone
+COST = "cost.json"  # in artifacts that were trained
+FRESH = 1.0  # days in which nothing counts as unused: a run that has not written its result yet may have read it
+
+Uses = Mapping[str, Sequence[str]]  # "kind/key" to the run folders that name it
 
 
-def key_of(parts: Mapping[str, Any]) -> str:
-    """16 hex digits of the SHA-256 of `parts` as canonical JSON (sorted keys; NaN and other objects are refused)."""
-    return hashlib.sha256(_canonical(parts)).hexdigest()[:16]
+@dataclass(frozen=True)
+class Doomed:
+    """What prune takes, as conditions that must all hold; without any of them it takes damaged and unfinished ones only."""
 
+    kinds: frozenset[str] = frozenset()
+    older_than: float | None = None
+    unused: bool = False
 
-@dataclass
-class Store:
-    """Artifacts under `root`; `say` takes the one-line messages (making, waiting, damaged)."""
+    def reason(self, path: Path, uses: Uses) -> str | None:
+        """Why an artifact goes; None: it stays."""
+        fault = fault_of(path)
+        if fault is not None:
+            return f"damaged: {fault}" if path.exists() or path.is_symlink() else None
+        return self.asked(path, path / MANIFEST, uses)
 
-    root: Path
-    say: Callable[[str], None] = print
-    used: dict[str, None] = field(default_factory=dict)  # "kind/key" of what was asked for, in that order
-
-    def get(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], None], what: str = "") -> Path:
-        """The verified folder of the artifact that `parts` decide, made by `build(empty folder)` if need be.
-
-        `kind` is a plain name, `what` says in words what is made. Of several processes that want the same artifact one
-        builds and the others wait. A damaged one is named and made again. When `build` raises, nothing is left and the
-        exception goes on; a store that cannot be written or read is a `UserError`.
-        """
-        final = self._place(kind, parts)
-        what = what or f"{kind} {final.name}"
-        if fault_of(final) is None:
-            return self._used(final)
-        with ExitStack() as stack:
-            with plain_errors(f"making {what}", self.root):
-                final.parent.mkdir(parents=True, exist_ok=True)
-                if not (self.root / TAG).exists():
-                    atomic_write_text(self.root / TAG, TAG_TEXT)
-                lock = locked(
-                    lock_of(final), waiting=lambda holder: self.say(f"{what}: {holder} is making it, waiting for that")
-                )
-                stack.enter_context(lock)
-            fault = fault_of(final)  # again: whoever held the lock may have made it
-            if fault is None:
-                return self._used(final)
-            if fault != _ABSENT:
-                self.say(f"{what} in {final} is damaged: {fault}; making it again")
-            self.say(f"making {what}, to be kept in {final}")
-            self._make(final, parts, build, what)
-        return self._used(final)
-
-    def find(self, kind: str, parts: Mapping[str, Any]) -> Path | None:
-        """The verified folder of the artifact that `parts` decide, or None; a damaged one is named."""
-        final = self._place(kind, parts)
-        fault = fault_of(final)
-        if fault is None:
-            return self._used(final)
-        if fault != _ABSENT:
-            self.say(f"{kind} in {final} is damaged: {fault}")
-        return None
-
-    def _used(self, final: Path) -> Path:
-        self.used[f"{final.parent.name}/{final.name}"] = None
-        with suppress(OSError):  # a shared store may be read-only
-            os.utime(final / MANIFEST)
-        _hold(final)
-        return final
-
-    def _place(self, kind: str, parts: Mapping[str, Any]) -> Path:
-        if not _KIND.fullmatch(kind):
-            raise ValueError(f"kind must be a plain lower-case name, got {kind!r}")
-        return Path(self.root) / kind / key_of(parts)
-
-    def _make(self, final: Path, parts: Mapping[str, Any], build: Callable[[Path], None], what: str) -> None:
-        """Build beside `final` and take its name; the caller holds the lock."""
-        temporary, began = temporary_of(final), time.monotonic()
-        try:
-            with plain_errors(f"making {what}", self.root):
-                discard(final)
-                temporary.mkdir()
-            try:
-                with native_errors():
-                    build(temporary)
-            except OSError as error:
-                if error.errno not in NO_SPACE:
-                    raise  # about the builder's own input, not about the store
-                with plain_errors(f"making {what}", self.root):
-                    raise
-            with plain_errors(f"making {what}", self.root):
-                atomic_write_json(temporary / MANIFEST, _manifest(temporary, parts, what, time.monotonic() - began))
-                os.rename(temporary, final)
-                fsync_folder(final.parent)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def temporary_of(final: Path) -> Path:
-    return final.with_name(f".{final.name}.tmp")
-
-
-def lock_of(final: Path) -> Path:
-    return final.with_name(f".{final.name}.lock")
-
-
-def _hold(final: Path) -> None:
-    """Keep a shared lock on an artifact's manifest until this process ends: it is in use."""
-    if final not in _held:
-        with suppress(OSError):  # no locks there, or no more open files: then its age alone protects it
-            _held[final] = os.open(final / MANIFEST, os.O_RDONLY)
-            fcntl.flock(_held[final], fcntl.LOCK_SH)  # waits while `in_use` of another process looks, a moment
-
-
-def in_use(final: Path) -> bool:
-    """Whether another process has read this artifact and still runs."""
-    _release(final)
-    with suppress(OSError):
-        descriptor = os.open(final / MANIFEST, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-    return False
-
-
-def _release(final: Path) -> None:
-    if final in _held:
-        os.close(_held.pop(final))
-
-
-def discard(final: Path) -> None:
-    """Remove an artifact and what an interrupted builder left; a kill on the way leaves only the latter."""
-    temporary = temporary_of(final)
-    _release(final)
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    if final.is_symlink():
-        final.unlink()
-    elif final.exists():
-        os.rename(final, temporary)
-        shutil.rmtree(temporary)
-
-
-def _manifest(folder: Path, parts: Mapping[str, Any], what: str, seconds: float) -> dict[str, Any]:
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()) or name == MANIFEST:
-            raise ValueError(f"an artifact holds plain files and no {MANIFEST} of its own; the builder wrote {name}")
-        if path.is_dir():
-            fsync_folder(path)
-            continue
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        files[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
-    if not files:
-        raise ValueError(f"the builder of {what} wrote no file into {folder}")
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    body = {
-        "what": what,
-        "parts": dict(parts),
-        "files": files,
-        "kdlab": __version__,
-        "created": created,
-        "seconds": round(seconds, 1),
-    }
-    return {**body, "sha256": hashlib.sha256(_canonical(body)).hexdigest()}
-
-
-def read_manifest(final: Path) -> dict[str, Any] | str:
-    """The manifest of an artifact, or what is wrong with it. PermissionError goes through."""
-    try:
-        manifest = json.loads((final / MANIFEST).read_bytes())
-        found = hashlib.sha256(_canonical({name: manifest[name] for name in manifest if name != "sha256"})).hexdigest()
-        if found != manifest["sha256"]:
-            return f"{MANIFEST} has SHA-256 {found}, {manifest['sha256']} was recorded"
-        if key_of(manifest["parts"]) != final.name:
-            return f"{MANIFEST} belongs to artifact {key_of(manifest['parts'])}"
-        for name, file in manifest["files"].items():
-            if name != PurePosixPath(name).as_posix() or name.startswith("/") or ".." in name.split("/"):
-                return f"{MANIFEST} names {name!r}, which is no file of the artifact"
-            if not (isinstance(file["sha256"], str) and isinstance(file["size"], int)):
-                return f"{MANIFEST} has no checksum of {name}"
-    except PermissionError:
-        raise  # nothing is known about it then, and nothing may be removed
-    except (FileNotFoundError, NotADirectoryError):
-        return f"it has no {MANIFEST}"
-    except OSError as error:
-        return f"{MANIFEST} cannot be read: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return f"{MANIFEST} is not what was written: {error}"
-    return manifest
-
-
-def fault_of(final: Path) -> str | None:
-    """What is wrong with an artifact; None after every byte was read and found right."""
-    with plain_errors("checking an artifact", final.parent):
-        if not final.exists():
-            return _ABSENT
-        manifest = read_manifest(final)
-        if isinstance(manifest, str):
-            return manifest
-        for name, expected in manifest["files"].items():
-            path = final / name
-            if not path.is_file() or path.resolve() != final.resolve() / name:  # not by way of a link
-                return f"{name} is missing (SHA-256 {expected['sha256']} was recorded)"
-            size = path.stat().st_size
-            if size != expected["size"]:
-                return f"{name} has {size} bytes, {expected['size']} were recorded (SHA-256 {expected['sha256']})"
-            try:
-                found = sha256_of(path)
-            except PermissionError:
-                raise
-            except OSError as error:
-                return f"{name} cannot be read: {error.strerror} (SHA-256 {expected['sha256']} was recorded)"
-            if found != expected["sha256"]:
-                return f"{name} has SHA-256 {found}, {expected['sha256']} was recorded"
-    return None
-
-
-def entries(root: Path, pattern: re.Pattern[str] = KEY) -> Iterator[Path]:
-    """What the kinds of a store hold under names of a pattern, in order."""
-    for kind in sorted(root.iterdir()):
-        if kind.is_dir() and not kind.is_symlink() and _KIND.fullmatch(kind.name):
-            yield from (path for path in sorted(kind.iterdir()) if pattern.fullmatch(path.name))
+    def asked(self, path: Path, touched: Path, uses: Uses) -> str | None:
+        """Why something whole goes, whose file `touched` is as old as its last use; None: it stays."""
+        if not self.kinds and self.older_than is None and not self.unused:
+            return None
+        days = (time.time() - touched.stat().st_mtime) / 86400
+        reasons = [f"of kind {path.parent.name}"] if self.kinds else []
+        if self.older_than is not None:
+            if days <= self.older_than:
+                return None
+            reasons.append(f"not used for {days:.1f} days")
+        if self.unused:
+            if uses.get(_title(path)) or (self.older_than is None and days <= FRESH):
+                return None
+            reasons.append("no run names it")
+        return ", ".join(reasons)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `python -m kdlab.artifacts` (`kdlab.storekeeping`); returns the exit code."""
-    from kdlab import storekeeping  # which imports this room
+    """The command; returns the exit code: 0 done, 1 damage found by `verify`, 2 wrong use or an unusable store."""
+    parser = argparse.ArgumentParser("python -m kdlab.artifacts", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--root", type=Path, default=Path("artifacts"), help="the store (default: artifacts)")
+    common.add_argument("--kind", action="append", default=[], help="this kind only (may be given again)")
+    runs = argparse.ArgumentParser(add_help=False)
+    runs.add_argument("--runs", type=Path, default=Path("outputs"), help="where run folders lie (default: outputs)")
+    actions.add_parser("list", parents=[common, runs], help="kind, key, size, making, cost, and which runs used it")
+    actions.add_parser("verify", parents=[common], help="read every byte and compare checksums")
+    prune = actions.add_parser(
+        "prune",
+        parents=[common, runs],
+        help="show what would be removed: damaged and unfinished ones, and what is asked",
+    )
+    prune.add_argument("--older-than", type=float, metavar="DAYS", help="also those that were not used for DAYS days")
+    prune.add_argument("--unused", action="store_true", help="also those that no run folder below --runs names")
+    how = prune.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="only show (the default)")
+    how.add_argument("--delete", action="store_true", help="remove them")
+    chosen = parser.parse_args(argv)
+    try:
+        kinds = _check(chosen)
+        with plain_errors(chosen.action, chosen.root):
+            if chosen.action == "verify":
+                return _verify(chosen.root, kinds)
+            uses = _uses(chosen.runs)
+            if chosen.action == "list":
+                return _list(chosen.root, kinds, uses)
+            if chosen.unused and not chosen.runs.is_dir():
+                raise UserError(f"--unused: there is no folder {chosen.runs}; say with --runs where run folders lie")
+            doomed = Doomed(frozenset(chosen.kind), chosen.older_than, chosen.unused)
+            return _prune(chosen.root, kinds, doomed, uses, chosen.delete)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
-    return storekeeping.main(argv)
+
+def _check(chosen: argparse.Namespace) -> frozenset[str]:
+    """The kinds that were asked for, or all; UserError for what makes no sense."""
+    days = getattr(chosen, "older_than", None)
+    if days is not None and not days >= 0:
+        raise UserError(f"--older-than {days:g}: a number of days from 0 on")
+    if not (chosen.root / TAG).is_file():
+        raise UserError(f"{chosen.root} is no artifact store (it has no {TAG}); name one with --root")
+    there = {path.name for path in chosen.root.iterdir() if path.is_dir()}
+    for kind in chosen.kind:
+        if kind not in there:
+            raise UserError(f"--kind {kind}: {nearest(kind, sorted(there))}")
+    return frozenset(chosen.kind or there)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _uses(runs: Path) -> Uses:
+    """Which run folders below `runs` name which artifacts in their result.json."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(runs.rglob("result.json")) if runs.is_dir() else []:
+        try:
+            named = json.loads(file.read_bytes())["artifacts"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # of a run that is damaged, or older than this record
+        for name in named if isinstance(named, list) else []:
+            found[str(name)].append(str(file.parent))
+    return found
+
+
+def _list(root: Path, kinds: frozenset[str], uses: Uses) -> int:
+    total = count = 0
+    for path in _of(root, kinds):
+        manifest, size = read_manifest(path), _size_of(path)
+        if isinstance(manifest, str):
+            print(f"{_title(path)}  {readable_size(size):>8}  DAMAGED: {manifest}")
+        else:
+            made, used = manifest["created"][:10], (path / MANIFEST).stat().st_mtime
+            facts = f"made {made}{_cost(path, manifest)}, {_used(path, used, uses)}"
+            print(f"{_title(path)}  {readable_size(size):>8}  {facts}  {manifest['what']}")
+        total, count = total + size, count + 1
+    for path in _answers(root, kinds):
+        store, size = maintenance.opened(path), _size_of(path)
+        if isinstance(store, str):
+            print(f"{_title(path)}  {readable_size(size):>8}  DAMAGED: {store}")
+        else:
+            used = _used(path, (path / FACTS).stat().st_mtime, uses)
+            print(f"{_title(path)}  {readable_size(size):>8}  {used}  {maintenance.described(store)}")
+        total, count = total + size, count + 1
+    print(f"{count} artifacts, {readable_size(total)} in {root}")
+    return 0
+
+
+def _used(path: Path, when: float, uses: Uses) -> str:
+    """When something was used last, and by which runs: "used 2026-01-31 by outputs/a, outputs/b and 3 more"."""
+    names = uses.get(_title(path), ())
+    by = f" by {', '.join(names[:2])}" + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    return f"used {time.strftime('%Y-%m-%d', time.gmtime(when))}{by if names else ''}"
+
+
+def _cost(path: Path, manifest: Mapping[str, Any]) -> str:
+    """What an artifact cost, as far as it was written down: " in 12.3 s, 4.5e+12 model FLOPs, 0 teacher queries"."""
+    seconds = manifest.get("seconds")
+    words = [f" in {seconds:g} s"] if seconds is not None else []
+    try:
+        cost = json.loads((path / COST).read_bytes())
+        words += [f"{cost['flops']:.3g} model FLOPs"] if cost.get("flops") is not None else []
+        words += [f"{cost['queries']} teacher queries"] if cost.get("queries") else []
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # it was not trained
+    return ", ".join(words)
+
+
+def _verify(root: Path, kinds: frozenset[str]) -> int:
+    checked = damaged = 0
+    every = [(path, fault_of) for path in _of(root, kinds)]
+    every += [(path, maintenance.fault_of) for path in _answers(root, kinds)]
+    with Told("checking", len(every), "artifacts") as told:
+        for path, judge in every:
+            fault = judge(path)
+            checked, damaged = checked + 1, damaged + (fault is not None)
+            told.say(f"{_title(path)}  {'ok' if fault is None else f'DAMAGED: {fault}'}")
+            told.to(checked)
+    for path in entries(root, UNFINISHED):
+        if path.parent.name in kinds:
+            print(f"{_title(path)}  unfinished: being made, or left by a process that was killed (prune takes it then)")
+    print(f"{checked} artifacts checked, {damaged} damaged" + ("; prune --delete removes them" if damaged else ""))
+    return 1 if damaged else 0
+
+
+def _prune(root: Path, kinds: frozenset[str], doomed: Doomed, uses: Uses, delete: bool) -> int:
+    freed = 0
+    names = [path for path in (*entries(root), *entries(root, LEFT)) if path.parent.name in kinds]
+    for final in sorted({path.with_name(path.name.lstrip(".")[:16]) for path in names}):
+        temporary = temporary_of(final)
+        with locked(lock_of(final), wait=False) as holder:  # and the lock file of a killed builder goes with it
+            if holder is not None:
+                print(f"{_title(final)}  left alone: {holder} is making it")
+                continue
+            reasons = {temporary: "unfinished", final: doomed.reason(final, uses)}
+            for path, reason in reasons.items():
+                if not reason or not (path.exists() or path.is_symlink()):
+                    continue
+                if path == final and in_use(final):
+                    print(f"{_title(final)}  left alone: a running process uses it")
+                    continue
+                size = _size_of(path)
+                if delete:
+                    discard(path) if path == final else shutil.rmtree(path)
+                freed += size
+                print(f"{_title(path)}  {'removed' if delete else 'would go'}, {readable_size(size)}: {reason}")
+    freed += _prune_answers(root, kinds, doomed, uses, delete)
+    print(f"{readable_size(freed)} {'freed' if delete else 'would be freed (--delete does it)'} in {root}")
+    return 0
+
+
+def _prune_answers(root: Path, kinds: frozenset[str], doomed: Doomed, uses: Uses, delete: bool) -> int:
+    """As `_prune`, of cached answers: bytes. Of damaged ones those go that nobody can use; single rows are asked again."""
+    freed = 0
+    for path in [*_answers(root, kinds), *(path for path in maintenance.left(root) if path.parent.name in kinds)]:
+        if path.name.startswith("."):
+            reason = "unfinished"
+        elif isinstance(fault := maintenance.opened(path), str):
+            days = (time.time() - path.stat().st_mtime) / 86400
+            reason = f"damaged: {fault}" if days > FRESH else None  # a run may have just begun it
+        else:
+            reason = doomed.asked(path, path / FACTS, uses)
+        if reason is None:
+            continue
+        with maintenance.claimed(path) as free:
+            if not free:
+                print(f"{_title(path)}  left alone: a running process uses it")
+                continue
+            size = _size_of(path)
+            if delete:
+                shutil.rmtree(path) if path.name.startswith(".") else maintenance.discard(path)
+            freed += size
+            print(f"{_title(path)}  {'removed' if delete else 'would go'}, {readable_size(size)}: {reason}")
+    return freed
+
+
+def _answers(root: Path, kinds: frozenset[str]) -> list[Path]:
+    return [path for path in maintenance.folders(root) if path.parent.name in kinds]
+
+
+def _of(root: Path, kinds: frozenset[str]) -> Iterator[Path]:
+    return (path for path in entries(root, KEY) if path.parent.name in kinds)
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _title(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

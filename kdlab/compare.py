@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlab import significance
-from kdlab.baselines import DEFAULT, Comparison, Line, compare
-from kdlab.files import atomic_write_text
-from kdlab.finished import command
-from kdlab.seedgroups import Run, read
-from kdlab.significance import Paired
-from kdlab.summary import si
+from kdlab.reporting import statistics as significance
+from kdlab.reporting.comparison import DEFAULT, Comparison, Line, compare
+from kdlab.reporting.seed_groups import Run, read
+from kdlab.reporting.statistics import Paired
+from kdlab.runs.finished import command
+from kdlab.runs.summary import si
+from kdlab.storage.files import atomic_write_text
 
 FEW = 10  # from so many seeds on, nothing is said about the power of the test
 GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs")

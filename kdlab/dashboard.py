@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlab.errors import UserError
-from kdlab.files import atomic_write_text
-from kdlab.finished import command
-from kdlab.wandblogs import account
-from kdlab.workspace import as_json, workspace
+from kdlab.reporting.wandb_workspace import as_json, workspace
+from kdlab.runs.finished import command
+from kdlab.runs.loggers.wandb import account
+from kdlab.storage.files import atomic_write_text
 
 UNKNOWN = "ENTITY"  # stands in the file until somebody says who it is
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlab.finished import command, config_of, result_of
+from kdlab.runs.finished import command, config_of, result_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from kdlab.errors import UserError
 
         if arguments.glue_submission is not None:
-            from kdlab.submission import submit
+            from kdlab.reporting.glue_submission import submit
 
             submit(arguments.run, arguments.glue_submission)
             return 0
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _scores(run: Path, result: dict, config, rows: int | None) -> int:
     import torch
 
-    from kdlab.build import bench_of
-    from kdlab.encoder import Encoder
-    from kdlab.scoring import over_splits
+    from kdlab.models.encoder import Encoder
+    from kdlab.modules.evaluation import over_splits
+    from kdlab.stages.registry import bench_of
 
     if rows is not None:
         config.data.heldout_rows = rows

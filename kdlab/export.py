@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlab.finished import command, result_of
+from kdlab.runs.finished import command, result_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(student: Path, out: Path, text: bool) -> None:
     import torch
 
-    from kdlab import models
     from kdlab.errors import UserError
-    from kdlab.files import plain_errors
+    from kdlab.models import loading
+    from kdlab.storage.files import plain_errors
 
-    load = models.load_masked_lm if text else models.load_classifier
-    model, tokenizer = load(student).eval(), models.load_tokenizer(student)
+    load = loading.load_masked_lm if text else loading.load_classifier
+    model, tokenizer = load(student).eval(), loading.load_tokenizer(student)
     with plain_errors("exporting", out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -53,7 +53,7 @@ def _export(student: Path, out: Path, text: bool) -> None:
             tokenizer.save_pretrained(beside)
             if (student / "README.md").is_file():
                 shutil.copyfile(student / "README.md", beside / "README.md")
-        again, words = load(beside).eval(), models.load_tokenizer(beside)
+        again, words = load(beside).eval(), loading.load_tokenizer(beside)
         probe = f"Paris is the {tokenizer.mask_token} of France."
         with torch.no_grad():
             before = model(**tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits

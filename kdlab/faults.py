@@ -17,16 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdlab import faulttables
-from kdlab.children import tiny, tiny_task
-from kdlab.diskfaults import damaged, full_disks, read_only
 from kdlab.errors import UserError
-from kdlab.killing import Case, campaign, undisturbed
-from kdlab.lab import Found, Lab, timed
-from kdlab.longrun import long_run
-from kdlab.mishaps import nonfinite, nonfinite_skipped, signals, signals_preparing, two_makers
-from kdlab.rankfaults import dying_ranks
-from kdlab.small import write_task, write_teacher, write_text
+from kdlab.testing import fault_tables
+from kdlab.testing.child_process import tiny, tiny_task
+from kdlab.testing.disk_faults import damaged, full_disks, read_only
+from kdlab.testing.fault_lab import Found, Lab, timed
+from kdlab.testing.kills import Case, campaign, undisturbed
+from kdlab.testing.long_run import long_run
+from kdlab.testing.rank_faults import dying_ranks
+from kdlab.testing.signals_and_nans import nonfinite, nonfinite_skipped, signals, signals_preparing, two_makers
+from kdlab.testing.tiny import write_task, write_teacher, write_text
 
 TWO_EPOCHS = ("trainer.max_steps=null", "trainer.max_epochs=2", "trainer.probes=1")  # of 4 steps of text, 5 of rows
 RANKS = ("trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=8")
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = Path(tempfile.mkdtemp(prefix="kdlab-faults-", dir=given.folder or _memory()))
     try:
         if given.table:
-            faulttables.add(given.table, [])  # before hours of work
+            fault_tables.add(given.table, [])  # before hours of work
         return _all(given, top)
     except UserError as error:
         print(f"kdlab: {error}", file=sys.stderr)
@@ -174,21 +174,21 @@ def _memory() -> str | None:
 
 def _all(given: argparse.Namespace, top: Path) -> int:
     rows: list[dict[str, Any]] = []
-    print(faulttables.line(faulttables.HEAD), flush=True)
+    print(fault_tables.line(fault_tables.HEAD), flush=True)
 
     def asked(name: str) -> bool:
         wanted = not given.only or any(word in name for word in given.only)
         return wanted and not any(word in name for word in given.but)
 
     def tell(name: str, found: Found) -> None:
-        if name.startswith(faulttables.KILLED) and not found.tried:
+        if name.startswith(fault_tables.KILLED) and not found.tried:
             found.wrong, found.notes = 1, [*found.notes, "nothing was killed"]
-        rows.append(faulttables.row(name, found))
-        print(faulttables.line([rows[-1][key] for key in faulttables.HEAD]), flush=True)
+        rows.append(fault_tables.row(name, found))
+        print(fault_tables.line([rows[-1][key] for key in fault_tables.HEAD]), flush=True)
         for note in found.notes:
             print(f"    {note}", flush=True)
         if given.table:
-            faulttables.add(given.table, rows)
+            fault_tables.add(given.table, rows)
 
     teacher, text = write_teacher(top / "teacher"), write_text(top / "text", 28)
     task = write_task(top / "rows", 80)
@@ -218,7 +218,7 @@ def _all(given: argparse.Namespace, top: Path) -> int:
     wrong = [row["fault"] for row in rows if row["wrong"]]
     print("all as promised" if not wrong else f"not as promised: {', '.join(wrong)}", flush=True)
     if given.table:
-        print(f"\n{faulttables.markdown(faulttables.add(given.table, rows))}", flush=True)
+        print(f"\n{fault_tables.markdown(fault_tables.add(given.table, rows))}", flush=True)
     return 1 if wrong else 0
 
 

@@ -8,18 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdlab import comparisons, reportfigures, reporttables
-from kdlab.baselines import Comparison, compare
 from kdlab.compare import add_arguments, to_stderr
 from kdlab.errors import UserError
-from kdlab.files import atomic_write_text
-from kdlab.finished import command
-from kdlab.papernames import PAPERS
-from kdlab.progress import over
-from kdlab.reportfilter import where
-from kdlab.reportpage import MARK, Picture, Report, Section, html, markdown, picture
-from kdlab.reporttables import TaskTable
-from kdlab.seedgroups import Run, read
+from kdlab.reporting import figures
+from kdlab.reporting import tables as reporttables
+from kdlab.reporting.analyses import across_runs
+from kdlab.reporting.comparison import Comparison, compare
+from kdlab.reporting.filters import where
+from kdlab.reporting.page import MARK, Picture, Report, Section, html, markdown, picture
+from kdlab.reporting.papers import PAPERS
+from kdlab.reporting.seed_groups import Run, read
+from kdlab.reporting.tables import TaskTable
+from kdlab.runs.finished import command
+from kdlab.runtime.progress import over
+from kdlab.storage.files import atomic_write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,32 +117,32 @@ def _pictures(table: TaskTable, say: Say) -> list[Picture]:
         if figure is not None:
             found.append(picture(figure, caption))
 
-    rows = comparisons.by_ratio(table.runs, table.found.metric)
+    rows = across_runs.by_ratio(table.runs, table.found.metric)
     for setting in dict.fromkeys(row["setting"] for row in rows):
         mine = [row for row in rows if row["setting"] == setting]
         more = f" ({setting})" if setting else ""
         add(
-            reportfigures.ratios(mine, table.found.unit),
+            figures.ratios(mine, table.found.unit),
             f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
         )
     front = "The line is the Pareto front: filled points are those that no cheaper group equals. Numbers are the table's rows; bars one standard deviation; what costs the same stands side by side."
     add(
-        reportfigures.scores(table, "queries"),
+        figures.scores(table, "queries"),
         f"{task}: against teacher queries. {front} Dashed: groups that ask no teacher.",
     )
-    add(reportfigures.scores(table, "flops"), f"{task}: against the FLOPs of all models in the run. {front}")
+    add(figures.scores(table, "flops"), f"{task}: against the FLOPs of all models in the run. {front}")
     along = "along the training, by the evaluations of the runs themselves: mean over seeds, a band of one standard deviation. Numbers are the table's rows"
     for ratio in sorted({row.ratio for row in table.rows if row.ratio < 1} or {1.0}):
         mine = [row for row in table.rows if row.ratio in (ratio, 1.0)]
         add(
-            reportfigures.learning(table, mine, "step"),
+            figures.learning(table, mine, "step"),
             f"{task}, ratio {ratio:g}: {along}; dashed: full data.",
         )
-    add(reportfigures.learning(table, [row for row in table.rows if row.asks], "queries"), f"{task}: {along}.")
+    add(figures.learning(table, [row for row in table.rows if row.asks], "queries"), f"{task}: {along}.")
     for row in table.rows:
         seeds = len(row.group.runs)
         add(
-            reportfigures.schedule(row, say),
+            figures.schedule(row, say),
             f"{task}: which strategy chose the data in {row.number}. {row.name}, mean over {seeds} seed{'s' * (seeds != 1)}.",
         )
     return found
@@ -150,9 +152,9 @@ def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
     """The mean over tasks by ratio, as AdaDS Fig. 4 and 6."""
     if len({table.found.metric for table in tables}) > 1:
         return []
-    each = [row for table in tables for row in comparisons.by_ratio(table.runs, table.found.metric)]
-    rows = reportfigures.averaged(each)
-    figure = reportfigures.ratios(rows, f"mean {tables[0].found.unit}") if rows else None
+    each = [row for table in tables for row in across_runs.by_ratio(table.runs, table.found.metric)]
+    rows = figures.averaged(each)
+    figure = figures.ratios(rows, f"mean {tables[0].found.unit}") if rows else None
     caption = f"Mean over {len(tables)} tasks, by the share of rows that query the teacher; dashed: full data."
     return [picture(figure, caption)] if figure else []
 

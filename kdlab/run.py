@@ -24,11 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from kdlab import stopping, supervise, targets
-from kdlab.confidential import without_secrets
-from kdlab.config import Config, checked, first_line
+from kdlab.config import targets
+from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError, nearest, one_line
-from kdlab.jobs import FOLDER, perform
+from kdlab.runs import rank_supervision
+from kdlab.runs.process import FOLDER, perform
+from kdlab.runtime import signals
+from kdlab.storage.redaction import without_secrets
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package; in a checkout beside it.
@@ -48,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = {argument for argument in arguments if argument.startswith("-")}
         overrides = [argument for argument in arguments if argument not in flags]
         if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
-            from kdlab import sweep
+            from kdlab.sweeps import sweep
 
             return sweep.start(overrides, own, folders)  # stops its jobs itself
-        with stopping.listening():
+        with signals.listening():
             if given[:1] == ["--repeat"]:
-                from kdlab import repeat
+                from kdlab.runs import repeat
 
                 return repeat.main(given[1:])
             if flags:
@@ -63,16 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         line = one_line(without_secrets(explain(error)))
-        if not supervise.leave_error(line):
+        if not rank_supervision.leave_error(line):
             print(f"kdlab: {line}", file=sys.stderr)
         return 2
-    except (stopping.Stopped, KeyboardInterrupt) as error:
-        stop = error if isinstance(error, stopping.Stopped) else stopping.Stopped(signal.SIGINT)
-        if not supervise.is_started_by_first():
+    except (signals.Stopped, KeyboardInterrupt) as error:
+        stop = error if isinstance(error, signals.Stopped) else signals.Stopped(signal.SIGINT)
+        if not rank_supervision.is_started_by_first():
             print(f"kdlab: {stop}", file=sys.stderr)
         return stop.code
     except Exception as error:
-        supervise.leave_error(f"{type(error).__name__}: {error}")
+        rank_supervision.leave_error(f"{type(error).__name__}: {error}")
         raise
 
 
@@ -103,12 +105,12 @@ def _single(overrides: list[str]) -> int:
     if {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} != {"0"}:  # not the first of several processes
         if FOLDER not in os.environ and not chosen:
             raise UserError("processes that torchrun or SLURM starts need a common folder: give hydra.run.dir=")
-        from kdlab import job
+        from kdlab.runs import single
 
-        return job.run(config, resolved, Path(os.environ.get(FOLDER, folder)), overrides)
-    from kdlab import job  # heavy: after the mistakes that need nothing but the configuration
+        return single.run(config, resolved, Path(os.environ.get(FOLDER, folder)), overrides)
+    from kdlab.runs import single  # heavy: after the mistakes that need nothing but the configuration
 
-    return job.start(config, resolved, folder, chosen, overrides)
+    return single.start(config, resolved, folder, chosen, overrides)
 
 
 def composition(overrides: Sequence[str], wanted: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:

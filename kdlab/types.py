@@ -23,8 +23,8 @@ class Plan:
     """What was decided about a batch before the step; None means the static default. No plan at all is plain distillation.
 
     `rows` (k,) int64 ascending: which rows of the batch take part and query the teachers (None: all). `adopt` decides
-    the weights (k, T) of the teachers, an adoption rule (`kdlab.adoption`; None: each row heeds the only teacher).
-    `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule (`kdlab.weighing`; None: ones). Rules, not
+    the weights (k, T) of the teachers, an adoption rule (`kdlab.methods.adoption`; None: each row heeds the only teacher).
+    `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule (`kdlab.methods.knowledge.weighing`; None: ones). Rules, not
     numbers: what they look at is seen in the step itself, by the one forward that is paid for anyway.
     """
 

@@ -1,4 +1,4 @@
-"""Folders of small models and data that tests share (`kdlab.small`)."""
+"""Folders of small models and data that tests share (`kdlab.testing.tiny`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 import pytest
 import torch
 
-from kdlab.small import (  # noqa: F401
+from kdlab.testing.tiny import (  # noqa: F401
     SYLLABLES,
     WORDS,
     made_text,

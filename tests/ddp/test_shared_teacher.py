@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.ddp.test_two_ranks_teaching import COMMON, IDLE, RULES
 from tests.end_to_end.test_finetune import plainly
-from tests.runs import call, outcome, tiny_task
+from tests.support.runs import call, outcome, tiny_task
 
 TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu"]
 

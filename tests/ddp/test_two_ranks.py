@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from kdlab import tables
-from tests.runs import KillAt, call, command, outcome, tiny
+from kdlab.storage import tables
+from tests.support.runs import KillAt, call, command, outcome, tiny
 
 CASES = {
     "adads": ["select=adads"],

@@ -13,7 +13,7 @@ from kdlab import evaluate
 from tests.conftest import write_task
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.end_to_end.test_finetune import plainly
-from tests.runs import call, tiny_task
+from tests.support.runs import call, tiny_task
 
 CASES = {
     "adads": ["select=adads"],

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kdlab import tables
+from kdlab.storage import tables
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.ddp.test_two_ranks_tasks import ADAM
 from tests.end_to_end.test_finetune import plainly
-from tests.runs import call, tiny, tiny_task
+from tests.support.runs import call, tiny, tiny_task
 
 SMALL = "+teachers.others.small.layers=3"
 IDLE = ["select=random", "select.ratio=0.0625"]  # one row of each batch: the other rank has none

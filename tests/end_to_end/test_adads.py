@@ -7,8 +7,8 @@ import collections
 import pytest
 from scipy.stats import linregress
 
-from kdlab import tables
-from tests.runs import call, run_folder, tiny
+from kdlab.storage import tables
+from tests.support.runs import call, run_folder, tiny
 
 WINDOW, ALPHA = 3, 0.3
 

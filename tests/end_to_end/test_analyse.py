@@ -14,8 +14,8 @@ import torch
 from matplotlib.image import imread
 
 from kdlab import analyse
-from kdlab.tables import read
-from tests.runs import call, command, tiny, tiny_task
+from kdlab.storage.tables import read
+from tests.support.runs import call, command, tiny, tiny_task
 
 RUN = Path("runs/one")
 HOT = "knowledge.terms.soft.term.temperature=2.0"
@@ -56,14 +56,14 @@ def models_of(home: Path):
     """Student and teacher as transformers loads them, and each row's tokens and label from the prepared data."""
     from transformers import AutoModelForSequenceClassification
 
-    from kdlab import taskset
+    from kdlab.data.tasks import dataset
 
     (teacher,) = {file.parent for file in (home / "artifacts").glob("classifier*/**/model.safetensors")}
     student, teacher = (
         AutoModelForSequenceClassification.from_pretrained(source).eval() for source in (RUN / "student", teacher)
     )
     (data,) = {file.parent for file in (home / "artifacts").glob("task*/**/shape.json")}
-    train = taskset.load(data, "train")
+    train = dataset.load(data, "train")
     return student, teacher, [(torch.tensor(train[0, i].ids[None].astype(np.int64)), int(train.labels[i])) for i in range(len(train))]  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_gradients_of_the_head_of_a_checkpoint(here):
 def test_gradients_of_a_run_on_text(tmp_path, teacher_folder, text_folder, monkeypatch):
     from transformers import AutoModelForMaskedLM
 
-    from kdlab.opened import Open
+    from kdlab.reporting.analyses.open_run import Open
 
     monkeypatch.chdir(tmp_path)
     done = call(tiny(teacher_folder, text_folder, f"hydra.run.dir={RUN}"), tmp_path)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.conftest import write_teacher, write_text
-from tests.runs import call, run_folder, tiny
+from tests.support.runs import call, run_folder, tiny
 
 # what is wrong, and what the line must say
 WRONG = {
@@ -36,7 +36,7 @@ WRONG = {
     "learning rate below zero": (["optim.lr=-1"], "optim.lr"),
     "not enough GPUs": (["trainer.accelerator=gpu"], "GPU"),
     "alpha out of range": (["select.policy.alpha=2"], "alpha"),
-    "unknown target": (["select.arms.entropy._target_=kdlab.strategies.entropie"], "select.arms.entropy"),
+    "unknown target": (["select.arms.entropy._target_=kdlab.methods.selection.strategies.entropie"], "select.arms.entropy"),
     "a pool below the batch": (["select.pool=8"], "data.batch_size=16"),
     "a pool for all": (["select=all", "select.pool=64"], "select=all keeps every row"),
     "a pool that is a word": (["select.pool=big"], "select.pool=big"),
@@ -167,9 +167,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rows(tmp_path, te
 
 
 def full_disk() -> None:
-    import kdlab.files
+    import kdlab.storage.files
 
-    kdlab.files.free_bytes = lambda folder: 0
+    kdlab.storage.files.free_bytes = lambda folder: 0
 
 
 def test_no_room_for_the_prepared_text(tmp_path, teacher_folder):

@@ -14,7 +14,7 @@ import transformers
 from kdlab import run as entry
 from tests.conftest import tiny_config, tiny_tokenizer, write_task, write_teacher
 from tests.end_to_end.test_bad_input import assert_refused
-from tests.runs import Done, call, run_folder, tiny_task
+from tests.support.runs import Done, call, run_folder, tiny_task
 
 # what is wrong, and what the line must say
 WRONG = {
@@ -55,7 +55,7 @@ def assert_refused_early(tmp_path, monkeypatch, capsys):
         folder = tmp_path / "typed"
         folder.mkdir(exist_ok=True)
         monkeypatch.chdir(folder)
-        monkeypatch.setattr("kdlab.job.run", lambda *_: pytest.fail("not refused before it began"))
+        monkeypatch.setattr("kdlab.runs.single.run", lambda *_: pytest.fail("not refused before it began"))
         capsys.readouterr()
         code = entry.main(arguments)
         captured = capsys.readouterr()
@@ -188,7 +188,7 @@ def test_regression_that_the_official_task_is_not(tmp_path, assert_refused_early
 
 def test_a_loss_that_regression_cannot_have(tmp_path, assert_refused_early, teacher_folder):
     rows = write_task(tmp_path / "numbers", rows=20, regression=True)
-    term = "knowledge.terms.soft.term._target_=kdlab.terms.soft_cross_entropy"
+    term = "knowledge.terms.soft.term._target_=kdlab.methods.knowledge.logits.soft_cross_entropy"
     assert_refused_early(tiny_task(teacher_folder, rows, "select=random", term), "mean_squared_error")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.test_finetune import plainly, result_of
-from tests.runs import call, outcome, tiny, tiny_task
+from tests.support.runs import call, outcome, tiny, tiny_task
 
 COSTS = ("teacher_queries", "flops")
 
@@ -25,7 +25,7 @@ class DieWriting:
         self.write = write
 
     def __call__(self) -> None:
-        import kdlab.answerstore as room
+        import kdlab.teachers.cache.store as room
 
         plainly()
         original, calls = room.DiskStore.write, 0

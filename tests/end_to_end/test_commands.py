@@ -12,11 +12,11 @@ import torch
 import yaml
 
 from kdlab import run as entry
-from kdlab import tables
-from kdlab.config import checked
+from kdlab.config.schema import checked
+from kdlab.storage import tables
 from tests.conftest import write_task, write_teacher, write_text
-from tests.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
-from tests.wandbfile import Told
+from tests.support.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
+from tests.support.wandb_files import Told
 
 EXPERIMENTS = sorted(file.stem for file in (entry.CONF / "exp").glob("*.yaml"))
 # a suite is many runs: test_glue.py
@@ -166,7 +166,7 @@ def test_a_finished_run_is_not_continued_but_begun_anew(finished, teacher_folder
 
 
 def test_ratio_one_is_plain_distillation_bit_for_bit(tmp_path, teacher_folder, text_folder):
-    from tests.runs import outcome
+    from tests.support.runs import outcome
 
     outcomes = []
     for name, select in (("adads", "select=adads"), ("entropy", "select=entropy"), ("all", "select=all")):

@@ -16,8 +16,8 @@ import pytest
 from scipy import stats
 
 from kdlab import compare
-from tests.reports import made_run
-from tests.runs import call, command, tiny_task
+from tests.support.made_runs import made_run
+from tests.support.runs import call, command, tiny_task
 
 RANDOM, ADADS, FULL = [0.70, 0.72, 0.74], [0.75, 0.74, 0.80], [0.80, 0.83, 0.81]
 
@@ -196,7 +196,7 @@ def test_names_say_what_is_needed_and_no_more(tmp_path):
     target = "select.arms.random._target_"
     made_run(tmp_path / "t" / "1", 0.6, task="rte", results={"policy": {"name": "ksm", "reward_data": "dev"}})
     made_run(tmp_path / "t" / "2", 0.6, task="rte", changes={"select.interval": None})
-    made_run(tmp_path / "t" / "3", 0.6, task="rte", changes={target: "kdlab.strategies.margin"})
+    made_run(tmp_path / "t" / "3", 0.6, task="rte", changes={target: "kdlab.methods.selection.strategies.margin"})
     assert [row["group"] for row in numbers(tmp_path / "t").values()] == [
         "interval=10 arms.random=random [rewarded on dev]",  # it learns from what it is scored on
         "interval=null arms.random=random",

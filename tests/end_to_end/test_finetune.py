@@ -17,11 +17,12 @@ import safetensors.torch
 import transformers
 import yaml
 
-from kdlab import evaluate, export, tables
+from kdlab import evaluate, export
 from kdlab import run as entry
-from kdlab.tasks import TASKS
+from kdlab.data.tasks.registry import TASKS
+from kdlab.storage import tables
 from tests.conftest import task_rows, write_task, write_teacher
-from tests.runs import Done, KillAt, call, outcome, tiny_task
+from tests.support.runs import Done, KillAt, call, outcome, tiny_task
 
 SELECTIONS = sorted(file.stem for file in (entry.CONF / "select").glob("*.yaml"))
 KNOWLEDGE = sorted(file.stem for file in (entry.CONF / "knowledge").glob("*.yaml"))
@@ -30,9 +31,9 @@ BATCH, STEPS, KEPT = 16, 8, 4  # of `tiny_task` at ratio 0.25
 
 def plainly() -> None:
     """Figures take longer than the rest of a tiny run."""
-    import kdlab.figures
+    import kdlab.plotting.run_figures
 
-    kdlab.figures.draw = lambda folder: None
+    kdlab.plotting.run_figures.draw = lambda folder: None
 
 
 class Lab:

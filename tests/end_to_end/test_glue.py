@@ -22,7 +22,7 @@ import yaml
 from kdlab import evaluate
 from tests.conftest import task_rows, write_teacher
 from tests.end_to_end.test_bad_input import assert_refused
-from tests.runs import Done, KillAt, call, outcome
+from tests.support.runs import Done, KillAt, call, outcome
 
 ENTAILMENT = ["entailment", "not_entailment"]
 MNLI = ["entailment", "neutral", "contradiction"]
@@ -68,7 +68,7 @@ class InForks:
         import datasets  # noqa: F401  # once for all forks
         import transformers.models.bert.modeling_bert  # noqa: F401
 
-        from kdlab import jobs
+        from kdlab.runs import process as jobs
 
         jobs.launch = self.launch
 

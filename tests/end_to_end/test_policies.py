@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdlab import tables
-from tests.runs import KillAt, call, outcome, run_folder, tiny
+from kdlab.storage import tables
+from tests.support.runs import KillAt, call, outcome, run_folder, tiny
 
 POLICIES = ["adads", "randmix", "schedule", "ensemble", "random", "density", "all"]
 
@@ -62,7 +62,7 @@ def test_a_killed_run_with_loader_processes_goes_on_bit_for_bit(tmp_path, prepar
 
 
 def mine() -> None:
-    from kdlab import strategies
+    from kdlab.methods.selection import strategies
 
     def surest(evidence):  # a plain function that says nothing of its needs: it is shown everything at once
         assert len(evidence) == len(evidence.features) == len(evidence.mask) == len(evidence.labels)
@@ -72,7 +72,7 @@ def mine() -> None:
 
 
 def test_a_strategy_of_ones_own_sees_all_evidence(tmp_path, prepared, teacher_folder, text_folder):
-    arms = ["select=random", "~select.arms.random", "+select.arms.surest._target_=kdlab.strategies.margin",
+    arms = ["select=random", "~select.arms.random", "+select.arms.surest._target_=kdlab.methods.selection.strategies.margin",
             "+select.arms.surest._partial_=true"]  # fmt: skip
     folder = fresh(tmp_path, prepared, "run")
     done = call(tiny(teacher_folder, text_folder, *arms), folder, mine)

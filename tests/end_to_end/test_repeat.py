@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from kdlab.config import checked
-from kdlab.repeat import compared, verdict
+from kdlab.config.schema import checked
 from kdlab.run import composition
-from kdlab.surroundings import differing
+from kdlab.runs.environment import differing
+from kdlab.runs.repeat import compared, verdict
 from tests.conftest import write_task
-from tests.runs import Done, call, tiny, tiny_task
+from tests.support.runs import Done, call, tiny, tiny_task
 
 # a bandit on text; a teacher, an assistant and rules on labelled rows. All others: tests/nightly/test_same_bits.py
 SAMPLE = ["adads_pretrain", "dekd"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kdlab import report
-from tests.reports import hostile, nine, reported
+from tests.support.made_runs import hostile, nine, reported
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

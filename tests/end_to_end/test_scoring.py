@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.test_finetune import Lab, weights
-from tests.runs import KillAt, call, outcome, tiny_task
+from tests.support.runs import KillAt, call, outcome, tiny_task
 
 COMMON = ["select=entropy", "data.train_rows=40", "trainer.probes=0", "teachers.sanity=false"]  # 3 batches are an epoch
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.runs import call, run_folder, tiny
+from tests.support.runs import call, run_folder, tiny
 
 PLANTED = {
     "HF_TOKEN": "hf_PlantedPlantedPlantedPlantedPlant",

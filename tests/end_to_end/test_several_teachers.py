@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from kdlab import tables
+from kdlab.storage import tables
 from tests.conftest import write_task
 from tests.end_to_end.test_finetune import Lab, result_of
-from tests.runs import call, tiny
+from tests.support.runs import call, tiny
 
 STEPS, KEPT = 8, 4  # of `tiny_task` at ratio 0.25
 SMALL = "+teachers.others.small.layers=2"

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from tests.forked import FailAt, ForkedJobs, InterruptSweepAt
-from tests.runs import KillAt, call, outcome, tiny, tiny_task
+from tests.support.forked_jobs import FailAt, ForkedJobs, InterruptSweepAt
+from tests.support.runs import KillAt, call, outcome, tiny, tiny_task
 
 AT_ONCE = ("hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
 

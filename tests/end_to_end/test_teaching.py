@@ -23,14 +23,14 @@ import torch
 from omegaconf import OmegaConf
 
 from kdlab import run as entry
-from kdlab import tables
-from kdlab.adoption import marks_of
-from kdlab.ksm import KSM
-from kdlab.strategies import is_rowwise, needs_of
-from kdlab.terms import asks_teacher, is_joint, mean_squared_error, on_logits, wants
-from kdlab.weighing import looks_of
+from kdlab.methods.adoption import marks_of
+from kdlab.methods.knowledge.logits import asks_teacher, is_joint, mean_squared_error, on_logits, wants
+from kdlab.methods.knowledge.weighing import looks_of
+from kdlab.methods.ksm.module import KSM
+from kdlab.methods.selection.strategies import is_rowwise, needs_of
+from kdlab.storage import tables
 from tests.end_to_end.test_finetune import BATCH, KEPT, STEPS, Lab, plainly, result_of, weights
-from tests.runs import KillAt, call, outcome, tiny
+from tests.support.runs import KillAt, call, outcome, tiny
 
 # ---- what can be combined
 
@@ -479,8 +479,8 @@ class Witness:
 
     def __call__(self) -> None:
         plainly()
-        from kdlab.datamodules import TrainingRows
-        from kdlab.distill import Distiller
+        from kdlab.data.datamodules import TrainingRows
+        from kdlab.modules.distiller import Distiller
 
         step, aside = Distiller.training_step, TrainingRows.set_aside
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.children import call, outcome, tiny
 from kdlab.faults import RANKS, with_
-from kdlab.traps import At, Send, without_figures
+from kdlab.testing.child_process import call, outcome, tiny
+from kdlab.testing.fault_points import At, Send, without_figures
 
 AUTO = "trainer.checkpoint_every=auto"
 RUN = "hydra.run.dir=run"
@@ -25,7 +25,7 @@ class Hasty:
     kill_at: int | None = None
 
     def __call__(self) -> None:
-        from kdlab.cadence import Cadence
+        from kdlab.modules.checkpoint_schedule import Cadence
 
         asked = []
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kdlab import diskfaults, mishaps
-from kdlab.children import tiny_task
 from kdlab.faults import KSM, RANKS, TWO_EPOCHS, with_
-from kdlab.killing import Case, Whole, killed, points, undisturbed
-from kdlab.lab import Found, Lab
-from kdlab.small import write_task
+from kdlab.testing import disk_faults, signals_and_nans
+from kdlab.testing.child_process import tiny_task
+from kdlab.testing.fault_lab import Found, Lab
+from kdlab.testing.kills import Case, Whole, killed, points, undisturbed
+from kdlab.testing.tiny import write_task
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +47,27 @@ def test_a_run_killed_in_moments_of_all_kinds_ends_as_undisturbed(case, whole, t
     assert found.tried >= 4 and found.wrong == 0, found.notes  # a step whose checkpoint is written is not done again
 
 
-@pytest.mark.parametrize("fault", [mishaps.signals_preparing, mishaps.nonfinite_skipped, diskfaults.damaged])
+@pytest.mark.parametrize(
+    "fault", [signals_and_nans.signals_preparing, signals_and_nans.nonfinite_skipped, disk_faults.damaged]
+)
 def test_faults_on_one_process(fault: Callable[[Lab], Found], case, whole, tmp_path):
     assert_borne(fault(lab_of(case, whole, tmp_path)), 1)
 
 
 def test_a_disk_that_fills_while_a_teacher_is_saved_is_one_line(case, whole, tmp_path):
     lab = Lab(whole.folder.parent, case.command, whole.outcome, whole.folder / "artifacts", few=True)
-    found = diskfaults.full_disks(lab, 2)
+    found = disk_faults.full_disks(lab, 2)
     if not found.tried:
         pytest.skip(found.notes[0])
     assert_borne(found, 2)
 
 
 def test_a_forbidden_folder_is_one_line(case, whole, tmp_path):
-    found = diskfaults.read_only(lab_of(case, whole, tmp_path))
+    found = disk_faults.read_only(lab_of(case, whole, tmp_path))
     assert found.tried >= 1 and found.wrong == 0, found.notes
 
 
-@pytest.mark.parametrize("fault", [mishaps.signals, mishaps.nonfinite])
+@pytest.mark.parametrize("fault", [signals_and_nans.signals, signals_and_nans.nonfinite])
 def test_faults_of_one_of_two_ranks(fault: Callable[[Lab], Found], case, tmp_path):
     both = Case("two", with_(case.command, *RANKS), ranks=2)
     assert_borne(fault(lab_of(both, undisturbed(both, tmp_path / "whole"), tmp_path)), 1)

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdlab import checkpoints
-from kdlab.artifacts import Store, main
 from kdlab.errors import UserError
-from kdlab.files import atomic_write_bytes
-from kdlab.tables import Table, read
+from kdlab.storage import checkpoints
+from kdlab.storage.artifacts import Store, main
+from kdlab.storage.files import atomic_write_bytes
+from kdlab.storage.tables import Table, read
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 CALLS = ["open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "ftruncate", "utime"]
@@ -189,7 +189,7 @@ def test_an_artifact_killed_at_every_system_call(memory: Path, damaged: bool) ->
 SLOW_BUILDER = """
 import sys, time
 from pathlib import Path
-from kdlab.artifacts import Store
+from kdlab.storage.artifacts import Store
 root, builds, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 def build(folder):
     with open(builds, "a") as file: file.write("built\\n")

@@ -25,7 +25,7 @@ from tests.end_to_end.test_teaching import (
     needs,
     title,
 )
-from tests.runs import call, tiny_task
+from tests.support.runs import call, tiny_task
 
 pytestmark = pytest.mark.nightly
 

@@ -11,7 +11,7 @@ import os
 
 import pytest
 
-from tests.fuzzing import TARGETS, fuzz, parts
+from tests.support.fuzzing import TARGETS, fuzz, parts
 
 pytestmark = pytest.mark.nightly
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import call, tiny
+from tests.support.runs import call, tiny
 
 pytestmark = pytest.mark.nightly
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.end_to_end.test_commands import SINGLE_RUNS
 from tests.end_to_end.test_repeat import assert_repeats
-from tests.runs import call
+from tests.support.runs import call
 
 pytestmark = pytest.mark.nightly
 

@@ -10,7 +10,7 @@ import pytest
 from tests.ddp.test_shared_teacher import TWO, both
 from tests.ddp.test_two_ranks_teaching import COMMON, IDLE, RULES
 from tests.end_to_end.test_finetune import plainly
-from tests.runs import KillAt, call, outcome, tiny, tiny_task
+from tests.support.runs import KillAt, call, outcome, tiny, tiny_task
 
 pytestmark = pytest.mark.nightly
 

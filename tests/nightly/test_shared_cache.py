@@ -13,7 +13,7 @@ import safetensors.torch
 
 from tests.end_to_end.test_cache import DieWriting, asked, learnt
 from tests.end_to_end.test_finetune import plainly
-from tests.runs import Done, call, outcome, tiny, tiny_task
+from tests.support.runs import Done, call, outcome, tiny, tiny_task
 
 pytestmark = pytest.mark.nightly
 TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu"]

@@ -7,13 +7,13 @@ import json
 import pytest
 
 from kdlab import run as entry
-from kdlab import sweepfiles
-from kdlab.build import bench_of
-from kdlab.config import checked
-from kdlab.tasks import TASKS
+from kdlab.config.schema import checked
+from kdlab.data.tasks.registry import TASKS
+from kdlab.stages.registry import bench_of
+from kdlab.sweeps import files
 from tests.conftest import write_task, write_teacher, write_text
-from tests.runs import call
-from tests.sweeps import GRIDS, choices, jobs, one_seed
+from tests.support.runs import call
+from tests.support.sweeps import GRIDS, choices, jobs, one_seed
 
 pytestmark = pytest.mark.nightly
 
@@ -32,7 +32,7 @@ ROWS = [
 AUGMENTED = ["data.train_rows=100", "data.augment.copies=1"]
 TRACED = ["trainer.trace_every=2", "trainer.trace_rows=16"]
 PAPER = [(name, grid) for name, scale, grid in GRIDS if scale == "paper"]
-DEMO = [(name, job) for name in sweepfiles.names() for grid in sweepfiles.grids(name, ["seed=1"]) for job in jobs(grid)]
+DEMO = [(name, job) for name in files.names() for grid in files.grids(name, ["seed=1"]) for job in jobs(grid)]
 
 
 @pytest.mark.parametrize(("name", "scale", "grid"), GRIDS, ids=[f"{n}-{s}-{i}" for i, (n, s, _) in enumerate(GRIDS)])

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from kdlab import tables
-from tests.runs import call
+from kdlab.storage import tables
+from tests.support.runs import call
 
 pytestmark = pytest.mark.nightly
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.fuzzing import RESULT, TARGETS, ksm_files, one_case, parquet_bytes
+from tests.support.fuzzing import RESULT, TARGETS, ksm_files, one_case, parquet_bytes
 
 KSM, PARQUET = json.loads(ksm_files()["ksm.json"]), parquet_bytes()
 CONFIG = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}

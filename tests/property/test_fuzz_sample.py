@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzzing import TARGETS, fuzz, shares
+from tests.support.fuzzing import TARGETS, fuzz, shares
 
 CASES = shares(260)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlab.ledger import Ledger
+from kdlab.runtime.ledger import Ledger
 
 TEACHERS = ["small", "large"]
 rows = st.lists(st.integers(0, 18), max_size=8)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlab.masking import Masker
+from kdlab.data.text.masking import Masker
 from kdlab.types import IGNORE
 
 VOCAB, SPECIAL, MASK = 30, (0, 1, 2, 3), 3

@@ -1,11 +1,11 @@
-"""kdlab.pareto: the front against its definition, on any points."""
+"""kdlab.reporting.pareto: the front against its definition, on any points."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdlab.pareto import front
+from kdlab.reporting.pareto import front
 
 numbers = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6))  # the former meet often
 points = st.lists(st.tuples(numbers, numbers), max_size=30)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlab.policies import UCB, Exp3, Online
-from kdlab.rewards import LossDecay
-from kdlab.seeding import generator
+from kdlab.methods.selection.policies import UCB, Exp3, Online
+from kdlab.methods.selection.rewards import LossDecay
+from kdlab.runtime.seeding import generator
 
 LAWS = settings(deadline=None, max_examples=30)
 ARMS = ["a", "b", "c"]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from kdlab import strategies
-from kdlab.strategies import Ensemble, kept, top
+from kdlab.methods.selection import strategies
+from kdlab.methods.selection.strategies import Ensemble, kept, top
 from kdlab.types import Evidence
 
 LAWS = settings(deadline=None, max_examples=40)

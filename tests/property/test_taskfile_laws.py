@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlab.labels import align, classes_of, codes
-from kdlab.taskdata import Row, hold_out
-from kdlab.taskfiles import read_table
+from kdlab.data.tasks.files import read_table
+from kdlab.data.tasks.labels import align, classes_of, codes
+from kdlab.data.tasks.rows import Row, hold_out
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0\t\n\r"), min_size=1).filter(str.strip)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"))  # csv takes a bare \r for a line's end

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlab.seeding import generator
+from kdlab.methods.knowledge.weighing import fixed, random_hard, random_soft, uncertainty
+from kdlab.runtime.seeding import generator
 from kdlab.types import Situation
-from kdlab.weighing import fixed, random_hard, random_soft, uncertainty
 
 LAWS = settings(deadline=None, max_examples=50)
 SHARES = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlab.wikitext import LINE_WORDS, prose
+from kdlab.data.text.mediawiki import LINE_WORDS, prose
 
 PIECES = """
 {{ }} [[ ]] {| |} | || = == === ' '' ''' * # : ; [ ] http:// <ref> </ref> <ref/> <ref <!-- --> <math> </math> <b> <br> <div>

@@ -1,0 +1,176 @@
+"""The whole configuration, typed, and every check that can be made before anything is loaded or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdlab.config import targets
+from kdlab.config.groups import Augment, Data, Knowledge, Logger, Optimizer, Scale, Select, Student, Suite, Trainer
+from kdlab.config.teacher_groups import Adopt, Assistant, Finetune, OtherTeacher, Prepare, Teachers, WeighPolicy
+from kdlab.config.validators import at_least, one_of
+from kdlab.errors import UserError, nearest
+
+
+@dataclass
+class Config:
+    """The whole configuration, typed: `conf/run.yaml` and its groups, after every override."""
+
+    name: str = "distill"
+    seed: int = 1
+    artifacts: str = "artifacts"
+    overwrite: bool = False
+    resume: bool = True
+    no_kd_baseline: bool = False
+    exec: str = "packed"
+    scale: Scale = field(default_factory=Scale)
+    data: Data = field(default_factory=Data)
+    teachers: Teachers = field(default_factory=Teachers)
+    student: Student = field(default_factory=Student)
+    select: Select = field(default_factory=Select)
+    adopt: Adopt = field(default_factory=Adopt)
+    policy: WeighPolicy = field(default_factory=WeighPolicy)
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    optim: Optimizer = field(default_factory=Optimizer)
+    trainer: Trainer = field(default_factory=Trainer)
+    logger: Logger = field(default_factory=Logger)
+    suite: Suite | None = None
+
+    def check(self) -> None:
+        at_least("seed", self.seed, 0)
+        if self.select.pool != "batch":
+            self._pool(self.select.pool)
+        one_of("exec", self.exec, ("packed", "bucketed", "padded"))
+        if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
+            raise UserError(f"name={self.name!r}: the name of a folder below outputs/")
+        if self.trainer.trace_every is not None and (self.data.stage == "pretrain" or self.select.ratio == 1):
+            raise UserError(
+                f"trainer.trace_every={self.trainer.trace_every}: what is traced is the rows of a task that selection keeps; "
+                f"this run has stage {self.data.stage} and select.ratio={self.select.ratio:g}"
+            )
+        if not self.teachers.name and not self.teachers.path:
+            raise UserError("no teacher: give teachers.name= (a Hub name) or teachers.path= (a folder)")
+        if self.trainer.shard_teacher and self.policy.episodes and self.policy.path is None:
+            raise UserError(
+                f"trainer.shard_teacher=true policy.episodes={self.policy.episodes}: a module that weighs knowledge is trained by "
+                "one process with the whole teacher; train it with trainer.shard_teacher=false, then give policy.path="
+            )
+        if self.teachers.split is not None:
+            if self.data.stage == "pretrain":
+                raise UserError(
+                    f"teachers.split={self.teachers.split}: specialists know a part of a task's classes, and plain text "
+                    "has none: it goes with the fine-tuning stage"
+                )
+            if self.adopt.assistant is not None:
+                raise UserError(
+                    f"teachers.split={self.teachers.split}: an assistant is distilled from one teacher of all classes, "
+                    "and there are specialists instead: adopt.assistant=null, or teachers.split=null"
+                )
+
+    def _pool(self, rows: int) -> None:
+        """A full batch of the best of `rows` rows: batches of so many rows, of which that share is kept."""
+        if self.select.name == "all":
+            raise UserError(f"select.pool={rows}: select=all keeps every row; a pool is for strategies that choose")
+        if rows < self.data.batch_size:
+            raise UserError(
+                f"select.pool={rows}: data.batch_size={self.data.batch_size} rows are to be chosen, so as many or more"
+            )
+        self.select.ratio, self.data.batch_size = self.data.batch_size / rows, rows
+
+
+def checked(composed: Any) -> Config:
+    """The typed configuration, or UserError for an unknown key, a wrong type, a value out of range, a foreign target."""
+    return built(typed(vetted(composed)))
+
+
+def vetted(composed: Any) -> dict[str, Any]:
+    """A configuration as plain containers, resolved. UserError for unknown keys, missing values, foreign targets."""
+    with _one_line():
+        _known_keys(OmegaConf.to_container(composed, resolve=False), Config, "")
+        missing = OmegaConf.missing_keys(composed)
+        if missing:
+            raise UserError(f"{sorted(missing)[0]} has no value: set it, e.g. {sorted(missing)[0]}=...")
+        plain = OmegaConf.to_container(composed, resolve=True)  # once: what is checked is what is used
+        targets.check(plain)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def typed(plain: dict[str, Any]) -> DictConfig:
+    """A `vetted` configuration with the types of the schemas. UserError for a value of another type."""
+    with _one_line():
+        found = OmegaConf.merge(_schema(), plain)
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def built(found: DictConfig) -> Config:
+    """A `typed` configuration as objects of its own. UserError for a value out of range, and for contradictions."""
+    with _one_line():
+        config = OmegaConf.to_object(found)
+    assert isinstance(config, Config)
+    _check(config)
+    return config
+
+
+@cache
+def _schema() -> DictConfig:
+    return OmegaConf.structured(Config)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise UserError(first_line(error)) from error
+    except RecursionError as error:
+        raise UserError("the configuration is nested too deeply") from error
+
+
+def first_line(error: Exception) -> str:
+    """The lines of an OmegaConf or Hydra error that a user needs, as one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
+    text = lines[0] if lines else type(error).__name__
+    return f"{where[0]}: {text}" if where and where[0] else text
+
+
+def _known_keys(node: Any, schema: Any, where: str) -> None:
+    """Refuse keys that the schema lacks; below `Any` and dict fields everything is allowed (targets have their own)."""
+    if not is_dataclass(schema) or not isinstance(node, dict):
+        return
+    known = {f.name: f for f in fields(schema)}
+    for key, value in node.items():
+        path = f"{where}{key}"
+        if key not in known:
+            names = [f"{where}{name}" for name in known]
+            raise UserError(f"unknown key {path}: {nearest(path, names)}")
+        if path in SCHEMAS:
+            _known_keys(value, SCHEMAS[path], f"{path}.")
+        if path in NAMED and isinstance(value, dict):
+            for name, one in value.items():
+                _known_keys(one, NAMED[path], f"{path}.{name}.")
+
+
+SCHEMAS: dict[str, Any] = {
+    "scale": Scale, "data": Data, "data.augment": Augment, "teachers": Teachers, "teachers.prepare": Prepare,
+    "teachers.finetune": Finetune, "student": Student, "select": Select,
+    "adopt": Adopt, "adopt.assistant": Assistant, "policy": WeighPolicy, "knowledge": Knowledge, "optim": Optimizer, "trainer": Trainer, "logger": Logger,
+    "suite": Suite,
+}  # fmt: skip
+NAMED: dict[str, Any] = {"teachers.others": OtherTeacher}  # groups of things that the user names
+
+
+def _check(node: Any) -> None:
+    for f in fields(node):
+        if is_dataclass(getattr(node, f.name)):
+            _check(getattr(node, f.name))
+    if hasattr(node, "check"):
+        node.check()

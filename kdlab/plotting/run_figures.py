@@ -1,0 +1,272 @@
+"""Pictures of one run, drawn from its tables alone: the selector's schedule, its Q values, and how good the student is.
+
+`draw` reads the tables and `result.json` of a run folder, finished or not, and writes `figures/`, those of teachers and
+knowledge (`kdlab.plotting.teaching_figures`) with them.
+The same tables give the same bytes on the same machine. Every strategy has one colour, in all figures of all runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdlab.errors import UserError
+from kdlab.plotting import style, teaching_figures
+from kdlab.plotting.run_tables import (
+    Row,
+    Shares,
+    arms_in,
+    number_in,
+    points_of,
+    queries_so_far,
+    rows_of,
+    shares_csv,
+    window_shares,
+)
+from kdlab.runtime.progress import over
+from kdlab.storage.files import atomic_write_bytes, atomic_write_text, plain_errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WINDOWS = 24  # of the schedule, at most
+PER_WINDOW = 3  # decisions of the selector in each window, at least
+STRIP = 400  # more changes of arm than this would be a grey blur in the strip
+
+
+def draw(run: Path) -> list[Path]:
+    """Write the figures that the tables in the run folder `run` allow, each atomically; the files written.
+
+    figures/schedule.png and schedule.csv (the data behind it) where the selector took a decision, q_values.png where
+    its policy learns, heldout.png where the student was evaluated, knowledge.png where rules decided on teachers or
+    knowledge, ksm.png where a trained module weighs it. `UserError` if a table is damaged.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise UserError(f"{run} is no run folder: figures are drawn from the tables in it")
+    selector = [row for row in rows_of(run / "selector.csv", ("step", "arm")) if row["arm"]]
+    metrics = rows_of(run / "metrics.csv", ("step",))
+    result = _result(run / "result.json")
+    knowledge = rows_of(run / "knowledge.csv", ("step",))
+    phases = rows_of(run / teaching_figures.LOG, ("episode", "step"))
+    total = _total_steps(result, [*selector, *knowledge], metrics)
+    selector = [row for row in selector if float(row["step"]) < total]
+    queries = queries_so_far([*selector, *metrics])
+    colour = style.colours(arms_in(selector))
+    about = _about(result)
+
+    texts: dict[str, str] = {}
+    drawn: dict[str, Figure] = {}
+    if selector:
+        windows = max(1, min(WINDOWS, len(selector) // PER_WINDOW))
+        shares = window_shares(selector, total, windows)
+        texts["schedule.csv"] = shares_csv(shares)
+        drawn["schedule.png"] = _schedule(selector, shares, queries, colour, about)
+    if any(points_of(selector, column) for column in (selector[0] if selector else ()) if column.startswith("q_")):
+        drawn["q_values.png"] = _q_values(selector, total, colour, about)
+    if any(points_of(metrics, column) for column in ("heldout_loss", "heldout_accuracy")):
+        drawn["heldout.png"] = _heldout(metrics, result, about)
+    taught = teaching_figures.knowledge(knowledge, total, _choices(result))
+    if taught is not None:
+        drawn["knowledge.png"] = taught
+    module = teaching_figures.phases(phases, _choices(result))
+    if module is not None:
+        drawn["ksm.png"] = module
+    if not drawn:
+        return []
+
+    folder = run / "figures"
+    with plain_errors("making figures", run):
+        folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        atomic_write_text(folder / name, text)
+    for name, figure in over(drawn.items(), "drawing", "figures"):
+        atomic_write_bytes(folder / name, style.png(figure))
+    return [folder / name for name in (*drawn, *texts)]
+
+
+# ---- what the tables say
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """result.json, or nothing where a run has not written it: figures only take their titles from it."""
+    try:
+        result = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def _total_steps(result: Mapping[str, Any], selector: Sequence[Row], metrics: Sequence[Row]) -> float:
+    """Where the x axis ends: the run's last step, or, in a run that goes on, where its tables end."""
+    steps = result.get("steps")
+    if isinstance(steps, int | float) and steps > 0:
+        return float(steps)
+    return max([float(row["step"]) for row in metrics] + [float(row["step"]) + 1 for row in selector], default=0.0)
+
+
+def _about(result: Mapping[str, Any]) -> str:
+    """The run in a few words, from what result.json holds of name, select and scale."""
+    select = result.get("select")
+    select = select if isinstance(select, dict) else {}
+    words = [str(result["name"])] if result.get("name") else []
+    if select.get("name"):
+        words.append(f"select={select['name']}")
+    if isinstance(select.get("ratio"), int | float):
+        words.append(f"{100 * select['ratio']:g} % of the rows query the teacher")
+    if result.get("scale"):
+        words.append(f"scale={result['scale']}")
+    return "   ·   ".join(words)
+
+
+def _choices(result: Mapping[str, Any]) -> str:
+    """The run's choices of teachers, knowledge and rows, and whether the policy's rewards came from dev."""
+    found = {group: result.get(group) for group in ("adopt", "knowledge", "policy", "select")}
+    names = {group: one.get("name") if isinstance(one, dict) else one for group, one in found.items()}
+    words = [f"{group}={name}" for group, name in names.items() if name]
+    select, policy = found["select"], found["policy"]
+    ratio = select.get("ratio") if isinstance(select, dict) else None
+    words += [f"select.ratio={ratio:g}"] if isinstance(ratio, int | float) and ratio < 1 else []
+    if isinstance(policy, dict) and policy.get("reward_data") == "dev":
+        words = ["rewarded on dev", *words]
+    return textwrap.shorten(" · ".join(words), 115, placeholder=" …")
+
+
+# ---- pictures
+
+
+def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping[str, str], about: str) -> Figure:
+    figure = style.canvas(4.4, "Which strategy chose the data: share of the training steps", about)
+    area = style.panel(figure, 0.92, 2.35)
+    edges = shares.edges
+    floor = np.zeros(len(edges))
+    for arm, share in shares.of.items():
+        top = floor + 100 * np.append(share, share[-1])
+        area.fill_between(edges, floor, top, step="post", facecolor=colour[arm], edgecolor="white", linewidth=0.6)
+        floor = top
+    area.set_xlim(edges[0], edges[-1])
+    area.set_ylim(0, 100)
+    area.set_ylabel("share of steps (%)")
+    style.legend(
+        area, {f"{style.shown(arm)}  {100 * share.mean():.0f} %": colour[arm] for arm, share in shares.of.items()}
+    )
+    if queries is not None:
+        _queries_above(area, *queries)
+
+    starts = [i for i, row in enumerate(rows) if i == 0 or row["arm"] != rows[i - 1]["arm"]]
+    if len(starts) > STRIP:
+        area.set_xlabel("training step")
+        return figure
+    area.tick_params(labelbottom=False)
+    strip = style.panel(figure, 0.54, 0.22, sharex=area)
+    bounds = [float(rows[i]["step"]) for i in starts] + [edges[-1]]
+    spans = [(start, end - start) for start, end in itertools.pairwise(bounds)]
+    strip.broken_barh(spans, (0, 1), facecolors=[colour[rows[i]["arm"]] for i in starts], linewidth=0)
+    strip.set_ylim(0, 1)
+    strip.set_yticks([])
+    strip.text(1.02, 0.5, "every single choice", transform=strip.transAxes, va="center", fontsize=9, color=style.FAINT)
+    strip.set_xlabel("training step")
+    return figure
+
+
+def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], about: str) -> Figure:
+    figure = style.canvas(5.2, "What the selector has learnt: value Q of each strategy", about)
+    values = style.panel(figure, 2.1, 2.2)
+    ends = []
+    for arm in arms_in(rows):
+        points = points_of(rows, f"q_{arm}")
+        if points:
+            steps, q = zip(*[*points, (total, points[-1][1])], strict=True)
+            values.plot(steps, q, drawstyle="steps-post", color=colour[arm], linewidth=1.8)
+            ends.append((q[-1], style.shown(arm), colour[arm]))
+    start = float(rows[0]["step"])
+    values.set_xlim(start, total)
+    style.caption(values, "Q (in units of the reward)")
+    values.tick_params(labelbottom=False)
+    style.end_labels(values, ends)
+
+    rewards = style.panel(figure, 0.54, 1.2, sharex=values)
+    earned = [
+        (float(row["step"]), number_in(row, "reward"), colour[before["arm"]])
+        for before, row in itertools.pairwise(rows)
+        if math.isfinite(number_in(row, "reward"))
+    ]
+    width = min(3.0, max(0.5, 0.5 * 72 * style.PANEL / len(rows)))
+    if earned:
+        at, heights, hues = zip(*earned, strict=True)
+        rewards.vlines(at, 0, heights, colors=hues, linewidth=width)
+    rewards.axhline(0, color=style.FAINT, linewidth=0.8)
+    style.caption(rewards, "reward (nats per observation)")
+    rewards.set_xlabel("training step")
+    note = "in the colour of the\nstrategy that earned it" if earned else "none yet"
+    rewards.text(1.02, 0.5, note, transform=rewards.transAxes, va="center", fontsize=9, color=style.FAINT)
+    return figure
+
+
+def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figure:
+    asked = queries_so_far(rows) is not None
+    against = "teacher_queries" if asked else "step"
+    task = any(points_of(rows, "heldout_score"))
+    where = "the dev set" if task else "held-out text"
+    figure = style.canvas(5.4, f"How good the student is on {where}, by {against.replace('_', ' ')}", about)
+    good = style.panel(figure, 0.54, 1.75)
+    good.set_xlabel("teacher queries so far" if asked else "training step")
+    loss = style.panel(figure, 2.72, 1.75, sharex=good)
+    loss.tick_params(labelbottom=False)
+    right = 0.0
+    score = ("score", 100, "{:.1f}") if task else ("accuracy", 100, "{:.1f} %")
+    for panel, (name, scale, form) in ((loss, ("loss", 1, "{:.2f}")), (good, score)):
+        points = [(number_in(row, against), scale * number_in(row, f"heldout_{name}")) for row in rows]
+        x, y = np.array([point for point in points if np.isfinite(point).all()]).reshape(-1, 2).T.tolist()
+        panel.plot(
+            x, y, color=style.STUDENT, linewidth=1.8, marker="o" if len(x) <= 60 else "", markersize=4, clip_on=False
+        )
+        right = max([right, *x])
+        ends = [(y[-1], f"student {form.format(y[-1])}", style.STUDENT)] if y else []
+        for other, at in _levels(result, name).items():
+            panel.axhline(scale * at, color=style.FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
+            ends.append((scale * at, f"{other} {form.format(scale * at)}", style.FAINT))
+        style.end_labels(panel, ends)
+    style.caption(
+        loss, "loss (nats a row; squared error in regression)" if task else "masked-LM loss (nats per masked token)"
+    )
+    style.caption(good, "the task's score x 100" if task else "masked-LM accuracy (% of masked tokens)")
+    good.set_xlim(0, right or 1)
+    return figure
+
+
+def _levels(result: Mapping[str, Any], name: str) -> dict[str, float]:
+    """What the student is read against: the scores called `name` of the teacher and the baselines."""
+    metrics = result.get("metrics")
+    found = {}
+    for other, scores in metrics.items() if isinstance(metrics, Mapping) else ():
+        value = scores.get(name) if isinstance(scores, Mapping) else None
+        if other != "student" and isinstance(value, int | float) and math.isfinite(value):
+            found[str(other)] = float(value)
+    return found
+
+
+def _queries_above(axes: Axes, steps: np.ndarray, counts: np.ndarray) -> None:
+    """A second x axis on top: the step at which the count of teacher queries reached each round number."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    start, end = axes.get_xlim()
+    low, high = np.interp((start, end), steps, counts)
+    ticks: dict[float, str] = {}
+    for count in MaxNLocator(8, steps=(1, 2, 5, 10)).tick_values(low, high):
+        place = float(np.interp(count, counts, steps))
+        if low <= count <= high and all(place - other > 0.08 * (end - start) for other in ticks):
+            ticks[place] = EngFormatter(sep=" ")(count)
+    above = axes.twiny()
+    style.plain(above)
+    above.set_xlim(start, end)
+    above.set_xticks(list(ticks), list(ticks.values()))
+    above.set_xlabel("teacher queries so far")

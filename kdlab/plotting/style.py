@@ -1,0 +1,241 @@
+"""What all figures of the package share: one look, one colour a strategy, the same bytes for the same data.
+
+Inches from the lower left corner; one column of panels, with the names of their lines to the right. Nothing here
+touches pyplot or matplotlib's settings.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdlab.runtime.seeding import stable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+WIDTH = 8.0  # inches: 1200 px
+LEFT, PANEL = 0.78, 5.36  # inches: where a panel begins and how wide it is
+
+# Okabe and Ito's palette, which stays apart for the common kinds of colour blindness, with greys for the baselines.
+COLOURS = {
+    "entropy": "#E69F00",
+    "scaled_entropy": "#F0E442",
+    "margin": "#56B4E9",
+    "least_confidence": "#009E73",
+    "certainty": "#0072B2",
+    "cluster": "#D55E00",
+    "density": "#CC79A7",
+    "random": "#A6A6A6",
+    "ensemble": "#404040",
+}
+OTHERS = ("#332288", "#882255", "#999933", "#9FE2BF", "#0F4C4C")  # hues that are left
+STUDENT = "#0072B2"
+INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
+
+
+def colours(arms: Iterable[str]) -> dict[str, str]:
+    """A colour for each arm: always the same for the package's strategies, by a hash of the name for others.
+
+    Others that meet on one colour move on to the next free one; beyond five of them colours repeat.
+    """
+    found: dict[str, str] = {}
+    for arm in sorted(set(arms)):
+        start = stable(arm) % len(OTHERS)
+        order = OTHERS[start:] + OTHERS[:start]
+        free = [colour for colour in order if colour not in found.values()]
+        found[arm] = COLOURS.get(arm) or (free or order)[0]
+    return found
+
+
+def shown(arm: str) -> str:
+    """A strategy's name for a reader."""
+    return arm.replace("_", " ").strip()
+
+
+def canvas(height: float, title: str, about: str) -> Figure:
+    """An empty figure of `height` inches; `about` is a line below the title. Names may hold any character."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    as_is = {"parse_math": False, "va": "baseline", "ha": "left"}
+    figure.text(0.12 / WIDTH, 1 - 0.27 / height, title, fontsize=12, fontweight="bold", color=INK, **as_is)
+    figure.text(0.12 / WIDTH, 1 - 0.48 / height, about, fontsize=9, color=FAINT, **as_is)
+    return figure
+
+
+def panel(figure: Figure, bottom: float, height: float, sharex: Axes | None = None) -> Axes:
+    """Axes of the column's width, `bottom` inches above the figure's edge."""
+    whole = figure.get_figheight()
+    axes = figure.add_axes((LEFT / WIDTH, bottom / whole, PANEL / WIDTH, height / whole), sharex=sharex)
+    plain(axes)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def caption(axes: Axes, text: str) -> None:
+    """What the y axis shows, above it, where tick labels of any width leave it room."""
+    if len(text) > 105:
+        text = text[:104] + "…"
+    axes.set_title(text, loc="left", fontsize=10, color=INK, pad=6).set_parse_math(False)
+
+
+def plain(axes: Axes) -> None:
+    """No box; ticks and labels of one size and colour; large counts as 1.5 k."""
+    from matplotlib.ticker import EngFormatter
+
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_facecolor("none")
+    axes.tick_params(labelsize=9, color=FAINT, labelcolor=INK, length=3)
+    axes.xaxis.label.set(fontsize=10, color=INK)
+    axes.yaxis.label.set(fontsize=10, color=INK)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+
+
+def legend(axes: Axes, entries: Mapping[str, str]) -> None:
+    """A legend to the right, in the order in which the bands lie, the lowest last."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=hue, label=textwrap.fill(name, 26)) for name, hue in entries.items()][::-1]
+    place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03), "borderaxespad": 0.0}
+    _legend(axes, handles, fontsize=9, handlelength=1.0, **place)
+
+
+def _legend(where: Axes | Figure, handles: Sequence[Any], **more: Any) -> None:
+    for text in where.legend(handles=handles, frameon=False, labelcolor=INK, **more).get_texts():
+        text.set_parse_math(False)
+
+
+def end_labels(axes: Axes, entries: Sequence[tuple[float, str, str]]) -> None:
+    """A name to the right of each line's last value (value, name, colour), moved apart where they would overlap."""
+    if not entries:
+        return
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    entries = sorted(entries)
+    ends = [(value - low) / (high - low) for value, _, _ in entries]
+    gap = 0.17 * DPI / axes.bbox.height  # one line of 9 points
+    for end, place, (_, name, hue) in zip(ends, apart(ends, gap), entries, strict=True):
+        where = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot((1.0, 1.022, 1.045), (end, place, place), color=hue, linewidth=1.8, **where)
+        axes.text(1.053, place, name, va="center", fontsize=9, color=INK, parse_math=False, **where)
+
+
+def apart(ends: Sequence[float], gap: float) -> np.ndarray:
+    """Ascending places near the ascending `ends` (shares of a panel's height), `gap` apart or more, within the panel."""
+    ranks = gap * np.arange(len(ends))
+    free = np.array(ends) - ranks
+    up, down = np.maximum.accumulate(free), np.minimum.accumulate(free[::-1])[::-1]
+    return np.clip((up + down) / 2, 0, max(0.0, 1 - ranks[-1])) + ranks
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, without anything that differs between two machines' versions."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    assert isinstance(figure.canvas, FigureCanvasAgg)
+    stream = io.BytesIO()
+    figure.canvas.print_png(stream, metadata={"Software": None})  # the version would change the bytes
+    return stream.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG file that needs no font and holds nothing that differs between two drawings."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    stream = io.StringIO()
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "kdlab"}):
+        FigureCanvasSVG(figure).print_svg(stream, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return stream.getvalue().encode("utf-8")
+
+
+def lines(
+    axes: Axes,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    levels: Mapping[str, float] | None = None,
+    spread: Mapping[str, Sequence[float]] | None = None,
+    against: str = "",
+) -> None:
+    """One line of (x, y) points for each strategy, in its colour, with a legend in the order of their ends.
+
+    Dashed is what the others are read against: the line called `against` and `levels` (horizontal, by name). `spread`:
+    half the length of a bar at each point, NaN for none.
+    """
+    levels = levels or {}
+    hue = colours(series)
+    ends: list[tuple[float, str, str]] = [(value, name, FAINT) for name, value in levels.items()]
+    for name, points in series.items():
+        x, y = np.array(sorted(points), dtype=float).reshape(-1, 2).T
+        colour, style = (FAINT, (0, (4, 3))) if name == against else (hue[name], "-")
+        axes.plot(x, y, color=colour, linestyle=style, linewidth=1.8, marker="o", markersize=4, clip_on=False)
+        if spread is not None:
+            bars = [bar for _, bar in sorted(zip(points, spread[name], strict=True))]
+            some = np.isfinite(bars)
+            axes.errorbar(x[some], y[some], np.array(bars)[some], fmt="none", ecolor=colour, elinewidth=1, capsize=3)
+        if len(y):
+            ends.append((y[-1], shown(name), colour))
+    for value in levels.values():
+        axes.axhline(value, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
+    legend(axes, {name: colour for _, name, colour in sorted(ends)})
+
+
+def shares(axes: Axes, at: Iterable[float]) -> None:
+    """Shares from 0 to 1 as percentages on the x axis, with a tick at each."""
+    at = sorted(set(at))
+    axes.set_xticks(at, [f"{100 * share:g} %" for share in at])
+
+
+def scatter(
+    title: str, about: str, place: np.ndarray, labels: Sequence[str | float], marked: Mapping[str, np.ndarray]
+) -> Figure:
+    """Points `place` (N, 2) in the colours of their classes (or numbers), once for each of `marked` (N,) bool, whose
+    rows bear a cross. Many classes have colours, not names."""
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+
+    numbers = not isinstance(labels[0], str)
+    names = [] if numbers else sorted({str(label) for label in labels})
+    own = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", *OTHERS[:3]]
+    hues = own if len(names) <= len(own) else [colormaps["turbo"](i / len(names)) for i in range(len(names))]
+    of = dict(zip(names, hues, strict=False))
+    values = np.array(labels, dtype=float) if numbers else None
+    across, gap = min(2, len(marked)), 0.2
+    side = min(3.4, (PANEL + LEFT - 0.3 - gap) / 2)
+    down = -(-len(marked) // across)
+    figure = canvas(0.7 + down * (side + 0.4), title, about)
+    whole = figure.get_figheight()
+    for i, (name, mine) in enumerate(marked.items()):
+        left, bottom = 0.2 + (i % across) * (side + gap), 0.15 + (down - 1 - i // across) * (side + 0.4)
+        axes = figure.add_axes((left / WIDTH, bottom / whole, side / WIDTH, side / whole))
+        plain(axes)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        caption(axes, shown(name))
+        look = {"c": values, "cmap": "viridis"} if numbers else {"c": [of[str(label)] for label in labels]}
+        axes.scatter(*place.T, s=9, linewidths=0, alpha=0.65, **look)
+        axes.scatter(*place[mine].T, s=22, c=INK, marker="x", linewidths=0.9)
+    small = len(names) > 14
+    fits = int((whole - 0.75) / 0.112) - 2 if small else len(names)  # lines of the legend, beside those of no class
+    handles = [Line2D([], [], color=INK, marker="x", linestyle="", markersize=5, label="selected")]
+    # matplotlib leaves out names that begin with an underscore
+    handles += [
+        Line2D([], [], color=of[name], marker="o", linestyle="", markersize=4, label=name.lstrip("_") or "-")
+        for name in names[:fits]
+    ]
+    if len(names) > fits:
+        handles.append(Line2D([], [], linestyle="", label=f"and {len(names) - fits} more"))
+    at = (0.2 + across * (side + gap)) / WIDTH, 1 - 0.6 / whole
+    size = {"fontsize": 7, "labelspacing": 0.15} if small else {"fontsize": 9}
+    _legend(figure, handles, loc="upper left", bbox_to_anchor=at, **size)
+    return figure

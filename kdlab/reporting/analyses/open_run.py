@@ -1,0 +1,140 @@
+"""A finished run, open for questions: its student at any point, its teacher, its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from kdlab.data.tasks.registry import TaskShape
+from kdlab.errors import UserError
+from kdlab.methods.knowledge.logits import asks_teacher, on_logits
+from kdlab.methods.selection.strategies import Strategy
+from kdlab.models import loading
+from kdlab.models.encoder import Encoder
+from kdlab.modules.row_pool import Pool, chosen, look, look_at_text
+from kdlab.reporting.analyses.gradients import Loss, units
+from kdlab.runs import finished
+from kdlab.stages.finetuning import TaskBench
+from kdlab.stages.pretraining import TextBench
+from kdlab.storage import checkpoints
+from kdlab.types import Batch, Outputs
+
+Say = Callable[[str], None]
+
+
+class Open:
+    """A finished run, with what it takes to ask its student and its teacher again.
+
+    `checkpoint`: look at the student of that file instead of the finished one. UserError for a run on plain text unless
+    `text` allows it.
+    """
+
+    def __init__(self, run: Path, say: Say = print, checkpoint: Path | None = None, text: bool = False) -> None:
+        result, self.config = finished.result_of(run), finished.config_of(run)
+        self.text = result.get("stage", "pretrain") == "pretrain"  # results from before there were two name none
+        if self.text and not text:
+            raise UserError(
+                f"{run} is a run on plain text; this analysis reads labelled rows (a run of the fine-tuning stage)"
+            )
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        self.run, self.say, self.checkpoint = run, say, checkpoint
+        self.steps = int(result["steps"])
+        self.bench = TextBench(self.config, say) if self.text else TaskBench(self.config, say)
+        self.bench.source.check()
+        gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
+        self.device = torch.device("cuda" if gpu else "cpu")
+        select = result["select"]
+        self.about = f"{result['name']}   ·   select={select['name']}   ·   ratio {select['ratio']:g}   ·   seed {result['seed']}"
+
+    @cached_property
+    def data(self) -> Any:
+        return self.bench.data_module(1, None)
+
+    @cached_property
+    def regression(self) -> bool:
+        return self.bench.regression
+
+    @property
+    def shape(self) -> TaskShape:
+        """What the task looks like; there is none for text."""
+        assert isinstance(self.bench, TaskBench)
+        return self.bench.shape
+
+    @cached_property
+    def student(self) -> Encoder:
+        """The student, in eval mode, with what the run froze frozen."""
+        encoder = self._ready(self.bench.load(self.run / "student"))
+        if self.checkpoint is not None:
+            self.restore(encoder, self.checkpoint)
+        return encoder
+
+    def start(self) -> Encoder:
+        """The student before its training."""
+        return self.bench.student(None).eval().to(self.device)
+
+    def _ready(self, model: Any) -> Encoder:
+        loading.freeze(model, self.config.student.freeze)
+        return Encoder(model).eval().to(self.device)
+
+    def restore(self, encoder: Encoder, checkpoint: Path) -> None:
+        """Put a checkpoint's student into `encoder`; UserError where it is another model's."""
+        state = checkpoints.load(checkpoint).get("state_dict", {})
+        theirs = {name.removeprefix("student."): x for name, x in state.items() if name.startswith("student.")}
+        try:
+            encoder.load_state_dict(theirs)
+        except RuntimeError as error:
+            raise UserError(
+                f"{checkpoint} holds no student of the run {self.run}: {str(error).splitlines()[0]}"
+            ) from error
+
+    @cached_property
+    def teacher(self) -> Any:
+        found = self.bench.teachers(None)
+        if not found:
+            raise UserError(f"the run {self.run} asked no teacher (knowledge={self.config.knowledge.name})")
+        if found[-1].classes is not None:
+            raise UserError(f"the run {self.run} has specialists for some classes each; this needs one teacher of all")
+        return found[-1].to(self.device)
+
+    def told(self, batch: Batch) -> Tensor:
+        """The teacher's logits (U, C) at a batch's units; not in any ledger."""
+        shown = self.teacher.ask(batch, count=False)
+        return self.teacher.project(self.teacher.encoder.vectors(shown, *units(batch))).float()
+
+    def strategies(self, names: Sequence[str] | None, default: Sequence[str] | None = None) -> dict[str, Strategy]:
+        return chosen(names, self.bench.selection().arms, self.regression, default)
+
+    def ratio(self, given: float | None) -> float:
+        """The share of the rows to select: as given, or the run's own; UserError where that is all of them."""
+        ratio = self.config.select.ratio if given is None else given
+        if not 0 < ratio < 1:
+            raise UserError(f"--ratio: a share between 0 and 1 says which rows are selected, found {ratio:g}")
+        return ratio
+
+    def soft_loss(self) -> Loss:
+        """The run's distillation loss on logits: the weighted sum of its terms that read the teacher's."""
+        terms = [w for w in self.bench.terms().values() if on_logits(w.term) and asks_teacher(w.term)]
+        if not terms:
+            raise UserError(
+                f"knowledge={self.config.knowledge.name} of {self.run} learns nothing from a teacher's logits"
+            )
+
+        def loss(student: Outputs, teacher: Outputs) -> Tensor:
+            return torch.stack([w.weight * w.term(student, teacher) for w in terms]).sum(0)
+
+        return loss
+
+    def look(self, batch: Batch) -> Pool:
+        """What strategies see of a batch that is on the device."""
+        return look_at_text(self.student, batch) if self.text else look(self.student, [batch], self.device)
+
+    def batches(self, rows: int) -> Iterator[Batch]:
+        """`rows` training rows drawn once (those that a policy watches), in batches of the run's size."""
+        return self.data.observed_batches(rows)

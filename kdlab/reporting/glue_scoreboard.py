@@ -1,0 +1,190 @@
+"""Scores of many tasks as one table, beside those that AdaDS printed (Table 4): a column a task, and their average.
+
+The one number of a task is GLUE's: the mean of its official metrics, times 100. MNLI has two, matched and mismatched,
+which count as two columns, as in the papers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdlab.data.tasks.registry import Task
+from kdlab.reporting import published
+
+RESULTS = "glue.json"  # in a suite's folder: what the table was made of
+TABLE4 = {"paper": "adads", "table": "4"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: `suffix` is what the metrics of its dev split end in."""
+
+    title: str
+    task: Task
+    suffix: str = ""
+
+
+@dataclass
+class Line:
+    """A row of the table, in percent by column: means over seeds and, from two seeds on, standard deviations (n - 1).
+
+    `average`: over the columns that `Board.averaged` names; None where one of them is missing.
+    """
+
+    name: str
+    scores: dict[str, float]
+    spread: dict[str, float] = field(default_factory=dict)
+    average: float | None = None
+    average_spread: float | None = None
+
+
+@dataclass
+class Board:
+    """The table: `own` lines above `published` ones, columns by title, and which of them the average is over."""
+
+    columns: list[str]
+    averaged: list[str]
+    own: list[Line]
+    published: list[Line]
+
+    @property
+    def partly(self) -> bool:
+        """Whether the average is over fewer columns than the paper's."""
+        return any(set(self.averaged) != set(line.scores) for line in self.published)
+
+
+def columns_of(task: Task) -> list[Column]:
+    """A task's columns: one, for MNLI MNLI-m and MNLI-mm."""
+    if len(task.glue) < 2:
+        return [Column(task.title, task)]
+    return [Column(Path(file).stem, task, split.removeprefix("test")) for split, file in task.glue.items()]
+
+
+def percent(metrics: Mapping[str, float], column: Column) -> float | None:
+    """What a run's metrics say of a column: the mean of the task's metrics on that split; None where it has none."""
+    found = [metrics.get(name + column.suffix) for name in column.task.shape.metrics]
+    known = [value for value in found if value is not None]
+    return 100 * statistics.fmean(known) if known and len(known) == len(found) else None
+
+
+def board(runs: Mapping[str, Mapping[tuple[str, int], Mapping[str, float]]], tasks: Sequence[Task]) -> Board:
+    """The table of `runs`: by name of the row, by (task, seed), the metrics of a finished run.
+
+    The average is over the columns that AdaDS and the first row with any scores have; if AdaDS has none, over that row's.
+    """
+    columns = [column for task in tasks for column in columns_of(task)]
+    lines = [_line(name, found, columns) for name, found in runs.items()]
+    printed = _printed()
+    known = set().union(*(line.scores for line in printed))
+    first = next((line for line in lines if line.scores), None)
+    had = [column.title for column in columns if first is not None and column.title in first.scores]
+    averaged = [title for title in had if title in known] or had
+    for line, found in zip(lines, runs.values(), strict=True):
+        line.average = _average(line.scores, averaged)
+        seeds = [_average(scores, averaged) for scores in _by_seed(found, columns).values()]
+        whole = [value for value in seeds if value is not None]
+        line.average_spread = statistics.stdev(whole) if len(whole) > 1 else None
+    for line in printed:
+        line.average = _average(line.scores, averaged)
+    return Board([column.title for column in columns], averaged, lines, printed)
+
+
+def _line(name: str, found: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[Column]) -> Line:
+    scores, spread = {}, {}
+    seeds = _by_seed(found, columns).values()
+    for column in columns:
+        values = [one[column.title] for one in seeds if column.title in one]
+        if values:
+            scores[column.title] = statistics.fmean(values)
+        if len(values) > 1:
+            spread[column.title] = statistics.stdev(values)
+    return Line(name, scores, spread)
+
+
+def _by_seed(
+    found: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[Column]
+) -> dict[int, dict[str, float]]:
+    seeds: dict[int, dict[str, float]] = {}
+    for (task, seed), metrics in found.items():
+        for column in columns:
+            if column.task.name == task and (value := percent(metrics, column)) is not None:
+                seeds.setdefault(seed, {})[column.title] = value
+    return seeds
+
+
+def _average(scores: Mapping[str, float], titles: Sequence[str]) -> float | None:
+    values = [scores[title] for title in titles if title in scores]
+    return statistics.fmean(values) if values and len(values) == len(titles) else None
+
+
+def _printed() -> list[Line]:
+    """The rows of AdaDS Table 4, without its own averages."""
+    lines: dict[str, Line] = {}
+    for row in published.rows(**TABLE4):
+        ratio = "" if row.ratio is None else f", ratio {row.ratio:g}"
+        name = "teacher (BERT-base)" if row.method == "teacher" else f"{row.method}{ratio}"
+        if row.task != "average":
+            lines.setdefault(name, Line(name, {})).scores[row.task] = row.value
+    return list(lines.values())
+
+
+# ---- how it reads
+
+
+def text(found: Board) -> str:
+    """The table for a terminal, with what has to be known to read it."""
+    head = [*found.columns, "Avg*" if found.partly else "Avg"]
+    width = max(9, *(len(title) + 2 for title in head))
+
+    def row(name: str, cells: Sequence[str]) -> str:
+        return f"{name:<28}" + "".join(f"{cell:>{width}}" for cell in cells)
+
+    lines = [row("dev sets", head)]
+    for line in found.own:
+        lines.append(row(f"  {line.name}", _cells(found, line.scores, line.average)))
+        if line.spread:
+            lines.append(row("    std over seeds", _cells(found, line.spread, line.average_spread)))
+    lines.append("AdaDS Table 4 (published)")
+    lines += [row(f"  {line.name}", _cells(found, line.scores, line.average)) for line in found.published]
+    return "\n".join([*lines, *notes(found)])
+
+
+def markdown(found: Board) -> str:
+    """The same table for a document."""
+    head = ["dev sets", *found.columns, "Avg*" if found.partly else "Avg"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for line in found.own:
+        spread = _cells(found, line.spread, line.average_spread)
+        cells = [
+            f"{cell} ± {std}" if std != "-" else cell
+            for cell, std in zip(_cells(found, line.scores, line.average), spread, strict=True)
+        ]
+        lines.append(f"| {' | '.join([line.name, *cells])} |")
+    for line in found.published:
+        cells = _cells(found, line.scores, line.average)
+        lines.append(f"| {' | '.join([f'AdaDS Table 4: {line.name}', *cells])} |")
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes(found))]) + "\n"
+
+
+def notes(found: Board) -> list[str]:
+    """What has to be known to read the table."""
+    said = [
+        "one number a task, as GLUE counts: the mean of its official metrics (MRPC, QQP: accuracy and F1; STS-B: Pearson "
+        "and Spearman; CoLA: Matthews); Table 4 does not say which it prints",
+        "Table 4 has no row of AdaDS itself: its average at this stage is only drawn (Fig. 4)",
+    ]
+    if found.partly:
+        over = ", ".join(found.averaged) or "no column"
+        said.insert(
+            0, f"* over {over} alone, in the published rows too: these are not the averages that the paper prints"
+        )
+    return said
+
+
+def _cells(found: Board, scores: Mapping[str, float], average: float | None) -> list[str]:
+    every: list[Any] = [*(scores.get(title) for title in found.columns), average]
+    return ["-" if value is None else f"{value:.2f}" for value in every]

@@ -1,0 +1,302 @@
+"""How a report reads: the cells of its tables and its sentences, as one HTML page that loads nothing, and as Markdown.
+
+Names, paths and commands come from files that strangers may have written: the page escapes all of them and forbids
+itself scripts and requests (its Content-Security-Policy); Markdown has them as code.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kdlab import __version__
+from kdlab.compare import TEST, notes, p_value, power, shown, tested_cells
+from kdlab.plotting import style as pictures
+from kdlab.reporting.papers import PAPERS
+from kdlab.reporting.published import Published
+from kdlab.reporting.statistics import ALPHA
+from kdlab.reporting.tables import BELOW, BEST, GAP, WORST, Cost, Row, TaskTable, overview
+from kdlab.runs.summary import duration, si
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARK = "made by kdlab.report"  # in every file that may be written again
+
+
+@dataclass
+class Picture:
+    """A figure of the page: its caption, its bytes (SVG), its size in CSS pixels."""
+
+    caption: str
+    data: bytes
+    width: int
+    height: int
+
+    @property
+    def uri(self) -> str:
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.data).decode('ascii')}"
+
+
+def picture(figure: Figure, caption: str) -> Picture:
+    """A drawn figure with its caption."""
+    size = figure.get_size_inches() * 110
+    return Picture(caption, pictures.svg(figure), round(float(size[0])), round(float(size[1])))
+
+
+@dataclass
+class Section:
+    """A task: its table and its figures."""
+
+    table: TaskTable
+    pictures: list[Picture] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """All that a report says. `left`: folders that were left out, and why; `said`: other things a reader must know;
+    `asked`: how the command chose among the runs."""
+
+    sections: list[Section]
+    pictures: list[Picture]
+    left: Mapping[str, str]
+    said: Sequence[str]
+    asked: Sequence[str]
+    paper: str | None
+    baseline: str | None
+
+    @property
+    def tables(self) -> list[TaskTable]:
+        return [section.table for section in self.sections]
+
+    @property
+    def title(self) -> str:
+        runs = sum(len(table.runs) for table in self.tables)
+        groups = sum(len(table.rows) for table in self.tables)
+        tasks = [table.found.task for table in self.tables]
+        what = f"{', '.join(tasks[:4])}{' …' if len(tasks) > 4 else ''}"
+        return f"{what}: {runs} run{'s' * (runs != 1)} in {groups} group{'s' * (groups != 1)}"
+
+
+# ---- cells
+
+
+def spread(table: TaskTable, mean: float, std: float | None) -> str:
+    """A mean with its standard deviation."""
+    return shown(table.found, mean) + (f" ± {shown(table.found, std)}" if std is not None else "")
+
+
+def cells(table: TaskTable, row: Row) -> dict[str, str]:
+    """The cells of a row, by column; those of the marks and the name are the page's own."""
+    found, pair, holm = table.found, row.line.found, row.line.holm
+    numbers = {id(other.group): other.number for other in table.rows}
+    baseline = row.line.baseline
+    against = f" (#{numbers[id(baseline)]})" if baseline is not None else ""
+    return {
+        "mean ± std": spread(table, row.mean, row.std),
+        "seeds": str(len(row.line.values)),
+        "difference": shown(found, pair.difference, "+") + against if pair is not None else "-",
+        "Holm p": "-" if holm is None else p_value(holm),
+        "best (seed)": f"{shown(found, row.best[0])} ({row.best[1]})",
+        "worst (seed)": f"{shown(found, row.worst[0])} ({row.worst[1]})",
+        "queries": _cost(row.queries, f"{row.queries.value:,.0f}"),
+        "FLOPs": _cost(row.flops, si(row.flops.value)),
+        "time": "-" if math.isnan(row.seconds.value) else _cost(row.seconds, duration(row.seconds.value)),
+        "full data, same FLOPs": "-" if row.same_cost is None else shown(found, row.same_cost),
+        "published": "; ".join(map(_printed, row.published)) or "-",
+    }
+
+
+def columns(table: TaskTable) -> list[str]:
+    """The columns that say something of at least one row, and those that every table has."""
+    every = [cells(table, row) for row in table.rows]
+    optional = {"difference", "Holm p", "full data, same FLOPs", "published"}
+    return [name for name in every[0] if name not in optional or any(row[name] != "-" for row in every)]
+
+
+def _cost(cost: Cost, text: str) -> str:
+    return text if cost.gain is None else f"{text} ({cost.gain:.3g}x)"
+
+
+def _printed(row: Published) -> str:
+    task = f"{row.task} " if row.task.startswith("MNLI-") else ""
+    return f"{task}{row.metric} {row.value:g} (Table {row.table}, {row.student})"
+
+
+# ---- sentences
+
+
+def headlines(table: TaskTable) -> list[str]:
+    """What a table says first: for each ratio the best and the worst, and where random selection stands."""
+    said = []
+    for ratio in dict.fromkeys(row.ratio for row in table.rows):
+        peers = [row for row in table.rows if row.ratio == ratio and row.asks]
+        if not peers:
+            continue
+        best, worst = peers[0], peers[-1]
+        where = "Full data" if ratio == 1 else f"At ratio {ratio:g}"
+        text = f"{where}: {'best ' if len(peers) > 1 else ''}{best.name} {spread(table, best.mean, best.std)}"
+        if worst.mean != best.mean:
+            text += f", worst {worst.name} {spread(table, worst.mean, worst.std)}"
+        drawn = [row for row in peers if row.group.one.select == "random"]
+        if drawn and drawn[0].mean not in (best.mean, worst.mean):
+            text += f"; {drawn[0].name} {spread(table, drawn[0].mean, drawn[0].std)}"
+        below = sum(BELOW in row.marks for row in peers)
+        text += f"; {below} of {len(peers)} worse than random" if below else ""
+        said.append(f"{text}.")
+    tests = [row for row in table.rows if row.line.holm is not None]
+    if tests:
+        sure = sum((row.line.holm or 0) < ALPHA for row in tests)
+        what = (
+            "No difference from a baseline is"
+            if not sure
+            else f"{sure} of {len(tests)} differences from the baselines {'is' if sure == 1 else 'are'}"
+        )
+        said.append(f"{what} more than chance (Holm p < {ALPHA}, {len(tests)} tests).")
+    return said
+
+
+def explained(report: Report) -> list[str]:
+    """What has to be known to read the report."""
+    said = notes([table.found for table in report.tables], report.baseline)
+    said += [
+        f"best, worst: by the mean, among the groups that ask a teacher at the same ratio; {BELOW}: a lower mean than the "
+        "group that differs in nothing but random selection, whether or not that is more than chance",
+        "queries, FLOPs, time: means over seeds; in brackets how many times less than distillation on all data in as many "
+        "steps, by the ledger of the same run (time: only where trainer.probes measured it); time is that of training",
+    ]
+    if any(row.same_cost is not None for table in report.tables for row in table.rows):
+        said.append(
+            "full data, same FLOPs: what the full-data group had reached when it had spent as many FLOPs, by its "
+            f"evaluations along the way (between two that are at most {GAP:g} of that cost apart); a run planned to be "
+            "that short would have lowered its learning rate earlier"
+        )
+    if report.paper:
+        said.append(
+            f"published: numbers printed in {PAPERS[report.paper]}; they were got with BERT-base, GPUs and full data, "
+            "and stand beside ours, which are compared with our own baselines only"
+        )
+    return said
+
+
+# ---- pages
+
+
+def html(report: Report) -> str:
+    """The page, in one piece."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kdlab.reporting", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"times": lambda name: name.replace(" x 100", " × 100"), "shown": shown}
+    tasks, lines = overview(report.tables)
+    return environment.get_template("report.html").render(
+        report=report,
+        mark=MARK,
+        version=__version__,
+        sections=[_section(section) for section in report.sections],
+        tasks=tasks,
+        lines=[(name, _overview(report, found), mean) for name, found, mean in lines],
+        notes=explained(report),
+        kinds={BEST: "good", WORST: "bad", BELOW: "bad"},
+    )
+
+
+def _section(section: Section) -> dict[str, Any]:
+    table = section.table
+    names = columns(table)
+    tests = [tested_cells(table.found, row.line) for row in table.rows if row.line.baseline]
+    return {
+        "task": table.found.task,
+        "unit": table.found.unit,
+        "described": table.found.described,
+        "headlines": headlines(table),
+        "columns": names,
+        "rows": [(row, [cells(table, row)[name] for name in names]) for row in table.rows],
+        "references": references(table),
+        "test_head": TEST,
+        "tests": tests,
+        "power": power(table.found),
+        "pictures": section.pictures,
+        "published": table.published,
+        "runs": [(row, seed, run) for row in table.rows for seed, run in sorted(row.group.runs.items())],
+        "value": lambda run: shown(table.found, run.result["metrics"]["student"][table.found.metric]),
+    }
+
+
+def references(table: TaskTable) -> list[tuple[str, str]]:
+    """What the students are read against: who, and its value (or from least to largest)."""
+    return [
+        (name, shown(table.found, low) + (f" to {shown(table.found, high)}" if high != low else ""))
+        for name, (low, high) in table.references.items()
+    ]
+
+
+def _overview(report: Report, found: Sequence[Row | None]) -> list[tuple[str, Sequence[str]]]:
+    return [
+        ("-", ()) if row is None else (spread(table, row.mean, row.std), row.marks)
+        for table, row in zip(report.tables, found, strict=True)
+    ]
+
+
+def markdown(report: Report) -> str:
+    """The tables alone, for a paper's draft or an issue."""
+    parts = [f"<!-- {MARK} -->", f"# {_plain(report.title)}"]
+    tasks, lines = overview(report.tables)
+    if lines:
+        head = ["group", *map(_plain, tasks), "mean"]
+        body = [
+            [
+                _code(name),
+                *(_marked(*cell) for cell in _overview(report, found)),
+                "-" if mean is None else shown(report.tables[0].found, mean),
+            ]
+            for name, found, mean in lines
+        ]
+        parts += ["## All tasks", _grid(head, body)]
+    for table in report.tables:
+        names = columns(table)
+        rows = []
+        for row in table.rows:
+            said = cells(table, row)
+            said["mean ± std"] = _marked(said["mean ± std"], row.marks)
+            rows.append([str(row.number), _code(row.name), *(said[name] for name in names)])
+        parts += [f"## {_plain(table.found.task)} ({table.found.described})", _grid(["#", "group", *names], rows)]
+        against = ", ".join(f"{_plain(name)} {value}" for name, value in references(table))
+        parts += [f"Beside them: {against}."] if against else []
+        parts.append("\n".join(f"- {_plain(line)}" for line in headlines(table)))
+    parts.append("\n".join(f"- {_plain(line)}" for line in [*report.said, *explained(report)]))
+    if report.left:
+        parts += ["Left out:", "\n".join(f"- {_code(folder)}: {_plain(why)}" for folder, why in report.left.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _marked(text: str, marks: Sequence[str]) -> str:
+    bold = f"**{text}**" if BEST in marks else text
+    rest = [mark for mark in marks if mark != BEST]
+    return f"{bold} ({', '.join(rest)})" if rest else bold
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---" if name == "group" else "---:" for name in head]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
+
+
+def _code(text: str) -> str:
+    """Text as code, in which Markdown reads nothing; a table's cell needs its bars escaped all the same."""
+    return "`" + re.sub(r"\s+", " ", text).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _plain(text: str) -> str:
+    """Text with everything escaped that Markdown or HTML would read as more."""
+    text = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]#|])", r"\\\1", text)

@@ -1,0 +1,259 @@
+"""Finished runs, read in moments (no torch, no Hydra), and groups of them that differ in nothing but the seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from kdlab.errors import UserError
+from kdlab.runs import finished, folders
+from kdlab.runtime.progress import over
+from kdlab.storage import yaml_io
+
+Facts = dict[str, Any]
+
+# what does not change what a run learns
+NEUTRAL = (
+    "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.APART, "trainer.evaluate_every",
+    "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
+    "trainer.trace_rows", "trainer.on_nonfinite", "trainer.nonfinite_limit", "data.workers", "teachers.cache", "teachers.cache_fill",
+    "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
+)  # fmt: skip
+_NEUTRAL_PARTS = tuple(f"{name}." for name in NEUTRAL)
+AGAIN = "made again later"
+_PARTS: dict[str, type] = {"seed": int, "select": dict, "data": dict, "metrics": dict, "ledger": dict}
+_INNER: dict[str, type] = {
+    "select.name": str, "select.ratio": Real, "metrics.student": dict, "ledger.teacher_queries.total": Real,
+    "ledger.flops.total": Real, "ledger.seconds": dict,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its result.json, and its configuration as one flat dict of dotted keys."""
+
+    folder: Path
+    result: Mapping[str, Any]
+    facts: Facts
+
+    @property
+    def seed(self) -> int:
+        return int(self.result["seed"])
+
+    @property
+    def stage(self) -> str:
+        """pretrain or finetune; results from before there were two name none."""
+        return str(self.result.get("stage", "pretrain"))
+
+    @property
+    def ratio(self) -> float:
+        """Share of the rows that is selected."""
+        return float(self.result["select"]["ratio"])
+
+    @property
+    def select(self) -> str:
+        """The selection's name: "all" at ratio 1, whatever would have been selected by."""
+        return "all" if self.ratio == 1 else str(self.result["select"]["name"])
+
+    @property
+    def queries(self) -> int:
+        return int(self.result["ledger"]["teacher_queries"]["total"])
+
+    @property
+    def task(self) -> str:
+        data = self.result["data"]
+        return str(data.get("task") or (data.get("path") and Path(data["path"]).name) or data["source"])
+
+    def kept(self) -> Facts:
+        """The facts that decide what the run learns, less the seed."""
+        return {k: v for k, v in self.facts.items() if k not in NEUTRAL and not k.startswith(_NEUTRAL_PARTS)}
+
+    def essence(self) -> Facts:
+        """What is kept, made equal for all seeds of one command.
+
+        At ratio 1 the settings of the selection mean nothing. A path may name the run's own seed (a student distilled
+        from an assistant of the same seed)."""
+        own, kept = re.compile(rf"\bseed={self.seed}(?!\d)"), self.kept()
+        if self.ratio == 1:
+            kept = {key: value for key, value in kept.items() if not _below(key, "select")}
+            kept |= {"select.name": "all", "select.ratio": 1.0}
+        return {key: own.sub("seed=*", value) if isinstance(value, str) else value for key, value in kept.items()}
+
+    @property
+    def key(self) -> str:
+        """The same for runs that differ in the seed alone, in whatever order their files name the settings."""
+        return _key(self.essence())
+
+
+@dataclass
+class Group:
+    """Runs that differ in the seed alone, by seed. `name` says what sets it apart from the other groups of its task."""
+
+    facts: Facts
+    runs: dict[int, Run] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        return _key(self.facts)
+
+    @property
+    def one(self) -> Run:
+        """Any of the runs, for what all of them share."""
+        return next(iter(self.runs.values()))
+
+
+def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """The finished runs among `paths` and in the folders below them, and why which others are left out.
+
+    Sorted within each path. Of runs that differ in nothing the last counts. UserError where there is none, or where a
+    file cannot be read.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path}: there is no such folder; run folders, or folders with runs below, were expected")
+        for folder in sorted(file.parent for file in path.rglob("result.json")):
+            found.setdefault(folder.resolve(), folder)
+    left = {folder: why for folder in found.values() if (why := _unfinished(folder))}
+    whole = [folder for folder in found.values() if folder not in left]
+    results = {folder: finished.result_of(folder) for folder in over(whole, "reading runs", "runs")}
+    for folder, result in list(results.items()):
+        if missing := sorted(_PARTS.keys() - result.keys()):
+            del results[folder]
+            if "ledger" in result:  # else it is of a suite of runs
+                left[folder] = f"result.json without {' and '.join(missing)}"
+        elif wrong := [name for name, kind in (_PARTS | _INNER).items() if not isinstance(_inside(result, name), kind)]:
+            del results[folder]
+            left[folder] = f"result.json whose {wrong[0]} is not as runs write it"
+    runs = [Run(folder, result, _facts(folder)) for folder, result in results.items()]
+    if not runs:
+        others = f" ({len(left)} left out: {', '.join(dict.fromkeys(left.values()))})" if left else ""
+        raise UserError(f"no finished run in {', '.join(map(str, paths))}{others}")
+    last: dict[tuple[int, str], Run] = {}
+    for run in runs:
+        key = (run.seed, run.key)
+        if key in last:
+            left[last[key].folder] = AGAIN
+        last[key] = run
+    return list(last.values()), left
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """The groups of the runs of one task, in the order of their first runs, each with a name of its own."""
+    groups: dict[str, Group] = {}
+    for run in runs:
+        facts = run.essence()
+        groups.setdefault(_key(facts), Group(facts)).runs[run.seed] = run
+    found = list(groups.values())
+    for group, name in zip(found, _names([group.facts for group in found]), strict=True):
+        run = group.one
+        group.name = name or f"select={run.select}" + (f" ratio={run.ratio:g}" if run.ratio < 1 else "")
+        policy = run.result.get("policy")
+        if isinstance(policy, dict) and policy.get("reward_data") == "dev":
+            group.name += " [rewarded on dev]"  # it has learnt from what it is scored on
+    return found
+
+
+def distance(one: Group, other: Group) -> int:
+    """In how many facts two groups differ, apart from how they select."""
+    keys = [key for key in one.facts | other.facts if not _below(key, "select")]
+    return sum(repr(one.facts.get(key)) != repr(other.facts.get(key)) for key in keys)
+
+
+# ---- reading
+
+
+def _unfinished(folder: Path) -> str:
+    """Why a folder with a result.json holds no finished run; "" if it does."""
+    status = folders.status(folder)
+    if status is not None:
+        return "" if status == "finished" else status
+    try:
+        (folder / "result.json").read_bytes()
+    except OSError as error:
+        raise UserError(f"{folder / 'result.json'} cannot be read: {error.strerror}") from error
+    return "half-written"
+
+
+def _inside(node: Any, name: str) -> Any:
+    """What stands at a dotted name; None where nothing does."""
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _facts(folder: Path) -> Facts:
+    return dict(_flat(yaml_io.read(folder / "config.yaml"), ""))
+
+
+def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, list) and any(isinstance(one, dict) for one in node):
+        node = dict(enumerate(node))
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{where}.{key}" if where else str(key))
+    else:
+        yield where, str(node) if isinstance(node, list | dict) else node
+
+
+def _key(facts: Facts) -> str:
+    return repr(sorted(facts.items()))
+
+
+def _below(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}.")
+
+
+# ---- names
+
+
+def _names(members: Sequence[Facts]) -> list[str]:
+    """For each group "key=value ...", of what differs between them: short, and no two the same.
+
+    Where a part of the configuration has a name (select.name), that stands for all of the part, except for what
+    differs between groups of the same name, and the ratio.
+    """
+    every = dict.fromkeys(key for facts in members for key in facts if not key.endswith("_partial_"))
+    keys = [key for key in every if len({repr(facts.get(key)) for facts in members}) > 1]
+    keys.sort(key=lambda key: (key != "select.name", key != "select.ratio"))
+    named = {key.removesuffix(".name") for key in keys if key.endswith(".name") and key.count(".") == 1}
+
+    def says(facts: Facts, key: str) -> bool:
+        part = key.split(".")[0]
+        if key == "select.ratio":
+            return facts.get(key) != 1
+        if part not in named or key == f"{part}.name":
+            return True
+        return len({repr(m.get(key)) for m in members if m.get(f"{part}.name") == facts.get(f"{part}.name")}) > 1
+
+    told = [[key for key in keys if says(facts, key)] for facts in members]
+    labels = {key: _label(key, every) for key in keys}
+    values = {key: _values(key, [facts.get(key) for facts in members]) for key in keys}
+
+    def name(i: int, absent: bool) -> str:
+        return " ".join(f"{labels[key]}={values[key][i]}" for key in told[i] if absent or key in members[i])
+
+    short = [name(i, absent=False) for i in range(len(members))]
+    return short if len({*short}) == len(short) and "" not in short else [name(i, True) for i in range(len(members))]
+
+
+def _label(key: str, every: Iterable[str]) -> str:
+    """The shortest end of a dotted key that no other of the configuration has; `select` of `select.name`."""
+    named = re.sub(r"\.(name|_target_)$", "", key).split(".")
+    others = [other.split(".") for other in every if other != key]
+    for size in range(2 if key.endswith("._target_") else 1, len(named)):
+        if all(other[-size:] != named[-size:] for other in others):
+            return ".".join(named[-size:])
+    return ".".join(named)
+
+
+def _values(key: str, values: Sequence[Any]) -> list[str]:
+    """How values read: of paths, and of the names of code, only the last part where that tells them apart."""
+    texts = ["null" if v is None else re.sub(r"\s+|\.0$", "", str(v)) for v in values]
+    ends = [text.rsplit("." if key.endswith("_target_") else "/", 1)[-1] for text in texts]
+    return ends if all(ends) and len({*ends}) == len({*texts}) else texts

@@ -1,0 +1,207 @@
+"""What a report says of the runs of one task: a row a group, with its costs, its marks and the numbers beside it.
+
+Numbers alone; how they look is `kdlab.reporting.page`'s and `kdlab.reporting.figures`' business.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdlab.compare import numbers
+from kdlab.errors import UserError
+from kdlab.plotting.run_tables import number_in, rows_of
+from kdlab.reporting import papers
+from kdlab.reporting.comparison import Comparison, Line, beside_random, whole_data
+from kdlab.reporting.published import Published
+from kdlab.reporting.seed_groups import Group, Run
+
+BEST, WORST, BELOW = "best", "worst", "worse than random"
+GAP = 0.5  # evaluations that far apart, as a share of the cost between them, say nothing of what lies between
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Mean over seeds, and how many times less than all-data distillation, by the runs' own ledgers; None: not known."""
+
+    value: float
+    gain: float | None
+
+
+@dataclass
+class Row:
+    """A group. `same_cost`: what full data had reached for as many FLOPs, by the evaluations of a full-data run."""
+
+    number: int
+    line: Line
+    mean: float
+    std: float | None
+    best: tuple[float, int]  # and its seed
+    worst: tuple[float, int]
+    queries: Cost
+    flops: Cost
+    seconds: Cost
+    marks: list[str] = field(default_factory=list)
+    same_cost: float | None = None
+    published: list[Published] = field(default_factory=list)
+
+    @property
+    def group(self) -> Group:
+        return self.line.group
+
+    @property
+    def name(self) -> str:
+        return self.group.name
+
+    @property
+    def ratio(self) -> float:
+        return self.group.one.ratio
+
+    @property
+    def asks(self) -> bool:
+        """Whether a teacher was asked."""
+        return self.queries.value > 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metric at an optimizer step of a run, with the teacher queries and FLOPs so far; NaN where they are not known."""
+
+    step: float
+    value: float
+    queries: float
+    flops: float
+
+
+@dataclass
+class TaskTable:
+    """The rows of a task, all data first, then by falling ratio, the best first; and what they are read against.
+
+    `curves`: the evaluations along the way of each run, by its folder, in the order of their steps.
+    """
+
+    found: Comparison
+    rows: list[Row]
+    references: dict[str, tuple[float, float]]  # least and largest score of the teacher, the majority class, ...
+    published: list[Published]
+    curves: dict[Path, list[Evaluation]] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for row in self.rows for run in row.group.runs.values()]
+
+
+def table(found: Comparison, paper: str | None, say: Callable[[str], None]) -> TaskTable:
+    """The table of one task. `say` is told of tables of runs that cannot be read."""
+    groups = [line.group for line in found.lines]
+    order = sorted(found.lines, key=lambda line: (-line.group.one.ratio, _rank(found, line)))
+    rows = [_row(found, number, line) for number, line in enumerate(order, 1)]
+    of = {id(row.group): row for row in rows}
+    curves = {run.folder: curve(run, found.metric, say) for row in rows for run in row.group.runs.values()}
+    for row in rows:
+        peers = [other for other in rows if other.ratio == row.ratio and other.asks]
+        if row.asks and peers[0].mean != peers[-1].mean:  # peers stand the best first; equal ones share the mark
+            row.marks += [BEST] if row.mean == peers[0].mean else [WORST] if row.mean == peers[-1].mean else []
+        rival = beside_random(row.group, groups)
+        if rival is not None and better(found, of[id(rival)].mean, row.mean):
+            row.marks.append(BELOW)
+        whole = whole_data(row.group, groups)
+        if whole is not None:
+            row.same_cost = at_cost([curves[run.folder] for run in whole.runs.values()], row.flops.value)
+        row.published = papers.beside(row.group.one, paper) if paper else []
+    printed = papers.of_task(found.task, paper) if paper else []
+    return TaskTable(found, rows, _references(rows, found.metric), printed, curves)
+
+
+def better(found: Comparison, one: float, other: float) -> bool:
+    """Whether a value of the metric is better than another."""
+    return one < other if found.lower else one > other
+
+
+def at_cost(curves: Iterable[Sequence[Evaluation]], flops: float) -> float | None:
+    """The metric that runs had reached for so many FLOPs: the mean over those of them that say.
+
+    By their evaluations along the way, between the two nearest in proportion; None where no run has two that are close
+    enough (`GAP`). A run that was meant to be shorter would have lowered its learning rate earlier.
+    """
+    each = [sorted((one.flops, one.value) for one in found if math.isfinite(one.flops)) for found in curves]
+    known = [value for points in each if (value := _between(points, flops)) is not None]
+    return statistics.fmean(known) if known else None
+
+
+def curve(run: Run, metric: str, say: Callable[[str], None]) -> list[Evaluation]:
+    """A run's evaluations along the way, by their steps; none where its metrics.csv has none or is damaged."""
+    try:
+        rows = rows_of(run.folder / "metrics.csv", ("step",))
+    except UserError as error:
+        say(f"not read: {error}")
+        return []
+    names = ("step", f"heldout_{metric}", "teacher_queries", "flops")
+    found = (Evaluation(*(number_in(row, name) for name in names)) for row in rows)
+    return [one for one in found if math.isfinite(one.value)]
+
+
+def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, list[Row | None], float | None]]]:
+    """Tasks, and a line a name that groups of several tasks bear: its row of each task, and the mean over all tasks
+    where all have it. Nothing for one task, or for tasks whose metrics cannot be put together."""
+    if len(tables) < 2 or len({one.found.metric for one in tables}) > 1:
+        return [], []
+    by = [{row.name: row for row in one.rows} for one in tables]
+    lines = []
+    for name in dict.fromkeys(row.name for one in tables for row in one.rows):
+        cells = [rows.get(name) for rows in by]
+        whole = [cell.mean for cell in cells if cell is not None]
+        if len(whole) > 1:
+            lines.append((name, cells, statistics.fmean(whole) if len(whole) == len(tables) else None))
+    return [one.found.task for one in tables], lines
+
+
+def _rank(found: Comparison, line: Line) -> float:
+    mean = statistics.fmean(line.values.values())
+    return mean if found.lower else -mean
+
+
+def _row(found: Comparison, number: int, line: Line) -> Row:
+    said = numbers(found, line)
+    ledgers = [run.result["ledger"] for run in line.group.runs.values()]
+    seconds = [ledger["seconds"].get("training") for ledger in ledgers]
+    known = [one for one in seconds if one is not None]
+    return Row(
+        number=number,
+        line=line,
+        mean=said["mean"],
+        std=said["std"],
+        best=(said["best"], said["best_seed"]),
+        worst=(said["worst"], said["worst_seed"]),
+        queries=Cost(said["queries"], _gain(ledgers, "queries")),
+        flops=Cost(said["flops"], _gain(ledgers, "flops")),
+        seconds=Cost(statistics.fmean(known) if known else math.nan, _gain(ledgers, "wallclock")),
+    )
+
+
+def _gain(ledgers: Iterable[Mapping[str, Any]], name: str) -> float | None:
+    gains = [(ledger.get("speedup") or {}).get(name) for ledger in ledgers]
+    known = [gain for gain in gains if gain is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _references(rows: Sequence[Row], metric: str) -> dict[str, tuple[float, float]]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for run in row.group.runs.values():
+            for name, scores in run.result["metrics"].items():
+                value = scores.get(metric) if name != "student" and isinstance(scores, Mapping) else None
+                if isinstance(value, int | float) and math.isfinite(value):
+                    values.setdefault(str(name), []).append(float(value))
+    return {name: (min(found), max(found)) for name, found in values.items()}
+
+
+def _between(points: Sequence[tuple[float, float]], at: float) -> float | None:
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x0 <= at <= x1 and x1 - x0 <= GAP * at:
+            return y0 if x1 == x0 else y0 + (y1 - y0) * (at - x0) / (x1 - x0)
+    return None

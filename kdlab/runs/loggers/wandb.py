@@ -1,0 +1,102 @@
+"""Weights & Biases (`logger=wandb`): offline unless `logger.mode=online`; a sweep's runs are one group.
+
+What a query bought is the question, so teacher queries are the x axis of scores, losses and the selector's numbers.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from kdlab.config.schema import Config
+from kdlab.errors import UserError
+from kdlab.runs.loggers import base
+from kdlab.runtime import distributed
+
+BY_QUERIES = ("selector/*", "heldout/*", "train/*", "queries/*")
+BY_STEP = "schedule/step"
+
+
+def check(config: Config) -> None:
+    """UserError for the online mode without an account, which would ask a question that no sweep can answer."""
+    if config.logger.mode == "online" and not account():
+        raise UserError(
+            "logger.mode=online: no account was found; set WANDB_API_KEY, run `wandb login`, or leave logger.mode=offline "
+            "(`wandb sync` sends such runs later)"
+        )
+
+
+def account() -> bool:
+    """Whether there is a key for the server: in WANDB_API_KEY or a netrc file. The key itself is W&B's to read."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        try:
+            if name and netrc.netrc(os.path.expanduser(name)).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
+    """The Lightning logger of a run; one that goes on in the same folder goes on in the same W&B run."""
+    import wandb
+    from pytorch_lightning.loggers import WandbLogger
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    given = config.logger
+    main = distributed.rank() == 0 and os.environ.get("LOCAL_RANK", "0") == "0"
+    logger = WandbLogger(
+        project=given.project,
+        entity=given.entity,
+        group=base.group(config),
+        name=base.title(config),
+        id=_id(folder) if main else None,
+        resume="allow",
+        save_dir=folder,
+        config=resolved,
+        mode=given.mode,  # pyright: ignore[reportArgumentType]
+        # what a run is has its own file; the address of a git remote and what is printed may hold a secret
+        settings=wandb.Settings(console="off", disable_git=True, disable_code=True),
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning always hands it on, and W&B warns of it
+    if main:
+        logger.experiment.define_metric("teacher_queries")
+        for series in BY_QUERIES:
+            logger.experiment.define_metric(series, step_metric="teacher_queries")
+        logger.experiment.define_metric(BY_STEP)
+        logger.experiment.define_metric("schedule/share_*", step_metric=BY_STEP)
+    return logger
+
+
+def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
+    """Log the schedule by window, the figures, the result as a table; scores and ledger go into the summary."""
+    import wandb
+
+    run = logger.experiment
+    for row in base.schedule(folder, result["steps"]):
+        run.log({f"schedule/{name}": value for name, value in row.items()})
+    row = base.table_row(result)
+    pictures = sorted((folder / "figures").glob("*.png"))
+    run.log(
+        {
+            "result/table": wandb.Table(columns=list(row), data=[list(row.values())]),
+            **{f"figures/{file.stem}": wandb.Image(str(file)) for file in pictures},
+        }
+    )
+    run.summary.update(base.summary(result))
+
+
+def _id(folder: Path) -> str:
+    file = folder / "wandb" / "id"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(secrets.token_hex(4))
+    return file.read_text().strip()

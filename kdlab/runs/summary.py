@@ -1,0 +1,240 @@
+"""What a finished run says of itself: the table at its end, and the student's model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kdlab.errors import UserError
+from kdlab.runs.folders import APART
+from kdlab.storage import yaml_io
+
+SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
+
+
+def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
+    """The closing table: quality of the student beside what it is read against, cost against all-data distillation, and
+    where to go next. `beside`: how random selection at the same ratio did (`beside_random`)."""
+    ledger = result["ledger"]
+    queries, flops, seconds, gain = (ledger[name] for name in ("teacher_queries", "flops", "seconds", "speedup"))
+    lines = ["", *quality(result), ""]
+    if taught(result):
+        lines += [
+            f"cost                     {'this run':>11}  {'all data':>11}  {'saved':>7}",
+            f"  teacher queries        {queries['total']:>11,}  {ledger['rows_seen']:>11,}  {_times(gain['queries'])}",
+            *([f"  answered from a cache  {queries['cached']:>11,}"] if queries["cached"] else []),
+            f"  model FLOPs            {si(flops['total']):>11}  {si(flops['all_data']):>11}  {_times(gain['flops'])}",
+            f"  wall-clock             {duration(seconds['training']):>11}  {duration(seconds['all_data']):>11}  {_times(gain['wallclock'])}",
+        ]
+    else:
+        lines.append(f"cost: no teacher, {si(flops['total'])}FLOPs, {duration(seconds['training'])}")
+    if kept := result.get("checkpoints"):  # results of an older kdlab have none
+        lines.append(
+            f"checkpoints: {kept['written']:,} written in {duration(kept['seconds'])}, {kept['share']:.1%} of the run"
+        )
+    lines += preparation(result)
+    lines += [beside] if beside else []
+    figures = "figures/schedule.png, " if result["select"]["ratio"] < 1 else ""
+    figures += "figures/knowledge.png, " if (folder / "figures" / "knowledge.png").is_file() else ""
+    lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
+    if taught(result):
+        lines.append(f"next: the baseline of the same size:  python -m kdlab.run {_next(result)}")
+    elif result["stage"] == "finetune":
+        lines.append(f"next: as a teacher:  python -m kdlab.run +exp=adads_finetune teachers.path={folder}/student ...")
+    return "\n".join(lines)
+
+
+def quality(result: dict[str, Any]) -> list[str]:
+    """Scores of the student and of all that it is read against, one line each, the student last but its teachers."""
+    found = result["metrics"]
+    columns = [name for name in found["student"] if name.split("_")[0] in SHOWN and name != "score"]
+    if len(columns) > 2:
+        columns.append("score")
+    text, width = result["stage"] == "pretrain", max(20, *(len(name) + 1 for name in found))
+    head = "held-out text" if text else f"dev set ({result['data']['splits']['dev']['rows']:,} rows)"
+    theirs = sorted((name for name in found if teaches(name)), key=lambda name: name == "teacher")  # the main one last
+    order = [name for name in found if name not in ("student", *theirs)] + ["student", *theirs]
+    lines = [f"{head:<{width + 2}}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)]
+    lines[0] += "   (masked positions)" if text else ""
+    lines[0] += "   (a module was rewarded on these rows)" if rewarded_on_dev(result) else ""
+    for name in order:
+        cells = (f"{_shown(column, found[name].get(column)):>12}" for column in columns)
+        lines.append(f"  {name:<{width}}" + "".join(cells))
+    return lines
+
+
+def rewarded_on_dev(result: dict[str, Any]) -> bool:
+    """Whether what weighs the terms was trained on rewards of the very rows that the student is scored on."""
+    return (result.get("policy") or {}).get("reward_data") == "dev"
+
+
+def teaches(name: str) -> bool:
+    """Whether a row of scores is a teacher's: "teacher", "teacher NAME" or "assistant"."""
+    return name == "assistant" or name.split(" ")[0] == "teacher"
+
+
+def taught(result: dict[str, Any]) -> bool:
+    """Whether a run asked any teacher."""
+    return any(teaches(name) for name in result["metrics"])
+
+
+def preparation(result: dict[str, Any]) -> list[str]:
+    """What had to be trained before the run, and what it cost, one line a stage, with totals; nothing where nothing had.
+
+    A dash stands for what was not measured (a stage made by an older kdlab), which totals leave out.
+    """
+    stages = result.get("preparation") or []
+    if not stages:
+        return []
+    ledger = result["ledger"]
+    own = {
+        "queries": ledger["teacher_queries"]["total"],
+        "flops": ledger["flops"]["total"],
+        "seconds": ledger["seconds"]["training"],
+    }
+    total = {name: sum(stage[name] or 0 for stage in stages) for name in own}
+    with_own = {name: total[name] + (own[name] or 0) for name in own}
+    named = [(f"{stage['what']} ({'now' if stage['made_now'] else 'found'})", stage) for stage in stages]
+    rows = [*named, ("total", total), ("with this run", with_own)]
+    width = max(len("cost of preparation, paid once"), *(len(name) + 2 for name, _ in rows)) + 1
+    lines = ["", f"{'cost of preparation, paid once':<{width}}{'queries':>11}  {'model FLOPs':>11}  {'wall-clock':>11}"]
+    for name, cost in rows:
+        queries = "-" if cost["queries"] is None else f"{cost['queries']:,}"
+        flops = "-" if cost["flops"] is None else si(cost["flops"])
+        lines.append(f"{'  ' + name:<{width}}{queries:>11}  {flops:>11}  {duration(cost['seconds']):>11}")
+    return lines
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return (
+        f"{value:.3f}"
+        if name.startswith("loss")
+        else f"{value:.1%}"
+        if name.startswith("accuracy")
+        else f"{100 * value:.1f}"
+    )
+
+
+def headline(result: dict[str, Any]) -> str:
+    """The student's one number, as papers print it: the task's score, or the masked-LM loss."""
+    student = result["metrics"]["student"]
+    return f"score {100 * student['score']:.1f}" if "score" in student else f"loss {student['loss']:.3f}"
+
+
+def beside_random(result: dict[str, Any], folder: Path) -> str:
+    """How random selection at the same ratio did, where such a run stands in the same output folder: the newest one of
+    the same seed, else of any seed, whose configuration differs in nothing but the selection. "" where there is none."""
+    if result["select"]["name"] == "random" or result["select"]["ratio"] == 1:
+        return ""
+    mine = _comparable(folder)
+    found = []
+    for other in sorted(folder.parent.iterdir()):
+        theirs = _read(other / "result.json") if other != folder and other.is_dir() else None
+        if not theirs or theirs.get("status") != "finished" or theirs["select"]["name"] != "random":
+            continue
+        if theirs["select"]["ratio"] == result["select"]["ratio"] and _comparable(other) == mine:
+            found.append((theirs["seed"] == result["seed"], other.name, theirs))
+    if not found:
+        return ""
+    _, name, theirs = max(found, key=lambda one: one[:2])
+    lines = [f"beside random at the same ratio ({name}, seed {theirs['seed']})"]
+    for who, one in (("this run", result), ("random", theirs)):
+        ledger = one["ledger"]
+        lines.append(
+            f"  {who:<10} {headline(one):<12} {ledger['teacher_queries']['total']:>9,} queries  "
+            f"{si(ledger['flops']['total']):>9}FLOPs  {duration(ledger['seconds']['training'])}"
+        )
+    return "\n" + "\n".join(lines)
+
+
+def _comparable(folder: Path) -> dict[str, Any] | None:
+    """A run's configuration without what may differ between the runs of one comparison."""
+    try:
+        found = yaml_io.read(folder / "config.yaml")
+    except UserError:
+        return None
+    apart = {*APART, "seed", "select", "name", "artifacts", "no_kd_baseline"}
+    return {k: v for k, v in found.items() if k not in apart}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _next(result: dict[str, Any]) -> str:
+    weighed = (result.get("policy") or {}).get("name", "fixed")
+    if result["select"]["ratio"] == 1 and weighed != "fixed":
+        own = ("policy=", "policy.", "hydra.run.dir=", "overwrite=", "resume=")
+        return " ".join([*(o for o in result["command"][3:] if not o.startswith(own)), "policy=fixed"])
+    other = "random" if result["select"]["name"] != "random" else "all"
+    own = ("select=", "hydra.run.dir=", "overwrite=", "resume=", *(("select.ratio=",) if other == "all" else ()))
+    kept = [override for override in result["command"][3:] if not override.startswith(own)]
+    return " ".join([*kept, f"select={other}"])
+
+
+def _times(value: float | None) -> str:
+    return "      -" if value is None else f"{value:6.2f}x"
+
+
+def si(value: float) -> str:
+    """A count with its unit's prefix, e.g. "14.38 T"; below a million as it is."""
+    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def card(result: dict[str, Any]) -> str:
+    """A model card for the student folder."""
+    ledger, text = result["ledger"], result["stage"] == "pretrain"
+    scores = [name for name in result["metrics"]["student"] if name != "score"]
+    rows = [
+        f"| {who} | " + " | ".join(f"{found[name]:.3f}" if name in found else "-" for name in scores) + " |"
+        for who, found in result["metrics"].items()
+    ]
+    queries = (
+        f"Teacher queries {ledger['teacher_queries']['total']:,} of {ledger['rows_seen']:,} rows seen. "
+        if taught(result)
+        else ""
+    )
+    auto = "AutoModelForMaskedLM" if text else "AutoModelForSequenceClassification"
+    head = "| held-out text |" if text else "| dev set |"
+    how = f"Distilled from {result['teacher']['name']}" if taught(result) else "Trained on labels alone"
+    return f"""---
+library_name: transformers
+pipeline_tag: {"fill-mask" if text else "text-classification"}
+tags: [knowledge-distillation, kdlab]
+---
+
+# {"A student of " + result["teacher"]["name"] if taught(result) else "A fine-tuned encoder"}
+
+{how} with kdlab {result["versions"].get("kdlab", "")} at the {"pre-training" if text else "fine-tuning"} stage: {result["steps"]} steps,
+knowledge `{result["knowledge"]}`, data selection `{result["select"]["name"]}` at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
+layers {result["student"]["layers"]} of the teacher's backbone.
+
+{head} {" | ".join(scores)} |
+|---|{"---|" * len(scores)}
+{chr(10).join(rows)}
+
+{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {result["data"]["source"]} {result["data"].get("task") or ""}
+(fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
+
+```python
+from transformers import {auto}, AutoTokenizer
+model, tokenizer = {auto}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+```
+"""

@@ -1,0 +1,273 @@
+"""What a run cost: teacher queries, model FLOPs and seconds, exact over ranks and across resumes.
+
+A ledger holds a *base*, the whole run's counts as all ranks last agreed on them, and this rank's counts since. A
+collective call (`totals`, `state_dict`) adds all ranks' counts to the base of each. A checkpoint is the base, so any
+number of ranks may load it and nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdlab.errors import UserError
+from kdlab.runtime import distributed
+
+ALWAYS = -1  # the epoch of inputs that are the same in every epoch
+
+
+@dataclass
+class Queries:
+    """What one teacher was asked. `asked[epoch]` is a bit map over rows, 8 to a byte; closed epochs leave a count."""
+
+    total: int = 0
+    cached: int = 0
+    closed: int = 0
+    asked: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def add(self, other: Queries) -> None:
+        self.total += other.total
+        self.cached += other.cached
+        self.closed += other.closed
+        for epoch, bits in other.asked.items():
+            self.asked[epoch] = self.asked[epoch] | bits if epoch in self.asked else bits
+
+    def close(self) -> None:
+        """Leave only the counts of epochs that are over."""
+        for epoch in [epoch for epoch in self.asked if ALWAYS < epoch < max(self.asked)]:
+            self.closed += _ones(self.asked.pop(epoch))
+
+    def unique(self) -> int:
+        return self.closed + sum(_ones(bits) for bits in self.asked.values())
+
+
+@dataclass
+class Counts:
+    """The counts that add up over ranks."""
+
+    teachers: dict[str, Queries] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    all_data: int = 0
+    rows_seen: int = 0
+
+    def add(self, other: Counts) -> None:
+        for name, queries in other.teachers.items():
+            self.teachers.setdefault(name, Queries()).add(queries)
+        for part, amount in other.flops.items():
+            self.flops[part] = self.flops.get(part, 0) + amount
+        self.all_data += other.all_data
+        self.rows_seen += other.rows_seen
+
+
+class Ledger:
+    """The costs of one run over a data set of `rows` rows.
+
+    `fixed_inputs`: a row is the same input in every epoch (classification). Otherwise (dynamic masking) a row in
+    another epoch is another input; a negative epoch marks inputs that stay the same (selector-evaluation rows).
+    """
+
+    def __init__(self, rows: int, fixed_inputs: bool = False) -> None:
+        self.rows = rows
+        self.fixed_inputs = fixed_inputs
+        self._base = Counts()
+        self._since = Counts()
+        self._base_seconds: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._running: list[str] = []
+        self._mark = 0.0
+
+    def ask(self, teacher: str, rows: Tensor, epoch: int) -> None:
+        """This rank ran `teacher` on the rows with ids `rows` (k,) int64 of `epoch`.
+
+        Epochs of one teacher never go back (ValueError): only the newest one's rows are remembered.
+        """
+        epoch = ALWAYS if self.fixed_inputs or epoch < 0 else epoch
+        ids = rows.detach().cpu().numpy()
+        if not len(ids):  # a row that only keeps an idle rank in step is no query
+            return
+        queries = self._since.teachers.setdefault(teacher, Queries())
+        if ids.min() < 0 or ids.max() >= self.rows:
+            raise ValueError(f"row ids {ids.min()} to {ids.max()} in a ledger of {self.rows} rows")
+        known = self._base.teachers.get(teacher, Queries())
+        newest = max([*known.asked, *queries.asked], default=ALWAYS)
+        if ALWAYS < epoch < newest:
+            raise ValueError(f"teacher {teacher!r} was asked about epoch {epoch} after epoch {newest}")
+        if epoch not in queries.asked:
+            queries.asked[epoch] = np.zeros((self.rows + 7) // 8, np.uint8)
+        np.bitwise_or.at(queries.asked[epoch], ids >> 3, (1 << (ids & 7)).astype(np.uint8))
+        queries.total += len(ids)
+
+    def answered(self, teacher: str, rows: Tensor) -> None:
+        """A cache answered for `teacher` about `rows` (k,): no forward was run, no query is counted."""
+        self._since.teachers.setdefault(teacher, Queries()).cached += len(rows)
+
+    def flops(self, part: str, amount: float) -> None:
+        """This rank spent `amount` FLOPs on `part`; fractions are rounded, integers exact."""
+        if part in ("total", "all_data"):
+            raise ValueError(f"{part!r} is a sum the ledger makes, not a part")
+        self._since.flops[part] = self._since.flops.get(part, 0) + int(round(amount))
+
+    def all_data(self, flops: float, rows: int) -> None:
+        """This rank was offered `rows` rows, on which all-data distillation would have spent `flops` FLOPs."""
+        self._since.all_data += int(round(flops))
+        self._since.rows_seen += rows
+
+    @contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Add the wall-clock seconds of the block to `part`, less those of timers inside it.
+
+        Nothing waits for a GPU: its work is charged to the block that next needs the result.
+        """
+        self._lap()
+        self._running.append(part)
+        try:
+            yield
+        finally:
+            self._lap()
+            self._running.pop()
+
+    def _lap(self) -> None:
+        now = perf_counter()
+        if self._running:
+            part = self._running[-1]
+            self._seconds[part] = self._seconds.get(part, 0.0) + now - self._mark
+        self._mark = now
+
+    def so_far(self, part: str = "") -> float:
+        """Seconds of `part` so far, or of all parts, that this rank knows of (not collective), a running timer's included."""
+        self._lap()
+        since = self._seconds.get(part, 0.0) if part else sum(self._seconds.values(), 0.0)
+        return self._base_seconds.get(part or "total", 0.0) + since
+
+    def queries(self) -> int:
+        """Queries so far that this rank knows of (not collective): all at the last agreement, its own since."""
+        return _total(self._base) + _total(self._since)
+
+    def total_queries(self) -> int:
+        """Queries so far of all ranks (collective, cheap)."""
+        return _total(self._base) + int(distributed.all_sum(torch.tensor(_total(self._since))))
+
+    def totals(self) -> dict[str, Any]:
+        """All counts so far of all ranks (collective).
+
+        `teacher_queries`: `total` forwards asked (rows), `unique` distinct inputs among them, `cached` answers that
+        needed none, all again `per_teacher`. `flops`: each part, their `total`, and `all_data`. `seconds`: each part
+        and their `total`, each the maximum over ranks. `rows_seen`: rows offered.
+        """
+        self._agree()
+        base = self._base
+        per_teacher = {
+            name: {"unique": asked.unique(), "total": asked.total, "cached": asked.cached}
+            for name, asked in sorted(base.teachers.items())
+        }
+        queries = {key: sum(one[key] for one in per_teacher.values()) for key in ("unique", "total", "cached")}
+        return {
+            "teacher_queries": {**queries, "per_teacher": per_teacher},
+            "flops": {
+                **dict(sorted(base.flops.items())),
+                "total": sum(base.flops.values()),
+                "all_data": base.all_data,
+            },
+            "seconds": self._all_seconds(),
+            "rows_seen": base.rows_seen,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole run's counts (collective), in types that load under weights_only=True."""
+        self._agree()
+        teachers = {
+            name: {
+                "total": asked.total,
+                "cached": asked.cached,
+                "closed": asked.closed,
+                "asked": {epoch: torch.from_numpy(bits.copy()) for epoch, bits in asked.asked.items()},
+            }
+            for name, asked in self._base.teachers.items()
+        }
+        return {
+            "rows": self.rows,
+            "fixed_inputs": self.fixed_inputs,
+            "teachers": teachers,
+            "flops": dict(self._base.flops),
+            "all_data": self._base.all_data,
+            "rows_seen": self._base.rows_seen,
+            "seconds": self._all_seconds(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`, the same on every rank; what was counted before is dropped.
+
+        UserError where it was made for other data.
+        """
+        if (state["rows"], state["fixed_inputs"]) != (self.rows, self.fixed_inputs):
+            raise UserError(
+                f"the checkpoint's ledger counts {state['rows']} rows (fixed inputs: {state['fixed_inputs']}), this "
+                f"run's data has {self.rows} (fixed inputs: {self.fixed_inputs}): resume with the data of that run"
+            )
+        teachers = {
+            name: Queries(
+                saved["total"],
+                saved["cached"],
+                saved["closed"],
+                {int(epoch): bits.cpu().numpy().copy() for epoch, bits in saved["asked"].items()},
+            )
+            for name, saved in state["teachers"].items()
+        }
+        self._base = Counts(teachers, dict(state["flops"]), state["all_data"], state["rows_seen"])
+        self._since = Counts()
+        self._base_seconds, self._seconds = dict(state["seconds"]), {}
+        self._mark = perf_counter()
+
+    def _agree(self) -> None:
+        """Add every rank's counts to the base of each rank."""
+        since, self._since = self._since, Counts()
+        for counts in distributed.gather_objects(since):
+            self._base.add(counts)
+        for queries in self._base.teachers.values():
+            queries.close()
+
+    def _all_seconds(self) -> dict[str, float]:
+        self._lap()
+        local = {**self._seconds, "total": sum(self._seconds.values(), 0.0)}
+        seconds = dict(self._base_seconds)
+        slowest: dict[str, float] = {}
+        for one in distributed.gather_objects(local):
+            for part, spent in one.items():
+                slowest[part] = max(slowest.get(part, 0.0), spent)
+        for part, spent in slowest.items():
+            seconds[part] = seconds.get(part, 0.0) + spent
+        return seconds
+
+
+def speedup(totals: dict[str, Any], all_data_seconds: float | None = None) -> dict[str, float | None]:
+    """How many times cheaper than all-data distillation over the same rows (one query a row) a run was.
+
+    `totals` of a ledger; `all_data_seconds` what all-data distillation takes in wall-clock, where it was measured.
+    None where there is nothing to divide by.
+    """
+    return {
+        "flops": _quotient(totals["flops"]["all_data"], totals["flops"]["total"]),
+        "queries": _quotient(totals["rows_seen"], totals["teacher_queries"]["total"]),
+        "wallclock": None
+        if all_data_seconds is None
+        else _quotient(all_data_seconds, totals["seconds"].get("total", 0.0)),
+    }
+
+
+def _quotient(dividend: float, divisor: float) -> float | None:
+    return dividend / divisor if divisor else None
+
+
+def _total(counts: Counts) -> int:
+    return sum(queries.total for queries in counts.teachers.values())
+
+
+def _ones(bits: np.ndarray) -> int:
+    return int(np.unpackbits(bits).sum(dtype=np.int64))

@@ -1,0 +1,167 @@
+"""How far a long step is: a bar with the time left on a terminal, a plain line every minute elsewhere.
+
+    with Told("tokenising the text", total, "characters") as told:
+        told.to(done)
+    for batch in over(batches, "evaluating", "batches"):
+
+Everything goes to standard error, from the first rank alone. `adopt` makes a library's tqdm bars do the same.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from kdlab.storage.files import readable_size
+
+SECONDS = 60.0  # between two plain lines
+BLINK = 0.5  # between two pictures of a bar
+PATIENCE = 1.0  # what takes less has no bar
+clock = time.monotonic
+
+T = TypeVar("T")
+
+
+def speaks() -> bool:
+    """Whether this process is the one that tells: the first rank, also before there is a process group."""
+    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("RANK", "0") != "0":
+        return False
+    if "torch" not in sys.modules:  # no process group without it; reports read runs and do not load it
+        return True
+    from kdlab.runtime import distributed
+
+    return distributed.rank() == 0
+
+
+def terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+class Told:
+    """A step that is told of: `what`, of `total` (None: nobody knows) `unit`s ("B": bytes); the first `start` were done
+    before. A context manager: a bar ends with the block."""
+
+    def __init__(self, what: str, total: float | None = None, unit: str = "", start: float = 0) -> None:
+        self.what, self.total, self.unit, self.done = what, total, unit, start
+        self._start, self._began = start, clock()
+        self._said = self._began
+        self._bar: Any = None
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def advance(self, count: float = 1) -> None:
+        """So many more are done."""
+        self.to(self.done + count)
+
+    def to(self, done: float, more: Callable[[], str] = str) -> None:
+        """So many are done; `more` is asked for what else is to be told, when it is told."""
+        self.done, now = done, clock()
+        if self.total is not None and done > self.total:
+            self.total = None  # it was a guess
+        if not speaks():
+            return
+        if terminal():
+            if now - self._said >= BLINK and now - self._began >= PATIENCE:
+                self._said = now
+                self._show(more())
+        elif now - self._said >= SECONDS:
+            self._said = now
+            print("  ".join(filter(None, (f"  {self.line()}", more()))), file=sys.stderr, flush=True)
+
+    def _show(self, more: str) -> None:
+        if self._bar is None:
+            unit = self.unit if self.unit == "B" else f" {self.unit}"
+            self._bar = tqdm(
+                desc=self.what, total=self.total, unit=unit, unit_scale=self.unit in ("B", "characters"),
+                initial=self._start, leave=False, dynamic_ncols=True, file=sys.stderr,
+            )  # fmt: skip
+            self._bar.start_t -= clock() - self._began
+        self._bar.n, self._bar.total = self.done, self.total
+        self._bar.set_postfix_str(more, refresh=False)
+        self._bar.refresh()
+
+    def line(self) -> str:
+        """How far it is, in words."""
+        spent = clock() - self._began
+        done, total = (
+            "" if x is None else readable_size(int(x)) if self.unit == "B" else f"{x:,.0f}"
+            for x in (self.done, self.total)
+        )
+        unit = "" if self.unit == "B" or not self.unit else f" {self.unit}"
+        if self.total is None or self.done <= self._start:
+            return f"{self.what}: {done}{f'/{total}' if total else ''}{unit}, {readable_time(spent)} so far"
+        left = spent / (self.done - self._start) * (self.total - self.done)
+        return f"{self.what}: {done}/{total}{unit}, about {readable_time(left)} left"
+
+    def say(self, line: str) -> None:
+        """A line of the step's own, on standard output."""
+        if self._bar is None:
+            print(line)
+        else:
+            tqdm.write(line)  # above the bar
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def over(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """The `items`, one by one, told of as they are done; of `total`, if that is not their length."""
+    with Told(what, total or length_hint(items) or None, unit) as told:
+        for item in items:
+            yield item
+            told.advance()
+
+
+def adopt(bars: type[tqdm], doing: str = "") -> None:
+    """Let a library's own class of tqdm bars tell in lines where there is no terminal; once. `doing` it is said first."""
+    if hasattr(bars, "_kdlab"):
+        return
+    begin, show = bars.__init__, bars.display
+
+    def init(self: Any, *arguments: Any, **named: Any) -> None:
+        self._told = None
+        if not speaks():
+            named["disable"] = True
+        elif not terminal():
+            named["file"] = io.StringIO()  # tqdm's own writing goes nowhere
+            named["disable"] = bool(named.get("disable"))  # None would be no bar where there is no terminal
+        begin(self, *arguments, **named)
+        if not terminal() and not self.disable:
+            what = f"{doing} {self.desc or ''}".strip().rstrip(": ")
+            self._told = Told(what, self.total, self.unit if self.unit == "B" else f"{self.unit}s", self.n)
+
+    def display(self: Any, *arguments: Any, **named: Any) -> Any:
+        if self._told is None:
+            return show(self, *arguments, **named)
+        self._told.total = self.total
+        self._told.to(self.n)
+        return True
+
+    bars.__init__, bars.display = init, display  # pyright: ignore[reportAttributeAccessIssue]
+    bars._kdlab = True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def readable_time(seconds: float | None) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds is None:
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,139 @@
+"""Which of a run's teachers remember, what they keep, where, and how much that will be."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdlab.errors import UserError
+from kdlab.methods.adoption import marks_of
+from kdlab.methods.knowledge.logits import Term, asks_teacher, function_of, on_logits
+from kdlab.methods.selection.strategies import kept
+from kdlab.runtime.ledger import Ledger
+from kdlab.stages import ksm_training
+from kdlab.stages.teachers import answer_cache
+from kdlab.teachers.cache.codec import Keeps
+from kdlab.teachers.specs import TeacherSpec
+from kdlab.teachers.teacher import Teacher
+
+if TYPE_CHECKING:
+    from kdlab.stages.base import Bench
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The caches of a run before its teachers are loaded: what they keep, and about how many bytes of how many rows."""
+
+    keeps: Keeps
+    rows: int
+    bytes: int
+
+
+def keeps_of(bench: Bench) -> Keeps:
+    """What the run's terms and rules read of a teacher's answer. UserError where the wanted vocabulary cannot give it."""
+    given, row = bench.config.teachers, bench.fixed_inputs
+    taught = [w for w in bench.terms().values() if asks_teacher(w.term)]
+    on = [w for w in taught if on_logits(w.term)]
+    reads = frozenset().union(*(function_of(w.term).on for w in taught))
+    adoption = bench.adoption()
+    marks = [] if adoption is None else [marks_of(rule) for rule in adoption.arms.values()]
+    theirs = any("theirs" in one.reads for one in marks)
+    logits = None
+    if on or theirs:
+        logits = "row" if row else "tokens" if any(w.at != "labelled" for w in on) else "labelled"
+    hidden = "all" if "hidden" in reads else "first" if "features" in ksm_training.looks(bench) else None
+    others = tuple(sorted(reads - {"logits", "hidden"}))
+    if given.cache_vocabulary == "full":
+        return Keeps(logits, hidden=hidden, others=others)
+    where = f"teachers.cache_vocabulary={given.cache_vocabulary}"
+    if row:
+        raise UserError(f"{where}: a task's classes are few and kept whole; this is for text (cache_vocabulary=full)")
+    if given.cache_k > bench.teacher_config.vocab_size:
+        raise UserError(
+            f"teachers.cache_k={given.cache_k}: the vocabulary has {bench.teacher_config.vocab_size} tokens"
+        )
+    if theirs:
+        raise UserError(
+            f"{where}: adopt={bench.config.adopt.name} goes by the teachers' uncertainty, which takes cache_vocabulary=full"
+        )
+    temperatures = {name: _temperature(w.term) for name, w in bench.terms().items() if w in on}
+    if None in temperatures.values():
+        name = next(name for name, found in temperatures.items() if found is None)
+        raise UserError(f"{where}: knowledge.terms.{name} compares all logits: cache_vocabulary=full")
+    if given.cache_vocabulary == "topk":
+        return Keeps(logits, "topk", given.cache_k, hidden=hidden, others=others)
+    if any(one.mixes == "answers" for one in marks):
+        raise UserError(
+            f"{where}: adopt={bench.config.adopt.name} mixes answers, which takes cache_vocabulary=full or topk"
+        )
+    found = sorted({t for t in temperatures.values() if t is not None})
+    if len(found) > 1:
+        raise UserError(
+            f"{where}: it draws at one temperature, and the terms have {found}: cache_vocabulary=full or topk"
+        )
+    return Keeps(logits, "sampled", given.cache_k, found[0] if found else 1.0, hidden, others)
+
+
+def check(bench: Bench) -> None:
+    """UserError where a cache could not keep what the run's terms and rules read."""
+    if bench.config.teachers.cache != "off":
+        keeps_of(bench)
+
+
+def _temperature(term: Term) -> float | None:
+    parameter = inspect.signature(term).parameters.get("temperature")
+    return None if parameter is None else float(parameter.default)
+
+
+def plan(bench: Bench, data: Any, batches: int, world: int) -> Plan | None:
+    """What the caches will keep, said with about how much; None without any. Nothing is loaded yet.
+
+    UserError where it is more than teachers.cache_limit, unless the run is to go on without.
+    """
+    given = bench.config.teachers
+    if given.cache == "off" or not bench.asks_teacher:
+        return None
+    keeps = keeps_of(bench)
+    rows = rows_asked(bench, len(data.train), batches, world)
+    members = bench.teacher_pool.members
+    size = sum(_row_bytes(bench, keeps, member, data) * rows for member in members)
+    epochs = 1 if bench.fixed_inputs else -(-batches // data.sampler(0, world).per_epoch)
+    total = int(size + (32 * len(data.train) * epochs * len(members) if given.cache == "disk" else 0))
+    less = "" if bench.fixed_inputs or keeps.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
+    if not answer_cache.affordable(bench, total, f"{rows:,} rows of {len(members)} teacher(s)", less):
+        return None
+    return Plan(keeps, rows, total)
+
+
+def rows_asked(bench: Bench, rows: int, batches: int, world: int) -> int:
+    """How many answers of a teacher a run will keep, at most."""
+    select, size = bench.config.select, bench.config.data.batch_size
+    each = kept(size * world, select.ratio) if select.scope == "global" else world * kept(size, select.ratio)
+    trainings = 1 + (bench.config.policy.episodes if bench.fixed_inputs and bench.config.policy.path is None else 0)
+    asked = trainings * batches * each + (select.evaluation_rows if select.observe == "kd" and select.ratio < 1 else 0)
+    return min(rows, asked) if bench.fixed_inputs else asked
+
+
+def _row_bytes(bench: Bench, keeps: Keeps, member: TeacherSpec, data: Any) -> float:
+    lengths = np.asarray(data.lengths, dtype=np.float64)
+    units = 1.0
+    if keeps.logits == "tokens":
+        units = float(lengths.mean())
+    elif keeps.logits == "labelled":
+        units = float(np.maximum(1, np.round(bench.config.data.mask_probability * (lengths - 2))).mean())
+    return answer_cache.row_bytes(
+        bench, keeps, member, units, float(lengths.mean()), float((lengths**2).mean()), bench.precision
+    )
+
+
+def attach(bench: Bench, found: Plan | None, teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> None:
+    """Give each teacher its cache; `rows` of the training set, `run` what names this run over its interruptions."""
+    if found is not None:
+        for member, teacher in zip(bench.teacher_pool.members, teachers, strict=True):
+            answer_cache.remember(
+                bench, member, teacher, found.keeps, rows, bench.rows_parts, bench.precision, ledger, run
+            )

@@ -1,0 +1,102 @@
+"""The targets of a configuration, instantiated: strategies, adoption rules, policies, rewards, knowledge terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import instantiate
+
+from kdlab.config.groups import Knowledge, Select
+from kdlab.config.teacher_groups import Adopt
+from kdlab.errors import UserError
+from kdlab.methods.selection.strategies import is_rowwise, needs_of
+from kdlab.modules.objective import Weighted
+from kdlab.modules.scoring_pass import EarlyExit, Memory
+from kdlab.stages.dry_run import check_adoption
+from kdlab.teachers.specs import TeacherSpec
+
+
+@dataclass
+class Selection:
+    """The instantiated parts of a group that chooses: the arms, the policy that picks one, the reward it learns from."""
+
+    arms: dict[str, Any]
+    policy: Any
+    reward: Any = None
+
+
+def selection(select: Select) -> Selection:
+    """Strategies, policy and reward; UserError for arms that do not exist or a policy that cannot use them."""
+    if not select.arms:
+        raise UserError("select.arms is empty: give it strategies, or choose select=random")
+    arms = {name: made(target, f"select.arms.{name}") for name, target in select.arms.items()}
+    for name, arm in arms.items():
+        if not callable(arm):
+            raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
+        if select.scoring == "stale":
+            for member in getattr(arm, "members", {name: arm}).values():
+                if needs_of(member) and not is_rowwise(member):
+                    raise UserError(
+                        f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
+                        "to remember; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
+                    )
+        needs_of(arm)  # pyright: ignore[reportArgumentType]
+    policy = made(select.policy, "select.policy", arms=list(arms))
+    reward = made(select.reward, "select.reward") if select.reward is not None else None
+    if hasattr(policy, "learn") and reward is None:
+        raise UserError(
+            f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.methods.selection.rewards.LossDecay"
+        )
+    return Selection(arms, policy, reward)
+
+
+def looks(select: Select, depth: int, rows: int) -> dict[str, Any]:
+    """How `Select` looks at a student of `depth` layers that learns from `rows` rows, as its arguments."""
+    if select.scoring == "stale":
+        return {"memory": Memory(rows, select.refresh)}
+    if select.scoring == "early_exit":
+        return {"look": EarlyExit(exit_layer(select, depth))}
+    return {}
+
+
+def exit_layer(select: Select, depth: int) -> int:
+    """After how many of a student's `depth` layers its head reads what rows are scored by; UserError for more."""
+    layers = (depth + 1) // 2 if select.exit_layer is None else select.exit_layer
+    if layers > depth:
+        raise UserError(f"select.exit_layer={layers}: the student has {depth} layers")
+    return layers
+
+
+def adoption(adopt: Adopt, members: Sequence[TeacherSpec], joint: Sequence[str], regression: bool) -> Selection | None:
+    """Adoption rules and their policy; None where no rule is needed. UserError as `check_adoption`."""
+    arms = {name: made(target, f"adopt.arms.{name}") for name, target in adopt.arms.items()}
+    check_adoption(adopt.name, arms, members, joint, regression)
+    if not arms:
+        return None
+    policy = made(adopt.policy, "adopt.policy", arms=list(arms))
+    if hasattr(policy, "learn"):
+        raise UserError(f"adopt.policy: {type(policy).__name__} learns from rewards, and adoption gives none")
+    return Selection(arms, policy)
+
+
+def terms(knowledge: Knowledge) -> dict[str, Weighted]:
+    """The knowledge terms with a weight above 0."""
+    found = {}
+    for name, t in knowledge.terms.items():
+        if t.weight > 0:
+            at = "labelled" if t.at == "masked" else t.at  # the same thing in the words of masked-LM
+            found[name] = Weighted(made(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until)
+    return found
+
+
+def made(target: Any, where: str, **more: Any) -> Any:
+    """One target of the configuration; the UserError of a constructor goes through, other failures name the place."""
+    try:
+        return instantiate(target, _convert_="all", **more)
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{where}: {str(cause).splitlines()[0]}") from error

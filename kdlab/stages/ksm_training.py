@@ -1,0 +1,270 @@
+"""How the knowledge terms are weighed, as the policy group says; a module that learns to weigh is trained first.
+
+KSM (Liu et al. 2022), Algorithm 1: the first stage trains the module over episodes, each a whole training of a student
+that starts anew; the second distils once with the module frozen. The module is an artifact, so other runs find it, and
+`policy.path=` takes it to other tasks.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kdlab.callbacks.decision import Adopt, Chooser, Weigh
+from kdlab.callbacks.ksm_phases import Phases, columns
+from kdlab.callbacks.select import Observer, Select
+from kdlab.errors import UserError, nearest
+from kdlab.methods.knowledge.logits import function_of
+from kdlab.methods.knowledge.weighing import looks_of
+from kdlab.methods.ksm.module import KSM
+from kdlab.methods.selection.policies import Fixed
+from kdlab.modules.distiller import Distiller
+from kdlab.modules.fit import fit, read_json
+from kdlab.runtime.ledger import Ledger
+from kdlab.runtime.seeding import stable
+from kdlab.stages.components import Selection, made
+from kdlab.storage.files import atomic_write_json
+from kdlab.storage.tables import Table
+from kdlab.teachers.teacher import Teacher
+from kdlab.types import Situation
+
+if TYPE_CHECKING:
+    from kdlab.stages.base import Bench
+
+Remember = Callable[
+    [Sequence[Teacher], Ledger, int, str], None
+]  # of so many training rows, for a training of that name
+
+LOG = "ksm.csv"  # in a trained module's folder: a row for each phase
+TRAINING = "training.json"  # and how it was rewarded
+
+
+def forget(teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> None:
+    """Teachers that remember nothing."""
+
+
+def check(bench: Bench) -> None:
+    """UserError for weighing that the terms, teachers or task cannot bear. Reads little, makes nothing."""
+    given = bench.config.policy
+    arms = _arms(bench)
+    modules = [name for name, arm in arms.items() if isinstance(arm, KSM)]
+    for name, arm in arms.items():
+        reads = looks_of(arm)
+        if "uncertainty" in reads and bench.regression:
+            raise UserError(f"policy.arms.{name} goes by uncertainty, and this task is regression, which has none")
+        if name not in modules:
+            _rehearse(bench, name, arm)
+    if modules and given.path is None and given.episodes == 0:
+        raise UserError(
+            f"policy={given.name}: {modules[0]} learns over episodes; give policy.episodes= (2, say), or policy.path= of a trained one"
+        )
+    if not modules and (given.path is not None or given.episodes):
+        raise UserError(
+            f"policy={given.name} has nothing that learns: policy.path and policy.episodes belong to policy=ksm"
+        )
+    if given.path is not None:
+        _loaded(bench, given.path)
+    elif modules and given.reward not in bench.score.names:
+        known = [name for name in bench.score.names if name in ("loss", "accuracy", "f1")]
+        raise UserError(f"policy.reward={given.reward}: this task is scored by {nearest(given.reward, known)}")
+    _policy(bench, arms)
+
+
+def weighing(
+    bench: Bench, batches: int, world: int, remember: Remember = forget
+) -> tuple[Selection | None, Path | None]:
+    """The rules that weigh the terms and the policy that picks one, and the log of a trained module's learning.
+
+    None where the terms keep their weights; where no module was trained here. Trains a module that is missing: on one process, with as many rows a step as all `world` of the run have together.
+    `remember` gives its teachers their caches.
+    """
+    given = bench.config.policy
+    arms = _arms(bench)
+    log = None
+    for name, arm in arms.items():
+        if isinstance(arm, KSM):
+            folder = Path(given.path) if given.path else _trained(bench, name, batches, world, remember)
+            arms[name], log = _loaded(bench, folder), folder / LOG
+    return (Selection(arms, _policy(bench, arms)) if arms else None), log if log and log.is_file() else None
+
+
+def looks(bench: Bench) -> frozenset[str]:
+    """What the run's weighing rules look at (`kdlab.methods.knowledge.weighing.looks_of`)."""
+    return frozenset().union(*(looks_of(arm) for arm in _arms(bench).values()))
+
+
+def reward_data(bench: Bench) -> str | None:
+    """What a module that weighs was rewarded on, "heldout" or "dev"; None where nothing learnt, or nobody wrote it down."""
+    given = bench.config.policy
+    if given.path is None:
+        return given.reward_data if given.episodes else None
+    told = Path(given.path) / TRAINING
+    return read_json(told).get("reward_data") if told.is_file() else None
+
+
+def _policy(bench: Bench, arms: dict[str, Any]) -> Any:
+    if not arms:
+        return None
+    policy = made(bench.config.policy.chooser, "policy.chooser", arms=list(arms))
+    if hasattr(policy, "learn"):
+        raise UserError(f"policy.chooser: {type(policy).__name__} learns from rewards, and weighing gives arms none")
+    return policy
+
+
+def _widths(bench: Bench) -> tuple[int, list[int]]:
+    members = bench.teacher_pool.members if bench.asks_teacher else []
+    return bench.student_cast.width, [member.config.hidden_size for member in members]
+
+
+def _arms(bench: Bench) -> dict[str, Any]:
+    arms = {}
+    for name, target in bench.config.policy.arms.items():
+        arm = made(target, f"policy.arms.{name}")
+        if "features" in looks_of(arm) and not bench.asks_teacher:
+            raise UserError(
+                f"policy.arms.{name} looks at teachers, and knowledge={bench.config.knowledge.name} asks none"
+            )
+        if isinstance(function_of(arm), type):
+            student, teachers = _widths(bench)
+            try:
+                arm = arm(
+                    terms=list(bench.terms()), student_width=student, teacher_widths=teachers, seed=bench.config.seed
+                )
+            except TypeError as error:
+                raise UserError(f"policy.arms.{name}: {error}") from error
+        if not callable(arm):
+            raise UserError(f"policy.arms.{name} is no weighing rule (a function of a Situation and the terms' names)")
+        arms[name] = arm
+    return arms
+
+
+def _rehearse(bench: Bench, name: str, arm: Any) -> None:
+    student, teachers = _widths(bench)
+    terms = tuple(bench.terms())
+    rows = torch.full((3,), 0.5)
+    seen = Situation(
+        rows, torch.ones(3, student), tuple(torch.ones(3, w) for w in teachers), torch.ones(3, len(teachers))
+    )
+    try:
+        found = arm(seen, terms)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"policy.arms.{name} is no weighing rule: {str(error).splitlines()[0]}") from error
+    shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    if shape not in ((len(terms),), (3, len(terms))):
+        raise UserError(f"policy.arms.{name}: of 3 rows and {len(terms)} terms it made {shape}, not {(len(terms),)}")
+
+
+def _loaded(bench: Bench, folder: str | Path) -> KSM:
+    module = KSM.load(Path(folder))
+    module.check(list(bench.terms()), *_widths(bench))
+    return module
+
+
+def _trained(bench: Bench, name: str, batches: int, world: int, remember: Remember) -> Path:
+    """The folder of the module, trained if the artifact store has none that was trained in the same way."""
+    config = bench.config
+    given = asdict(config.policy)
+    parts = {
+        "rows": {**bench.rows_parts, "order": config.data.order},
+        "teachers": [{**bench.teacher_pool.weights(m), "classes_known": m.classes} for m in bench.teacher_pool.members],
+        "student": bench.student_parts,
+        "knowledge": asdict(config.knowledge),
+        "select": asdict(config.select),
+        "adopt": {key: value for key, value in asdict(config.adopt).items() if key != "assistant"},
+        "policy": {key: given[key] for key in ("episodes", "phase", "reward", "reward_data", "reward_rows")},
+        "arm": given["arms"][name],
+        "optim": asdict(config.optim),
+        "seed": config.seed,
+        "batches": batches,
+        "accumulate": config.trainer.accumulate,
+        "batch_size": config.data.batch_size * world,
+        "precision": bench.precision,
+    }
+    return bench.preparation_of.get(
+        "ksm",
+        parts,
+        lambda out: _train(bench, out, name, batches, world, remember),
+        "the knowledge selection module, trained over episodes",
+        f"KSM, {config.policy.episodes} episodes",
+    )
+
+
+def _train(bench: Bench, out: Path, name: str, batches: int, world: int, remember: Remember) -> dict[str, Any]:
+    """Algorithm 2: the student is reset for each episode; rows, order and dropout are other ones each time."""
+    config, given = bench.config, bench.config.policy
+    steps = -(-batches // config.trainer.accumulate)
+    module = _arms(bench)[name]
+    module.learning = True
+    table = Table(out / LOG, ["episode", *columns(module)])
+    cost: dict[str, Any] = {}
+    seconds = 0.0
+    ledger, teachers = None, []
+    for episode in range(given.episodes):
+        seed = stable("episode", config.seed, episode) % 2**31
+        data = bench.data_module(batches, None, seed, config.data.batch_size * world)
+        if given.reward_data == "heldout":
+            data.set_aside(given.reward_rows)
+        if ledger is None:
+            ledger = Ledger(len(data.train), bench.fixed_inputs)
+            teachers = bench.teachers(ledger)
+            if bench.fixed_inputs:  # text is masked otherwise in each episode
+                remember(teachers, ledger, len(data.train), uuid.uuid4().hex)
+        student = bench.student(*teachers)
+        distiller = bench.distiller(student, teachers, ledger, steps, seed)
+        write = partial(_write, table, episode + 1)
+        phases = Phases(module, given.phase, steps, _measure(bench, distiller, data), write)
+        callbacks = _choosing(bench, distiller, data, steps, seed)
+        weigh = Weigh(Chooser("weigh", {name: module}, Fixed([name]), steps, seed))
+        what = f"KSM, episode {episode + 1} of {given.episodes}"
+        cost = fit(
+            distiller, data, steps, what, *callbacks, weigh, phases,
+            accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=bench.precision,
+        )  # fmt: skip
+        seconds += cost["seconds"]
+    module.learning = False
+    module.save(out)
+    atomic_write_json(out / TRAINING, {name: getattr(given, name) for name in ("reward", "reward_data", "episodes")})
+    return {**cost, "steps": steps * given.episodes, "seconds": seconds}
+
+
+def _write(table: Table, episode: int, row: dict[str, Any]) -> None:
+    table.write({"episode": episode, **row})
+
+
+def _choosing(bench: Bench, distiller: Distiller, data: Any, steps: int, seed: int) -> list[Any]:
+    """Selection and adoption as the run itself has them, begun anew."""
+    select, selection, adoption = bench.config.select, bench.selection(), bench.adoption()
+    found: list[Any] = []
+    if select.ratio < 1:
+        observer = Observer(distiller, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
+        chooser = Chooser(
+            "policy", selection.arms, selection.policy, steps, seed, selection.reward, observer, select.interval
+        )
+        found.append(Select(chooser, select.ratio, select.scope))
+    if adoption is not None:
+        found.append(Adopt(Chooser("adopt", adoption.arms, adoption.policy, steps, seed)))
+    return found
+
+
+def _measure(bench: Bench, distiller: Distiller, data: Any) -> Callable[[], float]:
+    """What should fall: the student's loss, or minus its accuracy or F1, on rows it does not learn from."""
+    given = bench.config.policy
+    sign = 1.0 if given.reward == "loss" else -1.0
+    held: list[Any] = []
+
+    def measure() -> float:
+        if not held:
+            batches = data.aside_batches() if given.reward_data == "heldout" else data.heldout_splits(final=True)[""]
+            held.extend(batch.to(distiller.device) for batch in batches)
+        with distiller.metered("observation"):
+            return sign * distiller.measure(held, part="observation")[given.reward]
+
+    return measure

@@ -1,0 +1,132 @@
+"""A teacher's cache: what names it, where it lies, whether there is room; for the run itself and for what it rests on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdlab.errors import UserError
+from kdlab.models import flops
+from kdlab.runtime.ledger import Ledger
+from kdlab.storage.artifacts import key_of
+from kdlab.storage.files import free_bytes, readable_size
+from kdlab.teachers.cache.cache import AnswerCache, Unusable
+from kdlab.teachers.cache.codec import Keeps
+from kdlab.teachers.cache.maintenance import ENDING
+from kdlab.teachers.cache.store import DiskStore, MemoryStore
+from kdlab.teachers.specs import TeacherSpec
+from kdlab.teachers.teacher import Teacher, held_in
+
+if TYPE_CHECKING:
+    from kdlab.stages.base import Bench
+
+KIND = "answers"  # a folder of the artifact store; what is in it grows, so it is none of the store's artifacts
+FORMAT = 1
+GIGABYTE = 10**9
+
+
+def affordable(bench: Bench, total: int, said: str, mend: str = "") -> bool:
+    """Whether answers of `total` bytes are within teachers.cache_limit, which `said` and the rest of the line tells.
+
+    UserError where they are not, unless the run is to go on without; `mend`: what else would help.
+    """
+    given = bench.config.teachers
+    place = "memory" if given.cache == "memory" else str(Path(bench.config.artifacts) / KIND)
+    said = f"teacher cache: about {readable_size(total)} for {said} in {place}"
+    if total > given.cache_limit * GIGABYTE:
+        said += f", over the limit of {given.cache_limit:g} GB"
+        if given.cache_over == "refuse":
+            raise UserError(
+                f"{said}: raise teachers.cache_limit, or {mend}teachers.cache=off, teachers.cache_over=without"
+            )
+        bench.say(f"{said}: the run goes on without")
+        return False
+    free = free_bytes(Path(bench.config.artifacts))
+    if given.cache == "disk" and total > free:
+        said += f" ({readable_size(free)} are free: if that is not enough, the run goes on without writing)"
+    bench.say(said)
+    return True
+
+
+def outputs_of(bench: Bench, member: TeacherSpec) -> int:
+    """C or V of a teacher's logits."""
+    if not bench.fixed_inputs:
+        return int(member.config.vocab_size)
+    return bench.answer[0] if member.classes is None else len(member.classes)
+
+
+def row_bytes(
+    bench: Bench, keeps: Keeps, member: TeacherSpec, units: float, length: float, squared: float, precision: str
+) -> float:
+    """About how many bytes the answer to a row takes; of rows with `units` units and `length` tokens on average."""
+    shape = flops.shape_of(member.config)
+    cast = (shape.layers, shape.hidden, shape.heads)
+    return keeps.bytes(units, length, squared, outputs_of(bench, member), cast, 4 if precision == "32-true" else 2)
+
+
+def remember(
+    bench: Bench,
+    member: TeacherSpec,
+    teacher: Teacher,
+    keeps: Keeps,
+    rows: int,
+    rows_parts: Mapping[str, Any],
+    precision: str,
+    ledger: Ledger,
+    run: str,
+) -> None:
+    """Give `teacher` its cache of answers to a training set of `rows` rows, which `rows_parts` name.
+
+    `precision` of the training that asks; `run` names it over its interruptions. What trains in one process shares what
+    is remembered in memory.
+    """
+    given = bench.config.teachers
+    parts = {
+        "format": FORMAT,
+        **bench.teacher_pool.weights(member),
+        "config": _config_of(teacher),
+        "classes_known": member.classes and list(member.classes),
+        "rows": dict(rows_parts),
+        "mask_seed": None if bench.fixed_inputs else bench.config.seed,
+        "precision": precision,
+        **({"held": str(held_in(precision))} if held_in(precision) else {}),
+        "keeps": asdict(keeps),
+    }
+    key = key_of(parts)
+    store = bench.memories.setdefault(key, MemoryStore())
+    if given.cache == "disk":
+        data = bench.config.data.path or bench.config.data.task or type(bench.source).__name__
+        folder = Path(bench.config.artifacts) / KIND / f"{key}{ENDING}"
+        store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": data})
+    cache = AnswerCache(
+        store, keeps, outputs_of(bench, member), key, bench.fixed_inputs, ledger, given.cache_fill == "alone",
+        given.cache_trouble, bench.say,
+    )  # fmt: skip
+    cache.run = int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "little")
+    if isinstance(store, DiskStore):
+        if not _opened(cache, store):
+            return
+        bench.store.used[f"{KIND}/{store.folder.name}"] = None
+        bench.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
+    teacher.cache = cache
+
+
+def _config_of(teacher: Teacher) -> dict[str, Any]:
+    """How a teacher's weights are used."""
+    found = json.loads(teacher.encoder.model.config.to_json_string())
+    return {key: value for key, value in found.items() if key not in ("_name_or_path", "transformers_version")}
+
+
+def _opened(cache: AnswerCache, store: DiskStore) -> bool:
+    try:
+        store.open(cache.mind)
+    except Unusable:
+        return False
+    except OSError as error:
+        cache.failed(error, "it")
+        return False
+    return True

@@ -1,0 +1,293 @@
+"""Teachers of a task: classifiers, as they are given or fine-tuned here; shallower ones, specialists, assistants."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kdlab.config.teacher_groups import Finetune
+from kdlab.data.datamodules import TaskDataModule
+from kdlab.data.tasks import dataset, labels, metrics
+from kdlab.data.tasks.registry import TaskShape
+from kdlab.data.tasks.rows import TaskData
+from kdlab.errors import UserError
+from kdlab.methods.knowledge.logits import label_loss
+from kdlab.models import loading
+from kdlab.models.encoder import Encoder
+from kdlab.modules.distiller import Distiller
+from kdlab.modules.evaluation import TaskScore, over_splits
+from kdlab.modules.fit import first_device, fit, precision_of, read_json
+from kdlab.modules.objective import Weighted
+from kdlab.modules.optimizer import Optim
+from kdlab.runtime import distributed
+from kdlab.runtime.ledger import Ledger
+from kdlab.runtime.seeding import reseed
+from kdlab.stages.teachers import answer_cache
+from kdlab.stages.teachers.base import TeacherPool
+from kdlab.storage.files import atomic_write_json
+from kdlab.teachers.cache.codec import Keeps
+from kdlab.teachers.specs import TeacherSpec
+from kdlab.teachers.teacher import Teacher, held_in
+
+if TYPE_CHECKING:
+    from kdlab.stages.finetuning import TaskBench
+
+LABELS = {"label": Weighted(label_loss, 1.0)}
+
+
+class TaskTeacherPool(TeacherPool):
+    """The classifiers that teach a task."""
+
+    bench: TaskBench
+
+    def __init__(self, bench: TaskBench) -> None:
+        super().__init__(bench)
+        self._met: dict[str, Teacher] = {}
+
+    # ---- who they are
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.bench.shape.labels
+
+    @property
+    def outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.bench.shape.outputs
+
+    def shape(self, member: TeacherSpec) -> TaskShape:
+        """The task as a teacher knows it: a specialist's has its own classes alone."""
+        whole = self.bench.shape
+        if member.classes is None or whole.labels is None:
+            return whole
+        return replace(whole, labels=tuple(whole.labels[i] for i in member.classes))
+
+    def given(self, member: TeacherSpec) -> bool:
+        """Whether a teacher comes as a classifier and is taken as it is; otherwise it is made here."""
+        if member.layers is not None or member.assistant is not None:
+            return False
+        return loading.has_head(member.source.place, member.source.config, self.bench.head)
+
+    def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
+        """UserError for a given teacher of another task."""
+        if not self.given(member):
+            return None
+        theirs, ours = loading.labels_of(member.source.config), self.bench.shape.labels
+        if ours is None:
+            if len(theirs) != 1:
+                raise UserError(f"the teacher {member.name} tells {len(theirs)} classes apart; this task is regression")
+            return None
+        return labels.align(ours, theirs)
+
+    def check_one(self, member: TeacherSpec) -> None:
+        if not self.given(member):
+            _ = member.assistant or self.recipe(member)
+        elif member.classes is not None:
+            raise UserError(
+                f"teachers.split={self.bench.config.teachers.split}: the teacher {self.main.name} is a classifier already; "
+                "specialists are fine-tuned from an encoder"
+            )
+        else:
+            self.order(member)
+
+    # ---- what they are made of
+
+    def folder_of_rows(self, member: TeacherSpec) -> Path:
+        """The tokenised rows that a teacher learns and is scored on: a specialist's are those of its classes."""
+        bench = self.bench
+        if member.classes is None:
+            return bench.task_folder
+        known = member.classes
+
+        def build(out: Path) -> None:
+            dataset.prepare(among(bench.rows, known), bench.tokenizer, out, max_length=bench.config.data.max_length)
+
+        parts = {**bench.task_parts, "classes": list(known)}
+        return bench.store.get("task", parts, build, f"the rows of {member.name}")
+
+    def rows(
+        self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
+    ) -> TaskDataModule:
+        return self.bench.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return self.bench.task_parts
+
+    def recipe(self, member: TeacherSpec) -> Finetune:
+        """How a teacher is fine-tuned here; UserError where nothing is said about it."""
+        recipe = self.bench.config.teachers.finetune
+        if recipe is None:
+            raise UserError(
+                f"the teacher {member.name} is no classifier, and teachers.finetune says nothing about training one"
+            )
+        return replace(recipe, precision=precision_of(recipe.precision, self.bench.config.trainer.accelerator))
+
+    def made(self, member: TeacherSpec) -> str | Path:
+        """A classifier of this task: as it was given, or fine-tuned."""
+        if self.given(member):
+            return member.source.place
+        recipe = self.recipe(member)
+        parts = {"model": member.source.sha256(), "task": self.bench.task_parts, "recipe": asdict(recipe)}
+        parts |= {"layers": list(member.layers)} if member.layers is not None else {}
+        parts |= {"classes": list(member.classes)} if member.classes is not None else {}
+        who = "the teacher" if member.title == "teacher" else f"the {member.title}"
+        stage = f"{member.title}, {member.depth} layers, fine-tuned"
+        return self.bench.preparation_of.get(
+            "classifier",
+            parts,
+            lambda out: self._finetune(out, member, recipe),
+            f"{who}, fine-tuned on this task",
+            stage,
+        )
+
+    def _finetune(self, out: Path, member: TeacherSpec, recipe: Finetune) -> dict[str, Any]:
+        reseed(recipe.seed, "finetune")
+        shape = self.shape(member)
+        model = self._encoder(member, shape)
+        loading.freeze(model, recipe.freeze)
+        if recipe.dropout is not None:
+            loading.set_dropout(model, recipe.dropout)
+        data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs)
+        steps = data.sampler().batches
+        optim = Optim(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
+        ledger = Ledger(len(data.train), self.bench.fixed_inputs)
+        module = Distiller(
+            Encoder(model.train()), LABELS, optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(shape)
+        )
+        accelerator = self.bench.config.trainer.accelerator
+        cost = fit(
+            module, data, steps, f"fine-tuning {member.title}", accelerator=accelerator, precision=recipe.precision
+        )
+        model.save_pretrained(out)
+        self.bench.tokenizer.save_pretrained(out)
+        return cost
+
+    def _encoder(self, member: TeacherSpec, shape: TaskShape) -> Any:
+        """A teacher's layers, not fine-tuned, with a new head."""
+        model = loading.with_new_classifier(member.source.place, member.source.revision, shape)
+        return model if member.layers is None else loading.student_from(model, member.layers)
+
+    def start(self, member: TeacherSpec, seed: int) -> Any:
+        given = member.assistant
+        if given is not None and given.path is not None:
+            return self.bench.load(given.path, None, seed)
+        reseed(seed, "student head")
+        return self._encoder(member, self.bench.shape)
+
+    def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
+        """Logits alone: runs whose knowledge reads no more, on the same rows, find them too."""
+        bench, keeps = self.bench, Keeps("row")
+        if bench.config.teachers.cache == "off":
+            return
+        each = answer_cache.row_bytes(bench, keeps, self.main, 1.0, 0.0, 0.0, precision)
+        if answer_cache.affordable(bench, int((each + 32) * rows), f"{rows:,} rows that the assistant learns from"):
+            parts = {"task": self.folder_of_rows(member).name}
+            run = uuid.uuid4().hex
+            answer_cache.remember(bench, self.main, teacher, keeps, rows, parts, precision, ledger, run)
+
+    def load(self, member: TeacherSpec) -> Any:
+        return loading.load_classifier(self.folder(member), self.revision(member))
+
+    # ---- how good they are
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Each teacher's scores on dev by its title, a specialist's on the rows of its classes.
+
+        UserError for one that is no better than always answering the majority class.
+        """
+        return {member.title: self.scores_of(member, self._met.get(member.name)) for member in self.members}
+
+    def meet(self, teachers: Sequence[Teacher]) -> None:
+        """Score all teachers before the first step (collective), where any is shared out over the ranks."""
+        if any(teacher.shared for teacher in teachers):
+            self._met = {teacher.name: teacher for teacher in teachers}
+            _ = self.scores
+
+    def scores_of(self, member: TeacherSpec, met: Teacher | None = None) -> dict[str, float]:
+        """A teacher's scores, found or made; `met`: the teacher that all ranks have, who make them together (collective)."""
+        bench = self.bench
+        shape, data_parts = self.shape(member), bench.task_parts
+        if member.classes is not None:
+            data_parts = {**data_parts, "classes": list(member.classes)}
+
+        parts = {**self.weights(member), "task": data_parts}
+        if met is not None and (dtype := held_in(bench.precision)) is not None:
+            parts["numbers"] = str(dtype)
+        together: dict[str, float] = {}
+
+        def scored() -> dict[str, float]:
+            data = self.rows(member, 0, bench.config.data.batch_size, 1, None)
+            device = first_device(bench.config.trainer.accelerator)
+            teacher, score = met or self.teacher(member).to(device), TaskScore(shape)
+            return over_splits(
+                lambda b: score(teacher.encoder, teacher.over(b), device, project=teacher.project),
+                data.heldout_splits(final=True),
+            )
+
+        def build(out: Path) -> None:
+            atomic_write_json(out / "scores.json", together or scored())
+
+        if met is not None and not distributed.broadcast_object(bench.store.find("scores", parts) is not None):
+            together = scored()
+        who = "teacher" if member.title == "teacher" else member.title
+        found = read_json(bench.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
+        shown = self.main.name if member is self.main else member.name
+        of_its = "" if member.classes is None else f" (rows of {', '.join(shape.labels or ())})"
+        self.bench.say(f"{'assistant' if member.assistant else f'teacher {shown}'}: {described(found, shape)}{of_its}")
+        self._check_scores(member, found["score"])
+        return found
+
+    def _check_scores(self, member: TeacherSpec, score: float) -> None:
+        nothing = self.majority(member)["score"]
+        if not self.bench.config.teachers.sanity or score > nothing:
+            return
+        mend = "adopt.assistant.*" if member.assistant else "teachers.finetune.*"
+        constant = "a constant" if self.bench.shape.regression else "always the majority class"
+        raise UserError(
+            f"the {'assistant' if member.assistant else f'teacher {member.name}'} scores {score:.3f} on dev, no better "
+            f"than {constant} ({nothing:.3f}): it has nothing to teach; train it longer ({mend}), take another, or "
+            "teachers.sanity=false"
+        )
+
+    def majority(self, member: TeacherSpec) -> dict[str, float]:
+        """The scores on dev of the class that most training rows have (in regression: of a constant)."""
+        data = self.rows(member, 0, 1, 1, None)
+        shape = self.shape(member)
+        train = torch.tensor(data.train.labels)
+        answer = train[~train.isnan()].mean() if shape.regression else train[train >= 0].bincount().argmax()
+        whole = {}
+        for split, rows in data.dev_splits().items():
+            truth = torch.tensor(rows.labels)
+            whole[split] = metrics.score(shape.metrics, answer.expand(len(truth)), truth)
+        return {**{k: v for k, v in whole[""].items() if k != "average"}, "score": metrics.task_average(whole)}
+
+
+def described(scores: dict[str, float], shape: TaskShape) -> str:
+    """Scores in words, e.g. "accuracy 0.912 on dev"."""
+    return ", ".join(f"{name} {scores[name]:.3f}" for name in shape.metrics) + " on dev"
+
+
+def among(data: TaskData, classes: Sequence[int]) -> TaskData:
+    """The rows of some classes, numbered anew in that order, of train and dev; UserError where a split has none."""
+    names = data.shape.labels
+    assert names is not None
+    number = {label: i for i, label in enumerate(classes)}
+    kept = {
+        split: [row._replace(label=number[int(row.label)]) for row in rows if row.label in number]
+        for split, rows in data.splits.items()
+        if split == "train" or split.startswith("dev")
+    }
+    known = tuple(names[i] for i in classes)
+    empty = next((split for split, rows in kept.items() if not rows), None)
+    if empty is not None:
+        raise UserError(
+            f"the split {empty} has no row of the classes {', '.join(known)}, which one specialist would know"
+        )
+    return TaskData(replace(data.shape, labels=known), kept)

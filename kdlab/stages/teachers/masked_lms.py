@@ -1,0 +1,145 @@
+"""Teachers of plain text: masked-LM models, as they are given or with a head that is trained here; shallower ones; assistants."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdlab.config.teacher_groups import Prepare
+from kdlab.data.datamodules import CorpusDataModule
+from kdlab.errors import UserError
+from kdlab.methods.knowledge.logits import label_cross_entropy
+from kdlab.models import loading
+from kdlab.models.encoder import Encoder
+from kdlab.modules.distiller import Distiller
+from kdlab.modules.fit import fit, read_json
+from kdlab.modules.objective import Weighted
+from kdlab.modules.optimizer import Optim
+from kdlab.runtime.ledger import Ledger
+from kdlab.runtime.seeding import reseed
+from kdlab.stages.teachers.base import TeacherPool
+from kdlab.storage.files import atomic_write_json
+from kdlab.teachers.specs import TeacherSpec
+
+if TYPE_CHECKING:
+    from kdlab.stages.pretraining import TextBench
+
+
+class TextTeacherPool(TeacherPool):
+    """The masked-LM models that teach on text."""
+
+    bench: TextBench
+
+    @property
+    def classes(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return None
+
+    @property
+    def outputs(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return None
+
+    def headed(self, member: TeacherSpec) -> bool:
+        """Whether a teacher's source comes with a masked-LM head."""
+        return loading.has_head(member.source.place, member.source.config)
+
+    def check_one(self, member: TeacherSpec) -> None:
+        if member.assistant is None and (member.layers is not None or not self.headed(member)):
+            self.recipe(member)
+
+    def recipe(self, member: TeacherSpec) -> Prepare:
+        """How a teacher is prepared; UserError where nothing is said about it."""
+        prepare = self.bench.config.teachers.prepare
+        if prepare is None:
+            lack = "has some layers of another model" if member.layers is not None else "has no masked-LM head"
+            raise UserError(f"the teacher {member.name} {lack}, and teachers.prepare says nothing about training one")
+        return prepare
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return self.bench.corpus_parts
+
+    def rows(
+        self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
+    ) -> CorpusDataModule:
+        return self.bench.rows_of(seed, batch_size, self.bench.config.data.mask_probability, steps, epochs)
+
+    def load(self, member: TeacherSpec) -> Any:
+        return loading.load_masked_lm(self.folder(member), self.revision(member))
+
+    def start(self, member: TeacherSpec, seed: int) -> Any:
+        given = member.assistant
+        if given is not None and given.path is not None:
+            return self.bench.load(given.path)
+        assert member.layers is not None
+        return loading.student_from(self.load(self.main), member.layers)
+
+    def made(self, member: TeacherSpec) -> str | Path:
+        """A teacher with a masked-LM head: as it was given, or prepared."""
+        if member.layers is None and self.headed(member):
+            return member.source.place
+        prepare = self.recipe(member)
+        parts = {"model": member.source.sha256(), "corpus": self.parts, "recipe": asdict(prepare)}
+        if member.layers is not None:
+            whole = self._whole(member)
+            parts |= {"model": self.weights(whole)["teacher"], "layers": list(member.layers)}
+        who = (
+            "the teacher's masked-LM head" if member.title == "teacher" else f"the {member.title}, prepared on the text"
+        )
+        stage = f"{member.title}, {member.depth} layers, prepared"
+        folder = self.bench.preparation_of.get(
+            "teacher", parts, lambda out: self._prepare(out, member, prepare), who, stage
+        )
+        self._say(member, folder)
+        return folder
+
+    def _whole(self, member: TeacherSpec) -> TeacherSpec:
+        """The teacher whose layers a shallower one takes, with its head."""
+        return (
+            self.main
+            if member.source is self.main.source
+            else TeacherSpec(f"{member.name}-whole", f"teacher {member.name}, whole", member.source)
+        )
+
+    def _prepare(self, out: Path, member: TeacherSpec, prepare: Prepare) -> dict[str, Any]:
+        """Train a masked-LM head, and the encoder with it, on the corpus; one process, whatever the run uses."""
+        bench = self.bench
+        reseed(prepare.seed, "prepare")
+        if member.layers is None:
+            counts = np.load(bench.corpus_folder / "token_counts.npy")
+            model = loading.with_new_head(member.source.place, counts, bench.tokenizer.mask_token_id)  # pyright: ignore
+        else:
+            model = loading.student_from(self.load(self._whole(member)), member.layers)
+        loading.freeze(model, prepare.freeze)
+        loading.set_dropout(model, prepare.dropout)
+        data = bench.rows_of(
+            prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
+        )
+        terms = {"mlm": Weighted(label_cross_entropy, 1.0)}
+        optim = Optim(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
+        ledger = Ledger(len(data.train), bench.fixed_inputs)
+        module = Distiller(Encoder(model.train()), terms, optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
+        accelerator = bench.config.trainer.accelerator
+        cost = fit(module, data, prepare.max_steps, f"preparing {member.title}", accelerator=accelerator)
+        self.finish(module, data, out)
+        model.save_pretrained(out)
+        bench.tokenizer.save_pretrained(out)
+        return cost
+
+    def finish(self, module: Distiller, data: Any, out: Path) -> None:
+        atomic_write_json(out / "heldout.json", module.measure(data.heldout_splits()[""]))
+
+    def _distilled(self, member: TeacherSpec) -> Path:
+        folder = super()._distilled(member)
+        self._say(member, folder)
+        return folder
+
+    def _say(self, member: TeacherSpec, folder: Path) -> None:
+        heldout = read_json(folder / "heldout.json")
+        name = self.main.name if member is self.main else member.name
+        self.bench.say(
+            f"{'' if member.assistant else 'teacher '}{name}: held-out masked-LM loss {heldout['loss']:.3f}, "
+            f"accuracy {heldout['accuracy']:.1%}"
+        )

@@ -1,0 +1,280 @@
+"""The artifact store: prepared teachers, assistants, tokenised data, each made once and found by what made it.
+
+An artifact is a folder `<root>/<kind>/<16 hex digits>`; the digits hash the canonical JSON of everything its content
+depends on. `manifest.json` inside lists those parts and the size and SHA-256 of every file, and is checked whenever
+the artifact is asked for. Command: `python -m kdlab.artifacts list|verify|prune`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kdlab import __version__
+from kdlab.storage.files import (
+    NO_SPACE,
+    atomic_write_json,
+    atomic_write_text,
+    fsync_folder,
+    locked,
+    native_errors,
+    plain_errors,
+    sha256_of,
+)
+
+MANIFEST = "manifest.json"
+_KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
+KEY = re.compile(r"[0-9a-f]{16}")
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
+LEFT = re.compile(r"\.[0-9a-f]{16}\.(tmp|lock)")
+_ABSENT = "it does not exist"
+# The tag that backup programs know caches by; here it also tells a store from a folder that is none of our business.
+TAG = "CACHEDIR.TAG"
+TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# kdlab artifacts: python -m kdlab.artifacts list\n"
+_held: dict[Path, int] = {}  # manifests this process has read, each open with a shared lock: prune leaves them alone
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """16 hex digits of the SHA-256 of `parts` as canonical JSON (sorted keys; NaN and other objects are refused)."""
+    return hashlib.sha256(_canonical(parts)).hexdigest()[:16]
+
+
+@dataclass
+class Store:
+    """Artifacts under `root`; `say` takes the one-line messages (making, waiting, damaged)."""
+
+    root: Path
+    say: Callable[[str], None] = print
+    used: dict[str, None] = field(default_factory=dict)  # "kind/key" of what was asked for, in that order
+
+    def get(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], None], what: str = "") -> Path:
+        """The verified folder of the artifact that `parts` decide, made by `build(empty folder)` if need be.
+
+        `kind` is a plain name, `what` says in words what is made. Of several processes that want the same artifact one
+        builds and the others wait. A damaged one is named and made again. When `build` raises, nothing is left and the
+        exception goes on; a store that cannot be written or read is a `UserError`.
+        """
+        final = self._place(kind, parts)
+        what = what or f"{kind} {final.name}"
+        if fault_of(final) is None:
+            return self._used(final)
+        with ExitStack() as stack:
+            with plain_errors(f"making {what}", self.root):
+                final.parent.mkdir(parents=True, exist_ok=True)
+                if not (self.root / TAG).exists():
+                    atomic_write_text(self.root / TAG, TAG_TEXT)
+                lock = locked(
+                    lock_of(final), waiting=lambda holder: self.say(f"{what}: {holder} is making it, waiting for that")
+                )
+                stack.enter_context(lock)
+            fault = fault_of(final)  # again: whoever held the lock may have made it
+            if fault is None:
+                return self._used(final)
+            if fault != _ABSENT:
+                self.say(f"{what} in {final} is damaged: {fault}; making it again")
+            self.say(f"making {what}, to be kept in {final}")
+            self._make(final, parts, build, what)
+        return self._used(final)
+
+    def find(self, kind: str, parts: Mapping[str, Any]) -> Path | None:
+        """The verified folder of the artifact that `parts` decide, or None; a damaged one is named."""
+        final = self._place(kind, parts)
+        fault = fault_of(final)
+        if fault is None:
+            return self._used(final)
+        if fault != _ABSENT:
+            self.say(f"{kind} in {final} is damaged: {fault}")
+        return None
+
+    def _used(self, final: Path) -> Path:
+        self.used[f"{final.parent.name}/{final.name}"] = None
+        with suppress(OSError):  # a shared store may be read-only
+            os.utime(final / MANIFEST)
+        _hold(final)
+        return final
+
+    def _place(self, kind: str, parts: Mapping[str, Any]) -> Path:
+        if not _KIND.fullmatch(kind):
+            raise ValueError(f"kind must be a plain lower-case name, got {kind!r}")
+        return Path(self.root) / kind / key_of(parts)
+
+    def _make(self, final: Path, parts: Mapping[str, Any], build: Callable[[Path], None], what: str) -> None:
+        """Build beside `final` and take its name; the caller holds the lock."""
+        temporary, began = temporary_of(final), time.monotonic()
+        try:
+            with plain_errors(f"making {what}", self.root):
+                discard(final)
+                temporary.mkdir()
+            try:
+                with native_errors():
+                    build(temporary)
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise  # about the builder's own input, not about the store
+                with plain_errors(f"making {what}", self.root):
+                    raise
+            with plain_errors(f"making {what}", self.root):
+                atomic_write_json(temporary / MANIFEST, _manifest(temporary, parts, what, time.monotonic() - began))
+                os.rename(temporary, final)
+                fsync_folder(final.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def temporary_of(final: Path) -> Path:
+    return final.with_name(f".{final.name}.tmp")
+
+
+def lock_of(final: Path) -> Path:
+    return final.with_name(f".{final.name}.lock")
+
+
+def _hold(final: Path) -> None:
+    """Keep a shared lock on an artifact's manifest until this process ends: it is in use."""
+    if final not in _held:
+        with suppress(OSError):  # no locks there, or no more open files: then its age alone protects it
+            _held[final] = os.open(final / MANIFEST, os.O_RDONLY)
+            fcntl.flock(_held[final], fcntl.LOCK_SH)  # waits while `in_use` of another process looks, a moment
+
+
+def in_use(final: Path) -> bool:
+    """Whether another process has read this artifact and still runs."""
+    _release(final)
+    with suppress(OSError):
+        descriptor = os.open(final / MANIFEST, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def _release(final: Path) -> None:
+    if final in _held:
+        os.close(_held.pop(final))
+
+
+def discard(final: Path) -> None:
+    """Remove an artifact and what an interrupted builder left; a kill on the way leaves only the latter."""
+    temporary = temporary_of(final)
+    _release(final)
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    if final.is_symlink():
+        final.unlink()
+    elif final.exists():
+        os.rename(final, temporary)
+        shutil.rmtree(temporary)
+
+
+def _manifest(folder: Path, parts: Mapping[str, Any], what: str, seconds: float) -> dict[str, Any]:
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()) or name == MANIFEST:
+            raise ValueError(f"an artifact holds plain files and no {MANIFEST} of its own; the builder wrote {name}")
+        if path.is_dir():
+            fsync_folder(path)
+            continue
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        files[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+    if not files:
+        raise ValueError(f"the builder of {what} wrote no file into {folder}")
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    body = {
+        "what": what,
+        "parts": dict(parts),
+        "files": files,
+        "kdlab": __version__,
+        "created": created,
+        "seconds": round(seconds, 1),
+    }
+    return {**body, "sha256": hashlib.sha256(_canonical(body)).hexdigest()}
+
+
+def read_manifest(final: Path) -> dict[str, Any] | str:
+    """The manifest of an artifact, or what is wrong with it. PermissionError goes through."""
+    try:
+        manifest = json.loads((final / MANIFEST).read_bytes())
+        found = hashlib.sha256(_canonical({name: manifest[name] for name in manifest if name != "sha256"})).hexdigest()
+        if found != manifest["sha256"]:
+            return f"{MANIFEST} has SHA-256 {found}, {manifest['sha256']} was recorded"
+        if key_of(manifest["parts"]) != final.name:
+            return f"{MANIFEST} belongs to artifact {key_of(manifest['parts'])}"
+        for name, file in manifest["files"].items():
+            if name != PurePosixPath(name).as_posix() or name.startswith("/") or ".." in name.split("/"):
+                return f"{MANIFEST} names {name!r}, which is no file of the artifact"
+            if not (isinstance(file["sha256"], str) and isinstance(file["size"], int)):
+                return f"{MANIFEST} has no checksum of {name}"
+    except PermissionError:
+        raise  # nothing is known about it then, and nothing may be removed
+    except (FileNotFoundError, NotADirectoryError):
+        return f"it has no {MANIFEST}"
+    except OSError as error:
+        return f"{MANIFEST} cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"{MANIFEST} is not what was written: {error}"
+    return manifest
+
+
+def fault_of(final: Path) -> str | None:
+    """What is wrong with an artifact; None after every byte was read and found right."""
+    with plain_errors("checking an artifact", final.parent):
+        if not final.exists():
+            return _ABSENT
+        manifest = read_manifest(final)
+        if isinstance(manifest, str):
+            return manifest
+        for name, expected in manifest["files"].items():
+            path = final / name
+            if not path.is_file() or path.resolve() != final.resolve() / name:  # not by way of a link
+                return f"{name} is missing (SHA-256 {expected['sha256']} was recorded)"
+            size = path.stat().st_size
+            if size != expected["size"]:
+                return f"{name} has {size} bytes, {expected['size']} were recorded (SHA-256 {expected['sha256']})"
+            try:
+                found = sha256_of(path)
+            except PermissionError:
+                raise
+            except OSError as error:
+                return f"{name} cannot be read: {error.strerror} (SHA-256 {expected['sha256']} was recorded)"
+            if found != expected["sha256"]:
+                return f"{name} has SHA-256 {found}, {expected['sha256']} was recorded"
+    return None
+
+
+def entries(root: Path, pattern: re.Pattern[str] = KEY) -> Iterator[Path]:
+    """What the kinds of a store hold under names of a pattern, in order."""
+    for kind in sorted(root.iterdir()):
+        if kind.is_dir() and not kind.is_symlink() and _KIND.fullmatch(kind.name):
+            yield from (path for path in sorted(kind.iterdir()) if pattern.fullmatch(path.name))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `python -m kdlab.artifacts` (`kdlab.artifacts`); returns the exit code."""
+    from kdlab import artifacts  # which imports this room
+
+    return artifacts.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

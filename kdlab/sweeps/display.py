@@ -1,0 +1,142 @@
+"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol, TextIO
+
+from kdlab.runtime.progress import SECONDS, readable_time
+from kdlab.sweeps import job_logs
+from kdlab.sweeps.job_status import Progress, Tally
+
+PLAIN_SECONDS = SECONDS  # without a terminal: how often a line comes at least
+LIVE_SECONDS = 0.5
+ROWS = 12  # running jobs that the table shows
+
+
+class Board(Protocol):
+    def changed(self, one: Progress) -> None:
+        """A job has begun or ended."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+    def say(self, line: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def board_of(tally: Tally, title: str, stream: TextIO) -> Board:
+    """The live table where `stream` is a terminal, lines where it is not."""
+    return Live(tally, title, stream) if stream.isatty() else Plain(tally, stream)
+
+
+def summary(tally: Tally) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in tally.counts().items())
+    left = tally.seconds_left()
+    return counts + (
+        f"; about {readable_time(left)} left" if left and (tally.count("left") or tally.count("running")) else ""
+    )
+
+
+class Plain:
+    """A line for every change, and one a minute."""
+
+    def __init__(self, tally: Tally, stream: TextIO) -> None:
+        self.tally, self.stream = tally, stream
+        self._said = time.monotonic()
+
+    def say(self, line: str) -> None:
+        self._said = time.monotonic()
+        print(f"kdlab: {line}", file=self.stream, flush=True)
+
+    def changed(self, one: Progress) -> None:
+        name = f"{one.job.differs or one.job.folder}"
+        took = readable_time(one.seconds)
+        if one.state == "running":
+            self.say(f"{name}: started, log in {one.job.log}")
+        elif one.state == "done":
+            said = "is finished, skipped" if one.before else f"finished in {took}"
+            self.say(f"{name}: {said}{f', {one.objective}' if one.objective else ''}; {summary(self.tally)}")
+        elif one.state == "failed":
+            self.say(f"{name}: failed after {took}: {one.error}; {summary(self.tally)}")
+        elif one.state == "elsewhere":
+            self.say(f"{name}: another process is at work in {one.job.folder}, waiting for its end")
+        else:
+            self.say(f"{name}: {one.state}")
+
+    def tick(self) -> None:
+        if time.monotonic() - self._said >= PLAIN_SECONDS:
+            best = [f"best so far {one.objective} ({one.job.differs})" for one in self.tally.best()]
+            self.say("; ".join([summary(self.tally), *best]))
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class Live:
+    """A table that is drawn again and again in its place."""
+
+    def __init__(self, tally: Tally, title: str, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live as Drawn
+
+        self.tally, self.title = tally, title
+        self._began = self._drawn = time.monotonic()
+        self.console = Console(file=stream, highlight=False)
+        self._live = Drawn(self.picture(), console=self.console, auto_refresh=False)
+        self._live.start()
+
+    def say(self, line: str) -> None:
+        self.console.print(f"kdlab: {line}", markup=False)
+
+    def changed(self, one: Progress) -> None:
+        if one.state == "failed":
+            self.say(f"{one.job.differs or one.job.folder}: failed: {one.error}")
+        self._live.update(self.picture(), refresh=True)
+
+    def tick(self) -> None:
+        if time.monotonic() - self._drawn >= LIVE_SECONDS:
+            self._drawn = time.monotonic()
+            self._live.update(self.picture(), refresh=True)
+
+    def close(self) -> None:
+        self._live.update(self.picture(), refresh=True)
+        self._live.stop()
+
+    def picture(self) -> Any:
+        """The table: counts and times, the running jobs with their last line, the best of each task."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Table(title=Text(self.title), title_justify="left", box=None, pad_edge=False)
+        times = {
+            "so far": readable_time(time.monotonic() - self._began),
+            "time left": readable_time(self.tally.seconds_left()),
+        }
+        cells = {**{state: str(count) for state, count in self.tally.counts().items()}, **times}
+        for name in cells:
+            head.add_column(name, justify="right")
+        head.add_row(*cells.values())
+        parts: list[Any] = [head]
+        running = [*self.tally.of("running"), *self.tally.of("queued"), *self.tally.of("elsewhere")]
+        if running:
+            rows = Table(box=None, pad_edge=False, show_header=False)
+            rows.add_column(overflow="ellipsis", no_wrap=True, ratio=2)
+            rows.add_column(justify="right", no_wrap=True)
+            rows.add_column(overflow="ellipsis", no_wrap=True, ratio=3)
+            for one in running[:ROWS]:
+                said = job_logs.last_line(one.job.log, one.since) if one.state == "running" else one.state
+                rows.add_row(
+                    Text(one.job.differs or one.job.folder.name), readable_time(one.seconds), Text(said, style="dim")
+                )
+            if len(running) > ROWS:
+                rows.add_row(f"and {len(running) - ROWS} more", "", "")
+            parts.append(rows)
+        several = len({one.objective.task for one in self.tally.best() if one.objective}) > 1
+        for one in self.tally.best()[:ROWS]:
+            assert one.objective is not None
+            where = f" of {one.objective.task}" if several else ""
+            parts.append(Text(f"best so far{where}: {one.objective}  {one.job.differs}"))
+        return Group(*parts)

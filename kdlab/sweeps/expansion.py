@@ -1,0 +1,203 @@
+"""The jobs of a sweep: its command line expanded as Hydra's own sweeper does it, every job composed and checked.
+
+A sweep's folder is named by what its jobs have in common, a job's by what differs, and no time is in either: the same
+command finds its finished jobs again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from kdlab.config.schema import Config
+from kdlab.errors import UserError, nearest
+from kdlab.run import CONF, composition, explain
+from kdlab.runs.folders import APART
+from kdlab.sweeps.composition_cache import Compositions
+
+SWEEP = "sweep"  # +sweep=NAME names a file of grids
+_PARSER = OverridesParser.create()
+LONGEST = 240  # of a folder's name, in bytes; file systems take 255, and a log's name is longer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep. `differs` is what sets it apart from the others; `overrides` are those of a single run, and
+    `resolved` its configuration in plain containers."""
+
+    number: int
+    differs: str
+    folder: Path
+    overrides: tuple[str, ...]
+    config: Config
+    resolved: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        """What the run prints, over all attempts: a file beside its folder, which a run has for itself."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+class Expansion:
+    """The command line of a sweep, taken apart: `given` overrides, and `own`, such as the folders of --config-dir."""
+
+    def __init__(self, given: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> None:
+        self.own = list(own)
+        self._compositions = Compositions(folders)
+        self.parsed = parsed(given)
+        for one in self.parsed:
+            if one.is_sweep_override() and one.is_hydra_override():
+                raise UserError(f"{one.input_line}: what is Hydra's holds for the whole sweep and cannot be swept over")
+        names = [str(one.value()) for one in self.parsed if one.key_or_group == SWEEP]
+        self.name = names[-1] if names else None
+        self.hydra = [str(one.input_line) for one in self.parsed if one.is_hydra_override()]
+        task = [str(o.input_line) for o in self.parsed if not o.is_hydra_override() and o.key_or_group != SWEEP]
+        self.grids = [task]
+        if self.name is not None:
+            from kdlab.sweeps import files
+
+            self.grids = files.grids(self.name, task, folders)
+        self.shared = [one for one in self.parsed if not one.is_sweep_override()]
+        self._apart = _apart(self.shared, self.grids)
+
+    @property
+    def digest(self) -> str:
+        """What the jobs have in common, as 8 hex digits; where they run is no part of it."""
+        lines = sorted(str(one.input_line) for one in self.shared if not one.is_hydra_override())
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+
+    def title(self, job: Job) -> str:
+        """The sweep's name, for people and for logging services: that of its file, or of what it runs."""
+        return f"{self.name or job.config.name}-{self.digest}"
+
+    def settings(self, *keys: str) -> Any:
+        """Hydra's own settings of the sweep, such as `launcher` and `sweeper`. UserError for unknown keys in them."""
+        lines = [str(one.input_line) for one in parsed(self.grids[0]) if not one.is_sweep_override()]
+        try:
+            return composition([*lines, *self.hydra, *self.own], keys)[1]
+        except ConfigCompositionException as error:
+            found = re.search(r"Could not override '(hydra\.(\w+))\.(\w+)'", str(error))
+            if found is None or found[2] not in keys:
+                raise
+            without = [line for line in self.hydra if not line.startswith(f"{found[1]}.")]
+            known = composition([*lines, *without, *self.own], keys)[1][found[2]]
+            raise UserError(f"unknown key {found[1]}.{found[3]}: {nearest(found[3], map(str, known))}") from error
+
+    def lines(self, params: dict[str, Any]) -> Iterable[list[str]]:
+        """The overrides of each job, in order; `params` are sweeps that a configuration file asks for."""
+        for grid in self.grids:
+            whole = parsed([*(f"{key}={value}" for key, value in params.items()), *grid])
+            for one in whole:
+                if one.is_sweep_override() and not one.is_discrete_sweep():
+                    raise UserError(
+                        f"{one.input_line}: an interval is searched by hydra/sweeper=optuna; a plain sweep takes values"
+                    )
+            yield from BasicSweeper.split_arguments(whole, None)[0]
+
+    def job(self, number: int, lines: Sequence[str], several: bool = True) -> tuple[Job, str]:
+        """The job of some overrides, composed and checked, and its whole configuration as text. UserError names it."""
+        apart = [
+            str(one.input_line) for one in _PARSER.parse_overrides(list(lines)) if one.key_or_group not in self._apart
+        ]
+        differs = ",".join(sorted(apart))
+        names = ",".join(f"'{name}'" for name in self._apart)
+        folder = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
+        chosen = {str(one.key_or_group) for one in self.shared}
+        if "hydra.sweep.dir" not in chosen:
+            folder.append(f"hydra.sweep.dir=outputs/{self.name or '${name}'}/sweep-{self.digest}")
+        if not differs and several and "hydra.sweep.subdir" not in chosen:
+            folder.append("hydra.sweep.subdir=plain")
+        try:
+            hydras = [*self.hydra, *folder, *self.own]
+            made = self._compositions.of(lines, hydras, number)
+            (home, below), (config, resolved) = made.place(), made.checked()
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            raise of_job(explain(error), differs, several) from error
+        place = Path(home) / below
+        if ".." in Path(below).parts or Path(below).is_absolute():
+            raise UserError(
+                f"the folder of the job {differs} would lie outside of the sweep's, by the .. or first / in its name: "
+                "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
+            )
+        too_long = [part for part in place.parts if len(part.encode()) > LONGEST]
+        if too_long:
+            raise UserError(
+                f"a job's folder would be called {too_long[0][:60]}..., longer than file systems take: "
+                "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
+            )
+        text = json.dumps({k: v for k, v in resolved.items() if k not in APART}, sort_keys=True, default=str)
+        return Job(number, differs, place, (*lines, *self.own), config, resolved), text
+
+
+def of_job(line: str, differs: str, several: bool) -> UserError:
+    """The error of a job: its line, and which of `several` it is."""
+    return UserError(f"{line} (in the job {differs or 'without differences'})" if several else line)
+
+
+def parsed(lines: Sequence[str]) -> list[Override]:
+    """Overrides, parsed by Hydra with its configuration folders at hand (for `select=glob(*)`)."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(lines))
+
+
+def _apart(shared: Sequence[Override], grids: Sequence[Sequence[str]]) -> list[str]:
+    """Keys that are in no job's name: the user gave them one value, or all grids of the sweep file do."""
+    names = [str(one.key_or_group) for one in shared]
+    tables = [{str(one.key_or_group): one for one in parsed(grid)} for grid in grids]
+    for name, one in tables[0].items():
+        same = all(name in t and t[name].input_line == one.input_line for t in tables)
+        if same and not one.is_sweep_override() and name not in names:
+            names.append(name)
+    return names
+
+
+def jobs(expansion: Expansion, params: dict[str, Any]) -> list[Job]:
+    """Every job of the sweep, once each. UserError for the first that is no valid run, before anything is written."""
+    every = list(expansion.lines(params))
+    found: list[Job] = []
+    seen: dict[str, Job] = {}
+    for lines in every:
+        job, text = expansion.job(len(found), lines, len(every) > 1)
+        if text not in seen:
+            seen[text] = job
+            found.append(job)
+    require_folders(found)
+    return found
+
+
+def home(jobs: Sequence[Job]) -> Path:
+    """The folder that all jobs lie in."""
+    return Path(os.path.commonpath([job.folder.parent for job in jobs]))
+
+
+def require_folders(found: Sequence[Job]) -> None:
+    """UserError unless each job has a folder of its own, and none lies in another's."""
+    taken: dict[Path, Job] = {}
+    for job in found:
+        if job.folder in taken:
+            raise UserError(
+                f"two jobs have the folder {job.folder}: {taken[job.folder].differs} and {job.differs}; "
+                "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
+            )
+        taken[job.folder] = job
+    for job in found:
+        for above in job.folder.parents:
+            if above in taken:
+                raise UserError(f"the folder of the job {job.differs} would lie in that of {taken[above].differs}: "
+                                "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number")  # fmt: skip

@@ -1,0 +1,183 @@
+"""Jobs of a sweep on this machine: one at a time, or several at once with GPUs of their own and threads divided."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from kdlab.errors import UserError
+from kdlab.runs import folders
+from kdlab.runs import process as jobs
+from kdlab.sweeps.expansion import Job
+
+SWEEP = "KDLAB_SWEEP"  # tells a job the name of its sweep
+DIFFERS = "KDLAB_DIFFERS"  # and what sets it apart, as select=random,seed=1
+
+
+def environment_of(job: Job, sweep: str) -> dict[str, str]:
+    """This process's environment for a job: without what belongs to ranks, with what the job may say of its sweep."""
+    kept = {name: value for name, value in os.environ.items() if name not in jobs.RANK_VARIABLES}
+    return {**kept, SWEEP: sweep, DIFFERS: job.differs}
+
+
+class Running:
+    """A job in a process group of its own. Its lock and GPUs come free when it ends."""
+
+    state, why = "running", ""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], lock: jobs.Lock, gpus: Sequence[str], free: Counter[str]
+    ) -> None:
+        self.process, self.lock, self.gpus, self.free = process, lock, gpus, free
+
+    def poll(self) -> int | None:
+        code = self.process.poll()
+        if code is not None:
+            self.kill()  # what it has started and left behind
+            self.lock.release()
+            self.free.update(self.gpus)
+        return code
+
+    def stop(self, number: int) -> None:
+        self._signal(number)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+class Finished:
+    """A job that another process has finished meanwhile."""
+
+    state, why = "running", ""
+
+    def poll(self) -> int | None:
+        return 0
+
+    def stop(self, number: int) -> None:
+        """It has ended."""
+
+    def kill(self) -> None:
+        """It has ended."""
+
+
+class Local:
+    """`n_jobs` at once on this machine; "auto": one for each GPU, or for `jobs_per_gpu` of them.
+
+    With several at once a job sees as many GPUs as it has devices (CUDA_VISIBLE_DEVICES, out of those that this process
+    may use), and the cores are divided (OMP_NUM_THREADS, unless it is set). One at a time has the whole machine.
+    """
+
+    def __init__(self, n_jobs: int | str = 1, jobs_per_gpu: int = 1) -> None:
+        if n_jobs != "auto" and not (type(n_jobs) is int and n_jobs >= 1):
+            raise UserError(f"hydra.launcher.n_jobs={n_jobs}: a number of jobs at once, or auto: one for each GPU")
+        if type(jobs_per_gpu) is not int or jobs_per_gpu < 1:
+            raise UserError(f"hydra.launcher.jobs_per_gpu={jobs_per_gpu}: at least 1")
+        self.n_jobs, self.jobs_per_gpu = n_jobs, jobs_per_gpu
+        self.at_once: int | None = 1 if n_jobs == "auto" else int(n_jobs)
+        self.free: Counter[str] = Counter()
+        self.divided = False
+        self._running: list[Running] = []
+        self._held: set[int] = set()
+        self._name = ""
+
+    def prepare(self, jobs: Sequence[Job], name: str) -> None:
+        self._name = name
+        gpus = visible_gpus()
+        for job in jobs:
+            if gpus and gpus_of(job) > len(gpus):
+                raise UserError(
+                    f"trainer.devices={gpus_of(job)}: {len(gpus)} GPUs are free for this sweep ({', '.join(gpus)})"
+                )
+        if self.n_jobs == 1:
+            return
+        if self.n_jobs == "auto":
+            if not gpus:
+                raise UserError(
+                    "hydra.launcher.n_jobs=auto: one job for each GPU, and there is none here; give a number"
+                )
+            self.at_once = len(gpus) * self.jobs_per_gpu
+        self.free = Counter({gpu: self.jobs_per_gpu for gpu in gpus})
+        self.divided = bool(gpus)
+
+    def begin(self, waiting: Sequence[Job]) -> list[tuple[Job, Any]]:
+        self._running = [one for one in self._running if one.process.poll() is None]
+        self._held = set()
+        begun: list[tuple[Job, Any]] = []
+        for job in waiting:
+            if len(self._running) >= (self.at_once or 1):
+                break
+            wanted = gpus_of(job) if self.divided else 0
+            gpus = [gpu for gpu, slots in self.free.most_common(wanted) if slots > 0]
+            if len(gpus) < wanted:
+                continue
+            handle = self._start(job, gpus)
+            if handle is not None:
+                begun.append((job, handle))
+        return begun
+
+    def held(self) -> set[int]:
+        return self._held
+
+    def _start(self, job: Job, gpus: Sequence[str]) -> Running | Finished | None:
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = jobs.hold(job.folder)
+        if lock is None:
+            self._held.add(job.number)
+            return None
+        if folders.status(job.folder) == "finished":
+            lock.release()
+            return Finished()
+        environment = environment_of(job, self._name)
+        if self.divided:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        if self.at_once != 1:
+            ranks = max(1, devices_of(job))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ((self.at_once or 1) * ranks))))
+        with open(job.log, "ab") as log:
+            overrides = [*job.overrides, f"hydra.run.dir={jobs.quoted(job.folder)}"]
+            process = jobs.spawn(overrides, environment, [lock.descriptor], log.fileno())
+        self.free.subtract(gpus)
+        running = Running(process, lock, gpus, self.free)
+        self._running.append(running)
+        return running
+
+
+def devices_of(job: Job) -> int:
+    """Processes a job has on one machine; "auto" counts as one."""
+    devices = job.config.trainer.devices
+    return devices if type(devices) is int else 1
+
+
+def gpus_of(job: Job) -> int:
+    """GPUs a job wants when there are some."""
+    return 0 if job.config.trainer.accelerator in ("cpu", "mps") else devices_of(job)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them: what is set there, or all that the driver lists."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() and name.strip() != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    listed = [line for line in done.stdout.splitlines() if line.startswith("GPU ")] if done.returncode == 0 else []
+    return [str(number) for number in range(len(listed))]

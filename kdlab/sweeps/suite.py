@@ -1,0 +1,306 @@
+"""A suite: one model fine-tuned on several tasks and seeds, each an ordinary run in its own process and folder.
+
+`+exp=glue` is one. A job is the suite's own command with `suite=null`, a task, a seed and a folder, so whatever else
+the command says holds for all of them. The suite's folder is named by what its jobs have in common: the same command
+goes on where it was stopped, and one with more tasks or seeds adds to it. The teacher's jobs lie in a folder that the
+suites of all students share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from kdlab.config.schema import Config, checked
+from kdlab.data.tasks.registry import Task, find
+from kdlab.errors import UserError
+from kdlab.models import loading
+from kdlab.reporting import glue_scoreboard
+from kdlab.reporting.glue_scoreboard import RESULTS
+from kdlab.run import composition
+from kdlab.runs import folders
+from kdlab.runs.finished import result_of
+from kdlab.runs.process import perform
+from kdlab.stages.finetuning import folder_of
+from kdlab.stages.registry import bench_of
+from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of
+
+TEACHER_SEED = 1
+# what jobs have their own of, and what makes a student out of a teacher
+OWN = ("suite", "seed", "overwrite", "hydra.run.dir")
+STUDENT = (
+    "student",
+    "knowledge",
+    "select",
+    "adopt",
+    "policy",
+    "teachers.others",
+    "teachers.split",
+    "data.augment",
+    "augment",
+)
+WHOLE = (
+    "knowledge=labels",
+    "select=all",
+    "data.augment=null",
+    "student=whole",
+    "student.path=null",
+    "student.layers=all",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite; `who` is "student" or "teacher"."""
+
+    who: str
+    task: Task
+    seed: int
+    folder: Path
+    overrides: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.task.title}, {self.who}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a suite is to do: its jobs and its folder, a hash of what made it, whether another suite is in the folder."""
+
+    jobs: list[Job]
+    home: Path
+    made_of: str
+    foreign: bool
+
+
+def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> int:
+    """Check the inputs of all jobs, do those that are not finished yet, and print the table; 1 if a job has failed.
+
+    `folder` is where a run of this configuration would lie, `chosen` that the user named it. UserError, before anything
+    is written, for inputs that are missing or contradict each other.
+    """
+    suite = plan(config, resolved, folder, chosen, overrides)
+    jobs, home = suite.jobs, suite.home
+    if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command
+        for replaced in [home] if suite.foreign else [job.folder for job in jobs]:
+            shutil.rmtree(replaced, ignore_errors=True)
+
+    print(
+        f"kdlab: {len(jobs)} run{'s' * (len(jobs) > 1)} in {home}; the same command goes on with those that are not finished",
+        flush=True,
+    )
+    about = {
+        "made_of": suite.made_of,
+        "command": ["python", "-m", "kdlab.run", *overrides],
+        "student": config.student.path,
+        "teacher": config.teachers.path or config.teachers.name,
+    }
+    home.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for number, job in enumerate(jobs, 1):
+        _write(home, {"status": "running", **about}, jobs)
+        if not perform(f"{number} of {len(jobs)}: {job}", job.overrides, job.folder):
+            failed.append(job)
+    table = _write(home, {"status": "failed" if failed else "finished", **about}, jobs)
+    print(
+        f"\n{glue_scoreboard.text(table)}\n\nsuite folder: {home}   (glue.md, glue.json, a folder a task)", flush=True
+    )
+    print(f"next: for the GLUE server:  python -m kdlab.evaluate {home} --glue-submission OUT.zip", flush=True)
+    for job in failed:
+        print(f"kdlab: failed: {job}: {job.folder}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> Plan:
+    """The jobs of a suite, their inputs checked; `start` says what is given, and what is refused. Writes nothing."""
+    suite = config.suite
+    assert suite is not None
+    tasks = [find(name) for name in suite.tasks]
+    seeds = {"student": suite.seeds, "teacher": [TEACHER_SEED] if suite.teacher else []}
+    given = _given(config, overrides)
+    _check_folders(config.data.path, tasks)
+    _check_student(config.student.path)
+    configs = {
+        (who, task.name): checked(composition([*given[who], f"data.task={task.name}"])[0])
+        for who in seeds
+        for task in tasks
+        if seeds[who]
+    }
+    made_of, homes = _homes(config, resolved, folder, chosen)
+    jobs = [
+        Job(who, task, seed, homes[who] / task.name / f"seed={seed}",
+            (*given[who], f"data.task={task.name}", f"seed={seed}"))
+        for task in tasks for who in seeds for seed in seeds[who]
+    ]  # fmt: skip
+    home = homes["student"]
+    foreign = _check_home(home, made_of, config.overwrite)
+    _check_inputs(jobs, configs, config.overwrite)
+    return Plan(jobs, home, made_of, foreign)
+
+
+# ---- what the jobs are
+
+
+def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """What the overrides of all student jobs, and of all teacher jobs, begin with."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "a suite starts a process for each run: start it without torchrun; trainer.devices= is for each"
+        )
+    if config.data.stage != "finetune":
+        raise UserError(
+            "suite: its tasks are labelled data, and data.stage is pretrain: choose data=glue, or suite=null"
+        )
+    if config.data.task is not None:
+        raise UserError(f"data.task={config.data.task}: a suite names its tasks: suite.tasks=[{config.data.task}]")
+    parsed = [
+        (str(one.key_or_group), str(one.input_line))
+        for one in OverridesParser.create().parse_overrides(list(overrides))
+    ]
+    if any(key == "seed" for key, _ in parsed):
+        raise UserError("seed=: a suite has its own: suite.seeds=[1,2,3]")
+
+    if config.student.path is None and not any(key.startswith("student") for key, _ in parsed):
+        raise UserError("student.path=: which student? the student/ in the folder of a pre-training run, or a Hub name")
+
+    def without(keys: Sequence[str]) -> list[str]:
+        return [line for name, line in parsed if not any(name == key or name.startswith(f"{key}.") for key in keys)]
+
+    return {
+        "student": [*without(OWN), "suite=null"],
+        "teacher": [*without((*OWN, *STUDENT)), "suite=null", *WHOLE],
+    }
+
+
+def _homes(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> tuple[str, dict[str, Path]]:
+    """A hash of what the student's jobs have in common, and the folder of each one's jobs."""
+    kept = {key: value for key, value in resolved.items() if key not in (*folders.APART, "suite", "seed")}
+    teacher = bench_of(config, print).source_hash()
+    student = _weights(config.student.path)
+    made_of = _digest([kept, student, teacher])
+    if chosen:
+        return made_of, {"student": folder, "teacher": folder / "teacher"}
+    whole = _digest([{key: value for key, value in kept.items() if key not in STUDENT}, teacher])
+    return made_of, {"student": folder.parent / f"suite-{made_of}", "teacher": folder.parent / f"teacher-{whole}"}
+
+
+def _digest(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _weights(path: str | None) -> str | None:
+    weights = Path(path or "") / "model.safetensors"
+    return sha256_of(weights) if path and weights.is_file() else path
+
+
+# ---- what can be checked before the first job
+
+
+def _check_folders(path: str | None, tasks: Sequence[Task]) -> None:
+    """UserError unless the folder `path` holds a folder for each task, or is the folder of the only one."""
+    if path is None:
+        return
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.path={path}: there is no such folder; it holds a folder for each task, such as RTE")
+    lacking = [task for task in tasks if folder_of(path, task) == path]
+    inside = sorted(place.name for place in root.iterdir() if place.is_dir())
+    if not lacking or (len(tasks) == 1 and not inside):
+        return
+    there = [task.name for task in tasks if task not in lacking]
+    names = ", ".join(task.title for task in lacking)
+    right = (
+        f"suite.tasks=[{','.join(there)}] takes those that are there" if there
+        else f"it holds {', '.join(inside[:8]) or 'no folder at all'}"
+    )  # fmt: skip
+    raise UserError(f"data.path={path}: no folder for {names}; {right}")
+
+
+def _check_student(path: str | None) -> None:
+    if path is None:
+        return
+    folder = Path(path)
+    if (folder / "config.json").is_file():
+        loading.has_head(path, loading.load_config(path))  # names a damaged file
+    elif (folder / "student" / "config.json").is_file():
+        raise UserError(f"student.path={path} is a run's folder; its student is student.path={folder / 'student'}")
+    elif folder.exists():
+        raise UserError(f"student.path={path}: a model folder with a config.json was expected, such as RUN/student")
+    else:
+        try:
+            loading.load_config(path)
+        except UserError as error:
+            raise UserError(
+                f"student.path={path}: there is no such folder, and no such model on the Hub; RUN/student of a "
+                "pre-training run was expected"
+            ) from error
+
+
+def _check_home(home: Path, made_of: str, overwrite: bool) -> bool:
+    """Whether the suite's folder holds another suite, which `overwrite` allows to replace; UserError otherwise."""
+    if home.exists() and not home.is_dir():
+        raise UserError(f"hydra.run.dir={home} is a file: choose a folder")
+    if not home.is_dir() or not any(home.iterdir()):
+        return False
+    try:
+        theirs = json.loads((home / RESULTS).read_text(encoding="utf-8"))["made_of"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{home} holds files that are not a suite of kdlab: choose an empty or new folder") from None
+    if theirs != made_of and not overwrite:
+        raise UserError(
+            f"{home} holds a suite of another configuration or student, which is kept: choose another folder, or "
+            "overwrite=true to replace it"
+        )
+    return theirs != made_of
+
+
+def _check_inputs(jobs: Sequence[Job], configs: Mapping[tuple[str, str], Config], overwrite: bool) -> None:
+    """UserError for inputs that a job could not use, or that a finished job did not have."""
+    read: set[str] = set()
+    for job in jobs:
+        bench = bench_of(configs[job.who, job.task.name], print)
+        if not overwrite and folders.status(job.folder) == "finished":
+            if result_of(job.folder)["data"]["fingerprint"] != bench.source.fingerprint():
+                raise UserError(
+                    f"{job.folder} was made of other rows than those that {job.task.title} has now: overwrite=true "
+                    "makes it again, hydra.run.dir= chooses another folder"
+                )
+        elif job.who not in read or job.task.name not in read:
+            read |= {job.who, job.task.name}
+            bench.check()
+
+
+# ---- what came out
+
+
+def _write(home: Path, about: dict[str, Any], jobs: Sequence[Job]) -> glue_scoreboard.Board:
+    """The table of the jobs that are finished; also as glue.json and glue.md in the suite's folder."""
+    runs = [(job, result_of(job.folder)) for job in jobs if folders.status(job.folder) == "finished"]
+    seeds = len({job.seed for job in jobs if job.who == "student"})
+    names = {
+        "student": f"student, {seeds} seed{'s' * (seeds > 1)}",
+        "teacher": f"teacher, {Path(about['teacher']).name}",
+    }
+    found: dict[str, dict[tuple[str, int], dict[str, float]]] = {
+        names[who]: {} for who in names if any(job.who == who for job in jobs)
+    }
+    for job, result in runs:
+        found[names[job.who]][job.task.name, job.seed] = result["metrics"]["student"]
+    table = glue_scoreboard.board(found, list({job.task.name: job.task for job in jobs}.values()))
+    listed = [
+        {"task": job.task.name, "who": job.who, "seed": job.seed, "folder": str(job.folder),
+         "metrics": result["metrics"]["student"]}
+        for job, result in runs
+    ]  # fmt: skip
+    atomic_write_json(home / RESULTS, {**about, **asdict(table), "runs": listed})
+    atomic_write_text(home / "glue.md", glue_scoreboard.markdown(table))
+    return table

@@ -1,0 +1,110 @@
+"""`python -m kdlab.run -m ...`: a sweep, from its command line to a list of what has failed.
+
+Hydra's names stand on the command line (`hydra/launcher=`, `hydra/sweeper=`), and what stands behind them is kdlab's:
+a launcher of Hydra's own would run the jobs inside one process, where the ranks of a distributed job run the sweep again.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+
+from kdlab.errors import UserError, nearest
+from kdlab.run import CONF, plain
+from kdlab.sweeps import expansion, validation
+from kdlab.sweeps.display import board_of
+from kdlab.sweeps.expansion import Expansion, home
+from kdlab.sweeps.job_status import Tally
+from kdlab.sweeps.scheduler import Launcher, dispatch
+
+OURS = "kdlab."  # targets of Hydra's groups launcher and sweeper that are taken
+
+
+def start(overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> int:
+    """Do the sweep; its exit code: 1 where a job has failed, 128 + the number of the signal that stopped it.
+
+    `own` are overrides that every job gets as well, and `folders` those of --config-dir. UserError, before the first job
+    and with nothing written, for any job that is no valid run.
+    """
+    whole = Expansion(overrides, own, folders)
+    settings = whole.settings("launcher", "sweeper")
+    launcher: Launcher = _made("launcher", settings.launcher)
+    return _outcome(*_made("sweeper", settings.sweeper).run(whole, launcher))
+
+
+def _made(group: str, node: Any) -> Any:
+    """The launcher or sweeper of a configuration; UserError for one that is not kdlab's, and for unknown keys."""
+    settings = plain(node)
+    target = str(settings.pop("_target_", ""))
+    if not target.startswith(OURS):
+        known = [file.stem for file in (CONF / "hydra" / group).glob("*.yaml")]
+        raise UserError(f"hydra/{group}: {target} is not kdlab's; {nearest('', known)}")
+    wanted = get_class(target)
+    known = list(signature(wanted).parameters)
+    for key in settings:
+        if key not in known:
+            raise UserError(f"unknown key hydra.{group}.{key}: {nearest(str(key), known)}")
+    return wanted(**settings)
+
+
+class Product:
+    """Every combination of the values that the command line, or `params` of a file, gives to its keys."""
+
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
+        self.params = params or {}
+
+    def run(self, whole: Expansion, launcher: Launcher) -> tuple[Tally, int | None]:
+        """Run all jobs; what has become of them, and the signal that stopped the sweep, if one did."""
+        jobs = expansion.jobs(whole, self.params)
+        name = whole.title(jobs[0])
+        launcher.prepare(jobs, name)
+        validation.check(jobs)
+        tally = Tally(launcher.at_once)
+        print(
+            f"kdlab: {_jobs(len(jobs))} in {home(jobs)}; the same command goes on with those that are not finished",
+            flush=True,
+        )
+        board = board_of(tally, name, sys.stdout)
+        try:
+            return tally, dispatch(jobs, launcher, tally, board)
+        finally:
+            board.close()
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' * (count != 1)}"
+
+
+def _outcome(tally: Tally, stopped: int | None) -> int:
+    """Say how the sweep has ended; its exit code."""
+    done, failed = tally.of("done"), tally.of("failed")
+    before = sum(one.before for one in done)
+    for one in tally.best():
+        assert one.objective is not None
+        print(f"kdlab: best {one.objective.task}: {one.objective}  {one.job.differs}  {one.job.folder}")
+    if done:
+        place = home([one.job for one in done])
+        print(
+            f"kdlab: {_jobs(len(tally.jobs))}, {len(done)} finished ({before} of them before); next:  python -m kdlab.compare {place}",
+            flush=True,
+        )
+    if failed:
+        print(f"kdlab: {_jobs(len(failed))} failed; the same command tries again:", file=sys.stderr)
+        for one in failed:
+            print(f"  {one.job.differs or one.job.folder}: {one.error}\n    log: {one.job.log}", file=sys.stderr)
+    if stopped is not None:
+        left = len(tally.jobs) - len(done) - len(failed)
+        name = signal.Signals(stopped).name
+        print(
+            f"kdlab: stopped by {name} with {_jobs(left)} not finished; the same command goes on",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 128 + stopped
+    return 1 if failed else 0

@@ -1,0 +1,90 @@
+"""Runs for tests: the command line in a fresh child process (`kdlab.testing.child_process`), and what befalls it there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdlab.testing.child_process import PRELOADED, TINY, TINY_TASK, Done, call, outcome, tiny, tiny_task  # noqa: F401
+
+PRELOADED += ["tests.conftest", "tests.support.runs"]
+
+
+def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", timeout: float = 180) -> Done:
+    """The command as a user types it, in a process of its own group, which is ended with all its children."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return Done(process.returncode, output)
+
+
+class KillAt:
+    """SIGKILL this process when the training has done `step` optimizer steps: "end" of a step, or "start" of the next."""
+
+    def __init__(self, step: int, when: str = "end") -> None:
+        self.step, self.when = step, when
+
+    def __call__(self) -> None:
+        from kdlab.modules.distiller import Distiller
+
+        name = "on_train_batch_end" if self.when == "end" else "training_step"
+        original = getattr(Distiller, name)
+
+        def trap(module: Any, *arguments: Any, **named: Any) -> Any:
+            if module.trainer.global_step == self.step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(module, *arguments, **named)
+
+        setattr(Distiller, name, trap)
+
+
+class CtrlCAt:
+    """Ctrl-C (SIGINT) when the training has done `step` optimizer steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self) -> None:
+        from kdlab.modules.distiller import Distiller
+
+        original = Distiller.training_step
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
+        def trap(module: Any, *arguments: Any) -> Any:
+            if module.trainer.global_step == self.step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return original(module, *arguments)
+
+        Distiller.training_step = trap  # pyright: ignore
+
+
+def run_folder(folder: Path, name: str = "adads_pretrain") -> Path:
+    """The one run below `folder`/outputs/`name`."""
+    (found,) = (folder / "outputs" / name).iterdir()
+    return found
+
+
+class Hurried:
+    """More than a minute passes between any two looks at the clock of `kdlab.runtime.progress`."""
+
+    def __call__(self) -> None:
+        import itertools
+
+        from kdlab.runtime import progress
+
+        seconds = itertools.count(0.0, 61.0)
+        progress.clock = lambda: next(seconds)

@@ -1,0 +1,203 @@
+"""Contradictions in what a configuration says of teachers: one line, before anything is loaded or made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdlab.config.schema import checked
+from kdlab.errors import UserError
+from kdlab.methods.adoption import adopts, hard
+from kdlab.methods.knowledge.logits import reads
+from kdlab.run import CONF, composition, explain
+from kdlab.stages.dry_run import Cast, check_adoption, rehearse
+from kdlab.teachers import specs
+from kdlab.teachers.specs import Source, TeacherSpec
+from tests.conftest import tiny_config, write_task, write_teacher
+from tests.unit.stages.test_several_teachers import SMALL
+from tests.unit.stages.test_several_teachers import bench as bench  # a fixture
+
+ADOPTIONS = sorted(file.stem for file in (CONF / "adopt").glob("*.yaml"))
+TYPED = {
+    "the main teacher again": ([SMALL.replace("layers=2", "pick=first")], "the main teacher again"),
+    "an unknown key of a further teacher": ([SMALL.replace("layers", "layer")], "teachers.others.small.layers"),
+    "no layers": ([SMALL.replace("=2", "=0")], "a number of layers"),
+    "a way to pick them": ([SMALL, SMALL.replace("layers=2", "pick=last")], "teachers.others.small.pick=last"),
+    "the assistant's name": (["+teachers.others.assistant.layers=2"], "cannot be a teacher's name"),
+    "a name with a blank": (["+teachers.others={a b:{layers:2}}"], "cannot be a teacher's name"),
+    "one specialist": (["teachers.split=1"], "teachers.split=1: at least 2"),
+    "specialists and others": (["teachers.split=2", SMALL], "does not go with teachers.others (small)"),
+    "specialists of text": (["teachers.split=2"], "plain text"),
+    "specialists and an assistant": (["+exp=adads_finetune", "teachers.split=2", "adopt=assistant"], "adopt.assistant=null"),
+    "an assistant's layers": (["adopt=assistant", "adopt.assistant.layers=many"], "adopt.assistant.layers=many"),
+    "an assistant's steps": (["adopt=assistant", "adopt.assistant.max_steps=0"], "adopt.assistant.max_steps=0"),
+    "an assistant without an end": (
+        ["adopt=assistant", "adopt.assistant.max_steps=null", "adopt.assistant.max_epochs=null"], "max_epochs or max_steps"
+    ),
+    "an assistant's temperature": (["adopt=assistant", "adopt.assistant.temperature=0"], "adopt.assistant.temperature"),
+    "labels alone for an assistant": (["adopt=assistant", "adopt.assistant.label_weight=1"], "adopt.assistant.label_weight"),
+    "an assistant's decay": (["adopt=assistant", "adopt.assistant.weight_decay=-1"], "adopt.assistant.weight_decay"),
+    "an assistant's precision": (["adopt=assistant", "adopt.assistant.precision=half"], "adopt.assistant.precision"),
+    "an arm that is no code": (["+adopt.arms.mine=3"], "adopt.arms.mine=3: code was expected"),
+    "an arm of foreign code": (["+adopt.arms.mine._target_=os.system"], "adopt.arms.mine._target_=os.system"),
+    "an adoption that is not there": (["adopt=hrad"], "did you mean hard"),
+    "a phase of no steps": (["policy.phase=0"], "policy.phase=0"),
+    "episodes below none": (["policy.episodes=-1"], "policy.episodes=-1"),
+    "another reward": (["policy.reward=f2"], "did you mean f1"),
+    "rewards from test": (["policy.reward_data=test"], "policy.reward_data=test"),
+    "no rows for rewards": (["policy.reward_rows=0"], "policy.reward_rows=0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TYPED)
+def test_one_line_from_the_configuration_alone(what):
+    overrides, says = TYPED[what]
+    with pytest.raises(Exception) as error:
+        checked(composition(overrides)[0])
+    line = explain(error.value)
+    assert says in line and "\n" not in line
+
+
+def test_every_adoption_composes_and_single_has_no_rule():
+    arms = {name: list(checked(composition([f"adopt={name}"])[0]).adopt.arms) for name in ADOPTIONS}
+    assert {name for name, found in arms.items() if not found} == {"single"}
+    assert arms["assistant"] == ["hard"] and all(len(found) == 1 for name, found in arms.items() if name != "single")
+
+
+def test_a_configuration_written_before_there_were_several_teachers_is_still_one():
+    composed, _ = composition([])
+    del composed["policy"], composed["adopt"]["arms"], composed["adopt"]["policy"], composed["teachers"]["others"]
+    found = checked(composed)
+    assert found.adopt.arms == {} and found.teachers.others == {} and found.policy.name == "fixed"
+
+
+# ---- what needs the models' configs, not the models
+
+
+def test_a_rule_for_two_needs_two_and_two_need_a_rule(bench, tmp_path):
+    for adopt in ("hard", "soft", "muki_hard", "muki_soft"):
+        with pytest.raises(UserError, match=f"adopt={adopt}: .* 2 teachers or more"):
+            bench(f"adopt={adopt}").check()
+    with pytest.raises(UserError, match=r"adopt=single: there are 2 teachers \(small, "):
+        bench(SMALL).check()
+    for adopt in ("ensemble", "every"):
+        bench(f"adopt={adopt}").check()  # of one teacher: that one
+        bench(f"adopt={adopt}", SMALL).check()
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("adopt", ["hard", "soft", "muki_hard", "muki_soft"])
+def test_uncertainty_on_regression(adopt, bench, tmp_path):
+    rows = write_task(tmp_path / "numbers", rows=30, regression=True)
+    with pytest.raises(UserError, match=f"adopt={adopt}: .* regression, which has none: adopt=ensemble or every"):
+        bench(f"adopt={adopt}", SMALL, rows=rows).check()
+    bench("adopt=every", SMALL, rows=rows).check()
+
+
+def test_a_further_teacher_of_other_words_or_shorter_reach(bench, tmp_path):
+    other = write_teacher(tmp_path / "other")
+    text = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text.replace('"baba"', '"xxx"'))
+    with pytest.raises(UserError, match="the teacher words has another tokenizer"):
+        bench("adopt=every", f"+teachers.others.words.path={other}").check()
+    import transformers
+
+    short = tiny_config("bert")
+    short.max_position_embeddings = 16
+    folder = write_teacher(tmp_path / "short")
+    transformers.BertForMaskedLM(short).save_pretrained(folder)
+    with pytest.raises(UserError, match="the teacher short reads at most 16 tokens"):
+        bench("adopt=every", f"+teachers.others.short.path={folder}").check()
+
+
+def test_more_layers_than_there_are_and_no_such_folder(bench):
+    with pytest.raises(UserError, match="teachers.others.small.layers=5: the teacher has 4 layers"):
+        bench("adopt=every", SMALL.replace("=2", "=5")).check()
+    with pytest.raises(UserError, match="teachers.others.small.path=nowhere: a model folder"):
+        bench("adopt=every", "+teachers.others.small.path=nowhere").check()
+
+
+def test_two_teachers_of_one_name(bench, tmp_path):
+    teacher = write_teacher(tmp_path / "small")
+    with pytest.raises(UserError, match="two teachers are called small"):
+        bench("adopt=every", SMALL, teacher=teacher).check()
+
+
+def test_terms_are_rehearsed_with_every_teacher(bench, tmp_path):
+    """Attention of other heads cannot be compared, whichever teacher has them; nor layers with fewer than one's own."""
+    import transformers
+
+    config = tiny_config("bert")
+    config.num_attention_heads = 2
+    other = write_teacher(tmp_path / "heads")
+    transformers.BertForMaskedLM(config).save_pretrained(other)
+    heads = f"+teachers.others.heads.path={other}"
+    bench("adopt=every", heads, "knowledge=response").check()
+    with pytest.raises(UserError, match="as many heads"):
+        bench("adopt=every", heads, "knowledge=tinybert").check()
+    bench("adopt=every", SMALL, "student.layers=2", "knowledge=pkd").check()
+    with pytest.raises(UserError, match="at least as deep"):
+        bench("adopt=every", SMALL, "student.layers=3", "knowledge=pkd").check()
+
+
+# ---- the parts
+
+
+def member(layers: int = 4, classes: tuple[int, ...] | None = None, width: int = 32) -> TeacherSpec:
+    config = tiny_config("bert", layers)
+    config.hidden_size = width
+    return TeacherSpec(f"of {layers}", "teacher", Source(Path("nowhere"), None, config), None, classes)
+
+
+def test_a_rule_of_ones_own_is_tried(bench):
+    two = [member(2), member(4)]
+
+    @adopts("own")
+    def wrong(own, theirs, count):
+        return own
+
+    def failing(own, theirs, count):
+        raise ValueError("no such thing\nand more")
+
+    with pytest.raises(UserError, match=r"made \(3,\), not \(3, 2\)"):
+        check_adoption("mine", {"wrong": wrong}, two, [], False)
+    with pytest.raises(UserError, match="failing is no adoption rule: no such thing$"):
+        check_adoption("mine", {"failing": failing}, two, [], False)
+    with pytest.raises(UserError, match="is no adoption rule"):
+        check_adoption("mine", {"seven": 7}, two, [], False)
+    check_adoption("single", {}, two, ["features"], False)  # something reads them together
+    with pytest.raises(UserError, match="hard asks some teachers only, and features reads all of them"):
+        check_adoption("hard", {"hard": hard}, two, ["features"], False)
+
+
+def test_a_term_that_reads_all_teachers_is_given_all_of_them_at_their_widths():
+    seen = []
+
+    class All(torch.nn.Module):
+        on, teacher, joint = frozenset({"hidden"}), True, True
+
+        def build(self, student_width, teacher_widths, seed):
+            seen.append((student_width, teacher_widths))
+
+        def forward(self, student, teachers):
+            seen.append([t.hidden.shape[-1] for t in teachers])
+            seen.append([t.logits.shape[-1] for t in teachers])
+            return student.hidden.sum((1, 2))
+
+    @reads("logits")
+    def alone(student, teacher):
+        seen.append((student.logits.shape[-1], teacher.logits.shape[-1]))
+        return student.logits.sum(1)
+
+    members = [member(2, (0, 1)), member(4, (2, 3, 4), 48)]
+    rehearse([All(), alone], Cast.of(tiny_config("bert", 2)), members, 5, torch.zeros(1, dtype=torch.long), None)
+    assert seen == [(32, [32, 48]), [32, 48], [2, 3], (2, 2), (3, 3)]
+
+
+def test_equals_keep_their_order_and_specialists_theirs():
+    first, second = member(4), member(4)
+    assert specs.ordered([first, second], 3, 32) == [first, second]
+    large, small = member(6, (0, 1)), member(2, (2, 3))
+    assert specs.ordered([large, small], 4, 32) == [large, small]

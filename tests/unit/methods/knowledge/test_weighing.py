@@ -1,0 +1,108 @@
+"""Weighing rules against their definitions, and the random ones against their distributions."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from scipy import stats
+
+from kdlab.errors import UserError
+from kdlab.methods.knowledge.weighing import fixed, looks, looks_of, random_hard, random_soft, uncertainty
+from kdlab.runtime.seeding import generator
+from kdlab.types import Situation
+
+TERMS = ["labels", "soft", "patient", "relation"]
+
+
+def situation(step=0, **more):
+    return Situation(rng=generator(0, step), **more)
+
+
+def draws(rule, steps, terms=TERMS, **more):
+    return torch.stack([rule(situation(step, **more), terms) for step in range(steps)])
+
+
+def test_marks():
+    def plain(seen, terms): ...
+
+    @looks("features")
+    class Instance: ...
+
+    assert looks_of(fixed) == looks_of(random_soft) == looks_of(random_hard) == frozenset()
+    assert looks_of(functools.partial(functools.partial(uncertainty, certain=["soft"]), uncertain=[])) == {
+        "uncertainty"
+    }
+    assert looks_of(Instance()) == {"features"}
+    assert looks_of(plain) == looks_of(functools.partial(plain)) == {"uncertainty", "features"}
+
+
+def test_fixed_is_ones():
+    assert fixed(situation(), TERMS).tolist() == [1, 1, 1, 1]
+
+
+def test_uncertainty_weighs_rows():
+    seen = situation(uncertainty=torch.tensor([0.0, 0.25, 1.0]))
+    weights = uncertainty(seen, TERMS, certain=["soft"], uncertain=["patient"])
+    assert weights.tolist() == [[1, 1, 0, 1], [1, 0.75, 0.25, 1], [1, 0, 1, 1]]
+    assert torch.equal(uncertainty(seen, TERMS), torch.ones(3, 4))
+    assert weights.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"certain": ["sofd"]}, "did you mean soft"),
+        ({"uncertain": ["patent"]}, r"\(uncertain\): did you mean patient"),
+        ({"certain": "soft"}, "list"),
+        ({"certain": ["soft"], "uncertain": ["patient", "soft"]}, "soft stands in both"),
+    ],
+)
+def test_uncertainty_refuses_names(lists, message):
+    with pytest.raises(UserError, match=message):
+        uncertainty(situation(uncertainty=torch.zeros(2)), TERMS, **lists)
+
+
+def test_uncertainty_of_a_student_that_has_none():
+    with pytest.raises(UserError, match="regression"):
+        uncertainty(situation(), TERMS, certain=["soft"])
+
+
+def test_random_soft_is_uniform():
+    drawn = draws(random_soft, 1500)
+    assert drawn.shape == (1500, 4)
+    assert stats.kstest(drawn.flatten().numpy(), "uniform").pvalue > 0.01
+    assert abs(stats.spearmanr(drawn.numpy()).statistic - torch.eye(4).numpy()).max() < 0.1
+
+
+def test_random_hard_draws_every_set_that_is_not_empty_equally():
+    drawn = draws(random_hard, 3000)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    sets = (drawn.long() @ torch.tensor([1, 2, 4, 8])).bincount(minlength=16)
+    assert sets[0] == 0
+    assert stats.chisquare(sets[1:].numpy()).pvalue > 0.01
+
+
+def test_random_hard_of_one_term_is_that_term():
+    assert draws(random_hard, 20, terms=["soft"]).tolist() == [[1.0]] * 20
+
+
+def test_random_one_is_random_in_the_first_epoch_only():
+    random_one = functools.partial(random_hard, epochs=1)
+    assert torch.equal(draws(random_one, 50, epoch=0), draws(random_hard, 50))
+    assert torch.equal(draws(random_one, 50, epoch=1), torch.ones(50, 4))
+
+
+@pytest.mark.parametrize("rule", [random_soft, random_hard])
+def test_a_step_draws_the_same_again(rule):
+    before = torch.get_rng_state()
+    assert torch.equal(draws(rule, 20), draws(rule, 20))
+    assert not torch.equal(rule(situation(0), TERMS), rule(situation(1), TERMS))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_hard_of_too_many_terms():
+    assert random_hard(situation(), list(range(62))).shape == (62,)
+    with pytest.raises(UserError, match="62 knowledge terms at most"):
+        random_hard(situation(), list(range(63)))

@@ -1,0 +1,98 @@
+"""Early exit is a model of the first layers; a memory gives back what it was given until that is too old."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kdlab.callbacks import select
+from kdlab.config.groups import Select
+from kdlab.errors import UserError
+from kdlab.methods.selection import strategies
+from kdlab.models import attention_capture, loading
+from kdlab.models.encoder import Encoder
+from kdlab.modules.scoring_pass import Memory, first_layers
+from kdlab.stages import components
+from kdlab.types import Evidence, Outputs
+from tests.unit.models.test_packing import model, texts
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
+def test_the_first_layers_are_those_of_a_model_that_has_no_more(family):
+    whole, batch = model(family), texts()
+    depth = whole.config.num_hidden_layers
+    for layers in range(1, depth + 1):
+        known = loading.student_from(whole, list(range(layers))).eval()
+        with torch.no_grad():
+            mine = Encoder(first_layers(whole, layers), "packed").encode(batch).hidden
+            theirs = Encoder(known, "packed").encode(batch).hidden
+        assert torch.equal(mine, theirs)  # pyright: ignore
+    assert len(loading.blocks(whole)) == depth  # the model itself keeps its layers
+
+
+def test_the_first_layers_learn_with_the_model_and_have_no_dropout():
+    whole, batch = model("bert"), texts()
+    loading.set_dropout(whole, 0.5)
+    shallow = Encoder(first_layers(whole, 1))
+    with torch.no_grad():
+        before = shallow.encode(batch).hidden
+        loading.blocks(whole)[0].output.dense.bias += 1.0  # pyright: ignore
+        after = shallow.encode(batch).hidden
+        assert torch.equal(after, shallow.encode(batch).hidden)  # pyright: ignore
+    assert not torch.allclose(before, after)  # pyright: ignore
+
+
+def test_the_first_layers_leave_attention_readable_that_is_read():
+    whole, batch = model("bert"), texts()
+    encoder = Encoder(whole, "varlen")
+    attention_capture.prepare(whole)
+    Encoder(first_layers(whole, 1), encoder.execution).encode(batch)
+    scores = encoder.encode(batch, frozenset({"scores"})).scores
+    assert scores is not None and len(scores) == whole.config.num_hidden_layers
+
+
+def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
+    batch, logits = texts(), torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    looked = []
+
+    def evidence(some, shown, part):
+        looked.append(some.rows.tolist())
+        yield Evidence(logits=logits[some.rows])
+
+    still = contextlib.nullcontext
+    module = SimpleNamespace(progress=0.0, metered=lambda part: still(), quiet=still, evidence=evidence)
+    arm = strategies.Ensemble([strategies.random, strategies.entropy])
+    chooser = SimpleNamespace(arm="both", chosen=arm)
+    chosen = select.Select(chooser, 0.5, look=lambda *given: Outputs(), memory=Memory(9, 9))  # pyright: ignore
+    for seed in (1, 2):
+        expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
+        found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed))  # pyright: ignore
+        assert torch.equal(found, expected)
+    assert looked == [list(range(9))]
+
+
+def test_scores_are_given_back_until_they_are_as_old_as_refresh():
+    memory = Memory(rows=6, refresh=2)
+    rows = torch.tensor([4, 1])
+    assert memory.due(["a"], rows, 0).tolist() == [True, True]
+    memory.store("a", rows, 0, torch.tensor([0.5, 0.25]))
+    memory.store("a", torch.tensor([1]), 1, torch.tensor([7.0]))
+    assert memory.recall("a", torch.tensor([1, 4])).tolist() == [7.0, 0.5]
+    assert memory.due(["a"], rows, 1).tolist() == [False, False]
+    assert memory.due(["a"], rows, 2).tolist() == [True, False]  # row 4 was looked at in epoch 0, row 1 in epoch 1
+    assert memory.due(["a", "b"], rows, 1).tolist() == [True, True]  # by b never
+
+    again = Memory(rows=6, refresh=2)
+    again.load_state_dict(memory.state_dict())
+    assert again.due(["a"], rows, 2).tolist() == [True, False]
+    assert again.recall("a", rows).tolist() == [0.5, 7.0]
+
+
+def test_half_of_the_layers_look_unless_it_is_said_how_many():
+    assert [components.exit_layer(Select(), depth) for depth in (1, 2, 3, 6)] == [1, 1, 2, 3]
+    assert components.exit_layer(Select(exit_layer=3), 3) == 3
+    with pytest.raises(UserError, match="the student has 3 layers"):
+        components.exit_layer(Select(exit_layer=4), 3)

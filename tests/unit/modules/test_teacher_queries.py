@@ -1,0 +1,284 @@
+"""A batch's second and third answer: several teachers and weighed terms, against the same losses written plainly."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+
+from kdlab.errors import UserError
+from kdlab.methods import adoption
+from kdlab.methods.knowledge import hidden_states, weighing
+from kdlab.methods.knowledge import logits as terms
+from kdlab.methods.knowledge.joint import FeatureAlignment
+from kdlab.models import flops
+from kdlab.models.encoder import Encoder
+from kdlab.modules.distiller import Distiller
+from kdlab.modules.objective import Weighted
+from kdlab.modules.optimizer import Optim
+from kdlab.runtime.ledger import Ledger
+from kdlab.teachers.specs import weights_of
+from kdlab.teachers.teacher import Teacher
+from kdlab.types import Plan
+from tests.unit.modules.test_distiller_tasks import CLASSES, ROWS, STUDENT, batch, classifier, kl
+
+SOFT = Weighted(functools.partial(terms.soft_loss, temperature=2.0), 0.7, "all")
+LABEL = Weighted(terms.label_loss, 0.3)
+PATIENT = Weighted(functools.partial(hidden_states.patient, layers="skip"), 0.5, "all")
+
+
+def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 32, labels_on: str = "selected"):
+    """A distiller with teachers of the given (classes, layers), from small to large."""
+    ledger = Ledger(ROWS, fixed_inputs=True)
+    teachers = []
+    for i, (known, layers) in enumerate(classes):
+        model = classifier("bert", layers, CLASSES if known is None else len(known), seed=0 if same else 5 + i)
+        teachers.append(Teacher(f"t{i}", Encoder(model), ledger.ask, classes=known))
+    student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1, width=width))
+    return Distiller(student, given, Optim(lr=1e-3), 10, teachers, ledger, labels_on=labels_on).eval()
+
+
+def logits(module: Distiller, b) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The student's with gradient, the teachers' without, by transformers' own forward."""
+    given = {"input_ids": b.input_ids, "attention_mask": b.attention_mask}
+    with torch.no_grad():
+        theirs = [t.encoder.model(**given).logits for t in module.teachers]
+    return module.student.model(**given).logits, theirs
+
+
+def uncertainty(found: torch.Tensor) -> torch.Tensor:
+    p = found.softmax(-1)
+    return -(p * p.log()).sum(-1) / math.log(found.shape[-1])
+
+
+def asked(module: Distiller) -> list[int]:
+    assert module.ledger is not None
+    per_teacher = module.ledger.totals()["teacher_queries"]["per_teacher"]
+    return [per_teacher.get(t.name, {"total": 0})["total"] for t in module.teachers]
+
+
+def assert_same_gradient(module: Distiller, loss: torch.Tensor, plain: torch.Tensor) -> None:
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-6)
+    some = [p for p in module.student.parameters() if p.requires_grad]
+    mine = torch.autograd.grad(loss, some, allow_unused=True)
+    theirs = torch.autograd.grad(plain, some, allow_unused=True)
+    for a, b in zip(mine, theirs, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+# ---- adoption
+
+
+def test_hard_asks_each_teacher_for_its_half_alone():
+    module, b = lab({"label": LABEL, "soft": SOFT}), batch()
+    loss = module.loss(b, plan=Plan(adopt=adoption.hard))
+    assert asked(module) == [3, 3]
+    s, t = logits(module, b)
+    order = uncertainty(s).argsort(descending=True)
+    target = t[1].clone()
+    target[order[:3]] = t[0][order[:3]]
+    plain = 0.3 * torch.nn.functional.cross_entropy(s, b.labels) + 0.7 * kl(target, s, 2.0).mean()
+    assert_same_gradient(module, loss, plain)
+    spent = module.ledger.totals()["flops"]["teacher_forward"]  # pyright: ignore
+    whole = sum(flops.forward(shape, *b.input_ids.shape) for shape in module.teacher_shapes)
+    assert 0.4 * whole < spent < 0.6 * whole
+
+
+def test_soft_weighs_both_losses_row_by_row():
+    module, b = lab({"label": LABEL, "soft": SOFT}), batch()
+    loss = module.loss(b, plan=Plan(adopt=adoption.soft))
+    assert asked(module) == [ROWS, ROWS]
+    s, t = logits(module, b)
+    u = uncertainty(s).detach()  # or the student would lower its loss by changing its entropy
+    each = u * kl(t[0], s, 2.0) + (1 - u) * kl(t[1], s, 2.0)
+    assert_same_gradient(module, loss, 0.3 * torch.nn.functional.cross_entropy(s, b.labels) + 0.7 * each.mean())
+
+
+def test_the_ensemble_teaches_the_mean_of_the_probabilities():
+    module, b = lab({"soft": Weighted(terms.soft_loss, 1.0, "all")}), batch()
+    loss = module.loss(b, plan=Plan(adopt=adoption.ensemble))
+    s, t = logits(module, b)
+    p = (t[0].softmax(-1) + t[1].softmax(-1)) / 2
+    assert_same_gradient(module, loss, (p * (p.log() - s.log_softmax(-1))).sum(-1).mean())
+
+
+@pytest.mark.parametrize("rule", [adoption.soft, adoption.ensemble, adoption.hard])
+def test_equal_teachers_teach_as_one(rule):
+    given = {"label": LABEL, "soft": SOFT, "patient": PATIENT}
+    many, b = lab(given, ((None, 4), (None, 4)), same=True), batch()
+    one = lab(given, ((None, 4),), same=True)
+    torch.testing.assert_close(many.loss(b, plan=Plan(adopt=rule)), one.loss(b), rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_rule_the_largest_teacher_alone_is_asked():
+    module, b = lab({"soft": SOFT}), batch()
+    s, t = logits(module, b)
+    assert_same_gradient(module, module.loss(b), 0.7 * kl(t[1], s, 2.0).mean())
+    assert asked(module) == [0, ROWS]
+
+
+def test_states_are_compared_with_the_teacher_a_row_heeds_in_its_depth_and_width():
+    module, b = lab({"soft": SOFT, "patient": PATIENT}, width=16), batch()
+    loss = module.loss(b, plan=Plan(adopt=adoption.hard))
+    found = module.student.model(b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True)
+    order = uncertainty(found.logits).argsort(descending=True)
+    each = torch.zeros(ROWS)
+    for place, rows in enumerate((order[:3], order[3:])):
+        teacher = module.teachers[place].encoder.model
+        with torch.no_grad():
+            t = teacher(b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True)
+        s = [module.bridges[str(place)]["states"](x) for x in found.hidden_states]  # pyright: ignore
+        pairs = [(1, 2)]  # PKD-Skip of a 2-layer student and 3 or 4 layers: all layers but the last
+        apart = sum(
+            (torch.nn.functional.normalize(s[m][:, 0], dim=-1) - torch.nn.functional.normalize(t.hidden_states[n][:, 0], dim=-1))
+            .square().sum(-1) for m, n in pairs
+        )  # fmt: skip
+        each = each.index_add(0, rows, (0.7 * kl(t.logits, found.logits, 2.0) + 0.5 * apart)[rows])
+    torch.testing.assert_close(loss, each.mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_uncertainty_is_found_once_for_both_rules_and_paid_for():
+    module, b = lab({"label": LABEL, "soft": SOFT, "patient": PATIENT}), batch()
+    weigh = functools.partial(weighing.uncertainty, certain=["soft"], uncertain=["patient"])
+    module.loss(b, plan=Plan(adopt=adoption.hard, weigh=weigh))
+    head = flops.classifier_head(module.shape, ROWS, CLASSES)
+    spent = module.ledger.totals()["flops"]["student_forward"]  # pyright: ignore
+    assert spent == flops.forward(module.shape, *b.input_ids.shape) + head
+
+
+# ---- specialists
+
+PARTS = (([0, 2], 3), ([1, 3], 3))
+
+
+def test_uhc_compares_each_specialist_with_the_student_over_its_own_classes():
+    module, b = lab({"soft": SOFT}, PARTS), batch()
+    loss = module.loss(b, plan=Plan(adopt=adoption.every))
+    s, t = logits(module, b)
+    assert_same_gradient(module, loss, 0.7 * (kl(t[0], s[:, [0, 2]], 2.0) + kl(t[1], s[:, [1, 3]], 2.0)).mean())
+    torch.testing.assert_close(module.loss(b), loss)  # specialists are heeded together where there is no rule
+    assert asked(module) == [2 * ROWS, 2 * ROWS]
+
+
+@pytest.mark.parametrize("rule", [adoption.least_uncertain, adoption.by_certainty])
+def test_muki_makes_one_answer_over_all_classes(rule):
+    module, b = lab({"soft": Weighted(terms.soft_loss, 1.0, "all")}, PARTS), batch()
+    loss = module.loss(b, plan=Plan(adopt=rule))
+    s, t = logits(module, b)
+    doubt = torch.stack([uncertainty(x) for x in t], 1)
+    weight = torch.nn.functional.one_hot(doubt.argmin(1), 2).float()
+    if rule is adoption.by_certainty:
+        weight = (1 - doubt) / (1 - doubt).sum(1, keepdim=True)
+    p = torch.zeros(ROWS, CLASSES)
+    p[:, [0, 2]], p[:, [1, 3]] = weight[:, :1] * t[0].softmax(-1), weight[:, 1:] * t[1].softmax(-1)
+    assert_same_gradient(module, loss, (torch.special.xlogy(p, p) - p * s.log_softmax(-1)).sum(-1).mean())
+
+
+def test_terms_that_read_all_teachers_are_trained_with_the_student():
+    module, b = lab({"soft": SOFT, "align": Weighted(FeatureAlignment(), 0.5, "all")}, PARTS), batch()
+    trained = {name for name, _ in module.named_parameters() if not name.startswith("student")}
+    assert trained and all("term align" in name for name in trained)
+    module.loss(b, plan=Plan(adopt=adoption.every)).backward()
+    assert all(p.grad is not None for name, p in module.named_parameters() if name in trained)
+
+
+def test_all_are_asked_about_every_row_where_a_term_reads_all_at_once():
+    given = {"soft": SOFT, "align": Weighted(FeatureAlignment(), 0.5, "all")}
+    module, b = lab(given), batch()
+
+    def extremes(own, theirs, count):
+        return torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
+
+    module.loss(b, plan=Plan(adopt=extremes))
+    assert asked(module) == [ROWS, ROWS]
+
+
+# ---- weighing
+
+
+def test_weights_of_one_change_no_bit():
+    module, b = lab({"label": LABEL, "soft": SOFT, "patient": PATIENT}), batch()
+    ones = Plan(weigh=weighing.fixed)
+    assert torch.equal(module.loss(b, plan=ones), module.loss(b))
+
+
+def test_rows_are_weighed_by_the_students_uncertainty():
+    module, b = lab({"label": LABEL, "soft": SOFT, "patient": PATIENT}), batch()
+    rule = functools.partial(weighing.uncertainty, certain=["soft"], uncertain=["patient"])
+    loss = module.loss(b, plan=Plan(weigh=rule))
+    s, t = logits(module, b)
+    u = uncertainty(s).detach()
+    given = {"attention_mask": b.attention_mask, "output_hidden_states": True}
+    mine = module.student.model(b.input_ids, **given).hidden_states[1][:, 0]
+    theirs = module.teachers[1].encoder.model(b.input_ids, **given).hidden_states[2][:, 0]
+    unit = torch.nn.functional.normalize
+    apart = (unit(mine, dim=-1) - unit(theirs, dim=-1)).square().sum(-1)
+    plain = 0.3 * torch.nn.functional.cross_entropy(s, b.labels)
+    plain = plain + 0.7 * ((1 - u) * kl(t[1], s, 2.0)).mean() + 0.5 * (u * apart).mean()
+    assert_same_gradient(module, loss, plain)
+    assert float(module.rules.decided["weight_soft"]) == pytest.approx(float((1 - u).mean()), rel=1e-5)
+    assert float(module.rules.decided["weight_label"]) == 1.0
+
+
+def test_labels_of_rows_that_nobody_asks_about_keep_their_weight():
+    module, b = lab({"label": LABEL, "soft": SOFT}, labels_on="all"), batch()
+    rows = torch.tensor([1, 4])
+
+    def halves(seen, terms):
+        return torch.full((len(seen.heed), 2), 0.5)
+
+    loss = module.loss(b, asked=rows, plan=Plan(weigh=halves))
+    s, t = logits(module, b)
+    each = torch.nn.functional.cross_entropy(s, b.labels, reduction="none")
+    each = each * torch.tensor([1, 0.5, 1, 1, 0.5, 1])
+    torch.testing.assert_close(
+        loss, 0.3 * each.mean() + 0.7 * 0.5 * kl(t[1], s, 2.0)[rows].mean(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_rule_that_gives_something_else_is_refused_in_one_line():
+    module, b = lab({"soft": SOFT}), batch()
+    with pytest.raises(UserError, match="adoption rule gave weights of shape"):
+        module.loss(b, plan=Plan(adopt=lambda own, theirs, count: own))
+    with pytest.raises(UserError, match="weighing rule gave weights of shape"):
+        module.loss(b, plan=Plan(weigh=lambda seen, terms: torch.ones(7)))
+    regression = classifier("bert", 2, 1)
+    student = Encoder(classifier("bert", 2, 1, seed=1))
+    one = Distiller(student, {"soft": SOFT}, Optim(lr=1e-3), 10, [Teacher("t", Encoder(regression))] * 2)
+    with pytest.raises(UserError, match="never uncertain"):
+        one.loss(batch(regression=True), plan=Plan(adopt=adoption.hard))
+
+
+def test_what_a_weighing_rule_sees_are_the_rows_first_states_and_zeros_where_nobody_was_asked():
+    module, b = lab({"soft": SOFT}), batch()
+    met = {}
+
+    @weighing.looks("features", "uncertainty")
+    def look(seen, terms):
+        met.update(vars(seen))
+        return torch.ones(len(terms))
+
+    module.loss(b, plan=Plan(adopt=adoption.hard, weigh=look))
+    given = {"attention_mask": b.attention_mask, "output_hidden_states": True}
+    own = module.student.model(b.input_ids, **given)
+    torch.testing.assert_close(met["student"], own.hidden_states[-1][:, 0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(met["uncertainty"], uncertainty(own.logits), rtol=1e-5, atol=1e-6)
+    assert not met["student"].requires_grad and met["heed"].sum(0).tolist() == [3, 3]
+    for place, found in enumerate(met["teachers"]):
+        theirs = module.teachers[place].encoder.model(b.input_ids, **given).hidden_states[-1][:, 0]
+        heard = met["heed"][:, place] > 0
+        torch.testing.assert_close(found, theirs * heard.unsqueeze(1), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_in_several_files_are_named_by_their_bytes(tmp_path):
+    (tmp_path / "model-1.safetensors").write_bytes(b"one")
+    (tmp_path / "model-2.safetensors").write_bytes(b"two")
+    before = weights_of(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert weights_of(tmp_path) == before
+    (tmp_path / "model-2.safetensors").write_bytes(b"owt")
+    assert weights_of(tmp_path) != before and len(before) == 16

@@ -1,0 +1,125 @@
+"""The other ranks of a run, here small processes in place of trainings: their end, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdlab.errors import UserError
+from kdlab.runs import folders, rank_supervision
+from kdlab.runs.failures import told
+from kdlab.runtime.signals import Stopped
+
+
+class Launcher:
+    """As Lightning's: a list of processes that is filled when the training begins."""
+
+    def __init__(self) -> None:
+        self.procs: list[subprocess.Popen] = []
+
+    def start(self, code: str) -> subprocess.Popen:
+        self.procs.append(subprocess.Popen([sys.executable, "-c", code]))
+        return self.procs[-1]
+
+
+@pytest.fixture(autouse=True)
+def first_rank(monkeypatch):
+    for name in ("LOCAL_RANK", "RANK", "KDLAB_RUN_FOLDER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(rank_supervision, "PAUSE", 0.05)
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "rank 1 was ended by SIGKILL; the same command"),
+        ("import sys; sys.exit(7)", "rank 1 ended with code 7; the same command"),
+        ("import sys; open('ERROR', 'w').write('no such row'); sys.exit(2)", "rank 1 failed: no such row"),
+    ],
+)
+def test_what_a_dead_rank_said_is_the_error_of_the_job(tmp_path, code, sentence):
+    launcher = Launcher()
+    code = code.replace("ERROR", str(rank_supervision.error_of(tmp_path, 1)))
+    with pytest.raises(UserError, match=sentence), told(tmp_path, {"name": "x"}, launcher, 2, True):
+        launcher.start(code)
+        time.sleep(0.2)
+        raise RuntimeError("Connection closed by peer")  # what a collective says then
+    assert result(tmp_path)["status"] == "failed" and sentence in result(tmp_path)["error"]
+    assert launcher.procs == []  # so that Lightning's observer has nobody to observe
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_other_ranks_end_with_the_first(tmp_path):
+    launcher = Launcher()
+    with pytest.raises(Stopped), told(tmp_path, {}, launcher, 2, True):
+        process = launcher.start("import time; time.sleep(100)")
+        raise Stopped(15)
+    assert process.wait(10) == -9
+    assert result(tmp_path) == {"status": "preempted", "signal": "SIGTERM", "step": None}
+
+
+def test_a_run_that_ends_well_writes_nothing(tmp_path):
+    launcher = Launcher()
+    with told(tmp_path, {}, launcher, 2, True):
+        launcher.start("pass").wait(30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_ones_own_stays_what_it_is(tmp_path):
+    with pytest.raises(ZeroDivisionError), told(tmp_path, {"seed": 1}, None, 1, True):
+        _ = 1 / 0
+    assert result(tmp_path) == {"status": "failed", "error": "ZeroDivisionError: division by zero", "seed": 1}
+
+
+def test_only_a_rank_that_the_first_has_started_leaves_its_error(tmp_path, monkeypatch):
+    assert not rank_supervision.leave_error("x")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not rank_supervision.leave_error("x")  # torchrun's
+    monkeypatch.setenv("KDLAB_RUN_FOLDER", str(tmp_path))
+    assert rank_supervision.leave_error("a line\nand more")
+    assert rank_supervision.error_of(tmp_path, 1).read_text() == "a line"
+
+
+def test_a_rank_ends_when_its_parent_is_gone():
+    child = "import time; from kdlab.runs import rank_supervision; rank_supervision.follow_parent(); print('up', flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); print(p.pid, p.stdout.readline())"
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    pid, until = int(done.stdout.split()[0]), time.monotonic() + 20
+    while (
+        time.monotonic() < until
+        and Path(f"/proc/{pid}").exists()
+        and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    ):
+        time.sleep(0.05)
+    assert time.monotonic() < until
+    assert os.getpid() != pid
+
+
+def test_how_often_a_run_saves_and_what_it_does_about_nan_is_the_same_run(tmp_path):
+    given = {"seed": 1, "trainer": {"max_steps": 3, "checkpoint_every": 100}}
+    (tmp_path / "config.yaml").write_text(json.dumps(given))
+    other = {
+        "seed": 1,
+        "trainer": {"max_steps": 3, "checkpoint_every": 5, "on_nonfinite": "skip", "nonfinite_limit": 1},
+    }
+    assert folders.same_run(tmp_path, other)
+    assert not folders.same_run(tmp_path, {"seed": 1, "trainer": {"max_steps": 4}})
+
+
+def test_a_folder_in_which_a_run_had_hardly_begun_can_be_used(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 2")
+    (tmp_path / ".result.json.tmp").write_text("{")
+    assert folders.choose({"seed": 1}, tmp_path, True, False, True) == (tmp_path, False)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not a run of kdlab"):
+        folders.choose({"seed": 1}, tmp_path, True, False, True)

@@ -1,0 +1,293 @@
+"""What a finished run says: the closing table, the comparison with random, the model card."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdlab.runs import summary
+
+RESULT: dict[str, Any] = {
+    "status": "finished",
+    "stage": "finetune",
+    "steps": 8,
+    "seed": 1,
+    "knowledge": "response",
+    "select": {"name": "entropy", "ratio": 0.25},
+    "metrics": {
+        "student": {"loss": 0.51234, "accuracy": 0.8125, "f1": 0.75, "score": 0.78125},
+        "teacher": {"loss": 0.3, "accuracy": 0.9, "f1": 0.88, "score": 0.89},
+        "majority class": {"accuracy": 0.6, "f1": 0.0, "score": 0.3},
+        "no KD": {"loss": 0.6, "accuracy": 0.7, "f1": 0.6, "score": 0.65},
+    },
+    "ledger": {
+        "teacher_queries": {"total": 1032, "unique": 1000, "cached": 0},
+        "flops": {"total": 5.5e12, "all_data": 11e12},
+        "seconds": {"training": 100.0, "all_data": 250.0},
+        "rows_seen": 4128,
+        "speedup": {"queries": 4.0, "flops": 2.0, "wallclock": 2.5},
+    },
+    "data": {"source": "TaskFolder", "task": "mrpc", "fingerprint": "0123456789abcdef0", "splits": {"dev": {"rows": 1234}}},
+    "teacher": {"name": "bert", "sha256": None, "layers": 4},
+    "student": {"layers": 2},
+    "versions": {"kdlab": "0.1"},
+    "command": ["python", "-m", "kdlab.run", "+exp=adads_finetune", "select=entropy", "select.ratio=0.25", "hydra.run.dir=x"],
+}  # fmt: skip
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    """RESULT with some values changed, by dotted names (two underscores for a dot)."""
+    made = copy.deepcopy(RESULT)
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        node = made
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return made
+
+
+def test_the_quality_table_has_all_that_the_student_is_read_against():
+    head, *lines = summary.quality(result())
+    assert head.split() == ["dev", "set", "(1,234", "rows)", "loss", "accuracy", "f1", "score"]
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [
+        ["majority class", "-", "60.0%", "0.0", "30.0"],
+        ["no KD", "0.600", "70.0%", "60.0", "65.0"],
+        ["student", "0.512", "81.2%", "75.0", "78.1"],
+        ["teacher", "0.300", "90.0%", "88.0", "89.0"],
+    ]
+
+
+def test_one_metric_needs_no_score_and_both_sets_of_mnli_have_columns():
+    one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
+    head = summary.quality(result(metrics={"student": one}))[0]
+    assert "score" not in head
+    two = {"loss": 0.5, "accuracy": 0.75, "loss_mismatched": 0.6, "accuracy_mismatched": 0.7, "score": 0.725}
+    head, line = summary.quality(result(metrics={"student": two}))
+    assert " ".join(head.split()[4:]) == "loss accuracy loss mm accuracy mm score"
+    assert re.split(r"\s{2,}", line.strip()) == ["student", "0.500", "75.0%", "0.600", "70.0%", "72.5"]
+
+
+def test_text_is_said_to_be_text():
+    found = {"student": {"loss": 3.21, "accuracy": 0.4}, "teacher": {"loss": 2.0, "accuracy": 0.5}}
+    made = result(stage="pretrain", metrics=found)
+    head, student, teacher = summary.quality(made)
+    assert head.startswith("held-out text") and "masked positions" in head
+    assert student.split() == ["student", "3.210", "40.0%"] and teacher.split() == ["teacher", "2.000", "50.0%"]
+    assert summary.headline(made) == "loss 3.210" and summary.headline(result()) == "score 78.1"
+
+
+def test_costs_are_beside_those_of_all_data():
+    text = summary.table(result(), Path("runs/x"))
+    rows = {re.split(r"\s{2,}", line.strip())[0]: re.split(r"\s{2,}", line.strip())[1:] for line in text.splitlines()}
+    assert rows["teacher queries"] == ["1,032", "4,128", "4.00x"]
+    assert rows["model FLOPs"] == ["5.50 T", "11.00 T", "2.00x"]
+    assert rows["wall-clock"] == ["100.0 s", "4.2 min", "2.50x"]
+    assert "run folder: runs/x" in text and "schedule.png" in text and "checkpoints" not in text
+    text = summary.table(result() | {"checkpoints": {"written": 3, "seconds": 1.96, "share": 0.01234}}, Path("runs/x"))
+    assert "\ncheckpoints: 3 written in 2.0 s, 1.2% of the run\n" in text
+
+
+def test_a_run_without_a_teacher_names_no_queries_and_how_its_student_can_teach():
+    made = result(
+        metrics={"student": {"loss": 0.5, "accuracy": 0.7, "score": 0.7}}, select={"name": "all", "ratio": 1.0}
+    )
+    text = summary.table(made, Path("runs/x"))
+    assert "teacher queries" not in text and "cost: no teacher, 5.50 TFLOPs, 100.0 s" in text
+    assert "teachers.path=runs/x/student" in text and "schedule.png" not in text
+
+
+def test_what_was_not_measured_is_a_dash():
+    made = result(ledger__speedup={"queries": None, "flops": 2.0, "wallclock": None})
+    made["ledger"]["seconds"]["all_data"] = None
+    text = summary.table(made, Path("x"))
+    (line,) = [line for line in text.splitlines() if "wall-clock" in line]
+    assert line.split() == ["wall-clock", "100.0", "s", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (999_999, "999999"), (1e6, "1.00 M"), (1.5e9, "1.50 G"), (14.38e12, "14.38 T"), (2e15, "2.00 P"), (3e18, "3.00 E")],
+)  # fmt: skip
+def test_large_counts_have_a_prefix(value, shown):
+    assert summary.si(value) == shown
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(None, "-"), (0.04, "0.0 s"), (119.9, "119.9 s"), (120, "2.0 min")])
+def test_seconds_in_words(seconds, shown):
+    assert summary.duration(seconds) == shown
+
+
+# ---- several teachers, and what was trained first
+
+STAGES = [
+    {"what": "teacher, 12 layers, fine-tuned", "made_now": False, "queries": 0, "flops": 2e15, "seconds": 600.0, "steps": 300},
+    {"what": "assistant, 9 layers, distilled", "made_now": True, "queries": 3500, "flops": 1e15, "seconds": 300.0, "steps": 300},
+]  # fmt: skip
+
+
+def test_teachers_stand_below_the_student_the_main_one_last():
+    one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
+    found = {"student": one, "assistant": one, "teacher": one, "teacher small": one, "majority class": one}
+    _, *lines = summary.quality(result(metrics=found))
+    names = [re.split(r"\s{2,}", line.strip())[0] for line in lines]
+    assert names == ["majority class", "student", "assistant", "teacher small", "teacher"]
+    long = {"student": one, "teacher specialist-of-a-long-name": one}
+    head, *lines = summary.quality(result(metrics=long))
+    assert len({len(line) for line in (head, *lines)}) == 1  # columns stay columns
+
+
+def test_a_run_with_specialists_alone_has_a_teacher():
+    one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
+    found = {"student": one, "teacher specialist-1": one, "teacher specialist-2": one}
+    assert "teacher queries" in summary.table(result(metrics=found), Path("x"))
+    assert "Distilled from bert" in summary.card(result(metrics=found))
+
+
+def test_every_stage_of_the_preparation_has_a_line_and_all_of_them_a_total():
+    lines = summary.preparation(result(preparation=STAGES))
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines[1:]]
+    assert rows == [
+        ["cost of preparation, paid once", "queries", "model FLOPs", "wall-clock"],
+        ["teacher, 12 layers, fine-tuned (found)", "0", "2.00 P", "10.0 min"],
+        ["assistant, 9 layers, distilled (now)", "3,500", "1.00 P", "5.0 min"],
+        ["total", "3,500", "3.00 P", "15.0 min"],
+        ["with this run", "4,532", "3.01 P", "16.7 min"],
+    ]
+    assert "\n".join(lines) in summary.table(result(preparation=STAGES), Path("x"))
+    assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_what_nobody_counted_is_a_dash_and_in_no_total():
+    unknown = {
+        "what": "teacher, 4 layers, fine-tuned",
+        "made_now": False,
+        "queries": None,
+        "flops": None,
+        "seconds": None,
+    }
+    rows = [line.split() for line in summary.preparation(result(preparation=[unknown, STAGES[1]]))[2:]]
+    assert rows[0][-3:] == ["-", "-", "-"] and rows[2][:2] == ["total", "3,500"]
+    assert summary.preparation(result()) == [] == summary.preparation(result(preparation=[]))
+
+
+# ---- the next command
+
+
+def next_of(made: dict[str, Any]) -> list[str]:
+    (line,) = [line for line in summary.table(made, Path("x")).splitlines() if line.startswith("next:")]
+    return line.split("kdlab.run ")[1].split()
+
+
+def test_the_next_command_is_random_at_the_same_ratio():
+    assert next_of(result()) == ["+exp=adads_finetune", "select.ratio=0.25", "select=random"]
+
+
+def test_after_random_it_is_all_data():
+    made = result(select={"name": "random", "ratio": 0.25})
+    made["command"][4] = "select=random"
+    found = next_of(made)
+    assert "select=all" in found and ("select.ratio=1" in found or not any("select.ratio" in o for o in found))
+
+
+def test_after_weighed_terms_on_whole_batches_it_is_their_fixed_weights():
+    made = result(select={"name": "all", "ratio": 1.0}, policy={"name": "ksm", "reward_data": "heldout"})
+    made["command"] = ["python", "-m", "kdlab.run", "+exp=ksm", "policy=ksm_hard", "policy.phase=8", "seed=2"]
+    assert next_of(made) == ["+exp=ksm", "seed=2", "policy=fixed"]
+
+
+def test_rewards_of_the_dev_set_are_marked_in_the_table_and_in_the_card():
+    said = "rewarded on these rows"
+    for data in ("dev", "heldout", None):
+        made = result(policy={"name": "ksm", "reward_data": data})
+        assert (said in summary.table(made, Path("x"))) == (said in summary.card(made)) == (data == "dev")
+
+
+# ---- beside random
+
+
+def written(folder: Path, made: dict[str, Any], **config: Any) -> Path:
+    """A run folder as far as the comparison reads it."""
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(made))
+    base = {"seed": made["seed"], "select": made["select"], "optim": {"lr": 1e-3}, "artifacts": "a", "resume": True}
+    (folder / "config.yaml").write_text(yaml.safe_dump({**base, **config}))
+    return folder
+
+
+def random(seed: int = 1, ratio: float = 0.25, score: float = 0.7, queries: int = 900) -> dict[str, Any]:
+    made = result(seed=seed, select={"name": "random", "ratio": ratio})
+    made["metrics"]["student"]["score"], made["ledger"]["teacher_queries"]["total"] = score, queries
+    return made
+
+
+def test_random_of_the_same_seed_goes_before_others_and_the_newest_before_older(tmp_path):
+    mine = written(tmp_path / "mine", result())
+    assert summary.beside_random(result(), mine) == ""
+    written(tmp_path / "9", random(seed=2, score=0.1))
+    assert "(9, seed 2)" in summary.beside_random(result(), mine)
+    written(tmp_path / "1", random(score=0.2))
+    written(tmp_path / "2", random(score=0.65, queries=1234))
+    head, own, theirs = summary.beside_random(result(), mine).strip("\n").splitlines()
+    assert head == "beside random at the same ratio (2, seed 1)"
+    assert own.split()[:6] == ["this", "run", "score", "78.1", "1,032", "queries"]
+    assert theirs.split()[:5] == ["random", "score", "65.0", "1,234", "queries"]
+    assert "5.50 TFLOPs" in own and own.endswith("100.0 s")
+
+
+def test_runs_that_cannot_be_compared_are_passed_over(tmp_path):
+    mine = written(tmp_path / "mine", result())
+    written(tmp_path / "ratio", random(ratio=0.5))
+    written(tmp_path / "setting", random(), optim={"lr": 1e-2})
+    written(tmp_path / "unfinished", {**random(), "status": "running"})
+    written(tmp_path / "other", result(select={"name": "margin", "ratio": 0.25}))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "result.json").write_text("{")
+    (tmp_path / "no config").mkdir()
+    (tmp_path / "no config" / "result.json").write_text(json.dumps(random()))
+    (tmp_path / "a file").write_text("")
+    assert summary.beside_random(result(), mine) == ""
+
+
+def test_what_does_not_change_the_numbers_may_differ(tmp_path):
+    mine = written(tmp_path / "mine", result())
+    written(tmp_path / "other", random(), artifacts="elsewhere", resume=False, logger={"name": "wandb"}, name="else")
+    assert "(other, seed 1)" in summary.beside_random(result(), mine)
+
+
+@pytest.mark.parametrize("select", [{"name": "random", "ratio": 0.25}, {"name": "entropy", "ratio": 1.0}])
+def test_random_itself_and_all_data_have_nothing_beside(tmp_path, select):
+    made = result(select=select)
+    mine = written(tmp_path / "mine", made)
+    written(tmp_path / "other", random(ratio=select["ratio"]))
+    assert summary.beside_random(made, mine) == ""
+
+
+# ---- the model card
+
+
+def test_the_card_of_a_classifier():
+    text = summary.card(result())
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["pipeline_tag"] == "text-classification" and header["library_name"] == "transformers"
+    assert "Distilled from bert" in text and "AutoModelForSequenceClassification" in text
+    assert "Teacher queries 1,032 of 4,128 rows seen" in text and "mrpc" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert table[0] == "| dev set | loss | accuracy | f1 |" and table[1].count("---") == 4
+    assert "| student | 0.512 | 0.812 | 0.750 |" in table and "| majority class | - | 0.600 | 0.000 |" in table
+
+
+def test_the_card_of_plain_fine_tuning_names_no_teacher():
+    text = summary.card(result(metrics={"student": {"loss": 0.5, "accuracy": 0.7, "score": 0.7}}))
+    assert "Trained on labels alone" in text and "Distilled" not in text and "Teacher queries" not in text
+
+
+def test_the_card_of_a_pre_trained_student():
+    text = summary.card(result(stage="pretrain", metrics={"student": {"loss": 3.0}, "teacher": {"loss": 2.0}}))
+    assert "fill-mask" in text and "AutoModelForMaskedLM" in text and "| held-out text | loss |" in text

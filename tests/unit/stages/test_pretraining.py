@@ -1,0 +1,99 @@
+"""Several teachers of plain text: masked-LM models of other depths, and assistants distilled from the main one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from kdlab.config.schema import checked
+from kdlab.errors import UserError
+from kdlab.models import loading
+from kdlab.stages.pretraining import TextBench
+from kdlab.stages.registry import bench_of
+from tests.support.runs import tiny
+from tests.unit.stages.test_finetuning import composed
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{text}")
+    for text in (".*LeafSpec", ".*does not have many workers", ".*dataloader is not resumable")
+]
+SMALL = "teachers.others.small.layers=2"
+PREPARE = ["teachers.prepare.max_steps=1", "teachers.prepare.lr=1e-9", "teachers.prepare.max_length=32"]
+ASSISTANT = ["adopt=assistant", "adopt.assistant.max_steps=2", "adopt.assistant.batch_size=16", "student.layers=[0]"]
+
+
+@pytest.fixture
+def bench(tmp_path, teacher_folder, text_folder):
+    """Makes the bench of a tiny run on text; all benches of one test share an artifact store."""
+
+    def make(*more: str, teacher: Path = teacher_folder) -> TextBench:
+        given = tiny(teacher, text_folder, f"artifacts={tmp_path / 'artifacts'}", "select=random", *PREPARE, *more)
+        made = bench_of(checked(composed(given)), said.append)
+        assert isinstance(made, TextBench)
+        return made
+
+    said: list[str] = []
+    make.said = said  # pyright: ignore
+    return make
+
+
+def test_layers_of_the_main_teacher_keep_its_head_and_are_prepared_once(bench, teacher_folder):
+    made = bench("adopt=hard", SMALL)
+    made.check()
+    found = made.teachers(None)
+    assert [t.name for t in found] == ["small", teacher_folder.name]
+    source = transformers.AutoModelForMaskedLM.from_pretrained(teacher_folder).state_dict()
+    mine = found[0].encoder.model.state_dict()
+    assert found[0].encoder.model.config.num_hidden_layers == 2
+    for name, tensor in mine.items():  # layers 0 and 1 have the same names in both
+        torch.testing.assert_close(tensor, source[name], atol=1e-6, rtol=0)
+    assert [stage["what"] for stage in made.preparation] == ["teacher small, 2 layers, prepared"]
+    again = bench("adopt=hard", SMALL, "seed=3")
+    again.teachers(None)
+    assert [(s["made_now"], s["steps"]) for s in again.preparation] == [(False, 1)]
+
+
+def test_a_shallower_teacher_needs_a_recipe(bench):
+    with pytest.raises(
+        UserError, match="the teacher small has some layers of another model, and teachers.prepare says"
+    ):
+        bench("adopt=hard", SMALL, "teachers.prepare=null").check()
+
+
+def test_an_encoder_without_a_head_is_prepared_first_and_its_layers_then(bench, teacher_folder, tmp_path):
+    bare = tmp_path / "bare"
+    transformers.AutoModel.from_pretrained(teacher_folder).save_pretrained(bare)
+    loading.load_tokenizer(teacher_folder).save_pretrained(bare)
+    made = bench("adopt=every", SMALL, teacher=bare)
+    made.check()
+    assert len(made.teachers(None)) == 2
+    assert [stage["what"] for stage in made.preparation] == [
+        "teacher, 4 layers, prepared",
+        "teacher small, 2 layers, prepared",
+    ]
+
+
+def test_an_assistant_of_text(bench, teacher_folder):
+    made = bench(*ASSISTANT)
+    made.check()
+    found = made.teachers(None)
+    assert [(t.name, t.encoder.model.config.num_hidden_layers) for t in found] == [
+        ("assistant", 2),
+        (teacher_folder.name, 4),
+    ]
+    (stage,) = made.preparation
+    assert stage["what"] == "assistant, 2 layers, distilled" and stage["queries"] == 2 * 16 and stage["flops"] > 0
+    assert any(line.startswith("assistant: held-out masked-LM loss") for line in bench.said)
+    again = bench(*ASSISTANT, "seed=5")
+    again.teachers(None)
+    assert [s["made_now"] for s in again.preparation] == [False]
+
+
+def test_the_student_takes_the_layers_of_the_main_teacher_loaded_or_not(bench):
+    made = bench("adopt=hard", SMALL)
+    loaded, anew = made.student(*made.teachers(None)), made.student()
+    for p, q in zip(loaded.parameters(), anew.parameters(), strict=True):
+        assert torch.equal(p, q)
