@@ -42,8 +42,8 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
     from kdlab.models import loading
     from kdlab.models.encoder import Encoder
     from kdlab.modules.distiller import Distiller
-    from kdlab.modules.objective import Weighted
-    from kdlab.modules.optimizer import Optim
+    from kdlab.modules.objective import WeightedTerm
+    from kdlab.modules.optimizer import OptimizerSettings
     from kdlab.teachers.teacher import Teacher
     from kdlab.types import IGNORE, Batch
 
@@ -58,11 +58,11 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
     student = Encoder(small)
     teacher = Teacher("teacher", Encoder(whole))
     knowledge = {
-        "soft": Weighted(functools.partial(logits.soft_cross_entropy, temperature=2.0), 5.0),
-        "mlm": Weighted(logits.label_cross_entropy, 2.0),
-        "cosine": Weighted(hidden_states.cosine, 1.0, "tokens"),
+        "soft": WeightedTerm(functools.partial(logits.soft_cross_entropy, temperature=2.0), 5.0),
+        "mlm": WeightedTerm(logits.label_cross_entropy, 2.0),
+        "cosine": WeightedTerm(hidden_states.cosine, 1.0, "tokens"),
     }
-    module = Distiller(student, knowledge, Optim(lr=1e-4), 10, [teacher])
+    module = Distiller(student, knowledge, OptimizerSettings(lr=1e-4), 10, [teacher])
 
     def batch(n: int) -> Batch:
         ids = torch.randint(1000, VOCABULARY, (n, length))

@@ -20,8 +20,8 @@ from kdlab.methods.selection import strategies
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch, Evidence
@@ -109,10 +109,10 @@ class Ours:
         self.encoder = Encoder(self.student, execution)
         told = Teacher("teacher", Encoder(teacher, execution)).hold("bf16-mixed").to(torch.device(sizes.device))
         knowledge = {
-            "label": Weighted(terms.label_cross_entropy, 0.5),
-            "soft": Weighted(functools.partial(terms.soft_cross_entropy, temperature=1.0), 0.5, "all"),
+            "label": WeightedTerm(terms.label_cross_entropy, 0.5),
+            "soft": WeightedTerm(functools.partial(terms.soft_cross_entropy, temperature=1.0), 0.5, "all"),
         }
-        self.module = Distiller(self.encoder, knowledge, Optim(lr=1e-5), 10**6, [told])
+        self.module = Distiller(self.encoder, knowledge, OptimizerSettings(lr=1e-5), 10**6, [told])
         self.optimizer = self.module.configure_optimizers()["optimizer"]
 
     def evidence(self, b: Batch) -> Evidence:

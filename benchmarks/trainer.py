@@ -42,8 +42,8 @@ from kdlab.modules.distiller import Distiller
 from kdlab.run import composition, plain
 from kdlab.runs import single
 from kdlab.runtime.ledger import Ledger
-from kdlab.stages.base import Bench
-from kdlab.stages.registry import bench_of
+from kdlab.stages.base import Stage
+from kdlab.stages.registry import stage_of
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LABELS = ("no", "yes")
@@ -111,9 +111,9 @@ def kdlab_run(overrides: list[str], folder: Path) -> Training:
     return train
 
 
-def prepared(overrides: list[str]) -> tuple[Bench, Distiller, Any]:
+def prepared(overrides: list[str]) -> tuple[Stage, Distiller, Any]:
     """What the run would train, and its rows."""
-    bench = bench_of(checked(composition(overrides)[0]), lambda line: None)
+    bench = stage_of(checked(composition(overrides)[0]), lambda line: None)
     steps = bench.config.trainer.max_steps
     assert steps is not None
     teachers = bench.teachers(None)

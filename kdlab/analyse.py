@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kdlab.errors import UserError
 
 if TYPE_CHECKING:
-    from kdlab.reporting.analyses.one_run import Found
+    from kdlab.reporting.analyses.one_run import AnalysisResult
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="name", required=True, metavar="NAME")
 
     def kind(
-        name: str, says: str, make: Callable[[argparse.Namespace], Found], rows: int | None = None
+        name: str, says: str, make: Callable[[argparse.Namespace], AnalysisResult], rows: int | None = None
     ) -> argparse.ArgumentParser:
         one = kinds.add_parser(name, help=says, description=says)
         one.set_defaults(make=make)
@@ -83,41 +83,41 @@ def _analyse(given: argparse.Namespace) -> int:
 # the analyses are imported when one is made: --help needs no torch
 
 
-def _gradients(given: argparse.Namespace) -> Found:
+def _gradients(given: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import one_run, open_run
 
     return one_run.gradients(
-        open_run.Open(given.run, checkpoint=given.checkpoint, text=True), given.rows, given.strategies, given.head
+        open_run.OpenRun(given.run, checkpoint=given.checkpoint, text=True), given.rows, given.strategies, given.head
     )
 
 
-def _selected(given: argparse.Namespace) -> Found:
+def _selected(given: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import one_run, open_run
 
-    return one_run.selected(open_run.Open(given.run), given.rows, given.strategies)
+    return one_run.selected(open_run.OpenRun(given.run), given.rows, given.strategies)
 
 
-def _tsne(given: argparse.Namespace) -> Found:
+def _tsne(given: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import one_run, open_run
 
     return one_run.tsne(
-        open_run.Open(given.run, checkpoint=given.checkpoint), given.rows, given.strategies, given.ratio
+        open_run.OpenRun(given.run, checkpoint=given.checkpoint), given.rows, given.strategies, given.ratio
     )
 
 
-def _temperature(given: argparse.Namespace) -> Found:
+def _temperature(given: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import across_runs
 
     return across_runs.temperature(given.runs)
 
 
-def _ratio(given: argparse.Namespace) -> Found:
+def _ratio(given: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import across_runs
 
     return across_runs.ratio(given.runs)
 
 
-def _against(given: argparse.Namespace) -> Found:
+def _against(given: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import across_runs
 
     return across_runs.against(given.runs, given.key)
@@ -127,7 +127,7 @@ def _common(given: argparse.Namespace) -> Path:
     return given.run if "run" in given else Path(os.path.commonpath([os.path.abspath(run) for run in given.runs]))
 
 
-def _write(found: Found, name: str, out: Path) -> list[Path]:
+def _write(found: AnalysisResult, name: str, out: Path) -> list[Path]:
     from kdlab.plotting import style
     from kdlab.storage.files import atomic_write_bytes, atomic_write_text, plain_errors
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError, nearest
-from kdlab.runtime.progress import Told
+from kdlab.runtime.progress import ProgressBar
 from kdlab.storage.artifacts import (
     KEY,
     LEFT,
@@ -43,7 +43,7 @@ Uses = Mapping[str, Sequence[str]]  # "kind/key" to the run folders that name it
 
 
 @dataclass(frozen=True)
-class Doomed:
+class PruneRule:
     """What prune takes, as conditions that must all hold; without any of them it takes damaged and unfinished ones only."""
 
     kinds: frozenset[str] = frozenset()
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _list(chosen.root, kinds, uses)
             if chosen.unused and not chosen.runs.is_dir():
                 raise UserError(f"--unused: there is no folder {chosen.runs}; say with --runs where run folders lie")
-            doomed = Doomed(frozenset(chosen.kind), chosen.older_than, chosen.unused)
+            doomed = PruneRule(frozenset(chosen.kind), chosen.older_than, chosen.unused)
             return _prune(chosen.root, kinds, doomed, uses, chosen.delete)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -187,7 +187,7 @@ def _verify(root: Path, kinds: frozenset[str]) -> int:
     checked = damaged = 0
     every = [(path, fault_of) for path in _of(root, kinds)]
     every += [(path, maintenance.fault_of) for path in _answers(root, kinds)]
-    with Told("checking", len(every), "artifacts") as told:
+    with ProgressBar("checking", len(every), "artifacts") as told:
         for path, judge in every:
             fault = judge(path)
             checked, damaged = checked + 1, damaged + (fault is not None)
@@ -200,7 +200,7 @@ def _verify(root: Path, kinds: frozenset[str]) -> int:
     return 1 if damaged else 0
 
 
-def _prune(root: Path, kinds: frozenset[str], doomed: Doomed, uses: Uses, delete: bool) -> int:
+def _prune(root: Path, kinds: frozenset[str], doomed: PruneRule, uses: Uses, delete: bool) -> int:
     freed = 0
     names = [path for path in (*entries(root), *entries(root, LEFT)) if path.parent.name in kinds]
     for final in sorted({path.with_name(path.name.lstrip(".")[:16]) for path in names}):
@@ -226,7 +226,7 @@ def _prune(root: Path, kinds: frozenset[str], doomed: Doomed, uses: Uses, delete
     return 0
 
 
-def _prune_answers(root: Path, kinds: frozenset[str], doomed: Doomed, uses: Uses, delete: bool) -> int:
+def _prune_answers(root: Path, kinds: frozenset[str], doomed: PruneRule, uses: Uses, delete: bool) -> int:
     """As `_prune`, of cached answers: bytes. Of damaged ones those go that nobody can use; single rows are asked again."""
     freed = 0
     for path in [*_answers(root, kinds), *(path for path in maintenance.left(root) if path.parent.name in kinds)]:

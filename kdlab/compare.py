@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.reporting import statistics as significance
-from kdlab.reporting.comparison import DEFAULT, Comparison, Line, compare
+from kdlab.reporting.comparison import DEFAULT, Comparison, ComparisonLine, compare
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.statistics import Paired
 from kdlab.runs.finished import command
@@ -82,7 +82,7 @@ def text(found: Comparison, markdown: bool = False) -> str:
     return "\n".join([*parts, *(["", said] if said else [])])
 
 
-def _group(found: Comparison, line: Line) -> list[str]:
+def _group(found: Comparison, line: ComparisonLine) -> list[str]:
     row = numbers(found, line)
     return [
         line.group.name,
@@ -95,7 +95,7 @@ def _group(found: Comparison, line: Line) -> list[str]:
     ]
 
 
-def tested_cells(found: Comparison, line: Line) -> list[str]:
+def tested_cells(found: Comparison, line: ComparisonLine) -> list[str]:
     """A line of the table of tests (`TEST`), for a line that has a baseline."""
     assert line.baseline is not None
     pair = line.found
@@ -206,7 +206,7 @@ def _run(run: Run) -> dict[str, Any]:
     }
 
 
-def numbers(found: Comparison, line: Line) -> dict[str, Any]:
+def numbers(found: Comparison, line: ComparisonLine) -> dict[str, Any]:
     """All that is known of a group, by column; `seeds` in one cell, costs as means over them."""
     order = sorted(line.values.items(), key=lambda one: one[1], reverse=not found.lower)
     values = [value for _, value in order]

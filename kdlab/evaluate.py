@@ -46,11 +46,11 @@ def _scores(run: Path, result: dict, config, rows: int | None) -> int:
 
     from kdlab.models.encoder import Encoder
     from kdlab.modules.evaluation import over_splits
-    from kdlab.stages.registry import bench_of
+    from kdlab.stages.registry import stage_of
 
     if rows is not None:
         config.data.heldout_rows = rows
-    bench = bench_of(config, print)
+    bench = stage_of(config, print)
     bench.source.check()
     encoder = Encoder(bench.load(run / "student")).eval()
     score = bench.score

@@ -21,8 +21,8 @@ from kdlab.errors import UserError
 from kdlab.testing import fault_tables
 from kdlab.testing.child_process import tiny, tiny_task
 from kdlab.testing.disk_faults import damaged, full_disks, read_only
-from kdlab.testing.fault_lab import Found, Lab, timed
-from kdlab.testing.kills import Case, campaign, undisturbed
+from kdlab.testing.fault_lab import FaultLab, FaultResult, timed
+from kdlab.testing.kills import KillCase, campaign, undisturbed
 from kdlab.testing.long_run import long_run
 from kdlab.testing.rank_faults import dying_ranks
 from kdlab.testing.signals_and_nans import nonfinite, nonfinite_skipped, signals, signals_preparing, two_makers
@@ -42,7 +42,7 @@ LONG = "a long run"
 ROOM = 4e9  # bytes that have to be free in memory for working there
 
 
-def cases(teacher: Path, text: Path, rows: Path, quick: bool) -> list[Case]:
+def cases(teacher: Path, text: Path, rows: Path, quick: bool) -> list[KillCase]:
     """What is killed. `quick`: few points of each."""
 
     def task(name: str, *more: str) -> tuple[str, ...]:
@@ -55,27 +55,27 @@ def cases(teacher: Path, text: Path, rows: Path, quick: bool) -> list[Case]:
     finetune, dekd, ksm = task("adads_finetune"), task("dekd"), task("ksm", *KSM)
     pretrain_answers = (*pretrain, "teachers.cache=disk")
     found = [
-        Case("killed: adads_pretrain", pretrain, points=48),
-        Case("killed: adads_finetune", finetune, points=48),
-        Case("killed: dekd", dekd, points=42),
-        Case("killed: ksm", ksm, points=42),
-        Case("killed: adads_finetune, while its teacher is made", finetune, prepared=False, points=12),
-        Case("killed: dekd, while teacher and assistant are made", dekd, prepared=False, points=12),
-        Case("killed: ksm, while teacher and module are made", ksm, prepared=False, points=24),
-        Case("killed: adads_pretrain, writing answers", pretrain_answers, points=12, only="answers"),
-        Case("killed: adads_finetune, writing answers", answers(finetune), points=12, only="answers", epochs=4),
-        Case("killed: dekd, writing answers", answers(dekd), points=12, only="answers", epochs=4),
-        Case("killed: ksm, writing answers", answers(ksm), points=12, only="answers", epochs=4),
-        Case("killed: adads_finetune, 2 ranks, writing answers", with_(answers(finetune), *RANKS), ranks=2, points=6,
+        KillCase("killed: adads_pretrain", pretrain, points=48),
+        KillCase("killed: adads_finetune", finetune, points=48),
+        KillCase("killed: dekd", dekd, points=42),
+        KillCase("killed: ksm", ksm, points=42),
+        KillCase("killed: adads_finetune, while its teacher is made", finetune, prepared=False, points=12),
+        KillCase("killed: dekd, while teacher and assistant are made", dekd, prepared=False, points=12),
+        KillCase("killed: ksm, while teacher and module are made", ksm, prepared=False, points=24),
+        KillCase("killed: adads_pretrain, writing answers", pretrain_answers, points=12, only="answers"),
+        KillCase("killed: adads_finetune, writing answers", answers(finetune), points=12, only="answers", epochs=4),
+        KillCase("killed: dekd, writing answers", answers(dekd), points=12, only="answers", epochs=4),
+        KillCase("killed: ksm, writing answers", answers(ksm), points=12, only="answers", epochs=4),
+        KillCase("killed: adads_finetune, 2 ranks, writing answers", with_(answers(finetune), *RANKS), ranks=2, points=6,
              only="answers", epochs=4),
-        Case("killed: adads_pretrain, 2 loader workers", (*pretrain, *WORKERS), points=12, workers=2),
-        Case("killed: adads_finetune, 2 loader workers", (*finetune, *WORKERS), points=6, workers=2),
-        Case("killed: dekd, 2 loader workers", (*dekd, *WORKERS), points=6, workers=2),
-        Case("killed: ksm, 2 loader workers", (*ksm, *WORKERS), points=6, workers=2),
-        Case("killed: adads_pretrain, 2 ranks", with_(pretrain, *RANKS), ranks=2, points=18),
-        Case("killed: adads_finetune, 2 ranks", with_(finetune, *RANKS), ranks=2, points=12),
-        Case("killed: dekd, 2 ranks", with_(dekd, *RANKS), ranks=2, points=12),
-        Case("killed: ksm, 2 ranks, 2 loader workers", with_(ksm, *RANKS, *WORKERS), ranks=2, points=12, workers=2),
+        KillCase("killed: adads_pretrain, 2 loader workers", (*pretrain, *WORKERS), points=12, workers=2),
+        KillCase("killed: adads_finetune, 2 loader workers", (*finetune, *WORKERS), points=6, workers=2),
+        KillCase("killed: dekd, 2 loader workers", (*dekd, *WORKERS), points=6, workers=2),
+        KillCase("killed: ksm, 2 loader workers", (*ksm, *WORKERS), points=6, workers=2),
+        KillCase("killed: adads_pretrain, 2 ranks", with_(pretrain, *RANKS), ranks=2, points=18),
+        KillCase("killed: adads_finetune, 2 ranks", with_(finetune, *RANKS), ranks=2, points=12),
+        KillCase("killed: dekd, 2 ranks", with_(dekd, *RANKS), ranks=2, points=12),
+        KillCase("killed: ksm, 2 ranks, 2 loader workers", with_(ksm, *RANKS, *WORKERS), ranks=2, points=12, workers=2),
     ]  # fmt: skip
     return [replace(case, points=3) for case in found[::3]] if quick else found
 
@@ -85,7 +85,7 @@ class Mishap:
     """A fault other than a kill, and on how many ranks it is caused."""
 
     name: str
-    cause: Callable[[Lab], Found]
+    cause: Callable[[FaultLab], FaultResult]
     ranks: int = 1
 
 
@@ -111,17 +111,17 @@ def others(quick: bool) -> list[Mishap]:
 
 def _caused(
     mishaps: Sequence[Mishap], command: tuple[str, ...], top: Path, quick: bool, pool: Executor
-) -> Iterator[tuple[str, list[Future[Found]]]]:
+) -> Iterator[tuple[str, list[Future[FaultResult]]]]:
     """The name of each and its future, in `pool`, after undisturbed runs on as many ranks."""
     runs = {
-        ranks: Case("undisturbed", with_(command, *RANKS) if ranks > 1 else command, ranks=ranks)
+        ranks: KillCase("undisturbed", with_(command, *RANKS) if ranks > 1 else command, ranks=ranks)
         for ranks in sorted({mishap.ranks for mishap in mishaps})
     }
     wholes = {ranks: pool.submit(undisturbed, case, top / f"whole-{ranks}") for ranks, case in runs.items()}
     for number, mishap in enumerate(mishaps):
         whole, given = wholes[mishap.ranks].result(), runs[mishap.ranks].command
         artifacts = whole.folder / "artifacts"
-        lab = Lab(top / f"lab-{number}", given, whole.outcome, artifacts, mishap.ranks, few=quick)
+        lab = FaultLab(top / f"lab-{number}", given, whole.outcome, artifacts, mishap.ranks, few=quick)
         yield mishap.name, [pool.submit(timed, mishap.cause, lab)]
 
 
@@ -180,7 +180,7 @@ def _all(given: argparse.Namespace, top: Path) -> int:
         wanted = not given.only or any(word in name for word in given.only)
         return wanted and not any(word in name for word in given.but)
 
-    def tell(name: str, found: Found) -> None:
+    def tell(name: str, found: FaultResult) -> None:
         if name.startswith(fault_tables.KILLED) and not found.tried:
             found.wrong, found.notes = 1, [*found.notes, "nothing was killed"]
         rows.append(fault_tables.row(name, found))
@@ -199,7 +199,7 @@ def _all(given: argparse.Namespace, top: Path) -> int:
             mishaps = [mishap for mishap in others(given.quick) if asked(mishap.name)]
             begun = [*campaign(kills, top / "killed", pool), *_caused(mishaps, command, top, given.quick, pool)]
             for name, futures in begun:
-                whole = Found()
+                whole = FaultResult()
                 for future in futures:
                     whole.add(future.result())
                 tell(name, whole)

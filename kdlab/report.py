@@ -15,7 +15,7 @@ from kdlab.reporting import tables as reporttables
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.comparison import Comparison, compare
 from kdlab.reporting.filters import where
-from kdlab.reporting.page import MARK, Picture, Report, Section, html, markdown, picture
+from kdlab.reporting.page import MARK, Picture, ReportPage, Section, html, markdown, picture
 from kdlab.reporting.papers import PAPERS
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.tables import TaskTable
@@ -74,7 +74,7 @@ def build(
     metric: str | None = None,
     baseline: str | None = None,
     say: Say = print,
-) -> Report:
+) -> ReportPage:
     """All that the report of the finished runs among `paths` says; `say` is told what is left out, and why.
 
     UserError where there is no finished run, or where conditions, metric or baseline fit none.
@@ -97,7 +97,7 @@ def build(
     if paper and not any(row.published for table in tables for row in table.rows):
         also(f"--paper {paper}: it prints no number for these tasks, methods and ratios")
     shown = {str(folder): why for folder, why in left.items()}
-    return Report(sections, _over_tasks(tables), shown, said, list(conditions), paper, baseline)
+    return ReportPage(sections, _over_tasks(tables), shown, said, list(conditions), paper, baseline)
 
 
 def _compared(runs: Sequence[Run], metric: str | None, baseline: str | None, say: Say) -> list[Comparison]:

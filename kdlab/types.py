@@ -1,4 +1,4 @@
-"""What the layers pass to each other: `Batch`, `Plan`, `Outputs`, `Evidence`, `Situation`.
+"""What the layers pass to each other: `Batch`, `Plan`, `Outputs`, `Evidence`, `WeighingContext`.
 
 Dimensions, defined once for the whole package:
 
@@ -154,7 +154,7 @@ class Evidence:
 
 
 @dataclass
-class Situation:
+class WeighingContext:
     """What a weighing rule may look at: the rows of the whole global batch in rank order, detached.
 
     `uncertainty` (k,) of the student, entropy / log C, in [0, 1]; `student` (k, H) and `teachers`, (k, H_t) each: the

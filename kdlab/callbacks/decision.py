@@ -21,7 +21,7 @@ from kdlab.runtime.seeding import generator
 from kdlab.types import Batch, Plan
 
 
-class Chooser:
+class ArmSelector:
     """The arm that serves: chosen once an optimizer step, or, with a `reward`, once every `interval` steps.
 
     With a reward it is chosen after the last arm's effect was seen: `observe`, called without arguments, the same value
@@ -110,10 +110,10 @@ class Chooser:
             self.reward.load_state_dict(state["reward"])
 
 
-class Choosing(pl.Callback):
+class DecisionCallback(pl.Callback):
     """A callback that answers a question about each batch as its chooser's arm says."""
 
-    def __init__(self, chooser: Chooser) -> None:
+    def __init__(self, chooser: ArmSelector) -> None:
         self.chooser = chooser
 
     def on_train_batch_start(
@@ -136,7 +136,7 @@ class Choosing(pl.Callback):
         self.chooser.load_state_dict(state_dict)
 
 
-class Adopt(Choosing):
+class Adopt(DecisionCallback):
     """Which teacher speaks to each row? The adoption rule (`kdlab.methods.adoption`) that the chooser picks."""
 
     def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
@@ -144,7 +144,7 @@ class Adopt(Choosing):
         batch.plan.adopt = self.chooser.chosen
 
 
-class Weigh(Choosing):
+class Weigh(DecisionCallback):
     """Which knowledge counts, how much? The weighing rule (`kdlab.methods.knowledge.weighing`, `kdlab.methods.ksm.module`) that the chooser picks."""
 
     def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
@@ -152,7 +152,7 @@ class Weigh(Choosing):
         batch.plan.weigh = self.chooser.chosen
 
 
-class Decisions(pl.Callback):
+class DecisionLog(pl.Callback):
     """Writes a row of knowledge.csv each optimizer step: what the rules decided, as means over the global batch.
 
     Columns: step, the arms of `adopt` and `weigh` where there are any, and `Rules.columns`. Nothing is read from

@@ -15,12 +15,12 @@ from kdlab.modules.distiller import Distiller
 
 
 def columns(ksm: KSM) -> list[str]:
-    """The columns of the rows that `Phases` writes."""
+    """The columns of the rows that `KSMPhases` writes."""
     weights = [f"weight_{term}" for term in ksm.terms]
     return ["step", "measured", "reward", *weights, "phase_error", "exploration_error", "objective"]
 
 
-class Phases(pl.Callback):
+class KSMPhases(pl.Callback):
     """Teaches `ksm` while a student learns: every `length` optimizer steps it is told how far the loss has fallen.
 
     KSM (Liu et al. 2022), section 5.3.3. `measure` gives a number that should fall (the loss, or minus a score) of rows

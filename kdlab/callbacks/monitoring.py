@@ -12,22 +12,22 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from kdlab.callbacks.decision import Chooser
-from kdlab.callbacks.nonfinite import Guard
+from kdlab.callbacks.decision import ArmSelector
+from kdlab.callbacks.nonfinite import NonFiniteGuard
 from kdlab.errors import UserError
-from kdlab.modules.checkpoint_schedule import PART, TIMES, Cadence
+from kdlab.modules.checkpoint_schedule import PART, TIMES, CheckpointSchedule
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import over_splits
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
-from kdlab.runtime.progress import Told
+from kdlab.runtime.progress import ProgressBar
 from kdlab.runtime.signals import Stopped
 from kdlab.storage import checkpoints
 from kdlab.storage.tables import Table
 from kdlab.types import Batch
 
 
-class Account(pl.Callback):
+class CostCallback(pl.Callback):
     """Keeps the ledger: seconds of the parts the distiller cannot time itself, and what all-data training would cost.
 
     At `probes` steps, evenly spread over `total_steps`, the whole batch is put through the plain distillation step as
@@ -102,7 +102,7 @@ class Account(pl.Callback):
         self.probe_seconds = list(state_dict["probe_seconds"])
 
 
-class Watch(pl.Callback):
+class EvaluationCallback(pl.Callback):
     """Evaluates the student on held-out rows every `every` steps, before the step, and writes a row of metrics.csv.
 
     `heldout` gives the splits (`final`: all of their rows, after the last step). Columns: step, epoch, train_loss and
@@ -183,9 +183,9 @@ def training_seconds(seconds: dict[str, float]) -> float:
     return seconds.get("total", 0.0) - sum(seconds.get(part, 0.0) for part in NOT_TRAINING)
 
 
-class Keep(pl.Callback):
+class CheckpointCallback(pl.Callback):
     """Saves a checkpoint into `folder` every `every` optimizer steps, or, where that is None, when one is due by the first
-    rank's `Cadence`; after the step and before any evaluation.
+    rank's `CheckpointSchedule`; after the step and before any evaluation.
 
     The tables are flushed to the disk first (`before` is called before that): a checkpoint counts on the rows written
     before it. Where `guard` has heard of a signal, on any rank, it saves at once and raises `Stopped`. Ranks other than
@@ -200,14 +200,14 @@ class Keep(pl.Callback):
         every: int | None,
         total_steps: int,
         ledger: Ledger,
-        guard: Guard,
+        guard: NonFiniteGuard,
         tables: Iterable[Table] = (),
         before: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.folder, self.every, self.total_steps, self.ledger = folder, every, total_steps, ledger
         self.guard, self.tables, self.before, self.say = guard, tables, before, say
-        self.cadence = Cadence(ledger)
+        self.cadence = CheckpointSchedule(ledger)
         self._told = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -265,15 +265,15 @@ class Keep(pl.Callback):
         self.cadence.load_state_dict(state_dict)
 
 
-class Progress(pl.Callback):
+class ProgressCallback(pl.Callback):
     """Tells how far the training is (`kdlab.runtime.progress`), with its loss, current arm, last reward and teacher queries."""
 
-    def __init__(self, total_steps: int, ledger: Ledger, chooser: Chooser | None, what: str = "training") -> None:
+    def __init__(self, total_steps: int, ledger: Ledger, chooser: ArmSelector | None, what: str = "training") -> None:
         self.total_steps, self.ledger, self.chooser, self.what = total_steps, ledger, chooser, what
-        self._told: Told | None = None
+        self._told: ProgressBar | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._told = Told(self.what, self.total_steps, "steps", trainer.global_step)
+        self._told = ProgressBar(self.what, self.total_steps, "steps", trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -11,7 +11,7 @@ import torch
 
 from kdlab.errors import UserError
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.finite_checks import Found
+from kdlab.modules.finite_checks import StepReport
 from kdlab.runtime import distributed, signals
 
 COLUMNS = ("step", "kind", "loss", "usual", "rows")
@@ -22,7 +22,7 @@ SPIKE = 6.0  # standard deviations above the mean
 MEMORY = 0.02  # of the running mean and deviation: about 50 steps
 
 
-class Guard(pl.Callback):
+class NonFiniteGuard(pl.Callback):
     """Ends a training, or leaves the step out, when a loss or gradient is not finite on any rank; notes loss spikes.
 
     Such a step has changed no weight (`kdlab.modules.finite_checks`), and all ranks know of it. `stop` False: it is counted and left
@@ -94,7 +94,7 @@ class Guard(pl.Callback):
                 "the training has diverged; try a smaller learning rate. Nothing of it is kept"
             )
 
-    def _nonfinite(self, found: Found) -> None:
+    def _nonfinite(self, found: StepReport) -> None:
         self.counts["nonfinite"] += 1
         what = "loss" if found.bad_loss else "gradient"
         rows = found.rows()
@@ -110,7 +110,7 @@ class Guard(pl.Callback):
             raise UserError(f"{where}. It is step {count} of this kind, trainer.nonfinite_limit={self.limit}")
         self.say(f"{where}. Left out, {count} of at most {self.limit}")
 
-    def _follow(self, found: Found) -> None:
+    def _follow(self, found: StepReport) -> None:
         loss = found.loss
         deviation = math.sqrt(self.variance)
         usual = self.mean + SPIKE * deviation
@@ -126,7 +126,7 @@ class Guard(pl.Callback):
         self.mean += share * apart
         self.variance = (1 - share) * (self.variance + share * apart * apart)
 
-    def _write(self, found: Found, kind: str, loss: float, rows: list[int]) -> None:
+    def _write(self, found: StepReport, kind: str, loss: float, rows: list[int]) -> None:
         if sum(self.counts.values()) <= WRITTEN:
             usual = self.mean if self.steps else None
             values = {"step": found.step, "kind": kind, "loss": loss, "usual": usual, "rows": _listed(rows, " ")}

@@ -9,17 +9,17 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from kdlab.callbacks.decision import Chooser, Choosing
+from kdlab.callbacks.decision import ArmSelector, DecisionCallback
 from kdlab.methods.selection.strategies import Strategy, is_rowwise, kept, needs_of, top
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import Heard
-from kdlab.modules.scoring_pass import Memory, whole
+from kdlab.modules.objective import TeacherAnswer
+from kdlab.modules.scoring_pass import ScoreMemory, whole
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
 from kdlab.types import IGNORE, Batch, Evidence, Outputs
 
 
-class Select(Choosing):
+class Select(DecisionCallback):
     """Keeps the share `ratio` of each batch that the chosen arm scores highest.
 
     The `chooser`'s arms are strategies (`kdlab.methods.selection.strategies`). `scope` "global": the best rows of the whole global batch,
@@ -31,11 +31,11 @@ class Select(Choosing):
 
     def __init__(
         self,
-        chooser: Chooser,
+        chooser: ArmSelector,
         ratio: float,
         scope: str = "global",
         look: Callable[[Distiller, Batch, frozenset[str]], Outputs] = whole,
-        memory: Memory | None = None,
+        memory: ScoreMemory | None = None,
     ) -> None:
         super().__init__(chooser)
         self.ratio = ratio
@@ -133,7 +133,12 @@ class Select(Choosing):
         return _combined(arm, rows)
 
     def _remember(
-        self, module: Distiller, batch: Batch, members: Mapping[str, Strategy], memory: Memory, common: dict[str, Any]
+        self,
+        module: Distiller,
+        batch: Batch,
+        members: Mapping[str, Strategy],
+        memory: ScoreMemory,
+        common: dict[str, Any],
     ) -> None:
         """Score the rows of the global batch whose scores are missing or old; every rank keeps all of them (collective)."""
         names = {name: f"{self.chooser.arm} {name}" for name in members}
@@ -182,7 +187,7 @@ def _heights(rows: int) -> list[int]:
     return distributed.gather_rows(torch.tensor([rows])).tolist()
 
 
-class Observer:
+class LossObserver:
     """The student's loss on rows of the training set drawn once: what an adaptive policy sees (AdaDS Eq. 11).
 
     `batches` gives this rank's share of the M rows. `kd` False: the task's own loss, no teacher is asked. True: the
@@ -194,7 +199,7 @@ class Observer:
         self.batches = batches
         self.kd = kd
         self._held: list[Batch] | None = None
-        self._answers: list[list[Heard]] = []
+        self._answers: list[list[TeacherAnswer]] = []
 
     def __call__(self) -> float:
         """Mean loss in nats over the rows of all ranks (collective); eval mode, no gradient."""

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.row_pool import Pool, centre_distances, joined, keeps, look
+from kdlab.modules.row_pool import RowPool, centre_distances, joined, keeps, look
 from kdlab.runtime import distributed
 from kdlab.types import Batch
 
@@ -17,7 +17,7 @@ COLUMNS = ("step", "strategy", "distance", "rows")
 ALL = "all"  # stands for no selection
 
 
-class Trace(pl.Callback):
+class SelectionTrace(pl.Callback):
     """Every `every` optimizer steps, before the step, and after the last: rows of selected.csv (`COLUMNS`).
 
     The student looks at a pool of labelled training rows, the same all along (`batches` gives this rank's share), and
@@ -64,7 +64,7 @@ class Trace(pl.Callback):
 
 
 def traced(
-    pool: Pool, strategies: Mapping[str, Strategy], ratio: float, step: int, progress: float, seed: int
+    pool: RowPool, strategies: Mapping[str, Strategy], ratio: float, step: int, progress: float, seed: int
 ) -> list[dict[str, Any]]:
     """Rows of selected.csv for one look at the pool: for each strategy, and for `ALL`, the mean distance to the class
     centre of the rows it keeps, and their ids."""

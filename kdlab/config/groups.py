@@ -12,13 +12,13 @@ from kdlab.errors import UserError, nearest
 
 
 @dataclass
-class Scale:
+class ScaleConfig:
     name: str = "demo"
     says: str = ""
 
 
 @dataclass
-class Augment:
+class AugmentConfig:
     copies: int = 20
     replace: float = 0.4
     candidates: int = 15
@@ -34,7 +34,7 @@ class Augment:
 
 
 @dataclass
-class Data:
+class DataConfig:
     stage: str = "pretrain"
     source: Any = None
     path: str | None = None
@@ -58,7 +58,7 @@ class Data:
     label_column: str | None = None
     regression: bool | None = None
     train_rows: int | None = None
-    augment: Augment | None = None
+    augment: AugmentConfig | None = None
 
     def check(self) -> None:
         one_of("data.stage", self.stage, ("pretrain", "finetune"))
@@ -87,7 +87,7 @@ class Data:
 
 
 @dataclass
-class Student:
+class StudentConfig:
     layers: Any = None
     pick: str = "even"
     path: str | None = None
@@ -113,7 +113,7 @@ class Student:
 
 
 @dataclass
-class Select:
+class SelectConfig:
     name: str = "all"
     ratio: float = 1.0
     pool: Any = "batch"
@@ -159,7 +159,7 @@ class TermConfig:
 
 
 @dataclass
-class Knowledge:
+class KnowledgeConfig:
     name: str = "distilbert"
     reduce: str = "tokens"
     ce_on: str = "masked"
@@ -195,7 +195,7 @@ class Knowledge:
 
 
 @dataclass
-class Optimizer:
+class OptimizerConfig:
     lr: float = 5e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -214,7 +214,7 @@ class Optimizer:
 
 
 @dataclass
-class Trainer:
+class TrainerConfig:
     max_steps: int | None = None
     max_epochs: int | None = None
     accelerator: str = "auto"
@@ -262,7 +262,7 @@ class Trainer:
 
 
 @dataclass
-class Logger:
+class LoggerConfig:
     name: str = "csv"
     mode: str = "offline"
     project: str = "kdlab"
@@ -274,7 +274,7 @@ class Logger:
 
 
 @dataclass
-class Suite:
+class SuiteConfig:
     tasks: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [1])
     teacher: bool = True

@@ -12,8 +12,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.config import targets
-from kdlab.config.groups import Augment, Data, Knowledge, Logger, Optimizer, Scale, Select, Student, Suite, Trainer
-from kdlab.config.teacher_groups import Adopt, Assistant, Finetune, OtherTeacher, Prepare, Teachers, WeighPolicy
+from kdlab.config.groups import (
+    AugmentConfig,
+    DataConfig,
+    KnowledgeConfig,
+    LoggerConfig,
+    OptimizerConfig,
+    ScaleConfig,
+    SelectConfig,
+    StudentConfig,
+    SuiteConfig,
+    TrainerConfig,
+)
+from kdlab.config.teacher_groups import (
+    AdoptConfig,
+    AssistantConfig,
+    FinetuneConfig,
+    OtherTeacherConfig,
+    PrepareConfig,
+    TeachersConfig,
+    WeighConfig,
+)
 from kdlab.config.validators import at_least, one_of
 from kdlab.errors import UserError, nearest
 
@@ -29,18 +48,18 @@ class Config:
     resume: bool = True
     no_kd_baseline: bool = False
     exec: str = "packed"
-    scale: Scale = field(default_factory=Scale)
-    data: Data = field(default_factory=Data)
-    teachers: Teachers = field(default_factory=Teachers)
-    student: Student = field(default_factory=Student)
-    select: Select = field(default_factory=Select)
-    adopt: Adopt = field(default_factory=Adopt)
-    policy: WeighPolicy = field(default_factory=WeighPolicy)
-    knowledge: Knowledge = field(default_factory=Knowledge)
-    optim: Optimizer = field(default_factory=Optimizer)
-    trainer: Trainer = field(default_factory=Trainer)
-    logger: Logger = field(default_factory=Logger)
-    suite: Suite | None = None
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    teachers: TeachersConfig = field(default_factory=TeachersConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+    adopt: AdoptConfig = field(default_factory=AdoptConfig)
+    policy: WeighConfig = field(default_factory=WeighConfig)
+    knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    optim: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    suite: SuiteConfig | None = None
 
     def check(self) -> None:
         at_least("seed", self.seed, 0)
@@ -160,12 +179,12 @@ def _known_keys(node: Any, schema: Any, where: str) -> None:
 
 
 SCHEMAS: dict[str, Any] = {
-    "scale": Scale, "data": Data, "data.augment": Augment, "teachers": Teachers, "teachers.prepare": Prepare,
-    "teachers.finetune": Finetune, "student": Student, "select": Select,
-    "adopt": Adopt, "adopt.assistant": Assistant, "policy": WeighPolicy, "knowledge": Knowledge, "optim": Optimizer, "trainer": Trainer, "logger": Logger,
-    "suite": Suite,
+    "scale": ScaleConfig, "data": DataConfig, "data.augment": AugmentConfig, "teachers": TeachersConfig, "teachers.prepare": PrepareConfig,
+    "teachers.finetune": FinetuneConfig, "student": StudentConfig, "select": SelectConfig,
+    "adopt": AdoptConfig, "adopt.assistant": AssistantConfig, "policy": WeighConfig, "knowledge": KnowledgeConfig, "optim": OptimizerConfig, "trainer": TrainerConfig, "logger": LoggerConfig,
+    "suite": SuiteConfig,
 }  # fmt: skip
-NAMED: dict[str, Any] = {"teachers.others": OtherTeacher}  # groups of things that the user names
+NAMED: dict[str, Any] = {"teachers.others": OtherTeacherConfig}  # groups of things that the user names
 
 
 def _check(node: Any) -> None:

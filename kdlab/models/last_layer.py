@@ -52,7 +52,7 @@ STRUCTURES: dict[str, _Structure] = {
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenTokens:
     """The tokens that are read, U of R rows of W: `places` (U,) among all R W; `slots` (U,), where each asks among the
     R M queries of M a row; `inside` (R, M), the token of its row that a query is about (0 where there is none)."""
 
@@ -61,12 +61,12 @@ class Chosen:
     inside: Tensor
 
     @classmethod
-    def of_one_row(cls, places: Tensor) -> Chosen:
+    def of_one_row(cls, places: Tensor) -> ChosenTokens:
         """The tokens at `places` (U,) of a row, in this order."""
         return cls(places, torch.arange(len(places), device=places.device), places.unsqueeze(0))
 
     @classmethod
-    def among(cls, places: Tensor, rows: int, width: int) -> Chosen:
+    def among(cls, places: Tensor, rows: int, width: int) -> ChosenTokens:
         """The tokens at `places` (U,) of `rows` rows of `width`."""
         row = places // width
         counts = torch.bincount(row, minlength=rows)
@@ -115,7 +115,7 @@ def _watched(module: Any) -> bool:
     )
 
 
-def run(model: Any, given: dict[str, Any], chosen: Chosen) -> Tensor:
+def run(model: Any, given: dict[str, Any], chosen: ChosenTokens) -> Tensor:
     """The last hidden states (U, H) of the chosen tokens, for the inputs `given` of a model that `runs`."""
     structure = STRUCTURES[model.config.model_type]
     whole = _twin(model.base_model)
@@ -133,7 +133,7 @@ def run(model: Any, given: dict[str, Any], chosen: Chosen) -> Tensor:
 def _forward(
     layer: Any,
     structure: _Structure,
-    chosen: Chosen,
+    chosen: ChosenTokens,
     hidden_states: Tensor,
     attention_mask: Tensor | None = None,
     *_: object,

@@ -44,7 +44,7 @@ def first_position(model: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """Where the rows of a batch lie in `rows` packed rows of `width` tokens: row (k,), first token (k,) of each."""
 
     rows: int
@@ -59,7 +59,7 @@ class Layout:
 
 
 @functools.lru_cache(maxsize=16)  # student and teachers run the same rows
-def layout(lengths: tuple[int, ...]) -> Layout:
+def layout(lengths: tuple[int, ...]) -> PackedLayout:
     """The layout of sequences of `lengths` tokens with the fewest tokens to run, over a few widths.
 
     First fit decreasing: the longest sequences first, each into the first row that has room.
@@ -69,7 +69,7 @@ def layout(lengths: tuple[int, ...]) -> Layout:
     return min(found, key=lambda one: one.tokens)
 
 
-def _fit(lengths: Sequence[int], width: int) -> Layout:
+def _fit(lengths: Sequence[int], width: int) -> PackedLayout:
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     row, start = [0] * len(lengths), [0] * len(lengths)
     rooms: list[tuple[int, int]] = []  # (room left, row) of each row, ascending
@@ -83,10 +83,10 @@ def _fit(lengths: Sequence[int], width: int) -> Layout:
             room, where, count = width, count, count + 1
         row[i], start[i] = where, width - room
         bisect.insort(rooms, (room - need, where))
-    return Layout(max(count, 1), width, torch.tensor(row), torch.tensor(start))
+    return PackedLayout(max(count, 1), width, torch.tensor(row), torch.tensor(start))
 
 
-class Packed:
+class PackedRows:
     """A batch in its layout: the inputs of a model, and the way back."""
 
     def __init__(self, batch: Batch, first_position: int) -> None:
@@ -143,7 +143,7 @@ def bounds_of(lengths: Tensor) -> Tensor:
     return F.pad(lengths.cumsum(0), (1, 0)).int()
 
 
-class Flat:
+class FlatLayout:
     """A batch as one row of its real tokens, for `kdlab.models.varlen`: the inputs of a model, and the way back."""
 
     def __init__(self, batch: Batch, first_position: int) -> None:

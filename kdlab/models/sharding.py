@@ -2,7 +2,7 @@
 
 Each rank holds 1/world of every layer; a layer is gathered when it runs and let go after it. So a forward is collective,
 and ranks ask their teachers unequally often: selection leaves one without rows, adoption asks other teachers, a cache
-answers here and not there. Therefore each forward is announced, and who has nothing to ask runs along (`Turns`).
+answers here and not there. Therefore each forward is announced, and who has nothing to ask runs along (`ShardTurns`).
 Embeddings, pooler and head stay whole on every rank: they are read outside of forwards, chunk by chunk.
 """
 
@@ -23,7 +23,7 @@ from kdlab.runtime import distributed
 from kdlab.types import Batch
 
 
-def share_out(model: transformers.PreTrainedModel, device: torch.device) -> Turns:
+def share_out(model: transformers.PreTrainedModel, device: torch.device) -> ShardTurns:
     """Share the layers of a frozen `model` out over all ranks (collective), on `device`.
 
     `model` is on the CPU, the same on every rank. One layer at a time goes to the device whole, so that a device never
@@ -39,10 +39,10 @@ def share_out(model: transformers.PreTrainedModel, device: torch.device) -> Turn
         # a common root lets the next layer be gathered while one runs
         fully_shard(holder, mesh=mesh, ignored_params={p for p in holder.parameters() if p not in own})
     nn.Module.to(model, device=device)  # transformers' own is typed without its owner
-    return Turns(model)
+    return ShardTurns(model)
 
 
-class Turns:
+class ShardTurns:
     """Keeps the ranks' forwards of one shared model in step.
 
     A forward of it, anywhere, first says so to all ranks. Between two points of a program that all ranks pass, each may
@@ -78,7 +78,7 @@ class Turns:
 
 
 class _Followed:
-    def __init__(self, batches: Iterable[Batch], turns: Turns) -> None:
+    def __init__(self, batches: Iterable[Batch], turns: ShardTurns) -> None:
         self._batches, self._turns = batches, turns
 
     def __length_hint__(self) -> int:

@@ -18,7 +18,7 @@ SHARE = 0.02  # of a run's seconds that all of them may take
 RATE = 200e6  # bytes a second that the first one is expected to be written with, verified
 
 
-class Cadence:
+class CheckpointSchedule:
     """Tells when a checkpoint is due: `APART` seconds after the one before, and `TIMES` what one takes (the median of the
     last five; the first: as long as its bytes take at `RATE`).
 

@@ -17,12 +17,12 @@ from kdlab.methods.knowledge.logits import asks_teacher, is_joint, on_logits, wa
 from kdlab.models import attention_capture, flops
 from kdlab.models.encoder import Encoder
 from kdlab.modules.evaluation import MaskedLMScore, Scorer
-from kdlab.modules.finite_checks import Health
-from kdlab.modules.flop_accounting import Spending
-from kdlab.modules.objective import Heard, Objective, Weighted, wanted_by
-from kdlab.modules.optimizer import Optim
-from kdlab.modules.teacher_queries import Hearing
-from kdlab.modules.term_weights import Rules
+from kdlab.modules.finite_checks import StepHealth
+from kdlab.modules.flop_accounting import FlopCounter
+from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm, wanted_by
+from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.teacher_queries import TeacherQueries
+from kdlab.modules.term_weights import TermWeights
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import generator, reseed
@@ -46,8 +46,8 @@ class Distiller(pl.LightningModule):
     def __init__(
         self,
         student: Encoder,
-        terms: Mapping[str, Weighted],
-        optim: Optim,
+        terms: Mapping[str, WeightedTerm],
+        optim: OptimizerSettings,
         total_steps: int,
         teachers: Sequence[Teacher] = (),
         ledger: Ledger | None = None,
@@ -74,20 +74,22 @@ class Distiller(pl.LightningModule):
         self.ledger = ledger
         joint = any(is_joint(w.term) for w in self.terms.values())
         self.together = joint or any(teacher.classes is not None for teacher in teachers)
-        self.spending = Spending(student, self.teachers, self.together)
+        self.spending = FlopCounter(student, self.teachers, self.together)
         self.shape, self.teacher_shapes = self.spending.shape, self.spending.teacher_shapes
-        self.hearing = Hearing(student, self.teachers, self.together, joint, chunk)
+        self.hearing = TeacherQueries(student, self.teachers, self.together, joint, chunk)
         self.report: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
         self.micro_step = 0
         self._trained: list[nn.Parameter] = []
-        self.health = Health()
+        self.health = StepHealth()
         self.bridges = nn.ModuleDict()
         if self.needs_teacher:
             self._meet(student)
         # how many units' logits the terms are given at once: few of a vocabulary, many of some classes
         piece = max(32, 2**20 // (self.shape.outputs or self.shape.vocab))
         self.objective = Objective(student, self.bridges, reduce == "rows", chunk, piece)
-        self.rules = Rules(self.terms, self.hearing, self.objective, [shape.layers for shape in self.teacher_shapes])
+        self.rules = TermWeights(
+            self.terms, self.hearing, self.objective, [shape.layers for shape in self.teacher_shapes]
+        )
 
     def _meet(self, student: Encoder) -> None:
         """Make student and teachers comparable where terms read more than logits."""
@@ -123,7 +125,7 @@ class Distiller(pl.LightningModule):
         return bool(self.bridges) or not any((w.since, w.until) == (0.0, 1.0) for w in logits)
 
     @property
-    def trained_by(self) -> dict[str, Weighted]:
+    def trained_by(self) -> dict[str, WeightedTerm]:
         """The terms that count at this step."""
         if all((w.since, w.until) == (0.0, 1.0) for w in self.terms.values()):
             return self.terms
@@ -260,7 +262,7 @@ class Distiller(pl.LightningModule):
         if self.ledger is not None and part:
             self.ledger.flops(part, amount)
 
-    def answer(self, batch: Batch, count: bool = True) -> list[Heard]:
+    def answer(self, batch: Batch, count: bool = True) -> list[TeacherAnswer]:
         """What plain distillation's teachers show for `batch`; `count` False: the ledger has these already."""
         wanted = wanted_by(self.terms.values(), self.student.per_row)  # also what counts later: it is kept
         with self.metered(self.hearing.spends), self.quiet():
@@ -319,7 +321,7 @@ class Distiller(pl.LightningModule):
                 teacher.project if teacher else None,
             )
 
-    def distillation_loss(self, batches: Iterable[tuple[Batch, Sequence[Heard]]], part: str = "") -> float:
+    def distillation_loss(self, batches: Iterable[tuple[Batch, Sequence[TeacherAnswer]]], part: str = "") -> float:
         """Mean distillation loss over batches and what teachers said of them, without gradient, over all ranks."""
         sums = torch.zeros(2, dtype=torch.float64)
         terms = self.trained_by

@@ -18,8 +18,8 @@ from kdlab.runtime import distributed, signals
 
 
 @dataclass
-class Report:
-    """What is known of an optimizer step; the tensors are read by `Health.read`."""
+class LossReport:
+    """What is known of an optimizer step; the tensors are read by `StepHealth.read`."""
 
     step: int
     # (6,): ranks whose loss, whose gradient is not finite; the mean loss; ranks with SIGTERM, with SIGINT, that want a save
@@ -30,7 +30,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Found:
+class StepReport:
     """A step as all ranks know it: its mean loss over the ranks where it is finite, and what was wrong."""
 
     step: int
@@ -39,7 +39,7 @@ class Found:
     bad_gradient: bool
     signum: int
     wants_save: bool
-    report: Report
+    report: LossReport
 
     def rows(self) -> list[int]:
         """Ids of the rows of the step: of the ranks whose loss is not finite, or of all (collective)."""
@@ -50,13 +50,13 @@ class Found:
         return distributed.gather_rows(mine).tolist()
 
 
-class Health:
+class StepHealth:
     """Follows a module's steps: `note` each loss, `judge` before each update, `read` what is known by now."""
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._rows: list[tuple[Tensor, Tensor]] = []
-        self._reports: deque[Report] = deque(maxlen=8)  # where nobody reads them
+        self._reports: deque[LossReport] = deque(maxlen=8)  # where nobody reads them
         self.wants_save = False  # whether this rank wants a checkpoint: all ranks hear of it
 
     def note(self, loss: Tensor, rows: Tensor, real: Tensor) -> None:
@@ -82,9 +82,9 @@ class Health:
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = (told[:2].sum() > 0).float()  # pyright: ignore[reportAttributeAccessIssue]
         rows, self._rows = self._rows, []
-        self._reports.append(Report(step, *_to_host(told), rows, own))
+        self._reports.append(LossReport(step, *_to_host(told), rows, own))
 
-    def read(self, but: int = 0) -> list[Found]:
+    def read(self, but: int = 0) -> list[StepReport]:
         """The steps not read yet, oldest first, but the newest `but` of them, which may still be under way."""
         found = []
         while len(self._reports) > but:
@@ -94,7 +94,9 @@ class Health:
             bad_loss, bad_gradient, loss, term, interrupt, save = report.told.tolist()
             signum = signal.SIGTERM if term else signal.SIGINT if interrupt else 0
             known = max(1.0, distributed.world() - bad_loss)
-            found.append(Found(report.step, loss / known, bad_loss > 0, bad_gradient > 0, signum, save > 0, report))
+            found.append(
+                StepReport(report.step, loss / known, bad_loss > 0, bad_gradient > 0, signum, save > 0, report)
+            )
         return found
 
 

@@ -15,16 +15,16 @@ import torch
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
-from kdlab.callbacks.monitoring import Progress
-from kdlab.callbacks.nonfinite import Guard
+from kdlab.callbacks.monitoring import ProgressCallback
+from kdlab.callbacks.nonfinite import NonFiniteGuard
 from kdlab.modules.distiller import Distiller
-from kdlab.storage.artifacts import Store
+from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import atomic_write_json
 
 COST = "cost.json"  # in an artifact that was trained: what that cost
 
 
-class Unprofiled(PassThroughProfiler):
+class NoProfiler(PassThroughProfiler):
     """Measures nothing, by one object that is always the same: Lightning asks a hundred times a step."""
 
     nothing = nullcontext()
@@ -42,7 +42,7 @@ QUIET: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "limit_val_batches": 0,
     "use_distributed_sampler": False,
-    "profiler": Unprofiled(),
+    "profiler": NoProfiler(),
 }
 
 
@@ -71,7 +71,7 @@ def fit(
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         max_epochs=1,
-        callbacks=[Guard(), *callbacks, Progress(steps, ledger, None, what)],
+        callbacks=[NonFiniteGuard(), *callbacks, ProgressCallback(steps, ledger, None, what)],
         **QUIET,
     )
     started = time.perf_counter()
@@ -92,14 +92,14 @@ def fit(
 class Preparation:
     """The stages that a run rests on, each in the artifact store with what it cost."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ArtifactStore) -> None:
         self.store = store
         self._stages: dict[Path, dict[str, Any]] = {}
 
     def get(
         self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], dict[str, Any]], what: str, stage: str
     ) -> Path:
-        """The folder of a trained artifact, as `Store.get`; `build` returns what the training cost, and `stage` is what
+        """The folder of a trained artifact, as `ArtifactStore.get`; `build` returns what the training cost, and `stage` is what
         tables call it."""
         made_now = []
 

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from kdlab.methods.knowledge.logits import asks_teacher, on_logits
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
-from kdlab.modules.objective import Heard, Weighted, units_of, wanted_by
+from kdlab.modules.objective import TeacherAnswer, WeightedTerm, units_of, wanted_by
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch
 
 
-class Spending:
+class FlopCounter:
     """Counts what a student and its teachers run. `together`: plain distillation asks all teachers, not the last alone.
 
     `wanted` is what else than logits is read, as `Encoder.encode` takes it; it decides how much of the last layer runs.
@@ -25,7 +25,12 @@ class Spending:
         self.teacher_shapes = [shape_of(teacher.encoder) for teacher in teachers]
 
     def step(
-        self, meter: Ledger, terms: Mapping[str, Weighted], batch: Batch, heard: Sequence[Heard], wanted: frozenset[str]
+        self,
+        meter: Ledger,
+        terms: Mapping[str, WeightedTerm],
+        batch: Batch,
+        heard: Sequence[TeacherAnswer],
+        wanted: frozenset[str],
     ) -> None:
         """Enter a step on `batch`, forward and backward, and what the teachers of `heard` ran for it."""
         student = _forward(self.student, self.shape, batch, _logits_at(terms.values()), wanted)
@@ -33,14 +38,14 @@ class Spending:
         meter.flops("student_backward", 2 * student)
         meter.flops("teacher_forward", self.heard(heard, _told_at(terms.values()), wanted))
 
-    def doubts(self, meter: Ledger, query: Batch, at: str, seen: bool, heard: Sequence[Heard]) -> None:
+    def doubts(self, meter: Ledger, query: Batch, at: str, seen: bool, heard: Sequence[TeacherAnswer]) -> None:
         """Enter the heads that ran for uncertainties at `at`: the student's, if `seen`, and those of `heard` models."""
         if seen:
             meter.flops("student_forward", _head(self.student, self.shape, query, [at]))
         for h in (h for h in heard if h.units is None):
             meter.flops("teacher_forward", _head(h.teacher.encoder, self.teacher_shapes[h.place], query, [at]))
 
-    def heard(self, heard: Sequence[Heard], told: Collection[str], wanted: frozenset[str]) -> int:
+    def heard(self, heard: Sequence[TeacherAnswer], told: Collection[str], wanted: frozenset[str]) -> int:
         """Of the forwards behind what was heard, with logits of the units of `told`, or all that a cache keeps."""
         spent = 0
         for h in heard:
@@ -49,11 +54,11 @@ class Spending:
             spent += sum(_forward(h.teacher.encoder, self.teacher_shapes[h.place], b, at, reads) for b in h.ran)
         return spent
 
-    def answers(self, terms: Iterable[Weighted], heard: Sequence[Heard], wanted: frozenset[str]) -> int:
+    def answers(self, terms: Iterable[WeightedTerm], heard: Sequence[TeacherAnswer], wanted: frozenset[str]) -> int:
         """Of the teachers' forwards behind `heard`, with the logits that `terms` read of them."""
         return self.heard(heard, _told_at(terms), wanted)
 
-    def plain(self, terms: Collection[Weighted], batch: Batch) -> tuple[int, int]:
+    def plain(self, terms: Collection[WeightedTerm], batch: Batch) -> tuple[int, int]:
         """Of one forward of plain distillation on `batch`, the student's and the teachers'."""
         wanted = wanted_by(terms, self.student.per_row)
         student = _forward(self.student, self.shape, batch, _logits_at(terms), wanted)
@@ -74,24 +79,26 @@ class Spending:
         return flops.masked_lm_head(self.shape, units)
 
 
-def shape_of(encoder: Encoder) -> flops.Shape:
+def shape_of(encoder: Encoder) -> flops.EncoderShape:
     """What the FLOPs of an encoder depend on, its classifier included where it has one."""
     return flops.shape_of(encoder.model.config, encoder.model.config.num_labels if encoder.per_row else None)
 
 
-def _logits_at(terms: Iterable[Weighted]) -> set[str]:
+def _logits_at(terms: Iterable[WeightedTerm]) -> set[str]:
     return {w.at for w in terms if on_logits(w.term)}
 
 
-def _told_at(terms: Iterable[Weighted]) -> set[str]:
+def _told_at(terms: Iterable[WeightedTerm]) -> set[str]:
     return {w.at for w in terms if on_logits(w.term) and asks_teacher(w.term)}
 
 
-def _forward(encoder: Encoder, shape: flops.Shape, batch: Batch, at: Collection[str], wanted: frozenset[str]) -> int:
+def _forward(
+    encoder: Encoder, shape: flops.EncoderShape, batch: Batch, at: Collection[str], wanted: frozenset[str]
+) -> int:
     return flops.encoder(shape, *encoder.executed(batch, wanted)) + _head(encoder, shape, batch, at)
 
 
-def _head(encoder: Encoder, shape: flops.Shape, batch: Batch, at: Iterable[str]) -> int:
+def _head(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, at: Iterable[str]) -> int:
     if encoder.per_row:
         return flops.classifier_head(shape, len(batch), shape.outputs or 1)
     return flops.masked_lm_head(shape, sum(int(units_of(batch, a)[0].numel()) for a in at))

@@ -21,7 +21,7 @@ NOTHING = -1e4  # a logit of a class that no answering teacher knows: finite, so
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedTerm:
     """A knowledge term, its fixed weight, the units it looks at, and the share of the training in which it counts.
 
     `at` "labelled": where a label stands (masked positions; rows whose class is known); "all": every unit (each real
@@ -36,7 +36,7 @@ class Weighted:
     until: float = 1.0
 
 
-def wanted_by(terms: Iterable[Weighted], per_row: bool) -> frozenset[str]:
+def wanted_by(terms: Iterable[WeightedTerm], per_row: bool) -> frozenset[str]:
     """What terms read besides logits at a batch's predictions, as `Encoder.encode` takes it: "hidden" too where they read
     logits of other tokens."""
     terms = list(terms)
@@ -45,7 +45,7 @@ def wanted_by(terms: Iterable[Weighted], per_row: bool) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Heard:
+class TeacherAnswer:
     """What a teacher, number `place` of all, said about the rows `index` (n,) of a batch (None: all of them).
 
     `asked`: these rows as it was asked them; `weight` (n,): how much each heeds it (None: 1). `units`: the logits, of
@@ -86,10 +86,10 @@ class Objective:
 
     def __call__(
         self,
-        terms: Mapping[str, Weighted],
+        terms: Mapping[str, WeightedTerm],
         batch: Batch,
         shown: Outputs,
-        heard: Sequence[Heard] = (),
+        heard: Sequence[TeacherAnswer] = (),
         scales: Mapping[str, Tensor] | None = None,
         mixed: bool = False,
         alone: bool = False,
@@ -121,7 +121,7 @@ class Objective:
         return total, {"loss": total.detach(), **report}
 
     def _shares(
-        self, terms: Mapping[str, Weighted], batch: Batch, alone: bool
+        self, terms: Mapping[str, WeightedTerm], batch: Batch, alone: bool
     ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor], dict[str, Tensor]]:
         """By kind of unit: their places, the share (k,) of one unit of a row in the mean, how many units (k,) a row has."""
         real = batch.real.to(torch.float32)
@@ -144,7 +144,7 @@ class Objective:
         return units, share, per_row
 
     def _each_row(
-        self, term: Term, batch: Batch, shown: Outputs, heard: Sequence[Heard], said: Sequence[Outputs]
+        self, term: Term, batch: Batch, shown: Outputs, heard: Sequence[TeacherAnswer], said: Sequence[Outputs]
     ) -> Tensor:
         """A term's value (k,) of each row: of all teachers, by weight."""
         if is_joint(term):
@@ -156,7 +156,7 @@ class Objective:
             total = total + (each if one.index is None else torch.zeros_like(total).index_add(0, one.index, each))
         return total
 
-    def to(self, shown: Outputs, one: Heard) -> Outputs:
+    def to(self, shown: Outputs, one: TeacherAnswer) -> Outputs:
         """What the student shows of the rows a teacher heard, in that teacher's width."""
         if one.index is not None:
             assert one.answer.mask is not None
@@ -171,7 +171,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _TeacherLogits:
     """A teacher's `logits` of a slice of the units `which` (n,), ascending (None: all), and its weight."""
 
     teacher: Teacher
@@ -196,9 +196,9 @@ class _OnLogits:
     def __init__(
         self,
         objective: Objective,
-        terms: Mapping[str, Weighted],
+        terms: Mapping[str, WeightedTerm],
         batch: Batch,
-        heard: Sequence[Heard],
+        heard: Sequence[TeacherAnswer],
         row: Tensor,
         place: Tensor,
         share: Tensor,
@@ -213,7 +213,7 @@ class _OnLogits:
         asked = any(asks_teacher(w.term) for w in terms.values())
         self.told = [self._told(one, len(batch)) for one in heard] if asked else []
 
-    def _told(self, one: Heard, rows: int) -> _Told:
+    def _told(self, one: TeacherAnswer, rows: int) -> _TeacherLogits:
         row, place, which = self.row, self.place, None
         if one.index is not None:
             where = row.new_full((rows,), -1)
@@ -221,7 +221,7 @@ class _OnLogits:
             which = (where[row] >= 0).nonzero().flatten()
             row, place = where[row[which]], place[which]
         logits = one.teacher.logits(one.answer, one.units, row, place)
-        return _Told(one.teacher, logits, which, None if one.weight is None else one.weight[row])
+        return _TeacherLogits(one.teacher, logits, which, None if one.weight is None else one.weight[row])
 
     def loss(self, shown: Outputs, report: dict[str, Tensor]) -> Tensor:
         """The weighted sum over all units; each term's own goes to `report`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Optim:
+class OptimizerSettings:
     """AdamW with linear warm-up and linear decay to zero; `warmup` is a share of the steps, `clip` a gradient norm.
 
     `restarts` are shares of the training at which the schedule begins anew (the phases of TinyBERT). `fused` must be

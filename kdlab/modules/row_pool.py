@@ -28,7 +28,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 @dataclass(frozen=True)
-class Pool:
+class RowPool:
     """What a student shows of N rows, on the CPU: ids `rows` (N,), `labels` (N,), float32 `logits` (N, C) and
     last-layer `features` (N, H), the ones that strategies see; `sizes` of the batches the rows came in.
 
@@ -47,7 +47,7 @@ class Pool:
 
 
 @torch.no_grad()
-def look(encoder: Encoder, batches: Iterable[Batch], device: torch.device | None = None) -> Pool:
+def look(encoder: Encoder, batches: Iterable[Batch], device: torch.device | None = None) -> RowPool:
     """The pool of the real rows of `batches`; the encoder is on `device` (None: the CPU) and in eval mode already."""
     parts: list[list[Tensor]] = []
     for batch in over(batches, "looking at rows", "batches"):
@@ -59,11 +59,11 @@ def look(encoder: Encoder, batches: Iterable[Batch], device: torch.device | None
     if not parts:
         raise UserError("no labelled row to look at")
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Pool(*columns, sizes=tuple(len(part[0]) for part in parts))
+    return RowPool(*columns, sizes=tuple(len(part[0]) for part in parts))
 
 
 @torch.no_grad()
-def look_at_text(encoder: Encoder, batch: Batch) -> Pool:
+def look_at_text(encoder: Encoder, batch: Batch) -> RowPool:
     """The pool of one batch of masked text; the encoder is where the batch is, and in eval mode already."""
     shown, masked = encoder.encode(batch, frozenset({"hidden"})), batch.labelled()
     counts = masked.sum(1)
@@ -73,16 +73,16 @@ def look_at_text(encoder: Encoder, batch: Batch) -> Pool:
     logits = encoder.project(encoder.vectors(shown, row.flatten(), order.flatten())).float().unflatten(0, order.shape)
     found = (batch.rows, batch.labels.gather(1, order), logits, encoder.features(shown).float(), exists)
     *columns, mask = (x[batch.real].cpu() for x in found)
-    return Pool(*columns, sizes=(len(mask),), mask=mask)
+    return RowPool(*columns, sizes=(len(mask),), mask=mask)
 
 
-def joined(pools: Sequence[Pool]) -> Pool:
+def joined(pools: Sequence[RowPool]) -> RowPool:
     """One pool of several ranks' shares of it."""
     columns = [torch.cat([getattr(p, name) for p in pools]) for name in ("rows", "labels", "logits", "features")]
-    return Pool(*columns, sizes=tuple(size for p in pools for size in p.sizes))
+    return RowPool(*columns, sizes=tuple(size for p in pools for size in p.sizes))
 
 
-def keeps(pool: Pool, strategy: Strategy, ratio: float, *key: int | str, progress: float = 1.0) -> Tensor:
+def keeps(pool: RowPool, strategy: Strategy, ratio: float, *key: int | str, progress: float = 1.0) -> Tensor:
     """Which rows (N,) bool a strategy keeps at `ratio`, batch by batch. `key` decides what it draws at random."""
     found = torch.zeros(len(pool), dtype=torch.bool)
     start = 0

@@ -60,7 +60,7 @@ def _apart(module: Any) -> Any:
     return twin
 
 
-class Memory:
+class ScoreMemory:
     """The scores that rows had at their last visit, by strategy; after `refresh` epochs a row is looked at again."""
 
     def __init__(self, rows: int, refresh: int) -> None:

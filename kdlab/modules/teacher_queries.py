@@ -11,15 +11,15 @@ from torch import Tensor
 from kdlab.errors import UserError
 from kdlab.methods.adoption import Rule, marks_of
 from kdlab.models.encoder import Encoder
-from kdlab.modules.objective import Heard, units_of
+from kdlab.modules.objective import TeacherAnswer, units_of
 from kdlab.runtime import distributed
-from kdlab.teachers.cache.cache import Answer, AnswerCache
+from kdlab.teachers.cache.cache import AnswerCache, CacheLookup
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Outputs, Situation
+from kdlab.types import Batch, Outputs, WeighingContext
 
 
 @torch.no_grad()
-def doubt(project: Callable[[Tensor], Tensor], vectors: Tensor, row: Tensor, rows: int, chunk: int) -> Tensor:
+def row_uncertainty(project: Callable[[Tensor], Tensor], vectors: Tensor, row: Tensor, rows: int, chunk: int) -> Tensor:
     """A model's uncertainty (rows,) of each row: entropy / log C in [0, 1], the mean over the row's units (0: it has none).
 
     `project` turns the vectors (U, H) of the units, which belong to the rows `row` (U,), into logits, `chunk` at a time.
@@ -36,19 +36,19 @@ def doubt(project: Callable[[Tensor], Tensor], vectors: Tensor, row: Tensor, row
     return (total / torch.bincount(row, minlength=rows).clamp_min(1)).clamp(0, 1)
 
 
-def everyones(tensor: Tensor, alone: bool) -> Tensor:
+def gather_rows_of_all(tensor: Tensor, alone: bool) -> Tensor:
     """The rows of all ranks (collective), or this rank's."""
     return tensor.detach() if alone else distributed.gather_rows(tensor)
 
 
-def mine(tensor: Tensor, rows: int, alone: bool) -> Tensor:
-    """This rank's `rows` rows of what `everyones` gave (collective)."""
+def own_rows(tensor: Tensor, rows: int, alone: bool) -> Tensor:
+    """This rank's `rows` rows of what `gather_rows_of_all` gave (collective)."""
     heights = [rows] if alone else distributed.gather_rows(torch.tensor([rows])).tolist()
     first = 0 if alone else sum(heights[: distributed.rank()])
     return tensor[first : first + rows]
 
 
-class Hearing:
+class TeacherQueries:
     """Asks `teachers`, from small to large, for the rows that heed them.
 
     Without a rule each row heeds the last one alone, or, where `together`, all of them (specialists for some classes
@@ -101,7 +101,7 @@ class Hearing:
         count: bool = True,
         alone: bool = False,
         remembered: bool = True,
-    ) -> tuple[list[Heard], Tensor]:
+    ) -> tuple[list[TeacherAnswer], Tensor]:
         """What the teachers say about the rows that heed them, and the weights (k, T) (collective).
 
         `shown`: what the student showed of the batch. `count`: as queries of the ledger. `remembered`: caches may answer.
@@ -115,7 +115,7 @@ class Hearing:
             weights = self._decide(rule, own, theirs, batch, alone)
             every = zip(self.teachers, answers, weights.T, strict=True)
             heard = [
-                Heard(i, teacher, said.shown, batch, None, weight, said.units, said.ran)
+                TeacherAnswer(i, teacher, said.shown, batch, None, weight, said.units, said.ran)
                 for i, (teacher, said, weight) in enumerate(every)
             ]
             return heard, weights
@@ -131,7 +131,7 @@ class Hearing:
             some = weight if whole else weight[index]
             said = teacher.answer(asked, count, wants, remembered)
             heard.append(
-                Heard(
+                TeacherAnswer(
                     i,
                     teacher,
                     said.shown,
@@ -150,9 +150,12 @@ class Hearing:
         if rule is None:
             weights[:, 0 if self.together else -1 :] = 1
             return weights
-        real = everyones(batch.real, alone)
+        real = gather_rows_of_all(batch.real, alone)
         where = real.nonzero().flatten()
-        own, theirs = everyones(own, alone)[where], None if theirs is None else everyones(theirs, alone)[where]
+        own, theirs = (
+            gather_rows_of_all(own, alone)[where],
+            None if theirs is None else gather_rows_of_all(theirs, alone)[where],
+        )
         found = rule(own, theirs, count).to(weights)
         if found.shape != (len(where), count) or not bool((found >= 0).all()):
             raise UserError(
@@ -160,7 +163,7 @@ class Hearing:
             )
         whole = weights.new_zeros(len(real), count)
         whole[where] = found
-        weights = mine(whole, len(batch), alone)
+        weights = own_rows(whole, len(batch), alone)
         if not bool(batch.real.any()):  # a row that only keeps an idle rank in step: all parameters must take part
             weights = weights.clone()
             weights[:, 0 if self.together else -1 :] = 1
@@ -176,7 +179,7 @@ class Hearing:
             try:
                 with torch.no_grad():
                     vectors = self.student.vectors(shown, row, place).detach()
-                shown.uncertainty = doubt(self.student.project, vectors, row, len(batch), self.chunk)
+                shown.uncertainty = row_uncertainty(self.student.project, vectors, row, len(batch), self.chunk)
             finally:
                 self.student.train(training)
         return shown.uncertainty
@@ -186,32 +189,40 @@ class Hearing:
         """The units that uncertainty is a mean over: a row's own, or its masked positions."""
         return "all" if self.student.per_row else "labelled"
 
-    def _their_uncertainty(self, teacher: Teacher, said: Answer, batch: Batch) -> Tensor:
+    def _their_uncertainty(self, teacher: Teacher, said: CacheLookup, batch: Batch) -> Tensor:
         row, place = units_of(batch, self.doubted)
         if said.units is not None:
-            return doubt(said.units.of, said.units.index(row, place), row, len(batch), self.chunk)
-        return doubt(teacher.project, teacher.encoder.vectors(said.shown, row, place), row, len(batch), self.chunk)
+            return row_uncertainty(said.units.of, said.units.index(row, place), row, len(batch), self.chunk)
+        return row_uncertainty(
+            teacher.project, teacher.encoder.vectors(said.shown, row, place), row, len(batch), self.chunk
+        )
 
     def situation(
-        self, looks: frozenset[str], batch: Batch, shown: Outputs, heard: Sequence[Heard], heed: Tensor, alone: bool
-    ) -> Situation:
+        self,
+        looks: frozenset[str],
+        batch: Batch,
+        shown: Outputs,
+        heard: Sequence[TeacherAnswer],
+        heed: Tensor,
+        alone: bool,
+    ) -> WeighingContext:
         """What a weighing rule that looks at "uncertainty" or "features" is shown: all ranks' real rows (collective)."""
         assert shown.hidden is not None
-        real = everyones(batch.real, alone)
-        seen = Situation(heed=everyones(heed, alone)[real], epoch=batch.epoch)
+        real = gather_rows_of_all(batch.real, alone)
+        seen = WeighingContext(heed=gather_rows_of_all(heed, alone)[real], epoch=batch.epoch)
         if "uncertainty" in looks:
-            seen.uncertainty = everyones(self.uncertainty(batch, shown), alone)[real]
+            seen.uncertainty = gather_rows_of_all(self.uncertainty(batch, shown), alone)[real]
         if "features" in looks:
-            seen.student = everyones(shown.hidden[:, 0].float(), alone)[real]
+            seen.student = gather_rows_of_all(shown.hidden[:, 0].float(), alone)[real]
             found = {one.place: self._first_states(one, len(batch)) for one in heard}
             nobody = [shown.hidden.new_zeros(len(batch), t.encoder.model.config.hidden_size) for t in self.teachers]
             seen.teachers = tuple(
-                everyones(found.get(i, nobody[i]).float(), alone)[real] for i in range(len(self.teachers))
+                gather_rows_of_all(found.get(i, nobody[i]).float(), alone)[real] for i in range(len(self.teachers))
             )
         return seen
 
     @staticmethod
-    def _first_states(one: Heard, rows: int) -> Tensor:
+    def _first_states(one: TeacherAnswer, rows: int) -> Tensor:
         assert one.answer.hidden is not None
         states = one.answer.hidden[:, 0]
         return (

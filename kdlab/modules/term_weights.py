@@ -10,21 +10,21 @@ from torch import Tensor
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import function_of
 from kdlab.methods.knowledge.weighing import Weighing, looks_of
-from kdlab.modules.objective import Heard, Objective, Weighted
-from kdlab.modules.teacher_queries import Hearing, everyones, mine
+from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm
+from kdlab.modules.teacher_queries import TeacherQueries, gather_rows_of_all, own_rows
 from kdlab.runtime import distributed
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch, Outputs
 
 
-class Rules:
+class TermWeights:
     """Applies weighing rules to `terms`, and keeps what was decided.
 
     `layers`: how many each teacher has. `decided`: what the last step's rules decided, means over all ranks' rows.
     """
 
     def __init__(
-        self, terms: Mapping[str, Weighted], hearing: Hearing, objective: Objective, layers: Sequence[int]
+        self, terms: Mapping[str, WeightedTerm], hearing: TeacherQueries, objective: Objective, layers: Sequence[int]
     ) -> None:
         self.terms, self.hearing, self.objective, self.layers = terms, hearing, objective, layers
         self.decided: dict[str, Tensor] = {}
@@ -39,7 +39,7 @@ class Rules:
         rule: Weighing | None,
         batch: Batch,
         shown: Outputs,
-        heard: Sequence[Heard],
+        heard: Sequence[TeacherAnswer],
         heed: Tensor,
         progress: float,
         rng: torch.Generator,
@@ -56,7 +56,7 @@ class Rules:
         seen.progress, seen.rng = progress, rng
         names = tuple(self.terms)
         found = rule(seen, names).to(device=batch.rows.device, dtype=torch.float32).detach()
-        real = everyones(batch.real, alone)
+        real = gather_rows_of_all(batch.real, alone)
         rows = int(real.sum())
         if found.shape not in ((len(names),), (rows, len(names))):
             raise UserError(
@@ -65,7 +65,7 @@ class Rules:
         whole = found.new_ones(len(real), len(names))
         whole[real] = found
         self._weights = {f"weight_{name}": one for name, one in zip(names, whole[real].mean(0), strict=True)}
-        return dict(zip(names, mine(whole, len(batch), alone).unbind(1), strict=True))
+        return dict(zip(names, own_rows(whole, len(batch), alone).unbind(1), strict=True))
 
     def columns(self, kinds: Iterable[str]) -> list[str]:
         """The names that `decided` may hold, where rules of these kinds ("adopt", "weigh") are at work."""
@@ -78,7 +78,12 @@ class Rules:
         return names
 
     def note(
-        self, terms: Mapping[str, Weighted], heed: Tensor, batch: Batch, shown: Outputs, heard: Sequence[Heard]
+        self,
+        terms: Mapping[str, WeightedTerm],
+        heed: Tensor,
+        batch: Batch,
+        shown: Outputs,
+        heard: Sequence[TeacherAnswer],
     ) -> None:
         """Keep what this step's rules decided (collective): weights of terms, the share of rows that heed each teacher
         (where there are several), the share that each layer of theirs is chosen in."""

@@ -18,7 +18,7 @@ _ALLOWED = {None: (RANDOM, VANILLA, WHOLE), RANDOM: (VANILLA, WHOLE), VANILLA: (
 
 
 @dataclass
-class Line:
+class ComparisonLine:
     """A group: its `values` of the metric by seed, and what the test against `baseline` found (None: no common seed).
 
     `holm`: p adjusted for all tests made together; None where there was no test."""
@@ -36,7 +36,7 @@ class Comparison:
 
     task: str
     metric: str
-    lines: list[Line]
+    lines: list[ComparisonLine]
 
     @property
     def lower(self) -> bool:
@@ -105,7 +105,9 @@ def _measured(runs: Sequence[Run], metric: str, say: Callable[[str], None]) -> l
 def _comparison(task: str, runs: Sequence[Run], metric: str, baseline: str | None) -> Comparison:
     groups = grouped(runs)
     lines = [
-        Line(group, {seed: float(run.result["metrics"]["student"][metric]) for seed, run in sorted(group.runs.items())})
+        ComparisonLine(
+            group, {seed: float(run.result["metrics"]["student"][metric]) for seed, run in sorted(group.runs.items())}
+        )
         for group in groups
     ]
     chosen = _defaults(groups) if baseline is None else [_named(baseline, groups, task)] * len(groups)

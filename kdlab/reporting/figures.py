@@ -20,7 +20,7 @@ from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import Row as LogRow
 from kdlab.plotting.run_tables import arms_in, rows_of, window_shares
 from kdlab.reporting.pareto import front
-from kdlab.reporting.tables import Row, TaskTable
+from kdlab.reporting.tables import TableRow, TaskTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def ratios(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure | None:
     return figure
 
 
-def learning(table: TaskTable, rows: Sequence[Row], against: str) -> Figure | None:
+def learning(table: TaskTable, rows: Sequence[TableRow], against: str) -> Figure | None:
     """The metric along the training of the groups `rows`, against optimizer "step"s or teacher "queries".
 
     Mean over the seeds at the steps that all of them were evaluated at, one standard deviation as a band; full data is
@@ -165,7 +165,7 @@ def averaged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def schedule(row: Row, say: Say) -> Figure | None:
+def schedule(row: TableRow, say: Say) -> Figure | None:
     """The share of the steps that each strategy served, by window of the training, mean over seeds (AdaDS Fig. 5).
 
     None where the group's runs never changed their strategy. `say` is told of tables that cannot be read.
@@ -196,7 +196,7 @@ def schedule(row: Row, say: Say) -> Figure | None:
 # ---- what they are made of
 
 
-def _along(table: TaskTable, row: Row, against: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _along(table: TaskTable, row: TableRow, against: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Where a group's seeds were evaluated (n,), the metric's mean over them (n,), its standard deviation (n,)."""
     each = [{one.step: one for one in table.curves[run.folder]} for run in row.group.runs.values()]
     each = [known for known in each if known]
@@ -224,7 +224,7 @@ def _decisions(run: Any, say: Say) -> tuple[Sequence[LogRow], float] | None:
     return rows, total if math.isfinite(total) else float(rows[-1]["step"]) + 1
 
 
-def _cost(row: Row, against: str) -> float:
+def _cost(row: TableRow, against: str) -> float:
     return row.queries.value if against == "queries" else row.flops.value
 
 

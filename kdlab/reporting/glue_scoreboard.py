@@ -20,7 +20,7 @@ TABLE4 = {"paper": "adads", "table": "4"}
 
 
 @dataclass(frozen=True)
-class Column:
+class ScoreboardColumn:
     """A column of the table: `suffix` is what the metrics of its dev split end in."""
 
     title: str
@@ -29,10 +29,10 @@ class Column:
 
 
 @dataclass
-class Line:
+class ScoreboardLine:
     """A row of the table, in percent by column: means over seeds and, from two seeds on, standard deviations (n - 1).
 
-    `average`: over the columns that `Board.averaged` names; None where one of them is missing.
+    `average`: over the columns that `Scoreboard.averaged` names; None where one of them is missing.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Line:
 
 
 @dataclass
-class Board:
+class Scoreboard:
     """The table: `own` lines above `published` ones, columns by title, and which of them the average is over."""
 
     columns: list[str]
     averaged: list[str]
-    own: list[Line]
-    published: list[Line]
+    own: list[ScoreboardLine]
+    published: list[ScoreboardLine]
 
     @property
     def partly(self) -> bool:
@@ -57,21 +57,21 @@ class Board:
         return any(set(self.averaged) != set(line.scores) for line in self.published)
 
 
-def columns_of(task: Task) -> list[Column]:
+def columns_of(task: Task) -> list[ScoreboardColumn]:
     """A task's columns: one, for MNLI MNLI-m and MNLI-mm."""
     if len(task.glue) < 2:
-        return [Column(task.title, task)]
-    return [Column(Path(file).stem, task, split.removeprefix("test")) for split, file in task.glue.items()]
+        return [ScoreboardColumn(task.title, task)]
+    return [ScoreboardColumn(Path(file).stem, task, split.removeprefix("test")) for split, file in task.glue.items()]
 
 
-def percent(metrics: Mapping[str, float], column: Column) -> float | None:
+def percent(metrics: Mapping[str, float], column: ScoreboardColumn) -> float | None:
     """What a run's metrics say of a column: the mean of the task's metrics on that split; None where it has none."""
     found = [metrics.get(name + column.suffix) for name in column.task.shape.metrics]
     known = [value for value in found if value is not None]
     return 100 * statistics.fmean(known) if known and len(known) == len(found) else None
 
 
-def board(runs: Mapping[str, Mapping[tuple[str, int], Mapping[str, float]]], tasks: Sequence[Task]) -> Board:
+def board(runs: Mapping[str, Mapping[tuple[str, int], Mapping[str, float]]], tasks: Sequence[Task]) -> Scoreboard:
     """The table of `runs`: by name of the row, by (task, seed), the metrics of a finished run.
 
     The average is over the columns that AdaDS and the first row with any scores have; if AdaDS has none, over that row's.
@@ -90,10 +90,12 @@ def board(runs: Mapping[str, Mapping[tuple[str, int], Mapping[str, float]]], tas
         line.average_spread = statistics.stdev(whole) if len(whole) > 1 else None
     for line in printed:
         line.average = _average(line.scores, averaged)
-    return Board([column.title for column in columns], averaged, lines, printed)
+    return Scoreboard([column.title for column in columns], averaged, lines, printed)
 
 
-def _line(name: str, found: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[Column]) -> Line:
+def _line(
+    name: str, found: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[ScoreboardColumn]
+) -> ScoreboardLine:
     scores, spread = {}, {}
     seeds = _by_seed(found, columns).values()
     for column in columns:
@@ -102,11 +104,11 @@ def _line(name: str, found: Mapping[tuple[str, int], Mapping[str, float]], colum
             scores[column.title] = statistics.fmean(values)
         if len(values) > 1:
             spread[column.title] = statistics.stdev(values)
-    return Line(name, scores, spread)
+    return ScoreboardLine(name, scores, spread)
 
 
 def _by_seed(
-    found: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[Column]
+    found: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[ScoreboardColumn]
 ) -> dict[int, dict[str, float]]:
     seeds: dict[int, dict[str, float]] = {}
     for (task, seed), metrics in found.items():
@@ -121,21 +123,21 @@ def _average(scores: Mapping[str, float], titles: Sequence[str]) -> float | None
     return statistics.fmean(values) if values and len(values) == len(titles) else None
 
 
-def _printed() -> list[Line]:
+def _printed() -> list[ScoreboardLine]:
     """The rows of AdaDS Table 4, without its own averages."""
-    lines: dict[str, Line] = {}
+    lines: dict[str, ScoreboardLine] = {}
     for row in published.rows(**TABLE4):
         ratio = "" if row.ratio is None else f", ratio {row.ratio:g}"
         name = "teacher (BERT-base)" if row.method == "teacher" else f"{row.method}{ratio}"
         if row.task != "average":
-            lines.setdefault(name, Line(name, {})).scores[row.task] = row.value
+            lines.setdefault(name, ScoreboardLine(name, {})).scores[row.task] = row.value
     return list(lines.values())
 
 
 # ---- how it reads
 
 
-def text(found: Board) -> str:
+def text(found: Scoreboard) -> str:
     """The table for a terminal, with what has to be known to read it."""
     head = [*found.columns, "Avg*" if found.partly else "Avg"]
     width = max(9, *(len(title) + 2 for title in head))
@@ -153,7 +155,7 @@ def text(found: Board) -> str:
     return "\n".join([*lines, *notes(found)])
 
 
-def markdown(found: Board) -> str:
+def markdown(found: Scoreboard) -> str:
     """The same table for a document."""
     head = ["dev sets", *found.columns, "Avg*" if found.partly else "Avg"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -170,7 +172,7 @@ def markdown(found: Board) -> str:
     return "\n".join([*lines, "", *(f"{note}  " for note in notes(found))]) + "\n"
 
 
-def notes(found: Board) -> list[str]:
+def notes(found: Scoreboard) -> list[str]:
     """What has to be known to read the table."""
     said = [
         "one number a task, as GLUE counts: the mean of its official metrics (MRPC, QQP: accuracy and F1; STS-B: Pearson "
@@ -185,6 +187,6 @@ def notes(found: Board) -> list[str]:
     return said
 
 
-def _cells(found: Board, scores: Mapping[str, float], average: float | None) -> list[str]:
+def _cells(found: Scoreboard, scores: Mapping[str, float], average: float | None) -> list[str]:
     every: list[Any] = [*(scores.get(title) for title in found.columns), average]
     return ["-" if value is None else f"{value:.2f}" for value in every]

@@ -32,7 +32,7 @@ from kdlab.modules import evaluation
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.runs.finished import config_of, result_of
 from kdlab.runs.folders import status
-from kdlab.stages.registry import bench_of
+from kdlab.stages.registry import stage_of
 from kdlab.storage.files import atomic_write_bytes
 from kdlab.types import Batch
 
@@ -111,7 +111,7 @@ def _glue_task(run: Path, result: dict[str, Any], config: Config) -> Task:
 def _answers(run: Path, task: Task, say: Callable[[str], None]) -> Iterator[tuple[str, Tensor | str]]:
     """For each file of a task, and for AX.tsv with MNLI, logits (N, C) in the order of the rows, or why there are none."""
     config = config_of(run)
-    bench = bench_of(config, say)
+    bench = stage_of(config, say)
     bench.source.check()
     model = loading.load_classifier(run / "student")
     if task.shape.labels is not None and loading.labels_of(model.config) != task.shape.labels:
@@ -152,7 +152,7 @@ def _logits(encoder: Encoder, tokenizer: Any, data: TaskData, split: str, config
     return logits[order.argsort()]
 
 
-def _batches(rows: dataset.Rows, pad: int, size: int) -> Iterator[Batch]:
+def _batches(rows: dataset.TokenizedRows, pad: int, size: int) -> Iterator[Batch]:
     """All rows, those of a length together."""
     collate = rows.collate(pad)
     by_length = np.argsort(rows.lengths, kind="stable")

@@ -19,7 +19,7 @@ from kdlab.plotting import style as pictures
 from kdlab.reporting.papers import PAPERS
 from kdlab.reporting.published import Published
 from kdlab.reporting.statistics import ALPHA
-from kdlab.reporting.tables import BELOW, BEST, GAP, WORST, Cost, Row, TaskTable, overview
+from kdlab.reporting.tables import BELOW, BEST, GAP, WORST, CostCells, TableRow, TaskTable, overview
 from kdlab.runs.summary import duration, si
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Section:
 
 
 @dataclass
-class Report:
+class ReportPage:
     """All that a report says. `left`: folders that were left out, and why; `said`: other things a reader must know;
     `asked`: how the command chose among the runs."""
 
@@ -90,7 +90,7 @@ def spread(table: TaskTable, mean: float, std: float | None) -> str:
     return shown(table.found, mean) + (f" ± {shown(table.found, std)}" if std is not None else "")
 
 
-def cells(table: TaskTable, row: Row) -> dict[str, str]:
+def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
     """The cells of a row, by column; those of the marks and the name are the page's own."""
     found, pair, holm = table.found, row.line.found, row.line.holm
     numbers = {id(other.group): other.number for other in table.rows}
@@ -118,7 +118,7 @@ def columns(table: TaskTable) -> list[str]:
     return [name for name in every[0] if name not in optional or any(row[name] != "-" for row in every)]
 
 
-def _cost(cost: Cost, text: str) -> str:
+def _cost(cost: CostCells, text: str) -> str:
     return text if cost.gain is None else f"{text} ({cost.gain:.3g}x)"
 
 
@@ -160,7 +160,7 @@ def headlines(table: TaskTable) -> list[str]:
     return said
 
 
-def explained(report: Report) -> list[str]:
+def explained(report: ReportPage) -> list[str]:
     """What has to be known to read the report."""
     said = notes([table.found for table in report.tables], report.baseline)
     said += [
@@ -186,7 +186,7 @@ def explained(report: Report) -> list[str]:
 # ---- pages
 
 
-def html(report: Report) -> str:
+def html(report: ReportPage) -> str:
     """The page, in one piece."""
     import jinja2
 
@@ -241,14 +241,14 @@ def references(table: TaskTable) -> list[tuple[str, str]]:
     ]
 
 
-def _overview(report: Report, found: Sequence[Row | None]) -> list[tuple[str, Sequence[str]]]:
+def _overview(report: ReportPage, found: Sequence[TableRow | None]) -> list[tuple[str, Sequence[str]]]:
     return [
         ("-", ()) if row is None else (spread(table, row.mean, row.std), row.marks)
         for table, row in zip(report.tables, found, strict=True)
     ]
 
 
-def markdown(report: Report) -> str:
+def markdown(report: ReportPage) -> str:
     """The tables alone, for a paper's draft or an issue."""
     parts = [f"<!-- {MARK} -->", f"# {_plain(report.title)}"]
     tasks, lines = overview(report.tables)

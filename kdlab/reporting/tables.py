@@ -16,7 +16,7 @@ from kdlab.compare import numbers
 from kdlab.errors import UserError
 from kdlab.plotting.run_tables import number_in, rows_of
 from kdlab.reporting import papers
-from kdlab.reporting.comparison import Comparison, Line, beside_random, whole_data
+from kdlab.reporting.comparison import Comparison, ComparisonLine, beside_random, whole_data
 from kdlab.reporting.published import Published
 from kdlab.reporting.seed_groups import Group, Run
 
@@ -25,7 +25,7 @@ GAP = 0.5  # evaluations that far apart, as a share of the cost between them, sa
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostCells:
     """Mean over seeds, and how many times less than all-data distillation, by the runs' own ledgers; None: not known."""
 
     value: float
@@ -33,18 +33,18 @@ class Cost:
 
 
 @dataclass
-class Row:
+class TableRow:
     """A group. `same_cost`: what full data had reached for as many FLOPs, by the evaluations of a full-data run."""
 
     number: int
-    line: Line
+    line: ComparisonLine
     mean: float
     std: float | None
     best: tuple[float, int]  # and its seed
     worst: tuple[float, int]
-    queries: Cost
-    flops: Cost
-    seconds: Cost
+    queries: CostCells
+    flops: CostCells
+    seconds: CostCells
     marks: list[str] = field(default_factory=list)
     same_cost: float | None = None
     published: list[Published] = field(default_factory=list)
@@ -85,7 +85,7 @@ class TaskTable:
     """
 
     found: Comparison
-    rows: list[Row]
+    rows: list[TableRow]
     references: dict[str, tuple[float, float]]  # least and largest score of the teacher, the majority class, ...
     published: list[Published]
     curves: dict[Path, list[Evaluation]] = field(default_factory=dict)
@@ -145,7 +145,7 @@ def curve(run: Run, metric: str, say: Callable[[str], None]) -> list[Evaluation]
     return [one for one in found if math.isfinite(one.value)]
 
 
-def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, list[Row | None], float | None]]]:
+def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, list[TableRow | None], float | None]]]:
     """Tasks, and a line a name that groups of several tasks bear: its row of each task, and the mean over all tasks
     where all have it. Nothing for one task, or for tasks whose metrics cannot be put together."""
     if len(tables) < 2 or len({one.found.metric for one in tables}) > 1:
@@ -160,26 +160,26 @@ def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, li
     return [one.found.task for one in tables], lines
 
 
-def _rank(found: Comparison, line: Line) -> float:
+def _rank(found: Comparison, line: ComparisonLine) -> float:
     mean = statistics.fmean(line.values.values())
     return mean if found.lower else -mean
 
 
-def _row(found: Comparison, number: int, line: Line) -> Row:
+def _row(found: Comparison, number: int, line: ComparisonLine) -> TableRow:
     said = numbers(found, line)
     ledgers = [run.result["ledger"] for run in line.group.runs.values()]
     seconds = [ledger["seconds"].get("training") for ledger in ledgers]
     known = [one for one in seconds if one is not None]
-    return Row(
+    return TableRow(
         number=number,
         line=line,
         mean=said["mean"],
         std=said["std"],
         best=(said["best"], said["best_seed"]),
         worst=(said["worst"], said["worst_seed"]),
-        queries=Cost(said["queries"], _gain(ledgers, "queries")),
-        flops=Cost(said["flops"], _gain(ledgers, "flops")),
-        seconds=Cost(statistics.fmean(known) if known else math.nan, _gain(ledgers, "wallclock")),
+        queries=CostCells(said["queries"], _gain(ledgers, "queries")),
+        flops=CostCells(said["flops"], _gain(ledgers, "flops")),
+        seconds=CostCells(statistics.fmean(known) if known else math.nan, _gain(ledgers, "wallclock")),
     )
 
 
@@ -189,7 +189,7 @@ def _gain(ledgers: Iterable[Mapping[str, Any]], name: str) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _references(rows: Sequence[Row], metric: str) -> dict[str, tuple[float, float]]:
+def _references(rows: Sequence[TableRow], metric: str) -> dict[str, tuple[float, float]]:
     values: dict[str, list[float]] = {}
     for row in rows:
         for run in row.group.runs.values():

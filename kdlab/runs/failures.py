@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
-from kdlab.runs.rank_supervision import Others
+from kdlab.runs.rank_supervision import OtherRanks
 from kdlab.runtime.signals import Stopped
 from kdlab.storage.files import atomic_write_json
 
@@ -33,7 +33,7 @@ def told(folder: Path, about: dict[str, Any], launcher: Any, world: int, main_ra
         print(f"kdlab: {sentence}", flush=True)
 
     try:
-        with Others(launcher, world, folder, last_words) as others:
+        with OtherRanks(launcher, world, folder, last_words) as others:
             try:
                 yield
             except UserError:

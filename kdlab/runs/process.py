@@ -69,7 +69,7 @@ def spawn(
     )  # fmt: skip
 
 
-class Lock:
+class RunLock:
     """The lock of a run folder, a file beside it. The kernel frees it when the last process that has its descriptor
     ends: if this process is killed, the job that inherited it keeps it."""
 
@@ -81,7 +81,7 @@ class Lock:
         os.close(self.descriptor)
 
 
-def hold(folder: Path, wait: bool = False) -> Lock | None:
+def hold(folder: Path, wait: bool = False) -> RunLock | None:
     """The lock of a run folder; None where another process has it, unless that is to be waited for."""
     name = hashlib.sha256(folder.name.encode()).hexdigest()[:16]  # the folder's own may be as long as a name can be
     path = folder.with_name(f".{name}.lock")
@@ -90,7 +90,7 @@ def hold(folder: Path, wait: bool = False) -> Lock | None:
         print(f"kdlab: another process is at work in {folder}: waiting for its end", flush=True)
 
     descriptor, _ = open_locked(path, wait, waiting, must_lock=False)
-    return None if descriptor is None else Lock(path, descriptor)
+    return None if descriptor is None else RunLock(path, descriptor)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ PAUSE = 0.5  # seconds between two looks
 PATIENCE = 10.0  # seconds that the first process has to notice a death by itself: it may hang in a collective
 
 
-class Others:
+class OtherRanks:
     """Follows the processes that `launcher` (Lightning's) starts for a run of `world` ranks; used as a block.
 
     `last_words` is called with what is known of a dead rank when this process has to be ended from a thread.
@@ -38,7 +38,7 @@ class Others:
         self.sentence: str | None = None
         self._over = threading.Event()
 
-    def __enter__(self) -> Others:
+    def __enter__(self) -> OtherRanks:
         if self.started:
             for rank in range(1, self.started + 1):
                 error_of(self.folder, rank).unlink(missing_ok=True)

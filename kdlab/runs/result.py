@@ -9,14 +9,14 @@ from kdlab.modules.distiller import Distiller
 from kdlab.runs import environment
 from kdlab.runtime.ledger import speedup
 from kdlab.stages import ksm_training
-from kdlab.stages.base import Bench
+from kdlab.stages.base import Stage
 from kdlab.teachers import specs
 
 DISTILLATION = ("scoring", "observation", "teacher_forward", "teacher_cache", "student_forward", "student_backward")
 
 
 def result_of(
-    bench: Bench,
+    bench: Stage,
     module: Distiller,
     metrics: dict[str, dict[str, float]],
     totals: dict[str, Any],

@@ -14,12 +14,12 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import LambdaCallback
 
-from kdlab.callbacks.decision import Adopt, Chooser, Decisions, Weigh
-from kdlab.callbacks.monitoring import Account, Keep, Progress, Watch
+from kdlab.callbacks.decision import Adopt, ArmSelector, DecisionLog, Weigh
+from kdlab.callbacks.monitoring import CheckpointCallback, CostCallback, EvaluationCallback, ProgressCallback
 from kdlab.callbacks.nonfinite import COLUMNS as EVENTS
-from kdlab.callbacks.nonfinite import Guard
-from kdlab.callbacks.select import Observer, Select
-from kdlab.callbacks.selection_trace import COLUMNS, Trace
+from kdlab.callbacks.nonfinite import NonFiniteGuard
+from kdlab.callbacks.select import LossObserver, Select
+from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
@@ -37,8 +37,8 @@ from kdlab.runs.summary import beside_random, card, table
 from kdlab.runtime import distributed, signals
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import cache_plan, components, ksm_training
-from kdlab.stages.base import Bench
-from kdlab.stages.registry import bench_of
+from kdlab.stages.base import Stage
+from kdlab.stages.registry import stage_of
 from kdlab.storage import checkpoints
 from kdlab.storage.files import atomic_write_json, atomic_write_text, native_errors, plain_errors
 from kdlab.storage.tables import Table
@@ -59,7 +59,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     folder, going_on = (
         folders.choose(resolved, folder, chosen, False, config.resume) if not config.overwrite else (folder, False)
     )
-    bench = bench_of(config, say)
+    bench = stage_of(config, say)
     bench.check()
     if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command
         folder, going_on = folders.choose(resolved, folder, chosen, True, config.resume)
@@ -77,13 +77,13 @@ def say(line: str) -> None:
 
 
 def run(
-    config: Config, resolved: dict[str, Any], folder: Path, overrides: list[str], bench: Bench | None = None
+    config: Config, resolved: dict[str, Any], folder: Path, overrides: list[str], bench: Stage | None = None
 ) -> int:
     """Prepare what is missing, train, evaluate, and write the run folder; on every rank of the run."""
     _quiet_libraries()
     if rank_supervision.is_started_by_first():
         rank_supervision.follow_parent()
-    bench = bench or bench_of(config, say)
+    bench = bench or stage_of(config, say)
     given = config.trainer
     devices = _devices(given.accelerator, given.devices)
     world = devices * given.num_nodes
@@ -127,34 +127,34 @@ def run(
     adopt = weigh = select = None
     adoption = bench.adoption() if teachers else None
     if adoption is not None:
-        adopt = Adopt(Chooser("adopt", adoption.arms, adoption.policy, total_steps, config.seed))
+        adopt = Adopt(ArmSelector("adopt", adoption.arms, adoption.policy, total_steps, config.seed))
     if weighing is not None:
-        weigh = Weigh(Chooser("weigh", weighing.arms, weighing.policy, total_steps, config.seed))
-    decisions = Decisions(lambda row: write("knowledge", row), adopt, weigh)
+        weigh = Weigh(ArmSelector("weigh", weighing.arms, weighing.policy, total_steps, config.seed))
+    decisions = DecisionLog(lambda row: write("knowledge", row), adopt, weigh)
     decided = decisions.columns(module)
     selection = bench.selection()
     if config.select.ratio < 1:
         kd = config.select.observe == "kd"
-        chooser = Chooser(
+        chooser = ArmSelector(
             "policy",
             selection.arms,
             selection.policy,
             total_steps,
             config.seed,
             selection.reward,
-            Observer(module, lambda: data.observed_batches(config.select.evaluation_rows), kd),
+            LossObserver(module, lambda: data.observed_batches(config.select.evaluation_rows), kd),
             config.select.interval,
             lambda row: write("selector", row),
             skip,
         )
         looks = components.looks(config.select, module.shape.layers, len(data.train))
         select = Select(chooser, config.select.ratio, config.select.scope, **looks)
-    watch = Watch(
+    watch = EvaluationCallback(
         given.evaluate_every, total_steps, data.heldout_splits, module, lambda row: write("metrics", row), ledger
     )
     trace = None
     if given.trace_every is not None:
-        trace = Trace(
+        trace = SelectionTrace(
             given.trace_every,
             lambda: data.observed_batches(given.trace_rows),
             chosen(None, selection.arms, False),
@@ -182,15 +182,17 @@ def run(
         for name, names in columns.items():
             tables[name] = Table(folder / f"{name}.csv", names)
             tables[name].rewind(step)
-    account = Account(ledger, total_steps, given.probes)
-    guard = Guard(not skip, given.nonfinite_limit, say, lambda row: write("events", row))
+    account = CostCallback(ledger, total_steps, given.probes)
+    guard = NonFiniteGuard(not skip, given.nonfinite_limit, say, lambda row: write("events", row))
     every = None if given.checkpoint_every == "auto" else given.checkpoint_every
-    keep = Keep(folder / "checkpoints", every, total_steps, ledger, guard, tables.values(), decisions.flush, say)
+    keep = CheckpointCallback(
+        folder / "checkpoints", every, total_steps, ledger, guard, tables.values(), decisions.flush, say
+    )
     given_order = (guard, watch, trace, account, select, adopt, weigh, decisions if len(decided) > 1 else None, keep)
     callbacks: list[pl.Callback] = [one for one in given_order if one is not None]
     callbacks.append(LambdaCallback(on_train_start=lambda *_: bench.meet(teachers)))
     if main_rank:
-        callbacks.append(Progress(total_steps, ledger, select.chooser if select else None))
+        callbacks.append(ProgressCallback(total_steps, ledger, select.chooser if select else None))
     trainer = pl.Trainer(
         accelerator=given.accelerator if given.accelerator != "auto" or torch.cuda.is_available() else "cpu",
         devices=devices,

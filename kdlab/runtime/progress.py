@@ -44,7 +44,7 @@ def terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-class Told:
+class ProgressBar:
     """A step that is told of: `what`, of `total` (None: nobody knows) `unit`s ("B": bytes); the first `start` were done
     before. A context manager: a bar ends with the block."""
 
@@ -54,7 +54,7 @@ class Told:
         self._said = self._began
         self._bar: Any = None
 
-    def __enter__(self) -> Told:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,7 +119,7 @@ class Told:
 
 def over(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
     """The `items`, one by one, told of as they are done; of `total`, if that is not their length."""
-    with Told(what, total or length_hint(items) or None, unit) as told:
+    with ProgressBar(what, total or length_hint(items) or None, unit) as told:
         for item in items:
             yield item
             told.advance()
@@ -141,7 +141,7 @@ def adopt(bars: type[tqdm], doing: str = "") -> None:
         begin(self, *arguments, **named)
         if not terminal() and not self.disable:
             what = f"{doing} {self.desc or ''}".strip().rstrip(": ")
-            self._told = Told(what, self.total, self.unit if self.unit == "B" else f"{self.unit}s", self.n)
+            self._told = ProgressBar(what, self.total, self.unit if self.unit == "B" else f"{self.unit}s", self.n)
 
     def display(self: Any, *arguments: Any, **named: Any) -> Any:
         if self._told is None:

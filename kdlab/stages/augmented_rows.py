@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdlab.config.groups import Augment
+from kdlab.config.groups import AugmentConfig
 from kdlab.data.augmentation import tinybert
 from kdlab.data.augmentation.word_vectors import read_word_table
 from kdlab.data.tasks import dataset
@@ -15,10 +15,10 @@ from kdlab.storage.files import sha256_of
 from kdlab.teachers.specs import weights_of
 
 if TYPE_CHECKING:
-    from kdlab.stages.finetuning import TaskBench
+    from kdlab.stages.finetuning import FinetuneStage
 
 
-def check(bench: TaskBench) -> None:
+def check(bench: FinetuneStage) -> None:
     """UserError where rows cannot be augmented, or nobody could label them."""
     given = _given(bench)
     source(bench)
@@ -30,7 +30,7 @@ def check(bench: TaskBench) -> None:
         )
 
 
-def folder(bench: TaskBench) -> Path:
+def folder(bench: FinetuneStage) -> Path:
     """The tokenised rows, the augmented ones among those of train."""
     given, place = _given(bench), source(bench)
     revision = None if given.model else bench.config.teachers.revision
@@ -47,7 +47,7 @@ def folder(bench: TaskBench) -> Path:
             bench.rows,
             loading.load_masked_lm(place, revision).eval(),
             bench.tokenizer,
-            tinybert.Recipe(max_length=max_length, batch_size=given.batch_size, **settings),
+            tinybert.AugmentationRecipe(max_length=max_length, batch_size=given.batch_size, **settings),
             read_word_table(given.table) if given.table else None,
             bench.store,
             made_by,
@@ -60,7 +60,7 @@ def folder(bench: TaskBench) -> Path:
     return found
 
 
-def source(bench: TaskBench) -> str | Path:
+def source(bench: FinetuneStage) -> str | Path:
     """The masked-LM model that proposes words; UserError where there is none, or it has other tokens."""
     given = _given(bench)
     if given.model is None:
@@ -79,7 +79,7 @@ def source(bench: TaskBench) -> str | Path:
     return given.model
 
 
-def _given(bench: TaskBench) -> Augment:
+def _given(bench: FinetuneStage) -> AugmentConfig:
     given = bench.config.data.augment
     assert given is not None
     return given

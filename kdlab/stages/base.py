@@ -22,22 +22,22 @@ from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import Scorer
 from kdlab.modules.fit import Preparation, first_device, precision_of
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import components, validation
 from kdlab.stages.components import Selection
-from kdlab.stages.dry_run import Cast
+from kdlab.stages.dry_run import ModelShape
 from kdlab.stages.teachers.base import TeacherPool
-from kdlab.storage.artifacts import Store
+from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import sha256_of
 from kdlab.teachers import specs
 from kdlab.teachers.cache.store import MemoryStore
-from kdlab.teachers.specs import Source
+from kdlab.teachers.specs import ModelSource
 from kdlab.teachers.teacher import Teacher
 
 
-class Bench:
+class Stage:
     """Everything a run needs, made when it is first asked for, from plain values of the configuration.
 
     A stage gives: `source` and `check_data` (inputs), `data_module` and `rows_parts` (its training rows), `score`,
@@ -54,7 +54,7 @@ class Bench:
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config = config
         self.say = say
-        self.store = Store(Path(config.artifacts), say)
+        self.store = ArtifactStore(Path(config.artifacts), say)
         self.preparation_of = Preparation(self.store)
         self.memories: dict[str, MemoryStore] = {}  # answers that are remembered in memory, by their key
 
@@ -116,7 +116,7 @@ class Bench:
 
     # ---- what can be checked before anything is loaded or written
 
-    def share(self, other: Bench) -> None:
+    def share(self, other: Stage) -> None:
         """Take what `other`, of a run with the same rows, teachers and artifacts, has read of them."""
         names = ("source", "rows", "shape", "tokenizer", "main_source")
         self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})
@@ -131,14 +131,14 @@ class Bench:
         raise NotImplementedError
 
     @property
-    def student_cast(self) -> Cast:
+    def student_cast(self) -> ModelShape:
         """The student's shape, before there is one."""
         given, config = self.config.student, self.teacher_config
         if given.path is not None:
-            return Cast.of(loading.load_config(given.path))
+            return ModelShape.of(loading.load_config(given.path))
         if given.hidden is not None:
-            return Cast.of(config, given.layers, given.hidden)
-        return Cast.of(config, len(loading.pick_layers(given.layers, config.num_hidden_layers, given.pick)))
+            return ModelShape.of(config, given.layers, given.hidden)
+        return ModelShape.of(config, len(loading.pick_layers(given.layers, config.num_hidden_layers, given.pick)))
 
     # ---- what chooses
 
@@ -154,7 +154,7 @@ class Bench:
         joint = [name for name, w in self.terms().items() if is_joint(w.term)]
         return components.adoption(self.config.adopt, self.teacher_pool.members, joint, self.regression)
 
-    def terms(self) -> dict[str, Weighted]:
+    def terms(self) -> dict[str, WeightedTerm]:
         """The knowledge terms with a weight above 0."""
         return components.terms(self.config.knowledge)
 
@@ -180,7 +180,7 @@ class Bench:
         return teachers.name if teachers.path is None and teachers.name else Path(str(teachers.path)).name
 
     @cached_property
-    def main_source(self) -> Source:
+    def main_source(self) -> ModelSource:
         """The main teacher as it is given, before it is fine-tuned or prepared."""
         teachers = self.config.teachers
         return specs.source_of(teachers.name, teachers.path, teachers.revision, "teachers")
@@ -264,11 +264,11 @@ class Bench:
             labels_on=self.config.knowledge.labels_on,
         )
 
-    def optim(self) -> Optim:
+    def optim(self) -> OptimizerSettings:
         given = asdict(self.config.optim)
         scaled = self.precision == "16-mixed"
         restarts = tuple(self.config.knowledge.phases)
-        return Optim(**{**given, "betas": tuple(given["betas"]), "fused": not scaled, "restarts": restarts})
+        return OptimizerSettings(**{**given, "betas": tuple(given["betas"]), "fused": not scaled, "restarts": restarts})
 
 
 def vocabulary_hash(tokenizer: Any) -> str:

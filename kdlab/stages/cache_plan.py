@@ -16,24 +16,24 @@ from kdlab.methods.selection.strategies import kept
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import ksm_training
 from kdlab.stages.teachers import answer_cache
-from kdlab.teachers.cache.codec import Keeps
+from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
-    from kdlab.stages.base import Bench
+    from kdlab.stages.base import Stage
 
 
 @dataclass(frozen=True)
-class Plan:
+class CachePlan:
     """The caches of a run before its teachers are loaded: what they keep, and about how many bytes of how many rows."""
 
-    keeps: Keeps
+    keeps: CacheSpec
     rows: int
     bytes: int
 
 
-def keeps_of(bench: Bench) -> Keeps:
+def keeps_of(bench: Stage) -> CacheSpec:
     """What the run's terms and rules read of a teacher's answer. UserError where the wanted vocabulary cannot give it."""
     given, row = bench.config.teachers, bench.fixed_inputs
     taught = [w for w in bench.terms().values() if asks_teacher(w.term)]
@@ -48,7 +48,7 @@ def keeps_of(bench: Bench) -> Keeps:
     hidden = "all" if "hidden" in reads else "first" if "features" in ksm_training.looks(bench) else None
     others = tuple(sorted(reads - {"logits", "hidden"}))
     if given.cache_vocabulary == "full":
-        return Keeps(logits, hidden=hidden, others=others)
+        return CacheSpec(logits, hidden=hidden, others=others)
     where = f"teachers.cache_vocabulary={given.cache_vocabulary}"
     if row:
         raise UserError(f"{where}: a task's classes are few and kept whole; this is for text (cache_vocabulary=full)")
@@ -65,7 +65,7 @@ def keeps_of(bench: Bench) -> Keeps:
         name = next(name for name, found in temperatures.items() if found is None)
         raise UserError(f"{where}: knowledge.terms.{name} compares all logits: cache_vocabulary=full")
     if given.cache_vocabulary == "topk":
-        return Keeps(logits, "topk", given.cache_k, hidden=hidden, others=others)
+        return CacheSpec(logits, "topk", given.cache_k, hidden=hidden, others=others)
     if any(one.mixes == "answers" for one in marks):
         raise UserError(
             f"{where}: adopt={bench.config.adopt.name} mixes answers, which takes cache_vocabulary=full or topk"
@@ -75,10 +75,10 @@ def keeps_of(bench: Bench) -> Keeps:
         raise UserError(
             f"{where}: it draws at one temperature, and the terms have {found}: cache_vocabulary=full or topk"
         )
-    return Keeps(logits, "sampled", given.cache_k, found[0] if found else 1.0, hidden, others)
+    return CacheSpec(logits, "sampled", given.cache_k, found[0] if found else 1.0, hidden, others)
 
 
-def check(bench: Bench) -> None:
+def check(bench: Stage) -> None:
     """UserError where a cache could not keep what the run's terms and rules read."""
     if bench.config.teachers.cache != "off":
         keeps_of(bench)
@@ -89,7 +89,7 @@ def _temperature(term: Term) -> float | None:
     return None if parameter is None else float(parameter.default)
 
 
-def plan(bench: Bench, data: Any, batches: int, world: int) -> Plan | None:
+def plan(bench: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
     """What the caches will keep, said with about how much; None without any. Nothing is loaded yet.
 
     UserError where it is more than teachers.cache_limit, unless the run is to go on without.
@@ -106,10 +106,10 @@ def plan(bench: Bench, data: Any, batches: int, world: int) -> Plan | None:
     less = "" if bench.fixed_inputs or keeps.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
     if not answer_cache.affordable(bench, total, f"{rows:,} rows of {len(members)} teacher(s)", less):
         return None
-    return Plan(keeps, rows, total)
+    return CachePlan(keeps, rows, total)
 
 
-def rows_asked(bench: Bench, rows: int, batches: int, world: int) -> int:
+def rows_asked(bench: Stage, rows: int, batches: int, world: int) -> int:
     """How many answers of a teacher a run will keep, at most."""
     select, size = bench.config.select, bench.config.data.batch_size
     each = kept(size * world, select.ratio) if select.scope == "global" else world * kept(size, select.ratio)
@@ -118,7 +118,7 @@ def rows_asked(bench: Bench, rows: int, batches: int, world: int) -> int:
     return min(rows, asked) if bench.fixed_inputs else asked
 
 
-def _row_bytes(bench: Bench, keeps: Keeps, member: TeacherSpec, data: Any) -> float:
+def _row_bytes(bench: Stage, keeps: CacheSpec, member: TeacherSpec, data: Any) -> float:
     lengths = np.asarray(data.lengths, dtype=np.float64)
     units = 1.0
     if keeps.logits == "tokens":
@@ -130,7 +130,9 @@ def _row_bytes(bench: Bench, keeps: Keeps, member: TeacherSpec, data: Any) -> fl
     )
 
 
-def attach(bench: Bench, found: Plan | None, teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> None:
+def attach(
+    bench: Stage, found: CachePlan | None, teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str
+) -> None:
     """Give each teacher its cache; `rows` of the training set, `run` what names this run over its interruptions."""
     if found is not None:
         for member, teacher in zip(bench.teacher_pool.members, teachers, strict=True):

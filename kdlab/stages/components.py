@@ -8,12 +8,12 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from kdlab.config.groups import Knowledge, Select
-from kdlab.config.teacher_groups import Adopt
+from kdlab.config.groups import KnowledgeConfig, SelectConfig
+from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection.strategies import is_rowwise, needs_of
-from kdlab.modules.objective import Weighted
-from kdlab.modules.scoring_pass import EarlyExit, Memory
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.scoring_pass import EarlyExit, ScoreMemory
 from kdlab.stages.dry_run import check_adoption
 from kdlab.teachers.specs import TeacherSpec
 
@@ -27,7 +27,7 @@ class Selection:
     reward: Any = None
 
 
-def selection(select: Select) -> Selection:
+def selection(select: SelectConfig) -> Selection:
     """Strategies, policy and reward; UserError for arms that do not exist or a policy that cannot use them."""
     if not select.arms:
         raise UserError("select.arms is empty: give it strategies, or choose select=random")
@@ -52,16 +52,16 @@ def selection(select: Select) -> Selection:
     return Selection(arms, policy, reward)
 
 
-def looks(select: Select, depth: int, rows: int) -> dict[str, Any]:
-    """How `Select` looks at a student of `depth` layers that learns from `rows` rows, as its arguments."""
+def looks(select: SelectConfig, depth: int, rows: int) -> dict[str, Any]:
+    """How `SelectConfig` looks at a student of `depth` layers that learns from `rows` rows, as its arguments."""
     if select.scoring == "stale":
-        return {"memory": Memory(rows, select.refresh)}
+        return {"memory": ScoreMemory(rows, select.refresh)}
     if select.scoring == "early_exit":
         return {"look": EarlyExit(exit_layer(select, depth))}
     return {}
 
 
-def exit_layer(select: Select, depth: int) -> int:
+def exit_layer(select: SelectConfig, depth: int) -> int:
     """After how many of a student's `depth` layers its head reads what rows are scored by; UserError for more."""
     layers = (depth + 1) // 2 if select.exit_layer is None else select.exit_layer
     if layers > depth:
@@ -69,7 +69,9 @@ def exit_layer(select: Select, depth: int) -> int:
     return layers
 
 
-def adoption(adopt: Adopt, members: Sequence[TeacherSpec], joint: Sequence[str], regression: bool) -> Selection | None:
+def adoption(
+    adopt: AdoptConfig, members: Sequence[TeacherSpec], joint: Sequence[str], regression: bool
+) -> Selection | None:
     """Adoption rules and their policy; None where no rule is needed. UserError as `check_adoption`."""
     arms = {name: made(target, f"adopt.arms.{name}") for name, target in adopt.arms.items()}
     check_adoption(adopt.name, arms, members, joint, regression)
@@ -81,13 +83,13 @@ def adoption(adopt: Adopt, members: Sequence[TeacherSpec], joint: Sequence[str],
     return Selection(arms, policy)
 
 
-def terms(knowledge: Knowledge) -> dict[str, Weighted]:
+def terms(knowledge: KnowledgeConfig) -> dict[str, WeightedTerm]:
     """The knowledge terms with a weight above 0."""
     found = {}
     for name, t in knowledge.terms.items():
         if t.weight > 0:
             at = "labelled" if t.at == "masked" else t.at  # the same thing in the words of masked-LM
-            found[name] = Weighted(made(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until)
+            found[name] = WeightedTerm(made(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until)
     return found
 
 

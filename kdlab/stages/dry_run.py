@@ -19,7 +19,7 @@ from kdlab.types import Outputs
 
 
 @dataclass(frozen=True)
-class Cast:
+class ModelShape:
     """A model as far as a term can tell: its layers, attention heads and width, its config."""
 
     layers: int
@@ -28,7 +28,7 @@ class Cast:
     config: Any
 
     @classmethod
-    def of(cls, config: Any, layers: int | None = None, width: int | None = None) -> Cast:
+    def of(cls, config: Any, layers: int | None = None, width: int | None = None) -> ModelShape:
         return cls(layers or config.num_hidden_layers, config.num_attention_heads, width or config.hidden_size, config)
 
     def shown(self, outputs: int, label: Tensor, width: int = 1) -> Outputs:
@@ -46,7 +46,7 @@ class Cast:
 
 
 def rehearse(
-    terms: Iterable[Term], student: Cast, members: Sequence[TeacherSpec], outputs: int, label: Tensor, head: Any
+    terms: Iterable[Term], student: ModelShape, members: Sequence[TeacherSpec], outputs: int, label: Tensor, head: Any
 ) -> None:
     """Let every term read what the student and each teacher would show; joint terms all teachers at once.
 
@@ -54,7 +54,7 @@ def rehearse(
     cannot compare them.
     """
     terms = list(terms)
-    casts = [Cast.of(member.config) for member in members]
+    casts = [ModelShape.of(member.config) for member in members]
     if frozenset().union(*(wants(term) for term in terms)) & {"scores", "values"}:
         for one in {id(c): c for c in (student.config, *(member.source.config for member in members))}.values():
             with torch.device("meta"):

@@ -12,9 +12,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from kdlab.callbacks.decision import Chooser
+from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.select import Select
-from kdlab.data.datamodules import TaskDataModule
+from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.registry import Task, TaskShape, find, plain_name
 from kdlab.data.tasks.rows import TaskData, limited
@@ -29,14 +29,14 @@ from kdlab.modules.fit import fit, read_json
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages import augmented_rows
-from kdlab.stages.base import Bench, vocabulary_hash
+from kdlab.stages.base import Stage, vocabulary_hash
 from kdlab.stages.components import made
 from kdlab.stages.teachers.classifiers import LABELS, TaskTeacherPool
 from kdlab.storage.files import atomic_write_json
 from kdlab.teachers.teacher import Teacher
 
 
-class TaskBench(Bench):
+class FinetuneStage(Stage):
     """What a run on labelled rows needs."""
 
     head = transformers.AutoModelForSequenceClassification
@@ -122,7 +122,7 @@ class TaskBench(Bench):
 
     def data_module(
         self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
-    ) -> TaskDataModule:
+    ) -> GLUEDataModule:
         seed, size = self.config.seed if seed is None else seed, batch_size or self.config.data.batch_size
         return self.rows_in(self.train_folder, seed, size, batches, epochs, self.config.data.order == "length")
 
@@ -137,11 +137,11 @@ class TaskBench(Bench):
 
     def rows_in(
         self, folder: Path, seed: int, batch_size: int, batches: int | None, epochs: int | None, grouped: bool = True
-    ) -> TaskDataModule:
+    ) -> GLUEDataModule:
         """The prepared rows in `folder`, for a number of micro-batches or of passes; `grouped` by length, as teachers
         are fine-tuned."""
         data, pad = self.config.data, int(self.tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
-        return TaskDataModule(folder, pad, batch_size, seed, batches, epochs, data.heldout_rows, data.workers, grouped)
+        return GLUEDataModule(folder, pad, batch_size, seed, batches, epochs, data.heldout_rows, data.workers, grouped)
 
     def facts(self) -> dict[str, Any]:
         """What is known of the rows."""
@@ -175,7 +175,7 @@ class TaskBench(Bench):
         return self.teacher_pool.scores
 
     def teachers_on_heldout(
-        self, module: Distiller, teachers: Sequence[Teacher], data: TaskDataModule
+        self, module: Distiller, teachers: Sequence[Teacher], data: GLUEDataModule
     ) -> dict[str, dict[str, float]]:
         return self.teacher_scores_all() if teachers else {}
 
@@ -233,7 +233,7 @@ class TaskBench(Bench):
             optim = replace(self.optim(), restarts=())  # labels have no phases
             ledger = Ledger(len(data.train), self.fixed_inputs)
             module = Distiller(self.student(), LABELS, optim, steps, ledger=ledger, seed=given.seed, score=score)
-            chooser = Chooser("policy", {"random": random}, Fixed(["random"]), steps, given.seed)
+            chooser = ArmSelector("policy", {"random": random}, Fixed(["random"]), steps, given.seed)
             select = Select(chooser, given.select.ratio)
             trainer = given.trainer
             cost = fit(

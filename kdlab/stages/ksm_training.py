@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdlab.callbacks.decision import Adopt, Chooser, Weigh
-from kdlab.callbacks.ksm_phases import Phases, columns
-from kdlab.callbacks.select import Observer, Select
+from kdlab.callbacks.decision import Adopt, ArmSelector, Weigh
+from kdlab.callbacks.ksm_phases import KSMPhases, columns
+from kdlab.callbacks.select import LossObserver, Select
 from kdlab.errors import UserError, nearest
 from kdlab.methods.knowledge.logits import function_of
 from kdlab.methods.knowledge.weighing import looks_of
@@ -32,10 +32,10 @@ from kdlab.stages.components import Selection, made
 from kdlab.storage.files import atomic_write_json
 from kdlab.storage.tables import Table
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Situation
+from kdlab.types import WeighingContext
 
 if TYPE_CHECKING:
-    from kdlab.stages.base import Bench
+    from kdlab.stages.base import Stage
 
 Remember = Callable[
     [Sequence[Teacher], Ledger, int, str], None
@@ -49,7 +49,7 @@ def forget(teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> 
     """Teachers that remember nothing."""
 
 
-def check(bench: Bench) -> None:
+def check(bench: Stage) -> None:
     """UserError for weighing that the terms, teachers or task cannot bear. Reads little, makes nothing."""
     given = bench.config.policy
     arms = _arms(bench)
@@ -77,7 +77,7 @@ def check(bench: Bench) -> None:
 
 
 def weighing(
-    bench: Bench, batches: int, world: int, remember: Remember = forget
+    bench: Stage, batches: int, world: int, remember: Remember = forget
 ) -> tuple[Selection | None, Path | None]:
     """The rules that weigh the terms and the policy that picks one, and the log of a trained module's learning.
 
@@ -94,12 +94,12 @@ def weighing(
     return (Selection(arms, _policy(bench, arms)) if arms else None), log if log and log.is_file() else None
 
 
-def looks(bench: Bench) -> frozenset[str]:
+def looks(bench: Stage) -> frozenset[str]:
     """What the run's weighing rules look at (`kdlab.methods.knowledge.weighing.looks_of`)."""
     return frozenset().union(*(looks_of(arm) for arm in _arms(bench).values()))
 
 
-def reward_data(bench: Bench) -> str | None:
+def reward_data(bench: Stage) -> str | None:
     """What a module that weighs was rewarded on, "heldout" or "dev"; None where nothing learnt, or nobody wrote it down."""
     given = bench.config.policy
     if given.path is None:
@@ -108,7 +108,7 @@ def reward_data(bench: Bench) -> str | None:
     return read_json(told).get("reward_data") if told.is_file() else None
 
 
-def _policy(bench: Bench, arms: dict[str, Any]) -> Any:
+def _policy(bench: Stage, arms: dict[str, Any]) -> Any:
     if not arms:
         return None
     policy = made(bench.config.policy.chooser, "policy.chooser", arms=list(arms))
@@ -117,12 +117,12 @@ def _policy(bench: Bench, arms: dict[str, Any]) -> Any:
     return policy
 
 
-def _widths(bench: Bench) -> tuple[int, list[int]]:
+def _widths(bench: Stage) -> tuple[int, list[int]]:
     members = bench.teacher_pool.members if bench.asks_teacher else []
     return bench.student_cast.width, [member.config.hidden_size for member in members]
 
 
-def _arms(bench: Bench) -> dict[str, Any]:
+def _arms(bench: Stage) -> dict[str, Any]:
     arms = {}
     for name, target in bench.config.policy.arms.items():
         arm = made(target, f"policy.arms.{name}")
@@ -144,11 +144,11 @@ def _arms(bench: Bench) -> dict[str, Any]:
     return arms
 
 
-def _rehearse(bench: Bench, name: str, arm: Any) -> None:
+def _rehearse(bench: Stage, name: str, arm: Any) -> None:
     student, teachers = _widths(bench)
     terms = tuple(bench.terms())
     rows = torch.full((3,), 0.5)
-    seen = Situation(
+    seen = WeighingContext(
         rows, torch.ones(3, student), tuple(torch.ones(3, w) for w in teachers), torch.ones(3, len(teachers))
     )
     try:
@@ -162,13 +162,13 @@ def _rehearse(bench: Bench, name: str, arm: Any) -> None:
         raise UserError(f"policy.arms.{name}: of 3 rows and {len(terms)} terms it made {shape}, not {(len(terms),)}")
 
 
-def _loaded(bench: Bench, folder: str | Path) -> KSM:
+def _loaded(bench: Stage, folder: str | Path) -> KSM:
     module = KSM.load(Path(folder))
     module.check(list(bench.terms()), *_widths(bench))
     return module
 
 
-def _trained(bench: Bench, name: str, batches: int, world: int, remember: Remember) -> Path:
+def _trained(bench: Stage, name: str, batches: int, world: int, remember: Remember) -> Path:
     """The folder of the module, trained if the artifact store has none that was trained in the same way."""
     config = bench.config
     given = asdict(config.policy)
@@ -197,7 +197,7 @@ def _trained(bench: Bench, name: str, batches: int, world: int, remember: Rememb
     )
 
 
-def _train(bench: Bench, out: Path, name: str, batches: int, world: int, remember: Remember) -> dict[str, Any]:
+def _train(bench: Stage, out: Path, name: str, batches: int, world: int, remember: Remember) -> dict[str, Any]:
     """Algorithm 2: the student is reset for each episode; rows, order and dropout are other ones each time."""
     config, given = bench.config, bench.config.policy
     steps = -(-batches // config.trainer.accumulate)
@@ -220,9 +220,9 @@ def _train(bench: Bench, out: Path, name: str, batches: int, world: int, remembe
         student = bench.student(*teachers)
         distiller = bench.distiller(student, teachers, ledger, steps, seed)
         write = partial(_write, table, episode + 1)
-        phases = Phases(module, given.phase, steps, _measure(bench, distiller, data), write)
+        phases = KSMPhases(module, given.phase, steps, _measure(bench, distiller, data), write)
         callbacks = _choosing(bench, distiller, data, steps, seed)
-        weigh = Weigh(Chooser("weigh", {name: module}, Fixed([name]), steps, seed))
+        weigh = Weigh(ArmSelector("weigh", {name: module}, Fixed([name]), steps, seed))
         what = f"KSM, episode {episode + 1} of {given.episodes}"
         cost = fit(
             distiller, data, steps, what, *callbacks, weigh, phases,
@@ -239,22 +239,24 @@ def _write(table: Table, episode: int, row: dict[str, Any]) -> None:
     table.write({"episode": episode, **row})
 
 
-def _choosing(bench: Bench, distiller: Distiller, data: Any, steps: int, seed: int) -> list[Any]:
+def _choosing(bench: Stage, distiller: Distiller, data: Any, steps: int, seed: int) -> list[Any]:
     """Selection and adoption as the run itself has them, begun anew."""
     select, selection, adoption = bench.config.select, bench.selection(), bench.adoption()
     found: list[Any] = []
     if select.ratio < 1:
-        observer = Observer(distiller, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
-        chooser = Chooser(
+        observer = LossObserver(
+            distiller, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd"
+        )
+        chooser = ArmSelector(
             "policy", selection.arms, selection.policy, steps, seed, selection.reward, observer, select.interval
         )
         found.append(Select(chooser, select.ratio, select.scope))
     if adoption is not None:
-        found.append(Adopt(Chooser("adopt", adoption.arms, adoption.policy, steps, seed)))
+        found.append(Adopt(ArmSelector("adopt", adoption.arms, adoption.policy, steps, seed)))
     return found
 
 
-def _measure(bench: Bench, distiller: Distiller, data: Any) -> Callable[[], float]:
+def _measure(bench: Stage, distiller: Distiller, data: Any) -> Callable[[], float]:
     """What should fall: the student's loss, or minus its accuracy or F1, on rows it does not learn from."""
     given = bench.config.policy
     sign = 1.0 if given.reward == "loss" else -1.0

@@ -21,13 +21,13 @@ from kdlab.models import loading
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import MaskedLMScore
 from kdlab.modules.fit import read_json
-from kdlab.stages.base import Bench, vocabulary_hash
+from kdlab.stages.base import Stage, vocabulary_hash
 from kdlab.stages.components import made
 from kdlab.stages.teachers.masked_lms import TextTeacherPool
 from kdlab.teachers.teacher import Teacher
 
 
-class TextBench(Bench):
+class PretrainStage(Stage):
     """What a run on text needs."""
 
     head = transformers.AutoModelForMaskedLM

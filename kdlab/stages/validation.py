@@ -15,10 +15,10 @@ from kdlab.stages import cache_plan, components, ksm_training
 from kdlab.stages.dry_run import rehearse
 
 if TYPE_CHECKING:
-    from kdlab.stages.base import Bench
+    from kdlab.stages.base import Stage
 
 
-def check(bench: Bench) -> None:
+def check(bench: Stage) -> None:
     """UserError for inputs that are missing, damaged or contradict each other. Reads little, writes nothing."""
     bench.selection()
     bench.terms()
@@ -48,7 +48,7 @@ def check(bench: Bench) -> None:
         )
 
 
-def _mixed(bench: Bench) -> None:
+def _mixed(bench: Stage) -> None:
     """Specialists' answers become one answer as probabilities, 0 for a class that nobody who speaks knows: no logits."""
     adoption, members = bench.adoption(), bench.teacher_pool.members
     arms = {} if adoption is None else adoption.arms
@@ -61,7 +61,7 @@ def _mixed(bench: Bench) -> None:
         )
 
 
-def _shared(bench: Bench) -> None:
+def _shared(bench: Stage) -> None:
     """The layers of a teacher are shared out, so there must be a list of them."""
     members = bench.teacher_pool.members if bench.config.trainer.shard_teacher else []
     for member in members:
@@ -69,7 +69,7 @@ def _shared(bench: Bench) -> None:
             loading.blocks(bench.head.from_config(copy.deepcopy(member.config)))
 
 
-def _student(bench: Bench) -> None:
+def _student(bench: Stage) -> None:
     given, teacher = bench.config.student, bench.teacher_config
     if given.path is not None:
         theirs, ours = loading.load_tokenizer(given.path).get_vocab(), bench.tokenizer.get_vocab()

@@ -51,7 +51,7 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 @dataclass
-class Store:
+class ArtifactStore:
     """Artifacts under `root`; `say` takes the one-line messages (making, waiting, damaged)."""
 
     root: Path

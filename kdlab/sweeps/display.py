@@ -7,15 +7,15 @@ from typing import Any, Protocol, TextIO
 
 from kdlab.runtime.progress import SECONDS, readable_time
 from kdlab.sweeps import job_logs
-from kdlab.sweeps.job_status import Progress, Tally
+from kdlab.sweeps.job_status import SweepProgress, Tally
 
 PLAIN_SECONDS = SECONDS  # without a terminal: how often a line comes at least
 LIVE_SECONDS = 0.5
 ROWS = 12  # running jobs that the table shows
 
 
-class Board(Protocol):
-    def changed(self, one: Progress) -> None:
+class Display(Protocol):
+    def changed(self, one: SweepProgress) -> None:
         """A job has begun or ended."""
 
     def tick(self) -> None:
@@ -26,9 +26,9 @@ class Board(Protocol):
     def close(self) -> None: ...
 
 
-def board_of(tally: Tally, title: str, stream: TextIO) -> Board:
+def display_of(tally: Tally, title: str, stream: TextIO) -> Display:
     """The live table where `stream` is a terminal, lines where it is not."""
-    return Live(tally, title, stream) if stream.isatty() else Plain(tally, stream)
+    return LiveDisplay(tally, title, stream) if stream.isatty() else PlainDisplay(tally, stream)
 
 
 def summary(tally: Tally) -> str:
@@ -39,7 +39,7 @@ def summary(tally: Tally) -> str:
     )
 
 
-class Plain:
+class PlainDisplay:
     """A line for every change, and one a minute."""
 
     def __init__(self, tally: Tally, stream: TextIO) -> None:
@@ -50,7 +50,7 @@ class Plain:
         self._said = time.monotonic()
         print(f"kdlab: {line}", file=self.stream, flush=True)
 
-    def changed(self, one: Progress) -> None:
+    def changed(self, one: SweepProgress) -> None:
         name = f"{one.job.differs or one.job.folder}"
         took = readable_time(one.seconds)
         if one.state == "running":
@@ -74,7 +74,7 @@ class Plain:
         """Nothing stays open."""
 
 
-class Live:
+class LiveDisplay:
     """A table that is drawn again and again in its place."""
 
     def __init__(self, tally: Tally, title: str, stream: TextIO) -> None:
@@ -90,7 +90,7 @@ class Live:
     def say(self, line: str) -> None:
         self.console.print(f"kdlab: {line}", markup=False)
 
-    def changed(self, one: Progress) -> None:
+    def changed(self, one: SweepProgress) -> None:
         if one.state == "failed":
             self.say(f"{one.job.differs or one.job.folder}: failed: {one.error}")
         self._live.update(self.picture(), refresh=True)

@@ -35,7 +35,7 @@ LONGEST = 240  # of a folder's name, in bytes; file systems take 255, and a log'
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One run of a sweep. `differs` is what sets it apart from the others; `overrides` are those of a single run, and
     `resolved` its configuration in plain containers."""
 
@@ -80,7 +80,7 @@ class Expansion:
         lines = sorted(str(one.input_line) for one in self.shared if not one.is_hydra_override())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
-    def title(self, job: Job) -> str:
+    def title(self, job: SweepJob) -> str:
         """The sweep's name, for people and for logging services: that of its file, or of what it runs."""
         return f"{self.name or job.config.name}-{self.digest}"
 
@@ -108,7 +108,7 @@ class Expansion:
                     )
             yield from BasicSweeper.split_arguments(whole, None)[0]
 
-    def job(self, number: int, lines: Sequence[str], several: bool = True) -> tuple[Job, str]:
+    def job(self, number: int, lines: Sequence[str], several: bool = True) -> tuple[SweepJob, str]:
         """The job of some overrides, composed and checked, and its whole configuration as text. UserError names it."""
         apart = [
             str(one.input_line) for one in _PARSER.parse_overrides(list(lines)) if one.key_or_group not in self._apart
@@ -140,7 +140,7 @@ class Expansion:
                 "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
             )
         text = json.dumps({k: v for k, v in resolved.items() if k not in APART}, sort_keys=True, default=str)
-        return Job(number, differs, place, (*lines, *self.own), config, resolved), text
+        return SweepJob(number, differs, place, (*lines, *self.own), config, resolved), text
 
 
 def of_job(line: str, differs: str, several: bool) -> UserError:
@@ -167,11 +167,11 @@ def _apart(shared: Sequence[Override], grids: Sequence[Sequence[str]]) -> list[s
     return names
 
 
-def jobs(expansion: Expansion, params: dict[str, Any]) -> list[Job]:
+def jobs(expansion: Expansion, params: dict[str, Any]) -> list[SweepJob]:
     """Every job of the sweep, once each. UserError for the first that is no valid run, before anything is written."""
     every = list(expansion.lines(params))
-    found: list[Job] = []
-    seen: dict[str, Job] = {}
+    found: list[SweepJob] = []
+    seen: dict[str, SweepJob] = {}
     for lines in every:
         job, text = expansion.job(len(found), lines, len(every) > 1)
         if text not in seen:
@@ -181,14 +181,14 @@ def jobs(expansion: Expansion, params: dict[str, Any]) -> list[Job]:
     return found
 
 
-def home(jobs: Sequence[Job]) -> Path:
+def home(jobs: Sequence[SweepJob]) -> Path:
     """The folder that all jobs lie in."""
     return Path(os.path.commonpath([job.folder.parent for job in jobs]))
 
 
-def require_folders(found: Sequence[Job]) -> None:
+def require_folders(found: Sequence[SweepJob]) -> None:
     """UserError unless each job has a folder of its own, and none lies in another's."""
-    taken: dict[Path, Job] = {}
+    taken: dict[Path, SweepJob] = {}
     for job in found:
         if job.folder in taken:
             raise UserError(

@@ -15,7 +15,7 @@ _NO_TEXT = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 @dataclass(frozen=True)
-class Objective:
+class ObjectiveValue:
     """What a job is judged by: the mean of a task's metrics on the dev set, or the loss on held-out text."""
 
     name: str
@@ -23,21 +23,21 @@ class Objective:
     higher: bool
     task: str
 
-    def better_than(self, other: Objective) -> bool:
+    def better_than(self, other: ObjectiveValue) -> bool:
         return self.value > other.value if self.higher else self.value < other.value
 
     def __str__(self) -> str:
         return f"{self.name} {100 * self.value:.1f}" if self.higher else f"{self.name} {self.value:.4f}"
 
 
-def objective(folder: Path) -> Objective | None:
+def objective(folder: Path) -> ObjectiveValue | None:
     """The objective in the result.json of a finished run; None where there is none (a suite writes another file)."""
     try:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         student, task = result["metrics"]["student"], result["data"].get("task")
         if "score" in student:
-            return Objective("score", float(student["score"]), True, str(task or "task"))
-        return Objective("held-out loss", float(student["loss"]), False, "text")
+            return ObjectiveValue("score", float(student["score"]), True, str(task or "task"))
+        return ObjectiveValue("held-out loss", float(student["loss"]), False, "text")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -19,9 +19,9 @@ from hydra.utils import instantiate
 
 from kdlab.errors import UserError
 from kdlab.sweeps import validation
-from kdlab.sweeps.display import board_of
-from kdlab.sweeps.expansion import Expansion, Job, parsed
-from kdlab.sweeps.job_status import Progress, Tally
+from kdlab.sweeps.display import display_of
+from kdlab.sweeps.expansion import Expansion, SweepJob, parsed
+from kdlab.sweeps.job_status import SweepProgress, Tally
 from kdlab.sweeps.scheduler import Launcher, dispatch
 
 STUDY = "optuna.journal"
@@ -87,7 +87,7 @@ class Search:
             f"kdlab: {self.n_trials} trials in {home}; the same command goes on with those that are not finished",
             flush=True,
         )
-        board = board_of(tally, name, sys.stdout)
+        board = display_of(tally, name, sys.stdout)
         try:
             jobs = trials.first(self.n_jobs or launcher.at_once or 1)
             stopped = dispatch(jobs, launcher, tally, board, trials.next)
@@ -123,7 +123,7 @@ class Trials:
         self._again: list[Any] = []
         self._failed = 0
 
-    def first(self, at_once: int) -> list[Job]:
+    def first(self, at_once: int) -> list[SweepJob]:
         """The jobs to begin with; all that are finished already are among them."""
         state = self.optuna.trial.TrialState
         known = [trial for trial in self.study.trials if trial.state in (state.COMPLETE, state.RUNNING)]
@@ -136,7 +136,7 @@ class Trials:
         done = [self._job(trial) for trial in known if trial.state == state.COMPLETE][: self.wanted]
         return [*done, *(job for _ in range(at_once) for job in self._new())]
 
-    def next(self, ended: Progress) -> list[Job]:
+    def next(self, ended: SweepProgress) -> list[SweepJob]:
         """Tell the study what became of a job; the next one, if there is one to do."""
         number = self._asked.pop(ended.job.number, None)
         if number is None:
@@ -148,7 +148,7 @@ class Trials:
             self.study.tell(number, state=self.optuna.trial.TrialState.FAIL, skip_if_finished=True)
         return self._new() if ended.state != "stopped" else []
 
-    def _new(self) -> list[Job]:
+    def _new(self) -> list[SweepJob]:
         if self._again:
             trial = self._again.pop(0)
             missing = [name for name in self.space if name not in trial.params]
@@ -171,7 +171,7 @@ class Trials:
         self._asked[job.number] = trial.number
         return [job]
 
-    def _job(self, trial: Any) -> Job:
+    def _job(self, trial: Any) -> SweepJob:
         values = [f"{name}={trial.params[name]}" for name in self.space]
         return self.whole.job(trial.number, [*self.fixed, *values])[0]
 
@@ -201,7 +201,7 @@ def _distribution(optuna: Any, one: Override) -> Any:
     return kinds.CategoricalDistribution(list(one.sweep_string_iterator()))
 
 
-def _corners(whole: Expansion, space: Sequence[Override], fixed: Sequence[str]) -> list[Job]:
+def _corners(whole: Expansion, space: Sequence[Override], fixed: Sequence[str]) -> list[SweepJob]:
     """Jobs at both ends, or at each choice, of every search range: what is wrong with one shows before the first."""
     ends: list[list[str]] = []
     for one in space:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from kdlab.runs import folders
 from kdlab.sweeps import job_logs
-from kdlab.sweeps.display import Board
-from kdlab.sweeps.expansion import Job
-from kdlab.sweeps.job_status import Progress, Tally
+from kdlab.sweeps.display import Display
+from kdlab.sweeps.expansion import SweepJob
+from kdlab.sweeps.job_status import SweepProgress, Tally
 
 PATIENCE = 120.0  # seconds that stopped jobs have for saving their checkpoints
 PAUSE = 0.1
@@ -20,7 +20,7 @@ TWICE = 0.5  # seconds within which a second signal is the first one again
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Handle(Protocol):
+class JobHandle(Protocol):
     """A job that was handed to a launcher. `state` is running or queued; `why` a launcher's own word on its failure."""
 
     state: str
@@ -41,10 +41,10 @@ class Launcher(Protocol):
 
     at_once: int | None
 
-    def prepare(self, jobs: Sequence[Job], name: str) -> None:
+    def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
         """Look whether the jobs can run here; `name` is the sweep's. UserError before anything is written."""
 
-    def begin(self, waiting: Sequence[Job]) -> list[tuple[Job, Handle]]:
+    def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, JobHandle]]:
         """Take as many of the waiting jobs as there is room for. A job that another process works on is left."""
         ...
 
@@ -53,7 +53,7 @@ class Launcher(Protocol):
         ...
 
 
-class Stop:
+class StopSignals:
     """The signal that ends the sweep, once it has come, and how often it came. Some tools send one twice at once."""
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class Stop:
 
 
 @contextmanager
-def signals() -> Iterator[Stop]:
+def signals() -> Iterator[StopSignals]:
     """Signals are noted during the block instead of ending this process; one that is ignored (nohup) stays so."""
-    stop = Stop()
+    stop = StopSignals()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
@@ -84,7 +84,7 @@ def signals() -> Iterator[Stop]:
 
 
 @contextmanager
-def _none_left(running: dict[int, Handle]) -> Iterator[None]:
+def _none_left(running: dict[int, JobHandle]) -> Iterator[None]:
     """Jobs are asked to save and end if the block fails, as when what reads the output is gone."""
     try:
         yield
@@ -95,20 +95,20 @@ def _none_left(running: dict[int, Handle]) -> Iterator[None]:
 
 
 def dispatch(
-    jobs: Sequence[Job],
+    jobs: Sequence[SweepJob],
     launcher: Launcher,
     tally: Tally,
-    board: Board,
-    more: Callable[[Progress], Sequence[Job]] = lambda ended: (),
+    board: Display,
+    more: Callable[[SweepProgress], Sequence[SweepJob]] = lambda ended: (),
 ) -> int | None:
     """Run `jobs`, and what `more` adds whenever one has ended. The signal that stopped it all, or None.
 
     Finished jobs are skipped. What becomes of each job stands in `tally`.
     """
-    waiting: list[Job] = []
-    running: dict[int, Handle] = {}
+    waiting: list[SweepJob] = []
+    running: dict[int, JobHandle] = {}
 
-    def add(new: Sequence[Job]) -> None:
+    def add(new: Sequence[SweepJob]) -> None:
         tally.add(new)
         for job in new:
             if folders.status(job.folder) == "finished":
@@ -116,7 +116,7 @@ def dispatch(
             else:
                 waiting.append(job)
 
-    def end(one: Progress) -> None:
+    def end(one: SweepProgress) -> None:
         board.changed(one)
         add(more(one))
 
@@ -168,6 +168,6 @@ def dispatch(
         return stop.signal
 
 
-def _show(board: Board, one: Progress, state: str) -> None:
+def _show(board: Display, one: SweepProgress, state: str) -> None:
     one.state = state
     board.changed(one)

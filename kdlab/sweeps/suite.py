@@ -31,7 +31,7 @@ from kdlab.runs import folders
 from kdlab.runs.finished import result_of
 from kdlab.runs.process import perform
 from kdlab.stages.finetuning import folder_of
-from kdlab.stages.registry import bench_of
+from kdlab.stages.registry import stage_of
 from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of
 
 TEACHER_SEED = 1
@@ -59,7 +59,7 @@ WHOLE = (
 
 
 @dataclass(frozen=True)
-class Job:
+class SuiteJob:
     """One run of a suite; `who` is "student" or "teacher"."""
 
     who: str
@@ -73,10 +73,10 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SuitePlan:
     """What a suite is to do: its jobs and its folder, a hash of what made it, whether another suite is in the folder."""
 
-    jobs: list[Job]
+    jobs: list[SuiteJob]
     home: Path
     made_of: str
     foreign: bool
@@ -120,7 +120,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     return 1 if failed else 0
 
 
-def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> Plan:
+def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> SuitePlan:
     """The jobs of a suite, their inputs checked; `start` says what is given, and what is refused. Writes nothing."""
     suite = config.suite
     assert suite is not None
@@ -137,14 +137,14 @@ def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, o
     }
     made_of, homes = _homes(config, resolved, folder, chosen)
     jobs = [
-        Job(who, task, seed, homes[who] / task.name / f"seed={seed}",
+        SuiteJob(who, task, seed, homes[who] / task.name / f"seed={seed}",
             (*given[who], f"data.task={task.name}", f"seed={seed}"))
         for task in tasks for who in seeds for seed in seeds[who]
     ]  # fmt: skip
     home = homes["student"]
     foreign = _check_home(home, made_of, config.overwrite)
     _check_inputs(jobs, configs, config.overwrite)
-    return Plan(jobs, home, made_of, foreign)
+    return SuitePlan(jobs, home, made_of, foreign)
 
 
 # ---- what the jobs are
@@ -184,7 +184,7 @@ def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
 def _homes(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> tuple[str, dict[str, Path]]:
     """A hash of what the student's jobs have in common, and the folder of each one's jobs."""
     kept = {key: value for key, value in resolved.items() if key not in (*folders.APART, "suite", "seed")}
-    teacher = bench_of(config, print).source_hash()
+    teacher = stage_of(config, print).source_hash()
     student = _weights(config.student.path)
     made_of = _digest([kept, student, teacher])
     if chosen:
@@ -263,11 +263,11 @@ def _check_home(home: Path, made_of: str, overwrite: bool) -> bool:
     return theirs != made_of
 
 
-def _check_inputs(jobs: Sequence[Job], configs: Mapping[tuple[str, str], Config], overwrite: bool) -> None:
+def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Config], overwrite: bool) -> None:
     """UserError for inputs that a job could not use, or that a finished job did not have."""
     read: set[str] = set()
     for job in jobs:
-        bench = bench_of(configs[job.who, job.task.name], print)
+        bench = stage_of(configs[job.who, job.task.name], print)
         if not overwrite and folders.status(job.folder) == "finished":
             if result_of(job.folder)["data"]["fingerprint"] != bench.source.fingerprint():
                 raise UserError(
@@ -282,7 +282,7 @@ def _check_inputs(jobs: Sequence[Job], configs: Mapping[tuple[str, str], Config]
 # ---- what came out
 
 
-def _write(home: Path, about: dict[str, Any], jobs: Sequence[Job]) -> glue_scoreboard.Board:
+def _write(home: Path, about: dict[str, Any], jobs: Sequence[SuiteJob]) -> glue_scoreboard.Scoreboard:
     """The table of the jobs that are finished; also as glue.json and glue.md in the suite's folder."""
     runs = [(job, result_of(job.folder)) for job in jobs if folders.status(job.folder) == "finished"]
     seeds = len({job.seed for job in jobs if job.who == "student"})

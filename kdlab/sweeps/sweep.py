@@ -18,7 +18,7 @@ from hydra.utils import get_class
 from kdlab.errors import UserError, nearest
 from kdlab.run import CONF, plain
 from kdlab.sweeps import expansion, validation
-from kdlab.sweeps.display import board_of
+from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, home
 from kdlab.sweeps.job_status import Tally
 from kdlab.sweeps.scheduler import Launcher, dispatch
@@ -70,7 +70,7 @@ class Product:
             f"kdlab: {_jobs(len(jobs))} in {home(jobs)}; the same command goes on with those that are not finished",
             flush=True,
         )
-        board = board_of(tally, name, sys.stdout)
+        board = display_of(tally, name, sys.stdout)
         try:
             return tally, dispatch(jobs, launcher, tally, board)
         finally:

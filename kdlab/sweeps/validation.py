@@ -9,13 +9,13 @@ from dataclasses import asdict
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.runs import folders
-from kdlab.sweeps.expansion import Job, of_job
+from kdlab.sweeps.expansion import SweepJob, of_job
 
 # What no check of inputs reads: jobs that differ in these alone are looked at once.
 ALIKE = ("seed", "optim")
 
 
-def check(jobs: Sequence[Job]) -> None:
+def check(jobs: Sequence[SweepJob]) -> None:
     """UserError, which names the job, for the first that a run of its own would refuse before it loads or writes
     anything: inputs that are missing or damaged, settings that contradict each other, a folder that is taken.
 
@@ -32,12 +32,12 @@ def check(jobs: Sequence[Job]) -> None:
         return
     print(f"kdlab: checking the inputs of {len(waiting)} job{'s' * (len(waiting) > 1)}", flush=True)
     from kdlab.runs.loggers import base
-    from kdlab.stages.base import Bench
-    from kdlab.stages.registry import bench_of
+    from kdlab.stages.base import Stage
+    from kdlab.stages.registry import stage_of
     from kdlab.sweeps import suite  # heavy: after the mistakes that need nothing but the configuration
 
     looked: set[str] = set()
-    benches: dict[str, Bench] = {}
+    benches: dict[str, Stage] = {}
     for job in waiting:
         try:
             if job.config.suite is not None:
@@ -46,7 +46,7 @@ def check(jobs: Sequence[Job]) -> None:
             folders.choose(job.resolved, job.folder, True, False, job.config.resume)
             if (alike := _told(job.config, ALIKE)) not in looked:
                 base.check(job.config)
-                bench = bench_of(job.config, lambda line: None)
+                bench = stage_of(job.config, lambda line: None)
                 bench.share(benches.setdefault(_inputs(job.config), bench))
                 bench.check()
                 looked.add(alike)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlab.config.teacher_groups import ASSISTANT, Assistant, OtherTeacher
+from kdlab.config.teacher_groups import ASSISTANT, AssistantConfig, OtherTeacherConfig
 from kdlab.errors import UserError, nearest
 from kdlab.models import flops, loading
 from kdlab.models.bundled import PACKAGES
@@ -19,7 +19,7 @@ from kdlab.storage.files import sha256_of
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model's files are: a local folder or a Hub name, its Hub revision, and its config."""
 
     place: str | Path
@@ -41,10 +41,10 @@ class TeacherSpec:
 
     name: str
     title: str
-    source: Source
+    source: ModelSource
     layers: tuple[int, ...] | None = None
     classes: tuple[int, ...] | None = None
-    assistant: Assistant | None = None
+    assistant: AssistantConfig | None = None
 
     @property
     def config(self) -> Any:
@@ -88,16 +88,16 @@ def place_of(name: str | None, path: str | None, where: str) -> str | Path:
     return PACKAGES[name].path() if name in PACKAGES else str(name)
 
 
-def source_of(name: str | None, path: str | None, revision: str | None, where: str) -> Source:
+def source_of(name: str | None, path: str | None, revision: str | None, where: str) -> ModelSource:
     """A teacher's source, its config read; UserError where there is none, with the names that need no Hub."""
     place = place_of(name, path, where)
     try:
-        return Source(place, revision, loading.load_config(place, revision))
+        return ModelSource(place, revision, loading.load_config(place, revision))
     except UserError as error:
         raise UserError(f"no teacher: {error}; without the Hub, {nearest(str(name), PACKAGES)}") from error
 
 
-def other(name: str, given: OtherTeacher, main: Source) -> TeacherSpec:
+def other(name: str, given: OtherTeacherConfig, main: ModelSource) -> TeacherSpec:
     """The teacher that teachers.others.`name` describes."""
     where = f"teachers.others.{name}"
     source = main
@@ -110,14 +110,14 @@ def other(name: str, given: OtherTeacher, main: Source) -> TeacherSpec:
     return TeacherSpec(name, f"teacher {name}", source, layers)
 
 
-def assistant(given: Assistant, main: Source, student_depth: int) -> TeacherSpec:
+def assistant(given: AssistantConfig, main: ModelSource, student_depth: int) -> TeacherSpec:
     """The assistant that adopt.assistant describes; UserError unless its depth is between those of student and teacher.
 
     Without a number of layers it is halfway between them (DeKD Fig. 3: 9 layers serve 6 of 12 best).
     """
     depth = main.config.num_hidden_layers
     if given.path is not None:
-        source = Source(given.path, None, loading.load_config(given.path))
+        source = ModelSource(given.path, None, loading.load_config(given.path))
         made = TeacherSpec(ASSISTANT, ASSISTANT, source, None, None, given)
     else:
         number = given.layers if given.layers is not None else max(1, (depth + student_depth) // 2)
@@ -131,7 +131,7 @@ def assistant(given: Assistant, main: Source, student_depth: int) -> TeacherSpec
     return made
 
 
-def specialists(count: int, main: Source, classes: Sequence[str] | None) -> list[TeacherSpec]:
+def specialists(count: int, main: ModelSource, classes: Sequence[str] | None) -> list[TeacherSpec]:
     """`count` teachers for the task's `classes`, dealt out in order and evenly; UserError with less than two each."""
     if classes is None:
         raise UserError(f"teachers.split={count}: specialists know a part of the classes, and this task is regression")

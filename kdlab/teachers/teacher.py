@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kdlab.models.encoder import Encoder
-from kdlab.models.sharding import Turns, share_out
+from kdlab.models.sharding import ShardTurns, share_out
 from kdlab.runtime import distributed
-from kdlab.teachers.cache.cache import Answer, AnswerCache, Unusable
+from kdlab.teachers.cache.cache import AnswerCache, CacheLookup, CacheUnusable
 from kdlab.teachers.cache.codec import UnitLogits
 from kdlab.types import Batch, Outputs
 
@@ -50,7 +50,7 @@ class Teacher:
         self._count = ask
         self.cache: AnswerCache | None = None
         self.shared = shared
-        self._turns: Turns | None = None
+        self._turns: ShardTurns | None = None
 
     def to(self, device: torch.device) -> Teacher:
         """Move to a device; a shared one is shared out over the ranks there."""
@@ -77,17 +77,17 @@ class Teacher:
     @torch.no_grad()
     def answer(
         self, batch: Batch, count: bool = True, wants: frozenset[str] = frozenset(), remembered: bool = True
-    ) -> Answer:
+    ) -> CacheLookup:
         """As `ask`; from the cache, where there is one and the answer may be `remembered`.
 
         Every rank of a shared teacher calls this, or `catch_up` if it has no row to ask about.
         """
-        found: Answer | None = None
+        found: CacheLookup | None = None
         if remembered and self.cache is not None and self.cache.usable:
-            with contextlib.suppress(Unusable):
+            with contextlib.suppress(CacheUnusable):
                 found = self.cache.ask(self.name, self.encoder, self.project, batch, count)
         if found is None:
-            found = Answer(self.ask(batch, count, wants), ran=[batch])
+            found = CacheLookup(self.ask(batch, count, wants), ran=[batch])
         self.catch_up()
         return found
 

@@ -66,7 +66,7 @@ _PORTS = itertools.count(os.getpid() * 101)
 
 
 @dataclass
-class Done:
+class ChildResult:
     code: int
     output: str
 
@@ -100,7 +100,7 @@ def call(
     ranks: int = 1,
     trapped: int = -1,
     grace: float = 0.0,
-) -> Done:
+) -> ChildResult:
     """`python -m kdlab.run ARGUMENTS` in `folder`; `prepare` runs first in the rank `trapped`, by default the last (it may set a trap).
 
     Several `ranks` are started as torchrun would start them. When one fails, the others are killed after `grace` seconds.
@@ -138,7 +138,7 @@ def call(
         raise AssertionError(f"still running after {timeout} s:\n{log.read_text()}")
     codes = [code or 0 for code in _codes(processes)]
     # a rank whose peer was killed may see that and fail before it is killed too: the kill is what counts
-    return Done(min(codes) if min(codes) < 0 else max(codes), log.read_text() if log.exists() else "")
+    return ChildResult(min(codes) if min(codes) < 0 else max(codes), log.read_text() if log.exists() else "")
 
 
 def _codes(processes: Sequence[BaseProcess]) -> list[int | None]:

@@ -17,13 +17,13 @@ from typing import Any
 
 from kdlab.storage import checkpoints
 from kdlab.testing.child_process import outcome
-from kdlab.testing.fault_lab import Found, Lab, judge, one_line
-from kdlab.testing.fault_points import At, Send
+from kdlab.testing.fault_lab import FaultLab, FaultResult, judge, one_line
+from kdlab.testing.fault_points import Send, TrapAt
 
 
-def full_disks(lab: Lab, sizes: int = 8) -> Found:
+def full_disks(lab: FaultLab, sizes: int = 8) -> FaultResult:
     """The disk fills up at different moments of preparation, training and the end; then it is made larger."""
-    found = Found()
+    found = FaultResult()
     needed = sum(file.stat().st_size for file in lab.artifacts.parent.rglob("*") if file.is_file())
     for number in range(sizes):
         folder = lab.folder / f"disk-{number}"
@@ -41,18 +41,18 @@ def full_disks(lab: Lab, sizes: int = 8) -> Found:
     return found
 
 
-def read_only(lab: Lab) -> Found:
+def read_only(lab: FaultLab) -> FaultResult:
     """The file system becomes read-only, or the checkpoints' folder forbidden, in the middle of the training."""
-    found = Found()
+    found = FaultResult()
     folder = lab.fresh()
     with mounted(folder / "run", 500_000_000) as worked:
         if worked:
-            done = lab.run(folder, prepare=At(5, Remount(folder / "run")))
+            done = lab.run(folder, prepare=TrapAt(5, Remount(folder / "run")))
             fine = one_line(done, "read-only") and _last_good(folder)
             subprocess.run(["mount", "-o", "remount,rw", str(folder / "run")], check=True)
             judge(found, lab, folder, fine, "a read-only file system", done)
     folder = lab.fresh()
-    done = lab.run(folder, prepare=At(5, Forbid(folder / "run" / "checkpoints")))
+    done = lab.run(folder, prepare=TrapAt(5, Forbid(folder / "run" / "checkpoints")))
     os.chmod(folder / "run" / "checkpoints", 0o755)
     judge(found, lab, folder, one_line(done, "no permission") and _last_good(folder), "no permission", done)
     return found
@@ -106,11 +106,11 @@ def _last_good(folder: Path) -> bool:
     return not named
 
 
-def damaged(lab: Lab) -> Found:
+def damaged(lab: FaultLab) -> FaultResult:
     """The newest checkpoint, or both, are damaged while nothing runs: named, the one before is used."""
-    found = Found()
+    found = FaultResult()
     stopped = lab.fresh()
-    lab.run(stopped, prepare=At(8, Send(signal.SIGKILL)))
+    lab.run(stopped, prepare=TrapAt(8, Send(signal.SIGKILL)))
     for name, damage in lab.some(DAMAGES.items()):
         for both in lab.some((True, False)):
             folder = lab.folder / f"damaged-{name}-{both}"

@@ -1,4 +1,4 @@
-"""Where faults are caused (`Lab`), and the account that is given of one (`Found`)."""
+"""Where faults are caused (`FaultLab`), and the account that is given of one (`FaultResult`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kdlab.testing.child_process import Done, call, outcome
+from kdlab.testing.child_process import ChildResult, call, outcome
 from kdlab.testing.fault_points import without_figures
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ RUN = ("hydra.run.dir=run",)
 
 
 @dataclass
-class Found:
+class FaultResult:
     """What came of a fault: how often it was caused, how often something was wrong, and what.
 
     `kinds` counts, where there are several, in what kind of moment and under which conditions. `seconds`: of its runs,
@@ -33,26 +33,26 @@ class Found:
     kinds: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
-    def add(self, other: Found) -> None:
+    def add(self, other: FaultResult) -> None:
         self.tried, self.wrong = self.tried + other.tried, self.wrong + other.wrong
         self.notes += other.notes
         self.kinds += other.kinds
         self.seconds += other.seconds
 
 
-def timed(cause: Callable[..., Found], *given: Any) -> Found:
+def timed(cause: Callable[..., FaultResult], *given: Any) -> FaultResult:
     """What came of `cause`, with its seconds; one that breaks off is not as promised, and the others go on."""
     started = time.monotonic()
     try:
         found = cause(*given)
     except Exception:
-        found = Found(tried=1, wrong=1, notes=[traceback.format_exc()])
+        found = FaultResult(tried=1, wrong=1, notes=[traceback.format_exc()])
     found.seconds = time.monotonic() - started
     return found
 
 
 @dataclass
-class Lab:
+class FaultLab:
     """Where faults are caused: a command of ten steps, an undisturbed run of it, and its artifacts. `few`: one of each."""
 
     folder: Path
@@ -76,7 +76,7 @@ class Lab:
             shutil.copytree(self.artifacts, folder / "artifacts")
         return folder
 
-    def run(self, folder: Path, *more: str, prepare: Callable[[], None] = without_figures) -> Done:
+    def run(self, folder: Path, *more: str, prepare: Callable[[], None] = without_figures) -> ChildResult:
         """The run, with a trap in its last rank."""
         return call([*self.command, *RUN, *more], folder, prepare, timeout=300, ranks=self.ranks, grace=20)
 
@@ -90,7 +90,7 @@ class Lab:
         return f"{note}: {', '.join(different)} differ" if different else None
 
 
-def one_line(done: Done, *words: str) -> bool:
+def one_line(done: ChildResult, *words: str) -> bool:
     """Whether a run ended with one line of ours that holds `words`, code 2 and no traceback."""
     lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
     told = len(lines) == 1 and all(word in lines[0] for word in words)
@@ -101,7 +101,7 @@ def result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run" / "result.json").read_text())
 
 
-def judge(found: Found, lab: Lab, folder: Path, fine: bool, note: str, done: Done | None) -> None:
+def judge(found: FaultResult, lab: FaultLab, folder: Path, fine: bool, note: str, done: ChildResult | None) -> None:
     found.tried += 1
     problem = None if fine else f"{note}: {done.code if done else ''}: {done.output[-1500:] if done else ''}"
     problem = problem or lab.goes_on(folder, note)

@@ -26,7 +26,7 @@ class Moment:
 
 
 @dataclass
-class Record:
+class PidRecord:
     """Write every moment of the run to `file`, a line of JSON each."""
 
     file: Path
@@ -50,8 +50,8 @@ def without_figures() -> None:
 def watch(visit: Callable[[Moment], None]) -> None:
     """Have `visit` called in every moment of what this process runs from now on."""
     from kdlab.callbacks import monitoring
-    from kdlab.callbacks.monitoring import Progress
-    from kdlab.callbacks.select import Observer
+    from kdlab.callbacks.monitoring import ProgressCallback
+    from kdlab.callbacks.select import LossObserver
     from kdlab.methods.ksm.module import KSM
     from kdlab.modules.distiller import Distiller
     from kdlab.storage import artifacts
@@ -63,7 +63,7 @@ def watch(visit: Callable[[Moment], None]) -> None:
         """Where the training is, as far as an argument tells."""
         module = getattr(getattr(first, "__self__", first), "module", getattr(first, "__self__", first))
         if isinstance(module, Distiller) and module._trainer is not None:
-            bars = [one for one in module.trainer.callbacks if isinstance(one, Progress)]  # pyright: ignore
+            bars = [one for one in module.trainer.callbacks if isinstance(one, ProgressCallback)]  # pyright: ignore
             now.update(step=module.trainer.global_step, stage=bars[0].what if bars else "training")
 
     def at(when: str) -> None:
@@ -97,12 +97,12 @@ def watch(visit: Callable[[Moment], None]) -> None:
     before(Distiller, "training_step", "start")
     before(Distiller, "configure_gradient_clipping", "gradient")
     before(Distiller, "on_train_batch_end", "end")
-    after(Observer, "__call__", "observation")
+    after(LossObserver, "__call__", "observation")
     after(monitoring, "over_splits", "evaluation")
     before(KSM, "learn", "phase")
-    during(monitoring.Keep, "on_train_batch_end", saving)
+    during(monitoring.CheckpointCallback, "on_train_batch_end", saving)
     during(
-        artifacts.Store,
+        artifacts.ArtifactStore,
         "_make",
         lambda number, arguments: visit(Moment(str(arguments[4]), 0, f"artifact {number}")),
         only_at=("open", "write", "fsync", "replace", "rename", "mkdir"),
@@ -147,7 +147,7 @@ def during(
 
 
 @dataclass
-class At:
+class TrapAt:
     """Do something to this process when the training `stage` starts its step `step` (or ends it, or is evaluated)."""
 
     step: int

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdlab.errors import UserError
 from kdlab.storage.files import atomic_write_text
-from kdlab.testing.fault_lab import Found
+from kdlab.testing.fault_lab import FaultResult
 from kdlab.testing.kills import ALONE, KINDS, LAST, PREPARING
 
 KILLED = "killed: "
@@ -17,7 +17,7 @@ ROWS = (*KINDS.values(), LAST, PREPARING, ALONE, "2 ranks", "0 loader workers", 
 HEAD = ("fault", "caused", "wrong", "seconds")
 
 
-def row(name: str, found: Found) -> dict[str, Any]:
+def row(name: str, found: FaultResult) -> dict[str, Any]:
     """What is kept of a fault."""
     kept = {"fault": name, "caused": found.tried, "wrong": found.wrong, "seconds": round(found.seconds)}
     return kept | {"notes": found.notes, "kinds": dict(found.kinds)}

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.testing.child_process import call, outcome
-from kdlab.testing.fault_lab import RUN, Found, timed
-from kdlab.testing.fault_points import At, Moment, Record, Send
+from kdlab.testing.fault_lab import RUN, FaultResult, timed
+from kdlab.testing.fault_points import Moment, PidRecord, Send, TrapAt
 
 CHAIN = 6  # kills before a run may end
 KINDS = {
@@ -31,7 +31,7 @@ LAST, PREPARING, ALONE = "in the last step of an epoch", "while teachers and mod
 
 
 @dataclass(frozen=True)
-class Case:
+class KillCase:
     """A command that is killed at `points` moments.
 
     `prepared` False: teachers and other artifacts are made anew, and kills fall there instead. `only`: kills fall in
@@ -49,7 +49,7 @@ class Case:
 
 
 @dataclass
-class Whole:
+class UndisturbedRun:
     """An undisturbed run: its moments in order, its outcome, its folder with artifacts."""
 
     folder: Path
@@ -57,14 +57,14 @@ class Whole:
     outcome: dict[str, Any]
 
 
-def undisturbed(case: Case, folder: Path) -> Whole:
+def undisturbed(case: KillCase, folder: Path) -> UndisturbedRun:
     """Do the run, recording it. RuntimeError if it fails.
 
     A run whose modules were made by asking teachers is done again without those answers: killed runs begin so too.
     """
     log, answers = folder / "moments.jsonl", folder / "artifacts" / "answers"
     for again in (False, True):
-        done = call([*case.command, *RUN], folder, Record(log), timeout=600, ranks=case.ranks, trapped=0)
+        done = call([*case.command, *RUN], folder, PidRecord(log), timeout=600, ranks=case.ranks, trapped=0)
         if done.code != 0:
             raise RuntimeError(f"{case.name} fails undisturbed:\n{done.output}")
         if again or not case.prepared or not answers.exists():
@@ -73,10 +73,10 @@ def undisturbed(case: Case, folder: Path) -> Whole:
             shutil.rmtree(left)
         log.unlink()
     moments = [Moment(*json.loads(line)) for line in log.read_text().splitlines()]
-    return Whole(folder, list(dict.fromkeys(moments)), outcome(folder / "run"))
+    return UndisturbedRun(folder, list(dict.fromkeys(moments)), outcome(folder / "run"))
 
 
-def points(case: Case, moments: Sequence[Moment]) -> list[Moment]:
+def points(case: KillCase, moments: Sequence[Moment]) -> list[Moment]:
     """The moments to kill at, in order: the three of each step first, the rest shared out over all kinds."""
     found: dict[str, list[Moment]] = {}
     for moment in moments:
@@ -100,7 +100,7 @@ def _ends(saves: Sequence[Moment], count: int) -> list[Moment]:
     return [*_spread(late, count - count // 4), *_spread(saves, count // 4)]
 
 
-def chains(case: Case, moments: Sequence[Moment]) -> list[list[Moment]]:
+def chains(case: KillCase, moments: Sequence[Moment]) -> list[list[Moment]]:
     """The points of a case in chains, each in the order of time."""
     chosen = points(case, moments)
     # an answer that another rank has stored by then is not written again, and the run that was to be killed ends
@@ -108,15 +108,15 @@ def chains(case: Case, moments: Sequence[Moment]) -> list[list[Moment]]:
     return [chosen[start::count] for start in range(count)]
 
 
-def killed(case: Case, whole: Whole, chain: Sequence[Moment], folder: Path) -> Found:
+def killed(case: KillCase, whole: UndisturbedRun, chain: Sequence[Moment], folder: Path) -> FaultResult:
     """Kill at the chain's moments one after the other, end the run, compare."""
     folder.mkdir(parents=True)
     if case.prepared:  # but for remembered answers, which are written in the training
         shutil.copytree(whole.folder / "artifacts", folder / "artifacts", ignore=shutil.ignore_patterns("answers"))
-    found = Found()
+    found = FaultResult()
     for moment in chain:
         rank = 0 if _kind(moment) == "save" else moment.step % case.ranks  # the first rank alone saves
-        trap = At(moment.step, Send(signal.SIGKILL), moment.when, moment.stage)
+        trap = TrapAt(moment.step, Send(signal.SIGKILL), moment.when, moment.stage)
         done = call([*case.command, *RUN], folder, trap, timeout=600, ranks=case.ranks, trapped=rank)
         if done.code == -9:
             found.tried += 1
@@ -138,7 +138,7 @@ def killed(case: Case, whole: Whole, chain: Sequence[Moment], folder: Path) -> F
     return found
 
 
-def kinds(case: Case, moments: Sequence[Moment], moment: Moment) -> list[str]:
+def kinds(case: KillCase, moments: Sequence[Moment], moment: Moment) -> list[str]:
     """What a kill at `moment` counts as: the kind of moment, and under which conditions."""
     steps = max((m.step + 1 for m in moments if (m.stage, m.when) == ("training", "start")), default=0)
     found = [KINDS[_kind(moment)]]
@@ -151,7 +151,9 @@ def kinds(case: Case, moments: Sequence[Moment], moment: Moment) -> list[str]:
     return found
 
 
-def campaign(cases: Sequence[Case], folder: Path, pool: Executor) -> Iterator[tuple[str, list[Future[Found]]]]:
+def campaign(
+    cases: Sequence[KillCase], folder: Path, pool: Executor
+) -> Iterator[tuple[str, list[Future[FaultResult]]]]:
     """The name of each case and its chains, which are under way in `pool` by then."""
     wholes = [pool.submit(undisturbed, case, folder / str(number) / "whole") for number, case in enumerate(cases)]
     for number, (case, future) in enumerate(zip(cases, wholes, strict=True)):

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 
 from kdlab.testing.child_process import call
-from kdlab.testing.fault_lab import Found, Lab
+from kdlab.testing.fault_lab import FaultLab, FaultResult
 from kdlab.testing.fault_points import Measure
 
 GROWTH = 0.02  # of resident memory
@@ -16,7 +16,7 @@ SLOWER = 0.25  # of the median step, on a machine that others use as well
 LOG = 200_000  # bytes printed
 
 
-def long_run(lab: Lab, steps: int) -> Found:
+def long_run(lab: FaultLab, steps: int) -> FaultResult:
     """`steps` steps with selection, observations, evaluations and checkpoints at ordinary cadence."""
     folder = lab.fresh()
     more = [f"trainer.max_steps={steps}", "trainer.max_epochs=null", "trainer.checkpoint_every=100",
@@ -25,7 +25,7 @@ def long_run(lab: Lab, steps: int) -> Found:
     log = folder / "steps.csv"
     done = call([*given, *more], folder, Measure(log), timeout=36_000)
     if done.code != 0:
-        return Found(1, 1, [f"the long run ends with {done.code}: {done.output[-2000:]}"])
+        return FaultResult(1, 1, [f"the long run ends with {done.code}: {done.output[-2000:]}"])
     with open(log) as file:
         rows = [(float(a), int(b), int(c)) for a, b, c in csv.reader(file)][-steps:]
     seconds = [b[0] - a[0] for a, b in zip(rows, rows[1:], strict=False)]
@@ -44,7 +44,7 @@ def long_run(lab: Lab, steps: int) -> Found:
         f"tables {tables:.0f} bytes a step"
     )
     shutil.rmtree(folder)
-    return Found(1, int(not fine), [note])
+    return FaultResult(1, int(not fine), [note])
 
 
 def _ratio(values: Sequence[float], early: slice, late: slice) -> float:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlab.testing.child_process import Done, free_port
-from kdlab.testing.fault_lab import RUN, Found, Lab, result
+from kdlab.testing.child_process import ChildResult, free_port
+from kdlab.testing.fault_lab import RUN, FaultLab, FaultResult, result
 
 SECONDS = 60.0
 MADE = "an error that was made on purpose"
@@ -41,9 +41,9 @@ if __name__ == "__main__":
 """
 
 
-def dying_ranks(lab: Lab, launchers: Sequence[str] = ("devices", "torchrun")) -> Found:
+def dying_ranks(lab: FaultLab, launchers: Sequence[str] = ("devices", "torchrun")) -> FaultResult:
     """SIGKILL and an exception in the second rank, SIGKILL of the first; started by trainer.devices=2, by torchrun."""
-    found = Found()
+    found = FaultResult()
     for launcher in launchers:
         for how, rank in (("kill", 1), ("raise", 1), ("kill", 0)):
             folder = lab.fresh()
@@ -61,7 +61,7 @@ def dying_ranks(lab: Lab, launchers: Sequence[str] = ("devices", "torchrun")) ->
     return found
 
 
-def _job(lab: Lab, folder: Path, launcher: str, how: str, rank: int) -> tuple[Done, float, list[int]]:
+def _job(lab: FaultLab, folder: Path, launcher: str, how: str, rank: int) -> tuple[ChildResult, float, list[int]]:
     """Run until it ends; the seconds since the rank died, and the processes that are left."""
     script = folder / "trapped.py"
     script.write_text(SCRIPT.replace("MADE", MADE))
@@ -87,7 +87,7 @@ def _job(lab: Lab, folder: Path, launcher: str, how: str, rank: int) -> tuple[Do
     left = _group(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    return Done(code, (folder / "log.txt").read_text(errors="replace")), seconds, left
+    return ChildResult(code, (folder / "log.txt").read_text(errors="replace")), seconds, left
 
 
 def _group(session: int) -> list[int]:

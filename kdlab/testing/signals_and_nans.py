@@ -11,21 +11,21 @@ from threading import Thread
 from typing import Any
 
 from kdlab.storage import checkpoints, tables
-from kdlab.testing.child_process import Done, call, outcome
-from kdlab.testing.fault_lab import RUN, Found, Lab, judge, result
-from kdlab.testing.fault_points import At, Send, Spoil, without_figures
+from kdlab.testing.child_process import ChildResult, call, outcome
+from kdlab.testing.fault_lab import RUN, FaultLab, FaultResult, judge, result
+from kdlab.testing.fault_points import Send, Spoil, TrapAt, without_figures
 
 # ---- signals
 
 
-def signals(lab: Lab) -> Found:
+def signals(lab: FaultLab) -> FaultResult:
     """SIGTERM and Ctrl-C in steps, evaluations and preparation, on one process and on one of two ranks; also twice."""
-    found = Found()
+    found = FaultResult()
     codes = {signal.SIGINT: 130, signal.SIGTERM: 143}
     for signum, code in lab.some(codes.items()):
         for step, when in lab.some(((1, "start"), (4, "evaluation"), (7, "gradient"), (4, "end"))):
             folder = lab.fresh()
-            done = lab.run(folder, prepare=At(step, Send(signum), when))
+            done = lab.run(folder, prepare=TrapAt(step, Send(signum), when))
             told = result(folder)
             kept = checkpoints.newest(folder / "run" / "checkpoints")
             fine = done.code == code and told["status"] == "preempted" and "Traceback" not in done.output
@@ -34,22 +34,22 @@ def signals(lab: Lab) -> Found:
         if lab.ranks > 1:  # what follows, a launcher has to pass on to all
             continue
         folder = lab.fresh()
-        done = lab.run(folder, prepare=At(5, Send(signum, 2)))
+        done = lab.run(folder, prepare=TrapAt(5, Send(signum, 2)))
         fine = done.code == code and result(folder)["status"] == "running"
         judge(found, lab, folder, fine, f"signal {signum} twice", done)
         folder = lab.fresh()
-        done = lab.run(folder, prepare=At(10, Send(signum), "evaluation"))
+        done = lab.run(folder, prepare=TrapAt(10, Send(signum), "evaluation"))
         fine = done.code == code and result(folder)["status"] == "preempted" and "Traceback" not in done.output
         judge(found, lab, folder, fine, f"signal {signum} in the last evaluation", done)
     return found
 
 
-def signals_preparing(lab: Lab) -> Found:
+def signals_preparing(lab: FaultLab) -> FaultResult:
     """SIGTERM and Ctrl-C while a teacher is fine-tuned: one line, and nothing that looks whole is left."""
-    found = Found()
+    found = FaultResult()
     for signum, code in lab.some({signal.SIGINT: 130, signal.SIGTERM: 143}.items()):
         folder = lab.fresh(prepared=False)
-        done = lab.run(folder, prepare=At(5, Send(signum), stage="fine-tuning teacher"))
+        done = lab.run(folder, prepare=TrapAt(5, Send(signum), stage="fine-tuning teacher"))
         lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
         fine = done.code == code and len(lines) == 1 and "Traceback" not in done.output
         judge(found, lab, folder, fine, f"signal {signum} in the preparation", done)
@@ -59,9 +59,9 @@ def signals_preparing(lab: Lab) -> Found:
 # ---- numbers
 
 
-def nonfinite(lab: Lab) -> Found:
+def nonfinite(lab: FaultLab) -> FaultResult:
     """A loss or a gradient is NaN or infinite in a step, on one rank: the run stops, and goes on when it is repaired."""
-    found = Found()
+    found = FaultResult()
     for what in lab.some(("gradient", "loss")):
         for step in lab.some((2, 3, 9, 7)):
             folder = lab.fresh()
@@ -77,9 +77,9 @@ def nonfinite(lab: Lab) -> Found:
     return found
 
 
-def nonfinite_skipped(lab: Lab) -> Found:
+def nonfinite_skipped(lab: FaultLab) -> FaultResult:
     """The same with trainer.on_nonfinite=skip: left out, listed, limited."""
-    found = Found()
+    found = FaultResult()
     skip = ("trainer.on_nonfinite=skip", "trainer.nonfinite_limit=2")
     for what in lab.some(("loss", "gradient")):
         for steps in lab.some(((2,), (2, 3, 4), (3, 9))):
@@ -119,14 +119,14 @@ def _tensors(node: Any) -> list[Any]:
 # ---- two at once
 
 
-def two_makers(lab: Lab, times: int = 2) -> Found:
+def two_makers(lab: FaultLab, times: int = 2) -> FaultResult:
     """Two runs need the same teacher, at once, in one store: one makes it, the other waits; both end as undisturbed."""
-    found = Found()
+    found = FaultResult()
     for _ in range(times):
         folder = lab.fresh(prepared=False)
-        ended: dict[str, Done] = {}
+        ended: dict[str, ChildResult] = {}
 
-        def one(name: str, folder: Path = folder, ended: dict[str, Done] = ended) -> None:
+        def one(name: str, folder: Path = folder, ended: dict[str, ChildResult] = ended) -> None:
             more = (f"artifacts={folder / 'artifacts'}",)
             ended[name] = call([*lab.command, *RUN, *more], folder / name, without_figures, timeout=300)
 

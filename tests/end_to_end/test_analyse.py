@@ -107,7 +107,7 @@ def test_gradients_of_the_head_of_a_checkpoint(here):
 def test_gradients_of_a_run_on_text(tmp_path, teacher_folder, text_folder, monkeypatch):
     from transformers import AutoModelForMaskedLM
 
-    from kdlab.reporting.analyses.open_run import Open
+    from kdlab.reporting.analyses.open_run import OpenRun
 
     monkeypatch.chdir(tmp_path)
     done = call(tiny(teacher_folder, text_folder, f"hydra.run.dir={RUN}"), tmp_path)
@@ -122,7 +122,7 @@ def test_gradients_of_a_run_on_text(tmp_path, teacher_folder, text_folder, monke
         p.requires_grad_(not name.endswith("position_embeddings.weight"))
     trained = [p for p in student.parameters() if p.requires_grad]
     agree, chosen = [], []
-    for batch in Open(RUN, text=True).batches(24):
+    for batch in OpenRun(RUN, text=True).batches(24):
         uncertain = []
         for ids, mask, labels in zip(batch.input_ids, batch.attention_mask, batch.labels, strict=True):
             at, given = labels != -100, {"input_ids": ids[None], "attention_mask": mask[None]}

@@ -11,7 +11,7 @@ import pytest
 
 from kdlab.faults import RANKS, with_
 from kdlab.testing.child_process import call, outcome, tiny
-from kdlab.testing.fault_points import At, Send, without_figures
+from kdlab.testing.fault_points import Send, TrapAt, without_figures
 
 AUTO = "trainer.checkpoint_every=auto"
 RUN = "hydra.run.dir=run"
@@ -25,19 +25,19 @@ class Hasty:
     kill_at: int | None = None
 
     def __call__(self) -> None:
-        from kdlab.modules.checkpoint_schedule import Cadence
+        from kdlab.modules.checkpoint_schedule import CheckpointSchedule
 
         asked = []
 
-        def due(self: Cadence) -> bool:
+        def due(self: CheckpointSchedule) -> bool:
             asked.append(self.written)
             return len(asked) in calls
 
         calls = self.calls
-        Cadence.due = due  # pyright: ignore[reportAttributeAccessIssue]
+        CheckpointSchedule.due = due  # pyright: ignore[reportAttributeAccessIssue]
         without_figures()
         if self.kill_at is not None:
-            At(self.kill_at, Send(signal.SIGKILL))()
+            TrapAt(self.kill_at, Send(signal.SIGKILL))()
 
 
 def kept(folder: Path) -> list[str]:

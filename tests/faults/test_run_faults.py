@@ -10,8 +10,8 @@ import pytest
 from kdlab.faults import KSM, RANKS, TWO_EPOCHS, with_
 from kdlab.testing import disk_faults, signals_and_nans
 from kdlab.testing.child_process import tiny_task
-from kdlab.testing.fault_lab import Found, Lab
-from kdlab.testing.kills import Case, Whole, killed, points, undisturbed
+from kdlab.testing.fault_lab import FaultLab, FaultResult
+from kdlab.testing.kills import KillCase, UndisturbedRun, killed, points, undisturbed
 from kdlab.testing.tiny import write_task
 
 
@@ -21,26 +21,26 @@ def rows(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def case(teacher_folder, rows) -> Case:
-    return Case("adads_finetune", tuple(tiny_task(teacher_folder, rows, *TWO_EPOCHS)), points=5)
+def case(teacher_folder, rows) -> KillCase:
+    return KillCase("adads_finetune", tuple(tiny_task(teacher_folder, rows, *TWO_EPOCHS)), points=5)
 
 
 @pytest.fixture(scope="module")
-def whole(case, tmp_path_factory) -> Whole:
+def whole(case, tmp_path_factory) -> UndisturbedRun:
     return undisturbed(case, tmp_path_factory.mktemp("whole") / "whole")
 
 
-def lab_of(case: Case, whole: Whole, folder: Path) -> Lab:
-    return Lab(folder, case.command, whole.outcome, whole.folder / "artifacts", case.ranks, few=True)
+def lab_of(case: KillCase, whole: UndisturbedRun, folder: Path) -> FaultLab:
+    return FaultLab(folder, case.command, whole.outcome, whole.folder / "artifacts", case.ranks, few=True)
 
 
-def assert_borne(found: Found, tried: int) -> None:
+def assert_borne(found: FaultResult, tried: int) -> None:
     assert (found.tried, found.wrong) == (tried, 0), "\n".join(found.notes)
 
 
 def test_a_run_killed_in_moments_of_all_kinds_ends_as_undisturbed(case, whole, tmp_path):
     chosen = points(case, whole.moments)
-    assert {moment.when.split()[0] for moment in points(Case("", (), points=99), whole.moments)} >= {
+    assert {moment.when.split()[0] for moment in points(KillCase("", (), points=99), whole.moments)} >= {
         "start", "gradient", "end", "observation", "evaluation", "save",
     }  # fmt: skip
     found = killed(case, whole, chosen, tmp_path / "killed")
@@ -50,12 +50,12 @@ def test_a_run_killed_in_moments_of_all_kinds_ends_as_undisturbed(case, whole, t
 @pytest.mark.parametrize(
     "fault", [signals_and_nans.signals_preparing, signals_and_nans.nonfinite_skipped, disk_faults.damaged]
 )
-def test_faults_on_one_process(fault: Callable[[Lab], Found], case, whole, tmp_path):
+def test_faults_on_one_process(fault: Callable[[FaultLab], FaultResult], case, whole, tmp_path):
     assert_borne(fault(lab_of(case, whole, tmp_path)), 1)
 
 
 def test_a_disk_that_fills_while_a_teacher_is_saved_is_one_line(case, whole, tmp_path):
-    lab = Lab(whole.folder.parent, case.command, whole.outcome, whole.folder / "artifacts", few=True)
+    lab = FaultLab(whole.folder.parent, case.command, whole.outcome, whole.folder / "artifacts", few=True)
     found = disk_faults.full_disks(lab, 2)
     if not found.tried:
         pytest.skip(found.notes[0])
@@ -68,14 +68,14 @@ def test_a_forbidden_folder_is_one_line(case, whole, tmp_path):
 
 
 @pytest.mark.parametrize("fault", [signals_and_nans.signals, signals_and_nans.nonfinite])
-def test_faults_of_one_of_two_ranks(fault: Callable[[Lab], Found], case, tmp_path):
-    both = Case("two", with_(case.command, *RANKS), ranks=2)
+def test_faults_of_one_of_two_ranks(fault: Callable[[FaultLab], FaultResult], case, tmp_path):
+    both = KillCase("two", with_(case.command, *RANKS), ranks=2)
     assert_borne(fault(lab_of(both, undisturbed(both, tmp_path / "whole"), tmp_path)), 1)
 
 
 def test_a_run_killed_in_the_phases_of_a_module_makes_the_same_module(teacher_folder, rows, tmp_path):
     command = tuple(tiny_task(teacher_folder, rows, "+exp=ksm", *TWO_EPOCHS, *KSM))
-    case = Case("ksm", command, prepared=False, points=99)
+    case = KillCase("ksm", command, prepared=False, points=99)
     whole = undisturbed(case, tmp_path / "whole")
     phases = [moment for moment in points(case, whole.moments) if moment.when == "phase"]
     assert_borne(killed(case, whole, phases[1:2], tmp_path / "killed"), 1)

@@ -19,7 +19,7 @@ import torch
 
 from kdlab.errors import UserError
 from kdlab.storage import checkpoints
-from kdlab.storage.artifacts import Store, main
+from kdlab.storage.artifacts import ArtifactStore, main
 from kdlab.storage.files import atomic_write_bytes
 from kdlab.storage.tables import Table, read
 
@@ -164,7 +164,7 @@ def build(folder: Path) -> None:
 @pytest.mark.parametrize("damaged", [False, True], ids=["absent", "damaged"])
 def test_an_artifact_killed_at_every_system_call(memory: Path, damaged: bool) -> None:
     root, point = memory / "store", 0
-    store = Store(root, lambda line: None)
+    store = ArtifactStore(root, lambda line: None)
     while True:
         shutil.rmtree(root, ignore_errors=True)
         if damaged:
@@ -255,7 +255,7 @@ def test_a_full_disk_keeps_checkpoints_artifacts_and_tables(small_disk: Path) ->
     table = Table(small_disk / "metrics.csv", ["step", "loss"])
     table.write({"step": 1, "loss": 0.5})
     path = checkpoints.save({"w": torch.ones(50_000)}, small_disk / "checkpoints", 1)  # 0.2 MB
-    store = Store(small_disk / "store", lambda line: None)
+    store = ArtifactStore(small_disk / "store", lambda line: None)
     artifact = store.get("kind", PARTS, build)
 
     with pytest.raises(UserError, match=rf"saving a checkpoint failed in {path.parent}: no space left") as caught:
@@ -292,7 +292,7 @@ def test_a_full_disk_keeps_checkpoints_artifacts_and_tables(small_disk: Path) ->
 
 def test_a_read_only_disk_is_one_line(small_disk: Path) -> None:
     path = checkpoints.save(state(1), small_disk / "checkpoints", 1)
-    store = Store(small_disk / "store", lambda line: None)
+    store = ArtifactStore(small_disk / "store", lambda line: None)
     artifact = store.get("kind", PARTS, build)
     table = Table(small_disk / "a.csv", ["step"])
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

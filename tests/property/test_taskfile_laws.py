@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kdlab.data.tasks.files import read_table
 from kdlab.data.tasks.labels import align, classes_of, codes
-from kdlab.data.tasks.rows import Row, hold_out
+from kdlab.data.tasks.rows import LabelledRow, hold_out
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0\t\n\r"), min_size=1).filter(str.strip)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"))  # csv takes a bare \r for a line's end
@@ -75,7 +75,7 @@ def test_every_value_seen_is_a_class_and_the_order_of_rows_is_none(values: list[
     data=st.data(),
 )
 def test_held_out_rows_are_a_split_by_text(numbers: list[int], share: float, data) -> None:
-    rows = [Row((f"text {number}",), float(i)) for i, number in enumerate(numbers)]
+    rows = [LabelledRow((f"text {number}",), float(i)) for i, number in enumerate(numbers)]
     train, held = hold_out(rows, share)
     assert sorted(row.label or 0.0 for row in train + held) == [float(i) for i in range(len(rows))]
     assert train

@@ -44,7 +44,7 @@ from kdlab.reporting import seed_groups
 from kdlab.run import composition, main
 from kdlab.runs import finished, folders
 from kdlab.storage import checkpoints, redaction, tables
-from kdlab.storage.artifacts import Store, discard
+from kdlab.storage.artifacts import ArtifactStore, discard
 from tests.conftest import write_teacher
 
 SLOW, HANGS = 15.0, 240  # seconds of this process, imports included; the alarm that ends a case which never would
@@ -377,13 +377,13 @@ PARTS = {"n": 1}
 @cache
 def manifest() -> Any:
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder), lambda line: None)
+        store = ArtifactStore(Path(folder), lambda line: None)
         kept = store.get("kind", PARTS, lambda out: (out / "in.a").write_text("x") and None)
         return json.loads((kept / "manifest.json").read_text())
 
 
 def an_artifact(data: bytes, folder: Path) -> None:
-    store = Store(folder / "in.store", lambda line: None)
+    store = ArtifactStore(folder / "in.store", lambda line: None)
     kept = store.get("kind", PARTS, lambda out: (out / "in.a").write_text("x") and None)
     (kept / "manifest.json").write_bytes(data)
     try:

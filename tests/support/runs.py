@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlab.testing.child_process import PRELOADED, TINY, TINY_TASK, Done, call, outcome, tiny, tiny_task  # noqa: F401
+from kdlab.testing.child_process import PRELOADED, TINY, TINY_TASK, ChildResult, call, outcome, tiny, tiny_task  # noqa: F401
 
 PRELOADED += ["tests.conftest", "tests.support.runs"]
 
 
-def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", timeout: float = 180) -> Done:
+def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", timeout: float = 180) -> ChildResult:
     """The command as a user types it, in a process of its own group, which is ended with all its children."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
@@ -29,7 +29,7 @@ def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", t
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    return Done(process.returncode, output)
+    return ChildResult(process.returncode, output)
 
 
 class KillAt:

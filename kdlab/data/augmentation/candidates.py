@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kdlab.data.augmentation.word_vectors import WORD, Words, WordTable
+from kdlab.data.augmentation.word_vectors import WORD, WordScores, WordTable
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 
@@ -88,10 +88,10 @@ class Candidates:
         self._near: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {}
 
     @cached_property
-    def _whole(self) -> tuple[Tensor, Words]:
+    def _whole(self) -> tuple[Tensor, WordScores]:
         """Token ids (W,) of the vocabulary's whole words, and those words."""
         found = whole_words(self.tokenizer, len(self._embeddings))
-        return torch.tensor(list(found), dtype=torch.int64), Words(list(found.values()))
+        return torch.tensor(list(found), dtype=torch.int64), WordScores(list(found.values()))
 
     @cached_property
     def _table(self) -> WordTable:

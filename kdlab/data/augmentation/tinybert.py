@@ -31,11 +31,11 @@ import torch
 
 from kdlab.data.augmentation.candidates import RULES, Candidates, Word
 from kdlab.data.augmentation.word_vectors import WordTable
-from kdlab.data.tasks.rows import Row, TaskData
+from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.errors import UserError
-from kdlab.runtime.progress import Told
+from kdlab.runtime.progress import ProgressBar
 from kdlab.runtime.seeding import generator
-from kdlab.storage.artifacts import Store
+from kdlab.storage.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -44,7 +44,7 @@ SHARD = 250  # source rows whose candidates are one artifact
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AugmentationRecipe:
     """N `copies` of a row, each word replaced with probability `replace`, by one of K `candidates`; defaults as published.
 
     Words beyond the first `max_length` tokens of a text stay. `batch_size` masked texts go through the model at once.
@@ -70,9 +70,9 @@ def augmented(
     data: TaskData,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    recipe: Recipe,
+    recipe: AugmentationRecipe,
     table: WordTable | None,
-    store: Store,
+    store: ArtifactStore,
     parts: Mapping[str, Any],
 ) -> TaskData:
     """`data` with the altered copies of its rows behind those of split "train", and a note of their number.
@@ -90,8 +90,8 @@ def augmented(
     maker = Candidates(model, tokenizer, table, recipe.candidates, recipe.max_length, recipe.batch_size)
     shards = replace(store, say=lambda line: store.say(line) if " is damaged: " in line else None)
     key = {**parts, "rules": RULES, "candidates": recipe.candidates, "max_length": recipe.max_length}
-    made: list[Row] = []
-    with Told("augmenting", len(rows), "rows") as told:
+    made: list[LabelledRow] = []
+    with ProgressBar("augmenting", len(rows), "rows") as told:
         for start in range(0, len(rows), SHARD):
             part = rows[start : start + SHARD]
             texts = list(dict.fromkeys(text for row in part for text in row.texts))
@@ -112,7 +112,7 @@ def augmented(
     return TaskData(data.shape, {**data.splits, "train": [*rows, *made]}, [*data.notes, note])
 
 
-def copies(row: Row, words: Sequence[Sequence[Word]], recipe: Recipe) -> Iterator[Row]:
+def copies(row: LabelledRow, words: Sequence[Sequence[Word]], recipe: AugmentationRecipe) -> Iterator[LabelledRow]:
     """The altered copies of a row, in order; `words` are those of each of its texts."""
     sides = len(row.texts)
     shapes = [(-(-(recipe.copies - side) // sides), len(some), 2) for side, some in enumerate(words)]
@@ -127,7 +127,7 @@ def copies(row: Row, words: Sequence[Sequence[Word]], recipe: Recipe) -> Iterato
         texts = (*row.texts[:side], text, *row.texts[side + 1 :])
         if texts not in known:
             known.add(texts)
-            yield Row(texts, None)
+            yield LabelledRow(texts, None)
 
 
 def _altered(text: str, words: Sequence[Word], draws: Sequence[Sequence[float]], probability: float) -> str:

@@ -23,7 +23,7 @@ FREQUENT = 100_000  # the first words of a file that are read, as TinyBERT's cod
 _HEADER = re.compile(r"\d+ \d+\s*")  # words and dimensions: the first line of word2vec's and fastText's text files
 
 
-class Words:
+class WordScores:
     """A list of words that can be ranked by scores; the same word in other letter case is still the same word."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ class WordTable:
     """Word vectors, compared by cosine: `names` the W words, `vectors` (W, D) of any length but zero."""
 
     def __init__(self, names: Sequence[str], vectors: Tensor) -> None:
-        self.words = Words(names)
+        self.words = WordScores(names)
         self.vectors = torch.nn.functional.normalize(vectors.detach().float().cpu(), dim=-1)
         self._place = {name: i for i, name in reversed(list(enumerate(names)))}
 

@@ -1,6 +1,6 @@
 """A task's rows, tokenised once: memory-mapped Arrow files by split, and the batches made of them.
 
-`prepare` writes the folder, `Rows` reads a split of it, `Collate` pads rows to a `Batch`. The sequences are those of
+`prepare` writes the folder, `TokenizedRows` reads a split of it, `TaskCollate` pads rows to a `Batch`. The sequences are those of
 the tokenizer itself for one text or a pair (special tokens and truncation included), so that any model of its
 vocabulary sees what it was trained on.
 """
@@ -20,10 +20,10 @@ import torch
 from torch.utils.data import Dataset
 
 from kdlab.data.tasks.registry import TaskShape
-from kdlab.data.tasks.rows import Row, TaskData
+from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.data.text import corpus
 from kdlab.errors import UserError
-from kdlab.runtime.progress import Told
+from kdlab.runtime.progress import ProgressBar
 from kdlab.storage.files import atomic_write_json, plain_errors
 from kdlab.types import IGNORE, Batch
 
@@ -61,7 +61,7 @@ def prepare(
         if (odd := next((row for row in rows if len(row.texts) != data.shape.columns), None)) is not None:
             raise UserError(f"the split {split} has a row of {len(odd.texts)} text(s), the task {data.shape.columns}")
     stats, total = {}, sum(map(len, data.splits.values()))
-    with plain_errors("writing the tokenised rows", out), Told("tokenising the rows", total, "rows") as told:
+    with plain_errors("writing the tokenised rows", out), ProgressBar("tokenising the rows", total, "rows") as told:
         for split, rows in data.splits.items():
             (out / split).mkdir()
             stats[split] = _write(out / split, rows, data.shape, tokenizer, max_length, told)
@@ -82,11 +82,11 @@ def check_length(tokenizer: PreTrainedTokenizerBase, shape: TaskShape, max_lengt
 
 def _write(
     folder: Path,
-    rows: Sequence[Row],
+    rows: Sequence[LabelledRow],
     shape: TaskShape,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    told: Told,
+    told: ProgressBar,
 ) -> dict[str, Any]:
     kind, missing = (pa.float64(), float("nan")) if shape.regression else (pa.int64(), IGNORE)
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "first": pa.int32(), "label": kind, "row": pa.int64()})
@@ -139,9 +139,9 @@ def _cut(made: Any, ids: list[list[int]], max_length: int) -> int:
     return sum(len(row) == max_length for row in ids)
 
 
-def load(folder: Path, split: str) -> Rows:
+def load(folder: Path, split: str) -> TokenizedRows:
     """The rows of a split of a prepared folder."""
-    return Rows(folder, split)
+    return TokenizedRows(folder, split)
 
 
 def splits(folder: Path) -> list[str]:
@@ -166,7 +166,7 @@ def read_stats(folder: Path) -> dict[str, dict[str, Any]]:
     return json.loads((Path(folder) / "stats.json").read_text())
 
 
-class Item(NamedTuple):
+class TokenizedRow(NamedTuple):
     """A row on its way into a batch: `ids` (L,) int32, `first` tokens before the second segment, `label`."""
 
     row: int
@@ -177,8 +177,8 @@ class Item(NamedTuple):
     label: float
 
 
-class Rows(Dataset):
-    """A split of a prepared folder: (epoch, row) to `Item`; a row of -1 - n is row n, marked as not real.
+class TokenizedRows(Dataset):
+    """A split of a prepared folder: (epoch, row) to `TokenizedRow`; a row of -1 - n is row n, marked as not real.
 
     `lengths` (rows,) tokens, `labels` (rows,) int64 or float64, `shape` the task's.
     """
@@ -186,7 +186,7 @@ class Rows(Dataset):
     def __init__(self, folder: Path, split: str) -> None:
         data = corpus.load(folder, split)
         self.shape = read_shape(folder)
-        self.tokens = corpus.Tokens(data)
+        self.tokens = corpus.TokenizedText(data)
         self.lengths = self.tokens.lengths
         self.labels, self.first = (data.data.column(name).to_numpy() for name in ("label", "first"))
         self.paired = bool((self.first < self.lengths).any())
@@ -199,18 +199,18 @@ class Rows(Dataset):
         """Whether some label is hidden: such a split can be answered, not scored."""
         return bool(np.isnan(self.labels).any() if self.shape.regression else (self.labels == IGNORE).any())
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
+    def __getitem__(self, key: tuple[int, int]) -> TokenizedRow:
         epoch, row = key
         real = row >= 0
         row = row if real else -1 - row
-        return Item(row, real, epoch, self.tokens[row], int(self.first[row]), self.labels[row])
+        return TokenizedRow(row, real, epoch, self.tokens[row], int(self.first[row]), self.labels[row])
 
-    def collate(self, pad: int) -> Collate:
+    def collate(self, pad: int) -> TaskCollate:
         """What pads rows of this split to batches."""
-        return Collate(pad, self.shape.regression, self.paired)
+        return TaskCollate(pad, self.shape.regression, self.paired)
 
 
-class Collate:
+class TaskCollate:
     """Pads rows to the longest of them: labels (B,) int64, in regression float32; `token_types` (B, L) int64 (0 first
     segment and padding, 1 second) where the data are pairs and the tokenizer makes segments. A class, so that loader
     processes can receive it."""
@@ -218,7 +218,7 @@ class Collate:
     def __init__(self, pad: int, regression: bool, paired: bool) -> None:
         self.pad, self.regression, self.paired = pad, regression, paired
 
-    def __call__(self, items: Sequence[Item]) -> Batch:
+    def __call__(self, items: Sequence[TokenizedRow]) -> Batch:
         shape = len(items), max(len(item.ids) for item in items)
         input_ids = np.full(shape, self.pad, dtype=np.int64)
         mask, types = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)

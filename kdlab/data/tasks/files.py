@@ -15,7 +15,7 @@ SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 _ABSENT = object()  # a field that a row of a .jsonl file does not have
 
 
-class Record(NamedTuple):
+class FileRow(NamedTuple):
     """One row as a file has it: `line` from 1 (in parquet the row), `texts` one or two, `label` as written or None."""
 
     line: int
@@ -33,7 +33,7 @@ def read_columns(path: Path) -> list[str]:
     return _open(path)[0]
 
 
-def read_table(path: Path, texts: Sequence[str], label: str | None) -> Iterator[Record]:
+def read_table(path: Path, texts: Sequence[str], label: str | None) -> Iterator[FileRow]:
     """The rows of a file: its columns `texts`, and the column `label` unless that is None.
 
     .tsv has a header and no quoting, .csv a header and quoting, .jsonl an object a line, .parquet typed columns.
@@ -52,7 +52,7 @@ def read_table(path: Path, texts: Sequence[str], label: str | None) -> Iterator[
             if field is _ABSENT:
                 raise UserError(f"{place(path, line)}: no field {name!r}, which the first row has")
         parts = tuple(_text(path, line, name, field) for name, field in zip(texts, found, strict=False))
-        yield Record(line, parts, None if label is None else _label(path, line, label, found[-1]))
+        yield FileRow(line, parts, None if label is None else _label(path, line, label, found[-1]))
 
 
 def _text(path: Path, line: int, name: str, field: Any) -> str:
@@ -196,7 +196,7 @@ def read_class_names(path: Path, label: str | None) -> tuple[str, ...] | None:
         return None
 
 
-def require_rows(path: Path, records: Iterable[Record]) -> list[Record]:
+def require_rows(path: Path, records: Iterable[FileRow]) -> list[FileRow]:
     """`records` as a list; UserError if there are none."""
     held = list(records)
     if not held:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from kdlab.data.tasks.files import Record, place
+from kdlab.data.tasks.files import FileRow, place
 from kdlab.data.tasks.labels import as_number, canonical, fold
 from kdlab.data.tasks.registry import TaskShape
 from kdlab.errors import UserError, nearest
@@ -16,7 +16,7 @@ from kdlab.runtime.seeding import stable
 HELD_OUT = 0.1  # of train, where a set has no dev split
 
 
-class Row(NamedTuple):
+class LabelledRow(NamedTuple):
     """One labelled row: one or two texts, and the class index or the number (None: hidden)."""
 
     texts: tuple[str, ...]
@@ -30,11 +30,13 @@ class TaskData:
     `notes` say in plain words what was inferred or done, for the user to check."""
 
     shape: TaskShape
-    splits: dict[str, list[Row]]
+    splits: dict[str, list[LabelledRow]]
     notes: list[str] = field(default_factory=list)
 
 
-def labelled(file: Path, records: Sequence[Record], code: dict[str, int] | None, *, hidden_allowed: bool) -> list[Row]:
+def labelled(
+    file: Path, records: Sequence[FileRow], code: dict[str, int] | None, *, hidden_allowed: bool
+) -> list[LabelledRow]:
     """Records with their labels understood: by `code` to class indices, or as numbers where that is None.
 
     Hidden labels (no label; -1 that is no class; in regression -1 in every row) become None, or UserError naming file
@@ -49,7 +51,7 @@ def labelled(file: Path, records: Sequence[Record], code: dict[str, int] | None,
             value = None
         if value is None and not hidden_allowed:
             raise hidden(file, record.line)
-        rows.append(Row(record.texts, None if value is None else understood(value, file, record.line)))
+        rows.append(LabelledRow(record.texts, None if value is None else understood(value, file, record.line)))
     return rows
 
 
@@ -88,7 +90,7 @@ def with_dev(data: TaskData) -> TaskData:
     return TaskData(data.shape, {"train": train, "dev": dev, **others}, [*data.notes, note])
 
 
-def hold_out(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
+def hold_out(rows: Sequence[LabelledRow], share: float) -> tuple[list[LabelledRow], list[LabelledRow]]:
     """(kept, held out): about `share` of the rows, by a stable hash of their texts, so that equal rows stay together.
 
     The order of rows does not matter, and no side is empty. UserError if there are not two different rows.

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from kdlab.data.tasks.files import (
     SUFFIXES,
-    Record,
+    FileRow,
     place,
     read_class_names,
     read_columns,
@@ -26,7 +26,7 @@ from kdlab.data.tasks.files import (
 )
 from kdlab.data.tasks.labels import align, as_number, canonical, classes_of, codes
 from kdlab.data.tasks.registry import AX, Task, TaskShape, plain_name
-from kdlab.data.tasks.rows import Row, TaskData, hidden, labelled, with_dev
+from kdlab.data.tasks.rows import LabelledRow, TaskData, hidden, labelled, with_dev
 from kdlab.data.text.sources import HubText
 from kdlab.errors import UserError, nearest
 from kdlab.storage.files import sha256_of
@@ -122,7 +122,7 @@ class TaskFolder:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def read(self) -> TaskData:
-        tables: dict[str, list[tuple[Path, list[Record]]]] = {}
+        tables: dict[str, list[tuple[Path, list[FileRow]]]] = {}
         for split, files in self.files().items():
             tables[split] = [(file, self._records(file, split)) for file in files]
         widths = {split: len(found[0][1][0].texts) for split, found in tables.items()}
@@ -146,7 +146,7 @@ class TaskFolder:
                 splits[split] += labelled(file, records, code, hidden_allowed=split.startswith("test"))
         return with_dev(TaskData(shape, splits, notes))
 
-    def _records(self, file: Path, split: str) -> list[Record]:
+    def _records(self, file: Path, split: str) -> list[FileRow]:
         return require_rows(file, read_table(file, *self._columns(file, split)))
 
     def _columns(self, file: Path, split: str) -> tuple[tuple[str, ...], str | None]:
@@ -197,7 +197,7 @@ class TaskFolder:
         return codes(official, [values[at] for at in order])
 
     def _inferred(
-        self, columns: int, train: Sequence[tuple[Path, list[Record]]]
+        self, columns: int, train: Sequence[tuple[Path, list[FileRow]]]
     ) -> tuple[TaskShape, dict[str, int] | None]:
         if (listed := self._names()) is not None and not self.regression:
             file, values, names = listed
@@ -249,7 +249,7 @@ class TaskHub:
                 code = codes(shape.labels, [str(at) for at in order])
             rows = zip(*(data[name] for name in (*hub.columns, "label")), strict=True)
             records = [
-                Record(number, tuple(texts), None if label is None else str(label))
+                FileRow(number, tuple(texts), None if label is None else str(label))
                 for number, (*texts, label) in enumerate(rows, 1)
             ]
             origin = Path(f"{hub.name}/{hub.config or 'default'}/{theirs}")
@@ -261,7 +261,7 @@ class TaskHub:
         return HubText(hub.name, hub.config, "", hub.revision).ask_hub(loader, **options)
 
 
-def diagnostics(mnli: TaskFolder | TaskHub) -> list[Row]:
+def diagnostics(mnli: TaskFolder | TaskHub) -> list[LabelledRow]:
     """The rows of GLUE's diagnostic set (AX), whose labels are hidden, for a student that learnt MNLI from `mnli`.
 
     Locally from a file diagnostic or ax in MNLI's folder, or from diagnostic, ax or test in a folder called AX or
@@ -270,7 +270,7 @@ def diagnostics(mnli: TaskFolder | TaskHub) -> list[Row]:
     if isinstance(mnli, TaskHub):
         hub = AX.hub
         data = HubText(hub.name, hub.config, "", hub.revision).ask_hub("load_dataset", split=hub.splits["test"])
-        return [Row(tuple(texts), None) for texts in zip(*(data[name] for name in hub.columns), strict=True)]
+        return [LabelledRow(tuple(texts), None) for texts in zip(*(data[name] for name in hub.columns), strict=True)]
     root = Path(mnli.path).expanduser()
     root = root.parent if root.is_file() else root
     beside = sorted(root.resolve().parent.iterdir())
@@ -280,7 +280,7 @@ def diagnostics(mnli: TaskFolder | TaskHub) -> list[Row]:
         tables = sorted(file for file in where.iterdir() if file.suffix.lower() in SUFFIXES and _stem(file) in stems)
         if tables:
             source = TaskFolder(str(where), AX)
-            return [Row(record.texts, None) for record in source._records(tables[0], "test")]
+            return [LabelledRow(record.texts, None) for record in source._records(tables[0], "test")]
     raise UserError(f"no AX/test.tsv or diagnostic.tsv beside {root}")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kdlab.data.tasks.files import place
 from kdlab.data.tasks.registry import TaskShape
-from kdlab.data.tasks.rows import Row, TaskData, hold_out
+from kdlab.data.tasks.rows import LabelledRow, TaskData, hold_out
 from kdlab.data.text.files import lines
 from kdlab.errors import UserError
 from kdlab.storage.files import sha256_of
@@ -58,7 +58,7 @@ class WordNetGlosses:
     def read(self) -> TaskData:
         names = noun_classes(self.folder() / CLASSES)
         order = {number: index for index, number in enumerate(names)}
-        rows = [Row((text,), order[kind]) for kind, text in glosses(self.folder() / NOUNS, frozenset(names))]
+        rows = [LabelledRow((text,), order[kind]) for kind, text in glosses(self.folder() / NOUNS, frozenset(names))]
         rest, test = hold_out(rows, TEST)
         train, dev = hold_out(rest, DEV / (1 - TEST))
         shape = TaskShape(1, tuple(names.values()), ("accuracy",))

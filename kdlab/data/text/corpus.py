@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from kdlab.data.text.sources import Source
+from kdlab.data.text.sources import TextSource
 from kdlab.data.text.tokenization import tokenised
 from kdlab.errors import UserError
-from kdlab.runtime.progress import Told
+from kdlab.runtime.progress import ProgressBar
 from kdlab.runtime.seeding import stable
 from kdlab.storage.files import plain_errors, require_space
 
@@ -36,7 +36,7 @@ _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "doc": pa.int32()})
 
 
 @dataclass
-class Stats:
+class CorpusStats:
     """What a corpus holds: `documents` and `characters` read, sequences and tokens of both splits (tokens with the
     special ones), and `dropped`, how many pieces of a document were shorter than a sequence may be."""
 
@@ -50,7 +50,7 @@ class Stats:
 
 
 def prepare(
-    source: Source,
+    source: TextSource,
     tokenizer: PreTrainedTokenizerBase,
     out: Path,
     *,
@@ -88,7 +88,7 @@ def prepare(
         )
     if (size := source.size()) is not None:  # a token takes 4 bytes, and comes of 2 bytes of text or more (English: 5)
         require_space(out, 2 * size, "the tokenised text")
-    stats = Stats()
+    stats = CorpusStats()
 
     ends = np.array([[first], [last]], dtype=np.int32)
 
@@ -102,7 +102,7 @@ def prepare(
                 yield number, rows
 
     doing = "writing the tokenised text"
-    with plain_errors(doing, out), Told("tokenising the text", size, "characters") as told, ExitStack() as stack:
+    with plain_errors(doing, out), ProgressBar("tokenising the text", size, "characters") as told, ExitStack() as stack:
         train, held = (stack.enter_context(_Writer(out / split, len(tokenizer))) for split in SPLITS)
         for is_held, number, rows in _split(sequences(), heldout, seed):
             (held if is_held else train).write(number, rows)
@@ -129,7 +129,7 @@ def load(folder: Path, split: str) -> datasets.Dataset:
     return datasets.Dataset.from_file(str(Path(folder) / split / "data.arrow"))
 
 
-class Tokens:
+class TokenizedText:
     """The sequences of a prepared split as NumPy arrays, straight from the memory-mapped Arrow buffers.
 
     `tokens[row]` is (L,) int32 without a copy, hundreds of times faster than a row of `datasets`; `lengths` (rows,).
@@ -163,12 +163,12 @@ class Tokens:
         return self._values[chunk][offsets[place] : offsets[place + 1]]
 
 
-def read_stats(folder: Path) -> Stats:
+def read_stats(folder: Path) -> CorpusStats:
     """The counts that `prepare` left in a folder."""
-    return Stats(**json.loads((Path(folder) / "stats.json").read_text()))
+    return CorpusStats(**json.loads((Path(folder) / "stats.json").read_text()))
 
 
-def _counted(texts: Iterable[str], stats: Stats, told: Told) -> Iterator[str]:
+def _counted(texts: Iterable[str], stats: CorpusStats, told: ProgressBar) -> Iterator[str]:
     for text in texts:
         stats.documents += 1
         stats.characters += len(text)

@@ -25,7 +25,7 @@ SUFFIXES = (".txt", ".jsonl", ".parquet")
 EXCERPT = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 
 
-class Source(Protocol):
+class TextSource(Protocol):
     """What `kdlab.data.text.corpus.prepare` asks of a source of text."""
 
     def check(self) -> None:
@@ -221,7 +221,7 @@ class HubText:
 class Mixture:
     """Several sources, one after the other (Wikipedia + BookCorpus); training shuffles their sequences."""
 
-    sources: Sequence[Source]
+    sources: Sequence[TextSource]
 
     def check(self) -> None:
         if not self.sources:

@@ -1,7 +1,7 @@
 """Weighing rules: how much each of M knowledge terms counts at a step, on top of the terms' fixed weights.
 
 A rule is any function `(seen: Situation, terms: their names in order) -> (M,) weights`, or (k, M), one set a row. It
-carries one mark, `@looks(...)`: the parts of `Situation` that cost something and that it looks at ("uncertainty";
+carries one mark, `@looks(...)`: the parts of `WeighingContext` that cost something and that it looks at ("uncertainty";
 "features", the models' [CLS] states), so that nothing is computed in vain. Rules draw from `seen.rng` alone, so a
 resumed run repeats their draws. Weights are float32. The rule that learns is `kdlab.methods.ksm.module.KSM`.
 """
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from kdlab.errors import UserError, nearest
-from kdlab.types import Situation
+from kdlab.types import WeighingContext
 
-Weighing = Callable[[Situation, Sequence[str]], Tensor]
+Weighing = Callable[[WeighingContext, Sequence[str]], Tensor]
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 FIELDS = frozenset({"uncertainty", "features"})
@@ -42,14 +42,14 @@ def looks_of(rule: Callable[..., Any]) -> frozenset[str]:
 
 
 @looks()
-def fixed(seen: Situation, terms: Sequence[str]) -> Tensor:
+def fixed(seen: WeighingContext, terms: Sequence[str]) -> Tensor:
     """(M,) ones: the fixed weights alone, at every step."""
     return torch.ones(len(terms), device=_device(seen))
 
 
 @looks("uncertainty")
 def uncertainty(
-    seen: Situation, terms: Sequence[str], certain: Sequence[str] = (), uncertain: Sequence[str] = ()
+    seen: WeighingContext, terms: Sequence[str], certain: Sequence[str] = (), uncertain: Sequence[str] = ()
 ) -> Tensor:
     """(k, M): 1 - u for the terms named in `certain`, u for those in `uncertain`, 1 for all others.
 
@@ -79,13 +79,13 @@ def uncertainty(
 
 
 @looks()
-def random_soft(seen: Situation, terms: Sequence[str]) -> Tensor:
+def random_soft(seen: WeighingContext, terms: Sequence[str]) -> Tensor:
     """(M,) weights, each uniform in [0, 1): a soft action of KSM at random (Random-Soft of KSM Table 3)."""
     return torch.rand(len(terms), generator=seen.rng, device=seen.rng.device).to(_device(seen))
 
 
 @looks()
-def random_hard(seen: Situation, terms: Sequence[str], epochs: int | None = None) -> Tensor:
+def random_hard(seen: WeighingContext, terms: Sequence[str], epochs: int | None = None) -> Tensor:
     """(M,) of 0 and 1: a set of terms drawn uniformly from the 2^M - 1 that are not empty, anew at each step.
 
     A hard action of KSM at random (Random-Hard of KSM Table 3). KSM section 4.2 "randomly selects knowledge at each
@@ -102,7 +102,7 @@ def random_hard(seen: Situation, terms: Sequence[str], epochs: int | None = None
     return ((drawn >> bits) & 1).to(_device(seen), torch.float32)
 
 
-def _device(seen: Situation) -> torch.device:
+def _device(seen: WeighingContext) -> torch.device:
     for found in (seen.heed, seen.uncertainty, seen.student):
         if found is not None:
             return found.device

@@ -24,10 +24,10 @@ from torch.nn.utils import skip_init
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.weighing import looks
 from kdlab.methods.ksm.actor_critic import hard_action, hard_bonus, phase_error, soft_bonus, step_error
-from kdlab.methods.ksm.settings import Settings
+from kdlab.methods.ksm.settings import KSMSettings
 from kdlab.runtime.seeding import generator
 from kdlab.storage.files import atomic_write_bytes, atomic_write_json, plain_errors
-from kdlab.types import Situation
+from kdlab.types import WeighingContext
 
 WEIGHTS, SETTINGS = "ksm.safetensors", "ksm.json"
 
@@ -87,7 +87,7 @@ class KSM:
     ) -> None:
         if isinstance(terms, str):
             raise UserError(f"KSM weighs a list of knowledge terms, found {terms!r}")
-        self.settings = Settings(
+        self.settings = KSMSettings(
             tuple(terms), student_width, tuple(teacher_widths), rows, action, threshold, alpha, gamma, lr_actor,
             lr_critic, hidden, features, noise, restraint, normalise, seed,
         )  # fmt: skip
@@ -129,7 +129,7 @@ class KSM:
 
     # ---- acting
 
-    def __call__(self, seen: Situation, terms: Sequence[str]) -> Tensor:
+    def __call__(self, seen: WeighingContext, terms: Sequence[str]) -> Tensor:
         """(M,) float32 weights of `terms`, detached. Learning, it records the step, and learns from a phase that ended.
 
         UserError if `terms` or widths are not those it was made for, or if there are more rows than its state holds.
@@ -157,7 +157,7 @@ class KSM:
             step["bonus"] = bonus(step["action"], self._previous, self.settings.alpha)
         self._steps.append(step)
 
-    def _read(self, seen: Situation, terms: Sequence[str]) -> dict[str, Any]:
+    def _read(self, seen: WeighingContext, terms: Sequence[str]) -> dict[str, Any]:
         """What is recorded of a step: float32, on the networks' device."""
         student, teachers = seen.student, seen.teachers
         if student is None:

@@ -9,7 +9,7 @@ from kdlab.errors import UserError
 
 
 @dataclass(frozen=True)
-class Settings:
+class KSMSettings:
     """What a KSM is made with, and what it is saved with."""
 
     terms: tuple[str, ...]

@@ -19,10 +19,10 @@ from kdlab.reporting import seed_groups
 from kdlab.reporting.seed_groups import AGAIN, Facts, Run
 
 if TYPE_CHECKING:
-    from kdlab.reporting.analyses.one_run import Found
+    from kdlab.reporting.analyses.one_run import AnalysisResult
 
 
-def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
+def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> AnalysisResult:
     """Score against selection ratio, one line a strategy, mean over seeds. AdaDS Fig. 3, Dynamic KD Fig. 3.
 
     Runs at ratio 1 select nothing: they are the level that the lines are read against. Table: task, setting (what sets
@@ -42,7 +42,7 @@ def by_ratio(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, A
     return _table(runs, _without(runs, "select"), select, "ratio", at, metric)
 
 
-def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> Found:
+def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> AnalysisResult:
     """Score against the temperature of the distillation loss, mean over seeds. Dynamic KD, Fig. 7 (appendix B).
 
     The temperature is that of the first term with one. Table as `ratio`'s, with the temperature beside the ratio.
@@ -77,7 +77,7 @@ def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> Fo
     )
 
 
-def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print) -> Found:
+def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print) -> AnalysisResult:
     """Score against the setting `key` (dotted, a number), one line for all that differs otherwise, mean over seeds.
 
     Dynamic KD Fig. 2 and KSM Fig. 4 (`student.layers`), KSM Fig. 3, 5 and 6 (`policy.episodes`, `policy.phase`), DeKD
@@ -213,10 +213,10 @@ def _table(
     ]
 
 
-def _found(columns: Sequence[str], table: list[dict[str, Any]], figure: Any) -> Found:
-    from kdlab.reporting.analyses.one_run import Found  # brings torch, which tables do without
+def _found(columns: Sequence[str], table: list[dict[str, Any]], figure: Any) -> AnalysisResult:
+    from kdlab.reporting.analyses.one_run import AnalysisResult  # brings torch, which tables do without
 
-    return Found(columns, table, figure)
+    return AnalysisResult(columns, table, figure)
 
 
 def _drawn(table: Sequence[Mapping[str, Any]], x: str, title: str, below: str) -> Any:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from kdlab.callbacks.selection_trace import ALL, traced
-from kdlab.data.tasks.dataset import Rows
+from kdlab.data.tasks.dataset import TokenizedRows
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
 from kdlab.models.encoder import Encoder
 from kdlab.modules.row_pool import keeps, look
 from kdlab.plotting import style
 from kdlab.reporting.analyses.gradients import cosines
-from kdlab.reporting.analyses.open_run import Open
+from kdlab.reporting.analyses.open_run import OpenRun
 from kdlab.runtime.progress import over
 from kdlab.storage import checkpoints, tables
 from kdlab.types import Evidence
@@ -34,7 +34,7 @@ RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
 
 
 @dataclass(frozen=True)
-class Found:
+class AnalysisResult:
     """An analysis: the `columns` and `rows` of its table, and the figure drawn from them."""
 
     columns: Sequence[str]
@@ -42,7 +42,7 @@ class Found:
     figure: Figure
 
 
-def gradients(run: Open, rows: int, names: Sequence[str] | None, head: bool) -> Found:
+def gradients(run: OpenRun, rows: int, names: Sequence[str] | None, head: bool) -> AnalysisResult:
     """Share of the selected rows where the gradients of label and distillation loss are less than 90 degrees apart.
 
     AdaDS Fig. 1. With regard to all trained parameters, or (`head`) to the head's alone, which is far cheaper for a
@@ -78,10 +78,10 @@ def gradients(run: Open, rows: int, names: Sequence[str] | None, head: bool) -> 
     style.caption(axes, f"gradients less than 90° apart (% of selected rows, {count} looked at)")
     style.shares(axes, RATIOS)
     axes.set_xlabel("selection ratio")
-    return Found(("strategy", "ratio", "rows", "agree", "cosine"), found, figure)
+    return AnalysisResult(("strategy", "ratio", "rows", "agree", "cosine"), found, figure)
 
 
-def selected(run: Open, rows: int, names: Sequence[str] | None) -> Found:
+def selected(run: OpenRun, rows: int, names: Sequence[str] | None) -> AnalysisResult:
     """Teacher's entropy of the selected rows and their distance to their class's centre, over training.
 
     Dynamic KD, Fig. 4. From the run's selected.csv where it traced them (`kdlab.callbacks.selection_trace`); otherwise of `rows` rows at
@@ -120,15 +120,15 @@ def selected(run: Open, rows: int, names: Sequence[str] | None) -> Found:
     style.caption(above, "entropy of the teacher (nats)")
     style.caption(below, "distance to the class's centre (student's features)")
     below.set_xlabel("training step")
-    return Found(("step", "strategy", "rows", "teacher_entropy", "distance"), found, figure)
+    return AnalysisResult(("step", "strategy", "rows", "teacher_entropy", "distance"), found, figure)
 
 
-def _noted(run: Open) -> list[dict[str, str]]:
+def _noted(run: OpenRun) -> list[dict[str, str]]:
     path = run.run / "selected.csv"
     return tables.read(path) if path.is_file() else []
 
 
-def _looked(run: Open, rows: int, names: Sequence[str] | None) -> list[dict[str, Any]]:
+def _looked(run: OpenRun, rows: int, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """Rows of selected.csv made now, from the students that the run folder still holds."""
     kept = sorted((run.run / "checkpoints").glob("step-*.ckpt"))
     run.say(
@@ -151,9 +151,9 @@ def _looked(run: Open, rows: int, names: Sequence[str] | None) -> list[dict[str,
     return found
 
 
-def _entropies(run: Open, ids: np.ndarray) -> dict[int, float]:
+def _entropies(run: OpenRun, ids: np.ndarray) -> dict[int, float]:
     """The entropy of the teacher's answer to each training row in `ids`, in nats; each is asked once."""
-    train: Rows = run.data.train
+    train: TokenizedRows = run.data.train
     if ids.min() < 0 or ids.max() >= len(train):
         raise UserError(f"{run.run / 'selected.csv'} names row {ids.max()}, the data has {len(train)} training rows")
     run.say(f"{len(ids):,} teacher queries, of this analysis alone")
@@ -166,7 +166,7 @@ def _entropies(run: Open, ids: np.ndarray) -> dict[int, float]:
     return found
 
 
-def tsne(run: Open, rows: int, names: Sequence[str] | None, ratio: float | None) -> Found:
+def tsne(run: OpenRun, rows: int, names: Sequence[str] | None, ratio: float | None) -> AnalysisResult:
     """Where the selected rows lie among all: t-SNE of what the student's classifier reads of each row.
 
     Dynamic KD, Fig. 5 (which shows margin and random). Table: row, x, y, label, selected_<strategy> (0 or 1). Needs
@@ -195,4 +195,4 @@ def tsne(run: Open, rows: int, names: Sequence[str] | None, ratio: float | None)
     ]
     title = f"Which rows are selected ({100 * share:g} %), among {len(pool)} by t-SNE of the student's features"
     figure = style.scatter(title, run.about, place, labels, {n: mine.numpy() for n, mine in picks.items()})
-    return Found(("row", "x", "y", "label", *(f"selected_{name}" for name in arms)), found, figure)
+    return AnalysisResult(("row", "x", "y", "label", *(f"selected_{name}" for name in arms)), found, figure)

@@ -17,18 +17,18 @@ from kdlab.methods.knowledge.logits import asks_teacher, on_logits
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
-from kdlab.modules.row_pool import Pool, chosen, look, look_at_text
+from kdlab.modules.row_pool import RowPool, chosen, look, look_at_text
 from kdlab.reporting.analyses.gradients import Loss, units
 from kdlab.runs import finished
-from kdlab.stages.finetuning import TaskBench
-from kdlab.stages.pretraining import TextBench
+from kdlab.stages.finetuning import FinetuneStage
+from kdlab.stages.pretraining import PretrainStage
 from kdlab.storage import checkpoints
 from kdlab.types import Batch, Outputs
 
 Say = Callable[[str], None]
 
 
-class Open:
+class OpenRun:
     """A finished run, with what it takes to ask its student and its teacher again.
 
     `checkpoint`: look at the student of that file instead of the finished one. UserError for a run on plain text unless
@@ -46,7 +46,7 @@ class Open:
         transformers.logging.disable_progress_bar()
         self.run, self.say, self.checkpoint = run, say, checkpoint
         self.steps = int(result["steps"])
-        self.bench = TextBench(self.config, say) if self.text else TaskBench(self.config, say)
+        self.bench = PretrainStage(self.config, say) if self.text else FinetuneStage(self.config, say)
         self.bench.source.check()
         gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
         self.device = torch.device("cuda" if gpu else "cpu")
@@ -64,7 +64,7 @@ class Open:
     @property
     def shape(self) -> TaskShape:
         """What the task looks like; there is none for text."""
-        assert isinstance(self.bench, TaskBench)
+        assert isinstance(self.bench, FinetuneStage)
         return self.bench.shape
 
     @cached_property
@@ -131,7 +131,7 @@ class Open:
 
         return loss
 
-    def look(self, batch: Batch) -> Pool:
+    def look(self, batch: Batch) -> RowPool:
         """What strategies see of a batch that is on the device."""
         return look_at_text(self.student, batch) if self.text else look(self.student, [batch], self.device)
 

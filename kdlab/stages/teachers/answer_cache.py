@@ -14,22 +14,22 @@ from kdlab.models import flops
 from kdlab.runtime.ledger import Ledger
 from kdlab.storage.artifacts import key_of
 from kdlab.storage.files import free_bytes, readable_size
-from kdlab.teachers.cache.cache import AnswerCache, Unusable
-from kdlab.teachers.cache.codec import Keeps
+from kdlab.teachers.cache.cache import AnswerCache, CacheUnusable
+from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.cache.maintenance import ENDING
 from kdlab.teachers.cache.store import DiskStore, MemoryStore
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, held_in
 
 if TYPE_CHECKING:
-    from kdlab.stages.base import Bench
+    from kdlab.stages.base import Stage
 
 KIND = "answers"  # a folder of the artifact store; what is in it grows, so it is none of the store's artifacts
 FORMAT = 1
 GIGABYTE = 10**9
 
 
-def affordable(bench: Bench, total: int, said: str, mend: str = "") -> bool:
+def affordable(bench: Stage, total: int, said: str, mend: str = "") -> bool:
     """Whether answers of `total` bytes are within teachers.cache_limit, which `said` and the rest of the line tells.
 
     UserError where they are not, unless the run is to go on without; `mend`: what else would help.
@@ -52,7 +52,7 @@ def affordable(bench: Bench, total: int, said: str, mend: str = "") -> bool:
     return True
 
 
-def outputs_of(bench: Bench, member: TeacherSpec) -> int:
+def outputs_of(bench: Stage, member: TeacherSpec) -> int:
     """C or V of a teacher's logits."""
     if not bench.fixed_inputs:
         return int(member.config.vocab_size)
@@ -60,7 +60,7 @@ def outputs_of(bench: Bench, member: TeacherSpec) -> int:
 
 
 def row_bytes(
-    bench: Bench, keeps: Keeps, member: TeacherSpec, units: float, length: float, squared: float, precision: str
+    bench: Stage, keeps: CacheSpec, member: TeacherSpec, units: float, length: float, squared: float, precision: str
 ) -> float:
     """About how many bytes the answer to a row takes; of rows with `units` units and `length` tokens on average."""
     shape = flops.shape_of(member.config)
@@ -69,10 +69,10 @@ def row_bytes(
 
 
 def remember(
-    bench: Bench,
+    bench: Stage,
     member: TeacherSpec,
     teacher: Teacher,
-    keeps: Keeps,
+    keeps: CacheSpec,
     rows: int,
     rows_parts: Mapping[str, Any],
     precision: str,
@@ -124,7 +124,7 @@ def _config_of(teacher: Teacher) -> dict[str, Any]:
 def _opened(cache: AnswerCache, store: DiskStore) -> bool:
     try:
         store.open(cache.mind)
-    except Unusable:
+    except CacheUnusable:
         return False
     except OSError as error:
         cache.failed(error, "it")

@@ -10,14 +10,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlab.config.teacher_groups import Assistant
+from kdlab.config.teacher_groups import AssistantConfig
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.fit import fit, precision_of
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.teachers import specs
@@ -25,7 +25,7 @@ from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
-    from kdlab.stages.base import Bench
+    from kdlab.stages.base import Stage
 
 
 class TeacherPool:
@@ -35,7 +35,7 @@ class TeacherPool:
     some of the main teacher's layers), `rows` (what it is trained on), `outputs` (of the main teacher's classifier).
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Stage) -> None:
         self.bench = bench
         self._folders: dict[str, str | Path] = {}
 
@@ -152,7 +152,7 @@ class TeacherPool:
             "the assistant, distilled from the teacher", f"assistant, {member.depth} layers, distilled",
         )  # fmt: skip
 
-    def _distil(self, out: Path, member: TeacherSpec, given: Assistant, precision: str) -> dict[str, Any]:
+    def _distil(self, out: Path, member: TeacherSpec, given: AssistantConfig, precision: str) -> dict[str, Any]:
         """Vanilla KD on all rows: w CE + (1 - w) tau^2 KL (DeKD section 4.3 says no more of it)."""
         bench = self.bench
         reseed(given.seed, "assistant")
@@ -162,9 +162,11 @@ class TeacherPool:
         data = self.rows(member, given.seed, given.batch_size, given.max_steps, given.max_epochs)
         steps = data.sampler().batches
         ledger = Ledger(len(data.train), bench.fixed_inputs)
-        soft = Weighted(partial(soft_loss, temperature=given.temperature), 1 - given.label_weight)
-        terms = {"label": Weighted(label_loss, given.label_weight), "soft": soft}
-        optim = Optim(lr=given.lr, weight_decay=given.weight_decay, warmup=given.warmup, fused=precision != "16-mixed")
+        soft = WeightedTerm(partial(soft_loss, temperature=given.temperature), 1 - given.label_weight)
+        terms = {"label": WeightedTerm(label_loss, given.label_weight), "soft": soft}
+        optim = OptimizerSettings(
+            lr=given.lr, weight_decay=given.weight_decay, warmup=given.warmup, fused=precision != "16-mixed"
+        )
         teacher = self.teacher(self.main, ledger)
         self.remember(member, teacher, len(data.train), ledger, precision)
         module = Distiller(

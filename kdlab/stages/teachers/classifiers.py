@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdlab.config.teacher_groups import Finetune
-from kdlab.data.datamodules import TaskDataModule
+from kdlab.config.teacher_groups import FinetuneConfig
+from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset, labels, metrics
 from kdlab.data.tasks.registry import TaskShape
 from kdlab.data.tasks.rows import TaskData
@@ -23,30 +23,30 @@ from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import TaskScore, over_splits
 from kdlab.modules.fit import first_device, fit, precision_of, read_json
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.teachers import answer_cache
 from kdlab.stages.teachers.base import TeacherPool
 from kdlab.storage.files import atomic_write_json
-from kdlab.teachers.cache.codec import Keeps
+from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, held_in
 
 if TYPE_CHECKING:
-    from kdlab.stages.finetuning import TaskBench
+    from kdlab.stages.finetuning import FinetuneStage
 
-LABELS = {"label": Weighted(label_loss, 1.0)}
+LABELS = {"label": WeightedTerm(label_loss, 1.0)}
 
 
 class TaskTeacherPool(TeacherPool):
     """The classifiers that teach a task."""
 
-    bench: TaskBench
+    bench: FinetuneStage
 
-    def __init__(self, bench: TaskBench) -> None:
+    def __init__(self, bench: FinetuneStage) -> None:
         super().__init__(bench)
         self._met: dict[str, Teacher] = {}
 
@@ -112,14 +112,14 @@ class TaskTeacherPool(TeacherPool):
 
     def rows(
         self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
-    ) -> TaskDataModule:
+    ) -> GLUEDataModule:
         return self.bench.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs)
 
     @property
     def parts(self) -> dict[str, Any]:
         return self.bench.task_parts
 
-    def recipe(self, member: TeacherSpec) -> Finetune:
+    def recipe(self, member: TeacherSpec) -> FinetuneConfig:
         """How a teacher is fine-tuned here; UserError where nothing is said about it."""
         recipe = self.bench.config.teachers.finetune
         if recipe is None:
@@ -146,7 +146,7 @@ class TaskTeacherPool(TeacherPool):
             stage,
         )
 
-    def _finetune(self, out: Path, member: TeacherSpec, recipe: Finetune) -> dict[str, Any]:
+    def _finetune(self, out: Path, member: TeacherSpec, recipe: FinetuneConfig) -> dict[str, Any]:
         reseed(recipe.seed, "finetune")
         shape = self.shape(member)
         model = self._encoder(member, shape)
@@ -155,7 +155,7 @@ class TaskTeacherPool(TeacherPool):
             loading.set_dropout(model, recipe.dropout)
         data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs)
         steps = data.sampler().batches
-        optim = Optim(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
+        optim = OptimizerSettings(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
         ledger = Ledger(len(data.train), self.bench.fixed_inputs)
         module = Distiller(
             Encoder(model.train()), LABELS, optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(shape)
@@ -182,7 +182,7 @@ class TaskTeacherPool(TeacherPool):
 
     def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
         """Logits alone: runs whose knowledge reads no more, on the same rows, find them too."""
-        bench, keeps = self.bench, Keeps("row")
+        bench, keeps = self.bench, CacheSpec("row")
         if bench.config.teachers.cache == "off":
             return
         each = answer_cache.row_bytes(bench, keeps, self.main, 1.0, 0.0, 0.0, precision)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdlab.config.teacher_groups import Prepare
+from kdlab.config.teacher_groups import PrepareConfig
 from kdlab.data.datamodules import CorpusDataModule
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_cross_entropy
@@ -16,8 +16,8 @@ from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.fit import fit, read_json
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.teachers.base import TeacherPool
@@ -25,13 +25,13 @@ from kdlab.storage.files import atomic_write_json
 from kdlab.teachers.specs import TeacherSpec
 
 if TYPE_CHECKING:
-    from kdlab.stages.pretraining import TextBench
+    from kdlab.stages.pretraining import PretrainStage
 
 
 class TextTeacherPool(TeacherPool):
     """The masked-LM models that teach on text."""
 
-    bench: TextBench
+    bench: PretrainStage
 
     @property
     def classes(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -49,7 +49,7 @@ class TextTeacherPool(TeacherPool):
         if member.assistant is None and (member.layers is not None or not self.headed(member)):
             self.recipe(member)
 
-    def recipe(self, member: TeacherSpec) -> Prepare:
+    def recipe(self, member: TeacherSpec) -> PrepareConfig:
         """How a teacher is prepared; UserError where nothing is said about it."""
         prepare = self.bench.config.teachers.prepare
         if prepare is None:
@@ -103,7 +103,7 @@ class TextTeacherPool(TeacherPool):
             else TeacherSpec(f"{member.name}-whole", f"teacher {member.name}, whole", member.source)
         )
 
-    def _prepare(self, out: Path, member: TeacherSpec, prepare: Prepare) -> dict[str, Any]:
+    def _prepare(self, out: Path, member: TeacherSpec, prepare: PrepareConfig) -> dict[str, Any]:
         """Train a masked-LM head, and the encoder with it, on the corpus; one process, whatever the run uses."""
         bench = self.bench
         reseed(prepare.seed, "prepare")
@@ -117,8 +117,8 @@ class TextTeacherPool(TeacherPool):
         data = bench.rows_of(
             prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
         )
-        terms = {"mlm": Weighted(label_cross_entropy, 1.0)}
-        optim = Optim(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
+        terms = {"mlm": WeightedTerm(label_cross_entropy, 1.0)}
+        optim = OptimizerSettings(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
         ledger = Ledger(len(data.train), bench.fixed_inputs)
         module = Distiller(Encoder(model.train()), terms, optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
         accelerator = bench.config.trainer.accelerator

@@ -14,25 +14,25 @@ from typing import Any
 from kdlab.errors import UserError
 from kdlab.runs import folders
 from kdlab.runs import process as jobs
-from kdlab.sweeps.expansion import Job
+from kdlab.sweeps.expansion import SweepJob
 
 SWEEP = "KDLAB_SWEEP"  # tells a job the name of its sweep
 DIFFERS = "KDLAB_DIFFERS"  # and what sets it apart, as select=random,seed=1
 
 
-def environment_of(job: Job, sweep: str) -> dict[str, str]:
+def environment_of(job: SweepJob, sweep: str) -> dict[str, str]:
     """This process's environment for a job: without what belongs to ranks, with what the job may say of its sweep."""
     kept = {name: value for name, value in os.environ.items() if name not in jobs.RANK_VARIABLES}
     return {**kept, SWEEP: sweep, DIFFERS: job.differs}
 
 
-class Running:
+class RunningProcess:
     """A job in a process group of its own. Its lock and GPUs come free when it ends."""
 
     state, why = "running", ""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], lock: jobs.Lock, gpus: Sequence[str], free: Counter[str]
+        self, process: subprocess.Popen[bytes], lock: jobs.RunLock, gpus: Sequence[str], free: Counter[str]
     ) -> None:
         self.process, self.lock, self.gpus, self.free = process, lock, gpus, free
 
@@ -55,7 +55,7 @@ class Running:
             os.killpg(self.process.pid, number)
 
 
-class Finished:
+class ExitedProcess:
     """A job that another process has finished meanwhile."""
 
     state, why = "running", ""
@@ -86,11 +86,11 @@ class Local:
         self.at_once: int | None = 1 if n_jobs == "auto" else int(n_jobs)
         self.free: Counter[str] = Counter()
         self.divided = False
-        self._running: list[Running] = []
+        self._running: list[RunningProcess] = []
         self._held: set[int] = set()
         self._name = ""
 
-    def prepare(self, jobs: Sequence[Job], name: str) -> None:
+    def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
         self._name = name
         gpus = visible_gpus()
         for job in jobs:
@@ -109,10 +109,10 @@ class Local:
         self.free = Counter({gpu: self.jobs_per_gpu for gpu in gpus})
         self.divided = bool(gpus)
 
-    def begin(self, waiting: Sequence[Job]) -> list[tuple[Job, Any]]:
+    def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, Any]]:
         self._running = [one for one in self._running if one.process.poll() is None]
         self._held = set()
-        begun: list[tuple[Job, Any]] = []
+        begun: list[tuple[SweepJob, Any]] = []
         for job in waiting:
             if len(self._running) >= (self.at_once or 1):
                 break
@@ -128,7 +128,7 @@ class Local:
     def held(self) -> set[int]:
         return self._held
 
-    def _start(self, job: Job, gpus: Sequence[str]) -> Running | Finished | None:
+    def _start(self, job: SweepJob, gpus: Sequence[str]) -> RunningProcess | ExitedProcess | None:
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = jobs.hold(job.folder)
         if lock is None:
@@ -136,7 +136,7 @@ class Local:
             return None
         if folders.status(job.folder) == "finished":
             lock.release()
-            return Finished()
+            return ExitedProcess()
         environment = environment_of(job, self._name)
         if self.divided:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -147,18 +147,18 @@ class Local:
             overrides = [*job.overrides, f"hydra.run.dir={jobs.quoted(job.folder)}"]
             process = jobs.spawn(overrides, environment, [lock.descriptor], log.fileno())
         self.free.subtract(gpus)
-        running = Running(process, lock, gpus, self.free)
+        running = RunningProcess(process, lock, gpus, self.free)
         self._running.append(running)
         return running
 
 
-def devices_of(job: Job) -> int:
+def devices_of(job: SweepJob) -> int:
     """Processes a job has on one machine; "auto" counts as one."""
     devices = job.config.trainer.devices
     return devices if type(devices) is int else 1
 
 
-def gpus_of(job: Job) -> int:
+def gpus_of(job: SweepJob) -> int:
     """GPUs a job wants when there are some."""
     return 0 if job.config.trainer.accelerator in ("cpu", "mps") else devices_of(job)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
-from kdlab.sweeps.expansion import Job
+from kdlab.sweeps.expansion import SweepJob
 from kdlab.sweeps.launchers.local import DIFFERS, SWEEP, devices_of, gpus_of
 from kdlab.sweeps.launchers.remote import DistantJob
 
@@ -21,7 +21,7 @@ def perform(job: DistantJob) -> int:
     return job.run({})
 
 
-class Handle:
+class RayHandle:
     """A job that Ray has taken."""
 
     state, why = "running", ""
@@ -57,7 +57,7 @@ class Ray:
         self._name = ""
         self._ray: Any = None
 
-    def prepare(self, jobs: Sequence[Job], name: str) -> None:
+    def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
         self._name = name
         try:
             import ray  # pyright: ignore[reportMissingImports]
@@ -70,7 +70,7 @@ class Ray:
             )
         self._ray = ray
 
-    def begin(self, waiting: Sequence[Job]) -> list[tuple[Job, Handle]]:
+    def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, RayHandle]]:
         if not waiting:
             return []
         if not self._ray.is_initialized():
@@ -95,7 +95,7 @@ class Ray:
             if "PYTHONPATH" in os.environ:
                 environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
             distant = DistantJob(job.overrides, where / job.folder, where / job.log, where, environment)
-            begun.append((job, Handle(self._ray, self._ray.remote(**wanted)(perform).remote(distant))))
+            begun.append((job, RayHandle(self._ray, self._ray.remote(**wanted)(perform).remote(distant))))
         return begun
 
     def held(self) -> set[int]:

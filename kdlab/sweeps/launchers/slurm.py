@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
-from kdlab.sweeps.expansion import Job, home
+from kdlab.sweeps.expansion import SweepJob, home
 from kdlab.sweeps.launchers.local import DIFFERS, SWEEP, devices_of, gpus_of
 from kdlab.sweeps.launchers.remote import DistantJob
 
@@ -22,7 +22,7 @@ GENERIC = ("timeout_min", "cpus_per_task", "mem_gb", "stderr_to_stdout", "name")
 FIRST_PORT, PORTS = 20000, 20000
 
 
-class Task:
+class SlurmTask:
     """What submitit sends: it runs in each task of the job. Near the time limit the job saves and is queued again."""
 
     def __init__(self, job: DistantJob) -> None:
@@ -61,7 +61,7 @@ def ranks_of(here: Any) -> dict[str, str]:
     }
 
 
-class Handle:
+class SlurmHandle:
     """A job that submitit has submitted."""
 
     def __init__(self, submitted: Any, local: bool) -> None:
@@ -121,9 +121,9 @@ class Submitit:
         self.settings = {name: value for name, value in (settings or {}).items() if value is not None}
         self.at_once: int | None = array_parallelism
         self._name = ""
-        self._handles: list[Handle] = []
+        self._handles: list[SlurmHandle] = []
 
-    def prepare(self, jobs: Sequence[Job], name: str) -> None:
+    def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
         self._name = name
         self.folder = self.folder or str(home(jobs) / ".submitit" / "%j")
         _submitit()
@@ -136,10 +136,10 @@ class Submitit:
                     "or use hydra/launcher=parallel"
                 )
 
-    def begin(self, waiting: Sequence[Job]) -> list[tuple[Job, Handle]]:
+    def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, SlurmHandle]]:
         self._handles = [handle for handle in self._handles if not handle.submitted.done()]
         room = len(waiting) if self.cluster == "slurm" else self.array_parallelism - len(self._handles)
-        groups: dict[tuple[Any, ...], list[Job]] = {}
+        groups: dict[tuple[Any, ...], list[SweepJob]] = {}
         for job in waiting[: max(0, room)]:
             groups.setdefault(tuple(self.resources(job).values()), []).append(job)
         return [pair for group in groups.values() for pair in self._submit(group)]
@@ -147,7 +147,7 @@ class Submitit:
     def held(self) -> set[int]:
         return set()  # a job waits for the lock of its folder where it runs
 
-    def resources(self, job: Job) -> dict[str, int]:
+    def resources(self, job: SweepJob) -> dict[str, int]:
         """Nodes, tasks a node (the ranks) and GPUs a node of a job."""
         own = {"nodes": job.config.trainer.num_nodes, "tasks_per_node": devices_of(job), "gpus_per_node": gpus_of(job)}
         if self.cluster == "local":  # one task, which starts its ranks itself
@@ -169,7 +169,7 @@ class Submitit:
             raise UserError(f"hydra.launcher.settings: {' '.join(str(error).split())}") from error
         return executor
 
-    def _submit(self, group: Sequence[Job]) -> list[tuple[Job, Handle]]:
+    def _submit(self, group: Sequence[SweepJob]) -> list[tuple[SweepJob, SlurmHandle]]:
         executor = self.executor(self.resources(group[0]))
         submitted = []
         with executor.batch():
@@ -177,8 +177,8 @@ class Submitit:
                 environment = {SWEEP: self._name, DIFFERS: job.differs}
                 where = Path.cwd()
                 distant = DistantJob(job.overrides, where / job.folder, where / job.log, where, environment)
-                submitted.append(executor.submit(Task(distant)))
-        handles = [Handle(one, self.cluster == "local") for one in submitted]
+                submitted.append(executor.submit(SlurmTask(distant)))
+        handles = [SlurmHandle(one, self.cluster == "local") for one in submitted]
         self._handles += handles
         return list(zip(group, handles, strict=True))
 

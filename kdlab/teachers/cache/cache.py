@@ -18,13 +18,13 @@ from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.runtime.ledger import ALWAYS, Ledger
 from kdlab.runtime.seeding import stable
-from kdlab.teachers.cache.codec import Keeps, Project, UnitLogits, put_together, taken_apart
-from kdlab.teachers.cache.store import DiskStore, Kept, MemoryStore
+from kdlab.teachers.cache.codec import CacheSpec, Project, UnitLogits, put_together, taken_apart
+from kdlab.teachers.cache.store import CachedRow, DiskStore, MemoryStore
 from kdlab.types import Batch, Outputs
 
 
 @dataclass
-class Answer:
+class CacheLookup:
     """What a teacher shows for the rows of a batch.
 
     `units`: the logits, where a cache keeps these and not what they are made of; `ran`: the batches that a forward was
@@ -36,7 +36,7 @@ class Answer:
     ran: list[Batch] = field(default_factory=list)
 
 
-class Unusable(Exception):
+class CacheUnusable(Exception):
     """The cache cannot be used, and the run goes on without."""
 
 
@@ -55,7 +55,7 @@ class AnswerCache:
     def __init__(
         self,
         store: DiskStore | MemoryStore,
-        keeps: Keeps,
+        keeps: CacheSpec,
         outputs: int,
         key: str,
         fixed_inputs: bool,
@@ -80,7 +80,7 @@ class AnswerCache:
     def step(self, step: int) -> None:
         self._step, self._this_step = step, set()
 
-    def ask(self, name: str, encoder: Encoder, project: Project, batch: Batch, count: bool) -> Answer:
+    def ask(self, name: str, encoder: Encoder, project: Project, batch: Batch, count: bool) -> CacheLookup:
         """What the teacher says about the rows of `batch`: what is missing is asked, and kept. Raises Unusable.
 
         `count`: the ledger learns which real rows were asked, and which answered from here.
@@ -110,7 +110,7 @@ class AnswerCache:
             self._this_step.update((epoch, row) for row, one, genuine in both if one and genuine)
             payloads = [one.payload for one in found if one is not None]
             layers = encoder.model.config.num_hidden_layers
-            return Answer(*put_together(self.keeps, batch, payloads, self.outputs, layers), ran)
+            return CacheLookup(*put_together(self.keeps, batch, payloads, self.outputs, layers), ran)
 
     def _batches(self, batch: Batch, which: Sequence[bool]) -> list[Batch]:
         """The batches in which some rows of `batch` run."""
@@ -139,11 +139,11 @@ class AnswerCache:
         places: Sequence[int],
         made: Sequence[bytes],
         real: Sequence[bool],
-        found: list[Kept | None],
+        found: list[CachedRow | None],
     ) -> None:
         """Write fresh answers to the rows at `places` (real ones), and put what is there now into `found`."""
         for i, payload in zip(places, made, strict=True):
-            found[i] = Kept(np.frombuffer(payload, np.uint8), self.run, self._step)
+            found[i] = CachedRow(np.frombuffer(payload, np.uint8), self.run, self._step)
         kept = [(i, payload) for i, payload in zip(places, made, strict=True) if real[i]]
         if not kept or not self.writes:
             return
@@ -158,13 +158,13 @@ class AnswerCache:
         for (i, _), one in zip(kept, self._read(epoch, some, their), strict=True):
             found[i] = one or found[i]
 
-    def _read(self, epoch: int, rows: Sequence[int], contents: Sequence[int]) -> list[Kept | None]:
+    def _read(self, epoch: int, rows: Sequence[int], contents: Sequence[int]) -> list[CachedRow | None]:
         try:
             return self.store.read(epoch, rows, contents, self.mind)
         except OSError as error:
             self.usable = False
             self.failed(error, "it")
-            raise Unusable from error
+            raise CacheUnusable from error
 
     def failed(self, error: OSError, without: str) -> None:
         """What is done where the disk fails: it is full, say."""
@@ -185,7 +185,7 @@ class AnswerCache:
             self._say(f"teacher cache: {fault}; the run {rest}")
         if self._trouble == "without":
             self.usable = False
-            raise Unusable
+            raise CacheUnusable
 
     def _contents(self, batch: Batch) -> list[int]:
         """A checksum of each row's tokens, their segments and the places of its units, begun with the key's."""

@@ -25,7 +25,7 @@ _TOKENS = {"hidden": (0,), "states": (0,), "scores": (1, 2), "values": (1,)}  # 
 
 
 @dataclass(frozen=True)
-class Keeps:
+class CacheSpec:
     """What is kept of a teacher's answer to a row.
 
     `logits`: of which units, "row" (a classifier's one), "labelled" (masked positions), "tokens" (every real one), None.
@@ -81,7 +81,7 @@ class Keeps:
 class UnitLogits:
     """The logits of a batch's units, made whole a few at a time from what is kept of each."""
 
-    keeps: Keeps
+    keeps: CacheSpec
     outputs: int
     where: Tensor
     units: list[tuple[np.ndarray, ...]]
@@ -106,7 +106,7 @@ class UnitLogits:
 
 
 def taken_apart(
-    keeps: Keeps, encoder: Encoder, project: Project, batch: Batch, outputs: int, draw: Draw
+    keeps: CacheSpec, encoder: Encoder, project: Project, batch: Batch, outputs: int, draw: Draw
 ) -> list[bytes]:
     """One forward over `batch`; what is kept of each row. `draw` gives the numbers that decide a sample."""
     shown = encoder.encode(batch, keeps.reads)
@@ -142,7 +142,7 @@ def taken_apart(
     return [_packed(row, codes) for row in rows]
 
 
-def _reduced(keeps: Keeps, logits: Tensor, outputs: int, uniform: Tensor | None) -> list[tuple[np.ndarray, int]]:
+def _reduced(keeps: CacheSpec, logits: Tensor, outputs: int, uniform: Tensor | None) -> list[tuple[np.ndarray, int]]:
     tokens = _SHORT if outputs <= 2**16 else _LONG
     if keeps.vocabulary == "topk":
         values, ids = sparse_logits.top(logits, keeps.k)
@@ -154,7 +154,7 @@ def _reduced(keeps: Keeps, logits: Tensor, outputs: int, uniform: Tensor | None)
 
 
 def put_together(
-    keeps: Keeps, batch: Batch, payloads: Sequence[np.ndarray], outputs: int, layers: int
+    keeps: CacheSpec, batch: Batch, payloads: Sequence[np.ndarray], outputs: int, layers: int
 ) -> tuple[Outputs, UnitLogits | None]:
     """The outputs that a model of `layers` layers showed for the rows of `batch`, zero at padding, and the logits."""
     unpacked = [_unpacked(payload) for payload in payloads]

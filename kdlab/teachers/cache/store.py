@@ -39,7 +39,7 @@ _PAGES = 512 * 1024  # about what one read may map: the kernel maps the pages ar
 _GIVE_BACK = 64 * 2**20
 
 
-class Kept(NamedTuple):
+class CachedRow(NamedTuple):
     """The bytes of one row's answer; which run asked for it first, and at which of its steps."""
 
     payload: np.ndarray
@@ -54,14 +54,16 @@ class MemoryStore:
     """Answers of this process alone, gone when it ends."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, int], tuple[int, Kept]] = {}
+        self._kept: dict[tuple[int, int], tuple[int, CachedRow]] = {}
 
     @property
     def size(self) -> int:
         """Bytes that are kept."""
         return sum(len(kept.payload) for _, kept in self._kept.values())
 
-    def read(self, epoch: int, rows: Sequence[int], contents: Sequence[int], trouble: Trouble) -> list[Kept | None]:
+    def read(
+        self, epoch: int, rows: Sequence[int], contents: Sequence[int], trouble: Trouble
+    ) -> list[CachedRow | None]:
         """As `DiskStore.read`."""
         found = [self._kept.get((epoch, row)) for row in rows]
         return [
@@ -74,7 +76,7 @@ class MemoryStore:
     ) -> None:
         """As `DiskStore.write`."""
         for row, content, payload in zip(rows, contents, payloads, strict=True):
-            self._kept[epoch, row] = content, Kept(np.frombuffer(payload, np.uint8), run, step)
+            self._kept[epoch, row] = content, CachedRow(np.frombuffer(payload, np.uint8), run, step)
 
 
 class DiskStore:
@@ -144,7 +146,9 @@ class DiskStore:
 
     # ---- reading
 
-    def read(self, epoch: int, rows: Sequence[int], contents: Sequence[int], trouble: Trouble) -> list[Kept | None]:
+    def read(
+        self, epoch: int, rows: Sequence[int], contents: Sequence[int], trouble: Trouble
+    ) -> list[CachedRow | None]:
         """What is kept of `rows`, whose tokens have the checksums `contents`; None where nothing (whole) is.
 
         `trouble` is told one line about each file or row that is damaged or of other data; it may raise.
@@ -152,7 +156,7 @@ class DiskStore:
         index = self._opened(epoch, trouble)
         picked = index[np.asarray(rows, dtype=np.int64)]
         raw = picked.tobytes()
-        found: list[Kept | None] = []
+        found: list[CachedRow | None] = []
         for i, (offset, length, segment, run, step, data, check) in enumerate(picked.tolist()):
             kept = None
             if segment:
@@ -161,7 +165,7 @@ class DiskStore:
                     trouble(f"the entry of row {rows[i]} in {self.folder} is damaged, or of other data")
                 elif (payload := self._payload(segment, offset, length, trouble)) is not None:
                     if zlib.crc32(payload.data) == data:
-                        kept = Kept(payload, run, step)
+                        kept = CachedRow(payload, run, step)
                     else:
                         trouble(f"the answer to row {rows[i]} in {self.folder} is damaged: its checksum differs")
             found.append(kept)

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from kdlab.callbacks import nonfinite as room
-from kdlab.callbacks.nonfinite import Guard
+from kdlab.callbacks.nonfinite import NonFiniteGuard
 from kdlab.errors import UserError
-from kdlab.modules.finite_checks import Health
+from kdlab.modules.finite_checks import StepHealth
 
 
 class Module:
     """What a guard needs of a distiller."""
 
     def __init__(self) -> None:
-        self.health = Health()
+        self.health = StepHealth()
         self.weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
         self.optimizer = torch.optim.AdamW([self.weight], lr=0.1, fused=True)
 
@@ -34,9 +34,9 @@ class Module:
         self.optimizer.step()
 
 
-def guarded(**given: Any) -> tuple[Module, Guard, list[dict[str, Any]], list[str]]:
+def guarded(**given: Any) -> tuple[Module, NonFiniteGuard, list[dict[str, Any]], list[str]]:
     module, rows, said = Module(), [], []
-    one = Guard(say=said.append, write=rows.append, **given)
+    one = NonFiniteGuard(say=said.append, write=rows.append, **given)
     one._module = module  # pyright: ignore
     return module, one, rows, said
 
@@ -109,7 +109,7 @@ def test_a_loss_that_jumps_is_a_spike_and_the_next_usual_one_is_not():
     assert rows[0]["usual"] == pytest.approx(2.0, abs=0.05)
     assert len(said) == 1 and "the loss of step 60 is 30, " in said[0]
     assert guard.mean < 2.2  # as if it had been 6 deviations away: 2 + 0.02 * 6
-    other = Guard()
+    other = NonFiniteGuard()
     other.load_state_dict(guard.state_dict())
     assert other.state_dict() == guard.state_dict()
 

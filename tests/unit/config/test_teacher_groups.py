@@ -12,9 +12,9 @@ from kdlab.errors import UserError
 from kdlab.methods.adoption import adopts, hard
 from kdlab.methods.knowledge.logits import reads
 from kdlab.run import CONF, composition, explain
-from kdlab.stages.dry_run import Cast, check_adoption, rehearse
+from kdlab.stages.dry_run import ModelShape, check_adoption, rehearse
 from kdlab.teachers import specs
-from kdlab.teachers.specs import Source, TeacherSpec
+from kdlab.teachers.specs import ModelSource, TeacherSpec
 from tests.conftest import tiny_config, write_task, write_teacher
 from tests.unit.stages.test_several_teachers import SMALL
 from tests.unit.stages.test_several_teachers import bench as bench  # a fixture
@@ -148,7 +148,7 @@ def test_terms_are_rehearsed_with_every_teacher(bench, tmp_path):
 def member(layers: int = 4, classes: tuple[int, ...] | None = None, width: int = 32) -> TeacherSpec:
     config = tiny_config("bert", layers)
     config.hidden_size = width
-    return TeacherSpec(f"of {layers}", "teacher", Source(Path("nowhere"), None, config), None, classes)
+    return TeacherSpec(f"of {layers}", "teacher", ModelSource(Path("nowhere"), None, config), None, classes)
 
 
 def test_a_rule_of_ones_own_is_tried(bench):
@@ -192,7 +192,7 @@ def test_a_term_that_reads_all_teachers_is_given_all_of_them_at_their_widths():
         return student.logits.sum(1)
 
     members = [member(2, (0, 1)), member(4, (2, 3, 4), 48)]
-    rehearse([All(), alone], Cast.of(tiny_config("bert", 2)), members, 5, torch.zeros(1, dtype=torch.long), None)
+    rehearse([All(), alone], ModelShape.of(tiny_config("bert", 2)), members, 5, torch.zeros(1, dtype=torch.long), None)
     assert seen == [(32, [32, 48]), [32, 48], [2, 3], (2, 2), (3, 3)]
 
 

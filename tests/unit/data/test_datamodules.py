@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlab.data.datamodules import BatchOrder, Collate, MaskedRows
+from kdlab.data.datamodules import BatchOrder, MaskedRows, MaskingCollate
 from kdlab.data.text.masking import Masker
 from kdlab.types import IGNORE
 
@@ -61,7 +61,7 @@ def rows(crop: int | None = None) -> MaskedRows:
 
 
 def test_a_row_that_is_not_real_is_marked_and_a_batch_is_padded():
-    batch = Collate(pad=0)([rows()[0, 1], rows()[0, -1 - 2]])
+    batch = MaskingCollate(pad=0)([rows()[0, 1], rows()[0, -1 - 2]])
     assert batch.rows.tolist() == [1, 2] and batch.real.tolist() == [True, False]
     assert batch.input_ids.shape == (2, 32) and batch.attention_mask.sum(1).tolist() == [32, 11]
     assert (batch.labels[1, 11:] == IGNORE).all() and (batch.input_ids[1, 11:] == 0).all()

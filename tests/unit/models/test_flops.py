@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdlab.errors import UserError
 from kdlab.models import flops
 
-BERT = flops.Shape(layers=12, hidden=768, intermediate=3072, heads=12, vocab=30522)
-HALF = flops.Shape(layers=6, hidden=768, intermediate=3072, heads=12, vocab=30522)
-TINY = flops.Shape(layers=4, hidden=312, intermediate=1200, heads=12, vocab=30522)
+BERT = flops.EncoderShape(layers=12, hidden=768, intermediate=3072, heads=12, vocab=30522)
+HALF = flops.EncoderShape(layers=6, hidden=768, intermediate=3072, heads=12, vocab=30522)
+TINY = flops.EncoderShape(layers=4, hidden=312, intermediate=1200, heads=12, vocab=30522)
 
 SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=72, vocab_size=101)
 CONFIGS = {
@@ -162,7 +162,7 @@ def test_adads_speedup_implies_that_seven_percent_of_the_rows_are_evaluated():
 
 
 def test_honest_adds_the_second_student_forward_and_the_evaluations():
-    cost = flops.Cost(student_forward=10.0, student_backward=20.0, teacher_forward=40.0)
+    cost = flops.MethodCost(student_forward=10.0, student_backward=20.0, teacher_forward=40.0)
     assert cost.honest(0.5) == 10 + 0.5 * 70 == cost.scored(0.5) + 0.5 * 10
     assert cost.honest(0.5, evaluations=3, samples=5, rows=100) == 45 + 3 * 5 * 10 / 100
     assert cost.honest(0.5, scored=False) == cost.random(0.5)

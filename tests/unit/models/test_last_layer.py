@@ -124,7 +124,7 @@ def test_flops_are_what_torch_counts(family, text):
 
 
 def test_the_cost_by_hand():
-    shape = flops.Shape(layers=2, hidden=4, intermediate=8, heads=2, vocab=10)
+    shape = flops.EncoderShape(layers=2, hidden=4, intermediate=8, heads=2, vocab=10)
     # 3 rows of 5 tokens: a layer is 8 x 15 x 16 projections, 4 x 75 x 4 attention, 4 x 15 x 4 x 8 feed-forward
     whole = 1920 + 1200 + 1920
     last = (

@@ -17,8 +17,8 @@ from kdlab.methods.knowledge.hidden_states import cosine, patient
 from kdlab.models import attention_capture, loading, packing
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch
 from tests.conftest import tiny_config
@@ -84,16 +84,16 @@ def test_attention_scores_and_values_come_back_in_their_own_rows(execution):
 
 def distiller(execution: str) -> Distiller:
     given = {
-        "label": Weighted(logits.label_loss, 0.3),
-        "soft": Weighted(functools.partial(logits.soft_loss, temperature=2.0), 0.7, "all"),
-        "patient": Weighted(functools.partial(patient, layers="skip"), 0.5, "all"),
-        "cosine": Weighted(cosine, 0.4, "tokens"),
-        "attention": Weighted(attention_mse, 0.2, "all"),
-        "values": Weighted(value_relation, 0.2, "all"),
+        "label": WeightedTerm(logits.label_loss, 0.3),
+        "soft": WeightedTerm(functools.partial(logits.soft_loss, temperature=2.0), 0.7, "all"),
+        "patient": WeightedTerm(functools.partial(patient, layers="skip"), 0.5, "all"),
+        "cosine": WeightedTerm(cosine, 0.4, "tokens"),
+        "attention": WeightedTerm(attention_mse, 0.2, "all"),
+        "values": WeightedTerm(value_relation, 0.2, "all"),
     }
     student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1), execution)
     teacher = Teacher("teacher", Encoder(classifier("bert", TEACHER, CLASSES), execution))
-    return Distiller(student, given, Optim(lr=1e-3), 10, [teacher]).eval()
+    return Distiller(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval()
 
 
 @pytest.mark.parametrize("execution", ["packed", "bucketed"])
@@ -116,10 +116,13 @@ def test_masked_lm_learns_the_same_without_padding():
     b.labels = torch.where((torch.arange(30) % 3 == 0) & b.attention_mask.bool(), b.input_ids, -100)
     losses = []
     for execution in ("padded", "packed", "bucketed"):
-        given = {"mlm": Weighted(logits.label_cross_entropy, 1.0), "soft": Weighted(logits.soft_cross_entropy, 1.0)}
+        given = {
+            "mlm": WeightedTerm(logits.label_cross_entropy, 1.0),
+            "soft": WeightedTerm(logits.soft_cross_entropy, 1.0),
+        }
         teacher = Teacher("teacher", Encoder(model("bert"), execution))
         student = Encoder(loading.student_from(model("bert"), [0, 2]), execution)
-        losses.append(Distiller(student, given, Optim(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
+        losses.append(Distiller(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(losses[2], losses[0], rtol=1e-5, atol=1e-6)
 

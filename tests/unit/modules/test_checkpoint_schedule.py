@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 import torch
 
-from kdlab.callbacks.monitoring import Keep
-from kdlab.config.groups import Trainer
+from kdlab.callbacks.monitoring import CheckpointCallback
+from kdlab.config.groups import TrainerConfig
 from kdlab.errors import UserError
-from kdlab.modules.checkpoint_schedule import PART, Cadence
+from kdlab.modules.checkpoint_schedule import PART, CheckpointSchedule
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.finite_checks import Health
+from kdlab.modules.finite_checks import StepHealth
 from kdlab.runtime import ledger as room
 from kdlab.runtime.ledger import Ledger
 
@@ -35,7 +35,9 @@ def clock(monkeypatch) -> Clock:
     return made
 
 
-def trained(clock: Clock, cadence: Cadence, costs: Iterator[float], seconds: float, step: float = 1.0) -> list[float]:
+def trained(
+    clock: Clock, cadence: CheckpointSchedule, costs: Iterator[float], seconds: float, step: float = 1.0
+) -> list[float]:
     """Train for `seconds` in steps of `step`; the seconds at which a checkpoint was due, each costing the next of `costs`."""
     begun, due = clock.now, []
     with cadence.ledger.time("loop"):
@@ -49,8 +51,8 @@ def trained(clock: Clock, cadence: Cadence, costs: Iterator[float], seconds: flo
     return due
 
 
-def begun(parameters: int = 0) -> Cadence:
-    made = Cadence(Ledger(10))
+def begun(parameters: int = 0) -> CheckpointSchedule:
+    made = CheckpointSchedule(Ledger(10))
     made.begin([torch.nn.Parameter(torch.empty(parameters))])
     return made
 
@@ -84,7 +86,7 @@ def test_one_that_took_far_longer_waits_until_all_fit_into_the_share_and_no_long
 def test_a_run_that_goes_on_keeps_to_what_it_spent_before(clock):
     first = begun()
     assert trained(clock, first, repeat(2.0), 400) == [60, 212, 364]  # nothing was known before the first
-    second = Cadence(Ledger(10))
+    second = CheckpointSchedule(Ledger(10))
     second.ledger.load_state_dict(first.ledger.state_dict())
     second.load_state_dict(first.state_dict())
     second.begin([torch.nn.Parameter(torch.empty(50_000_000))])
@@ -93,7 +95,7 @@ def test_a_run_that_goes_on_keeps_to_what_it_spent_before(clock):
 
 
 def test_parameters_that_are_not_trained_have_no_moments():
-    made = Cadence(Ledger(10))
+    made = CheckpointSchedule(Ledger(10))
     weights = [torch.nn.Parameter(torch.empty(50_000_000), requires_grad=trained) for trained in (False, True)]
     made.begin(weights)
     assert made.expected == pytest.approx((200e6 + 3 * 200e6) / 200e6)
@@ -102,21 +104,21 @@ def test_parameters_that_are_not_trained_have_no_moments():
 @pytest.mark.parametrize("given", [0, -5, "often", 2.5, True])
 def test_what_is_no_cadence_is_refused(given):
     with pytest.raises(UserError, match=f"trainer.checkpoint_every={given}: a number of optimizer steps .* or auto"):
-        Trainer(max_steps=1, checkpoint_every=given).check()
+        TrainerConfig(max_steps=1, checkpoint_every=given).check()
 
 
 def test_a_checkpoint_that_takes_long_is_told_of_once_with_how_far_they_lie_apart(clock, tmp_path):
     said: list[str] = []
     ledger = Ledger(10)
     guard = SimpleNamespace(signum=0, wants_save=False, read=lambda: None, check_weights=lambda step: None)
-    keep = Keep(tmp_path, None, 9, ledger, cast(Any, guard), say=said.append)
+    keep = CheckpointCallback(tmp_path, None, 9, ledger, cast(Any, guard), say=said.append)
 
     def save(path: Path) -> None:
         clock.now += 12.0
 
     module = Distiller.__new__(Distiller)
     torch.nn.Module.__init__(module)
-    module.health = Health()
+    module.health = StepHealth()
     with ledger.time("loop"):
         keep.on_train_start(cast(Any, None), module)
         for step in (1, 2, 3):

@@ -16,8 +16,8 @@ from kdlab.methods.knowledge import logits as terms
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE, Batch
@@ -40,12 +40,12 @@ def batch() -> Batch:
     return Batch(torch.arange(ROWS), 0, ids, mask, labels, torch.ones(ROWS, dtype=torch.bool))
 
 
-def weighted(at: str = "labelled") -> dict[str, Weighted]:
+def weighted(at: str = "labelled") -> dict[str, WeightedTerm]:
     soft = functools.partial(terms.soft_cross_entropy, temperature=2.0)
     return {
-        "soft": Weighted(soft, 5.0, at),
-        "mlm": Weighted(terms.label_cross_entropy, 2.0, "labelled"),
-        "cosine": Weighted(hidden_states.cosine, 1.0, "tokens"),
+        "soft": WeightedTerm(soft, 5.0, at),
+        "mlm": WeightedTerm(terms.label_cross_entropy, 2.0, "labelled"),
+        "cosine": WeightedTerm(hidden_states.cosine, 1.0, "tokens"),
     }
 
 
@@ -55,7 +55,7 @@ def distiller(family: str = "bert", reduce: str = "tokens", at: str = "labelled"
     student = Encoder(loading.student_from(model, [0, 2]))
     ledger = Ledger(ROWS)
     teacher = Teacher("teacher", Encoder(model), ledger.ask)
-    return Distiller(student, weighted(at), Optim(lr=1e-3), 10, [teacher], ledger, reduce, chunk=chunk)
+    return Distiller(student, weighted(at), OptimizerSettings(lr=1e-3), 10, [teacher], ledger, reduce, chunk=chunk)
 
 
 def plainly(module: Distiller, b: Batch, reduce: str, at: str) -> torch.Tensor:
@@ -178,8 +178,8 @@ def test_the_teacher_is_frozen_and_in_no_state_of_the_module():
 def test_terms_that_read_a_teacher_need_one():
     student = distiller().student
     with pytest.raises(UserError, match="teacher"):
-        Distiller(student, weighted(), Optim(lr=1e-3), 10)
-    alone = Distiller(student, {"mlm": Weighted(terms.label_cross_entropy, 1.0)}, Optim(lr=1e-3), 10)
+        Distiller(student, weighted(), OptimizerSettings(lr=1e-3), 10)
+    alone = Distiller(student, {"mlm": WeightedTerm(terms.label_cross_entropy, 1.0)}, OptimizerSettings(lr=1e-3), 10)
     b = batch()
     row, place = (b.labels != IGNORE).nonzero(as_tuple=True)
     logits = student.model(input_ids=b.input_ids, attention_mask=b.attention_mask).logits[row, place]
@@ -188,7 +188,7 @@ def test_terms_that_read_a_teacher_need_one():
 
 def test_gradients_are_clipped_to_their_joint_norm():
     module = distiller()
-    module.optim = Optim(lr=1e-3, clip=0.5)
+    module.optim = OptimizerSettings(lr=1e-3, clip=0.5)
     module.loss(batch()).backward()
     before = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
     norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in before.values()]))
@@ -201,7 +201,7 @@ def test_gradients_are_clipped_to_their_joint_norm():
 
 def test_the_learning_rate_rises_then_falls_to_zero():
     module = distiller()
-    module.total_steps, module.optim = 100, Optim(lr=1.0, warmup=0.1)
+    module.total_steps, module.optim = 100, OptimizerSettings(lr=1.0, warmup=0.1)
     schedule = module.configure_optimizers()["lr_scheduler"]["scheduler"]
     rates = [schedule.lr_lambdas[0](step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates.index(1.0) == 9

@@ -17,8 +17,8 @@ from kdlab.methods.knowledge import attention, hidden_states, logits
 from kdlab.models import flops, loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.run import composition
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
@@ -29,24 +29,24 @@ FAMILIES = ["bert", "roberta", "distilbert", "electra"]
 LENGTHS = [12, 12, 11, 9, 7, 5]
 ROWS, CLASSES, STUDENT, TEACHER = len(LENGTHS), 4, 2, 4  # a student of two layers, a teacher of four
 
-label = Weighted(logits.label_loss, 0.3, "labelled")
+label = WeightedTerm(logits.label_loss, 0.3, "labelled")
 
 
-def soft(temperature: float = 1.0, **more: float) -> Weighted:
-    return Weighted(functools.partial(logits.soft_loss, temperature=temperature), 0.7, "all", **more)
+def soft(temperature: float = 1.0, **more: float) -> WeightedTerm:
+    return WeightedTerm(functools.partial(logits.soft_loss, temperature=temperature), 0.7, "all", **more)
 
 
-PATIENT = Weighted(functools.partial(hidden_states.patient, layers="skip"), 0.5, "all")
+PATIENT = WeightedTerm(functools.partial(hidden_states.patient, layers="skip"), 0.5, "all")
 TINYBERT = {
-    "embedding": Weighted(hidden_states.embedding_mse, 0.9, "all"),
-    "hidden": Weighted(functools.partial(hidden_states.hidden_mse, layers="uniform"), 0.8, "all"),
-    "attention": Weighted(functools.partial(attention.attention_mse, layers="uniform"), 0.7, "all"),
+    "embedding": WeightedTerm(hidden_states.embedding_mse, 0.9, "all"),
+    "hidden": WeightedTerm(functools.partial(hidden_states.hidden_mse, layers="uniform"), 0.8, "all"),
+    "attention": WeightedTerm(functools.partial(attention.attention_mse, layers="uniform"), 0.7, "all"),
 }
 MINILM = {
-    "attention": Weighted(attention.attention_relation, 0.4, "all"),
-    "values": Weighted(attention.value_relation, 0.6, "all"),
+    "attention": WeightedTerm(attention.attention_relation, 0.4, "all"),
+    "values": WeightedTerm(attention.value_relation, 0.6, "all"),
 }
-COSINE = Weighted(hidden_states.cosine, 2.0, "tokens")
+COSINE = WeightedTerm(hidden_states.cosine, 2.0, "tokens")
 
 
 def classifier(family: str = "bert", layers: int = TEACHER, outputs: int = CLASSES, seed: int = 0, width: int = 32):
@@ -78,7 +78,7 @@ def batch(regression: bool = False, hidden: tuple[int, ...] = (), lengths: list[
 
 
 def distiller(
-    given: dict[str, Weighted],
+    given: dict[str, WeightedTerm],
     family: str = "bert",
     outputs: int = CLASSES,
     reduce: str = "tokens",
@@ -88,7 +88,9 @@ def distiller(
     student = Encoder(classifier(family, STUDENT, outputs, seed=1, width=width))
     ledger = Ledger(ROWS, fixed_inputs=True)
     teacher = Teacher("teacher", Encoder(classifier(family, TEACHER, outputs)), ledger.ask)
-    return Distiller(student, given, Optim(lr=1e-3), 10, [teacher], ledger, reduce, labels_on=labels_on).eval()
+    return Distiller(
+        student, given, OptimizerSettings(lr=1e-3), 10, [teacher], ledger, reduce, labels_on=labels_on
+    ).eval()
 
 
 def at(module: Distiller, step: int) -> Distiller:
@@ -125,7 +127,7 @@ class Plain:
         return v @ v.transpose(2, 3) / v.shape[-1] ** 0.5
 
 
-def plainly(module: Distiller, b: Batch, of: dict[str, Weighted] | None = None) -> torch.Tensor:
+def plainly(module: Distiller, b: Batch, of: dict[str, WeightedTerm] | None = None) -> torch.Tensor:
     """The loss as a textbook would write it: row by row, term by term."""
     s = Plain(module.student.model, b)
     with torch.no_grad():
@@ -189,7 +191,7 @@ TEXTBOOK = {
 KNOWLEDGE = {
     "response": {"label": label, "soft": soft()},
     "warm response": {"label": label, "warm": soft(3.0)},
-    "mse": {"label": label, "logits": Weighted(logits.mean_squared_error, 0.7, "all")},
+    "mse": {"label": label, "logits": WeightedTerm(logits.mean_squared_error, 0.7, "all")},
     "pkd": {"label": label, "soft": soft(), "patient": PATIENT},
     "tinybert": TINYBERT,
     "minilm": {"label": label, "soft": soft(), "at": MINILM["attention"], "values": MINILM["values"]},
@@ -228,7 +230,7 @@ def test_regression_learns_numbers_and_the_teachers_number(family):
 
 def test_what_a_row_learns_from_the_teacher_is_torchs_divergence_of_that_row():
     tau = 5.0
-    module, b = distiller({"soft": Weighted(soft(tau).term, 1.0, "all")}), batch()
+    module, b = distiller({"soft": WeightedTerm(soft(tau).term, 1.0, "all")}), batch()
     rows = []
     for row in range(ROWS):
         one = b.take(torch.tensor([row]))
@@ -262,7 +264,7 @@ def test_rows_with_hidden_labels_learn_from_the_teacher_alone(regression):
     module = distiller(KNOWLEDGE["response"], outputs=outputs)
     b = batch(regression, hidden=(1, 4))
     known = torch.tensor([0, 2, 3, 5])
-    labels = distiller({"label": Weighted(logits.label_loss, 0.3)}, outputs=outputs)
+    labels = distiller({"label": WeightedTerm(logits.label_loss, 0.3)}, outputs=outputs)
     teacher = distiller({"soft": soft()}, outputs=outputs)
     wanted = labels.loss(b.take(known)) + teacher.loss(b)  # the label's mean is over four rows, the teacher's over six
     torch.testing.assert_close(module.loss(b).detach(), wanted.detach(), rtol=1e-5, atol=1e-6)
@@ -342,7 +344,7 @@ def test_an_idle_rank_asks_nothing_and_still_touches_all_parameters():
 
 
 def test_terms_count_from_since_to_before_until():
-    given = {"hidden": Weighted(hidden_states.hidden_mse, 0.8, "all", until=0.5), "soft": soft(since=0.5)}
+    given = {"hidden": WeightedTerm(hidden_states.hidden_mse, 0.8, "all", until=0.5), "soft": soft(since=0.5)}
     b = batch()
     for step in (0, 4, 5, 9):
         module = at(distiller(given), step)
@@ -353,7 +355,7 @@ def test_terms_count_from_since_to_before_until():
 
 
 def test_a_step_without_teacher_terms_asks_no_teacher():
-    given = {"label": Weighted(logits.label_loss, 1.0, "labelled", until=0.5), "soft": soft(since=0.5)}
+    given = {"label": WeightedTerm(logits.label_loss, 1.0, "labelled", until=0.5), "soft": soft(since=0.5)}
     module, b = distiller(given), batch()
     at(module, 0).loss(b)
     totals = module.ledger.totals()
@@ -366,9 +368,9 @@ def test_a_step_without_teacher_terms_asks_no_teacher():
 @pytest.mark.parametrize("total", [8, 10, 23, 100, 600, 601, 23 * 211])
 def test_the_schedule_begins_anew_at_the_very_step_at_which_the_terms_change(total):
     share = 0.87
-    given = {"hidden": Weighted(hidden_states.hidden_mse, 1.0, "all", until=share), "soft": soft(since=share)}
+    given = {"hidden": WeightedTerm(hidden_states.hidden_mse, 1.0, "all", until=share), "soft": soft(since=share)}
     module = distiller(given)
-    module.total_steps, module.optim = total, Optim(lr=1.0, warmup=0.0, restarts=(share,))
+    module.total_steps, module.optim = total, OptimizerSettings(lr=1.0, warmup=0.0, restarts=(share,))
     changed = next(step for step in range(total) if "soft" in at(module, step).trained_by)
     rates = [module.optim.factor(step, total) for step in range(total)]
     again = next(step for step in range(1, total) if rates[step] > rates[step - 1])
@@ -377,13 +379,13 @@ def test_the_schedule_begins_anew_at_the_very_step_at_which_the_terms_change(tot
 
 def test_a_training_too_short_for_a_phase_still_has_a_schedule():
     for share in (0.01, 0.5, 0.87, 0.99):
-        optim = Optim(lr=1.0, restarts=(share,))
+        optim = OptimizerSettings(lr=1.0, restarts=(share,))
         for total in range(1, 12):
             assert all(0 <= optim.factor(step, total) <= 1 for step in range(total + 1)), (share, total)
 
 
 def test_every_phase_of_the_schedule_warms_up_and_decays_to_zero():
-    optim = Optim(lr=1.0, warmup=0.1, restarts=(0.6,))
+    optim = OptimizerSettings(lr=1.0, warmup=0.1, restarts=(0.6,))
     rates = [optim.factor(step, 100) for step in range(101)]
     assert rates[0] == pytest.approx(1 / 6) and rates[5] == 1.0 and rates[59] < 0.02  # 60 steps, 6 of warm-up
     assert rates[60] == pytest.approx(1 / 4) and rates[63] == 1.0 and rates[100] == 0.0  # 40 steps, 4 of warm-up
@@ -458,8 +460,10 @@ def test_a_teacher_that_numbers_the_classes_otherwise_teaches_the_same():
                 p.copy_(p[permutation].clone())
         student = Encoder(classifier(layers=STUDENT, outputs=3, seed=1))
         teacher = Teacher("teacher", Encoder(model), order=order)
-        given = {**KNOWLEDGE["response"], "logits": Weighted(logits.mean_squared_error, 0.7, "all")}
-        losses[name] = float(Distiller(student, given, Optim(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
+        given = {**KNOWLEDGE["response"], "logits": WeightedTerm(logits.mean_squared_error, 0.7, "all")}
+        losses[name] = float(
+            Distiller(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval().loss(b).detach()
+        )
     assert losses["reversed"] == pytest.approx(losses["as the data"], rel=1e-6)
     assert losses["reversed, taken by number"] != pytest.approx(losses["as the data"], rel=1e-2)  # the trap is real
 
@@ -473,11 +477,11 @@ def test_the_teacher_is_no_part_of_the_module():
 # ---- the published parts, as their files compose
 
 
-def composed(knowledge: str, *more: str) -> dict[str, Weighted]:
-    from kdlab.stages.registry import bench_of
+def composed(knowledge: str, *more: str) -> dict[str, WeightedTerm]:
+    from kdlab.stages.registry import stage_of
 
     own = ["+exp=adads_finetune", f"knowledge={knowledge}", *more]
-    return bench_of(checked(composition(own)[0]), lambda line: None).terms()
+    return stage_of(checked(composition(own)[0]), lambda line: None).terms()
 
 
 @pytest.mark.parametrize("lambda_", [0.5, 0.2])
@@ -499,6 +503,6 @@ def test_attention_is_refused_where_the_numbers_of_heads_differ():
     config.num_attention_heads, config.num_labels = 2, CLASSES
     student = Encoder(transformers.BertForSequenceClassification(config))
     teacher = Teacher("teacher", Encoder(classifier()))
-    module = Distiller(student, TINYBERT, Optim(lr=1e-3), 10, [teacher]).eval()
+    module = Distiller(student, TINYBERT, OptimizerSettings(lr=1e-3), 10, [teacher]).eval()
     with pytest.raises(UserError, match="heads"):
         module.loss(batch())

@@ -16,8 +16,8 @@ from kdlab.models import attention_capture, loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.fit import fit
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher, held_in
 from kdlab.types import Batch
@@ -165,8 +165,8 @@ class Rows:
 def test_a_training_holds_its_teacher_and_never_what_it_trains(precision):
     student = Encoder(loading.student_from(model("bert", TASK), [0, 1]).train())
     who, ledger = teacher("bert", TASK), Ledger(8, True)
-    terms = {"label": Weighted(label_loss, 0.5), "soft": Weighted(soft_loss, 0.5)}
-    module = Distiller(student, terms, Optim(lr=1e-3), 2, [who], ledger)
+    terms = {"label": WeightedTerm(label_loss, 0.5), "soft": WeightedTerm(soft_loss, 0.5)}
+    module = Distiller(student, terms, OptimizerSettings(lr=1e-3), 2, [who], ledger)
     before = [p.clone() for p in student.parameters()]
     fit(module, Rows(), 2, "test", accelerator="cpu", precision=precision)
     assert who.encoder.held == (torch.bfloat16 if precision == HALF else None)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from kdlab.callbacks import select
-from kdlab.config.groups import Select
+from kdlab.config.groups import SelectConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
 from kdlab.models import attention_capture, loading
 from kdlab.models.encoder import Encoder
-from kdlab.modules.scoring_pass import Memory, first_layers
+from kdlab.modules.scoring_pass import ScoreMemory, first_layers
 from kdlab.stages import components
 from kdlab.types import Evidence, Outputs
 from tests.unit.models.test_packing import model, texts
@@ -66,7 +66,7 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
     module = SimpleNamespace(progress=0.0, metered=lambda part: still(), quiet=still, evidence=evidence)
     arm = strategies.Ensemble([strategies.random, strategies.entropy])
     chooser = SimpleNamespace(arm="both", chosen=arm)
-    chosen = select.Select(chooser, 0.5, look=lambda *given: Outputs(), memory=Memory(9, 9))  # pyright: ignore
+    chosen = select.Select(chooser, 0.5, look=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
     for seed in (1, 2):
         expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
         found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed))  # pyright: ignore
@@ -75,7 +75,7 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
 
 
 def test_scores_are_given_back_until_they_are_as_old_as_refresh():
-    memory = Memory(rows=6, refresh=2)
+    memory = ScoreMemory(rows=6, refresh=2)
     rows = torch.tensor([4, 1])
     assert memory.due(["a"], rows, 0).tolist() == [True, True]
     memory.store("a", rows, 0, torch.tensor([0.5, 0.25]))
@@ -85,14 +85,14 @@ def test_scores_are_given_back_until_they_are_as_old_as_refresh():
     assert memory.due(["a"], rows, 2).tolist() == [True, False]  # row 4 was looked at in epoch 0, row 1 in epoch 1
     assert memory.due(["a", "b"], rows, 1).tolist() == [True, True]  # by b never
 
-    again = Memory(rows=6, refresh=2)
+    again = ScoreMemory(rows=6, refresh=2)
     again.load_state_dict(memory.state_dict())
     assert again.due(["a"], rows, 2).tolist() == [True, False]
     assert again.recall("a", rows).tolist() == [0.5, 7.0]
 
 
 def test_half_of_the_layers_look_unless_it_is_said_how_many():
-    assert [components.exit_layer(Select(), depth) for depth in (1, 2, 3, 6)] == [1, 1, 2, 3]
-    assert components.exit_layer(Select(exit_layer=3), 3) == 3
+    assert [components.exit_layer(SelectConfig(), depth) for depth in (1, 2, 3, 6)] == [1, 1, 2, 3]
+    assert components.exit_layer(SelectConfig(exit_layer=3), 3) == 3
     with pytest.raises(UserError, match="the student has 3 layers"):
-        components.exit_layer(Select(exit_layer=4), 3)
+        components.exit_layer(SelectConfig(exit_layer=4), 3)

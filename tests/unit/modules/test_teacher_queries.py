@@ -16,17 +16,17 @@ from kdlab.methods.knowledge.joint import FeatureAlignment
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.specs import weights_of
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Plan
 from tests.unit.modules.test_distiller_tasks import CLASSES, ROWS, STUDENT, batch, classifier, kl
 
-SOFT = Weighted(functools.partial(terms.soft_loss, temperature=2.0), 0.7, "all")
-LABEL = Weighted(terms.label_loss, 0.3)
-PATIENT = Weighted(functools.partial(hidden_states.patient, layers="skip"), 0.5, "all")
+SOFT = WeightedTerm(functools.partial(terms.soft_loss, temperature=2.0), 0.7, "all")
+LABEL = WeightedTerm(terms.label_loss, 0.3)
+PATIENT = WeightedTerm(functools.partial(hidden_states.patient, layers="skip"), 0.5, "all")
 
 
 def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 32, labels_on: str = "selected"):
@@ -37,7 +37,7 @@ def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 
         model = classifier("bert", layers, CLASSES if known is None else len(known), seed=0 if same else 5 + i)
         teachers.append(Teacher(f"t{i}", Encoder(model), ledger.ask, classes=known))
     student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1, width=width))
-    return Distiller(student, given, Optim(lr=1e-3), 10, teachers, ledger, labels_on=labels_on).eval()
+    return Distiller(student, given, OptimizerSettings(lr=1e-3), 10, teachers, ledger, labels_on=labels_on).eval()
 
 
 def logits(module: Distiller, b) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -99,7 +99,7 @@ def test_soft_weighs_both_losses_row_by_row():
 
 
 def test_the_ensemble_teaches_the_mean_of_the_probabilities():
-    module, b = lab({"soft": Weighted(terms.soft_loss, 1.0, "all")}), batch()
+    module, b = lab({"soft": WeightedTerm(terms.soft_loss, 1.0, "all")}), batch()
     loss = module.loss(b, plan=Plan(adopt=adoption.ensemble))
     s, t = logits(module, b)
     p = (t[0].softmax(-1) + t[1].softmax(-1)) / 2
@@ -166,7 +166,7 @@ def test_uhc_compares_each_specialist_with_the_student_over_its_own_classes():
 
 @pytest.mark.parametrize("rule", [adoption.least_uncertain, adoption.by_certainty])
 def test_muki_makes_one_answer_over_all_classes(rule):
-    module, b = lab({"soft": Weighted(terms.soft_loss, 1.0, "all")}, PARTS), batch()
+    module, b = lab({"soft": WeightedTerm(terms.soft_loss, 1.0, "all")}, PARTS), batch()
     loss = module.loss(b, plan=Plan(adopt=rule))
     s, t = logits(module, b)
     doubt = torch.stack([uncertainty(x) for x in t], 1)
@@ -179,7 +179,7 @@ def test_muki_makes_one_answer_over_all_classes(rule):
 
 
 def test_terms_that_read_all_teachers_are_trained_with_the_student():
-    module, b = lab({"soft": SOFT, "align": Weighted(FeatureAlignment(), 0.5, "all")}, PARTS), batch()
+    module, b = lab({"soft": SOFT, "align": WeightedTerm(FeatureAlignment(), 0.5, "all")}, PARTS), batch()
     trained = {name for name, _ in module.named_parameters() if not name.startswith("student")}
     assert trained and all("term align" in name for name in trained)
     module.loss(b, plan=Plan(adopt=adoption.every)).backward()
@@ -187,7 +187,7 @@ def test_terms_that_read_all_teachers_are_trained_with_the_student():
 
 
 def test_all_are_asked_about_every_row_where_a_term_reads_all_at_once():
-    given = {"soft": SOFT, "align": Weighted(FeatureAlignment(), 0.5, "all")}
+    given = {"soft": SOFT, "align": WeightedTerm(FeatureAlignment(), 0.5, "all")}
     module, b = lab(given), batch()
 
     def extremes(own, theirs, count):
@@ -248,7 +248,7 @@ def test_a_rule_that_gives_something_else_is_refused_in_one_line():
         module.loss(b, plan=Plan(weigh=lambda seen, terms: torch.ones(7)))
     regression = classifier("bert", 2, 1)
     student = Encoder(classifier("bert", 2, 1, seed=1))
-    one = Distiller(student, {"soft": SOFT}, Optim(lr=1e-3), 10, [Teacher("t", Encoder(regression))] * 2)
+    one = Distiller(student, {"soft": SOFT}, OptimizerSettings(lr=1e-3), 10, [Teacher("t", Encoder(regression))] * 2)
     with pytest.raises(UserError, match="never uncertain"):
         one.loss(batch(regression=True), plan=Plan(adopt=adoption.hard))
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from datasets.utils import tqdm as datasets_bars
 
-from kdlab.data.augmentation.tinybert import Recipe, augmented
+from kdlab.data.augmentation.tinybert import AugmentationRecipe, augmented
 from kdlab.data.tasks.registry import TaskShape
-from kdlab.data.tasks.rows import Row, TaskData
+from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.data.text.sources import TextFolder
 from kdlab.models.encoder import Encoder
 from kdlab.models.loading import load_masked_lm
@@ -22,8 +22,8 @@ from kdlab.modules import evaluation as scoring
 from kdlab.modules.row_pool import look
 from kdlab.report import build
 from kdlab.runtime import progress
-from kdlab.runtime.progress import Told, adopt, over
-from kdlab.storage.artifacts import Store, main
+from kdlab.runtime.progress import ProgressBar, adopt, over
+from kdlab.storage.artifacts import ArtifactStore, main
 from kdlab.types import Batch
 from tests.conftest import made_text, tiny_tokenizer
 from tests.support.made_runs import made_run
@@ -60,7 +60,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_line_a_minute_with_the_time_left(clock, capsys):
-    with Told("evaluating", 400, "batches") as told:
+    with ProgressBar("evaluating", 400, "batches") as told:
         for done in range(1, 101):
             clock.now += 3
             told.to(done, lambda: "loss 0.5")
@@ -74,7 +74,7 @@ def test_a_line_a_minute_with_the_time_left(clock, capsys):
 
 
 def test_what_was_done_before_takes_no_time(clock, capsys):
-    told = Told("training", 300, "steps", 200)
+    told = ProgressBar("training", 300, "steps", 200)
     clock.now += 99
     told.to(250)
     assert capsys.readouterr().err == "  training: 250/300 steps, about 99 s left\n"
@@ -87,7 +87,7 @@ def test_a_short_step_tells_nothing(clock, capsys):
 
 
 def test_a_total_that_nobody_knows_or_that_was_a_guess(clock, capsys):
-    for told, done in ((Told("reading", None, "rows"), 7), (Told("tokenising", 5, "characters"), 7_000)):
+    for told, done in ((ProgressBar("reading", None, "rows"), 7), (ProgressBar("tokenising", 5, "characters"), 7_000)):
         clock.now += 90  # both have begun
         told.to(done)
     assert capsys.readouterr().err == "  reading: 7 rows, 90 s so far\n  tokenising: 7,000 characters, 3 min so far\n"
@@ -104,7 +104,7 @@ def test_other_ranks_are_silent(name, hurried, monkeypatch, capsys):
 
 def test_a_terminal_has_a_bar_with_the_time_left(clock, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with Told("training", 10, "steps") as told:
+    with ProgressBar("training", 10, "steps") as told:
         told.to(1)
         assert terminal.getvalue() == ""  # it may be over at once
         clock.now += 2
@@ -137,7 +137,7 @@ def test_downloads_of_libraries_tell_in_lines(bars, clock, monkeypatch, capsys):
 
 def rows(count: int) -> TaskData:
     texts = [" ".join(text.split()[:4]) for text in made_text(count)]
-    return TaskData(TaskShape(1, ("no", "yes"), ("accuracy",)), {"train": [Row((t,), 0) for t in texts]})
+    return TaskData(TaskShape(1, ("no", "yes"), ("accuracy",)), {"train": [LabelledRow((t,), 0) for t in texts]})
 
 
 def batches() -> list[Batch]:
@@ -148,7 +148,15 @@ def batches() -> list[Batch]:
 
 def augmentation(folder: Path, teacher: Path) -> None:
     model = load_masked_lm(teacher)
-    augmented(rows(4), model, tiny_tokenizer(), Recipe(max_length=32), None, Store(folder, str), {"model": "tiny"})
+    augmented(
+        rows(4),
+        model,
+        tiny_tokenizer(),
+        AugmentationRecipe(max_length=32),
+        None,
+        ArtifactStore(folder, str),
+        {"model": "tiny"},
+    )
 
 
 def runs(folder: Path, teacher: Path) -> None:
@@ -156,7 +164,7 @@ def runs(folder: Path, teacher: Path) -> None:
 
 
 def artifacts(folder: Path, teacher: Path) -> None:
-    Store(folder / "store", str).get("text", {"a": 1}, lambda out: (out / "x").write_text("x"), "x")
+    ArtifactStore(folder / "store", str).get("text", {"a": 1}, lambda out: (out / "x").write_text("x"), "x")
     assert main(["verify", "--root", str(folder / "store")]) == 0
 
 

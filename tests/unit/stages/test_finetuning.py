@@ -22,8 +22,8 @@ from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.run import composition
-from kdlab.stages.finetuning import TaskBench
-from kdlab.stages.registry import bench_of
+from kdlab.stages.finetuning import FinetuneStage
+from kdlab.stages.registry import stage_of
 from kdlab.types import IGNORE
 from tests.conftest import tiny_config, tiny_tokenizer, write_task
 from tests.support.runs import tiny_task
@@ -56,10 +56,10 @@ def composed(overrides: list[str]) -> DictConfig:
 def bench(tmp_path, teacher_folder, task_folder):
     """Makes the bench of a tiny run; all benches of one test share an artifact store."""
 
-    def make(*more: str, teacher: Path = teacher_folder, rows: Path = task_folder) -> TaskBench:
+    def make(*more: str, teacher: Path = teacher_folder, rows: Path = task_folder) -> FinetuneStage:
         given = tiny_task(teacher, rows, f"artifacts={tmp_path / 'artifacts'}", *QUICK, *more)
-        made = bench_of(checked(composed(given)), said.append)
-        assert isinstance(made, TaskBench)
+        made = stage_of(checked(composed(given)), said.append)
+        assert isinstance(made, FinetuneStage)
         return made
 
     said: list[str] = []

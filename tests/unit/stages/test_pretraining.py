@@ -11,8 +11,8 @@ import transformers
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models import loading
-from kdlab.stages.pretraining import TextBench
-from kdlab.stages.registry import bench_of
+from kdlab.stages.pretraining import PretrainStage
+from kdlab.stages.registry import stage_of
 from tests.support.runs import tiny
 from tests.unit.stages.test_finetuning import composed
 
@@ -29,10 +29,10 @@ ASSISTANT = ["adopt=assistant", "adopt.assistant.max_steps=2", "adopt.assistant.
 def bench(tmp_path, teacher_folder, text_folder):
     """Makes the bench of a tiny run on text; all benches of one test share an artifact store."""
 
-    def make(*more: str, teacher: Path = teacher_folder) -> TextBench:
+    def make(*more: str, teacher: Path = teacher_folder) -> PretrainStage:
         given = tiny(teacher, text_folder, f"artifacts={tmp_path / 'artifacts'}", "select=random", *PREPARE, *more)
-        made = bench_of(checked(composed(given)), said.append)
-        assert isinstance(made, TextBench)
+        made = stage_of(checked(composed(given)), said.append)
+        assert isinstance(made, PretrainStage)
         return made
 
     said: list[str] = []

@@ -13,8 +13,8 @@ from sklearn.metrics import accuracy_score
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models import flops, loading
-from kdlab.stages.finetuning import TaskBench
-from kdlab.stages.registry import bench_of
+from kdlab.stages.finetuning import FinetuneStage
+from kdlab.stages.registry import stage_of
 from tests.conftest import write_task, write_teacher
 from tests.support.runs import tiny_task
 from tests.unit.stages.test_finetuning import OWN, QUICK, composed, write_classifier
@@ -30,12 +30,12 @@ SMALL = "+teachers.others.small.layers=2"
 def bench(tmp_path, teacher_folder, task_folder):
     """Makes the bench of a tiny run; all benches of one test share an artifact store."""
 
-    def make(*more: str, teacher: Path = teacher_folder, rows: Path = task_folder) -> TaskBench:
+    def make(*more: str, teacher: Path = teacher_folder, rows: Path = task_folder) -> FinetuneStage:
         given = tiny_task(teacher, rows, f"artifacts={tmp_path / 'artifacts'}", *QUICK, "select=random", *more)
-        made = bench_of(
+        made = stage_of(
             checked(composed([o.lstrip("+") if not o.startswith("+exp") else o for o in given])), said.append
         )
-        assert isinstance(made, TaskBench)
+        assert isinstance(made, FinetuneStage)
         return made
 
     said: list[str] = []
@@ -55,7 +55,7 @@ def four(tmp_path_factory) -> Path:
     return folder
 
 
-def depths(made: TaskBench) -> dict[str, int]:
+def depths(made: FinetuneStage) -> dict[str, int]:
     return {t.name: t.encoder.model.config.num_hidden_layers for t in made.teachers(None)}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from kdlab import __version__
 from kdlab.errors import UserError
-from kdlab.storage.artifacts import Store, key_of, main
+from kdlab.storage.artifacts import ArtifactStore, key_of, main
 from kdlab.storage.files import locked
 
 PARTS = {"teacher": "minilm", "steps": 300, "lr": 5e-4}
@@ -32,9 +32,9 @@ def listing(root: Path) -> list[str]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> ArtifactStore:
     said: list[str] = []
-    made = Store(tmp_path / "artifacts", said.append)
+    made = ArtifactStore(tmp_path / "artifacts", said.append)
     made.said = said  # type: ignore[attr-defined]
     return made
 
@@ -49,7 +49,7 @@ def test_the_key_hashes_canonical_json() -> None:
         key_of({"a": Path("x")})
 
 
-def test_made_once_and_found_again(store: Store) -> None:
+def test_made_once_and_found_again(store: ArtifactStore) -> None:
     assert store.find("teacher", PARTS) is None
     path = store.get("teacher", PARTS, build, "the demo teacher")
     assert path == store.root / "teacher" / key_of(PARTS)
@@ -62,7 +62,7 @@ def test_made_once_and_found_again(store: Store) -> None:
     assert listing(store.root) == ["CACHEDIR.TAG", *files]
 
 
-def test_the_manifest_says_what_made_it(store: Store) -> None:
+def test_the_manifest_says_what_made_it(store: ArtifactStore) -> None:
     path = store.get("teacher", PARTS, build, "the demo teacher")
     manifest = json.loads((path / "manifest.json").read_text())
     data = bytes(range(256)) * 40
@@ -96,7 +96,7 @@ def flip(path: Path) -> None:
         (lambda path: (path / "manifest.json").unlink(), "manifest.json"),
     ],
 )
-def test_damage_is_named_in_one_line_and_mended(store: Store, damage: object, file: str) -> None:
+def test_damage_is_named_in_one_line_and_mended(store: ArtifactStore, damage: object, file: str) -> None:
     path = store.get("teacher", PARTS, build)
     damage(path)  # type: ignore[operator]
     assert store.find("teacher", PARTS) is None
@@ -111,7 +111,7 @@ def test_damage_is_named_in_one_line_and_mended(store: Store, damage: object, fi
     assert (path / "data" / "rows.bin").read_bytes() == bytes(range(256)) * 40
 
 
-def test_the_checksum_is_in_the_line(store: Store) -> None:
+def test_the_checksum_is_in_the_line(store: ArtifactStore) -> None:
     path = store.get("teacher", PARTS, build)
     flip(path / "data" / "rows.bin")
     store.find("teacher", PARTS)
@@ -119,7 +119,7 @@ def test_the_checksum_is_in_the_line(store: Store) -> None:
     assert hashlib.sha256(bytes(range(256)) * 40).hexdigest() in store.said[-1]
 
 
-def test_flipped_bytes_of_the_manifest_are_seen(store: Store) -> None:
+def test_flipped_bytes_of_the_manifest_are_seen(store: ArtifactStore) -> None:
     path = store.get("teacher", PARTS, build) / "manifest.json"
     whole = path.read_bytes()
     value = json.loads(whole)
@@ -134,14 +134,14 @@ def test_flipped_bytes_of_the_manifest_are_seen(store: Store) -> None:
     assert store.find("teacher", PARTS) is not None
 
 
-def test_files_added_by_readers_do_no_harm(store: Store) -> None:
+def test_files_added_by_readers_do_no_harm(store: ArtifactStore) -> None:
     path = store.get("teacher", PARTS, build)
     (path / "cache-1234.arrow").write_text("datasets writes such beside what it reads")
     assert store.find("teacher", PARTS) == path
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), FileNotFoundError(2, "your corpus")])
-def test_a_failing_build_leaves_nothing_and_its_error_goes_on(store: Store, error: BaseException) -> None:
+def test_a_failing_build_leaves_nothing_and_its_error_goes_on(store: ArtifactStore, error: BaseException) -> None:
     def fail(folder: Path) -> None:
         build(folder)
         raise error
@@ -153,7 +153,7 @@ def test_a_failing_build_leaves_nothing_and_its_error_goes_on(store: Store, erro
     assert os.listdir(store.root / "teacher") == []
 
 
-def test_builders_must_write_plain_files(store: Store) -> None:
+def test_builders_must_write_plain_files(store: ArtifactStore) -> None:
     with pytest.raises(ValueError, match="no file"):
         store.get("teacher", PARTS, lambda folder: None)
     with pytest.raises(ValueError, match="plain files.*link"):
@@ -162,13 +162,13 @@ def test_builders_must_write_plain_files(store: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "..", "a/b", "/abs", "Upper", ".hidden"])
-def test_a_kind_is_a_plain_name(store: Store, kind: str) -> None:
+def test_a_kind_is_a_plain_name(store: ArtifactStore, kind: str) -> None:
     with pytest.raises(ValueError, match="plain lower-case name"):
         store.get(kind, PARTS, build)
     assert not store.root.exists()
 
 
-def test_artifacts_may_be_made_of_artifacts(store: Store) -> None:
+def test_artifacts_may_be_made_of_artifacts(store: ArtifactStore) -> None:
     def student(folder: Path) -> None:
         teacher = store.get("teacher", PARTS, build)
         (folder / "student").write_bytes((teacher / "config.json").read_bytes())
@@ -179,10 +179,10 @@ def test_artifacts_may_be_made_of_artifacts(store: Store) -> None:
 def test_a_file_in_place_of_the_store_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="a file stands where a folder should be"):
-        Store(tmp_path / "file").get("teacher", PARTS, build)
+        ArtifactStore(tmp_path / "file").get("teacher", PARTS, build)
 
 
-def test_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
     root = ["--root", str(store.root)]
     good = store.get("teacher", PARTS, build, "the demo teacher")
     bad = store.get("corpus", {"n": 1}, build, "a corpus")
@@ -227,7 +227,7 @@ def test_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 artifacts checked, 0 damaged" in capsys.readouterr().out
 
 
-def test_reading_an_artifact_keeps_it_from_being_old(store: Store) -> None:
+def test_reading_an_artifact_keeps_it_from_being_old(store: ArtifactStore) -> None:
     path = store.get("teacher", PARTS, build)
     os.utime(path / "manifest.json", (0, 0))
     store.get("teacher", PARTS, build)
@@ -235,7 +235,7 @@ def test_reading_an_artifact_keeps_it_from_being_old(store: Store) -> None:
     assert path.exists()
 
 
-def test_a_new_one_says_what_its_making_took(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_one_says_what_its_making_took(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
     def train(folder: Path) -> None:
         (folder / "cost.json").write_text('{"steps": 3, "queries": 17, "flops": 4500000000000, "seconds": 1.0}')
         time.sleep(0.25)
@@ -249,7 +249,7 @@ def test_a_new_one_says_what_its_making_took(store: Store, capsys: pytest.Captur
 
 
 def test_list_and_prune_know_which_runs_used_what(
-    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: ArtifactStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = store.get("corpus", {"n": 1}, build, "a corpus")
     other = store.get("corpus", {"n": 2}, build, "another corpus")
@@ -275,13 +275,13 @@ def test_list_and_prune_know_which_runs_used_what(
     assert main(["prune", "--unused", "--root", str(store.root), "--runs", str(tmp_path / "nowhere")]) == 2
 
 
-def test_prune_by_kind(store: Store) -> None:
+def test_prune_by_kind(store: ArtifactStore) -> None:
     teacher, corpus = store.get("teacher", PARTS, build), store.get("corpus", PARTS, build)
     assert main(["prune", "--delete", "--kind", "corpus", "--root", str(store.root)]) == 0
     assert (teacher.exists(), corpus.exists()) == (True, False)
 
 
-def test_prune_leaves_alone_what_another_process_uses(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_leaves_alone_what_another_process_uses(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
     path = store.get("teacher", PARTS, build)
     code = (
         "import sys, pathlib; from kdlab.storage.artifacts import Store; import json\n"
@@ -300,7 +300,7 @@ def test_prune_leaves_alone_what_another_process_uses(store: Store, capsys: pyte
     assert not path.exists()
 
 
-def test_a_manifest_cannot_name_files_elsewhere(store: Store, tmp_path: Path) -> None:
+def test_a_manifest_cannot_name_files_elsewhere(store: ArtifactStore, tmp_path: Path) -> None:
     path = store.get("teacher", PARTS, build)
     manifest = json.loads((path / "manifest.json").read_text())
     (tmp_path / "secret").write_bytes(b"{}")
@@ -315,7 +315,7 @@ def test_a_manifest_cannot_name_files_elsewhere(store: Store, tmp_path: Path) ->
         assert f"names {name!r}, which is no file of the artifact" in store.said[-1]  # type: ignore[attr-defined]
 
 
-def test_a_file_behind_a_link_is_none_of_the_artifact(store: Store, tmp_path: Path) -> None:
+def test_a_file_behind_a_link_is_none_of_the_artifact(store: ArtifactStore, tmp_path: Path) -> None:
     path = store.get("teacher", PARTS, build)
     (path / "data").rename(tmp_path / "moved")
     (path / "data").symlink_to(tmp_path / "moved")
@@ -323,7 +323,7 @@ def test_a_file_behind_a_link_is_none_of_the_artifact(store: Store, tmp_path: Pa
     assert "data/rows.bin is missing" in store.said[-1]  # type: ignore[attr-defined]
 
 
-def test_prune_leaves_alone_what_is_being_made(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_leaves_alone_what_is_being_made(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
     store.get("teacher", PARTS, build)
     temporary = store.root / "teacher" / ".0123456789abcdef.tmp"
     temporary.mkdir()
@@ -352,7 +352,7 @@ def test_commands_refuse_what_is_no_store(
     assert (tmp_path / "artifacts" / "cache" / "0123456789abcdef").exists()
 
 
-def test_the_module_is_a_command(store: Store) -> None:
+def test_the_module_is_a_command(store: ArtifactStore) -> None:
     store.get("teacher", PARTS, build)
     done = subprocess.run(
         [sys.executable, "-m", "kdlab.artifacts", "verify", "--root", str(store.root)], capture_output=True, text=True

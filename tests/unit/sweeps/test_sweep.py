@@ -25,7 +25,7 @@ from kdlab.run import composition, plain
 from kdlab.runs import process
 from kdlab.runtime.progress import readable_time
 from kdlab.sweeps import display, expansion, job_logs, scheduler, sweep, validation
-from kdlab.sweeps.expansion import Expansion, Job
+from kdlab.sweeps.expansion import Expansion, SweepJob
 from kdlab.sweeps.job_status import Tally
 from kdlab.sweeps.launchers import local
 from tests.support.runs import tiny_task
@@ -55,20 +55,20 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     return given
 
 
-def made(folder: Path, *lines: str, devices: int = 1, accelerator: str = "auto") -> list[Job]:
+def made(folder: Path, *lines: str, devices: int = 1, accelerator: str = "auto") -> list[SweepJob]:
     config = Config()
     config = dataclasses.replace(
         config, trainer=dataclasses.replace(config.trainer, devices=devices, accelerator=accelerator)
     )
-    return [Job(i, f"job={i}", folder / f"job={i}", (line,), config) for i, line in enumerate(lines)]
+    return [SweepJob(i, f"job={i}", folder / f"job={i}", (line,), config) for i, line in enumerate(lines)]
 
 
-def run(found: Sequence[Job], launcher: local.Local | None = None) -> tuple[Tally, int | None, str]:
+def run(found: Sequence[SweepJob], launcher: local.Local | None = None) -> tuple[Tally, int | None, str]:
     """Dispatch some jobs; what has become of them, the signal that stopped it, and what was said."""
     launcher = launcher or local.Local()
     launcher.prepare(found, "mine")
     tally, said = Tally(launcher.at_once), io.StringIO()
-    stopped = scheduler.dispatch(found, launcher, tally, display.Plain(tally, said))
+    stopped = scheduler.dispatch(found, launcher, tally, display.PlainDisplay(tally, said))
     return tally, stopped, said.getvalue()
 
 
@@ -326,7 +326,7 @@ def test_a_job_that_will_not_end_is_killed_when_its_time_is_up(tmp_path, shell, 
 def test_jobs_save_and_end_when_the_sweep_itself_fails(tmp_path, shell):
     found = made(tmp_path, "trap 'echo saved > $FOLDER.saved; exit 0' TERM; echo here; while :; do sleep 0.05; done")
 
-    class Gone(display.Plain):
+    class Gone(display.PlainDisplay):
         """What read the output is gone."""
 
         def tick(self):
@@ -428,7 +428,7 @@ def test_the_table_on_a_terminal_has_counts_times_last_lines_and_the_best(tmp_pa
     (found[0].folder / "result.json").write_text(RESULT % 0.75)
     found[1].log.write_text("first\n  training: step 20/300\n")
     stream = Terminal()
-    shown = display.board_of(tally, "mine-1234", stream)
+    shown = display.display_of(tally, "mine-1234", stream)
     tally.jobs[0].began = time.monotonic() - 30
     shown.changed(tally.finish(0))
     tally.jobs[1].state, tally.jobs[1].began = "running", time.monotonic() - 10
@@ -447,13 +447,13 @@ def test_the_table_on_a_terminal_has_counts_times_last_lines_and_the_best(tmp_pa
         "job=0",
     ):
         assert said in last
-    assert isinstance(display.board_of(tally, "x", io.StringIO()), display.Plain)
+    assert isinstance(display.display_of(tally, "x", io.StringIO()), display.PlainDisplay)
 
 
 def test_without_a_terminal_a_line_comes_once_a_minute(monkeypatch):
     tally, stream = Tally(), io.StringIO()
     tally.add(made(Path("x"), "true"))
-    shown = display.Plain(tally, stream)
+    shown = display.PlainDisplay(tally, stream)
     shown.tick()
     assert not stream.getvalue()
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)

@@ -6,17 +6,17 @@ import pytest
 
 from kdlab import faults
 from kdlab.testing import kills
-from kdlab.testing.child_process import Done
+from kdlab.testing.child_process import ChildResult
 from kdlab.testing.fault_points import Moment
-from kdlab.testing.kills import Case, Whole, killed
+from kdlab.testing.kills import KillCase, UndisturbedRun, killed
 
 
 @pytest.mark.parametrize(("code", "note"), [(1, "exit code 1: no such thing"), (0, "status differ")])
 def test_a_run_that_goes_wrong_without_being_killed_counts(tmp_path, monkeypatch, code, note):
-    monkeypatch.setattr(kills, "call", lambda *_, **__: Done(code, "no such thing"))
+    monkeypatch.setattr(kills, "call", lambda *_, **__: ChildResult(code, "no such thing"))
     monkeypatch.setattr(kills, "outcome", lambda folder: {"status": "failed"})
-    whole = Whole(tmp_path, [], {"status": "finished"})
-    found = killed(Case("it", (), prepared=False), whole, [Moment("training", 1, "start")], tmp_path / "killed")
+    whole = UndisturbedRun(tmp_path, [], {"status": "finished"})
+    found = killed(KillCase("it", (), prepared=False), whole, [Moment("training", 1, "start")], tmp_path / "killed")
     assert (found.tried, found.wrong) == (0, 1) and note in found.notes[0]
 
 

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import kdlab.data.augmentation.tinybert as augment
 from kdlab.data.augmentation.candidates import Candidates, Word, whole_words
-from kdlab.data.augmentation.tinybert import Recipe, augmented, copies
+from kdlab.data.augmentation.tinybert import AugmentationRecipe, augmented, copies
 from kdlab.data.augmentation.word_vectors import WordTable
 from kdlab.data.tasks.registry import TaskShape
-from kdlab.data.tasks.rows import Row, TaskData
+from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.errors import UserError
 from kdlab.models.loading import load_masked_lm, load_tokenizer
-from kdlab.storage.artifacts import MANIFEST, Store
+from kdlab.storage.artifacts import MANIFEST, ArtifactStore
 from tests.conftest import SYLLABLES, WORDS, made_text, tiny_tokenizer, write_teacher
 
 SINGLE = TaskShape(1, ("no", "yes"), ("accuracy",))
@@ -41,21 +41,24 @@ def model() -> transformers.PreTrainedModel:
     return transformers.BertForMaskedLM(config)
 
 
-def recipe_of(**settings) -> Recipe:
-    return Recipe(**{"max_length": 64, **settings})  # the tiny tokenizer's longest
+def recipe_of(**settings) -> AugmentationRecipe:
+    return AugmentationRecipe(**{"max_length": 64, **settings})  # the tiny tokenizer's longest
 
 
 def single_data(count: int, words: int = 8) -> TaskData:
     texts = [" ".join(text.split()[:words]) + "." for text in made_text(count)]
-    return TaskData(SINGLE, {"train": [Row((text,), i % 2) for i, text in enumerate(texts)], "dev": [Row(("ba",), 0)]})
+    return TaskData(
+        SINGLE,
+        {"train": [LabelledRow((text,), i % 2) for i, text in enumerate(texts)], "dev": [LabelledRow(("ba",), 0)]},
+    )
 
 
 def pair_data() -> TaskData:
     texts = [" ".join(text.split()[:6]) for text in made_text(8)]
-    return TaskData(PAIR, {"train": [Row((texts[2 * i], texts[2 * i + 1]), 1) for i in range(4)]})
+    return TaskData(PAIR, {"train": [LabelledRow((texts[2 * i], texts[2 * i + 1]), 1) for i in range(4)]})
 
 
-def augmenting(data: TaskData, model, store: Store, recipe: Recipe) -> TaskData:
+def augmenting(data: TaskData, model, store: ArtifactStore, recipe: AugmentationRecipe) -> TaskData:
     return augmented(data, model, tiny_tokenizer(), recipe, None, store, PARTS)
 
 
@@ -168,7 +171,7 @@ def test_words_of_other_tokenizers(pre_tokenizer, decoder) -> None:
 def test_the_replacement_rate_and_the_choice_of_candidates() -> None:
     text = " ".join(["bake"] * 50)
     words = [Word(5 * i, 5 * i + 4, ("one", "two", "three")) for i in range(50)]
-    made = list(copies(Row((text,), 1), [words], recipe_of(copies=200, replace=0.3)))
+    made = list(copies(LabelledRow((text,), 1), [words], recipe_of(copies=200, replace=0.3)))
     counts = {name: sum(row.texts[0].split().count(name) for row in made) for name in ("bake", "one", "two", "three")}
     assert len(made) == 200 and sum(counts.values()) == 200 * 50
     for name, chance in {"bake": 0.7, "one": 0.1, "two": 0.1, "three": 0.1}.items():  # four standard deviations
@@ -177,13 +180,13 @@ def test_the_replacement_rate_and_the_choice_of_candidates() -> None:
 
 def test_everything_around_the_words_stays() -> None:
     words = [Word(0, 4, ("X",)), Word(11, 15, ("Yy",))]
-    (made,) = copies(Row(('bake\tthe  "lomi" ', "seti"), 0.5), [words, []], recipe_of(copies=2, replace=1.0))
-    assert made == Row(('X\tthe  "Yy" ', "seti"), None)
+    (made,) = copies(LabelledRow(('bake\tthe  "lomi" ', "seti"), 0.5), [words, []], recipe_of(copies=2, replace=1.0))
+    assert made == LabelledRow(('X\tthe  "Yy" ', "seti"), None)
 
 
 def test_a_prefix_of_the_copies_and_other_seeds() -> None:
     words = [[Word(5 * i, 5 * i + 4, tuple(SYLLABLES)) for i in range(30)]]
-    row = Row((" ".join(WORDS[:30]),), 0)
+    row = LabelledRow((" ".join(WORDS[:30]),), 0)
     long, short, other = (
         list(copies(row, words, recipe)) for recipe in (recipe_of(), recipe_of(copies=7), recipe_of(seed=1))
     )
@@ -192,7 +195,7 @@ def test_a_prefix_of_the_copies_and_other_seeds() -> None:
 
 def test_copies_of_single_texts(model, tmp_path: Path) -> None:
     data = single_data(5, words=25)
-    made = augmenting(data, model, Store(tmp_path), recipe_of())
+    made = augmenting(data, model, ArtifactStore(tmp_path), recipe_of())
     train, given = made.splits["train"], data.splits["train"]
     assert train[:5] == given and made.splits["dev"] == data.splits["dev"] and made.shape == data.shape
     assert len(train) == 5 + 5 * 20 and len(data.splits["train"]) == 5
@@ -206,8 +209,8 @@ def test_copies_of_single_texts(model, tmp_path: Path) -> None:
 
 
 def test_copies_that_change_nothing_are_dropped(model, tmp_path: Path) -> None:
-    data = TaskData(SINGLE, {"train": [Row(("12 the .",), 0), Row(("bake",), 1)]})
-    made = augmenting(data, model, Store(tmp_path), recipe_of(candidates=3))
+    data = TaskData(SINGLE, {"train": [LabelledRow(("12 the .",), 0), LabelledRow(("bake",), 1)]})
+    made = augmenting(data, model, ArtifactStore(tmp_path), recipe_of(candidates=3))
     new = [row.texts[0] for row in made.splits["train"][2:]]
     assert 1 <= len(new) == len(set(new)) <= 3 and "bake" not in new
     assert made.notes[0].startswith(f"augmented: {len(new)} copies of 2 training rows (20 each, less {40 - len(new)} ")
@@ -215,7 +218,7 @@ def test_copies_that_change_nothing_are_dropped(model, tmp_path: Path) -> None:
 
 def test_pairs_change_one_text_in_each_copy(model, tmp_path: Path) -> None:
     data = pair_data()
-    train = augmenting(data, model, Store(tmp_path), recipe_of(copies=5, replace=0.9)).splits["train"]
+    train = augmenting(data, model, ArtifactStore(tmp_path), recipe_of(copies=5, replace=0.9)).splits["train"]
     assert train[:4] == data.splits["train"] and len(train) == 4 + 4 * 5
     for i, row in enumerate(train[4:]):
         first, second = data.splits["train"][i // 5].texts
@@ -224,12 +227,18 @@ def test_pairs_change_one_text_in_each_copy(model, tmp_path: Path) -> None:
 
 def test_neither_batches_nor_shards_matter(model, forwards, tmp_path: Path, monkeypatch) -> None:
     data = single_data(12, words=12)
-    data.splits["train"] += [Row(("bakelo seti",), 0), Row(("ba",), 1), Row(data.splits["train"][0].texts, 1)]
+    data.splits["train"] += [
+        LabelledRow(("bakelo seti",), 0),
+        LabelledRow(("ba",), 1),
+        LabelledRow(data.splits["train"][0].texts, 1),
+    ]
     made = []
     for number, (batch_size, shard) in enumerate([(64, 250), (1, 250), (7, 4)]):
         monkeypatch.setattr(augment, "SHARD", shard)
         forwards.clear()
-        made.append(augmenting(data, model, Store(tmp_path / str(number)), recipe_of(copies=6, batch_size=batch_size)))
+        made.append(
+            augmenting(data, model, ArtifactStore(tmp_path / str(number)), recipe_of(copies=6, batch_size=batch_size))
+        )
         assert max(forwards) == min(batch_size, sum(forwards))
     assert made[0].splits == made[1].splits == made[2].splits
 
@@ -237,9 +246,9 @@ def test_neither_batches_nor_shards_matter(model, forwards, tmp_path: Path, monk
 def test_a_killed_job_goes_on_and_a_second_run_only_reads(model, forwards, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(augment, "SHARD", 2)
     data, recipe = single_data(6), recipe_of(copies=3)
-    whole = augmenting(data, model, Store(tmp_path / "whole"), recipe)
+    whole = augmenting(data, model, ArtifactStore(tmp_path / "whole"), recipe)
     all_texts = sum(forwards)
-    store = Store(tmp_path / "killed", say=str)
+    store = ArtifactStore(tmp_path / "killed", say=str)
     of = Candidates.of
 
     def killed(self: Candidates, texts, told):
@@ -261,7 +270,7 @@ def test_a_killed_job_goes_on_and_a_second_run_only_reads(model, forwards, tmp_p
 
 
 def test_other_texts_candidates_and_models_are_made_anew(model, forwards, tmp_path: Path) -> None:
-    store, tokenizer = Store(tmp_path, say=str), tiny_tokenizer()
+    store, tokenizer = ArtifactStore(tmp_path, say=str), tiny_tokenizer()
     for data, recipe, parts in [
         (single_data(2), recipe_of(), PARTS),
         (single_data(3), recipe_of(), PARTS),
@@ -277,7 +286,7 @@ def test_other_texts_candidates_and_models_are_made_anew(model, forwards, tmp_pa
 
 def test_a_damaged_shard_is_named_and_made_again(model, forwards, tmp_path: Path) -> None:
     lines: list[str] = []
-    store = Store(tmp_path, say=lines.append)
+    store = ArtifactStore(tmp_path, say=lines.append)
     first = augmenting(single_data(3), model, store, recipe_of())
     (shard,) = (tmp_path / "augmented").glob("[0-9a-f]*")
     content = (shard / "candidates.jsonl").read_text()
@@ -304,13 +313,13 @@ def test_a_damaged_shard_is_named_and_made_again(model, forwards, tmp_path: Path
 )
 def test_recipes_out_of_range(settings: dict, wrong: str) -> None:
     with pytest.raises(UserError, match=f"augmentation: {wrong}; "):
-        Recipe(**settings)
+        AugmentationRecipe(**settings)
 
 
 @pytest.mark.parametrize("length", [2, 65])
 def test_a_length_the_tokenizer_cannot_have(model, tmp_path: Path, length: int) -> None:
     with pytest.raises(UserError, match=f"max_length={length}; a text has 2 special tokens, .* is 64"):
-        augmenting(single_data(2), model, Store(tmp_path), Recipe(max_length=length))
+        augmenting(single_data(2), model, ArtifactStore(tmp_path), AugmentationRecipe(max_length=length))
     assert not list(tmp_path.iterdir())
 
 

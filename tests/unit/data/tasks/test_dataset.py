@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import DistilBertTokenizer, RobertaTokenizer
 
-from kdlab.data.tasks.dataset import Rows, load, prepare, read_shape, read_stats
+from kdlab.data.tasks.dataset import TokenizedRows, load, prepare, read_shape, read_stats
 from kdlab.data.tasks.registry import TaskShape
-from kdlab.data.tasks.rows import Row, TaskData
+from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.errors import UserError
 from kdlab.types import IGNORE, Batch
 from tests.conftest import WORDS, tiny_tokenizer
@@ -39,12 +39,14 @@ def ids(count: int, start: int = 0) -> list[int]:
 
 def pair_data() -> TaskData:
     train = [
-        Row((words(3), words(2, 10)), 1),
-        Row((words(9), words(2, 10)), 0),
-        Row((words(2), words(9, 20)), 1),
-        Row(("", words(1)), 0),
+        LabelledRow((words(3), words(2, 10)), 1),
+        LabelledRow((words(9), words(2, 10)), 0),
+        LabelledRow((words(2), words(9, 20)), 1),
+        LabelledRow(("", words(1)), 0),
     ]
-    return TaskData(PAIRS, {"train": train, "dev": train[:1], "test": [Row(("[SEP] ba", "[MASK]"), None)]}, ["a note"])
+    return TaskData(
+        PAIRS, {"train": train, "dev": train[:1], "test": [LabelledRow(("[SEP] ba", "[MASK]"), None)]}, ["a note"]
+    )
 
 
 def test_pairs_by_hand(tmp_path: Path, tokenizer) -> None:
@@ -121,8 +123,10 @@ def test_batches_of_pairs(tmp_path: Path, tokenizer) -> None:
 
 
 def test_batches_of_single_texts_and_scores(tmp_path: Path, tokenizer) -> None:
-    train = [Row((words(2),), 3.25), Row((words(1),), -1.0)]
-    prepare(TaskData(SINGLE, {"train": train, "test": [Row((words(1),), None)]}), tokenizer, tmp_path, max_length=8)
+    train = [LabelledRow((words(2),), 3.25), LabelledRow((words(1),), -1.0)]
+    prepare(
+        TaskData(SINGLE, {"train": train, "test": [LabelledRow((words(1),), None)]}), tokenizer, tmp_path, max_length=8
+    )
     rows = load(tmp_path, "train")
     assert not rows.hidden
     batch = rows.collate(pad=0)([rows[0, 0], rows[0, 1]])
@@ -139,11 +143,11 @@ def test_batches_of_single_texts_and_scores(tmp_path: Path, tokenizer) -> None:
 
 def test_many_rows_keep_their_order_over_record_batches(tmp_path: Path, tokenizer, monkeypatch) -> None:
     monkeypatch.setattr("kdlab.data.tasks.dataset.RECORDS", 7)
-    train = [Row((words(1 + i % 5, i % 50),), i % 3) for i in range(100)]
+    train = [LabelledRow((words(1 + i % 5, i % 50),), i % 3) for i in range(100)]
     prepare(
         TaskData(TaskShape(1, ("a", "b", "c"), ("accuracy",)), {"train": train}), tokenizer, tmp_path, max_length=64
     )
-    rows: Rows = pickle.loads(pickle.dumps(load(tmp_path, "train")))
+    rows: TokenizedRows = pickle.loads(pickle.dumps(load(tmp_path, "train")))
     assert len(rows) == 100
     assert rows.labels.tolist() == [i % 3 for i in range(100)]
     assert rows[0, 93].ids.tolist() == [CLS, *ids(1 + 93 % 5, 43), SEP]
@@ -155,7 +159,7 @@ def test_many_rows_keep_their_order_over_record_batches(tmp_path: Path, tokenize
         (pair_data(), 4, "max_length 4; a row has 3 special tokens and 2 text"),
         (pair_data(), 65, "longest sequence is 64"),
         (TaskData(PAIRS, {"train": []}), 16, "the split train has no rows"),
-        (TaskData(PAIRS, {"train": [Row(("a",), 1)]}), 16, "a row of 1 text.s., the task 2"),
+        (TaskData(PAIRS, {"train": [LabelledRow(("a",), 1)]}), 16, "a row of 1 text.s., the task 2"),
     ],
 )
 def test_what_cannot_be_prepared(tmp_path: Path, tokenizer, data: TaskData, length: int, words_: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from kdlab.data.tasks.files import read_table
 from kdlab.data.tasks.registry import TASKS, TaskShape
-from kdlab.data.tasks.rows import Row
+from kdlab.data.tasks.rows import LabelledRow
 from kdlab.data.tasks.sources import TaskFolder, TaskHub, infer
 from kdlab.errors import UserError
 
@@ -86,7 +86,7 @@ def test_a_folder_with_labels_txt(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("no data")
     data = TaskFolder(str(tmp_path)).read()
     assert data.shape == TaskShape(2, ("entailment", "not_entailment"), ("accuracy",))
-    assert data.splits["dev"] == [Row(("dev a", "b"), 1), Row(("c", "d"), 0)]
+    assert data.splits["dev"] == [LabelledRow(("dev a", "b"), 1), LabelledRow(("c", "d"), 0)]
     assert list(data.splits) == ["train", "dev", "test"]
     official = TaskFolder(str(tmp_path), task=TASKS["rte"]).read()
     assert official.splits == data.splits
@@ -124,8 +124,8 @@ def test_official_numbers_and_names_without_labels_txt(tmp_path: Path) -> None:
     write(tmp_path / "test.tsv", ("index", "sentence"), [(0, "x"), (1, "y")])  # as GLUE hands it out
     data = TaskFolder(str(tmp_path), task=TASKS["sst2"]).read()
     assert [row.label for row in data.splits["train"]] == [0, 1, 1]
-    assert data.splits["dev"] == [Row(("d",), 1)]
-    assert data.splits["test"] == [Row(("x",), None), Row(("y",), None)]
+    assert data.splits["dev"] == [LabelledRow(("d",), 1)]
+    assert data.splits["test"] == [LabelledRow(("x",), None), LabelledRow(("y",), None)]
 
 
 def test_hub_files_with_shards_and_hidden_test_labels(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_hub_files_with_shards_and_hidden_test_labels(tmp_path: Path) -> None:
     write(tmp_path / "test-00000-of-00001.parquet", ("question1", "question2", "label"), [("a", "b", -1)])
     data = TaskFolder(str(tmp_path), task=TASKS["qqp"]).read()
     assert [row.texts[0] for row in data.splits["train"]] == ["0 0", "0 1", "1 0", "1 1"]
-    assert data.splits["test"] == [Row(("a", "b"), None)]
+    assert data.splits["test"] == [LabelledRow(("a", "b"), None)]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_a_hub_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     data = TaskHub(TASKS["mnli"]).read()
-    assert data.splits["train"] == [Row(("a", "c"), 2), Row(("b", "d"), 0)]
+    assert data.splits["train"] == [LabelledRow(("a", "c"), 2), LabelledRow(("b", "d"), 0)]
     assert [row.label for row in data.splits["test_mismatched"]] == [None, None]
     assert [split for *_, split in asked][:3] == ["train", "validation_matched", "validation_mismatched"]
     assert asked[0][:3] == ("nyu-mll/glue", "mnli", TASKS["mnli"].hub.revision)

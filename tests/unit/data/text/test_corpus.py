@@ -252,7 +252,7 @@ def test_tokens_are_the_rows_of_the_arrow_file_over_all_its_chunks(tmp_path):
         for row in rows:
             writer.write({"input_ids": np.array(row, dtype=np.int32)})
         writer.finalize()
-    found = corpus.Tokens(datasets.Dataset.from_file(str(tmp_path / "data.arrow")))
+    found = corpus.TokenizedText(datasets.Dataset.from_file(str(tmp_path / "data.arrow")))
     again = pickle.loads(pickle.dumps(found))
     assert len(found) == 25 and found.lengths.tolist() == [len(r) for r in rows]
     assert [found[i].tolist() for i in range(25)] == rows == [again[i].tolist() for i in range(25)]

@@ -11,13 +11,13 @@ from scipy import stats
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.weighing import fixed, looks, looks_of, random_hard, random_soft, uncertainty
 from kdlab.runtime.seeding import generator
-from kdlab.types import Situation
+from kdlab.types import WeighingContext
 
 TERMS = ["labels", "soft", "patient", "relation"]
 
 
 def situation(step=0, **more):
-    return Situation(rng=generator(0, step), **more)
+    return WeighingContext(rng=generator(0, step), **more)
 
 
 def draws(rule, steps, terms=TERMS, **more):

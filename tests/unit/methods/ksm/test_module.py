@@ -23,7 +23,7 @@ from kdlab.methods.ksm.actor_critic import (
 )
 from kdlab.methods.ksm.module import KSM
 from kdlab.runtime.seeding import generator
-from kdlab.types import Situation
+from kdlab.types import WeighingContext
 
 TERMS = ["labels", "soft", "patient"]
 
@@ -35,7 +35,7 @@ def make(**more):
 
 def situation(step, rows=5, widths=(4, 5), student=6):
     rng = generator("situation", step)
-    return Situation(
+    return WeighingContext(
         student=torch.randn(rows, student, generator=rng),
         teachers=tuple(torch.randn(rows, width, generator=rng) for width in widths),
         heed=torch.rand(rows, len(widths), generator=rng),
@@ -316,7 +316,7 @@ def play(ksm, phases, k=4, episode=100):
     def see(context, *key):
         rng = generator("seen", *key)
         states = centre[context] + 0.3 * torch.randn(4, 6, generator=rng)
-        return Situation(student=states, teachers=(states.flip(1),), heed=torch.ones(4, 1), rng=rng)
+        return WeighingContext(student=states, teachers=(states.flip(1),), heed=torch.ones(4, 1), rng=rng)
 
     ksm.learning = True
     for phase in range(phases):
@@ -443,7 +443,7 @@ def test_it_is_made_for_terms_and_widths():
     with pytest.raises(UserError, match="the knowledge is labels"):
         ksm(situation(0), ["labels"])
     with pytest.raises(UserError, match=r"\[CLS\]"):
-        ksm(Situation(), TERMS)
+        ksm(WeighingContext(), TERMS)
 
 
 @pytest.mark.parametrize(

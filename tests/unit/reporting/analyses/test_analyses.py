@@ -18,9 +18,9 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.methods.selection import strategies
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import Weighted
-from kdlab.modules.optimizer import Optim
-from kdlab.modules.row_pool import Pool, centre_distances, chosen, joined, keeps, look
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.row_pool import RowPool, centre_distances, chosen, joined, keeps, look
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.analyses.across_runs import ratio, temperature
 from kdlab.reporting.analyses.gradients import cosines
@@ -63,8 +63,8 @@ def batch_of(rows: np.ndarray) -> Batch:
     return Batch(some, 0, one, one, torch.from_numpy(Y[rows]), torch.ones(len(rows), dtype=torch.bool))
 
 
-def pool_of(sizes: tuple[int, ...] = (ROWS,)) -> Pool:
-    return Pool(torch.arange(ROWS), torch.from_numpy(Y), torch.from_numpy(Z), torch.from_numpy(H), sizes)
+def pool_of(sizes: tuple[int, ...] = (ROWS,)) -> RowPool:
+    return RowPool(torch.arange(ROWS), torch.from_numpy(Y), torch.from_numpy(Z), torch.from_numpy(H), sizes)
 
 
 # ---- gradients
@@ -119,7 +119,7 @@ def test_a_strategy_keeps_the_best_of_each_batch() -> None:
 
 def test_what_is_drawn_does_not_depend_on_which_rank_holds_a_batch() -> None:
     pool = pool_of((4, 4, 4))
-    parts = [Pool(*(getattr(pool, n)[s : s + 4] for n in ("rows", "labels", "logits", "features")), (4,)) for s in (0, 4, 8)]  # pyright: ignore  # fmt: skip
+    parts = [RowPool(*(getattr(pool, n)[s : s + 4] for n in ("rows", "labels", "logits", "features")), (4,)) for s in (0, 4, 8)]  # pyright: ignore  # fmt: skip
     dealt = joined([parts[1], parts[0], parts[2]])
     for arm in (strategies.random, strategies.cluster):
         whole, again = (set(p.rows[keeps(p, arm, 0.5, 3)].tolist()) for p in (pool, dealt))
@@ -184,7 +184,9 @@ def test_a_trace_comes_every_so_many_steps_and_leaves_the_training_as_it_is() ->
     def trained(*callbacks: pl.Callback) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         model = transformers.AutoModelForSequenceClassification.from_config(config)
-        module = Distiller(Encoder(model.train()), {"label": Weighted(label_loss, 1.0)}, Optim(lr=1e-2), 5)
+        module = Distiller(
+            Encoder(model.train()), {"label": WeightedTerm(label_loss, 1.0)}, OptimizerSettings(lr=1e-2), 5
+        )
         quiet = {
             "logger": False,
             "enable_checkpointing": False,
@@ -201,7 +203,9 @@ def test_a_trace_comes_every_so_many_steps_and_leaves_the_training_as_it_is() ->
 
     rows: list[dict] = []
     every = {"random": strategies.random, "entropy": strategies.entropy}
-    looked = selection_trace.Trace(2, lambda: [some(range(16)), some(range(16, 24))], every, 0.25, 5, 1, rows.append)
+    looked = selection_trace.SelectionTrace(
+        2, lambda: [some(range(16)), some(range(16, 24))], every, 0.25, 5, 1, rows.append
+    )
     before, after = trained(), trained(looked)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert [row["step"] for row in rows] == [step for step in (0, 2, 4, 5) for _ in range(3)]

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from kdlab.errors import UserError
-from kdlab.stages.finetuning import TaskBench
+from kdlab.stages.finetuning import FinetuneStage
 from tests.unit.stages.teachers.test_assistants import ASSISTANT
 from tests.unit.stages.test_several_teachers import bench as bench  # a fixture
 
@@ -22,7 +22,7 @@ pytestmark = [
 OTHER = "adopt.assistant.temperature=2.0"
 
 
-def distilled(made: TaskBench) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def distilled(made: FinetuneStage) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What the assistant's training cost, and its weights."""
     folder = made.teacher_pool.folder(made.teacher_pool.members[0])
     (stage,) = [stage for stage in made.preparation if stage["what"].startswith("assistant")]

@@ -27,7 +27,7 @@ from kdlab.sweeps.launchers.remote import DistantJob
 TASKS = ["+exp=adads_finetune", "hydra/launcher=submitit_slurm"]
 
 
-def launcher(*given: str) -> tuple[slurm.Submitit, list[expansion.Job]]:
+def launcher(*given: str) -> tuple[slurm.Submitit, list[expansion.SweepJob]]:
     whole = Expansion([*TASKS, *given], [])
     return sweep._made("launcher", whole.settings("launcher").launcher), expansion.jobs(whole, {})
 
@@ -227,7 +227,7 @@ def test_a_search_goes_on_where_values_do_not_go_together(capsys, monkeypatch):
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     (space,) = expansion.parsed(["select.ratio=interval(0.1,0.5)"])
-    job = expansion.Job(1, "select.ratio", Path("x"), (), Config())
+    job = expansion.SweepJob(1, "select.ratio", Path("x"), (), Config())
 
     def proposed(number, lines):
         if number == 0:

@@ -18,7 +18,7 @@ from kdlab.models.encoder import Encoder
 from kdlab.modules.objective import units_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.cache.cache import AnswerCache
-from kdlab.teachers.cache.codec import Keeps
+from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.cache.store import DiskStore, MemoryStore
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE, Batch
@@ -53,7 +53,7 @@ def rows(index: list[int], text: bool, epoch: int = 0) -> Batch:
 
 
 def teacher(
-    keeps: Keeps, folder: Path | None = None, text: bool = False, run: int = 1, **more: Any
+    keeps: CacheSpec, folder: Path | None = None, text: bool = False, run: int = 1, **more: Any
 ) -> tuple[Teacher, Ledger, list[str]]:
     said: list[str] = []
     ledger = Ledger(ROWS, not text)
@@ -80,7 +80,7 @@ def logits(who: Teacher, batch: Batch, at: str, remembered: bool = True) -> torc
 @pytest.mark.parametrize("folder", [False, True], ids=["memory", "disk"])
 @pytest.mark.parametrize(("text", "kept", "at"), [(False, "row", "all"), (True, "labelled", "labelled"), (True, "tokens", "all"), (True, "tokens", "labelled")])  # fmt: skip
 def test_logits_are_those_of_the_teacher_bit_for_bit(tmp_path, folder, text, kept, at):
-    who, _, _ = teacher(Keeps(kept), tmp_path if folder else None, text)
+    who, _, _ = teacher(CacheSpec(kept), tmp_path if folder else None, text)
     batch = rows([3, 1, 8], text)
     fresh = logits(who, batch, at, remembered=False)
     assert torch.equal(logits(who, batch, at), fresh)
@@ -91,7 +91,7 @@ def test_logits_are_those_of_the_teacher_bit_for_bit(tmp_path, folder, text, kep
 
 
 def test_all_that_terms_read_comes_back(tmp_path):
-    who, _, _ = teacher(Keeps("row", hidden="all", others=("scores", "states", "values")), tmp_path)
+    who, _, _ = teacher(CacheSpec("row", hidden="all", others=("scores", "states", "values")), tmp_path)
     batch = rows([3, 1, 8], False)
     fresh = who.ask(batch, False, EVERYTHING)
     for _ in range(2):
@@ -110,13 +110,13 @@ def test_all_that_terms_read_comes_back(tmp_path):
 
 
 def test_the_first_state_alone_where_a_rule_looks_at_it():
-    who, _, _ = teacher(Keeps("row", hidden="first"))
+    who, _, _ = teacher(CacheSpec("row", hidden="first"))
     batch = rows([3, 1], False)
     assert torch.equal(who.answer(batch, False).shown.hidden, who.ask(batch, False).hidden[:, :1])
 
 
 def test_bfloat16_answers_keep_their_bits():
-    who, _, _ = teacher(Keeps("row", hidden="all"))
+    who, _, _ = teacher(CacheSpec("row", hidden="all"))
     who.encoder.to(torch.bfloat16)
     batch = rows([3, 1, 8], False)
     fresh = logits(who, batch, "all", remembered=False)
@@ -127,13 +127,13 @@ def test_bfloat16_answers_keep_their_bits():
 def test_the_k_largest_and_draws_of_a_row_are_the_same_for_every_asker():
     batch, told = rows([3, 1, 8], True), {}
     for vocabulary in ("topk", "sampled"):
-        who, _, _ = teacher(Keeps("labelled", vocabulary, 4, 2.0), text=True)
-        other, _, _ = teacher(Keeps("labelled", vocabulary, 4, 2.0), text=True, alone=True)
+        who, _, _ = teacher(CacheSpec("labelled", vocabulary, 4, 2.0), text=True)
+        other, _, _ = teacher(CacheSpec("labelled", vocabulary, 4, 2.0), text=True, alone=True)
         told[vocabulary] = logits(who, batch, "labelled")
         assert (told[vocabulary] > -1e4).sum(1).max() <= 4
         first = logits(other, rows([8], True), "labelled")
         assert torch.allclose(first, told[vocabulary][-len(first) :], atol=1e-4)
-    fresh = logits(teacher(Keeps("labelled"), text=True)[0], batch, "labelled")
+    fresh = logits(teacher(CacheSpec("labelled"), text=True)[0], batch, "labelled")
     expected = fresh.topk(4)
     assert torch.equal(told["topk"].gather(1, expected.indices), expected.values)
     another = rows([3, 1, 8], True, epoch=1)
@@ -141,14 +141,14 @@ def test_the_k_largest_and_draws_of_a_row_are_the_same_for_every_asker():
 
 
 def test_the_ledger_tells_what_was_asked_from_what_was_remembered(tmp_path):
-    who, ledger, _ = teacher(Keeps("row"), tmp_path)
+    who, ledger, _ = teacher(CacheSpec("row"), tmp_path)
     batch = rows([3, 1, 8], False)
     batch.real[1] = False
     assert [len(b) for b in who.answer(batch).ran] == [3]
     assert queries(ledger) == (2, 2, 0)
     assert [b.rows.tolist() for b in who.answer(batch).ran] == [[1]]  # a row that is not real is not kept
     assert queries(ledger) == (2, 2, 2)
-    second, ledger, _ = teacher(Keeps("row"), tmp_path, run=2)
+    second, ledger, _ = teacher(CacheSpec("row"), tmp_path, run=2)
     assert [b.rows.tolist() for b in second.answer(rows([8, 5, 3], False)).ran] == [[5]]
     assert queries(ledger) == (1, 1, 2)
     assert set(ledger.totals()["seconds"]) == {"teacher_cache", "teacher_forward", "total"}
@@ -157,10 +157,10 @@ def test_the_ledger_tells_what_was_asked_from_what_was_remembered(tmp_path):
 def test_a_step_that_is_done_again_after_a_kill_is_counted_and_computed_as_at_first(tmp_path):
     """The killed process had stored some of the step's rows: they run again beside the others."""
     batch = rows([3, 1, 8, 4], False)
-    first, ledger, _ = teacher(Keeps("row"), tmp_path / "whole")
+    first, ledger, _ = teacher(CacheSpec("row"), tmp_path / "whole")
     first.cache.step = 5
     expected = logits(first, batch, "all")
-    half, _, _ = teacher(Keeps("row"), tmp_path / "killed")
+    half, _, _ = teacher(CacheSpec("row"), tmp_path / "killed")
     half.cache.step = 5
     original = half.cache.store.write
 
@@ -171,13 +171,13 @@ def test_a_step_that_is_done_again_after_a_kill_is_counted_and_computed_as_at_fi
     half.cache.store.write = killed
     with pytest.raises(KeyboardInterrupt):
         half.answer(batch)
-    again, ledger, _ = teacher(Keeps("row"), tmp_path / "killed")
+    again, ledger, _ = teacher(CacheSpec("row"), tmp_path / "killed")
     again.cache.step = 5
     said = again.answer(batch)
     assert [len(b) for b in said.ran] == [4] and queries(ledger) == (4, 4, 0)
     assert torch.equal(said.units.of(torch.arange(4)), expected)
     assert again.answer(batch).ran == [] and queries(ledger) == (4, 4, 4)
-    whole, ledger, _ = teacher(Keeps("row"), tmp_path / "killed")  # and where all rows had been stored
+    whole, ledger, _ = teacher(CacheSpec("row"), tmp_path / "killed")  # and where all rows had been stored
     whole.cache.step = 5
     assert sum(len(b) for b in whole.answer(batch).ran) == 4 and queries(ledger) == (4, 4, 0)
     whole.cache.step = 6
@@ -185,8 +185,8 @@ def test_a_step_that_is_done_again_after_a_kill_is_counted_and_computed_as_at_fi
 
 
 def test_alone_a_row_has_the_same_bits_whoever_is_asked_beside_it(tmp_path):
-    one, _, _ = teacher(Keeps("row", hidden="all"), alone=True)
-    other, _, _ = teacher(Keeps("row", hidden="all"), alone=True)
+    one, _, _ = teacher(CacheSpec("row", hidden="all"), alone=True)
+    other, _, _ = teacher(CacheSpec("row", hidden="all"), alone=True)
     assert torch.equal(logits(one, rows([3, 1, 8, 4, 5], False), "all")[2:3], logits(other, rows([8], False), "all"))
     said = other.answer(rows([9, 8, 10], False), False)
     assert [b.rows.tolist() for b in said.ran] == [[9], [10]] and said.ran[0].input_ids.shape == (1, 7)
@@ -195,10 +195,10 @@ def test_alone_a_row_has_the_same_bits_whoever_is_asked_beside_it(tmp_path):
 @pytest.mark.parametrize("trouble", ["rebuild", "without", "refuse"])
 def test_a_damaged_answer_is_named_and_never_used(tmp_path, trouble):
     batch = rows([3, 1, 8], False)
-    expected = logits(teacher(Keeps("row"), tmp_path)[0], batch, "all")
+    expected = logits(teacher(CacheSpec("row"), tmp_path)[0], batch, "all")
     path = tmp_path / "answers" / "000001.data"
     path.write_bytes(path.read_bytes()[:-1] + b"\x77")
-    who, ledger, said = teacher(Keeps("row"), tmp_path, run=2, trouble=trouble)
+    who, ledger, said = teacher(CacheSpec("row"), tmp_path, run=2, trouble=trouble)
     if trouble == "refuse":
         with pytest.raises(UserError, match=r"row 8 .* is damaged.*cache_trouble=rebuild"):
             who.answer(batch)
@@ -208,7 +208,7 @@ def test_a_damaged_answer_is_named_and_never_used(tmp_path, trouble):
     assert who.cache.usable == (trouble == "rebuild")
     who.answer(batch)
     assert queries(ledger) == ((0, 0, 3) if trouble == "rebuild" else (3, 3, 0))
-    third = teacher(Keeps("row"), tmp_path, run=3)[0].answer(batch, False)
+    third = teacher(CacheSpec("row"), tmp_path, run=3)[0].answer(batch, False)
     assert sum(len(b) for b in third.ran) == (0 if trouble == "rebuild" else 1)
 
 
@@ -220,7 +220,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_as_told(tmp_path, trouble):
     if os.system(f"mount -t tmpfs -o size=256k tmpfs {small} 2>/dev/null"):
         pytest.skip("no file system may be mounted here")
     try:
-        who, ledger, said = teacher(Keeps("row", hidden="all", others=("states",)), small, trouble=trouble)
+        who, ledger, said = teacher(CacheSpec("row", hidden="all", others=("states",)), small, trouble=trouble)
         who.answer(rows([3, 1], False))
         (small / "filler").write_bytes(b"x" * 1024)
         with pytest.raises(OSError) as full, open(small / "filler", "ab", buffering=0) as file:

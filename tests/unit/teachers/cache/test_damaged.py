@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from kdlab.errors import UserError
-from kdlab.teachers.cache.cache import AnswerCache, Unusable
-from kdlab.teachers.cache.codec import Keeps
+from kdlab.teachers.cache.cache import AnswerCache, CacheUnusable
+from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.cache.store import ENTRY, HEAD, DiskStore
-from tests.unit.teachers.cache.test_store import forked
 from tests.unit.teachers.cache.test_cache import KEY, ROWS, logits, queries, rows, teacher
+from tests.unit.teachers.cache.test_store import forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 ASKED = [3, 1, 8]
@@ -28,14 +28,14 @@ ASKED = [3, 1, 8]
 
 def filled(folder: Path, key: str = KEY, other: bool = False) -> Path:
     """A folder of answers to three rows; `other`: what another teacher says."""
-    who, _, _ = teacher(Keeps("row"), folder)
+    who, _, _ = teacher(CacheSpec("row"), folder)
     assert isinstance(who.cache, AnswerCache) and isinstance(who.cache.store, DiskStore)
     who.cache.store.close()
     at = folder / "answers"
     shutil.rmtree(at)
     store = DiskStore(at, key, ROWS, {})
     store.open(pytest.fail)
-    who.cache = AnswerCache(store, Keeps("row"), 3, key, True, None)
+    who.cache = AnswerCache(store, CacheSpec("row"), 3, key, True, None)
     if other:
         for parameter in who.encoder.parameters():
             parameter.data = parameter.data + 1
@@ -98,21 +98,21 @@ BAD = {
 def opened(folder: Path, trouble: str) -> Any:
     """A teacher with a cache there, as a run gives it one."""
     said: list[str] = []
-    who, ledger, _ = teacher(Keeps("row"))
+    who, ledger, _ = teacher(CacheSpec("row"))
     store = DiskStore(folder / "answers", KEY, ROWS, {})
-    cache = AnswerCache(store, Keeps("row"), 3, KEY, True, ledger, trouble=trouble, say=said.append)
+    cache = AnswerCache(store, CacheSpec("row"), 3, KEY, True, ledger, trouble=trouble, say=said.append)
     cache.run, who.cache = 2, None
     try:
         store.open(cache.mind)
         who.cache = cache
-    except Unusable:
+    except CacheUnusable:
         pass
     return who, ledger, said
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_rebuilt(tmp_path, what):
-    expected = logits(teacher(Keeps("row"))[0], rows(ASKED, False), "all")
+    expected = logits(teacher(CacheSpec("row"))[0], rows(ASKED, False), "all")
     BAD[what][0](tmp_path)
     who, ledger, said = opened(tmp_path, "rebuild")
     who.answer(rows(ASKED, False))
@@ -155,7 +155,7 @@ def test_refused(tmp_path, what):
 def test_no_room_is_named_and_the_run_goes_on_as_told(tmp_path, trouble, when):
     """A process that may write files of so many bytes: a write fails as on a full disk, where none may be mounted."""
     room = 100 if when == "the index" else HEAD + ROWS * ENTRY.itemsize
-    keeps = Keeps("row", hidden="all", others=("states",))
+    keeps = CacheSpec("row", hidden="all", others=("states",))
 
     def work() -> None:
         who, ledger, said = teacher(keeps, tmp_path, trouble=trouble)
