@@ -9,8 +9,8 @@ row, C classes (the vocabulary V in masked-LM), H hidden size, T teachers, M kno
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -58,6 +58,18 @@ class Batch:
     def labelled(self) -> Tensor:
         """Where a label stands, (B, L) or (B,) bool: masked positions; rows whose class or number is known."""
         return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORE
+
+    def label_places(self) -> tuple[Tensor, Tensor]:
+        """Token positions of the labels of masked text, (B, P) int64, ascending, and which of them exist, (B, P) bool.
+
+        P is the largest number of labels of one row, at least 1. Positions that do not exist are 0.
+        """
+        labelled = self.labelled()
+        counts = labelled.sum(1)
+        widest = max(1, int(counts.max()))
+        order = labelled.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :widest]
+        exists = torch.arange(widest, device=order.device) < counts.unsqueeze(1)
+        return order * exists, exists
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device, without a plan."""
@@ -130,14 +142,16 @@ def _narrow(tensor: Tensor, length: int, dimensions: tuple[int, ...]) -> Tensor:
 
 @dataclass
 class Evidence:
-    """What the student shows about N rows, and all that a selection strategy may look at. Detached by the caller.
+    """The inputs of a selection strategy for N rows. Detached by the caller; fields that the strategy does not need are None.
 
+    `rows` (N,) int64 row ids in the data set;
     `logits` (N, C), or (N, P, C) in masked-LM: the student's answers at the P masked positions of each row;
     `features` (N, H) last-layer representation ([CLS]; in masked-LM the mean over real tokens);
-    `labels` (N,), (N, P) or (N, L); `mask` (N, P) bool, which of the P positions of `logits` exist (None: all);
+    `labels` (N,) as in `Batch`, or (N, P) in masked-LM; `mask` (N, P) bool, which of the P positions exist (None: all);
     `keep` k, how many rows will be kept (None: unknown); `progress` share of training done, in [0, 1]; `rng` generator for strategies that draw, keyed by (seed, step).
     """
 
+    rows: Tensor | None = None
     logits: Tensor | None = None
     features: Tensor | None = None
     labels: Tensor | None = None
@@ -147,10 +161,20 @@ class Evidence:
     rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def __len__(self) -> int:
-        for value in (self.logits, self.features, self.labels, self.mask):
+        for value in (self.rows, self.logits, self.features, self.labels, self.mask):
             if value is not None:
                 return len(value)
-        raise ValueError("Evidence is empty: give it logits, features, labels or a mask")
+        raise ValueError("Evidence is empty: give it rows, logits, features, labels or a mask")
+
+    def only(self, fields: Collection[str]) -> Evidence:
+        """The same rows with only these of "logits", "features" and "labels"; the mask goes with logits and labels."""
+        return replace(
+            self,
+            logits=self.logits if "logits" in fields else None,
+            features=self.features if "features" in fields else None,
+            labels=self.labels if "labels" in fields else None,
+            mask=self.mask if "logits" in fields or "labels" in fields else None,
+        )
 
 
 @dataclass

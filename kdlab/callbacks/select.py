@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdlab.callbacks.decision import ArmSelector, DecisionCallback
-from kdlab.methods.selection.strategies import Strategy, is_rowwise, kept, needs_of, top
+from kdlab.methods.selection.strategies import FORWARD, Strategy, is_rowwise, kept, needs_of, top
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import TeacherAnswer
 from kdlab.modules.scoring_pass import ScoreMemory, whole
@@ -86,32 +86,36 @@ class Select(DecisionCallback):
         def everyones(rows: Tensor, pad: float | None = None) -> Tensor:
             return (distributed.gather_rows(rows, pad) if together else rows)[places]
 
-        common = {
-            "keep": kept(len(places), self.ratio),
-            "progress": module.progress,
-            "rng": rng,
-        }
-        if not any(needs_of(member) for member in members.values()):
-            return _combined(arm, [member(Evidence(labels=places, **common)) for member in members.values()])
+        common = {"keep": kept(len(places), self.ratio), "progress": module.progress, "rng": rng}
+        needs = {name: needs_of(member) for name, member in members.items()}
+        needed = frozenset().union(*needs.values())
+        scored = {name: member for name, member in members.items() if needs[name] & FORWARD}
+        evidence = Evidence(rows=everyones(batch.rows), **common)
+        if "labels" in needed:
+            labels, mask = _labels(batch)
+            evidence.labels = everyones(labels, IGNORE)
+            evidence.mask = None if mask is None else everyones(mask, 0)
+        if not scored:
+            return _combined(arm, [member(evidence.only(needs[name])) for name, member in members.items()])
         if self.memory is not None:
-            looking = {name: member for name, member in members.items() if needs_of(member)}
-            self._remember(module, batch, looking, self.memory, common)
-            rows = everyones(batch.rows).cpu()
-            # who looks at nothing (a random draw) has nothing to remember
-            drawn = Evidence(labels=rows, **common)
-            found = [
-                self.memory.recall(f"{self.chooser.arm} {name}", rows) if name in looking else member(drawn)
-                for name, member in members.items()
-            ]
-            return _combined(arm, found)
+            self._remember(module, batch, scored, self.memory, common)
+            # strategies that need no forward (a random draw) are not cached
+            return _combined(
+                arm,
+                [
+                    self.memory.recall(f"{self.chooser.arm} {name}", evidence.rows.cpu())  # pyright: ignore
+                    if name in scored
+                    else member(evidence.only(needs[name])).cpu().double()
+                    for name, member in members.items()
+                ],
+            )
 
-        by_row = [name for name, member in members.items() if is_rowwise(member) and "logits" in needs_of(member)]
-        whole_logits = any("logits" in needs_of(member) and name not in by_row for name, member in members.items())
+        by_row = [name for name, member in members.items() if is_rowwise(member) and "logits" in needs[name]]
+        whole_logits = "logits" in frozenset().union(*(needs[name] for name in members if name not in by_row))
         scores: dict[str, list[Tensor]] = {name: [] for name in by_row}
         with module.metered("scoring"), module.quiet():
-            featured = any("features" in needs_of(member) for member in members.values())
+            featured = "features" in needed
             shown = self.look(module, batch, frozenset({"hidden"} if featured and not module.student.per_row else ()))
-            evidence = Evidence(**common)
             if featured:
                 evidence.features = everyones(module.student.features(shown))
             parts = []
@@ -119,15 +123,14 @@ class Select(DecisionCallback):
                 for part in module.evidence(batch, shown, "scoring"):
                     part.keep, part.progress, part.rng = common["keep"], common["progress"], rng
                     for name in by_row:
-                        scores[name].append(members[name](part))
+                        scores[name].append(members[name](part.only(needs[name])))
                     parts += [part] if whole_logits else []
             if parts:
                 evidence.logits = everyones(torch.cat([p.logits for p in parts]), 0.0)  # pyright: ignore
-                evidence.labels = everyones(torch.cat([p.labels for p in parts]), IGNORE)  # pyright: ignore
                 if parts[0].mask is not None:
                     evidence.mask = everyones(torch.cat([p.mask for p in parts]), 0)  # pyright: ignore
             rows = [
-                everyones(torch.cat(scores[name])) if name in by_row else member(evidence)
+                everyones(torch.cat(scores[name])) if name in by_row else member(evidence.only(needs[name]))
                 for name, member in members.items()
             ]
         return _combined(arm, rows)
@@ -151,10 +154,18 @@ class Select(DecisionCallback):
                 for part in module.evidence(some, self.look(module, some, frozenset()), "scoring"):
                     part.keep, part.progress, part.rng = common["keep"], common["progress"], common["rng"]
                     for name, member in members.items():
-                        scores[name].append(member(part).double())
+                        scores[name].append(member(part.only(needs_of(member))).double())
         rows = distributed.gather_rows(batch.rows[due]).cpu()
         for name in members:
             memory.store(names[name], rows, batch.epoch, distributed.gather_rows(torch.cat(scores[name])))
+
+
+def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """The labels of `batch` as strategies get them: (B,), or (B, P) in masked-LM with the mask (B, P) of what exists."""
+    if batch.labels.ndim == 1:
+        return batch.labels, None
+    places, exists = batch.label_places()
+    return batch.labels.gather(1, places), exists
 
 
 def _combined(arm: Strategy, scores: list[Tensor]) -> Tensor:

@@ -283,22 +283,20 @@ class Distiller(pl.LightningModule):
             every = torch.arange(len(batch), device=batch.rows.device)
             vectors = self.student.vectors(shown, every, every)
             self.spent(part, self.spending.head(len(batch)))
-            yield Evidence(logits=self.student.project(vectors), features=vectors, labels=batch.labels)
+            logits = self.student.project(vectors)
+            yield Evidence(rows=batch.rows, logits=logits, features=vectors, labels=batch.labels)
             return
         hidden, features = shown.hidden, self.student.features(shown)
         assert hidden is not None
-        masked = batch.labelled()
-        counts = masked.sum(1)
-        widest = max(1, int(counts.max()))
-        order = masked.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :widest]
-        exists = torch.arange(widest, device=order.device) < counts.unsqueeze(1)
-        order = order * exists  # for what does not exist, the first token, which every look has seen
+        order, exists = batch.label_places()  # where none exists, token 0, whose hidden state is always there
+        widest = order.shape[1]
         step = max(1, self.chunk // widest)
         for start in range(0, len(batch), step):
             some = slice(start, start + step)
             vectors = hidden[some].gather(1, order[some].unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
             self.spent(part, self.spending.head(vectors.shape[0] * widest))
             yield Evidence(
+                rows=batch.rows[some],
                 logits=self.student.project(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2]),
                 features=features[some],
                 labels=batch.labels[some].gather(1, order[some]),

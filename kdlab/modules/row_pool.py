@@ -89,6 +89,7 @@ def keeps(pool: RowPool, strategy: Strategy, ratio: float, *key: int | str, prog
     for size in pool.sizes:
         some = slice(start, start + size)
         evidence = Evidence(
+            rows=pool.rows[some],
             logits=pool.logits[some],
             features=pool.features[some],
             labels=pool.labels[some],
@@ -97,7 +98,7 @@ def keeps(pool: RowPool, strategy: Strategy, ratio: float, *key: int | str, prog
             progress=progress,
             rng=generator(*key, "pool", int(pool.rows[start])),  # by row: the same on any number of ranks
         )
-        found[start + top(strategy(evidence), ratio)] = True
+        found[start + top(strategy(evidence.only(needs_of(strategy))), ratio)] = True
         start += size
     return found
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from kdlab.config.groups import KnowledgeConfig, SelectConfig
 from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
-from kdlab.methods.selection.strategies import is_rowwise, needs_of
+from kdlab.methods.selection.strategies import FORWARD, is_rowwise, needs_of
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.scoring_pass import EarlyExit, ScoreMemory
 from kdlab.stages.dry_run import check_adoption
@@ -37,7 +37,7 @@ def selection(select: SelectConfig) -> Selection:
             raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
         if select.scoring == "stale":
             for member in getattr(arm, "members", {name: arm}).values():
-                if needs_of(member) and not is_rowwise(member):
+                if needs_of(member) & FORWARD and not is_rowwise(member):
                     raise UserError(
                         f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
                         "to remember; select.scoring=fresh, or a strategy such as entropy, margin or certainty"

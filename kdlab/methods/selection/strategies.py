@@ -1,8 +1,9 @@
 """Selection strategies: what the student shows about N rows to one score a row, higher kept first, always.
 
 A strategy is any function `Evidence -> (N,) float scores`. Those here carry two attributes (`@needs`): `.needs`, the
-fields of `Evidence` they look at ("logits", "features"), so that the caller computes nothing in vain; and `.rowwise`,
-whether a row's score depends on that row alone, so that a batch may be scored in chunks and concatenated.
+fields of `Evidence` they read ("logits", "features", "labels"), so that the caller computes nothing in vain and passes no
+other ones; and `.rowwise`, whether a row's score depends on that row alone, so that a batch may be scored in chunks and
+concatenated.
 
 In masked-LM a row's score is the mean of the token scores over its P masked positions; a row that has none gets
 -inf (it can teach nothing, so it is kept last). With one output (regression) there is no uncertainty: UserError.
@@ -26,7 +27,8 @@ from kdlab.types import Evidence
 
 Strategy = Callable[[Evidence], Tensor]
 
-FIELDS = frozenset({"logits", "features"})  # what a strategy may need: the two parts of Evidence that cost a forward
+FIELDS = frozenset({"logits", "features", "labels"})  # the parts of Evidence that a strategy may need
+FORWARD = frozenset({"logits", "features"})  # those of them that cost a forward of the student
 SLICE = 2**20  # logits scored at a time: 4 MB of float32 stay in the cache, twice as fast as 78 MB at once
 FEW = 1024  # up to so many classes float64 costs nothing worth saving
 
@@ -43,7 +45,7 @@ def needs(*fields: str, rowwise: bool = False) -> Callable[[Strategy], Strategy]
 
 
 def needs_of(strategy: Strategy) -> frozenset[str]:
-    """The fields `strategy` needs; a plain function that declares nothing is taken to need both."""
+    """The fields `strategy` needs; a plain function that declares nothing is taken to need all."""
     return frozenset(_declared(strategy, "needs", FIELDS))
 
 
@@ -272,7 +274,7 @@ def _double(values: Tensor) -> Tensor:
 
 
 def _device(evidence: Evidence) -> torch.device:
-    values = (evidence.logits, evidence.features, evidence.labels, evidence.mask)
+    values = (evidence.rows, evidence.logits, evidence.features, evidence.labels, evidence.mask)
     return next(value.device for value in values if value is not None)
 
 

@@ -123,7 +123,7 @@ def test_missing_evidence_is_named():
 
 def test_random_is_uniform_and_keyed_by_its_generator():
     def draw(seed):
-        return strategies.random(Evidence(labels=torch.zeros(10), rng=torch.Generator().manual_seed(seed)))
+        return strategies.random(Evidence(rows=torch.arange(10), rng=torch.Generator().manual_seed(seed)))
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
@@ -174,9 +174,9 @@ def test_what_each_needs():
     assert is_rowwise(strategies.random)
     assert is_rowwise(functools.partial(functools.partial(strategies.entropy)))
     own = lambda evidence: evidence.labels  # noqa: E731
-    assert needs_of(own) == {"logits", "features"}
+    assert needs_of(own) == {"logits", "features", "labels"}
     assert not is_rowwise(own)
-    assert needs_of(functools.partial(own)) == {"logits", "features"}
+    assert needs_of(functools.partial(own)) == {"logits", "features", "labels"}
 
 
 @pytest.mark.parametrize(("n", "ratio", "k"), [(8, 0.1, 1), (30, 0.1, 3), (10, 0.3, 3), (100, 0.29, 29), (10, 1, 10)])

@@ -1,0 +1,109 @@
+"""kdlab.callbacks.select: strategies get the labels that they declare, and nothing in their place."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning.plugins import Precision
+
+from kdlab.callbacks.decision import ArmSelector
+from kdlab.callbacks.select import Select
+from kdlab.methods.selection.policies import Fixed
+from kdlab.methods.selection.strategies import Ensemble, needs
+from kdlab.modules.scoring_pass import ScoreMemory
+from kdlab.types import Batch, Evidence, Plan
+from tests.unit.modules import test_distiller, test_distiller_tasks
+from tests.unit.modules.test_distiller_tasks import label as LABEL
+
+ROWS = 6
+
+
+def strategy(log: list[Evidence], *fields: str, rowwise: bool = True):
+    """A strategy that records its evidence and scores row ids: the last rows are kept."""
+
+    @needs(*fields, rowwise=rowwise)
+    def recorded(evidence: Evidence) -> torch.Tensor:
+        log.append(evidence)
+        assert evidence.rows is not None
+        return evidence.rows.double()
+
+    return recorded
+
+
+def selected(arm: Any, stage: str, memory: bool = False) -> Batch:
+    """The batch of `stage` after `Select` with the strategy `arm` has put its plan into it."""
+    if stage == "pretrain":
+        module, batch = test_distiller.distiller(), test_distiller.batch()
+    else:
+        module, batch = test_distiller_tasks.distiller({"label": LABEL}), test_distiller_tasks.batch()
+    module._trainer = SimpleNamespace(global_step=0, precision_plugin=Precision())  # pyright: ignore
+    batch.plan = Plan()
+    chooser = ArmSelector("policy", {"arm": arm}, Fixed(["arm"]), 10, 0)
+    chooser.arm = "arm"
+    Select(chooser, 0.5, memory=ScoreMemory(ROWS, 2) if memory else None).answer(module, batch, 0)
+    return batch
+
+
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("fields", [(), ("labels",), ("logits",), ("logits", "labels"), ("features",)])
+def test_labels_are_given_if_they_are_declared(fields, stage, memory):
+    log: list[Evidence] = []
+    batch = selected(strategy(log, *fields), stage, memory)
+    assert batch.plan is not None and batch.plan.rows is not None and batch.plan.rows.tolist() == [3, 4, 5]
+    check(log, batch, *fields)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_strategies_that_score_whole_batches_get_the_same(stage):
+    for fields in [("labels",), ("features", "labels"), ("logits", "labels"), ("logits", "features")]:
+        log: list[Evidence] = []
+        batch = selected(strategy(log, *fields, rowwise=False), stage)
+        assert len(log) == 1
+        check(log, batch, *fields)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_each_member_of_an_ensemble_gets_what_it_declares(stage, memory):
+    logs: dict[str, list[Evidence]] = {"": [], "labels": [], "logits": []}
+    batch = selected(
+        Ensemble({f"of {name}": strategy(log, *name.split()) for name, log in logs.items()}), stage, memory
+    )
+    for name, log in logs.items():
+        check(log, batch, *name.split())
+
+
+def test_a_strategy_that_declares_nothing_gets_everything():
+    log: list[Evidence] = []
+
+    def plain(evidence: Evidence) -> torch.Tensor:
+        log.append(evidence)
+        return torch.zeros(len(evidence))
+
+    check(log, selected(functools.partial(plain), "finetune"), "logits", "features", "labels")
+
+
+def check(log: list[Evidence], batch: Batch, *fields: str) -> None:
+    """The evidence of all calls together: the batch's rows, and of labels, logits and features the ones in `fields`."""
+    rows = [row for evidence in log for row in evidence.rows.tolist()]  # pyright: ignore[reportOptionalMemberAccess]
+    assert rows == batch.rows.tolist()
+    for evidence in log:
+        assert (evidence.logits is not None) == ("logits" in fields)
+        assert (evidence.features is not None) == ("features" in fields)
+        if "labels" not in fields:
+            assert evidence.labels is None
+            continue
+        assert evidence.labels is not None and evidence.rows is not None
+        for number, row in enumerate(evidence.rows.tolist()):
+            labels = evidence.labels[number]
+            if batch.labels.ndim == 1:
+                assert evidence.mask is None and labels == batch.labels[row]
+            else:
+                assert evidence.mask is not None
+                expected = batch.labels[row][batch.labels[row] != -100]
+                assert labels[evidence.mask[number]].tolist() == expected.tolist()
