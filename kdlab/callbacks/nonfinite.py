@@ -132,6 +132,10 @@ class NonFiniteGuard(pl.Callback):
             values = {"step": found.step, "kind": kind, "loss": loss, "usual": usual, "rows": _listed(rows, " ")}
             self.write(values)
 
+    @property
+    def state_key(self) -> str:
+        return "Guard"  # in checkpoints
+
     def state_dict(self) -> dict[str, Any]:
         running = {"steps": self.steps, "mean": self.mean, "variance": self.variance}
         return {"counts": dict(self.counts), **running}

@@ -15,8 +15,8 @@ import torch
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
-from kdlab.callbacks.monitoring import ProgressCallback
 from kdlab.callbacks.nonfinite import NonFiniteGuard
+from kdlab.callbacks.progress import ProgressCallback
 from kdlab.modules.distiller import Distiller
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import atomic_write_json

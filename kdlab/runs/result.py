@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdlab.callbacks.monitoring import training_seconds
+from kdlab.callbacks.cost import training_seconds
 from kdlab.modules.distiller import Distiller
 from kdlab.runs import environment
 from kdlab.runtime.ledger import speedup

@@ -14,12 +14,19 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import LambdaCallback
 
-from kdlab.callbacks.decision import Adopt, ArmSelector, DecisionLog, Weigh
-from kdlab.callbacks.monitoring import CheckpointCallback, CostCallback, EvaluationCallback, ProgressCallback
+from kdlab.callbacks.adopt import Adopt
+from kdlab.callbacks.checkpoint import CheckpointCallback
+from kdlab.callbacks.cost import CostCallback
+from kdlab.callbacks.decision import ArmSelector
+from kdlab.callbacks.decision_log import DecisionLog
+from kdlab.callbacks.evaluate import EvaluationCallback
 from kdlab.callbacks.nonfinite import COLUMNS as EVENTS
 from kdlab.callbacks.nonfinite import NonFiniteGuard
-from kdlab.callbacks.select import LossObserver, Select
+from kdlab.callbacks.observer import LossObserver
+from kdlab.callbacks.progress import ProgressCallback
+from kdlab.callbacks.select import Select
 from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
+from kdlab.callbacks.weigh import Weigh
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO

@@ -8,12 +8,13 @@ from typing import Any
 
 from hydra.utils import instantiate
 
+from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.config.groups import KnowledgeConfig, SelectConfig
 from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection.strategies import FORWARD, is_rowwise, needs_of
 from kdlab.modules.objective import WeightedTerm
-from kdlab.modules.scoring_pass import EarlyExit, ScoreMemory
+from kdlab.modules.scoring_pass import EarlyExit
 from kdlab.stages.dry_run import check_adoption
 from kdlab.teachers.specs import TeacherSpec
 

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdlab.callbacks.decision import Adopt, ArmSelector, Weigh
+from kdlab.callbacks.adopt import Adopt
+from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.ksm_phases import KSMPhases, columns
-from kdlab.callbacks.select import LossObserver, Select
+from kdlab.callbacks.observer import LossObserver
+from kdlab.callbacks.select import Select
+from kdlab.callbacks.weigh import Weigh
 from kdlab.errors import UserError, nearest
 from kdlab.methods.knowledge.logits import function_of
 from kdlab.methods.knowledge.weighing import looks_of

@@ -49,9 +49,9 @@ def without_figures() -> None:
 
 def watch(visit: Callable[[Moment], None]) -> None:
     """Have `visit` called in every moment of what this process runs from now on."""
-    from kdlab.callbacks import monitoring
-    from kdlab.callbacks.monitoring import ProgressCallback
-    from kdlab.callbacks.select import LossObserver
+    from kdlab.callbacks import checkpoint, evaluate
+    from kdlab.callbacks.observer import LossObserver
+    from kdlab.callbacks.progress import ProgressCallback
     from kdlab.methods.ksm.module import KSM
     from kdlab.modules.distiller import Distiller
     from kdlab.storage import artifacts
@@ -98,9 +98,9 @@ def watch(visit: Callable[[Moment], None]) -> None:
     before(Distiller, "configure_gradient_clipping", "gradient")
     before(Distiller, "on_train_batch_end", "end")
     after(LossObserver, "__call__", "observation")
-    after(monitoring, "over_splits", "evaluation")
+    after(evaluate, "over_splits", "evaluation")
     before(KSM, "learn", "phase")
-    during(monitoring.CheckpointCallback, "on_train_batch_end", saving)
+    during(checkpoint.CheckpointCallback, "on_train_batch_end", saving)
     during(
         artifacts.ArtifactStore,
         "_make",

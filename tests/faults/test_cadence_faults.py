@@ -25,7 +25,7 @@ class Hasty:
     kill_at: int | None = None
 
     def __call__(self) -> None:
-        from kdlab.modules.checkpoint_schedule import CheckpointSchedule
+        from kdlab.callbacks.checkpoint_schedule import CheckpointSchedule
 
         asked = []
 

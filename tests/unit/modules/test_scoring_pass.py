@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from kdlab.callbacks import select
+from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.config.groups import SelectConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
 from kdlab.models import attention_capture, loading
 from kdlab.models.encoder import Encoder
-from kdlab.modules.scoring_pass import ScoreMemory, first_layers
+from kdlab.modules.scoring_pass import first_layers
 from kdlab.stages import components
 from kdlab.types import Evidence, Outputs
 from tests.unit.models.test_packing import model, texts

@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from kdlab.callbacks.monitoring import CheckpointCallback
+from kdlab.callbacks.checkpoint import CheckpointCallback
+from kdlab.callbacks.checkpoint_schedule import PART, CheckpointSchedule
 from kdlab.config.groups import TrainerConfig
 from kdlab.errors import UserError
-from kdlab.modules.checkpoint_schedule import PART, CheckpointSchedule
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.runtime import ledger as room
