@@ -15,6 +15,8 @@ from kdlab.runtime.signals import Stopped
 from kdlab.storage.files import open_locked
 
 FOLDER = "KDLAB_RUN_FOLDER"  # set for the other ranks of a run: rank 0 has chosen the folder
+SWEEP = "KDLAB_SWEEP"  # the name of the sweep that started this job
+DIFFERS = "KDLAB_DIFFERS"  # what sets the job apart from others of its sweep, as select=random,seed=1
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER)
 
 

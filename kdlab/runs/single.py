@@ -37,7 +37,8 @@ from kdlab.plotting import run_figures
 from kdlab.runs import folders, rank_supervision
 from kdlab.runs.failures import told
 from kdlab.runs.loggers import base
-from kdlab.runs.loggers.base import loggable, logger_of
+from kdlab.runs.loggers.base import logger_of
+from kdlab.runs.loggers.content import loggable
 from kdlab.runs.process import FOLDER
 from kdlab.runs.result import result_of
 from kdlab.runs.summary import beside_random, card, table

@@ -6,18 +6,14 @@ and `complete` it with what is known when the run is over.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from kdlab.config.schema import Config
-from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
-from kdlab.plotting.run_tables import rows_of, window_shares
 from kdlab.runtime import distributed
 from kdlab.storage.redaction import without_secrets
-from kdlab.sweeps.launchers.local import DIFFERS, SWEEP
 
 ROOMS = ("wandb", "tensorboard")
 
@@ -60,17 +56,6 @@ def close(logger: Any) -> None:
         finish()
 
 
-def title(config: Config) -> str:
-    """What a run is called among those of its sweep: what differs, or its selection, ratio and seed."""
-    own = f"{config.select.name}-r{config.select.ratio:g}-s{config.seed}"
-    return (os.environ.get(DIFFERS) or own)[:120]
-
-
-def group(config: Config) -> str:
-    """The runs that a run belongs to: as the user says, else its sweep, else those of its experiment."""
-    return (config.logger.group or os.environ.get(SWEEP) or config.name)[:120]
-
-
 def _room(name: str) -> Any:
     if name == "wandb":
         from kdlab.runs.loggers import wandb
@@ -79,72 +64,3 @@ def _room(name: str) -> Any:
     from kdlab.runs.loggers import tensorboard
 
     return tensorboard
-
-
-# ---- what is told
-
-
-def loggable(name: str, row: dict[str, Any]) -> dict[str, float]:
-    """A table's row for a logger: numbers only, in groups; the arm as one 0/1 series each, whose mean is its share."""
-    prefixed = {}
-    for key, value in row.items():
-        if isinstance(value, int | float) and key not in ("step", "teacher_queries"):
-            group, _, rest = key.partition("_")
-            grouped = name == "metrics" and rest and group in ("train", "heldout", "queries")
-            prefixed[f"{group}/{rest}" if grouped else f"{name}/{key}"] = value
-    if name == "selector" and row.get("arm") is not None:
-        arms = [key[2:] for key in row if key.startswith("q_")] or [row["arm"]]
-        prefixed |= {f"selector/arm_{arm}": float(arm == row["arm"]) for arm in arms}
-    # rows that do not say how many queries there were must not say none
-    return prefixed | ({"teacher_queries": row["teacher_queries"]} if row.get("teacher_queries") is not None else {})
-
-
-def schedule(folder: Path, steps: float) -> list[dict[str, float]]:
-    """The share of the steps that each arm served, a row a window: "step" (where the window ends), "share_<arm>"."""
-    rows = [row for row in rows_of(folder / "selector.csv", ("step", "arm")) if row["arm"]]
-    rows = [row for row in rows if float(row["step"]) < steps]
-    if not rows:
-        return []
-    shares = window_shares(rows, steps, max(1, min(WINDOWS, len(rows) // PER_WINDOW)))
-    return [
-        {"step": float(end), **{f"share_{arm}": float(share[i]) for arm, share in shares.of.items()}}
-        for i, end in enumerate(shares.edges[1:])
-    ]
-
-
-def summary(result: Mapping[str, Any]) -> dict[str, float]:
-    """The student's and the others' scores and the whole ledger, flat: "result/score", "ledger/flops/total"."""
-    metrics = result["metrics"]
-    own = {f"result/{name}": value for name, value in metrics["student"].items()}
-    others = {
-        f"result/{who}/{name}": v for who, all_ in metrics.items() if who != "student" for name, v in all_.items()
-    }
-    found = own | others | dict(_flat(result["ledger"], "ledger"))
-    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
-
-
-def table_row(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The run as a row of a table of runs."""
-    ledger, student = result["ledger"], result["metrics"]["student"]
-    return {
-        "task": result["data"].get("task") or result["data"]["source"],
-        "select": result["select"]["name"],
-        "ratio": result["select"]["ratio"],
-        "knowledge": result.get("knowledge"),
-        "policy": (result.get("policy") or {}).get("name"),
-        "adopt": result.get("adopt"),
-        "seed": result["seed"],
-        **student,
-        "teacher queries": ledger["teacher_queries"]["total"],
-        "FLOPs": ledger["flops"]["total"],
-        "seconds": ledger["seconds"]["training"],
-        **{f"saved, {name}": gain for name, gain in ledger["speedup"].items()},
-    }
-
-
-def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _flat(value, f"{where}/{key}")
-    else:
-        yield where, node

@@ -15,7 +15,7 @@ import yaml
 
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
-from kdlab.runs.loggers import base
+from kdlab.runs.loggers import content
 
 FOLDER = "tensorboard"  # in the run folder
 
@@ -45,7 +45,7 @@ def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
 
     logger = ByQueries(folder, name=None, version=FOLDER, default_hp_metric=False)
     if logger.experiment is not None:
-        about = f"{base.title(config)} of {base.group(config)}"
+        about = f"{content.title(config)} of {content.group(config)}"
         told = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
         logger.experiment.add_text("config", f"{about}\n\n" + "".join(f"    {line}\n" for line in told.splitlines()))
     return logger
@@ -56,14 +56,14 @@ def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
     from matplotlib.image import imread
 
     writer = logger.experiment
-    for row in base.schedule(folder, result["steps"]):
+    for row in content.schedule(folder, result["steps"]):
         for name, value in row.items():
             if name != "step":
                 writer.add_scalar(f"schedule/{name}", value, round(row["step"]))
-    for name, value in base.summary(result).items():
+    for name, value in content.summary(result).items():
         writer.add_scalar(name, value, result["steps"])
     for file in sorted((folder / "figures").glob("*.png")):
         writer.add_image(f"figures/{file.stem}", imread(file)[:, :, :3], result["steps"], dataformats="HWC")
-    row = base.table_row(result)
+    row = content.table_row(result)
     cells = [" | ".join(map(str, one)) for one in (row, ["---"] * len(row), row.values())]
     writer.add_text("result", "\n".join(f"| {line} |" for line in cells), result["steps"])

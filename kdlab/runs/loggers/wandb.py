@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
-from kdlab.runs.loggers import base
+from kdlab.runs.loggers import content
 from kdlab.runtime import distributed
 
 BY_QUERIES = ("selector/*", "heldout/*", "train/*", "queries/*")
@@ -56,8 +56,8 @@ def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
     logger = WandbLogger(
         project=given.project,
         entity=given.entity,
-        group=base.group(config),
-        name=base.title(config),
+        group=content.group(config),
+        name=content.title(config),
         id=_id(folder) if main else None,
         resume="allow",
         save_dir=folder,
@@ -81,9 +81,9 @@ def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
     import wandb
 
     run = logger.experiment
-    for row in base.schedule(folder, result["steps"]):
+    for row in content.schedule(folder, result["steps"]):
         run.log({f"schedule/{name}": value for name, value in row.items()})
-    row = base.table_row(result)
+    row = content.table_row(result)
     pictures = sorted((folder / "figures").glob("*.png"))
     run.log(
         {
@@ -91,7 +91,7 @@ def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
             **{f"figures/{file.stem}": wandb.Image(str(file)) for file in pictures},
         }
     )
-    run.summary.update(base.summary(result))
+    run.summary.update(content.summary(result))
 
 
 def _id(folder: Path) -> str:

@@ -16,14 +16,11 @@ from kdlab.runs import folders
 from kdlab.runs import process as jobs
 from kdlab.sweeps.expansion import SweepJob
 
-SWEEP = "KDLAB_SWEEP"  # tells a job the name of its sweep
-DIFFERS = "KDLAB_DIFFERS"  # and what sets it apart, as select=random,seed=1
-
 
 def environment_of(job: SweepJob, sweep: str) -> dict[str, str]:
     """This process's environment for a job: without what belongs to ranks, with what the job may say of its sweep."""
     kept = {name: value for name, value in os.environ.items() if name not in jobs.RANK_VARIABLES}
-    return {**kept, SWEEP: sweep, DIFFERS: job.differs}
+    return {**kept, jobs.SWEEP: sweep, jobs.DIFFERS: job.differs}
 
 
 class RunningProcess:

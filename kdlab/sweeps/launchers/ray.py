@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
+from kdlab.runs.process import DIFFERS, SWEEP
 from kdlab.sweeps.expansion import SweepJob
-from kdlab.sweeps.launchers.local import DIFFERS, SWEEP, devices_of, gpus_of
+from kdlab.sweeps.launchers.local import devices_of, gpus_of
 from kdlab.sweeps.launchers.remote import DistantJob
 
 

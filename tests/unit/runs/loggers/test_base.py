@@ -15,7 +15,7 @@ from kdlab.config.schema import Config, checked
 from kdlab.errors import UserError
 from kdlab.plotting import run_figures
 from kdlab.run import composition, plain
-from kdlab.runs.loggers import base, wandb
+from kdlab.runs.loggers import base, content, wandb
 from tests.support.wandb_files import Told
 from tests.unit.plotting.test_run_figures import METRICS, adads, table
 
@@ -64,7 +64,7 @@ def told(folder: Path, *overrides: str) -> Config:
     result = finished(folder)
     logger = base.logger_of(config, folder, resolved)
     for name, row in ROWS:
-        logger.log_metrics(base.loggable(name, row), step=row["step"])
+        logger.log_metrics(content.loggable(name, row), step=row["step"])
     base.complete(config, logger, folder, result)
     return config
 
@@ -73,7 +73,7 @@ def told(folder: Path, *overrides: str) -> Config:
 
 
 def test_rows_as_series():
-    series = [base.loggable(name, row) for name, row in ROWS]
+    series = [content.loggable(name, row) for name, row in ROWS]
     assert series == [
         {"heldout/loss": 6.0, "queries/big": 0, "teacher_queries": 0},
         {
@@ -88,15 +88,15 @@ def test_rows_as_series():
 def test_the_schedule_by_window_by_hand(tmp_path):
     rows = [(0, "a"), (10, "b"), (15, "a"), (16, "a"), (17, "a"), (18, "a")]
     table(tmp_path / "selector.csv", ["step", "arm"], [{"step": s, "arm": arm} for s, arm in rows])
-    assert base.schedule(tmp_path, 40) == [
+    assert content.schedule(tmp_path, 40) == [
         {"step": 20.0, "share_a": 0.75, "share_b": 0.25},
         {"step": 40.0, "share_a": 1.0, "share_b": 0.0},
     ]
-    assert base.schedule(tmp_path / "none", 40) == []
+    assert content.schedule(tmp_path / "none", 40) == []
 
 
 def test_scores_and_ledger_in_one_flat_table(tmp_path):
-    assert base.summary(finished(tmp_path)) == {
+    assert content.summary(finished(tmp_path)) == {
         "result/loss": 5.25, "result/accuracy": 0.5, "result/teacher/loss": 4.5,
         "ledger/teacher_queries/total": 900, "ledger/teacher_queries/per_teacher/big/total": 600,
         "ledger/teacher_queries/per_teacher/small/total": 300, "ledger/flops/total": 3e12, "ledger/flops/all_data": 9e12,
@@ -118,13 +118,13 @@ def test_secrets_by_their_keys_and_by_their_values(monkeypatch):
 
 def test_a_job_of_a_sweep_is_called_by_what_differs(monkeypatch):
     config, _ = composed("logger=wandb", "seed=3", "select=random")
-    monkeypatch.delenv(base.SWEEP, raising=False)
-    monkeypatch.delenv(base.DIFFERS, raising=False)
-    assert (base.group(config), base.title(config)) == ("adads_pretrain", "random-r0.1-s3")
-    monkeypatch.setenv(base.SWEEP, "table1")
-    monkeypatch.setenv(base.DIFFERS, "select=random,seed=3")
-    assert (base.group(config), base.title(config)) == ("table1", "select=random,seed=3")
-    assert base.group(composed("logger=wandb", "logger.group=mine")[0]) == "mine"
+    monkeypatch.delenv(content.SWEEP, raising=False)
+    monkeypatch.delenv(content.DIFFERS, raising=False)
+    assert (content.group(config), content.title(config)) == ("adads_pretrain", "random-r0.1-s3")
+    monkeypatch.setenv(content.SWEEP, "table1")
+    monkeypatch.setenv(content.DIFFERS, "select=random,seed=3")
+    assert (content.group(config), content.title(config)) == ("table1", "select=random,seed=3")
+    assert content.group(composed("logger=wandb", "logger.group=mine")[0]) == "mine"
 
 
 # ---- Weights & Biases
@@ -133,8 +133,8 @@ def test_a_job_of_a_sweep_is_called_by_what_differs(monkeypatch):
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv(base.SWEEP, "table1")
-    monkeypatch.setenv(base.DIFFERS, "select=adads,seed=1")
+    monkeypatch.setenv(content.SWEEP, "table1")
+    monkeypatch.setenv(content.DIFFERS, "select=adads,seed=1")
 
 
 @pytest.mark.usefixtures("offline")
