@@ -31,7 +31,7 @@ from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
 from kdlab.modules.evaluation import over_splits
-from kdlab.modules.fit import QUIET
+from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.modules.row_pool import chosen
 from kdlab.plotting import run_figures
 from kdlab.runs import folders, rank_supervision
@@ -213,7 +213,7 @@ def run(
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
-        **{**QUIET, "logger": logger_of(config, folder, resolved)},
+        **{**PLAIN_TRAINER, "logger": logger_of(config, folder, resolved)},
     )
     # the logger is closed last: it may take longer than a rank that has failed is waited for
     with base.closing(trainer.logger), told(folder, about, trainer.strategy.launcher, world, main_rank):

@@ -21,13 +21,14 @@ from kdlab.models import loading, varlen
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import Scorer
-from kdlab.modules.fit import Preparation, first_device, precision_of
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.runtime.devices import first_device, precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import components, validation
 from kdlab.stages.components import Selection
 from kdlab.stages.dry_run import ModelShape
+from kdlab.stages.preparation import Preparation
 from kdlab.stages.teachers.base import TeacherPool
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import sha256_of

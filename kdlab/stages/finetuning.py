@@ -25,14 +25,14 @@ from kdlab.methods.selection.strategies import needs_of, random
 from kdlab.models import loading
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import TaskScore, over_splits
-from kdlab.modules.fit import fit, read_json
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages import augmented_rows
 from kdlab.stages.base import Stage, vocabulary_hash
 from kdlab.stages.components import made
+from kdlab.stages.preparation import fit
 from kdlab.stages.teachers.classifiers import LABELS, TaskTeacherPool
-from kdlab.storage.files import atomic_write_json
+from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.teacher import Teacher
 
 

@@ -28,11 +28,11 @@ from kdlab.methods.knowledge.weighing import looks_of
 from kdlab.methods.ksm.module import KSM
 from kdlab.methods.selection.policies import Fixed
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.fit import fit, read_json
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import stable
 from kdlab.stages.components import Selection, made
-from kdlab.storage.files import atomic_write_json
+from kdlab.stages.preparation import fit
+from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.storage.tables import Table
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import WeighingContext

@@ -20,10 +20,10 @@ from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import MaskedLMScore
-from kdlab.modules.fit import read_json
 from kdlab.stages.base import Stage, vocabulary_hash
 from kdlab.stages.components import made
 from kdlab.stages.teachers.masked_lms import TextTeacherPool
+from kdlab.storage.files import read_json
 from kdlab.teachers.teacher import Teacher
 
 

@@ -184,6 +184,11 @@ def atomic_write_json(path: Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. OSError or ValueError if it cannot be read."""
+    return json.loads(path.read_text())
+
+
 @contextmanager
 def locked(path: Path, wait: bool = True, waiting: Callable[[str], None] | None = None) -> Iterator[str | None]:
     """Hold the lock file `path` during the block; it is removed afterwards. Yields None when the lock is ours.

@@ -15,11 +15,12 @@ from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.fit import fit, precision_of
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.runtime.devices import precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
+from kdlab.stages.preparation import fit
 from kdlab.teachers import specs
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher

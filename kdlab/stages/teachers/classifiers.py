@@ -22,15 +22,16 @@ from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import TaskScore, over_splits
-from kdlab.modules.fit import first_device, fit, precision_of, read_json
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime import distributed
+from kdlab.runtime.devices import first_device, precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
+from kdlab.stages.preparation import fit
 from kdlab.stages.teachers import answer_cache
 from kdlab.stages.teachers.base import TeacherPool
-from kdlab.storage.files import atomic_write_json
+from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, held_in

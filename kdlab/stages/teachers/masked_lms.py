@@ -15,13 +15,13 @@ from kdlab.methods.knowledge.logits import label_cross_entropy
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.fit import fit, read_json
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
+from kdlab.stages.preparation import fit
 from kdlab.stages.teachers.base import TeacherPool
-from kdlab.storage.files import atomic_write_json
+from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.specs import TeacherSpec
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models import attention_capture, loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
-from kdlab.modules.fit import fit
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.ledger import Ledger
+from kdlab.stages.preparation import fit
 from kdlab.teachers.teacher import Teacher, held_in
 from kdlab.types import Batch
 from tests.conftest import tiny_config

@@ -1,0 +1,98 @@
+"""Prerequisites of a run that are trained first (teachers, assistants, KSMs, baselines), and the cost of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.strategies import SingleDeviceStrategy
+
+from kdlab.callbacks.nonfinite import NonFiniteGuard
+from kdlab.callbacks.progress import ProgressCallback
+from kdlab.modules.distiller import Distiller
+from kdlab.modules.lightning_options import PLAIN_TRAINER
+from kdlab.runtime.devices import first_device
+from kdlab.storage.artifacts import ArtifactStore
+from kdlab.storage.files import atomic_write_json, read_json
+
+COST = "cost.json"  # file of a trained artifact: the cost of its training
+
+
+def fit(
+    module: Distiller,
+    data: Any,
+    steps: int,
+    title: str,
+    *callbacks: pl.Callback,
+    accelerator: str,
+    accumulate: int = 1,
+    precision: str = "32-true",
+) -> dict[str, Any]:
+    """Train `module` on one process without checkpoints, whatever the run itself uses; `title` heads its progress bar.
+
+    Returns the cost by the module's ledger: optimizer `steps`, teacher `queries` (rows; `cached`: further rows answered
+    from a cache), model `flops`, `seconds` of training.
+    """
+    ledger = module.ledger
+    assert ledger is not None
+    device = first_device(accelerator)
+    trainer = pl.Trainer(
+        accelerator="cpu" if device.type == "cpu" else "gpu",  # by default Lightning takes any GPU it finds
+        strategy=SingleDeviceStrategy(device=device),
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        max_steps=steps,
+        accumulate_grad_batches=accumulate,
+        max_epochs=1,
+        callbacks=[NonFiniteGuard(), *callbacks, ProgressCallback(steps, ledger, None, title)],
+        **PLAIN_TRAINER,
+    )
+    started = time.perf_counter()
+    trainer.fit(module, train_dataloaders=data.train_dataloader())
+    seconds = time.perf_counter() - started
+    totals = ledger.totals()
+    module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU; its evaluation follows
+    module.ledger = None  # the evaluation is no cost of training
+    return {
+        "steps": steps,
+        "queries": totals["teacher_queries"]["total"],
+        "cached": totals["teacher_queries"]["cached"],
+        "flops": totals["flops"]["total"],
+        "seconds": seconds,
+    }
+
+
+class Preparation:
+    """The trained prerequisites of a run: each an artifact of `store`, with its cost."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self.store = store
+        self._stages: dict[Path, dict[str, Any]] = {}
+
+    def get(
+        self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], dict[str, Any]], what: str, stage: str
+    ) -> Path:
+        """Folder of a trained artifact, as `ArtifactStore.get`; `build` returns the cost of the training, `stage` is its
+        title in tables."""
+        built = []
+
+        def build_and_record(out: Path) -> None:
+            atomic_write_json(out / COST, build(out))
+            built.append(True)
+
+        folder = self.store.get(kind, parts, build_and_record, what)
+        cost = read_json(folder / COST) if (folder / COST).is_file() else {}  # older artifacts have none
+        before = self._stages.get(folder, {"made_now": False})
+        self._stages[folder] = {
+            "what": stage,
+            "made_now": bool(built) or before["made_now"],
+            **{name: cost.get(name) for name in ("queries", "cached", "flops", "seconds", "steps")},
+        }
+        return folder
+
+    def stages(self) -> list[dict[str, Any]]:
+        """The prerequisites in the order of their use: `what`, `made_now` (trained by this process, not loaded),
+        `queries`, `cached`, `flops`, `seconds`, `steps` (None: trained by a version that recorded no cost)."""
+        return [dict(stage) for stage in self._stages.values()]
