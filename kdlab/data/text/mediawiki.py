@@ -19,6 +19,10 @@ from xml.etree import ElementTree
 
 from kdlab.errors import UserError
 
+# Version of the cleaning, part of the fingerprint of the embedded excerpt and so of the keys of prepared corpora. It is the
+# sha256 of this file as it was when fingerprints began to use it. Change it (to any other 64 hex digits) whenever `prose`
+# or `articles` gives other text for some export, and only then: prose and names of this file do not matter.
+CLEANING = "108d117aadcf0efad0125f21406fa04f13d25c1aba2b3e007131f1488c27eb59"
 STUB = 300  # characters of prose below which a page is no article worth reading
 DEEPEST = 40  # brackets nested deeper are taken as plain text (MediaWiki's own limit); it bounds the time
 ITEM_WORDS = 12  # a list item of fewer words, or no full sentence, is a list entry and not prose

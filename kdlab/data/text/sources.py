@@ -64,8 +64,8 @@ class WikipediaExcerpt:
         self.file()
 
     def fingerprint(self) -> str:
-        """Over the export and the code that cleans it."""
-        return _digest(["excerpt"], [self.file(), Path(mediawiki.__file__)])
+        """The sha256 over the export and the version of the cleaning (`mediawiki.CLEANING`)."""
+        return _digest(["excerpt"], [self.file()], [mediawiki.CLEANING])
 
     def documents(self) -> Iterator[str]:
         return (text for _, text in mediawiki.articles(self.file()))
@@ -250,9 +250,12 @@ def _unreadable(error: OSError) -> None:
     raise UserError(f"data.path: cannot read the folder {error.filename}: {error.strerror}")
 
 
-def _digest(values: Iterable[object], files: Iterable[Path]) -> str:
+def _digest(values: Iterable[object], files: Iterable[Path], digests: Iterable[str] = ()) -> str:
+    """The sha256 over plain `values`, the sha256 of each of `files`, and further `digests` in hexadecimal."""
     total = hashlib.sha256(json.dumps(list(values)).encode())
     for path in over(files, "reading the text once, for its fingerprint", "files"):
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
+    for digest in digests:
+        total.update(bytes.fromhex(digest))
     return total.hexdigest()
