@@ -1,4 +1,4 @@
-"""What the layers pass to each other: `Batch`, `Plan`, `Outputs`, `Evidence`, `WeighingContext`.
+"""Values that the packages exchange: `TaskShape`, `Plan`, `Batch`, `Outputs`, `Evidence`, `WeighingContext`.
 
 Dimensions, defined once for the whole package:
 
@@ -11,11 +11,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 IGNORE = -100  # label of a position that makes no prediction (PyTorch's cross-entropy convention)
+
+
+def _generator() -> torch.Generator:
+    import torch  # here: what `--help` needs imports this module too
+
+    return torch.Generator().manual_seed(0)
+
+
+@dataclass(frozen=True)
+class TaskShape:
+    """Inputs, classes and metrics of a task.
+
+    `columns` texts a row (1, or 2 for pairs); `labels` the C class names in index order (None: regression on one number);
+    `metrics` the names of its metrics (`kdlab.data.tasks.metrics`).
+    """
+
+    columns: int
+    labels: tuple[str, ...] | None
+    metrics: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a model gives for a row: C classes, or 1 in regression."""
+        return 1 if self.labels is None else len(self.labels)
+
+    @property
+    def regression(self) -> bool:
+        """True where the label is a number and not a class."""
+        return self.labels is None
+
+    def __str__(self) -> str:
+        texts = "pairs of texts" if self.columns == 2 else "single texts"
+        if self.labels is None:
+            kind = "regression"
+        else:
+            some = [*self.labels[:6], "..."] if len(self.labels) > 7 else self.labels
+            kind = f"{len(self.labels)} classes ({', '.join(some)})"
+        return f"{texts}, {kind}, {' and '.join(self.metrics)}"
 
 
 @dataclass
@@ -158,7 +198,7 @@ class Evidence:
     mask: Tensor | None = None
     keep: int | None = None
     progress: float = 0.0
-    rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    rng: torch.Generator = field(default_factory=_generator)
 
     def __len__(self) -> int:
         for value in (self.rows, self.logits, self.features, self.labels, self.mask):
@@ -192,4 +232,4 @@ class WeighingContext:
     heed: Tensor | None = None
     progress: float = 0.0
     epoch: int = 0
-    rng: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    rng: torch.Generator = field(default_factory=_generator)

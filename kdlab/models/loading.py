@@ -14,10 +14,10 @@ import torch
 import transformers
 from torch import nn
 
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.errors import UserError
 from kdlab.models import safe_loading
 from kdlab.runtime.progress import adopt
+from kdlab.types import TaskShape
 
 
 def load_masked_lm(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab.data.tasks import metrics
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.runtime import distributed
 from kdlab.runtime.progress import over
-from kdlab.types import Batch
+from kdlab.types import Batch, TaskShape
 
 Project = Callable[[Tensor], Tensor]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from kdlab.config.schema import Config
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.metrics import predicted
-from kdlab.data.tasks.registry import AX, GLUE, TASKS, Task, TaskShape, find
+from kdlab.data.tasks.registry import AX, GLUE, TASKS, Task, find
 from kdlab.data.tasks.rows import TaskData
 from kdlab.data.tasks.sources import TaskFolder, diagnostics
 from kdlab.errors import UserError
@@ -34,7 +34,7 @@ from kdlab.runs.finished import config_of, result_of
 from kdlab.runs.folders import status
 from kdlab.stages.registry import stage_of
 from kdlab.storage.files import atomic_write_bytes
-from kdlab.types import Batch
+from kdlab.types import Batch, TaskShape
 
 # rows of the hidden test sets, to tell a sample of one from the whole
 ROWS = {

@@ -16,7 +16,7 @@ from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.select import Select
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset
-from kdlab.data.tasks.registry import Task, TaskShape, find, plain_name
+from kdlab.data.tasks.registry import Task, find, plain_name
 from kdlab.data.tasks.rows import TaskData, limited
 from kdlab.data.tasks.sources import TaskFolder, TaskHub
 from kdlab.errors import UserError
@@ -34,6 +34,7 @@ from kdlab.stages.preparation import fit
 from kdlab.stages.teachers.classifiers import LABELS, TaskTeacherPool
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.teacher import Teacher
+from kdlab.types import TaskShape
 
 
 class FinetuneStage(Stage):

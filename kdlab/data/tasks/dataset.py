@@ -19,13 +19,12 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.data.text import corpus
 from kdlab.errors import UserError
 from kdlab.runtime.progress import ProgressBar
 from kdlab.storage.files import atomic_write_json, plain_errors
-from kdlab.types import IGNORE, Batch
+from kdlab.types import IGNORE, Batch, TaskShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,34 +10,7 @@ import re
 from dataclasses import dataclass
 
 from kdlab.errors import UserError, nearest
-
-
-@dataclass(frozen=True)
-class TaskShape:
-    """What a model has to know of a task: `columns` texts a row (1, or 2 for pairs), `labels` the class names in index
-    order (None: regression on one number), `metrics` the names of its metrics (`kdlab.data.tasks.metrics`)."""
-
-    columns: int
-    labels: tuple[str, ...] | None
-    metrics: tuple[str, ...]
-
-    @property
-    def outputs(self) -> int:
-        """Numbers that a model gives for a row: C classes, or 1 in regression."""
-        return 1 if self.labels is None else len(self.labels)
-
-    @property
-    def regression(self) -> bool:
-        return self.labels is None
-
-    def __str__(self) -> str:
-        texts = "pairs of texts" if self.columns == 2 else "single texts"
-        if self.labels is None:
-            kind = "regression"
-        else:
-            some = [*self.labels[:6], "..."] if len(self.labels) > 7 else self.labels
-            kind = f"{len(self.labels)} classes ({', '.join(some)})"
-        return f"{texts}, {kind}, {' and '.join(self.metrics)}"
+from kdlab.types import TaskShape
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from kdlab.data.tasks.files import FileRow, place
 from kdlab.data.tasks.labels import as_number, canonical, fold
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.errors import UserError, nearest
 from kdlab.runtime.seeding import stable
+from kdlab.types import TaskShape
 
 HELD_OUT = 0.1  # of train, where a set has no dev split
 

@@ -25,11 +25,12 @@ from kdlab.data.tasks.files import (
     require_rows,
 )
 from kdlab.data.tasks.labels import align, as_number, canonical, classes_of, codes
-from kdlab.data.tasks.registry import AX, Task, TaskShape, plain_name
+from kdlab.data.tasks.registry import AX, Task, plain_name
 from kdlab.data.tasks.rows import LabelledRow, TaskData, hidden, labelled, with_dev
 from kdlab.data.text.sources import HubText
 from kdlab.errors import UserError, nearest
 from kdlab.storage.files import sha256_of
+from kdlab.types import TaskShape
 
 # split names to file names; a Hub file's "-00000-of-00002" may follow
 STEMS = {

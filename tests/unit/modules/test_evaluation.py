@@ -12,11 +12,11 @@ from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef, mean_squared_error
 
-from kdlab.data.tasks.registry import TASKS, TaskShape
+from kdlab.data.tasks.registry import TASKS
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.modules.evaluation import MaskedLMScore, TaskScore, answers, over_splits
-from kdlab.types import IGNORE, Batch
+from kdlab.types import IGNORE, Batch, TaskShape
 from tests.conftest import tiny_config
 
 RNG = np.random.default_rng(5)

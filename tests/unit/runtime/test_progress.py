@@ -13,7 +13,6 @@ import torch
 from datasets.utils import tqdm as datasets_bars
 
 from kdlab.data.augmentation.tinybert import AugmentationRecipe, augmented
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.data.text.sources import TextFolder
 from kdlab.models.encoder import Encoder
@@ -24,7 +23,7 @@ from kdlab.report import build
 from kdlab.runtime import progress
 from kdlab.runtime.progress import ProgressBar, adopt, over
 from kdlab.storage.artifacts import ArtifactStore, main
-from kdlab.types import Batch
+from kdlab.types import Batch, TaskShape
 from tests.conftest import made_text, tiny_tokenizer
 from tests.support.made_runs import made_run
 from tests.support.runs import Hurried, call, tiny

@@ -15,11 +15,11 @@ import kdlab.data.augmentation.tinybert as augment
 from kdlab.data.augmentation.candidates import Candidates, Word, whole_words
 from kdlab.data.augmentation.tinybert import AugmentationRecipe, augmented, copies
 from kdlab.data.augmentation.word_vectors import WordTable
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.errors import UserError
 from kdlab.models.loading import load_masked_lm, load_tokenizer
 from kdlab.storage.artifacts import MANIFEST, ArtifactStore
+from kdlab.types import TaskShape
 from tests.conftest import SYLLABLES, WORDS, made_text, tiny_tokenizer, write_teacher
 
 SINGLE = TaskShape(1, ("no", "yes"), ("accuracy",))

@@ -11,10 +11,9 @@ import torch
 from transformers import DistilBertTokenizer, RobertaTokenizer
 
 from kdlab.data.tasks.dataset import TokenizedRows, load, prepare, read_shape, read_stats
-from kdlab.data.tasks.registry import TaskShape
 from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.errors import UserError
-from kdlab.types import IGNORE, Batch
+from kdlab.types import IGNORE, Batch, TaskShape
 from tests.conftest import WORDS, tiny_tokenizer
 
 PAIRS = TaskShape(2, ("no", "yes"), ("accuracy",))

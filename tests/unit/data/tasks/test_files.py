@@ -12,10 +12,11 @@ import pyarrow.parquet as parquet
 import pytest
 
 from kdlab.data.tasks.files import read_table
-from kdlab.data.tasks.registry import TASKS, TaskShape
+from kdlab.data.tasks.registry import TASKS
 from kdlab.data.tasks.rows import LabelledRow
 from kdlab.data.tasks.sources import TaskFolder, TaskHub, infer
 from kdlab.errors import UserError
+from kdlab.types import TaskShape
 
 PAIR = [("a cat sat", "it sat", "yes"), ("a dog, big", 'he said "no"', "no"), ("a\u2028b", "", "yes")]
 HEADER = ("sentence1", "sentence2", "label")

@@ -127,7 +127,10 @@ def test_the_version_of_the_cleaning_goes_with_its_output(tmp_path: Path) -> Non
     file = tmp_path / "export.xml"
     file.write_text(export(page("All", html.escape(markup))))
     assert list(articles(file)) == [("All", text)]
-    version = ("108d117aadcf0efad0125f21406fa04f13d25c1aba2b3e007131f1488c27eb59", "724e968f53c3c74d572b5d44b7751ee4d22fd1c23aaff8b50e011213602154bb")
+    version = (
+        "108d117aadcf0efad0125f21406fa04f13d25c1aba2b3e007131f1488c27eb59",
+        "724e968f53c3c74d572b5d44b7751ee4d22fd1c23aaff8b50e011213602154bb",
+    )
     assert (CLEANING, hashlib.sha256(text.encode()).hexdigest()) == version
 
 
