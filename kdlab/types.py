@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported where it is used: `--help` and reports, which need this module, load none
     import torch
     from torch import Tensor
 
@@ -21,7 +21,7 @@ IGNORE = -100  # label of a position that makes no prediction (PyTorch's cross-e
 
 
 def _generator() -> torch.Generator:
-    import torch  # here: what `--help` needs imports this module too
+    import torch
 
     return torch.Generator().manual_seed(0)
 
@@ -104,6 +104,8 @@ class Batch:
 
         P is the largest number of labels of one row, at least 1. Positions that do not exist are 0.
         """
+        import torch
+
         labelled = self.labelled()
         counts = labelled.sum(1)
         widest = max(1, int(counts.max()))
