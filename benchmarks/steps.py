@@ -127,7 +127,7 @@ class Ours:
 
     def best(self, b: Batch, ratio: float) -> Batch:
         """The most uncertain rows of `b`."""
-        return b.take(strategies.top(strategies.entropy(self.evidence(b)), ratio))
+        return b.take(strategies.top_k(strategies.entropy(self.evidence(b)), ratio))
 
     def learn(self, b: Batch) -> None:
         """Forward, teacher, backward and update on every row of `b`."""

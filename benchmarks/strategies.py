@@ -17,13 +17,14 @@ import torch
 from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, parser_of, quartiles, table
 from benchmarks.steps import Ours, Sizes
 from kdlab.methods.selection import strategies
-from kdlab.methods.selection.strategies import Ensemble, Strategy, kept, top
+from kdlab.methods.selection.strategies import Ensemble, Strategy
+from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.types import Batch, Evidence
 
 
 def every() -> dict[str, Strategy]:
     """All strategies of `kdlab.methods.selection.strategies`, by name, and the ensemble of them all."""
-    own = {name: found for name, found in inspect.getmembers(strategies, inspect.isfunction) if hasattr(found, "needs")}
+    own = {name: found for name, found in inspect.getmembers(strategies, inspect.isfunction) if hasattr(found, "marks")}
     return {**own, "ensemble": Ensemble(own)}
 
 
@@ -49,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         def step(turn: int, rows: list[Batch] = rows, shown: dict[int, Evidence] = shown) -> None:
             seen = ours.evidence(rows[turn % 4])
-            seen.keep = kept(len(rows[turn % 4]), ratio)
+            seen.keep = selection_size(len(rows[turn % 4]), ratio)
             shown[turn] = seen
-            ours.learn(rows[turn % 4].take(top(strategies.entropy(seen), ratio)))
+            ours.learn(rows[turn % 4].take(top_k(strategies.entropy(seen), ratio)))
 
         def choosing(strategy: Strategy, shown: dict[int, Evidence] = shown) -> Callable[[int], None]:
-            return lambda turn: (top(strategy(shown[turn]), ratio), None)[1]
+            return lambda turn: (top_k(strategy(shown[turn]), ratio), None)[1]
 
         ways = {"step": step, **{name: choosing(strategy) for name, strategy in every().items()}}
         found = in_turns(ways, arguments.minutes / len(sizes), arguments.turns, clock)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from kdlab.callbacks.decision import ArmSelector, DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
-from kdlab.methods.selection.strategies import FORWARD, Strategy, is_rowwise, kept, needs_of, top
+from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.selection.strategies import Strategy
+from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.scoring_pass import whole
 from kdlab.runtime import distributed
@@ -70,7 +72,7 @@ class Select(DecisionCallback):
         if len(places):
             rank = () if self.everywhere else (distributed.rank(),)  # the same draw on any number of ranks
             rng = generator(self.chooser.seed, "select", batch_idx, *rank)
-            chosen = places[top(self._scores(module, batch, together, places, rng), self.ratio).to(places.device)]
+            chosen = places[top_k(self._scores(module, batch, together, places, rng), self.ratio).to(places.device)]
         else:
             chosen = torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         if together and module.labels_on_all:  # every rank keeps its rows, for their labels
@@ -85,13 +87,13 @@ class Select(DecisionCallback):
     def _scores(self, module: Distiller, batch: Batch, together: bool, places: Tensor, rng: torch.Generator) -> Tensor:
         """Scores (N,) by the current arm of the real rows, at `places` of the global batch (or of this rank's)."""
         arm = self.chooser.chosen
-        members: Mapping[str, Strategy] = getattr(arm, "members", {"": arm})
+        members: Mapping[str, Strategy] = members_of(arm)
 
         def everyones(rows: Tensor, pad: float | None = None) -> Tensor:
             return (distributed.gather_rows(rows, pad) if together else rows)[places]
 
-        common = {"keep": kept(len(places), self.ratio), "progress": module.progress, "rng": rng}
-        needs = {name: needs_of(member) for name, member in members.items()}
+        common = {"keep": selection_size(len(places), self.ratio), "progress": module.progress, "rng": rng}
+        needs = {name: marks_of(member).needs for name, member in members.items()}
         needed = frozenset().union(*needs.values())
         scored = {name: member for name, member in members.items() if needs[name] & FORWARD}
         evidence = Evidence(rows=everyones(batch.rows), **common)
@@ -114,7 +116,7 @@ class Select(DecisionCallback):
                 ],
             )
 
-        by_row = [name for name, member in members.items() if is_rowwise(member) and "logits" in needs[name]]
+        by_row = [name for name, member in members.items() if marks_of(member).rowwise and "logits" in needs[name]]
         whole_logits = "logits" in frozenset().union(*(needs[name] for name in members if name not in by_row))
         scores: dict[str, list[Tensor]] = {name: [] for name in by_row}
         with module.metered("scoring"), module.quiet():
@@ -158,7 +160,7 @@ class Select(DecisionCallback):
                 for part in module.evidence(some, self.look(module, some, frozenset()), "scoring"):
                     part.keep, part.progress, part.rng = common["keep"], common["progress"], common["rng"]
                     for name, member in members.items():
-                        scores[name].append(member(part.only(needs_of(member))).double())
+                        scores[name].append(member(part.only(marks_of(member).needs)).double())
         rows = distributed.gather_rows(batch.rows[due]).cpu()
         for name in members:
             memory.store(names[name], rows, batch.epoch, distributed.gather_rows(torch.cat(scores[name])))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kdlab.errors import UserError
-from kdlab.methods.adoption import marks_of
-from kdlab.methods.knowledge.logits import asks_teacher, is_joint, on_logits, wants
+from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint, on_logits, queries_teacher
+from kdlab.methods.marks import marks_of
 from kdlab.models import attention_capture, flops
 from kdlab.models.encoder import Encoder
 from kdlab.modules.evaluation import MaskedLMScore, Scorer
@@ -66,7 +66,7 @@ class Distiller(pl.LightningModule):
         self.seed = seed
         self.chunk = chunk
         self.score = score or MaskedLMScore(chunk)
-        self.needs_teacher = any(asks_teacher(w.term) for w in self.terms.values())
+        self.needs_teacher = any(queries_teacher(w.term) for w in self.terms.values())
         if self.needs_teacher and not teachers:
             raise UserError("these knowledge terms read a teacher's answer, and there is no teacher")
         # a tuple, so that they are no submodules: not in checkpoints, not in the optimizer
@@ -93,8 +93,8 @@ class Distiller(pl.LightningModule):
 
     def _meet(self, student: Encoder) -> None:
         """Make student and teachers comparable where terms read more than logits."""
-        taught = [w.term for w in self.terms.values() if asks_teacher(w.term)]
-        read = frozenset().union(*(wants(term) for term in taught))
+        taught = [w.term for w in self.terms.values() if queries_teacher(w.term)]
+        read = frozenset().union(*(fields_beyond_logits(term) for term in taught))
         if read & {"scores", "values"}:
             for encoder in (student, *(teacher.encoder for teacher in self.teachers)):
                 attention_capture.prepare(encoder.model)
@@ -181,7 +181,7 @@ class Distiller(pl.LightningModule):
         plan = plan or Plan()
         terms = self.trained_by
         wanted = wanted_by(terms.values(), self.student.per_row)
-        taught = {name: w for name, w in terms.items() if asks_teacher(w.term)}
+        taught = {name: w for name, w in terms.items() if queries_teacher(w.term)}
         query, heard, index = batch, [], None
         with _time(meter, "student_forward"):
             shown = seen = self.student.encode(batch, wanted)
@@ -211,7 +211,7 @@ class Distiller(pl.LightningModule):
             self.rules.note(terms, heed, query, seen, heard)
         if meter is not None:
             self.spending.step(meter, terms, batch, heard, wanted)
-            theirs = plan.adopt is not None and "theirs" in marks_of(plan.adopt).reads
+            theirs = plan.adopt is not None and "teachers" in marks_of(plan.adopt).needs
             doubted = self.hearing.doubted
             self.spending.doubts(meter, query, doubted, seen.uncertainty is not None, heard if theirs else ())
         return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from kdlab.methods.knowledge.logits import asks_teacher, on_logits
+from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
 from kdlab.modules.objective import TeacherAnswer, WeightedTerm, units_of, wanted_by
@@ -62,7 +62,7 @@ class FlopCounter:
         """Of one forward of plain distillation on `batch`, the student's and the teachers'."""
         wanted = wanted_by(terms, self.student.per_row)
         student = _forward(self.student, self.shape, batch, _logits_at(terms), wanted)
-        if not any(asks_teacher(w.term) for w in terms):
+        if not any(queries_teacher(w.term) for w in terms):
             return student, 0
         asked = list(zip(self.teachers, self.teacher_shapes, strict=True))[0 if self.together else -1 :]
         told = _told_at(terms)
@@ -89,7 +89,7 @@ def _logits_at(terms: Iterable[WeightedTerm]) -> set[str]:
 
 
 def _told_at(terms: Iterable[WeightedTerm]) -> set[str]:
-    return {w.at for w in terms if on_logits(w.term) and asks_teacher(w.term)}
+    return {w.at for w in terms if on_logits(w.term) and queries_teacher(w.term)}
 
 
 def _forward(

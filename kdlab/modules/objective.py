@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlab.methods.knowledge.logits import Term, asks_teacher, is_joint, on_logits, wants
+from kdlab.methods.knowledge.base import Term, fields_beyond_logits, is_joint, on_logits, queries_teacher
 from kdlab.models.encoder import Encoder
 from kdlab.modules.chunked_loss import chunked_loss
 from kdlab.runtime import distributed
@@ -41,7 +41,7 @@ def wanted_by(terms: Iterable[WeightedTerm], per_row: bool) -> frozenset[str]:
     logits of other tokens."""
     terms = list(terms)
     elsewhere = not per_row and any(on_logits(w.term) and w.at != "labelled" for w in terms)
-    return frozenset({"hidden"} if elsewhere else ()).union(*(wants(w.term) for w in terms))
+    return frozenset({"hidden"} if elsewhere else ()).union(*(fields_beyond_logits(w.term) for w in terms))
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class _OnLogits:
         self.labels = batch.labels[row] if self.student.per_row else batch.labels[row, place]
         self.share = share[row]
         self.scales = {name: scales[name][row] for name in terms if name in scales}
-        asked = any(asks_teacher(w.term) for w in terms.values())
+        asked = any(queries_teacher(w.term) for w in terms.values())
         self.told = [self._told(one, len(batch)) for one in heard] if asked else []
 
     def _told(self, one: TeacherAnswer, rows: int) -> _TeacherLogits:
@@ -256,7 +256,7 @@ class _OnLogits:
     def _value(
         term: Term, student: Outputs, pairs: Sequence[tuple[Outputs, Outputs, Tensor | None, Tensor | None]]
     ) -> Tensor:
-        if not asks_teacher(term):
+        if not queries_teacher(term):
             return term(student, None)
         assert student.logits is not None
         total = student.logits.new_zeros(len(student.logits), dtype=torch.float32)

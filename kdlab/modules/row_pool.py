@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from kdlab.errors import UserError, nearest
+from kdlab.methods.marks import marks_of
 from kdlab.methods.selection import strategies
-from kdlab.methods.selection.strategies import Strategy, kept, needs_of, top
+from kdlab.methods.selection.strategies import Strategy
+from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.models.encoder import Encoder
 from kdlab.runtime.progress import over
 from kdlab.runtime.seeding import generator
@@ -94,11 +96,11 @@ def keeps(pool: RowPool, strategy: Strategy, ratio: float, *key: int | str, prog
             features=pool.features[some],
             labels=pool.labels[some],
             mask=None if pool.mask is None else pool.mask[some],
-            keep=kept(size, ratio),
+            keep=selection_size(size, ratio),
             progress=progress,
             rng=generator(*key, "pool", int(pool.rows[start])),  # by row: the same on any number of ranks
         )
-        found[start + top(strategy(evidence.only(needs_of(strategy))), ratio)] = True
+        found[start + top_k(strategy(evidence.only(marks_of(strategy).needs)), ratio)] = True
         start += size
     return found
 
@@ -116,9 +118,9 @@ def chosen(
     for name in wanted:
         if name not in known:
             raise UserError(f"no strategy is called {name}: {nearest(name, known)}")
-        if names and regression and "logits" in needs_of(known[name]):
+        if names and regression and "logits" in marks_of(known[name]).needs:
             raise UserError(f"{name} needs the student's uncertainty, and this task is regression, which has none")
-    return {name: known[name] for name in wanted if not (regression and "logits" in needs_of(known[name]))}
+    return {name: known[name] for name in wanted if not (regression and "logits" in marks_of(known[name]).needs)}
 
 
 def centre_distances(features: Tensor, labels: Tensor) -> Tensor:

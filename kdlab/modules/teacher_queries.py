@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kdlab.errors import UserError
-from kdlab.methods.adoption import Rule, marks_of
+from kdlab.methods.adoption import Rule
+from kdlab.methods.marks import marks_of
 from kdlab.models.encoder import Encoder
 from kdlab.modules.objective import TeacherAnswer, units_of
 from kdlab.runtime import distributed
@@ -88,8 +89,10 @@ class TeacherQueries:
 
     def heed(self, rule: Rule | None, batch: Batch, shown: Outputs, alone: bool) -> Tensor:
         """The weights (k, T) of the teachers for this rank's rows, by a rule that needs no teacher's answer (collective)."""
-        reads = frozenset() if rule is None else marks_of(rule).reads
-        own = self.uncertainty(batch, shown) if "own" in reads else torch.zeros(len(batch), device=batch.rows.device)
+        reads = frozenset() if rule is None else marks_of(rule).needs
+        own = (
+            self.uncertainty(batch, shown) if "student" in reads else torch.zeros(len(batch), device=batch.rows.device)
+        )
         return self._decide(rule, own, None, batch, alone)
 
     def hear(
@@ -106,12 +109,14 @@ class TeacherQueries:
 
         `shown`: what the student showed of the batch. `count`: as queries of the ledger. `remembered`: caches may answer.
         """
-        if rule is not None and "theirs" in marks_of(rule).reads:
+        if rule is not None and "teachers" in marks_of(rule).needs:
             answers = [teacher.answer(batch, count, wants, remembered) for teacher in self.teachers]
             theirs = torch.stack(
                 [self._their_uncertainty(*pair, batch) for pair in zip(self.teachers, answers, strict=True)], 1
             )
-            own = self.uncertainty(batch, shown) if "own" in marks_of(rule).reads else torch.zeros_like(theirs[:, 0])
+            own = (
+                self.uncertainty(batch, shown) if "student" in marks_of(rule).needs else torch.zeros_like(theirs[:, 0])
+            )
             weights = self._decide(rule, own, theirs, batch, alone)
             every = zip(self.teachers, answers, weights.T, strict=True)
             heard = [

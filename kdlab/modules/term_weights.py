@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.logits import function_of
-from kdlab.methods.knowledge.weighing import Weighing, looks_of
+from kdlab.methods.knowledge.weighing import Weighing
+from kdlab.methods.marks import marks_of
 from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm
 from kdlab.modules.teacher_queries import TeacherQueries, gather_rows_of_all, own_rows
 from kdlab.runtime import distributed
@@ -52,7 +52,7 @@ class TermWeights:
         self._weights = {}
         if rule is None:
             return {}
-        seen = self.hearing.situation(looks_of(rule), batch, shown, heard, heed, alone)
+        seen = self.hearing.situation(marks_of(rule).needs, batch, shown, heard, heed, alone)
         seen.progress, seen.rng = progress, rng
         names = tuple(self.terms)
         found = rule(seen, names).to(device=batch.rows.device, dtype=torch.float32).detach()
@@ -72,7 +72,7 @@ class TermWeights:
         names = [f"weight_{name}" for name in self.terms] if "weigh" in kinds else []
         names += [f"asked_{teacher.name}" for teacher in self.teachers] if len(self.teachers) > 1 else []
         for name, w in self.terms.items():
-            if getattr(function_of(w.term), "chooses", None) is not None:
+            if marks_of(w.term).layer_mask is not None:
                 for teacher, layers in zip(self.teachers, self.layers, strict=True):
                     names += _layer_names(name, teacher, layers)
         return names
@@ -92,7 +92,7 @@ class TermWeights:
         rows = [batch.real.sum().expand(len(names))]
         said = {one.place: one for one in heard}
         for name, w in terms.items():
-            chooses = getattr(function_of(w.term), "chooses", None)
+            chooses = marks_of(w.term).layer_mask
             for i, teacher in enumerate(self.teachers if chooses else ()):
                 chosen = torch.zeros(0, self.layers[i])
                 if i in said and chooses is not None:

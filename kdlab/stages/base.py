@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor
 
 from kdlab.config.schema import Config
-from kdlab.methods.knowledge.logits import asks_teacher, is_joint
+from kdlab.methods.knowledge.base import is_joint, queries_teacher
 from kdlab.models import loading, varlen
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
@@ -167,7 +167,7 @@ class Stage:
     @property
     def asks_teacher(self) -> bool:
         """Whether any knowledge term reads a teacher's answer."""
-        return any(asks_teacher(w.term) for w in self.terms().values())
+        return any(queries_teacher(w.term) for w in self.terms().values())
 
     # ---- teachers and student
 

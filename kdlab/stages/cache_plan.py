@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdlab.errors import UserError
-from kdlab.methods.adoption import marks_of
-from kdlab.methods.knowledge.logits import Term, asks_teacher, function_of, on_logits
-from kdlab.methods.selection.strategies import kept
+from kdlab.methods.knowledge.base import Term, on_logits, queries_teacher
+from kdlab.methods.marks import marks_of
+from kdlab.methods.selection.top_k import selection_size
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import ksm_training
 from kdlab.stages.teachers import answer_cache
@@ -36,12 +36,12 @@ class CachePlan:
 def keeps_of(bench: Stage) -> CacheSpec:
     """What the run's terms and rules read of a teacher's answer. UserError where the wanted vocabulary cannot give it."""
     given, row = bench.config.teachers, bench.fixed_inputs
-    taught = [w for w in bench.terms().values() if asks_teacher(w.term)]
+    taught = [w for w in bench.terms().values() if queries_teacher(w.term)]
     on = [w for w in taught if on_logits(w.term)]
-    reads = frozenset().union(*(function_of(w.term).on for w in taught))
+    reads = frozenset().union(*(marks_of(w.term).needs for w in taught))
     adoption = bench.adoption()
     marks = [] if adoption is None else [marks_of(rule) for rule in adoption.arms.values()]
-    theirs = any("theirs" in one.reads for one in marks)
+    theirs = any("teachers" in one.needs for one in marks)
     logits = None
     if on or theirs:
         logits = "row" if row else "tokens" if any(w.at != "labelled" for w in on) else "labelled"
@@ -112,7 +112,11 @@ def plan(bench: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
 def rows_asked(bench: Stage, rows: int, batches: int, world: int) -> int:
     """How many answers of a teacher a run will keep, at most."""
     select, size = bench.config.select, bench.config.data.batch_size
-    each = kept(size * world, select.ratio) if select.scope == "global" else world * kept(size, select.ratio)
+    each = (
+        selection_size(size * world, select.ratio)
+        if select.scope == "global"
+        else world * selection_size(size, select.ratio)
+    )
     trainings = 1 + (bench.config.policy.episodes if bench.fixed_inputs and bench.config.policy.path is None else 0)
     asked = trainings * batches * each + (select.evaluation_rows if select.observe == "kd" and select.ratio < 1 else 0)
     return min(rows, asked) if bench.fixed_inputs else asked

@@ -12,7 +12,7 @@ from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.config.groups import KnowledgeConfig, SelectConfig
 from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
-from kdlab.methods.selection.strategies import FORWARD, is_rowwise, needs_of
+from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.scoring_pass import EarlyExit
 from kdlab.stages.dry_run import check_adoption
@@ -37,13 +37,13 @@ def selection(select: SelectConfig) -> Selection:
         if not callable(arm):
             raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
         if select.scoring == "stale":
-            for member in getattr(arm, "members", {name: arm}).values():
-                if needs_of(member) & FORWARD and not is_rowwise(member):
+            for member in members_of(arm).values():
+                marks = marks_of(member)
+                if marks.needs & FORWARD and not marks.rowwise:
                     raise UserError(
                         f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
                         "to remember; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
                     )
-        needs_of(arm)  # pyright: ignore[reportArgumentType]
     policy = made(select.policy, "select.policy", arms=list(arms))
     reward = made(select.reward, "select.reward") if select.reward is not None else None
     if hasattr(policy, "learn") and reward is None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from kdlab.errors import UserError
-from kdlab.methods.adoption import marks_of
-from kdlab.methods.knowledge.logits import Term, is_joint, wants
+from kdlab.methods.knowledge.base import Term, fields_beyond_logits, is_joint
+from kdlab.methods.marks import marks_of
 from kdlab.models import attention_capture
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.types import Outputs
@@ -55,7 +55,7 @@ def rehearse(
     """
     terms = list(terms)
     casts = [ModelShape.of(member.config) for member in members]
-    if frozenset().union(*(wants(term) for term in terms)) & {"scores", "values"}:
+    if frozenset().union(*(fields_beyond_logits(term) for term in terms)) & {"scores", "values"}:
         for one in {id(c): c for c in (student.config, *(member.source.config for member in members))}.values():
             with torch.device("meta"):
                 attention_capture.prepare(head.from_config(copy.deepcopy(one)))
@@ -87,17 +87,17 @@ def check_adoption(
     for arm, rule in arms.items():
         marks = marks_of(rule) if callable(rule) else None
         if marks is None:
-            raise UserError(f"adopt.arms.{arm} is no adoption rule (a function of own, theirs and count)")
-        if len(members) < marks.fewest:
+            raise UserError(f"adopt.arms.{arm} is no adoption rule (a function of student, teachers and count)")
+        if len(members) < marks.min_teachers:
             raise UserError(
-                f"adopt={name}: {arm} chooses among {marks.fewest} teachers or more, and there is {known} alone: "
+                f"adopt={name}: {arm} chooses among {marks.min_teachers} teachers or more, and there is {known} alone: "
                 "+teachers.others.small.layers=N adds a shallower one, adopt=assistant an assistant"
             )
-        if regression and marks.reads:
+        if regression and marks.needs:
             raise UserError(
                 f"adopt={name}: {arm} goes by uncertainty, and this task is regression, which has none: adopt=ensemble or every"
             )
-        theirs = torch.full((3, len(members)), 0.5) if "theirs" in marks.reads else None
+        theirs = torch.full((3, len(members)), 0.5) if "teachers" in marks.needs else None
         try:
             found = rule(torch.full((3,), 0.5), theirs, len(members))
         except UserError:

@@ -20,8 +20,9 @@ from kdlab.data.tasks.registry import Task, find, plain_name
 from kdlab.data.tasks.rows import TaskData, limited
 from kdlab.data.tasks.sources import TaskFolder, TaskHub
 from kdlab.errors import UserError
+from kdlab.methods.marks import marks_of
 from kdlab.methods.selection.policies import Fixed
-from kdlab.methods.selection.strategies import needs_of, random
+from kdlab.methods.selection.strategies import random
 from kdlab.models import loading
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import TaskScore, over_splits
@@ -105,7 +106,7 @@ class FinetuneStage(Stage):
     def check_data(self) -> None:
         """Reads all rows the first time: a bad one is named by file and line before anything is written."""
         shape = self.shape
-        uncertain = sorted(name for name, arm in self.selection().arms.items() if "logits" in needs_of(arm))
+        uncertain = sorted(name for name, arm in self.selection().arms.items() if "logits" in marks_of(arm).needs)
         if shape.regression and self.config.select.ratio < 1 and uncertain:
             raise UserError(
                 f"select={self.config.select.name}: {', '.join(uncertain)} need the student's uncertainty, and this "

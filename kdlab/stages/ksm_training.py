@@ -23,9 +23,8 @@ from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.weigh import Weigh
 from kdlab.errors import UserError, nearest
-from kdlab.methods.knowledge.logits import function_of
-from kdlab.methods.knowledge.weighing import looks_of
 from kdlab.methods.ksm.module import KSM
+from kdlab.methods.marks import function_of, marks_of
 from kdlab.methods.selection.policies import Fixed
 from kdlab.modules.distiller import Distiller
 from kdlab.runtime.ledger import Ledger
@@ -58,7 +57,7 @@ def check(bench: Stage) -> None:
     arms = _arms(bench)
     modules = [name for name, arm in arms.items() if isinstance(arm, KSM)]
     for name, arm in arms.items():
-        reads = looks_of(arm)
+        reads = marks_of(arm).needs
         if "uncertainty" in reads and bench.regression:
             raise UserError(f"policy.arms.{name} goes by uncertainty, and this task is regression, which has none")
         if name not in modules:
@@ -99,7 +98,7 @@ def weighing(
 
 def looks(bench: Stage) -> frozenset[str]:
     """What the run's weighing rules look at (`kdlab.methods.knowledge.weighing.looks_of`)."""
-    return frozenset().union(*(looks_of(arm) for arm in _arms(bench).values()))
+    return frozenset().union(*(marks_of(arm).needs for arm in _arms(bench).values()))
 
 
 def reward_data(bench: Stage) -> str | None:
@@ -129,7 +128,7 @@ def _arms(bench: Stage) -> dict[str, Any]:
     arms = {}
     for name, target in bench.config.policy.arms.items():
         arm = made(target, f"policy.arms.{name}")
-        if "features" in looks_of(arm) and not bench.asks_teacher:
+        if "features" in marks_of(arm).needs and not bench.asks_teacher:
             raise UserError(
                 f"policy.arms.{name} looks at teachers, and knowledge={bench.config.knowledge.name} asks none"
             )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from kdlab.errors import UserError
-from kdlab.methods.adoption import marks_of
-from kdlab.methods.knowledge.logits import function_of, mean_squared_error
+from kdlab.methods.knowledge.logits import mean_squared_error
+from kdlab.methods.marks import function_of, marks_of
 from kdlab.models import loading, packing
 from kdlab.stages import cache_plan, components, ksm_training
 from kdlab.stages.dry_run import rehearse

@@ -23,11 +23,10 @@ import torch
 from omegaconf import OmegaConf
 
 from kdlab import run as entry
-from kdlab.methods.adoption import marks_of
-from kdlab.methods.knowledge.logits import asks_teacher, is_joint, mean_squared_error, on_logits, wants
-from kdlab.methods.knowledge.weighing import looks_of
+from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint, on_logits, queries_teacher
+from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.ksm.module import KSM
-from kdlab.methods.selection.strategies import is_rowwise, needs_of
+from kdlab.methods.marks import marks_of
 from kdlab.storage import tables
 from tests.end_to_end.test_finetune import BATCH, KEPT, STEPS, Lab, plainly, result_of, weights
 from tests.support.runs import KillAt, call, outcome, tiny
@@ -78,11 +77,11 @@ def needs(group: str, choice: str) -> tuple[Any, ...]:
     found, given = functions(group, choice), read(group, choice)
     match group:
         case "knowledge":
-            asked = {name: term for name, term in found.items() if asks_teacher(term)}
+            asked = {name: term for name, term in found.items() if queries_teacher(term)}
             return (
                 bool(asked), any(map(is_joint, found.values())), any(map(on_logits, asked.values())),
-                any(not on_logits(term) for term in found.values()), frozenset().union(*map(wants, found.values())),
-                bool(given.get("phases")), any(getattr(term, "chooses", None) for term in found.values()),
+                any(not on_logits(term) for term in found.values()), frozenset().union(*map(fields_beyond_logits, found.values())),
+                bool(given.get("phases")), any(marks_of(term).layer_mask for term in found.values()),
                 mean_squared_error in found.values(),
             )  # fmt: skip
         case "adopt":
@@ -91,12 +90,12 @@ def needs(group: str, choice: str) -> tuple[Any, ...]:
                 marks = marks_of(rule)
                 more = {key: value for key, value in given.arms[arm].items() if not key.startswith("_")}
                 # whether it asks both of two teachers about every row
-                both = "theirs" in marks.reads or bool((rule(torch.full((3,), 0.5), None, 2, **more) > 0).all())
-                rules.append((marks.reads, marks.mixes, marks.fewest, both))
+                both = "teachers" in marks.needs or bool((rule(torch.full((3,), 0.5), None, 2, **more) > 0).all())
+                rules.append((marks.needs, marks.mixes, marks.min_teachers, both))
             return (given.assistant is not None, *rules)
         case "policy":
-            return (learns(choice), *(looks_of(rule) for rule in found.values()))
-    reads = frozenset((needs_of(strategy), is_rowwise(strategy)) for strategy in found.values())
+            return (learns(choice), *(marks_of(rule).needs for rule in found.values()))
+    reads = frozenset((marks_of(strategy).needs, marks_of(strategy).rowwise) for strategy in found.values())
     return (given.policy["_target_"], reads, given.get("ratio") == 1)
 
 
@@ -134,7 +133,7 @@ def command(one: dict[str, str]) -> list[str]:
     terms = functions("knowledge", one["knowledge"])
     for name, rule in read("policy", one["policy"]).arms.items():
         if "certain" in rule:  # names of terms: answers of the teacher, and its states
-            answers = [term for term, function in terms.items() if on_logits(function) and asks_teacher(function)]
+            answers = [term for term, function in terms.items() if on_logits(function) and queries_teacher(function)]
             states = [term for term, function in terms.items() if not on_logits(function)]
             lists = {"certain": answers, "uncertain": states}
             found += [f"policy.arms.{name}.{key}=[{','.join(names)}]" for key, names in lists.items()]

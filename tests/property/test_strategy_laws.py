@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from kdlab.methods.selection.top_k import selection_size, top_k
 
 from kdlab.methods.selection import strategies
-from kdlab.methods.selection.strategies import Ensemble, kept, top
+from kdlab.methods.selection.strategies import Ensemble
 from kdlab.types import Evidence
 
 LAWS = settings(deadline=None, max_examples=40)
@@ -41,9 +42,9 @@ def test_with_two_classes_the_uncertain_strategies_keep_the_same_rows(gaps, data
     shift = np.array([data.draw(st.sampled_from([-4.0, 0.0, 7.5])) for _ in gaps])
     pair = logits_of(np.stack([shift, shift + sign * np.array(gaps) / 20], axis=1).astype(np.float32))
     ratio = data.draw(RATIOS)
-    rows = top(strategies.entropy(pair), ratio).tolist()
-    assert rows == top(strategies.margin(pair), ratio).tolist()
-    assert rows == top(strategies.least_confidence(pair), ratio).tolist()
+    rows = top_k(strategies.entropy(pair), ratio).tolist()
+    assert rows == top_k(strategies.margin(pair), ratio).tolist()
+    assert rows == top_k(strategies.least_confidence(pair), ratio).tolist()
     assert rows == sorted(np.argsort(gaps)[: len(rows)].tolist())
 
 
@@ -83,7 +84,7 @@ def test_ranges_and_identities(values):
     assert bool((entropy <= math.log(classes) + slack).all())
     assert_near(strategies.certainty(row), -entropy)
     assert_near(strategies.scaled_entropy(row) * math.log(classes), entropy)
-    assert top(strategies.scaled_entropy(row), 0.5).tolist() == top(entropy, 0.5).tolist()
+    assert top_k(strategies.scaled_entropy(row), 0.5).tolist() == top_k(entropy, 0.5).tolist()
     margin, least = strategies.margin(row), strategies.least_confidence(row)
     assert bool((margin >= -1).all())
     assert bool((margin <= 0).all())
@@ -164,16 +165,16 @@ def test_cluster_keeps_one_of_each_cluster_first(values, clusters, seed):
 @given(st.integers(1, 3000), st.integers(1, 10000))
 def test_k_is_the_exact_floor(n, part):
     """Against exact arithmetic on the decimal the user wrote."""
-    assert kept(n, part / 10000) == max(1, int(n * Fraction(part, 10000)))
+    assert selection_size(n, part / 10000) == max(1, int(n * Fraction(part, 10000)))
 
 
 @LAWS
 @given(st.lists(st.one_of(st.integers(0, 3).map(float), st.just(-math.inf)), min_size=1, max_size=50), RATIOS)
 def test_top_against_a_sort(scores, ratio):
-    k = kept(len(scores), ratio)
+    k = selection_size(len(scores), ratio)
     best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:k]
-    assert top(torch.tensor(scores), ratio).tolist() == sorted(best)
-    assert top(torch.tensor(scores), 1.0).tolist() == list(range(len(scores)))
+    assert top_k(torch.tensor(scores), ratio).tolist() == sorted(best)
+    assert top_k(torch.tensor(scores), 1.0).tolist() == list(range(len(scores)))
 
 
 @LAWS

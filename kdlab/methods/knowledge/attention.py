@@ -10,11 +10,11 @@ from torch import Tensor
 
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.layer_maps import matched
-from kdlab.methods.knowledge.logits import reads
+from kdlab.methods.marks import needs
 from kdlab.types import Outputs
 
 
-@reads("scores")
+@needs("scores")
 def attention_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "uniform") -> Tensor:
     """Sum over mapped layers of the mean squared error between attention scores, over heads and pairs of real tokens, (k,).
 
@@ -25,7 +25,7 @@ def attention_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int
     return torch.stack([_score_mse(s, t, student.mask) for s, t in found]).sum(0)  # pyright: ignore
 
 
-@reads("scores")
+@needs("scores")
 def attention_relation(student: Outputs, teacher: Outputs) -> Tensor:
     """KL(teacher || student) of the last layers' attention distributions, mean over heads and real queries, (k,), in nats.
 
@@ -35,7 +35,7 @@ def attention_relation(student: Outputs, teacher: Outputs) -> Tensor:
     return _divergence(student.scores[-1], teacher.scores[-1], student.mask)  # pyright: ignore
 
 
-@reads("values")
+@needs("values")
 def value_relation(student: Outputs, teacher: Outputs) -> Tensor:
     """KL(teacher || student) of softmax(V V^T / sqrt(d)) of the last layers' values, mean over heads and real tokens, (k,).
 

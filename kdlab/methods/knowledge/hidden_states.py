@@ -10,11 +10,11 @@ from torch import Tensor
 
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.layer_maps import matched, pairs
-from kdlab.methods.knowledge.logits import reads
+from kdlab.methods.marks import needs
 from kdlab.types import Outputs
 
 
-@reads("hidden")
+@needs("hidden")
 def cosine(student: Outputs, teacher: Outputs) -> Tensor:
     """1 - cos between the last hidden states of student and teacher, mean over each row's real tokens, (k,).
 
@@ -25,7 +25,7 @@ def cosine(student: Outputs, teacher: Outputs) -> Tensor:
     return (distance * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
-@reads("states")
+@needs("states")
 def patient(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "skip", squared: bool = True) -> Tensor:
     """Sum over mapped layers of the squared distance between unit-normalised [CLS] states, (k,).
 
@@ -38,13 +38,13 @@ def patient(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "s
     return torch.stack([d.square().sum(-1) if squared else torch.linalg.vector_norm(d, dim=-1) for d in apart]).sum(0)
 
 
-@reads("states")
+@needs("states")
 def embedding_mse(student: Outputs, teacher: Outputs) -> Tensor:
     """Mean squared error between the embeddings' outputs, over real tokens and H, (k,). TinyBERT, L_embd."""
     return _token_mse(student.states[0], teacher.states[0], student.mask)  # pyright: ignore
 
 
-@reads("states")
+@needs("states")
 def hidden_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "uniform") -> Tensor:
     """Sum over mapped layers of the mean squared error between hidden states, over real tokens and H, (k,).
 
@@ -54,7 +54,7 @@ def hidden_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] =
     return torch.stack([_token_mse(s, t, student.mask) for s, t in found]).sum(0)  # pyright: ignore
 
 
-@reads("states")
+@needs("states")
 def relation(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "skip") -> Tensor:
     """Sum over adjacent student layers of the mean squared error between FSP matrices, (k,).
 
@@ -107,7 +107,7 @@ def chosen_layers(student: Outputs, teacher: Outputs) -> Tensor:
     return mask.scatter(1, chosen, True)
 
 
-@reads("states", chooses=chosen_layers)
+@needs("states", layer_mask=chosen_layers)
 def aligned(student: Outputs, teacher: Outputs) -> Tensor:
     """Sum over the M student layers of the squared distance of unit [CLS] states to the M `informative` ones, (k,).
 

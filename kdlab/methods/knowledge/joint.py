@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlab.errors import UserError
+from kdlab.methods.marks import needs
 from kdlab.runtime.seeding import generator
 from kdlab.types import Outputs
 
 
+@needs("hidden", joint=True)
 class FeatureAlignment(nn.Module):
     """DFA: the student's feature, through one learnt projection a teacher, against that teacher's feature.
 
@@ -27,8 +29,6 @@ class FeatureAlignment(nn.Module):
     2019 for it; their method for vision models first compresses the teachers' joined features and aligns those layer by
     layer, ours aligns the last layer's with each teacher (METHODS section 7).
     """
-
-    on, teacher, joint = frozenset({"hidden"}), True, True
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,6 +46,7 @@ class FeatureAlignment(nn.Module):
             return torch.stack([_mse(projection(own), _feature(t).detach()) for projection, t in pairs]).mean(0)
 
 
+@needs("hidden", joint=True)
 class CommonFeatures(nn.Module):
     """CFL: the features of student and teachers, mapped by learnt projections into one common space and matched there.
 
@@ -58,8 +59,6 @@ class CommonFeatures(nn.Module):
     where ours matches each row (a row's number may not hang on the other rows of its batch); map through a non-linear
     extractor that student and teachers share, where ours maps are linear; and add teachers, where ours takes means.
     """
-
-    on, teacher, joint = frozenset({"hidden"}), True, True
 
     def __init__(self, width: int = 128, reconstruction: float = 1.0) -> None:
         super().__init__()

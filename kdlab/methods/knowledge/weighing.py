@@ -1,55 +1,34 @@
 """Weighing rules: how much each of M knowledge terms counts at a step, on top of the terms' fixed weights.
 
-A rule is any function `(seen: Situation, terms: their names in order) -> (M,) weights`, or (k, M), one set a row. It
-carries one mark, `@looks(...)`: the parts of `WeighingContext` that cost something and that it looks at ("uncertainty";
-"features", the models' [CLS] states), so that nothing is computed in vain. Rules draw from `seen.rng` alone, so a
-resumed run repeats their draws. Weights are float32. The rule that learns is `kdlab.methods.ksm.module.KSM`.
+A rule is a function `(context: WeighingContext, terms: their names in order) -> (M,) weights`, or (k, M), one set a row.
+`@needs` (`kdlab.methods.marks`) declares the parts of `WeighingContext` that cost something: "uncertainty"; "features",
+the models' [CLS] states. Rules draw from `context.rng` alone, so a resumed run repeats their draws. Weights are float32.
+The rule that learns is `kdlab.methods.ksm.module.KSM`.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from kdlab.errors import UserError, nearest
+from kdlab.methods.marks import needs
 from kdlab.types import WeighingContext
 
 Weighing = Callable[[WeighingContext, Sequence[str]], Tensor]
-Rule = TypeVar("Rule", bound=Callable[..., Any])
-
-FIELDS = frozenset({"uncertainty", "features"})
 
 
-def looks(*fields: str) -> Callable[[Rule], Rule]:
-    """Declare which of `FIELDS` a rule looks at: a function, or a class whose instances are rules."""
-
-    def declare(rule: Rule) -> Rule:
-        rule.looks = frozenset(fields)  # type: ignore[attr-defined]
-        return rule
-
-    return declare
-
-
-def looks_of(rule: Callable[..., Any]) -> frozenset[str]:
-    """The fields `rule` (or the function of a partial) looks at; one that declares nothing is taken to look at all."""
-    while not hasattr(rule, "looks") and isinstance(rule, functools.partial):
-        rule = rule.func
-    return frozenset(getattr(rule, "looks", FIELDS))
-
-
-@looks()
-def fixed(seen: WeighingContext, terms: Sequence[str]) -> Tensor:
+@needs()
+def fixed(context: WeighingContext, terms: Sequence[str]) -> Tensor:
     """(M,) ones: the fixed weights alone, at every step."""
-    return torch.ones(len(terms), device=_device(seen))
+    return torch.ones(len(terms), device=_device(context))
 
 
-@looks("uncertainty")
+@needs("uncertainty")
 def uncertainty(
-    seen: WeighingContext, terms: Sequence[str], certain: Sequence[str] = (), uncertain: Sequence[str] = ()
+    context: WeighingContext, terms: Sequence[str], certain: Sequence[str] = (), uncertain: Sequence[str] = ()
 ) -> Tensor:
     """(k, M): 1 - u for the terms named in `certain`, u for those in `uncertain`, 1 for all others.
 
@@ -57,16 +36,16 @@ def uncertainty(
     the teacher's answer, an uncertain one its hidden states (`certain` the KL, `uncertain` the patient term). Raises
     UserError for a name that is no term or stands in both lists, and where the student has no uncertainty.
     """
-    for given, names in (("certain", certain), ("uncertain", uncertain)):
+    for argument, names in (("certain", certain), ("uncertain", uncertain)):
         if isinstance(names, str):
-            raise UserError(f"{given} must be a list of knowledge terms, found {names!r}")
+            raise UserError(f"{argument} must be a list of knowledge terms, found {names!r}")
         for name in names:
             if name not in terms:
-                raise UserError(f"no knowledge term is called {name} ({given}): {nearest(str(name), terms)}")
+                raise UserError(f"no knowledge term is called {name} ({argument}): {nearest(str(name), terms)}")
     both = [name for name in certain if name in uncertain]
     if both:
         raise UserError(f"a knowledge term is weighed by certainty or by uncertainty, {both[0]} stands in both lists")
-    u = seen.uncertainty
+    u = context.uncertainty
     if u is None:
         raise UserError("weights by uncertainty need a student that is uncertain: with one output (regression) none is")
     weights = torch.ones(len(u), len(terms), device=u.device)
@@ -78,14 +57,14 @@ def uncertainty(
     return weights
 
 
-@looks()
-def random_soft(seen: WeighingContext, terms: Sequence[str]) -> Tensor:
+@needs()
+def random_soft(context: WeighingContext, terms: Sequence[str]) -> Tensor:
     """(M,) weights, each uniform in [0, 1): a soft action of KSM at random (Random-Soft of KSM Table 3)."""
-    return torch.rand(len(terms), generator=seen.rng, device=seen.rng.device).to(_device(seen))
+    return torch.rand(len(terms), generator=context.rng, device=context.rng.device).to(_device(context))
 
 
-@looks()
-def random_hard(seen: WeighingContext, terms: Sequence[str], epochs: int | None = None) -> Tensor:
+@needs()
+def random_hard(context: WeighingContext, terms: Sequence[str], epochs: int | None = None) -> Tensor:
     """(M,) of 0 and 1: a set of terms drawn uniformly from the 2^M - 1 that are not empty, anew at each step.
 
     A hard action of KSM at random (Random-Hard of KSM Table 3). KSM section 4.2 "randomly selects knowledge at each
@@ -95,15 +74,15 @@ def random_hard(seen: WeighingContext, terms: Sequence[str], epochs: int | None 
     """
     if len(terms) > 62:
         raise UserError(f"random_hard draws from 62 knowledge terms at most, found {len(terms)}")
-    if epochs is not None and seen.epoch >= epochs:
-        return fixed(seen, terms)
-    drawn = torch.randint(1, 2 ** len(terms), (), generator=seen.rng, device=seen.rng.device)
+    if epochs is not None and context.epoch >= epochs:
+        return fixed(context, terms)
+    drawn = torch.randint(1, 2 ** len(terms), (), generator=context.rng, device=context.rng.device)
     bits = torch.arange(len(terms), device=drawn.device)
-    return ((drawn >> bits) & 1).to(_device(seen), torch.float32)
+    return ((drawn >> bits) & 1).to(_device(context), torch.float32)
 
 
-def _device(seen: WeighingContext) -> torch.device:
-    for found in (seen.heed, seen.uncertainty, seen.student):
+def _device(context: WeighingContext) -> torch.device:
+    for found in (context.heed, context.uncertainty, context.student):
         if found is not None:
             return found.device
-    return seen.rng.device
+    return context.rng.device

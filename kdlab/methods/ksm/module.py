@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.weighing import looks
 from kdlab.methods.ksm.actor_critic import hard_action, hard_bonus, phase_error, soft_bonus, step_error
 from kdlab.methods.ksm.settings import KSMSettings
+from kdlab.methods.marks import needs
 from kdlab.runtime.seeding import generator
 from kdlab.storage.files import atomic_write_bytes, atomic_write_json, plain_errors
 from kdlab.types import WeighingContext
@@ -32,7 +32,7 @@ from kdlab.types import WeighingContext
 WEIGHTS, SETTINGS = "ksm.safetensors", "ksm.json"
 
 
-@looks("features")
+@needs("features")
 class KSM:
     """A weighing rule `(seen, terms) -> (M,)` that learns; frozen until `learning` is set.
 

@@ -13,7 +13,6 @@ Sources: AdaDS section 4.1, Eq. 4-8; METHODS section 1. `scaled_entropy`: DeKD s
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,42 +21,15 @@ import torch
 from torch import Tensor
 
 from kdlab.errors import UserError
+from kdlab.methods.marks import function_of, needs
 from kdlab.methods.selection.clustering import kmeans
+from kdlab.methods.selection.top_k import refuse_nan
 from kdlab.types import Evidence
 
 Strategy = Callable[[Evidence], Tensor]
 
-FIELDS = frozenset({"logits", "features", "labels"})  # the parts of Evidence that a strategy may need
-FORWARD = frozenset({"logits", "features"})  # those of them that cost a forward of the student
 SLICE = 2**20  # logits scored at a time: 4 MB of float32 stay in the cache, twice as fast as 78 MB at once
 FEW = 1024  # up to so many classes float64 costs nothing worth saving
-
-
-def needs(*fields: str, rowwise: bool = False) -> Callable[[Strategy], Strategy]:
-    """Declare the fields of `Evidence` a strategy looks at, and whether each row is scored on its own."""
-
-    def declare(strategy: Strategy) -> Strategy:
-        strategy.needs = frozenset(fields)  # type: ignore[attr-defined]
-        strategy.rowwise = rowwise  # type: ignore[attr-defined]
-        return strategy
-
-    return declare
-
-
-def needs_of(strategy: Strategy) -> frozenset[str]:
-    """The fields `strategy` needs; a plain function that declares nothing is taken to need all."""
-    return frozenset(_declared(strategy, "needs", FIELDS))
-
-
-def is_rowwise(strategy: Strategy) -> bool:
-    """Whether `strategy` may be evaluated on chunks of rows; a plain function that declares nothing may not."""
-    return bool(_declared(strategy, "rowwise", False))
-
-
-def _declared(strategy: Strategy, name: str, default):
-    while not hasattr(strategy, name) and isinstance(strategy, functools.partial):
-        strategy = strategy.func
-    return getattr(strategy, name, default)
 
 
 @needs(rowwise=True)
@@ -150,8 +122,6 @@ class Ensemble:
     depend on all rows, so the ensemble itself is not rowwise.
     """
 
-    rowwise = False
-
     def __init__(self, strategies: Mapping[str, Strategy] | Sequence[Strategy]):
         if not isinstance(strategies, Mapping):
             names = [_name(strategy) for strategy in strategies]
@@ -162,47 +132,18 @@ class Ensemble:
         if not strategies:
             raise UserError("an ensemble needs at least one strategy, found none")
         self.members = dict(strategies)
-        self.needs = frozenset().union(*(needs_of(member) for member in self.members.values()))
 
     def __call__(self, evidence: Evidence) -> Tensor:
         return self.combine(torch.stack([_double(member(evidence)) for member in self.members.values()]))
 
     def combine(self, scores: Tensor) -> Tensor:
         """The members' scores (S, N) to the mean (N,) of their normalised ranks; NaN raises ValueError."""
-        _refuse_nan(scores)
+        refuse_nan(scores)
         ordered = scores.sort(dim=1).values
         below = torch.searchsorted(ordered, scores.contiguous(), right=False)
         up_to = torch.searchsorted(ordered, scores.contiguous(), right=True)
         ranks = _double(below + up_to - 1) / 2  # mean rank of equal scores, counted from 0
         return (ranks / max(scores.shape[1] - 1, 1)).mean(dim=0)
-
-
-def kept(n: int, ratio: float) -> int:
-    """k = max(1, floor(n * ratio)) rows kept of n, 0 of 0. METHODS section 1.
-
-    The product is taken as an integer when it is one but for rounding: 0.29 of 100 is 29, though 0.29 * 100 < 29.
-    Raises UserError unless 0 < ratio <= 1.
-    """
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-        raise UserError(f"selection ratio must be a number in (0, 1], found {ratio!r}")
-    return min(n, max(1, math.floor(n * ratio * (1 + 1e-12))))
-
-
-def top(scores: Tensor, ratio: float) -> Tensor:
-    """Indices (k,) int64, ascending, of the k = `kept(N, ratio)` highest scores of (N,); ties go to the lower index.
-
-    Raises ValueError for NaN scores, UserError for a ratio outside (0, 1].
-    """
-    if scores.ndim != 1:
-        raise ValueError(f"scores must be (N,), found shape {tuple(scores.shape)}")
-    k = kept(len(scores), ratio)
-    _refuse_nan(scores)
-    return scores.argsort(descending=True, stable=True)[:k].sort().values
-
-
-def _refuse_nan(scores: Tensor) -> None:
-    if scores.isnan().any():
-        raise ValueError(f"scores hold NaN for rows {scores.isnan().nonzero()[:, -1].unique().tolist()[:10]}")
 
 
 def _entropy(logits: Tensor) -> Tensor:
@@ -279,6 +220,5 @@ def _device(evidence: Evidence) -> torch.device:
 
 
 def _name(strategy: Strategy) -> str:
-    while isinstance(strategy, functools.partial):
-        strategy = strategy.func
+    strategy = function_of(strategy)
     return getattr(strategy, "__name__", type(strategy).__name__.lower())

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.logits import asks_teacher, on_logits
+from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
@@ -119,7 +119,7 @@ class OpenRun:
 
     def soft_loss(self) -> Loss:
         """The run's distillation loss on logits: the weighted sum of its terms that read the teacher's."""
-        terms = [w for w in self.bench.terms().values() if on_logits(w.term) and asks_teacher(w.term)]
+        terms = [w for w in self.bench.terms().values() if on_logits(w.term) and queries_teacher(w.term)]
         if not terms:
             raise UserError(
                 f"knowledge={self.config.knowledge.name} of {self.run} learns nothing from a teacher's logits"

@@ -11,10 +11,11 @@ import torch
 from pytorch_lightning.plugins import Precision
 
 from kdlab.callbacks.decision import ArmSelector
+from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
+from kdlab.methods.marks import needs
 from kdlab.methods.selection.policies import Fixed
-from kdlab.methods.selection.strategies import Ensemble, needs
-from kdlab.modules.scoring_pass import ScoreMemory
+from kdlab.methods.selection.strategies import Ensemble
 from kdlab.types import Batch, Evidence, Plan
 from tests.unit.modules import test_distiller, test_distiller_tasks
 from tests.unit.modules.test_distiller_tasks import label as LABEL

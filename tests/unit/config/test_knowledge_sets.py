@@ -73,7 +73,7 @@ def test_every_term_is_made_and_reads_what_it_says(name):
         elif not logits.on_logits(term):
             value = term(student, teacher)
         else:
-            assert logits.asks_teacher(term) == (t["at"] == "all")
+            assert logits.queries_teacher(term) == (t["at"] == "all")
             continue
         assert value.shape == (ROWS,) and value.isfinite().all() and (value > 0).all()
 

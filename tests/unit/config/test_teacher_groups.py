@@ -9,8 +9,8 @@ import torch
 
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.methods.adoption import adopts, hard
-from kdlab.methods.knowledge.logits import reads
+from kdlab.methods.adoption import hard
+from kdlab.methods.marks import needs
 from kdlab.run import CONF, composition, explain
 from kdlab.stages.dry_run import ModelShape, check_adoption, rehearse
 from kdlab.teachers import specs
@@ -154,11 +154,11 @@ def member(layers: int = 4, classes: tuple[int, ...] | None = None, width: int =
 def test_a_rule_of_ones_own_is_tried(bench):
     two = [member(2), member(4)]
 
-    @adopts("own")
-    def wrong(own, theirs, count):
-        return own
+    @needs("student")
+    def wrong(student, teachers, count):
+        return student
 
-    def failing(own, theirs, count):
+    def failing(student, teachers, count):
         raise ValueError("no such thing\nand more")
 
     with pytest.raises(UserError, match=r"made \(3,\), not \(3, 2\)"):
@@ -175,9 +175,8 @@ def test_a_rule_of_ones_own_is_tried(bench):
 def test_a_term_that_reads_all_teachers_is_given_all_of_them_at_their_widths():
     seen = []
 
+    @needs("hidden", joint=True)
     class All(torch.nn.Module):
-        on, teacher, joint = frozenset({"hidden"}), True, True
-
         def build(self, student_width, teacher_widths, seed):
             seen.append((student_width, teacher_widths))
 
@@ -186,7 +185,7 @@ def test_a_term_that_reads_all_teachers_is_given_all_of_them_at_their_widths():
             seen.append([t.logits.shape[-1] for t in teachers])
             return student.hidden.sum((1, 2))
 
-    @reads("logits")
+    @needs("logits")
     def alone(student, teacher):
         seen.append((student.logits.shape[-1], teacher.logits.shape[-1]))
         return student.logits.sum(1)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdlab.methods import adoption
+from kdlab.methods.marks import marks_of
 
 OWN = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.3])
 RULES = [adoption.ensemble, adoption.hard, adoption.soft, adoption.least_uncertain, adoption.by_certainty]
@@ -80,11 +81,6 @@ def test_parts_differ_by_at_most_one_row_and_smaller_teachers_get_more_uncertain
 
 
 @pytest.mark.parametrize("rule", [adoption.ensemble, adoption.every, adoption.hard, adoption.soft])
-def test_rules_that_look_at_the_student_alone_say_so(rule):
-    assert "theirs" not in adoption.marks_of(rule).reads
+def test_rules_without_teachers_among_their_needs_ignore_them(rule):
+    assert "teachers" not in marks_of(rule).needs
     assert torch.equal(rule(OWN, None, 2), rule(OWN, torch.rand(5, 2), 2))
-
-
-def test_a_plain_function_may_read_all_and_mixes_losses():
-    marks = adoption.marks_of(lambda own, theirs, count: theirs)
-    assert (marks.reads, marks.mixes, marks.fewest) == ({"own", "theirs"}, "losses", 1)

@@ -13,6 +13,7 @@ from kdlab.methods import adoption
 from kdlab.methods.knowledge import hidden_states, weighing
 from kdlab.methods.knowledge import logits as terms
 from kdlab.methods.knowledge.joint import FeatureAlignment
+from kdlab.methods.marks import needs
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distiller import Distiller
@@ -190,7 +191,7 @@ def test_all_are_asked_about_every_row_where_a_term_reads_all_at_once():
     given = {"soft": SOFT, "align": WeightedTerm(FeatureAlignment(), 0.5, "all")}
     module, b = lab(given), batch()
 
-    def extremes(own, theirs, count):
+    def extremes(student, teachers, count):
         return torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
 
     module.loss(b, plan=Plan(adopt=extremes))
@@ -243,7 +244,7 @@ def test_labels_of_rows_that_nobody_asks_about_keep_their_weight():
 def test_a_rule_that_gives_something_else_is_refused_in_one_line():
     module, b = lab({"soft": SOFT}), batch()
     with pytest.raises(UserError, match="adoption rule gave weights of shape"):
-        module.loss(b, plan=Plan(adopt=lambda own, theirs, count: own))
+        module.loss(b, plan=Plan(adopt=lambda student, teachers, count: student))
     with pytest.raises(UserError, match="weighing rule gave weights of shape"):
         module.loss(b, plan=Plan(weigh=lambda seen, terms: torch.ones(7)))
     regression = classifier("bert", 2, 1)
@@ -257,7 +258,7 @@ def test_what_a_weighing_rule_sees_are_the_rows_first_states_and_zeros_where_nob
     module, b = lab({"soft": SOFT}), batch()
     met = {}
 
-    @weighing.looks("features", "uncertainty")
+    @needs("features", "uncertainty")
     def look(seen, terms):
         met.update(vars(seen))
         return torch.ones(len(terms))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge import joint, logits
+from kdlab.methods.knowledge import joint
 from kdlab.types import Outputs
 from tests.support.student_views import LENGTH, MASK, ROWS, assert_agrees, shown, unit
 
@@ -198,15 +198,6 @@ def test_training_on_common_features_brings_the_student_near_and_keeps_the_teach
         for i, teacher in enumerate(teachers)
     ]
     assert float(max(back).detach()) < 0.1  # of features of variance 1: nothing has collapsed
-
-
-def test_both_say_what_they_read():
-    for name in KINDS:
-        for term in (made(name), functools.partial(made(name))):
-            assert logits.is_joint(term) and logits.asks_teacher(term)
-            assert not logits.on_logits(term) and logits.wants(term) == {"hidden"}
-    assert not logits.is_joint(logits.soft_loss)
-    assert not logits.is_joint(functools.partial(logits.soft_loss, temperature=5.0))
 
 
 def test_what_would_collapse_or_hold_nothing_is_refused_in_one_line():

@@ -188,29 +188,3 @@ def test_gradient_is_finite_where_the_student_is_its_teacher(name):
     term(student, teacher).sum().backward()
     for leaf in leaves:
         assert leaf.grad is None or torch.isfinite(leaf.grad).all()
-
-
-def test_terms_say_what_they_read_even_as_partials():
-    soft = functools.partial(functools.partial(terms.soft_cross_entropy), temperature=2.0)
-    assert terms.on_logits(soft) and terms.asks_teacher(soft) and terms.wants(soft) == frozenset()
-    for term in (terms.label_cross_entropy, terms.label_squared_error):
-        assert terms.on_logits(term) and not terms.asks_teacher(term) and terms.wants(term) == frozenset()
-    assert terms.on_logits(terms.mean_squared_error) and terms.asks_teacher(terms.mean_squared_error)
-    assert terms.wants(functools.partial(functools.partial(hidden_states.patient), squared=False)) == {"states"}
-    for term, where in ON_ROWS.values():
-        assert not terms.on_logits(term) and terms.asks_teacher(term)
-        assert terms.wants(term) == {where}
-
-
-def test_a_term_may_read_several_things_and_no_teacher():
-    @terms.reads("scores", "values", "logits", teacher=False)
-    def term(student, teacher=None):
-        return student.logits
-
-    assert terms.wants(term) == {"scores", "values"} and terms.on_logits(term) and not terms.asks_teacher(term)
-
-
-def test_only_a_term_that_chooses_layers_says_which():
-    assert terms.function_of(functools.partial(hidden_states.aligned)).chooses is hidden_states.chosen_layers
-    assert all(terms.function_of(term).chooses is None for name, (term, _) in ON_ROWS.items() if name != "aligned")
-    assert not any(terms.is_joint(term) for term, _ in ON_ROWS.values())

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.weighing import fixed, looks, looks_of, random_hard, random_soft, uncertainty
+from kdlab.methods.knowledge.weighing import fixed, random_hard, random_soft, uncertainty
 from kdlab.runtime.seeding import generator
 from kdlab.types import WeighingContext
 
@@ -22,20 +22,6 @@ def situation(step=0, **more):
 
 def draws(rule, steps, terms=TERMS, **more):
     return torch.stack([rule(situation(step, **more), terms) for step in range(steps)])
-
-
-def test_marks():
-    def plain(seen, terms): ...
-
-    @looks("features")
-    class Instance: ...
-
-    assert looks_of(fixed) == looks_of(random_soft) == looks_of(random_hard) == frozenset()
-    assert looks_of(functools.partial(functools.partial(uncertainty, certain=["soft"]), uncertain=[])) == {
-        "uncertainty"
-    }
-    assert looks_of(Instance()) == {"features"}
-    assert looks_of(plain) == looks_of(functools.partial(plain)) == {"uncertainty", "features"}
 
 
 def test_fixed_is_ones():

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.weighing import looks_of
 from kdlab.methods.ksm.actor_critic import (
     estimated_rewards,
     hard_action,
@@ -22,6 +21,7 @@ from kdlab.methods.ksm.actor_critic import (
     step_error,
 )
 from kdlab.methods.ksm.module import KSM
+from kdlab.methods.marks import marks_of
 from kdlab.runtime.seeding import generator
 from kdlab.types import WeighingContext
 
@@ -174,7 +174,7 @@ def test_it_is_marked_and_leaves_global_random_state_alone():
     ksm = make()
     train(ksm)
     assert torch.equal(before, torch.get_rng_state())
-    assert looks_of(ksm) == {"features"}
+    assert marks_of(ksm).needs == {"features"}
     assert same(parameters(ksm), parameters(ksm))
     assert same(parameters(make()), parameters(make())) and not same(parameters(make()), parameters(make(seed=1)))
 

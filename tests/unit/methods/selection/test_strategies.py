@@ -13,7 +13,8 @@ from scipy.special import softmax
 
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
-from kdlab.methods.selection.strategies import Ensemble, is_rowwise, kept, needs_of, top
+from kdlab.methods.selection.strategies import Ensemble
+from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.types import Evidence
 
 LOGITS = np.random.default_rng(0).normal(size=(40, 7)) * 3
@@ -66,7 +67,7 @@ def test_masked_lm_is_the_mean_over_existing_positions(name):
 def test_a_row_without_masked_positions_is_kept_last(name):
     strategy = getattr(strategies, name)
     mask = torch.tensor([[False, False], [True, True], [True, False]])
-    assert top(strategy(evidence(LOGITS[:6].reshape(3, 2, 7), mask=mask)), 0.67).tolist() == [1, 2]
+    assert top_k(strategy(evidence(LOGITS[:6].reshape(3, 2, 7), mask=mask)), 0.67).tolist() == [1, 2]
     assert strategy(Evidence(logits=torch.zeros(3, 0, 7))).tolist() == [-math.inf] * 3
 
 
@@ -127,7 +128,7 @@ def test_random_is_uniform_and_keyed_by_its_generator():
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
-    counts = np.bincount(np.concatenate([top(draw(seed), 0.3).numpy() for seed in range(1000)]), minlength=10)
+    counts = np.bincount(np.concatenate([top_k(draw(seed), 0.3).numpy() for seed in range(1000)]), minlength=10)
     assert stats.chisquare(counts).pvalue > 0.01  # each row is kept 300 times of 1000
 
 
@@ -163,51 +164,35 @@ def test_cluster_is_decided_by_its_generator():
     assert any(not torch.equal(score(5), score(seed)) for seed in range(3))
 
 
-def test_what_each_needs():
-    for name in UNCERTAIN:
-        assert needs_of(getattr(strategies, name)) == {"logits"}
-        assert is_rowwise(getattr(strategies, name))
-    for strategy in (strategies.density, strategies.cluster, functools.partial(strategies.cluster, clusters=3)):
-        assert needs_of(strategy) == {"features"}
-        assert not is_rowwise(strategy)
-    assert needs_of(strategies.random) == frozenset()
-    assert is_rowwise(strategies.random)
-    assert is_rowwise(functools.partial(functools.partial(strategies.entropy)))
-    own = lambda evidence: evidence.labels  # noqa: E731
-    assert needs_of(own) == {"logits", "features", "labels"}
-    assert not is_rowwise(own)
-    assert needs_of(functools.partial(own)) == {"logits", "features", "labels"}
-
-
 @pytest.mark.parametrize(("n", "ratio", "k"), [(8, 0.1, 1), (30, 0.1, 3), (10, 0.3, 3), (100, 0.29, 29), (10, 1, 10)])
 def test_kept(n, ratio, k):
-    assert kept(n, ratio) == k
-    assert len(top(torch.zeros(n), ratio)) == k
+    assert selection_size(n, ratio) == k
+    assert len(top_k(torch.zeros(n), ratio)) == k
 
 
 @pytest.mark.parametrize(("n", "ratio", "k"), [(1, 0.01, 1), (0, 0.5, 0), (3, 1 / 3, 1), (30, 1 / 3, 10), (19, 0.1, 1)])
 def test_kept_at_the_edges(n, ratio, k):
-    assert kept(n, ratio) == k
+    assert selection_size(n, ratio) == k
 
 
 @pytest.mark.parametrize("ratio", [0, -0.1, 1.5, math.nan, math.inf, "abc", None, True])
 def test_wrong_ratio(ratio):
     with pytest.raises(UserError, match=r"\(0, 1\]"):
-        top(torch.zeros(4), ratio)
+        top_k(torch.zeros(4), ratio)
 
 
 def test_top_breaks_ties_by_the_lower_index():
-    assert top(torch.tensor([0.0, 2, 1, 2, 2, 1]), 0.5).tolist() == [1, 3, 4]
-    assert top(torch.tensor([1.0, 1, 1, 1]), 0.5).tolist() == [0, 1]
-    assert top(torch.tensor([-torch.inf, 1, torch.inf]), 0.7).tolist() == [1, 2]
-    assert top(torch.tensor([3.0, 1, 2]), 1.0).tolist() == [0, 1, 2]
+    assert top_k(torch.tensor([0.0, 2, 1, 2, 2, 1]), 0.5).tolist() == [1, 3, 4]
+    assert top_k(torch.tensor([1.0, 1, 1, 1]), 0.5).tolist() == [0, 1]
+    assert top_k(torch.tensor([-torch.inf, 1, torch.inf]), 0.7).tolist() == [1, 2]
+    assert top_k(torch.tensor([3.0, 1, 2]), 1.0).tolist() == [0, 1, 2]
 
 
 def test_top_refuses_nan_and_wrong_shapes():
     with pytest.raises(ValueError, match=r"rows \[1\]"):
-        top(torch.tensor([0.0, torch.nan]), 0.5)
+        top_k(torch.tensor([0.0, torch.nan]), 0.5)
     with pytest.raises(ValueError, match="shape"):
-        top(torch.zeros(2, 2), 0.5)
+        top_k(torch.zeros(2, 2), 0.5)
 
 
 def test_ensemble_is_the_mean_of_normalised_ranks():
@@ -223,12 +208,9 @@ def test_ensemble_by_hand():
     np.testing.assert_allclose(Ensemble(own)(evidence(LOGITS[:3])), [0.375, 0.625, 0.5])
 
 
-def test_ensemble_members_and_needs():
+def test_ensemble_members():
     ensemble = Ensemble([strategies.entropy, functools.partial(strategies.cluster, clusters=2)])
     assert list(ensemble.members) == ["entropy", "cluster"]
-    assert needs_of(ensemble) == {"logits", "features"}
-    assert not is_rowwise(ensemble)
-    assert needs_of(Ensemble({"x": strategies.entropy})) == {"logits"}
     assert Ensemble([strategies.entropy])(evidence(LOGITS[:1])).tolist() == [0]
     with pytest.raises(UserError, match="two ensemble members"):
         Ensemble([strategies.cluster, functools.partial(strategies.cluster, clusters=2)])

@@ -1,0 +1,87 @@
+"""Marks: declarations of a rule (strategy, adoption rule, knowledge term, weighing rule) about itself.
+
+The caller computes and passes only what a rule needs. One decorator, `@needs(...)`, sets them on functions and on classes
+whose instances are rules; one function, `marks_of`, reads them from functions, partials, objects and ensembles.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+STRATEGY_FIELDS = frozenset({"logits", "features", "labels"})  # of Evidence
+ADOPTION_FIELDS = frozenset({"student", "teachers"})  # uncertainties, the arguments of the rule
+TERM_FIELDS = frozenset({"logits", "hidden", "states", "scores", "values"})  # of Outputs
+WEIGHING_FIELDS = frozenset({"uncertainty", "features"})  # of WeighingContext; features are [CLS] states
+FORWARD = frozenset({"logits", "features"})  # the fields of Evidence that cost a forward of the student
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marks of one rule. `needs`: names of inputs, from the set above that belongs to its kind."""
+
+    needs: frozenset[str]
+    rowwise: bool = False
+    """Strategies: a row's score depends on that row alone, so a batch may be scored in chunks."""
+    mixes: Literal["losses", "answers"] = "losses"
+    """Adoption rules: each teacher's loss, times its weight, is added; or the teachers' probabilities, times their
+    weights, are one answer for terms on logits."""
+    min_teachers: int = 2
+    """Adoption rules: the smallest number of teachers it can choose among."""
+    teacher: bool = True
+    """Terms: whether the term reads the teacher's answer."""
+    joint: bool = False
+    """Terms: whether it reads the answers of all teachers at once, with learnt parameters (`kdlab.methods.knowledge.joint`)."""
+    layer_mask: Callable[..., Tensor] | None = None
+    """Terms that choose among the teacher's N layers: (student, teacher) -> (k, N) bool, True where a row learns from one."""
+
+
+UNDECLARED = Marks(
+    STRATEGY_FIELDS | ADOPTION_FIELDS | TERM_FIELDS | WEIGHING_FIELDS, min_teachers=1
+)  # needs everything
+
+
+def needs(
+    *fields: str,
+    rowwise: bool = False,
+    mixes: Literal["losses", "answers"] = "losses",
+    min_teachers: int = 2,
+    teacher: bool = True,
+    joint: bool = False,
+    layer_mask: Callable[..., Tensor] | None = None,
+) -> Callable[[Rule], Rule]:
+    """Declare the inputs that a rule needs, and its other `Marks`: for a function, or a class whose instances are rules."""
+    marks = Marks(frozenset(fields), rowwise, mixes, min_teachers, teacher, joint, layer_mask)
+
+    def declare(rule: Rule) -> Rule:
+        rule.marks = marks  # pyright: ignore[reportFunctionMemberAccess]
+        return rule
+
+    return declare
+
+
+def marks_of(rule: Any) -> Marks:
+    """The marks of a rule, through partials; of an ensemble, all that its members need; else `UNDECLARED`."""
+    function = function_of(rule)
+    marks = getattr(function, "marks", None)
+    if isinstance(marks, Marks):
+        return marks
+    if hasattr(function, "members"):
+        return Marks(frozenset().union(*(marks_of(member).needs for member in members_of(function).values())))
+    return UNDECLARED
+
+
+def function_of(rule: Any) -> Any:
+    """The function, class or object below partials."""
+    return function_of(rule.func) if isinstance(rule, functools.partial) else rule
+
+
+def members_of(rule: Any) -> Mapping[str, Callable[..., Any]]:
+    """The members of an ensemble by name; any other rule is its only member, under the name ""."""
+    return getattr(rule, "members", {"": rule})
