@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from kdlab.methods.selection.top_k import selection_size, top_k
 
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.strategies import Ensemble
+from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.types import Evidence
 
 LAWS = settings(deadline=None, max_examples=40)
