@@ -28,7 +28,7 @@ from kdlab.config import targets
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError, nearest, one_line
 from kdlab.runs import rank_supervision
-from kdlab.runs.process import FOLDER, perform
+from kdlab.runs.process import FOLDER, is_first_process, perform
 from kdlab.runtime import signals
 from kdlab.storage.redaction import without_secrets
 
@@ -102,14 +102,16 @@ def _single(overrides: list[str]) -> int:
     folder = Path(hydra.run.dir)
     if not chosen:
         targets.check_folder(folder)
-    if {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} != {"0"}:  # not the first of several processes
+    if config.suite is not None:
+        from kdlab.sweeps import suite  # imported only here: it loads torch, after the checks of the configuration
+
+        return suite.start(config, resolved, folder, chosen, overrides)
+    from kdlab.runs import single
+
+    if not is_first_process():
         if FOLDER not in os.environ and not chosen:
             raise UserError("processes that torchrun or SLURM starts need a common folder: give hydra.run.dir=")
-        from kdlab.runs import single
-
         return single.run(config, resolved, Path(os.environ.get(FOLDER, folder)), overrides)
-    from kdlab.runs import single  # heavy: after the mistakes that need nothing but the configuration
-
     return single.start(config, resolved, folder, chosen, overrides)
 
 

@@ -20,6 +20,17 @@ DIFFERS = "KDLAB_DIFFERS"  # what sets the job apart from others of its sweep, a
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER)
 
 
+def is_first_process() -> bool:
+    """True in the process of rank 0, by the variables that torchrun, SLURM and Lightning set for each rank."""
+    return {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} == {"0"}
+
+
+def say(line: str) -> None:
+    """Print a line for the user, on rank 0 only."""
+    if is_first_process():
+        print(line, flush=True)
+
+
 def perform(title: str, overrides: Sequence[str], folder: Path) -> bool:
     """Do the run of `overrides` in `folder`, or go on with it; whether a finished one is there afterwards.
 

@@ -17,7 +17,7 @@ from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.runs import environment, single
 from kdlab.runs.finished import result_of
-from kdlab.runs.process import FOLDER
+from kdlab.runs.process import FOLDER, is_first_process
 from kdlab.storage import tables, yaml_io
 
 TABLES = ("selector.csv", "metrics.csv", "knowledge.csv", "selected.csv")
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = folder is not None
     folder = folder or Path("outputs", "repeats", config.name, time.strftime("%Y-%m-%d_%H-%M-%S"))
     overrides = [str(override) for override in result.get("command", [])[3:]]
-    if {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} != {"0"}:  # not the first of several processes
+    if not is_first_process():
         return single.run(config, resolved, Path(os.environ.get(FOLDER, folder)), overrides)
     code = single.start(config, resolved, folder, chosen, overrides)
     if code:

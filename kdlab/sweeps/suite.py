@@ -27,7 +27,7 @@ from kdlab.models import loading
 from kdlab.reporting import glue_scoreboard
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.run import composition
-from kdlab.runs import folders
+from kdlab.runs import folders, single
 from kdlab.runs.finished import result_of
 from kdlab.runs.process import perform
 from kdlab.stages.finetuning import folder_of
@@ -88,6 +88,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     `folder` is where a run of this configuration would lie, `chosen` that the user named it. UserError, before anything
     is written, for inputs that are missing or contradict each other.
     """
+    single.check_machine(config)
     suite = plan(config, resolved, folder, chosen, overrides)
     jobs, home = suite.jobs, suite.home
     if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command

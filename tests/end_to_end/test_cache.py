@@ -97,7 +97,7 @@ def test_killed_while_it_writes_answers_a_run_goes_on_bit_for_bit(tmp_path, teac
     killed = call([*given, "hydra.run.dir=killed"], tmp_path, DieWriting(5))
     assert killed.code == -signal.SIGKILL, killed.output
     done = call([*given, "hydra.run.dir=killed"], tmp_path, plainly)
-    assert done.code == 0 and "going on with the unfinished run" in done.output, done.output
+    assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 

@@ -460,7 +460,7 @@ def test_a_killed_run_goes_on_bit_for_bit(what, lab):
     for step, when in kills:
         assert lab.try_(*more, prepare=KillAt(step, when), into=into)[1].code == -9
     folder, done = lab.try_(*more, into=into)
-    assert done.code == 0 and "going on with the unfinished run" in done.output, done.output
+    assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
     found = outcome(folder)
     for part in wanted:
         assert found[part] == wanted[part], part

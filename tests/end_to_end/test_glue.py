@@ -233,7 +233,7 @@ def test_a_killed_suite_goes_on_to_the_same_bits(suite, tmp_path, student, teach
     assert json.loads((home(tmp_path) / "glue.json").read_text())["status"] == "running"
     done = call(command, tmp_path, InForks())
     assert done.code == 0 and done.output.count("finished, skipped") == 1, done.output
-    assert "going on with the unfinished run" in done.output
+    assert "resuming the unfinished run" in done.output
     for seed in (1, 2):
         assert outcome(rte / f"seed={seed}") == outcome(home(suite[0]) / "rte" / f"seed={seed}")
 

@@ -45,7 +45,7 @@ def test_a_killed_run_goes_on_bit_for_bit(policy, tmp_path, prepared, teacher_fo
         assert call(command, killed, KillAt(step, when)).code == -9
     done = call(command, killed)
     assert done.code == 0, done.output
-    assert "going on with the unfinished run" in done.output
+    assert "resuming the unfinished run" in done.output
     found = outcome(run_folder(killed))
     for part in wanted:
         assert found[part] == wanted[part], part

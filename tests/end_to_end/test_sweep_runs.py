@@ -29,7 +29,7 @@ def test_a_sweep_goes_on_after_a_failure_and_a_killed_job(tmp_path, teacher_fold
     again = call(command, tmp_path, ForkedJobs())
     assert again.code == 0, again.output
     assert again.output.count("finished in") == again.output.count("skipped") == 2
-    assert "going on with the unfinished run" in (home(tmp_path) / "seed=2,select=random.log").read_text()
+    assert "resuming the unfinished run" in (home(tmp_path) / "seed=2,select=random.log").read_text()
     results = [json.loads(file.read_text()) for file in home(tmp_path).glob("*/result.json")]
     assert sorted((r["select"]["name"], r["seed"]) for r in results) == [
         (name, seed) for name in ("entropy", "random") for seed in (1, 2)

@@ -229,7 +229,7 @@ def assert_goes_on(lab: Lab, one: dict[str, str], step: int, when: str) -> None:
     given, into = [*command(one), *FEW], f"killed/{title(one)}"
     assert lab.try_(*given, prepare=Kill(step, when), into=into)[1].code == -9
     folder, done = lab.try_(*given, into=into)
-    assert done.code == 0 and "going on with the unfinished run" in done.output, done.output
+    assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
     found = whole(folder)
     for part in wanted:
         assert found[part] == wanted[part], part
@@ -578,5 +578,5 @@ def test_on_text(what, text, teacher_folder, text_folder):
         again = [*given, f"hydra.run.dir={what}-killed"]
         assert call(again, text, Kill(4, "start")).code == -9
         done = call(again, text, plainly)
-        assert done.code == 0 and "going on with the unfinished run" in done.output, done.output
+        assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
         assert whole(text / f"{what}-killed") == whole(text / what)

@@ -1,0 +1,137 @@
+"""The first step of a run: make its data, its teachers and all that must be trained before it; the same on every rank."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from kdlab.config.schema import Config
+from kdlab.errors import UserError
+from kdlab.modules.distiller import Distiller
+from kdlab.runs import folders
+from kdlab.runs.process import say
+from kdlab.runtime.ledger import Ledger
+from kdlab.stages import cache_plan, ksm_training
+from kdlab.stages.base import Stage
+from kdlab.stages.components import Selection
+from kdlab.storage import checkpoints
+from kdlab.teachers.teacher import Teacher
+
+# Warnings of libraries about what kdlab handles itself or a user cannot change.
+IGNORED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*dataloader is not resumable.*",
+    ".*in eval mode at the start.*",
+    ".*LeafSpec.*",
+    ".*tensorboardX.*",
+)
+
+
+@dataclass
+class PreparedRun:
+    """A run before its training: what the steps callbacks, train and finish share."""
+
+    config: Config
+    resolved: dict[str, Any]  # `config` in plain containers, as in config.yaml
+    overrides: list[str]  # of the command line, recorded in result.json
+    folder: Path
+    stage: Stage
+    devices: int  # processes of the run on one machine
+    world: int  # processes of the run on all machines
+    data: Any  # the LightningDataModule
+    ledger: Ledger
+    teachers: list[Teacher]
+    module: Distiller
+    baselines: dict[str, dict[str, float]]  # scores by metric of each baseline
+    weighing: Selection | None  # weighing rules and their policy; None: constant term weights
+    ksm_log: Path | None  # ksm.csv of the module that weighs the terms
+    identity: dict[str, Any]  # name, seed and run id, in result.json whatever its status
+    checkpoint: Path | None  # to resume from
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.module.total_steps
+
+
+def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: list[str], stage: Stage) -> PreparedRun:
+    """Train the teachers, baselines and modules that are missing, build the student, find the checkpoint to resume from.
+
+    Creates `folder`. UserError for inputs that cannot be used.
+    """
+    trainer = config.trainer
+    devices = device_count(trainer.accelerator, trainer.devices)
+    world = devices * trainer.num_nodes
+    torch.set_num_threads(_threads(trainer.threads, devices))
+
+    data = stage.data_module(trainer.max_steps * trainer.accumulate if trainer.max_steps else None, trainer.max_epochs)
+    batches = data.sampler(0, world).batches
+    batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
+    if config.select.ratio * batch_size < 1:
+        say(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
+    ledger = Ledger(len(data.train), stage.fixed_inputs)
+    caches = cache_plan.plan(stage, data, batches, world)
+    teachers = stage.teachers(ledger)
+    baselines = stage.baselines(batches, world)
+    weighing, ksm_log = ksm_training.weighing(stage, batches, world, partial(cache_plan.attach, stage, caches))
+    module = stage.distiller(stage.student(*teachers), teachers, ledger, -(-batches // trainer.accumulate))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    resumes = config.resume and not config.overwrite and folders.same_run(folder, resolved)
+    run_id = (folders.identity(folder) if resumes else None) or uuid.uuid4().hex
+    cache_plan.attach(stage, caches, teachers, ledger, len(data.train), run_id)
+    return PreparedRun(
+        config,
+        resolved,
+        overrides,
+        folder,
+        stage,
+        devices,
+        world,
+        data,
+        ledger,
+        teachers,
+        module,
+        baselines,
+        weighing,
+        ksm_log,
+        {"name": config.name, "seed": config.seed, "run": run_id},
+        checkpoints.newest(folder / "checkpoints", say) if resumes else None,
+    )
+
+
+def device_count(accelerator: str, devices: int | str) -> int:
+    """Processes that a run starts on one machine: `devices`, or every GPU for "auto". UserError for GPUs that are missing."""
+    gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
+    if devices == "auto":
+        return max(1, gpus)
+    if accelerator in ("gpu", "cuda") and gpus == 0:
+        raise UserError(f"trainer.accelerator={accelerator}: no GPU found; trainer.accelerator=cpu runs without")
+    if gpus and int(devices) > gpus:
+        raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs")
+    return int(devices)
+
+
+def _threads(threads: int | None, devices: int) -> int:
+    """CPU threads of one process: trainer.threads, else OMP_NUM_THREADS (set by a sweep), else its share of the cores."""
+    share = os.environ.get("OMP_NUM_THREADS", "")
+    return threads or (int(share) if share.isdigit() else 0) or max(1, (os.cpu_count() or 1) // devices)
+
+
+def quiet_libraries() -> None:
+    """Silence messages of Lightning and transformers that a user of kdlab cannot act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for text in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=text)
