@@ -14,7 +14,7 @@ import transformers
 from kdlab import run as entry
 from tests.conftest import tiny_config, tiny_tokenizer, write_task, write_teacher
 from tests.end_to_end.test_bad_input import assert_refused
-from tests.support.runs import Done, call, run_folder, tiny_task
+from tests.support.runs import ChildResult, call, run_folder, tiny_task
 
 # what is wrong, and what the line must say
 WRONG = {
@@ -60,7 +60,7 @@ def assert_refused_early(tmp_path, monkeypatch, capsys):
         code = entry.main(arguments)
         captured = capsys.readouterr()
         for part in says:
-            assert_refused(Done(code, captured.out + captured.err), part)
+            assert_refused(ChildResult(code, captured.out + captured.err), part)
         assert not list(folder.iterdir())
 
     return type_

@@ -22,7 +22,7 @@ from kdlab import run as entry
 from kdlab.data.tasks.registry import TASKS
 from kdlab.storage import tables
 from tests.conftest import task_rows, write_task, write_teacher
-from tests.support.runs import Done, KillAt, call, outcome, tiny_task
+from tests.support.runs import ChildResult, KillAt, call, outcome, tiny_task
 
 SELECTIONS = sorted(file.stem for file in (entry.CONF / "select").glob("*.yaml"))
 KNOWLEDGE = sorted(file.stem for file in (entry.CONF / "knowledge").glob("*.yaml"))
@@ -44,7 +44,9 @@ class Lab:
         self.known: dict[tuple[str, ...], tuple[Path, str]] = {}
         self.count = 0
 
-    def try_(self, *more: str, prepare: Callable[[], None] = plainly, into: str | None = None) -> tuple[Path, Done]:
+    def try_(
+        self, *more: str, prepare: Callable[[], None] = plainly, into: str | None = None
+    ) -> tuple[Path, ChildResult]:
         self.count += 1
         where = into or f"runs/{self.count}"
         return self.folder / where, call(

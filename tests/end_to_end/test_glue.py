@@ -22,7 +22,7 @@ import yaml
 from kdlab import evaluate
 from tests.conftest import task_rows, write_teacher
 from tests.end_to_end.test_bad_input import assert_refused
-from tests.support.runs import Done, KillAt, call, outcome
+from tests.support.runs import ChildResult, KillAt, call, outcome
 
 ENTAILMENT = ["entailment", "not_entailment"]
 MNLI = ["entailment", "neutral", "contradiction"]
@@ -109,7 +109,7 @@ def glue(student: Path, teacher: Path, root: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory, student, teacher_folder, root) -> tuple[Path, Done]:
+def suite(tmp_path_factory, student, teacher_folder, root) -> tuple[Path, ChildResult]:
     folder = tmp_path_factory.mktemp("suite")
     command = glue(student, teacher_folder, root, "suite.tasks=[MNLI,rte,sts-b]", "suite.seeds=[1,2]")
     done = call(command, folder, InForks())
@@ -323,15 +323,15 @@ def test_what_a_suite_was_made_of_is_looked_at_before_it_goes_on(tmp_path, stude
 
 
 @pytest.fixture
-def evaluated(suite, monkeypatch, capfd) -> Callable[..., Done]:
+def evaluated(suite, monkeypatch, capfd) -> Callable[..., ChildResult]:
     """`python -m kdlab.evaluate` in this process."""
     monkeypatch.chdir(suite[0])
 
-    def run(*arguments: object) -> Done:
+    def run(*arguments: object) -> ChildResult:
         capfd.readouterr()
         code = evaluate.main([str(a) for a in arguments])
         out, err = capfd.readouterr()
-        return Done(code, out + err)
+        return ChildResult(code, out + err)
 
     return run
 

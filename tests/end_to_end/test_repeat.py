@@ -14,13 +14,13 @@ from kdlab.run import composition
 from kdlab.runs.environment import differing
 from kdlab.runs.repeat import compared, verdict
 from tests.conftest import write_task
-from tests.support.runs import Done, call, tiny, tiny_task
+from tests.support.runs import ChildResult, call, tiny, tiny_task
 
 # a bandit on text; a teacher, an assistant and rules on labelled rows. All others: tests/nightly/test_same_bits.py
 SAMPLE = ["adads_pretrain", "dekd"]
 
 
-def assert_repeats(exp: str, folder: Path, teacher: Path, text: Path, rows: Path, *more: str) -> Done:
+def assert_repeats(exp: str, folder: Path, teacher: Path, text: Path, rows: Path, *more: str) -> ChildResult:
     """Do an experiment at tiny size and repeat it."""
     config = checked(composition([f"+exp={exp}"])[0])
     if config.teachers.split:

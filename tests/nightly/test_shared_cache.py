@@ -13,7 +13,7 @@ import safetensors.torch
 
 from tests.end_to_end.test_cache import DieWriting, asked, learnt
 from tests.end_to_end.test_finetune import plainly
-from tests.support.runs import Done, call, outcome, tiny, tiny_task
+from tests.support.runs import ChildResult, call, outcome, tiny, tiny_task
 
 pytestmark = pytest.mark.nightly
 TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu"]
@@ -68,8 +68,8 @@ def test_killed_at_every_write_a_run_goes_on_bit_for_bit(tmp_path, teacher_folde
     assert write > 5
 
 
-def at_once(folder: Path, *commands: list[str]) -> list[Done]:
-    done: list[Done] = []
+def at_once(folder: Path, *commands: list[str]) -> list[ChildResult]:
+    done: list[ChildResult] = []
     threads = [
         threading.Thread(target=lambda given=given: done.append(call(given, folder / given[-1][-3:], plainly)))
         for given in commands
