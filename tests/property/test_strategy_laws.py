@@ -1,4 +1,4 @@
-"""What must hold of the strategies whatever the numbers."""
+"""Laws of the strategies, for any numbers. Every strategy of kdlab is found and tried by itself."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from kdlab.methods.marks import marks_of
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.strategies import Ensemble
 from kdlab.methods.selection.top_k import selection_size, top_k
-from kdlab.types import Evidence
+from kdlab.types import IGNORE, Evidence
+from tests.support.evidence import ON_LOGITS, STRATEGIES, evidence
 
 LAWS = settings(deadline=None, max_examples=40)
-UNCERTAIN = [getattr(strategies, n) for n in ("entropy", "scaled_entropy", "margin", "least_confidence", "certainty")]
 NUMBERS = st.floats(-30, 30, width=32)
 LOGITS = arrays(np.float32, array_shapes(min_dims=2, max_dims=3, min_side=2, max_side=9), elements=NUMBERS)
 FEATURES = arrays(
     np.float32, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.floats(-9, 9, width=16)
 )
 RATIOS = st.integers(1, 1000).map(lambda part: part / 1000)
-
-
-def logits_of(values) -> Evidence:
-    return Evidence(logits=torch.as_tensor(values))
 
 
 def assert_near(a, b, tolerance=1e-6):
@@ -40,7 +37,7 @@ def test_with_two_classes_the_uncertain_strategies_keep_the_same_rows(gaps, data
     """The gap of the two logits, up to 25 nats, decides all three, not its sign nor a shift. Dynamic KD section 3.2."""
     sign = np.array([data.draw(st.sampled_from([-1, 1])) for _ in gaps])
     shift = np.array([data.draw(st.sampled_from([-4.0, 0.0, 7.5])) for _ in gaps])
-    pair = logits_of(np.stack([shift, shift + sign * np.array(gaps) / 20], axis=1).astype(np.float32))
+    pair = evidence(np.stack([shift, shift + sign * np.array(gaps) / 20], axis=1).astype(np.float32))
     ratio = data.draw(RATIOS)
     rows = top_k(strategies.entropy(pair), ratio).tolist()
     assert rows == top_k(strategies.margin(pair), ratio).tolist()
@@ -53,8 +50,8 @@ def test_with_two_classes_the_uncertain_strategies_keep_the_same_rows(gaps, data
 def test_permuted_rows_have_permuted_scores(values, shuffle):
     order = list(range(len(values)))
     shuffle.shuffle(order)
-    for strategy in UNCERTAIN:
-        assert_near(strategy(logits_of(values[order])), strategy(logits_of(values))[order])
+    for strategy in ON_LOGITS.values():
+        assert_near(strategy(evidence(values[order])), strategy(evidence(values))[order])
 
 
 @LAWS
@@ -62,22 +59,23 @@ def test_permuted_rows_have_permuted_scores(values, shuffle):
 def test_permuted_classes_have_the_same_scores(values, shuffle):
     order = list(range(values.shape[-1]))
     shuffle.shuffle(order)
-    for strategy in UNCERTAIN:
-        assert_near(strategy(logits_of(values[..., order])), strategy(logits_of(values)))
+    for strategy in ON_LOGITS.values():
+        assert_near(strategy(evidence(values, order=order)), strategy(evidence(values)))
 
 
 @LAWS
 @given(LOGITS, st.integers(-1000, 1000))
 def test_a_shift_of_the_logits_changes_nothing(values, shift):
     values = values.astype(np.float64)
-    for strategy in UNCERTAIN:
-        assert_near(strategy(logits_of(values + shift)), strategy(logits_of(values)))
+    row = evidence(values)
+    for strategy in ON_LOGITS.values():
+        assert_near(strategy(evidence(values + shift, row.labels)), strategy(row))
 
 
 @LAWS
 @given(LOGITS)
 def test_ranges_and_identities(values):
-    row, classes = logits_of(values), values.shape[-1]
+    row, classes = evidence(values), values.shape[-1]
     entropy = strategies.entropy(row)
     slack = 1e-9
     assert bool((entropy >= 0).all())
@@ -106,20 +104,39 @@ def test_positions_outside_the_mask_do_not_matter(values, data):
     mask = data.draw(arrays(np.bool_, values.shape[:2]))
     other = np.where(mask[..., None], values, data.draw(arrays(np.float32, values.shape, elements=NUMBERS)))
     mask = torch.as_tensor(mask)
-    for strategy in UNCERTAIN:
-        assert_near(
-            strategy(Evidence(logits=torch.as_tensor(values), mask=mask)),
-            strategy(Evidence(logits=torch.as_tensor(other), mask=mask)),
-        )
+    row = evidence(values, mask=mask)
+    changed = evidence(other, torch.where(mask, row.labels, IGNORE), mask=mask)
+    for strategy in ON_LOGITS.values():
+        assert_near(strategy(row), strategy(changed))
 
 
 @LAWS
 @given(LOGITS, st.integers(1, 5))
 def test_rowwise_strategies_may_be_chunked(values, size):
-    row = logits_of(values)
-    for strategy in UNCERTAIN:
-        parts = torch.cat([strategy(Evidence(logits=part)) for part in row.logits.split(size)])
-        assert_near(parts, strategy(row))
+    row = evidence(values)
+    assert row.logits is not None and row.labels is not None
+    for strategy in ON_LOGITS.values():
+        if marks_of(strategy).rowwise:
+            parts = zip(row.logits.split(size), row.labels.split(size), strict=True)
+            assert_near(torch.cat([strategy(evidence(*part)) for part in parts]), strategy(row))
+
+
+@LAWS
+@given(LOGITS, FEATURES, st.integers(0, 2**40))
+def test_every_strategy_reads_what_it_declares_and_repeats_itself(values, features, seed):
+    features = np.resize(features, (len(values), features.shape[1]))
+    mask = None if values.ndim == 2 else torch.ones(values.shape[:2], dtype=torch.bool)
+    for name, strategy in STRATEGIES.items():
+
+        def whole() -> Evidence:
+            rng = torch.Generator().manual_seed(seed)
+            return evidence(values, features=torch.as_tensor(features), mask=mask, rng=rng)
+
+        scores = strategy(whole())
+        assert scores.shape == (len(values),) and scores.dtype == torch.float64, name
+        assert not scores.isnan().any() and not (scores == math.inf).any(), name
+        assert torch.equal(strategy(whole()), scores), name
+        assert torch.equal(strategy(whole().only(marks_of(strategy).needs)), scores), name
 
 
 @LAWS

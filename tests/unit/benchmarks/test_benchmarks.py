@@ -14,6 +14,7 @@ from benchmarks.selection import Phases
 from benchmarks.steps import Ours, Sizes
 from kdlab.errors import UserError
 from kdlab.types import Batch
+from tests.support.evidence import STRATEGIES
 
 TINY = ["--hidden", "32", "--layers", "1,1", "--vocab", "60", "--turns", "1", "--max-length", "16"]
 SIZES = Sizes(32, 1, 1, 60)
@@ -82,8 +83,7 @@ def test_shares_of_a_step_are_taken_turn_by_turn():
 def test_every_strategy_is_measured():
     from kdlab.methods.selection import strategies as all_of_them
 
-    named = {"random", "entropy", "scaled_entropy", "margin", "least_confidence", "certainty", "density", "cluster"}
-    assert set(strategies.every()) == {*named, "ensemble"}
+    assert set(strategies.every()) == {*STRATEGIES, "ensemble"}
     assert strategies.every()["density"] is all_of_them.density
 
 

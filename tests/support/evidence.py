@@ -1,0 +1,31 @@
+"""All strategies of kdlab by name, and evidence for tests of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdlab.methods.marks import marks_of
+from kdlab.methods.selection import strategies
+from kdlab.methods.selection.strategies import Strategy
+from kdlab.types import Evidence
+
+STRATEGIES: dict[str, Strategy] = {name: value for name, value in vars(strategies).items() if hasattr(value, "marks")}
+ON_LOGITS = {name: strategy for name, strategy in STRATEGIES.items() if "logits" in marks_of(strategy).needs}
+
+
+def evidence(logits: Any, labels: Any = None, order: Sequence[int] | None = None, **more: Any) -> Evidence:
+    """Evidence of logits (N, C) or (N, P, C); labels are derived from the logits of the last class unless they are given.
+
+    `order` (C,) permutes the classes, of the labels too. `more`: other fields of Evidence.
+    """
+    logits = torch.as_tensor(np.asarray(logits) if not isinstance(logits, torch.Tensor) else logits)
+    if labels is None:
+        labels = logits[..., -1].nan_to_num(0, 0, 0).abs().mul(1000).long() % max(logits.shape[-1], 1)
+    labels = torch.as_tensor(labels)
+    if order is not None:
+        logits, labels = logits[..., list(order)], torch.as_tensor(np.argsort(order))[labels]
+    return Evidence(rows=torch.arange(len(logits)), logits=logits, labels=labels, **more)
