@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdlab.compare import add_arguments, to_stderr
+from kdlab.compare import add_arguments
 from kdlab.errors import UserError
 from kdlab.reporting import figures
 from kdlab.reporting import tables as reporttables
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.comparison import Comparison, compare
+from kdlab.reporting.comparison_text import to_stderr
 from kdlab.reporting.filters import where
 from kdlab.reporting.page import MARK, Picture, ReportPage, Section, html, markdown, picture
 from kdlab.reporting.papers import PAPERS

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kdlab import __version__
-from kdlab.compare import TEST, notes, p_value, power, shown, tested_cells
 from kdlab.plotting import style as pictures
+from kdlab.reporting.comparison_text import TEST, notes, p_value, power, shown, tested_cells
 from kdlab.reporting.papers import PAPERS
 from kdlab.reporting.published import Published
 from kdlab.reporting.statistics import ALPHA

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdlab.compare import numbers
 from kdlab.errors import UserError
 from kdlab.plotting.run_tables import number_in, rows_of
 from kdlab.reporting import papers
 from kdlab.reporting.comparison import Comparison, ComparisonLine, beside_random, whole_data
+from kdlab.reporting.comparison_text import numbers
 from kdlab.reporting.published import Published
 from kdlab.reporting.seed_groups import Group, Run
 

@@ -13,9 +13,8 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -267,14 +266,3 @@ def entries(root: Path, pattern: re.Pattern[str] = KEY) -> Iterator[Path]:
     for kind in sorted(root.iterdir()):
         if kind.is_dir() and not kind.is_symlink() and _KIND.fullmatch(kind.name):
             yield from (path for path in sorted(kind.iterdir()) if pattern.fullmatch(path.name))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `python -m kdlab.artifacts` (`kdlab.artifacts`); returns the exit code."""
-    from kdlab import artifacts  # which imports this room
-
-    return artifacts.main(argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdlab.artifacts import main
 from kdlab.errors import UserError
 from kdlab.storage import checkpoints
-from kdlab.storage.artifacts import ArtifactStore, main
+from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import atomic_write_bytes
 from kdlab.storage.tables import Table, read
 

@@ -43,6 +43,7 @@ from kdlab.models import loading
 from kdlab.reporting import seed_groups
 from kdlab.run import composition, main
 from kdlab.runs import finished, folders
+from kdlab.runs.artifact_maintenance import uses_of
 from kdlab.storage import checkpoints, redaction, tables
 from kdlab.storage.artifacts import ArtifactStore, discard
 from tests.conftest import write_teacher
@@ -284,7 +285,7 @@ def a_result(data: bytes, folder: Path) -> None:
     inside = {"result.json": data, "config.yaml": b"name: x\nseed: 1\n"}
     with made(folder / "in.run", **inside) as run:
         folders.status(run)
-        artifacts._uses(folder)
+        uses_of(folder)
         _quietly(lambda: finished.result_of(run))
         _quietly(lambda: seed_groups.read([folder]))
         with suppress(UserError):

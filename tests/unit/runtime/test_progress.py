@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets.utils import tqdm as datasets_bars
 
+from kdlab.artifacts import main
 from kdlab.data.augmentation.tinybert import AugmentationRecipe, augmented
 from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.data.text.sources import TextFolder
@@ -22,7 +23,7 @@ from kdlab.modules.row_pool import look
 from kdlab.report import build
 from kdlab.runtime import progress
 from kdlab.runtime.progress import ProgressBar, adopt, over
-from kdlab.storage.artifacts import ArtifactStore, main
+from kdlab.storage.artifacts import ArtifactStore
 from kdlab.types import Batch, TaskShape
 from tests.conftest import made_text, tiny_tokenizer
 from tests.support.made_runs import made_run

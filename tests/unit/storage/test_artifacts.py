@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from kdlab import __version__
+from kdlab.artifacts import main
 from kdlab.errors import UserError
-from kdlab.storage.artifacts import ArtifactStore, key_of, main
+from kdlab.storage.artifacts import ArtifactStore, key_of
 from kdlab.storage.files import locked
 
 PARTS = {"teacher": "minilm", "steps": 300, "lr": 5e-4}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.storage.artifacts import TAG, TAG_TEXT, key_of, main
+from kdlab.artifacts import main
+from kdlab.storage.artifacts import TAG, TAG_TEXT, key_of
 from kdlab.teachers.cache.store import ENTRY, HEAD, DiskStore
 from tests.unit.teachers.cache.test_store import ROWS, content, put
 

@@ -1,0 +1,225 @@
+"""Text, Markdown and CSV of comparisons: a table of groups, a table of tests, and notes on how to read them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from kdlab.reporting import statistics
+from kdlab.reporting.comparison import DEFAULT, Comparison, ComparisonLine, compare
+from kdlab.reporting.seed_groups import Run, read
+from kdlab.reporting.statistics import Paired
+from kdlab.runs.summary import si
+from kdlab.storage.files import atomic_write_text
+
+FEW = 10  # from this many seeds on, the power of the test is not printed
+GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs")
+SAME = ("task", "knowledge", "policy", "adopt", "select", "ratio")
+TEST = ("group", "baseline", "common seeds", "difference", "95 % interval", "p", "Holm p")
+
+
+def print_comparison(
+    paths: Sequence[Path],
+    metric: str | None = None,
+    baseline: str | None = None,
+    markdown: bool = False,
+    groups_csv: Path | None = None,
+    runs_csv: Path | None = None,
+) -> int:
+    """Print the comparison of the finished runs in `paths`, and write its groups and runs as CSV; returns the exit code.
+
+    UserError as `read` and `compare` raise it.
+    """
+    runs, skipped = read(paths)
+    for folder, reason in skipped.items():
+        to_stderr(f"left out, {reason}: {folder}")
+    comparisons = compare(runs, metric, baseline, to_stderr)
+    if groups_csv:
+        atomic_write_text(groups_csv, as_csv([numbers(one, line) for one in comparisons for line in one.lines]))
+    if runs_csv:
+        atomic_write_text(runs_csv, as_csv(run_rows(runs)))
+    for one in comparisons:
+        print(text(one, markdown), end="\n\n")
+    for note in notes(comparisons, baseline):
+        print(f"- {note}" if markdown else note)
+    return 0
+
+
+def to_stderr(line: str) -> None:
+    """Print a message to standard error, so that the tables can be piped."""
+    print(f"kdlab: {line}", file=sys.stderr)
+
+
+def text(comparison: Comparison, markdown: bool = False) -> str:
+    """Tables of the groups and of their tests, and the smallest difference such tests detect; optionally as Markdown.
+
+    Losses are printed unscaled, scores times 100.
+    """
+    parts = [f"{'### ' if markdown else ''}{comparison.task}: {comparison.described}", ""]
+    parts.append(_grid(GROUP, [_group(comparison, line) for line in comparison.lines], markdown))
+    tests = [tested_cells(comparison, line) for line in comparison.lines if line.baseline]
+    parts += ["", _grid(TEST, tests, markdown) if tests else "one group alone: nothing to compare it with"]
+    sentence = power(comparison)
+    return "\n".join([*parts, *(["", sentence] if sentence else [])])
+
+
+def _group(comparison: Comparison, line: ComparisonLine) -> list[str]:
+    row = numbers(comparison, line)
+    return [
+        line.group.name,
+        shown(comparison, row["mean"]),
+        "-" if row["std"] is None else shown(comparison, row["std"]),
+        str(len(line.values)),
+        *(f"{shown(comparison, row[which])} (seed {row[f'{which}_seed']})" for which in ("best", "worst")),
+        f"{row['queries']:,.0f}",
+        si(row["flops"]),
+    ]
+
+
+def tested_cells(comparison: Comparison, line: ComparisonLine) -> list[str]:
+    """Cells of the table of tests (columns `TEST`) for a group that has a baseline."""
+    assert line.baseline is not None
+    pair = line.found
+    names = [line.group.name, line.baseline.name]
+    if pair is None:
+        return [*names, "0", "-", "-", _no_test(pair), "-"]
+    first = [*names, str(pair.pairs), shown(comparison, pair.difference, "+")]
+    if pair.p is None or pair.low is None or pair.high is None or line.holm is None:
+        return [*first, "-", _no_test(pair), "-"]
+    return [
+        *first,
+        f"{shown(comparison, pair.low, '+')} to {shown(comparison, pair.high, '+')}",
+        p_value(pair.p),
+        p_value(line.holm),
+    ]
+
+
+def _no_test(pair: Paired | None) -> str:
+    if pair is None:
+        return "no test: no common seed"
+    return "no test: 1 common seed" if pair.pairs == 1 else "no test: all differences are equal"
+
+
+def p_value(value: float) -> str:
+    """A p value with three digits, with a star below ALPHA."""
+    return f"{'<0.001' if value < 0.001 else f'{value:.3f}'}{'*' if value < statistics.ALPHA else ''}"
+
+
+def shown(comparison: Comparison, value: float, sign: str = "") -> str:
+    """A value of the metric for a table: scores times 100 with two digits, losses unscaled with four."""
+    digits, scale = (4, 1) if comparison.lower else (2, 100)
+    return f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.00
+
+
+def power(comparison: Comparison) -> str:
+    """A sentence on the smallest true difference that the tests detect, for each number of seeds below `FEW`; "" if none."""
+    tested = comparison.tested
+    few = sorted({pair.pairs for pair in tested if pair.pairs < FEW})
+    if not few:
+        return ""
+    squares = sum((pair.pairs - 1) * (pair.std or 0.0) ** 2 for pair in tested)
+    std = math.sqrt(squares / sum(pair.pairs - 1 for pair in tested))
+    least = ", ".join(f"{shown(comparison, statistics.detectable(std, pairs))} ({pairs} seeds)" for pairs in few)
+    return (
+        f"a t-test over so few seeds has little power: where differences spread as here (standard deviation "
+        f"{shown(comparison, std)}), it finds a true difference 4 times in 5 only if that is at least {least}"
+    )
+
+
+def notes(comparisons: Sequence[Comparison], baseline: str | None = None) -> list[str]:
+    """Sentences that explain the columns of the tables."""
+    tests = sum(len(one.tested) for one in comparisons)
+    lines = ["std: sample standard deviation over seeds; queries (rows that a teacher answered) and FLOPs: means"]
+    if any(line.baseline for one in comparisons for line in one.lines):
+        choice = f"by default {DEFAULT}; --baseline takes another" if baseline is None else f"--baseline {baseline!r}"
+        lines += [
+            f"baseline: {choice}",
+            f"difference: group minus baseline, mean over the seeds both have; p: paired two-sided t-test, * below "
+            f"{statistics.ALPHA}; interval: bootstrap of the mean difference, {statistics.RESAMPLES:,} resamples, too narrow with few seeds",
+        ]
+    if tests > 1:
+        lines.append(f"Holm p: adjusted for the {tests} tests made here; of several tests, this is the p that counts")
+    return lines
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
+    names = {"group", "baseline"}
+    if markdown:
+        rule = ["---" if name in names else "---:" for name in head]
+        return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (head, rule, *rows))
+    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
+    lines = []
+    for line in (head, *rows):
+        cells = zip(line, widths, head, strict=True)
+        lines.append("  ".join(f"{cell:{'<' if name in names else '>'}{width}}" for cell, width, name in cells))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV with all digits, in the metric's own unit (scores are not times 100)."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row per run: its choices, the student's scores (on text: accuracy at masked positions) and its costs."""
+    return sorted((_run_row(run) for run in runs), key=lambda row: [f"{row[name]}" for name in SAME] + [row["seed"]])
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    result, scores, ledger = run.result, run.result["metrics"], run.result["ledger"]
+    name, policy = "score" if "score" in scores["student"] else "accuracy", result.get("policy") or {}
+    values = (run.task, result.get("knowledge"), policy.get("name"), result.get("adopt"), run.select, run.ratio)
+    return {
+        **dict(zip(SAME, values, strict=True)),
+        "rewarded_on": policy.get("reward_data"),
+        "steps": result.get("steps"),
+        "seed": run.seed,
+        "loss": scores["student"].get("loss"),
+        "score": scores["student"].get(name),
+        "teacher_score": scores.get("teacher", {}).get(name),
+        "teacher_queries": run.queries,
+        "flops": ledger["flops"]["total"],
+        "seconds": ledger["seconds"].get("training"),
+    }
+
+
+def numbers(comparison: Comparison, line: ComparisonLine) -> dict[str, Any]:
+    """All numbers of a group, by column; `seeds` in one cell, costs as means over seeds."""
+    order = sorted(line.values.items(), key=lambda one: one[1], reverse=not comparison.lower)
+    values = [value for _, value in order]
+    ledgers = [run.result["ledger"] for run in line.group.runs.values()]
+    pair = line.found
+    return {
+        "task": comparison.task,
+        "group": line.group.name,
+        "metric": comparison.metric,
+        "better": "lower" if comparison.lower else "higher",
+        "mean": fmean(values),
+        "std": stdev(values) if len(values) > 1 else None,
+        "seeds": " ".join(map(str, line.values)),
+        "best": values[0],
+        "best_seed": order[0][0],
+        "worst": values[-1],
+        "worst_seed": order[-1][0],
+        "queries": fmean(ledger["teacher_queries"]["total"] for ledger in ledgers),
+        "flops": fmean(ledger["flops"]["total"] for ledger in ledgers),
+        "baseline": line.baseline.name if line.baseline else None,
+        "common_seeds": (pair.pairs if pair else 0) if line.baseline else None,
+        "difference": pair.difference if pair else None,
+        "difference_std": pair.std if pair else None,
+        "low": pair.low if pair else None,
+        "high": pair.high if pair else None,
+        "t": pair.t if pair else None,
+        "p": pair.p if pair else None,
+        "holm_p": line.holm,
+    }
