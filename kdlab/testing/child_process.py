@@ -10,6 +10,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 import socket
 import sys
@@ -26,6 +27,8 @@ from kdlab.storage import tables
 PRELOADED = [
     "datasets", "matplotlib.backends.backend_agg", "transformers.models.bert.modeling_bert", "kdlab.runs.single", "kdlab.run",
 ]  # fmt: skip
+
+COMMAND = "kdlab.run:main"  # resolved by its name: this package imports no command
 
 TINY = [
     "+exp=adads_pretrain", "student.layers=[0,2]", "data.max_length=32", "data.batch_size=16", "data.heldout_rows=16",
@@ -83,11 +86,9 @@ def _child(
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    from kdlab.run import main
-
     if prepare is not None:
         prepare()
-    code = main(list(arguments))
+    code = pkgutil.resolve_name(COMMAND)(list(arguments))
     sys.stdout.flush()
     os._exit(code)
 

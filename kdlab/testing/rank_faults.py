@@ -34,7 +34,7 @@ if __name__ == "__main__":
     # the first process has no LOCAL_RANK yet when it is the one that starts the others
     if os.environ.get("LOCAL_RANK", "0") == rank:
         from functools import partialmethod
-        from kdlab.distill import Distiller
+        from kdlab.modules.distiller import Distiller
         Distiller.training_step = partialmethod(dies, original=Distiller.training_step)
     from kdlab.run import main
     sys.exit(main(sys.argv[3:]))

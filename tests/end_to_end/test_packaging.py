@@ -24,8 +24,8 @@ def test_the_wheel_works_from_any_folder(tmp_path):
     for wanted in (
         "kdlab/run.py",
         "kdlab/conf/run.yaml",
-        "kdlab/published.csv",
-        "kdlab/templates/report.html",
+        "kdlab/reporting/published.csv",
+        "kdlab/reporting/templates/report.html",
         "kdlab/conf/exp/adads_pretrain.yaml",
     ):
         assert wanted in names

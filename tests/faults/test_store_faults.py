@@ -190,14 +190,14 @@ def test_an_artifact_killed_at_every_system_call(memory: Path, damaged: bool) ->
 SLOW_BUILDER = """
 import sys, time
 from pathlib import Path
-from kdlab.storage.artifacts import Store
+from kdlab.storage.artifacts import ArtifactStore
 root, builds, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 def build(folder):
     with open(builds, "a") as file: file.write("built\\n")
     for number in range(10):
         (folder / str(number)).write_bytes(bytes([number]) * 10000)
         time.sleep(pause / 10)
-print("got", Store(root, lambda line: print(line, flush=True)).get("kind", {"n": 1}, build, "a slow one"))
+print("got", ArtifactStore(root, lambda line: print(line, flush=True)).get("kind", {"n": 1}, build, "a slow one"))
 """
 
 

@@ -285,8 +285,8 @@ def test_prune_by_kind(store: ArtifactStore) -> None:
 def test_prune_leaves_alone_what_another_process_uses(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
     path = store.get("teacher", PARTS, build)
     code = (
-        "import sys, pathlib; from kdlab.storage.artifacts import Store; import json\n"
-        f"Store(pathlib.Path({str(store.root)!r})).find('teacher', json.loads({json.dumps(json.dumps(PARTS))}))\n"
+        "import sys, pathlib; from kdlab.storage.artifacts import ArtifactStore; import json\n"
+        f"ArtifactStore(pathlib.Path({str(store.root)!r})).find('teacher', json.loads({json.dumps(json.dumps(PARTS))}))\n"
         "print('read', flush=True); sys.stdin.read()"
     )
     reader = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
