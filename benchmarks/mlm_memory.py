@@ -39,8 +39,8 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
 
     from kdlab.methods.knowledge import hidden_states, logits
     from kdlab.methods.selection import strategies
-    from kdlab.models import loading
     from kdlab.models.encoder import Encoder
+    from kdlab.models.student import set_dropout, student_from
     from kdlab.modules.distiller import Distiller
     from kdlab.modules.objective import WeightedTerm
     from kdlab.modules.optimizer import OptimizerSettings
@@ -53,8 +53,8 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
         vocab_size=VOCABULARY, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     )
     whole = transformers.AutoModelForMaskedLM.from_config(config)
-    small = loading.student_from(whole, [0, 2, 4])
-    loading.set_dropout(small, dropout)
+    small = student_from(whole, [0, 2, 4])
+    set_dropout(small, dropout)
     student = Encoder(small)
     teacher = Teacher("teacher", Encoder(whole))
     knowledge = {

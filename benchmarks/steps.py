@@ -17,8 +17,8 @@ from torch import Tensor
 
 from kdlab.methods.knowledge import logits as terms
 from kdlab.methods.selection import strategies
-from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import freeze
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
@@ -63,7 +63,7 @@ class Sizes:
         torch.manual_seed(0)
         made = transformers.AutoModelForSequenceClassification.from_config
         student, teacher = (made(self.config(layers)).to(self.device) for layers in (self.student, self.teacher))
-        loading.freeze(student, self.freeze)
+        freeze(student, self.freeze)
         return student.train(), teacher.eval().requires_grad_(False)
 
     def autocast(self) -> torch.autocast:

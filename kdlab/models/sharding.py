@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from kdlab.models.loading import blocks
+from kdlab.models.student import transformer_layers
 from kdlab.runtime import distributed
 from kdlab.types import Batch
 
@@ -29,7 +29,7 @@ def share_out(model: transformers.PreTrainedModel, device: torch.device) -> Shar
     `model` is on the CPU, the same on every rank. One layer at a time goes to the device whole, so that a device never
     holds more than its share and one layer. UserError where the model has no list of layers.
     """
-    layers = blocks(model)
+    layers = transformer_layers(model)
     mesh = init_device_mesh(device.type, (distributed.world(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)

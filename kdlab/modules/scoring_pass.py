@@ -11,7 +11,7 @@ from torch import nn
 
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
-from kdlab.models.loading import blocks
+from kdlab.models.student import transformer_layers
 from kdlab.modules.distiller import Distiller
 from kdlab.types import Batch, Outputs
 
@@ -38,7 +38,7 @@ class EarlyExit:
 
 def first_layers(model: transformers.PreTrainedModel, layers: int) -> transformers.PreTrainedModel:
     """`model` without its later layers, in evaluation mode. It shares all parameters with `model`, now and later."""
-    found = blocks(model)
+    found = transformer_layers(model)
     path = next(name for name, module in model.named_modules() if module is found).split(".")
     whole = _apart(model)
     parent: nn.Module = whole

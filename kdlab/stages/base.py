@@ -19,6 +19,7 @@ from kdlab.config.schema import Config
 from kdlab.methods.knowledge.base import is_joint, queries_teacher
 from kdlab.models import loading, varlen
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import freeze, pick_layers, random_student, set_dropout, student_from
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import Scorer
 from kdlab.modules.objective import WeightedTerm
@@ -139,7 +140,7 @@ class Stage:
             return ModelShape.of(loading.load_config(given.path))
         if given.hidden is not None:
             return ModelShape.of(config, given.layers, given.hidden)
-        return ModelShape.of(config, len(loading.pick_layers(given.layers, config.num_hidden_layers, given.pick)))
+        return ModelShape.of(config, len(pick_layers(given.layers, config.num_hidden_layers, given.pick)))
 
     # ---- what chooses
 
@@ -220,9 +221,9 @@ class Stage:
         """The student before training, with what the configuration freezes frozen; `teachers`: those already loaded."""
         given = self.config.student
         model = self.load(given.path) if given.path is not None else self._from_teacher(*teachers)
-        loading.freeze(model, given.freeze)
+        freeze(model, given.freeze)
         if given.dropout is not None:
-            loading.set_dropout(model, given.dropout)
+            set_dropout(model, given.dropout)
         return Encoder(model.train(), self.execution)
 
     def _from_teacher(self, *teachers: Teacher | None) -> transformers.PreTrainedModel:
@@ -230,9 +231,9 @@ class Stage:
         loaded = next((t for t in teachers if t is not None and t.name == self.teacher_pool.main.name), None)
         backbone = self.backbone(loaded)
         if given.hidden is not None:
-            return loading.smaller(backbone, given.layers, given.hidden)
-        layers = loading.pick_layers(given.layers, self.teacher_config.num_hidden_layers, given.pick)
-        return loading.student_from(backbone, layers)
+            return random_student(backbone, given.layers, given.hidden)
+        layers = pick_layers(given.layers, self.teacher_config.num_hidden_layers, given.pick)
+        return student_from(backbone, layers)
 
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
         """The model whose layers a student takes; `teacher`: the main one, if it is loaded."""

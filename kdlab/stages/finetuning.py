@@ -196,12 +196,12 @@ class FinetuneStage(Stage):
         wanted = self.shape.labels or ("score",)
         if loading.has_head(source, config, self.head) and loading.labels_of(config) == wanted:
             return loading.load_classifier(source, revision)
-        return loading.with_new_classifier(source, revision, self.shape)
+        return loading.load_with_new_classifier(source, revision, self.shape)
 
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
         """The teacher before it was fine-tuned (the papers' students start from there), with a new head."""
         reseed(self.config.seed, "student head")
-        return loading.with_new_classifier(self.teacher_source, self.config.teachers.revision, self.shape)
+        return loading.load_with_new_classifier(self.teacher_source, self.config.teachers.revision, self.shape)
 
     # ---- what the student is read against
 

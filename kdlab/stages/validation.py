@@ -11,6 +11,7 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
 from kdlab.models import loading, packing
+from kdlab.models.student import check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, ksm_training
 from kdlab.stages.dry_run import rehearse
 
@@ -66,7 +67,7 @@ def _shared(bench: Stage) -> None:
     members = bench.teacher_pool.members if bench.config.trainer.shard_teacher else []
     for member in members:
         with torch.device("meta"):
-            loading.blocks(bench.head.from_config(copy.deepcopy(member.config)))
+            transformer_layers(bench.head.from_config(copy.deepcopy(member.config)))
 
 
 def _student(bench: Stage) -> None:
@@ -79,6 +80,6 @@ def _student(bench: Stage) -> None:
                 f"({len(theirs)} and {len(ours)} tokens, not the same): distillation needs the same vocabulary"
             )
     elif given.hidden is not None:
-        loading.check_width(teacher, given.hidden)
+        check_width(teacher, given.hidden)
     else:
-        loading.pick_layers(given.layers, teacher.num_hidden_layers, given.pick)
+        pick_layers(given.layers, teacher.num_hidden_layers, given.pick)

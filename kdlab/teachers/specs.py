@@ -14,6 +14,7 @@ from kdlab.config.teacher_groups import ASSISTANT, AssistantConfig, OtherTeacher
 from kdlab.errors import UserError, nearest
 from kdlab.models import flops, loading
 from kdlab.models.bundled import PACKAGES
+from kdlab.models.student import pick_layers
 from kdlab.storage.artifacts import key_of
 from kdlab.storage.files import sha256_of
 
@@ -106,7 +107,7 @@ def other(name: str, given: OtherTeacherConfig, main: ModelSource) -> TeacherSpe
     layers = None
     if given.layers is not None:
         depth = source.config.num_hidden_layers
-        layers = tuple(loading.pick_layers(given.layers, depth, given.pick, f"{where}.layers"))
+        layers = tuple(pick_layers(given.layers, depth, given.pick, f"{where}.layers"))
     return TeacherSpec(name, f"teacher {name}", source, layers)
 
 
@@ -121,7 +122,7 @@ def assistant(given: AssistantConfig, main: ModelSource, student_depth: int) -> 
         made = TeacherSpec(ASSISTANT, ASSISTANT, source, None, None, given)
     else:
         number = given.layers if given.layers is not None else max(1, (depth + student_depth) // 2)
-        layers = tuple(loading.pick_layers(number, depth, given.pick, "adopt.assistant.layers"))
+        layers = tuple(pick_layers(number, depth, given.pick, "adopt.assistant.layers"))
         made = TeacherSpec(ASSISTANT, ASSISTANT, main, layers, None, given)
     if not student_depth < made.depth < depth:
         raise UserError(

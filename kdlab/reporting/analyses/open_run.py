@@ -14,8 +14,8 @@ from torch import Tensor
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.methods.selection.strategies import Strategy
-from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import freeze
 from kdlab.modules.row_pool import RowPool, chosen, look, look_at_text
 from kdlab.reporting.analyses.gradients import Loss, units
 from kdlab.runs import finished
@@ -79,7 +79,7 @@ class OpenRun:
         return self.bench.student(None).eval().to(self.device)
 
     def _ready(self, model: Any) -> Encoder:
-        loading.freeze(model, self.config.student.freeze)
+        freeze(model, self.config.student.freeze)
         return Encoder(model).eval().to(self.device)
 
     def restore(self, encoder: Encoder, checkpoint: Path) -> None:

@@ -14,6 +14,7 @@ from kdlab.config.teacher_groups import AssistantConfig
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import set_dropout
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
@@ -159,7 +160,7 @@ class TeacherPool:
         reseed(given.seed, "assistant")
         model = self.start(member, given.seed)
         if given.dropout is not None:
-            loading.set_dropout(model, given.dropout)
+            set_dropout(model, given.dropout)
         data = self.rows(member, given.seed, given.batch_size, given.max_steps, given.max_epochs)
         steps = data.sampler().batches
         ledger = Ledger(len(data.train), bench.fixed_inputs)

@@ -19,6 +19,7 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import freeze, set_dropout, student_from
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import TaskScore, over_splits
 from kdlab.modules.objective import WeightedTerm
@@ -151,9 +152,9 @@ class TaskTeacherPool(TeacherPool):
         reseed(recipe.seed, "finetune")
         shape = self.shape(member)
         model = self._encoder(member, shape)
-        loading.freeze(model, recipe.freeze)
+        freeze(model, recipe.freeze)
         if recipe.dropout is not None:
-            loading.set_dropout(model, recipe.dropout)
+            set_dropout(model, recipe.dropout)
         data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs)
         steps = data.sampler().batches
         optim = OptimizerSettings(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
@@ -171,8 +172,8 @@ class TaskTeacherPool(TeacherPool):
 
     def _encoder(self, member: TeacherSpec, shape: TaskShape) -> Any:
         """A teacher's layers, not fine-tuned, with a new head."""
-        model = loading.with_new_classifier(member.source.place, member.source.revision, shape)
-        return model if member.layers is None else loading.student_from(model, member.layers)
+        model = loading.load_with_new_classifier(member.source.place, member.source.revision, shape)
+        return model if member.layers is None else student_from(model, member.layers)
 
     def start(self, member: TeacherSpec, seed: int) -> Any:
         given = member.assistant

@@ -14,6 +14,7 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_cross_entropy
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import freeze, set_dropout, student_from
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
@@ -74,7 +75,7 @@ class TextTeacherPool(TeacherPool):
         if given is not None and given.path is not None:
             return self.bench.load(given.path)
         assert member.layers is not None
-        return loading.student_from(self.load(self.main), member.layers)
+        return student_from(self.load(self.main), member.layers)
 
     def made(self, member: TeacherSpec) -> str | Path:
         """A teacher with a masked-LM head: as it was given, or prepared."""
@@ -109,11 +110,11 @@ class TextTeacherPool(TeacherPool):
         reseed(prepare.seed, "prepare")
         if member.layers is None:
             counts = np.load(bench.corpus_folder / "token_counts.npy")
-            model = loading.with_new_head(member.source.place, counts, bench.tokenizer.mask_token_id)  # pyright: ignore
+            model = loading.load_with_new_lm_head(member.source.place, counts, bench.tokenizer.mask_token_id)  # pyright: ignore
         else:
-            model = loading.student_from(self.load(self._whole(member)), member.layers)
-        loading.freeze(model, prepare.freeze)
-        loading.set_dropout(model, prepare.dropout)
+            model = student_from(self.load(self._whole(member)), member.layers)
+        freeze(model, prepare.freeze)
+        set_dropout(model, prepare.dropout)
         data = bench.rows_of(
             prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
         )

@@ -29,7 +29,7 @@ from kdlab.config.schema import Config, checked
 from kdlab.errors import UserError
 from kdlab.methods.knowledge import layer_maps
 from kdlab.methods.ksm.module import KSM
-from kdlab.models import loading
+from kdlab.models.student import pick_layers
 from kdlab.stages.registry import stage_of
 
 TASK = "data.task=sst2"
@@ -76,10 +76,10 @@ def test_the_paper_scale_names_the_task_it_needs():
 
 def test_its_student_is_the_first_half_of_bert_base():
     student = paper().student
-    assert loading.pick_layers(student.layers, 12, student.pick) == [0, 1, 2, 3, 4, 5]
+    assert pick_layers(student.layers, 12, student.pick) == [0, 1, 2, 3, 4, 5]
     assert (student.path, student.hidden, student.dropout, student.freeze) == (None, None, None, [])
     other = paper("student.pick=even").student  # METHODS sections 3 and 4: or every other one, as DistilBERT
-    assert loading.pick_layers(other.layers, 12, other.pick) == [0, 2, 4, 7, 9, 11]
+    assert pick_layers(other.layers, 12, other.pick) == [0, 2, 4, 7, 9, 11]
 
 
 def test_its_bandit_has_the_stated_settings():
@@ -217,7 +217,7 @@ def test_a_group_is_said_in_the_comments_as_it_is_typed():
 )
 def test_students_and_batches_of_the_other_papers_are_the_same(exp):
     config = paper(exp=exp)
-    assert loading.pick_layers(config.student.layers, 12, config.student.pick) == [0, 1, 2, 3, 4, 5]
+    assert pick_layers(config.student.layers, 12, config.student.pick) == [0, 1, 2, 3, 4, 5]
     assert (config.optim.lr, config.optim.warmup) == (2e-5, 0.1)
     assert (config.data.batch_size, config.data.max_length) == (32, 128)
     assert config.trainer.max_steps is None and config.trainer.max_epochs == (5 if exp == "ksm" else 3)

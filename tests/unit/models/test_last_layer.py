@@ -10,8 +10,9 @@ import torch.nn.functional as F
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlab.models import attention_capture, flops, last_layer, loading, varlen
+from kdlab.models import attention_capture, flops, last_layer, varlen
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import set_dropout, transformer_layers
 from kdlab.types import IGNORE, Batch
 from tests.conftest import tiny_config
 from tests.unit.models.test_packing import LENGTHS, texts
@@ -158,7 +159,7 @@ def test_the_whole_layer_runs_where_somebody_looks_at_it(counted):
     encoder.encode(b, frozenset({"states"}))  # leaves hooks of transformers' own behind, which are no reason
     encoder.encode(b)
     assert counted == [1]
-    layer = loading.blocks(one)[-1]
+    layer = transformer_layers(one)[-1]
     for module in (layer, layer.get_submodule("output"), one.base_model):
         seen = []
         hook = module.register_forward_hook(lambda *given, seen=seen: seen.append(given[2]))
@@ -187,20 +188,20 @@ def test_other_tokens_of_text_cannot_be_read_in_error():
 
 def test_dropout_draws_for_the_tokens_that_are_read(counted):
     b, one = batch(False), model("bert", False)
-    loading.set_dropout(one, 0.3)
+    set_dropout(one, 0.3)
     encoder = Encoder(one, "packed").train()
     torch.manual_seed(1)
     first = ours(encoder, b)
     torch.manual_seed(1)
     assert torch.equal(ours(encoder, b), first)
     assert not torch.equal(ours(encoder, b), first)
-    layer = loading.blocks(one)[-1]
-    loading.set_dropout(one.base_model.embeddings, 0.0)  # pyright: ignore
-    for other in loading.blocks(one)[:-1]:
-        loading.set_dropout(other, 0.0)
+    layer = transformer_layers(one)[-1]
+    set_dropout(one.base_model.embeddings, 0.0)  # pyright: ignore
+    for other in transformer_layers(one)[:-1]:
+        set_dropout(other, 0.0)
     many = torch.stack([ours(encoder, b) for _ in range(3)])
     assert many.std(0).min() > 0  # of the last layer alone
-    loading.set_dropout(layer, 0.0)
+    set_dropout(layer, 0.0)
     assert torch.equal(ours(encoder.eval(), b), ours(encoder, b)) and len(counted) == 8
 
 
@@ -211,7 +212,7 @@ def test_a_copy_of_a_student_has_parameters_of_its_own():
     with torch.no_grad():
         before = ours(encoder, b)
         other = copy.deepcopy(encoder)
-        for parameter in loading.blocks(other.model)[-1].parameters():
+        for parameter in transformer_layers(other.model)[-1].parameters():
             parameter.add_(0.5)
         assert torch.equal(ours(encoder, b), before) and not torch.allclose(ours(other, b), before)
 

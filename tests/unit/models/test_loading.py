@@ -9,6 +9,7 @@ import transformers
 from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import freeze, pick_layers, student_from, transformer_layers
 from kdlab.types import Batch, Outputs
 from tests.conftest import tiny_config, write_teacher
 
@@ -48,7 +49,7 @@ def test_head_parameters_are_those_that_the_projection_uses(teacher):
 
 
 def test_frozen_embeddings_are_no_head_parameters(teacher):
-    loading.freeze(teacher, ["word_embeddings"])
+    freeze(teacher, ["word_embeddings"])
     encoder = Encoder(teacher)
     trained = encoder.head_parameters()
     assert trained and all(p.requires_grad for p in trained)
@@ -58,12 +59,12 @@ def test_frozen_embeddings_are_no_head_parameters(teacher):
 
 @pytest.mark.parametrize("layers", [[0, 2], [3], [1, 3, 0], [0, 1, 2, 3]])
 def test_a_student_has_the_chosen_layers_the_embeddings_and_the_head(teacher, layers):
-    student = loading.student_from(teacher, layers)
-    assert len(loading.blocks(student)) == len(layers) == student.config.num_hidden_layers
+    student = student_from(teacher, layers)
+    assert len(transformer_layers(student)) == len(layers) == student.config.num_hidden_layers
     for mine, theirs in enumerate(layers):
         for (name, p), (_, q) in zip(
-            loading.blocks(student)[mine].named_parameters(),
-            loading.blocks(teacher)[theirs].named_parameters(),
+            transformer_layers(student)[mine].named_parameters(),
+            transformer_layers(teacher)[theirs].named_parameters(),
             strict=True,
         ):
             assert torch.equal(p, q), name
@@ -77,7 +78,7 @@ def test_a_student_has_the_chosen_layers_the_embeddings_and_the_head(teacher, la
 
 def test_a_student_with_all_layers_is_the_teacher(teacher):
     ids, mask = (batch := inputs()).input_ids, batch.attention_mask
-    student = loading.student_from(teacher, [0, 1, 2, 3]).eval()
+    student = student_from(teacher, [0, 1, 2, 3]).eval()
     with torch.no_grad():
         torch.testing.assert_close(
             student(input_ids=ids, attention_mask=mask).logits, teacher(input_ids=ids, attention_mask=mask).logits
@@ -85,7 +86,7 @@ def test_a_student_with_all_layers_is_the_teacher(teacher):
 
 
 def test_a_student_survives_saving_and_loading(teacher, tmp_path):
-    student = loading.student_from(teacher, [0, 2]).eval()
+    student = student_from(teacher, [0, 2]).eval()
     student.save_pretrained(tmp_path)
     ids, mask = (batch := inputs()).input_ids, batch.attention_mask
     again = loading.load_masked_lm(tmp_path).eval()
@@ -96,15 +97,15 @@ def test_a_student_survives_saving_and_loading(teacher, tmp_path):
 
 
 def test_the_published_layer_choice():
-    assert loading.pick_layers(6, 12) == [0, 2, 4, 7, 9, 11]  # DistilBERT
-    assert loading.pick_layers(1, 6) == [0] and loading.pick_layers(6, 6) == [0, 1, 2, 3, 4, 5]
-    assert loading.pick_layers([0, 2, 4], 6) == [0, 2, 4]
+    assert pick_layers(6, 12) == [0, 2, 4, 7, 9, 11]  # DistilBERT
+    assert pick_layers(1, 6) == [0] and pick_layers(6, 6) == [0, 1, 2, 3, 4, 5]
+    assert pick_layers([0, 2, 4], 6) == [0, 2, 4]
 
 
 @pytest.mark.parametrize("layers", [0, 7, [], [0, 6], [-1]])
 def test_layers_that_the_teacher_does_not_have_are_refused(layers):
     with pytest.raises(UserError, match="student.layers"):
-        loading.pick_layers(layers, 6)
+        pick_layers(layers, 6)
 
 
 def test_shared_layers_are_refused():
@@ -117,7 +118,7 @@ def test_shared_layers_are_refused():
         intermediate_size=64,
     )
     with pytest.raises(UserError, match="albert"):
-        loading.student_from(transformers.AutoModelForMaskedLM.from_config(config), [0, 1])
+        student_from(transformers.AutoModelForMaskedLM.from_config(config), [0, 1])
 
 
 def test_whether_weights_bring_a_head(tmp_path):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from kdlab.methods.knowledge import logits
 from kdlab.methods.knowledge.attention import attention_mse, value_relation
 from kdlab.methods.knowledge.hidden_states import cosine, patient
-from kdlab.models import attention_capture, loading, packing
+from kdlab.models import attention_capture, packing
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import student_from
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
@@ -121,7 +122,7 @@ def test_masked_lm_learns_the_same_without_padding():
             "soft": WeightedTerm(logits.soft_cross_entropy, 1.0),
         }
         teacher = Teacher("teacher", Encoder(model("bert"), execution))
-        student = Encoder(loading.student_from(model("bert"), [0, 2]), execution)
+        student = Encoder(student_from(model("bert"), [0, 2]), execution)
         losses.append(Distiller(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(losses[2], losses[0], rtol=1e-5, atol=1e-6)

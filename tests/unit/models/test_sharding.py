@@ -14,7 +14,7 @@ import transformers
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
-from kdlab.models.loading import blocks
+from kdlab.models.student import transformer_layers
 from kdlab.modules.evaluation import answers
 from kdlab.run import composition
 from kdlab.teachers.teacher import Teacher
@@ -52,7 +52,7 @@ def two_ranks(number: int, folder: Path) -> None:
     found: dict[str, Any] = {}
     for execution, family in FAMILIES.items():
         teacher = Teacher("t", Encoder(model(family), execution), shared=True).to(torch.device("cpu"))
-        layers = blocks(teacher.encoder.model)
+        layers = transformer_layers(teacher.encoder.model)
         found[f"held {family}"] = [held(layers), held(teacher.encoder.model)]
         mine = batch(LENGTHS[number])
         said = [teacher.answer(mine, wants=wants)] if number == 0 else []
@@ -70,7 +70,7 @@ def two_ranks(number: int, folder: Path) -> None:
     if number == 0:
         half.ask(batch(LENGTHS[number]))  # rank 1 runs along
     half.catch_up()
-    found["held half"] = {str(p.dtype) for p in blocks(half.encoder.model).parameters()}
+    found["held half"] = {str(p.dtype) for p in transformer_layers(half.encoder.model).parameters()}
     torch.save(found, folder / f"{number}.pt")
     dist.destroy_process_group()
 
@@ -93,7 +93,7 @@ def both(tmp_path_factory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("family", FAMILIES.values())
 def test_each_rank_holds_half_of_every_layer_and_the_rest_whole(family, both):
     whole = model(family)
-    layers = sum(p.numel() for p in blocks(whole).parameters())
+    layers = sum(p.numel() for p in transformer_layers(whole).parameters())
     rest = sum(p.numel() for p in whole.parameters()) - layers
     parts = [found[f"held {family}"] for found in both]
     assert parts[0][0] + parts[1][0] == layers and parts[0][0] == layers // 2

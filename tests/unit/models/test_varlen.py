@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.models import attention_capture, loading, varlen
+from kdlab.models import attention_capture, varlen
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import set_dropout
 from tests.unit.models.test_packing import LENGTHS, model, texts
 
 STATES = frozenset({"states"})
@@ -46,13 +47,13 @@ def test_one_row_of_all_tokens_shows_what_padded_rows_show(family, monkeypatch):
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
 def test_the_kernels_know_no_dropout_so_attention_with_dropout_is_packed(family):
     given = model(family)
-    loading.set_dropout(given, 0.1)
+    set_dropout(given, 0.1)
     encoder = Encoder(given, "varlen")
     b = texts()
     assert encoder.executed(b)[0] == sum(LENGTHS)
     given.train()
     assert encoder.executed(b) == Encoder(model(family), "packed").executed(b)
-    loading.set_dropout(given, 0.0)
+    set_dropout(given, 0.0)
     assert encoder.executed(b)[0] == sum(LENGTHS)
 
 

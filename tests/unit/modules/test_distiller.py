@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kdlab.errors import UserError
 from kdlab.methods.knowledge import hidden_states
 from kdlab.methods.knowledge import logits as terms
-from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import student_from
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
@@ -52,7 +52,7 @@ def weighted(at: str = "labelled") -> dict[str, WeightedTerm]:
 def distiller(family: str = "bert", reduce: str = "tokens", at: str = "labelled", chunk: int = 5) -> Distiller:
     torch.manual_seed(0)
     model = transformers.AutoModelForMaskedLM.from_config(tiny_config(family))
-    student = Encoder(loading.student_from(model, [0, 2]))
+    student = Encoder(student_from(model, [0, 2]))
     ledger = Ledger(ROWS)
     teacher = Teacher("teacher", Encoder(model), ledger.ask)
     return Distiller(student, weighted(at), OptimizerSettings(lr=1e-3), 10, [teacher], ledger, reduce, chunk=chunk)

@@ -14,8 +14,9 @@ from kdlab.config.schema import checked
 from kdlab.data.tasks.labels import align
 from kdlab.errors import UserError
 from kdlab.methods.knowledge import attention, hidden_states, logits
-from kdlab.models import flops, loading
+from kdlab.models import flops
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import transformer_layers
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
@@ -112,7 +113,7 @@ class Plain:
         self.model = model
 
     def _heads(self, layer: int, which: str) -> torch.Tensor:
-        block = loading.blocks(self.model)[layer].attention
+        block = transformer_layers(self.model)[layer].attention
         inside = block.self if hasattr(block, "self") else block
         short = {"query": "q_lin", "key": "k_lin", "value": "v_lin"}[which]
         made = getattr(inside, which if hasattr(inside, which) else short)(self.inputs[layer])

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
-from kdlab.models import attention_capture, loading
+from kdlab.models import attention_capture
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import student_from
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
@@ -163,7 +164,7 @@ class Rows:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.filterwarnings("ignore:GPU available but not used")
 def test_a_training_holds_its_teacher_and_never_what_it_trains(precision):
-    student = Encoder(loading.student_from(model("bert", TASK), [0, 1]).train())
+    student = Encoder(student_from(model("bert", TASK), [0, 1]).train())
     who, ledger = teacher("bert", TASK), Ledger(8, True)
     terms = {"label": WeightedTerm(label_loss, 0.5), "soft": WeightedTerm(soft_loss, 0.5)}
     module = Distiller(student, terms, OptimizerSettings(lr=1e-3), 2, [who], ledger)

@@ -13,8 +13,9 @@ from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.config.groups import SelectConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
-from kdlab.models import attention_capture, loading
+from kdlab.models import attention_capture
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import set_dropout, student_from, transformer_layers
 from kdlab.modules.scoring_pass import first_layers
 from kdlab.stages import components
 from kdlab.types import Evidence, Outputs
@@ -26,21 +27,21 @@ def test_the_first_layers_are_those_of_a_model_that_has_no_more(family):
     whole, batch = model(family), texts()
     depth = whole.config.num_hidden_layers
     for layers in range(1, depth + 1):
-        known = loading.student_from(whole, list(range(layers))).eval()
+        known = student_from(whole, list(range(layers))).eval()
         with torch.no_grad():
             mine = Encoder(first_layers(whole, layers), "packed").encode(batch).hidden
             theirs = Encoder(known, "packed").encode(batch).hidden
         assert torch.equal(mine, theirs)  # pyright: ignore
-    assert len(loading.blocks(whole)) == depth  # the model itself keeps its layers
+    assert len(transformer_layers(whole)) == depth  # the model itself keeps its layers
 
 
 def test_the_first_layers_learn_with_the_model_and_have_no_dropout():
     whole, batch = model("bert"), texts()
-    loading.set_dropout(whole, 0.5)
+    set_dropout(whole, 0.5)
     shallow = Encoder(first_layers(whole, 1))
     with torch.no_grad():
         before = shallow.encode(batch).hidden
-        loading.blocks(whole)[0].output.dense.bias += 1.0  # pyright: ignore
+        transformer_layers(whole)[0].output.dense.bias += 1.0  # pyright: ignore
         after = shallow.encode(batch).hidden
         assert torch.equal(after, shallow.encode(batch).hidden)  # pyright: ignore
     assert not torch.allclose(before, after)  # pyright: ignore

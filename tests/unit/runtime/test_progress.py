@@ -183,9 +183,9 @@ def looking(folder: Path, teacher: Path) -> None:
 
 
 def classifier(teacher: Path) -> Encoder:
-    from kdlab.models.loading import with_new_classifier
+    from kdlab.models.loading import load_with_new_classifier
 
-    return Encoder(with_new_classifier(teacher, None, rows(2).shape)).eval()
+    return Encoder(load_with_new_classifier(teacher, None, rows(2).shape)).eval()
 
 
 STEPS = {

@@ -21,6 +21,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models import loading
+from kdlab.models.student import transformer_layers
 from kdlab.run import composition
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.registry import stage_of
@@ -265,7 +266,7 @@ def test_a_student_starts_from_the_teacher_as_it_was_before_fine_tuning(bench, t
     source = transformers.AutoModelForMaskedLM.from_pretrained(teacher_folder)
     for mine, theirs in ((0, 0), (1, 3)):
         for p, q in zip(
-            loading.blocks(student)[mine].parameters(), loading.blocks(source)[theirs].parameters(), strict=True
+            transformer_layers(student)[mine].parameters(), transformer_layers(source)[theirs].parameters(), strict=True
         ):
             assert torch.equal(p, q)
     assert loading.labels_of(student.config) == OWN

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models import flops, loading
+from kdlab.models.student import transformer_layers
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.registry import stage_of
 from tests.conftest import write_task, write_teacher
@@ -68,7 +69,7 @@ def test_a_second_teacher_has_the_first_layers_of_the_main_one_and_is_fine_tuned
     assert [t.name for t in found] == ["small", teacher_folder.name]
     assert depths(one) == {"small": 2, teacher_folder.name: 4}
     source = transformers.AutoModelForMaskedLM.from_pretrained(teacher_folder)
-    for mine, theirs in zip(loading.blocks(found[0].encoder.model), loading.blocks(source), strict=False):
+    for mine, theirs in zip(transformer_layers(found[0].encoder.model), transformer_layers(source), strict=False):
         for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(p, q, atol=1e-6, rtol=0)  # trained with next to no learning rate
     assert loading.labels_of(found[0].encoder.model.config) == OWN

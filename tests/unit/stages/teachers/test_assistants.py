@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from kdlab.errors import UserError
-from kdlab.models import flops, loading
+from kdlab.models import flops
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import transformer_layers
 from tests.conftest import write_teacher
 from tests.unit.stages.test_several_teachers import bench as bench  # a fixture
 from tests.unit.stages.test_several_teachers import depths
@@ -83,8 +84,8 @@ def test_a_ready_model_may_be_where_an_assistant_starts(bench, tmp_path):
     made.check()
     assert made.teacher_pool.members[0].depth == 3
     assert torch.equal(
-        loading.blocks(made.teacher_pool.start(made.teacher_pool.members[0], 0))[0].attention.self.query.weight,  # pyright: ignore
-        loading.blocks(transformers.AutoModelForMaskedLM.from_pretrained(start))[0].attention.self.query.weight,  # pyright: ignore
+        transformer_layers(made.teacher_pool.start(made.teacher_pool.members[0], 0))[0].attention.self.query.weight,  # pyright: ignore
+        transformer_layers(transformers.AutoModelForMaskedLM.from_pretrained(start))[0].attention.self.query.weight,  # pyright: ignore
     )
 
 

@@ -1,0 +1,126 @@
+"""Students made out of teachers: their layers, their initial weights, which parameters train, dropout."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from kdlab.errors import UserError
+
+_PER_LAYER = ("layer_types", "mlp_layer_types")  # lists of settings, one a layer, in the configs of newer families
+
+
+def transformer_layers(model: transformers.PreTrainedModel) -> nn.ModuleList:
+    """The transformer layers of a model: the ModuleList under its encoder that is as long as the config says.
+
+    UserError where there is none (ALBERT shares one layer).
+    """
+    depth = model.config.num_hidden_layers
+    lists = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not lists:
+        raise UserError(
+            f"no list of {depth} layers found in a {model.config.model_type} model (layers shared, as in albert?)"
+        )
+    return lists[0]
+
+
+def pick_layers(
+    layers: int | str | Sequence[int], depth: int, pick: str = "even", key: str = "student.layers"
+) -> list[int]:
+    """Indices of the teacher's layers that a student starts from.
+
+    `layers`: a list of indices, a number of layers, or "all" of the teacher's `depth`. A number takes evenly spaced
+    layers (`pick` "even": 6 of 12 gives 0, 2, 4, 7, 9, 11, the published DistilBERT choice) or the first ones ("first":
+    Dynamic KD and KSM). UserError, naming the option `key`, for values out of range.
+    """
+    if layers == "all":
+        return list(range(depth))
+    if isinstance(layers, int):
+        if not 1 <= layers <= depth:
+            raise UserError(f"{key}={layers}: the teacher has {depth} layers, so 1 to {depth} can be taken")
+        if pick == "first":
+            return list(range(layers))
+        return [round(x) for x in torch.linspace(0, depth - 1, layers).tolist()]
+    if isinstance(layers, str) or not layers or any(not isinstance(x, int) or not 0 <= x < depth for x in layers):
+        raise UserError(f"{key}={layers}: the teacher's layers are numbered 0 to {depth - 1}")
+    return list(layers)
+
+
+def student_from(teacher: transformers.PreTrainedModel, layers: Sequence[int]) -> transformers.PreTrainedModel:
+    """A float32 copy of `teacher` with its layers at the indices `layers` only, its embeddings and its head.
+
+    DistilBERT's initialisation (Sanh et al. 2019). The copy shares no memory with the teacher. UserError for families
+    whose layers cannot be found (`transformer_layers`).
+    """
+    stack = transformer_layers(teacher)
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    for name in _PER_LAYER:
+        if isinstance(getattr(config, name, None), list):
+            setattr(config, name, [getattr(config, name)[i] for i in layers])
+    student = type(teacher)(config)
+    prefix = next(name for name, module in teacher.named_modules() if module is stack) + "."
+
+    def source_of(name: str) -> str:
+        if not name.startswith(prefix):
+            return name
+        index, rest = name.removeprefix(prefix).split(".", 1)
+        return f"{prefix}{layers[int(index)]}.{rest}"
+
+    weights = teacher.state_dict()
+    missing = [name for name in student.state_dict() if source_of(name) not in weights]
+    if missing:
+        raise UserError(f"cannot build a student from this teacher: it has no {missing[0]}")
+    student.load_state_dict({name: weights[source_of(name)] for name in student.state_dict()})
+    student.tie_weights()
+    return student.float()
+
+
+def random_student(teacher: transformers.PreTrainedModel, layers: int, hidden: int) -> transformers.PreTrainedModel:
+    """A float32 student of the teacher's family and head, `layers` layers of width `hidden`, with random weights.
+
+    It has as many attention heads as the teacher, so that attention can be compared, and a feed-forward of the same
+    multiple of the width. Weights are drawn from torch's global generator: seed it first. UserError where the width is no
+    multiple of the number of heads.
+    """
+    config = copy.deepcopy(teacher.config)
+    check_width(config, hidden)
+    scale = hidden / config.hidden_size
+    config.num_hidden_layers = layers
+    feed_forward = "intermediate_size" if "intermediate_size" in config.to_dict() else "hidden_dim"
+    setattr(config, feed_forward, round(getattr(config, feed_forward) * scale))
+    config.hidden_size = hidden
+    for name in _PER_LAYER:
+        if isinstance(getattr(config, name, None), list):
+            setattr(config, name, getattr(config, name)[:layers])
+    return type(teacher)(config).float()
+
+
+def check_width(config: Any, hidden: int) -> None:
+    """UserError where a width is no multiple of the number of attention heads."""
+    if hidden % config.num_attention_heads:
+        raise UserError(
+            f"student.hidden={hidden}: a multiple of {config.num_attention_heads}, the number of the teacher's attention heads"
+        )
+
+
+def freeze(model: nn.Module, names: Sequence[str]) -> int:
+    """Freeze every parameter whose name contains one of `names`; return the number of frozen scalars."""
+    count = 0
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in names):
+            parameter.requires_grad_(False)
+            count += parameter.numel()
+    return count
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Give every dropout module of `model` this probability; the config, and so a saved model, keeps its own."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
