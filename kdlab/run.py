@@ -27,7 +27,7 @@ from yaml import YAMLError
 from kdlab.config import targets
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError, nearest, one_line
-from kdlab.runs import rank_supervision
+from kdlab.runs import failures
 from kdlab.runs.process import FOLDER, is_first_process, perform
 from kdlab.runtime import signals
 from kdlab.storage.redaction import without_secrets
@@ -65,16 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         line = one_line(without_secrets(explain(error)))
-        if not rank_supervision.leave_error(line):
+        if not failures.leave_error(line):
             print(f"kdlab: {line}", file=sys.stderr)
         return 2
     except (signals.Stopped, KeyboardInterrupt) as error:
         stop = error if isinstance(error, signals.Stopped) else signals.Stopped(signal.SIGINT)
-        if not rank_supervision.is_started_by_first():
+        if not failures.is_child_rank():
             print(f"kdlab: {stop}", file=sys.stderr)
         return stop.code
     except Exception as error:
-        rank_supervision.leave_error(f"{type(error).__name__}: {error}")
+        failures.leave_error(f"{type(error).__name__}: {error}")
         raise
 
 

@@ -40,12 +40,16 @@ class RunCallbacks:
     weigh: Weigh | None
     decisions: DecisionLog | None
     checkpoint: CheckpointCallback
+    check_teachers: LambdaCallback
+    progress: ProgressCallback | None
     columns: dict[str, list[str]]
 
     def in_order(self) -> list[pl.Callback]:
-        """The callbacks as Lightning has to call them: the guard before, the checkpoint after all others."""
+        """The callbacks in the order in which Lightning has to call them: the guard first, the checkpoint after all that
+        write tables."""
+        before = (self.guard, self.evaluation, self.trace, self.cost)
         decide = (self.select, self.adopt, self.weigh, self.decisions)
-        every = (self.guard, self.evaluation, self.trace, self.cost, *decide, self.checkpoint)
+        every = (*before, *decide, self.checkpoint, self.check_teachers, self.progress)
         return [callback for callback in every if callback is not None]
 
 
@@ -56,56 +60,35 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     decisions = DecisionLog(record.writer("knowledge"), adopt, weigh)
     selection = prepared.stage.selection()
     select = _select(prepared, record, selection) if prepared.config.select.ratio < 1 else None
-    evaluation = EvaluationCallback(
-        config.evaluate_every,
-        total,
-        prepared.data.heldout_splits,
-        module,
-        record.writer("metrics"),
-        prepared.ledger,
-    )
+    heldout, metrics = prepared.data.heldout_splits, record.writer("metrics")
+    evaluation = EvaluationCallback(config.evaluate_every, total, heldout, module, metrics, prepared.ledger)
     trace = _trace(prepared, record, selection) if config.trace_every is not None else None
     stop = config.on_nonfinite != "skip"
     guard = NonFiniteGuard(stop, config.nonfinite_limit, say, record.writer("events"))
-    checkpoint = CheckpointCallback(
-        prepared.folder / "checkpoints",
-        None if config.checkpoint_every == "auto" else config.checkpoint_every,
-        total,
-        prepared.ledger,
-        guard,
-        record.tables.values(),
-        decisions.flush,
-        say,
-    )
+    folder, tables = prepared.folder / "checkpoints", record.tables.values()
+    every = None if config.checkpoint_every == "auto" else config.checkpoint_every
+    checkpoint = CheckpointCallback(folder, every, total, prepared.ledger, guard, tables, decisions.flush, say)
+    chooser = select.chooser if select else None
     columns = {
         "metrics": evaluation.columns(),
-        "selector": select.chooser.columns() if select else ["step", "arm", "teacher_queries"],
+        "selector": chooser.columns() if chooser else ["step", "arm", "teacher_queries"],
+        "selected": list(COLUMNS) if trace else [],
+        "knowledge": decisions.columns(module),
     }
-    if trace is not None:
-        columns["selected"] = list(COLUMNS)
-    decided = decisions.columns(module)
-    if len(decided) > 1:  # more than the step
-        columns["knowledge"] = decided
     return RunCallbacks(
-        guard,
-        evaluation,
-        trace,
-        CostCallback(prepared.ledger, total, config.probes),
-        select,
-        adopt,
-        weigh,
-        decisions if len(decided) > 1 else None,
-        checkpoint,
-        columns,
+        guard=guard,
+        evaluation=evaluation,
+        trace=trace,
+        cost=CostCallback(prepared.ledger, total, config.probes),
+        select=select,
+        adopt=adopt,
+        weigh=weigh,
+        decisions=decisions if len(columns["knowledge"]) > 1 else None,
+        checkpoint=checkpoint,
+        check_teachers=LambdaCallback(on_train_start=lambda *_: prepared.stage.meet(prepared.teachers)),
+        progress=ProgressCallback(total, prepared.ledger, chooser) if record.main else None,
+        columns={name: names for name, names in columns.items() if len(names) > 1},  # more than the step
     )
-
-
-def with_rank_0(prepared: PreparedRun, callbacks: RunCallbacks, main: bool) -> list[pl.Callback]:
-    """All callbacks of this rank: those of `callbacks`, the late check of the teachers, the progress bar of rank 0."""
-    late = LambdaCallback(on_train_start=lambda *_: prepared.stage.meet(prepared.teachers))
-    chooser = callbacks.select.chooser if callbacks.select else None
-    progress = [ProgressCallback(prepared.total_steps, prepared.ledger, chooser)] if main else []
-    return [*callbacks.in_order(), late, *progress]
 
 
 def _rules(prepared: PreparedRun) -> tuple[Adopt | None, Weigh | None]:

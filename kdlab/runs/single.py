@@ -15,9 +15,8 @@ from kdlab.modules.checkpoint_io import AtomicCheckpointIO
 from kdlab.modules.evaluation import over_splits
 from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
-from kdlab.runs import callbacks, folders, rank_supervision
+from kdlab.runs import callbacks, failures, folders
 from kdlab.runs.callbacks import RunCallbacks
-from kdlab.runs.failures import told
 from kdlab.runs.loggers import base
 from kdlab.runs.prepare import PreparedRun, device_count, prepare, quiet_libraries
 from kdlab.runs.process import FOLDER, is_first_process, say
@@ -67,27 +66,27 @@ def run(
 ) -> int:
     """Prepare what is missing, train, evaluate, and write the run folder; on every rank. Returns the exit code."""
     quiet_libraries()
-    if rank_supervision.is_started_by_first():
-        rank_supervision.follow_parent()
+    if failures.is_child_rank():
+        failures.end_with_parent()
     prepared = prepare(config, resolved, folder, overrides, stage or stage_of(config, say))
     main = is_first_process()
     record = RunRecord(prepared, main)
     built = callbacks.build(prepared, record)
     record.open(built.columns)
-    trainer = trainer_of(prepared, callbacks.with_rank_0(prepared, built, main))
+    trainer = trainer_of(prepared, built.in_order())
     record.logger = trainer.logger
     # close the logger last: it may outlast the timeout for a failed rank
     with (
         base.closing(trainer.logger),
-        told(folder, prepared.identity, trainer.strategy.launcher, prepared.world, main),
+        failures.recorded_failure(folder, prepared.identity, trainer.strategy.launcher, prepared.world, main),
     ):
         train(prepared, trainer)
         finish(prepared, built, trainer)
     return 0
 
 
-def trainer_of(prepared: PreparedRun, every: list[pl.Callback]) -> pl.Trainer:
-    """Lightning's trainer for the run, with the callbacks `every`."""
+def trainer_of(prepared: PreparedRun, ordered: list[pl.Callback]) -> pl.Trainer:
+    """Lightning's trainer for the run, with these callbacks."""
     config, trainer = prepared.config, prepared.config.trainer
     ddp = "ddp_find_unused_parameters_true" if prepared.module.phased else "ddp"
     return pl.Trainer(
@@ -99,7 +98,7 @@ def trainer_of(prepared: PreparedRun, every: list[pl.Callback]) -> pl.Trainer:
         max_steps=prepared.total_steps,
         max_epochs=1,
         accumulate_grad_batches=trainer.accumulate,
-        callbacks=every,
+        callbacks=ordered,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=prepared.folder,
         **{**PLAIN_TRAINER, "logger": base.logger_of(config, prepared.folder, prepared.resolved)},

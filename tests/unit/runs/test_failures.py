@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from kdlab.errors import UserError
-from kdlab.runs import folders, rank_supervision
-from kdlab.runs.failures import told
+from kdlab.runs import failures, folders
 from kdlab.runtime.signals import Stopped
 
 
@@ -32,7 +31,7 @@ class Launcher:
 def first_rank(monkeypatch):
     for name in ("LOCAL_RANK", "RANK", "KDLAB_RUN_FOLDER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(rank_supervision, "PAUSE", 0.05)
+    monkeypatch.setattr(failures, "POLL", 0.05)
 
 
 def result(folder: Path) -> dict:
@@ -49,8 +48,11 @@ def result(folder: Path) -> dict:
 )
 def test_what_a_dead_rank_said_is_the_error_of_the_job(tmp_path, code, sentence):
     launcher = Launcher()
-    code = code.replace("ERROR", str(rank_supervision.error_of(tmp_path, 1)))
-    with pytest.raises(UserError, match=sentence), told(tmp_path, {"name": "x"}, launcher, 2, True):
+    code = code.replace("ERROR", str(failures.error_file(tmp_path, 1)))
+    with (
+        pytest.raises(UserError, match=sentence),
+        failures.recorded_failure(tmp_path, {"name": "x"}, launcher, 2, True),
+    ):
         launcher.start(code)
         time.sleep(0.2)
         raise RuntimeError("Connection closed by peer")  # what a collective says then
@@ -61,7 +63,7 @@ def test_what_a_dead_rank_said_is_the_error_of_the_job(tmp_path, code, sentence)
 
 def test_other_ranks_end_with_the_first(tmp_path):
     launcher = Launcher()
-    with pytest.raises(Stopped), told(tmp_path, {}, launcher, 2, True):
+    with pytest.raises(Stopped), failures.recorded_failure(tmp_path, {}, launcher, 2, True):
         process = launcher.start("import time; time.sleep(100)")
         raise Stopped(15)
     assert process.wait(10) == -9
@@ -70,28 +72,28 @@ def test_other_ranks_end_with_the_first(tmp_path):
 
 def test_a_run_that_ends_well_writes_nothing(tmp_path):
     launcher = Launcher()
-    with told(tmp_path, {}, launcher, 2, True):
+    with failures.recorded_failure(tmp_path, {}, launcher, 2, True):
         launcher.start("pass").wait(30)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_ones_own_stays_what_it_is(tmp_path):
-    with pytest.raises(ZeroDivisionError), told(tmp_path, {"seed": 1}, None, 1, True):
+    with pytest.raises(ZeroDivisionError), failures.recorded_failure(tmp_path, {"seed": 1}, None, 1, True):
         _ = 1 / 0
     assert result(tmp_path) == {"status": "failed", "error": "ZeroDivisionError: division by zero", "seed": 1}
 
 
 def test_only_a_rank_that_the_first_has_started_leaves_its_error(tmp_path, monkeypatch):
-    assert not rank_supervision.leave_error("x")
+    assert not failures.leave_error("x")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert not rank_supervision.leave_error("x")  # torchrun's
+    assert not failures.leave_error("x")  # torchrun's
     monkeypatch.setenv("KDLAB_RUN_FOLDER", str(tmp_path))
-    assert rank_supervision.leave_error("a line\nand more")
-    assert rank_supervision.error_of(tmp_path, 1).read_text() == "a line"
+    assert failures.leave_error("a line\nand more")
+    assert failures.error_file(tmp_path, 1).read_text() == "a line"
 
 
 def test_a_rank_ends_when_its_parent_is_gone():
-    child = "import time; from kdlab.runs import rank_supervision; rank_supervision.follow_parent(); print('up', flush=True); time.sleep(60)"
+    child = "import time; from kdlab.runs import failures; failures.end_with_parent(); print('up', flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); print(p.pid, p.stdout.readline())"
     done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
     pid, until = int(done.stdout.split()[0]), time.monotonic() + 20
