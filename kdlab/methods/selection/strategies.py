@@ -72,6 +72,15 @@ def certainty(evidence: Evidence) -> Tensor:
     return _uncertainty(evidence, lambda logits: -_entropy(logits))
 
 
+@needs("logits", "labels", rowwise=True)
+def gradient_norm(evidence: Evidence) -> Tensor:
+    """(N,) ||p - onehot(label)||, the norm of the cross-entropy's gradient in the logits, from 0 to sqrt(2); a row
+    without a label gets -inf. EL2N (Paul et al. 2021, arXiv 2107.07075)."""
+    if evidence.labels is None:
+        raise ValueError("gradient_norm needs labels, found none in the evidence")
+    return _uncertainty(evidence, _gradient_norm, evidence.labels)
+
+
 @needs("features")
 def density(evidence: Evidence) -> Tensor:
     """(N,) mean cosine similarity to the other N - 1 rows, in [-1, 1]; 0 for a zero vector or a row alone. AdaDS Eq. 8.
@@ -162,24 +171,31 @@ def _least_confidence(logits: Tensor) -> Tensor:
     return -torch.expm1(logits.amax(-1) - logits.logsumexp(-1))
 
 
-def _uncertainty(evidence: Evidence, token: Callable[[Tensor], Tensor]) -> Tensor:
-    """Row scores (N,) from `token`, which maps logits (U, C) to scores (U,): see the module's docstring."""
+def _gradient_norm(logits: Tensor, labels: Tensor) -> Tensor:
+    log_p, column = logits.log_softmax(-1), labels.clamp(min=0).unsqueeze(-1)
+    difference = log_p.exp().scatter(-1, column, log_p.gather(-1, column).expm1())  # p_y - 1, exact where p_y is near 1
+    return torch.where(labels >= 0, difference.norm(dim=-1), -torch.inf)
+
+
+def _uncertainty(evidence: Evidence, token: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Row scores (N,) from `token`, which maps logits (U, C), and `inputs` (U,), to scores (U,): see the module's docstring."""
     logits = _logits(evidence)
     classes = logits.shape[-1]
     # With few classes in float64, or rows so certain that p1 rounds to 1 would tie under margin but not under entropy.
     cast = _double if classes <= FEW else torch.Tensor.float
-    units = logits.flatten(0, -2)
+    units, more = logits.flatten(0, -2), [values.flatten() for values in inputs]
     mask = evidence.mask if logits.ndim == 3 else None
     if mask is not None and mask.shape != logits.shape[:2]:
         raise ValueError(f"mask {tuple(mask.shape)} does not fit logits {tuple(logits.shape)}")
     size = max(1, SLICE // classes)
     if mask is None:
-        scores = torch.cat([_double(token(cast(part))) for part in units.split(size)]).view(logits.shape[:-1])
+        parts = zip(units.split(size), *(values.split(size) for values in more), strict=True)
+        scores = torch.cat([_double(token(cast(part), *rest)) for part, *rest in parts]).view(logits.shape[:-1])
         return scores if logits.ndim == 2 else _mean(scores, logits.shape[1])
     mask = mask.bool()
     scores = _double(torch.zeros(logits.shape[:2], device=logits.device))
     for index in mask.flatten().nonzero().squeeze(1).split(size):
-        scores.view(-1)[index] = _double(token(cast(units[index])))
+        scores.view(-1)[index] = _double(token(cast(units[index]), *(values[index] for values in more)))
     return _mean(scores, mask.sum(1))
 
 

@@ -29,6 +29,7 @@ EXPECTED = {  # the oracle of each strategy on logits: scores (40,) of the 40 ro
     "margin": SORTED[:, 1] - SORTED[:, 0],
     "least_confidence": 1 - P.max(1),
     "certainty": -stats.entropy(P, axis=1),
+    "gradient_norm": np.linalg.norm(P - np.eye(7)[LABELS], axis=1),
 }
 BY_HAND = {"random", "density", "cluster"}  # strategies with tests of their own below
 
