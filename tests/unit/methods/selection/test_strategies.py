@@ -55,13 +55,24 @@ def test_classification(name):
 
 
 def test_by_hand():
-    """p = (1/2, 1/4, 1/4): entropy 1.5 log 2, p2 - p1 = -1/4, 1 - p1 = 1/2."""
-    row = evidence(np.log(np.float32([[0.5, 0.25, 0.25]])))
+    """p = (1/2, 1/4, 1/4): entropy 1.5 log 2, p2 - p1 = -1/4, 1 - p1 = 1/2, ||p - (1, 0, 0)||^2 = 6/16."""
+    row = evidence(np.log(np.float32([[0.5, 0.25, 0.25]])), [0])
     assert float(strategies.entropy(row)) == pytest.approx(1.5 * math.log(2))
     assert float(strategies.scaled_entropy(row)) == pytest.approx(1.5 * math.log(2) / math.log(3))
     assert float(strategies.margin(row)) == pytest.approx(-0.25)
     assert float(strategies.least_confidence(row)) == pytest.approx(0.5)
     assert float(strategies.certainty(row)) == pytest.approx(-1.5 * math.log(2))
+    assert float(strategies.gradient_norm(row)) == pytest.approx(math.sqrt(6 / 16))
+
+
+def test_gradient_norm_of_certain_and_of_unlabelled_rows():
+    logits = torch.tensor([[40.0, 0, 0]] * 3)
+    scores = strategies.gradient_norm(evidence(logits, [0, 1, IGNORE]))
+    # by hand: 1 - p_0 = 2 exp(-40), of which each other class has half
+    torch.testing.assert_close(scores[0], torch.tensor(math.exp(-40) * math.sqrt(6), dtype=torch.float64))
+    assert scores[1:].tolist() == [pytest.approx(math.sqrt(2)), -math.inf]
+    with pytest.raises(ValueError, match="needs labels"):
+        strategies.gradient_norm(Evidence(logits=logits))
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
