@@ -30,7 +30,7 @@ from kdlab.testing.tiny import write_task, write_teacher, write_text
 
 TWO_EPOCHS = ("trainer.max_steps=null", "trainer.max_epochs=2", "trainer.probes=1")  # of 4 steps of text, 5 of rows
 RANKS = ("trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=8")
-KSM = ("policy.episodes=1", "policy.phase=3", "policy.reward_rows=16")
+KSM = ("weigh.episodes=1", "weigh.phase=3", "weigh.reward_rows=16")
 ANSWERS = (
     "teachers.cache=disk",
     "teachers.sanity=false",

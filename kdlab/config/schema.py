@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab.config import targets
+from kdlab.config import spellings, targets
 from kdlab.config.groups import (
     AugmentConfig,
     DataConfig,
@@ -54,7 +54,7 @@ class Config:
     student: StudentConfig = field(default_factory=StudentConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     adopt: AdoptConfig = field(default_factory=AdoptConfig)
-    policy: WeighConfig = field(default_factory=WeighConfig)
+    weigh: WeighConfig = field(default_factory=WeighConfig)
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
     optim: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -75,10 +75,10 @@ class Config:
             )
         if not self.teachers.name and not self.teachers.path:
             raise UserError("no teacher: give teachers.name= (a Hub name) or teachers.path= (a folder)")
-        if self.trainer.shard_teacher and self.policy.episodes and self.policy.path is None:
+        if self.trainer.shard_teacher and self.weigh.episodes and self.weigh.path is None:
             raise UserError(
-                f"trainer.shard_teacher=true policy.episodes={self.policy.episodes}: a module that weighs knowledge is trained by "
-                "one process with the whole teacher; train it with trainer.shard_teacher=false, then give policy.path="
+                f"trainer.shard_teacher=true weigh.episodes={self.weigh.episodes}: a module that weighs knowledge is trained by "
+                "one process with the whole teacher; train it with trainer.shard_teacher=false, then give weigh.path="
             )
         if self.teachers.split is not None:
             if self.data.stage == "pretrain":
@@ -170,6 +170,8 @@ def _known_keys(node: Any, schema: Any, where: str) -> None:
         path = f"{where}{key}"
         if key not in known:
             names = [f"{where}{name}" for name in known]
+            if spellings.key(path) != path:
+                raise UserError(f"unknown key {path}: it is {spellings.key(path)} now; rename it where a file has it")
             raise UserError(f"unknown key {path}: {nearest(path, names)}")
         if path in SCHEMAS:
             _known_keys(value, SCHEMAS[path], f"{path}.")
@@ -181,7 +183,7 @@ def _known_keys(node: Any, schema: Any, where: str) -> None:
 SCHEMAS: dict[str, Any] = {
     "scale": ScaleConfig, "data": DataConfig, "data.augment": AugmentConfig, "teachers": TeachersConfig, "teachers.prepare": PrepareConfig,
     "teachers.finetune": FinetuneConfig, "student": StudentConfig, "select": SelectConfig,
-    "adopt": AdoptConfig, "adopt.assistant": AssistantConfig, "policy": WeighConfig, "knowledge": KnowledgeConfig, "optim": OptimizerConfig, "trainer": TrainerConfig, "logger": LoggerConfig,
+    "adopt": AdoptConfig, "adopt.assistant": AssistantConfig, "weigh": WeighConfig, "knowledge": KnowledgeConfig, "optim": OptimizerConfig, "trainer": TrainerConfig, "logger": LoggerConfig,
     "suite": SuiteConfig,
 }  # fmt: skip
 NAMED: dict[str, Any] = {"teachers.others": OtherTeacherConfig}  # groups of things that the user names

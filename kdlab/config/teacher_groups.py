@@ -183,7 +183,7 @@ class AdoptConfig:
 class WeighConfig:
     name: str = "fixed"
     arms: dict[str, Any] = field(default_factory=dict)
-    chooser: Any = field(default_factory=lambda: dict(FIXED))
+    policy: Any = field(default_factory=lambda: dict(FIXED))
     path: str | None = None
     episodes: int = 0
     phase: int = 32
@@ -192,9 +192,9 @@ class WeighConfig:
     reward_rows: int = 256
 
     def check(self) -> None:
-        only_targets("policy.arms", self.arms)
-        one_of("policy.reward", self.reward, ("loss", "accuracy", "f1"))
-        one_of("policy.reward_data", self.reward_data, ("heldout", "dev"))
-        at_least("policy.episodes", self.episodes, 0)
+        only_targets("weigh.arms", self.arms)
+        one_of("weigh.reward", self.reward, ("loss", "accuracy", "f1"))
+        one_of("weigh.reward_data", self.reward_data, ("heldout", "dev"))
+        at_least("weigh.episodes", self.episodes, 0)
         for name in ("phase", "reward_rows"):
-            at_least(f"policy.{name}", getattr(self, name), 1)
+            at_least(f"weigh.{name}", getattr(self, name), 1)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 WINDOWS = 24  # of the schedule, at most
 PER_WINDOW = 3  # decisions of the selector in each window, at least
+GROUPS = {"adopt": "adopt", "knowledge": "knowledge", "weigh": "policy", "select": "select"}  # keys in result.json
 STRIP = 400  # more changes of arm than this would be a grey blur in the strip
 
 
@@ -129,13 +130,13 @@ def _about(result: Mapping[str, Any]) -> str:
 
 def _choices(result: Mapping[str, Any]) -> str:
     """The run's choices of teachers, knowledge and rows, and whether the policy's rewards came from dev."""
-    found = {group: result.get(group) for group in ("adopt", "knowledge", "policy", "select")}
+    found = {group: result.get(key) for group, key in GROUPS.items()}
     names = {group: one.get("name") if isinstance(one, dict) else one for group, one in found.items()}
     words = [f"{group}={name}" for group, name in names.items() if name]
-    select, policy = found["select"], found["policy"]
+    select, weigh = found["select"], found["weigh"]
     ratio = select.get("ratio") if isinstance(select, dict) else None
     words += [f"select.ratio={ratio:g}"] if isinstance(ratio, int | float) and ratio < 1 else []
-    if isinstance(policy, dict) and policy.get("reward_data") == "dev":
+    if isinstance(weigh, dict) and weigh.get("reward_data") == "dev":
         words = ["rewarded on dev", *words]
     return textwrap.shorten(" · ".join(words), 115, placeholder=" …")
 

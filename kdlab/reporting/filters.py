@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from kdlab.config import spellings
 from kdlab.errors import UserError, nearest
 from kdlab.reporting.seed_groups import Run
 
@@ -22,6 +23,7 @@ def where(runs: Sequence[Run], given: Sequence[str]) -> list[Run]:
     known = dict.fromkeys(key for run in runs for key in _keys(run))
     for one in given:
         key, wanted, equal = _condition(one)
+        key = spellings.key(key)
         if key not in known:
             raise UserError(f"--where {one}: no run has a setting {key}; {nearest(key, known)}")
         kept = [run for run in left if any(_same(_value(run, key), value) for value in wanted) == equal]

@@ -38,7 +38,7 @@ def result_of(
         "seed": config.seed,
         "select": {"name": config.select.name, "ratio": config.select.ratio},
         "adopt": config.adopt.name if taught else None,
-        "policy": {"name": config.policy.name, "reward_data": ksm_training.reward_data(bench)},
+        "policy": {"name": config.weigh.name, "reward_data": ksm_training.reward_data(bench)},
         "stage": config.data.stage,
         "knowledge": config.knowledge.name,
         "data": bench.facts(),

@@ -171,8 +171,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _next(result: dict[str, Any]) -> str:
     weighed = (result.get("policy") or {}).get("name", "fixed")
     if result["select"]["ratio"] == 1 and weighed != "fixed":
-        own = ("policy=", "policy.", "hydra.run.dir=", "overwrite=", "resume=")
-        return " ".join([*(o for o in result["command"][3:] if not o.startswith(own)), "policy=fixed"])
+        own = ("weigh=", "weigh.", "policy=", "policy.", "hydra.run.dir=", "overwrite=", "resume=")
+        return " ".join([*(o for o in result["command"][3:] if not o.startswith(own)), "weigh=fixed"])
     other = "random" if result["select"]["name"] != "random" else "all"
     own = ("select=", "hydra.run.dir=", "overwrite=", "resume=", *(("select.ratio=",) if other == "all" else ()))
     kept = [override for override in result["command"][3:] if not override.startswith(own)]

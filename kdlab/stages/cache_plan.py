@@ -117,7 +117,7 @@ def rows_asked(bench: Stage, rows: int, batches: int, world: int) -> int:
         if select.scope == "global"
         else world * selection_size(size, select.ratio)
     )
-    trainings = 1 + (bench.config.policy.episodes if bench.fixed_inputs and bench.config.policy.path is None else 0)
+    trainings = 1 + (bench.config.weigh.episodes if bench.fixed_inputs and bench.config.weigh.path is None else 0)
     asked = trainings * batches * each + (select.evaluation_rows if select.observe == "kd" and select.ratio < 1 else 0)
     return min(rows, asked) if bench.fixed_inputs else asked
 

@@ -2,7 +2,7 @@
 
 KSM (Liu et al. 2022), Algorithm 1: the first stage trains the module over episodes, each a whole training of a student
 that starts anew; the second distils once with the module frozen. The module is an artifact, so other runs find it, and
-`policy.path=` takes it to other tasks.
+`weigh.path=` takes it to other tasks.
 """
 
 from __future__ import annotations
@@ -53,28 +53,28 @@ def forget(teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> 
 
 def check(bench: Stage) -> None:
     """UserError for weighing that the terms, teachers or task cannot bear. Reads little, makes nothing."""
-    given = bench.config.policy
+    given = bench.config.weigh
     arms = _arms(bench)
     modules = [name for name, arm in arms.items() if isinstance(arm, KSM)]
     for name, arm in arms.items():
         reads = marks_of(arm).needs
         if "uncertainty" in reads and bench.regression:
-            raise UserError(f"policy.arms.{name} goes by uncertainty, and this task is regression, which has none")
+            raise UserError(f"weigh.arms.{name} goes by uncertainty, and this task is regression, which has none")
         if name not in modules:
             _rehearse(bench, name, arm)
     if modules and given.path is None and given.episodes == 0:
         raise UserError(
-            f"policy={given.name}: {modules[0]} learns over episodes; give policy.episodes= (2, say), or policy.path= of a trained one"
+            f"weigh={given.name}: {modules[0]} learns over episodes; give weigh.episodes= (2, say), or weigh.path= of a trained one"
         )
     if not modules and (given.path is not None or given.episodes):
         raise UserError(
-            f"policy={given.name} has nothing that learns: policy.path and policy.episodes belong to policy=ksm"
+            f"weigh={given.name} has nothing that learns: weigh.path and weigh.episodes belong to weigh=ksm"
         )
     if given.path is not None:
         _loaded(bench, given.path)
     elif modules and given.reward not in bench.score.names:
         known = [name for name in bench.score.names if name in ("loss", "accuracy", "f1")]
-        raise UserError(f"policy.reward={given.reward}: this task is scored by {nearest(given.reward, known)}")
+        raise UserError(f"weigh.reward={given.reward}: this task is scored by {nearest(given.reward, known)}")
     _policy(bench, arms)
 
 
@@ -86,7 +86,7 @@ def weighing(
     None where the terms keep their weights; where no module was trained here. Trains a module that is missing: on one process, with as many rows a step as all `world` of the run have together.
     `remember` gives its teachers their caches.
     """
-    given = bench.config.policy
+    given = bench.config.weigh
     arms = _arms(bench)
     log = None
     for name, arm in arms.items():
@@ -103,7 +103,7 @@ def looks(bench: Stage) -> frozenset[str]:
 
 def reward_data(bench: Stage) -> str | None:
     """What a module that weighs was rewarded on, "heldout" or "dev"; None where nothing learnt, or nobody wrote it down."""
-    given = bench.config.policy
+    given = bench.config.weigh
     if given.path is None:
         return given.reward_data if given.episodes else None
     told = Path(given.path) / TRAINING
@@ -113,9 +113,9 @@ def reward_data(bench: Stage) -> str | None:
 def _policy(bench: Stage, arms: dict[str, Any]) -> Any:
     if not arms:
         return None
-    policy = made(bench.config.policy.chooser, "policy.chooser", arms=list(arms))
+    policy = made(bench.config.weigh.policy, "weigh.policy", arms=list(arms))
     if hasattr(policy, "learn"):
-        raise UserError(f"policy.chooser: {type(policy).__name__} learns from rewards, and weighing gives arms none")
+        raise UserError(f"weigh.policy: {type(policy).__name__} learns from rewards, and weighing gives arms none")
     return policy
 
 
@@ -126,11 +126,11 @@ def _widths(bench: Stage) -> tuple[int, list[int]]:
 
 def _arms(bench: Stage) -> dict[str, Any]:
     arms = {}
-    for name, target in bench.config.policy.arms.items():
-        arm = made(target, f"policy.arms.{name}")
+    for name, target in bench.config.weigh.arms.items():
+        arm = made(target, f"weigh.arms.{name}")
         if "features" in marks_of(arm).needs and not bench.asks_teacher:
             raise UserError(
-                f"policy.arms.{name} looks at teachers, and knowledge={bench.config.knowledge.name} asks none"
+                f"weigh.arms.{name} looks at teachers, and knowledge={bench.config.knowledge.name} asks none"
             )
         if isinstance(function_of(arm), type):
             student, teachers = _widths(bench)
@@ -139,9 +139,9 @@ def _arms(bench: Stage) -> dict[str, Any]:
                     terms=list(bench.terms()), student_width=student, teacher_widths=teachers, seed=bench.config.seed
                 )
             except TypeError as error:
-                raise UserError(f"policy.arms.{name}: {error}") from error
+                raise UserError(f"weigh.arms.{name}: {error}") from error
         if not callable(arm):
-            raise UserError(f"policy.arms.{name} is no weighing rule (a function of a Situation and the terms' names)")
+            raise UserError(f"weigh.arms.{name} is no weighing rule (a function of a Situation and the terms' names)")
         arms[name] = arm
     return arms
 
@@ -158,10 +158,10 @@ def _rehearse(bench: Stage, name: str, arm: Any) -> None:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"policy.arms.{name} is no weighing rule: {str(error).splitlines()[0]}") from error
+        raise UserError(f"weigh.arms.{name} is no weighing rule: {str(error).splitlines()[0]}") from error
     shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
     if shape not in ((len(terms),), (3, len(terms))):
-        raise UserError(f"policy.arms.{name}: of 3 rows and {len(terms)} terms it made {shape}, not {(len(terms),)}")
+        raise UserError(f"weigh.arms.{name}: of 3 rows and {len(terms)} terms it made {shape}, not {(len(terms),)}")
 
 
 def _loaded(bench: Stage, folder: str | Path) -> KSM:
@@ -173,7 +173,7 @@ def _loaded(bench: Stage, folder: str | Path) -> KSM:
 def _trained(bench: Stage, name: str, batches: int, world: int, remember: Remember) -> Path:
     """The folder of the module, trained if the artifact store has none that was trained in the same way."""
     config = bench.config
-    given = asdict(config.policy)
+    given = asdict(config.weigh)
     parts = {
         "rows": {**bench.rows_parts, "order": config.data.order},
         "teachers": [{**bench.teacher_pool.weights(m), "classes_known": m.classes} for m in bench.teacher_pool.members],
@@ -195,13 +195,13 @@ def _trained(bench: Stage, name: str, batches: int, world: int, remember: Rememb
         parts,
         lambda out: _train(bench, out, name, batches, world, remember),
         "the knowledge selection module, trained over episodes",
-        f"KSM, {config.policy.episodes} episodes",
+        f"KSM, {config.weigh.episodes} episodes",
     )
 
 
 def _train(bench: Stage, out: Path, name: str, batches: int, world: int, remember: Remember) -> dict[str, Any]:
     """Algorithm 2: the student is reset for each episode; rows, order and dropout are other ones each time."""
-    config, given = bench.config, bench.config.policy
+    config, given = bench.config, bench.config.weigh
     steps = -(-batches // config.trainer.accumulate)
     module = _arms(bench)[name]
     module.learning = True
@@ -260,7 +260,7 @@ def _choosing(bench: Stage, distiller: Distiller, data: Any, steps: int, seed: i
 
 def _measure(bench: Stage, distiller: Distiller, data: Any) -> Callable[[], float]:
     """What should fall: the student's loss, or minus its accuracy or F1, on rows it does not learn from."""
-    given = bench.config.policy
+    given = bench.config.weigh
     sign = 1.0 if given.reward == "loss" else -1.0
     held: list[Any] = []
 

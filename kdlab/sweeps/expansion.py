@@ -23,6 +23,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from kdlab.config import spellings
 from kdlab.config.schema import Config
 from kdlab.errors import UserError, nearest
 from kdlab.run import CONF, composition, explain
@@ -76,8 +77,11 @@ class Expansion:
 
     @property
     def digest(self) -> str:
-        """What the jobs have in common, as 8 hex digits; where they run is no part of it."""
-        lines = sorted(str(one.input_line) for one in self.shared if not one.is_hydra_override())
+        """What the jobs have in common, as 8 hex digits; where they run is no part of it.
+
+        Hashed in former spellings, so that the same command finds the folder of a sweep that was begun with them."""
+        shared = [str(one.input_line) for one in self.shared if not one.is_hydra_override()]
+        lines = sorted(map(spellings.former_override, shared))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
     def title(self, job: SweepJob) -> str:
@@ -100,7 +104,7 @@ class Expansion:
     def lines(self, params: dict[str, Any]) -> Iterable[list[str]]:
         """The overrides of each job, in order; `params` are sweeps that a configuration file asks for."""
         for grid in self.grids:
-            whole = parsed([*(f"{key}={value}" for key, value in params.items()), *grid])
+            whole = parsed([*(f"{spellings.key(key)}={value}" for key, value in params.items()), *grid])
             for one in whole:
                 if one.is_sweep_override() and not one.is_discrete_sweep():
                     raise UserError(
@@ -127,6 +131,9 @@ class Expansion:
             (home, below), (config, resolved) = made.place(), made.checked()
         except (UserError, HydraException, OmegaConfBaseException) as error:
             raise of_job(explain(error), differs, several) from error
+        former = ",".join(sorted(map(spellings.former_override, apart)))
+        if below == differs and (Path(home) / former).is_dir():  # a job that was begun with former spellings
+            below = former
         place = Path(home) / below
         if ".." in Path(below).parts or Path(below).is_absolute():
             raise UserError(

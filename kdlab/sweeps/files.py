@@ -27,6 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
+from kdlab.config import spellings
 from kdlab.errors import UserError, nearest
 
 SCALES = ("demo", "paper")
@@ -139,7 +140,7 @@ def _parts(path: Path, where: str, given: dict[Any, Any]) -> dict[str, list[str]
             key = _checked(f"{path}: {where}{part}", line).key_or_group
             if key in ("scale", "sweep") or key.split(".")[0].split("/")[0] == "hydra":
                 raise UserError(f"{path}: {where}{part}: {line}: a sweep file cannot set {key}; the command can")
-        parts[part] = list(lines)
+        parts[part] = spellings.overrides(lines)
     return parts
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 from hydra.utils import instantiate
 
+from kdlab.config import spellings
 from kdlab.errors import UserError
 from kdlab.sweeps import validation
 from kdlab.sweeps.display import display_of
@@ -101,7 +102,7 @@ class Search:
             raise UserError(
                 f"+sweep={whole.name} has {len(whole.grids)} grids, and a search has one: give its overrides themselves"
             )
-        lines = parsed([*(f"{key}={value}" for key, value in self.params.items()), *whole.grids[0]])
+        lines = parsed([*(f"{spellings.key(key)}={value}" for key, value in self.params.items()), *whole.grids[0]])
         last = {one.get_key_element(): one for one in lines}
         space = [one for one in last.values() if one.is_sweep_override()]
         if not space:

@@ -42,7 +42,7 @@ STUDENT = (
     "knowledge",
     "select",
     "adopt",
-    "policy",
+    "weigh",
     "teachers.others",
     "teachers.split",
     "data.augment",

@@ -16,7 +16,7 @@ from tests.support.runs import call, tiny, tiny_task
 
 SMALL = "+teachers.others.small.layers=3"
 IDLE = ["select=random", "select.ratio=0.0625"]  # one row of each batch: the other rank has none
-KSM = ["knowledge=ksm", "policy=ksm", "policy.episodes=1", "policy.phase=3", "policy.reward_rows=16"]
+KSM = ["knowledge=ksm", "weigh=ksm", "weigh.episodes=1", "weigh.phase=3", "weigh.reward_rows=16"]
 RULES = {
     "hard": ["adopt=hard", SMALL],
     "soft": ["adopt=soft", SMALL],
@@ -26,16 +26,16 @@ RULES = {
 CASES = {
     **{name: ["select=entropy", *rule] for name, rule in RULES.items()},
     **{f"{name}, an idle rank": [*IDLE, *rule] for name, rule in RULES.items()},
-    "uncertainty": ["select=entropy", "policy=uncertainty", "knowledge=dynamickd_objective"],
-    "uncertainty, an idle rank": [*IDLE, "policy=uncertainty", "knowledge=dynamickd_objective"],
-    "random_hard": ["select=random", "policy=random_hard"],
+    "uncertainty": ["select=entropy", "weigh=uncertainty", "knowledge=dynamickd_objective"],
+    "uncertainty, an idle rank": [*IDLE, "weigh=uncertainty", "knowledge=dynamickd_objective"],
+    "random_hard": ["select=random", "weigh=random_hard"],
     "ksm": ["select=entropy", *KSM],
     "ksm, an idle rank": [*IDLE, *KSM],
     "specialists": ["select=entropy", "teachers.split=2", "adopt=every", "knowledge=cfl"],
     "specialists, an idle rank": [*IDLE, "teachers.split=2", "adopt=every", "knowledge=cfl"],
     "muki": ["select=random", "teachers.split=2", "adopt=muki_hard", "knowledge=muki"],
     "labels on all": ["select=entropy", "knowledge.labels_on=all", *RULES["hard"]],
-    "labels on all, weighed": ["select=entropy", "knowledge.labels_on=all", "policy=uncertainty",
+    "labels on all, weighed": ["select=entropy", "knowledge.labels_on=all", "weigh=uncertainty",
                                "knowledge=dynamickd_objective"],
 }  # fmt: skip
 COMMON = ["trainer.accelerator=cpu", "trainer.probes=0", "trainer.evaluate_every=8", "teachers.sanity=false", ADAM]
@@ -92,7 +92,7 @@ def test_two_ranks_equal_one_process(case, tmp_path, artifacts, teacher_folder, 
 
 TEXT = {
     "hard": ["select=entropy", "adopt=hard", SMALL, "teachers.prepare.max_steps=2", "teachers.prepare.max_length=32"],
-    "uncertainty, an idle rank": [*IDLE, "policy=uncertainty", "policy.arms.uncertainty.uncertain=[cosine]"],
+    "uncertainty, an idle rank": [*IDLE, "weigh=uncertainty", "weigh.arms.uncertainty.uncertain=[cosine]"],
     "ksm": ["select=random", *KSM],
 }
 

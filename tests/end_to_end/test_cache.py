@@ -157,7 +157,7 @@ def test_a_damaged_cache_is_refused_or_filled_again_as_told(tmp_path, teacher_fo
 def test_episodes_and_the_run_share_one_teachers_answers(tmp_path, teacher_folder, task_folder):
     """40 rows in 6 batches: three passes over 32 rows (8 are set aside) in each episode, two in the run. None is asked
     twice."""
-    learning = ["policy=ksm", "policy.episodes=2", "policy.phase=3", "policy.reward_rows=8", "knowledge=ksm"]
+    learning = ["weigh=ksm", "weigh.episodes=2", "weigh.phase=3", "weigh.reward_rows=8", "knowledge=ksm"]
     more = [*learning, "select=all", "teachers.cache=disk", "data.train_rows=40", "teachers.sanity=false"]
     given = tiny_task(teacher_folder, task_folder, *more, "trainer.max_steps=6", "trainer.probes=0")
     asked_in_all = 0

@@ -156,15 +156,15 @@ def test_the_default_baseline(tmp_path):
 def test_the_default_baseline_of_rules_for_teachers_and_weights_is_vanilla_kd(tmp_path):
     whole = {"select": "all", "ratio": 1.0}
     for adopt in ("ensemble", "hard", "single"):
-        changes, results = {"adopt": {"name": adopt}, "policy": {"name": "fixed"}}, {"adopt": adopt}
+        changes, results = {"adopt": {"name": adopt}, "weigh": {"name": "fixed"}}, {"adopt": adopt}
         many(tmp_path, adopt, [0.6, 0.7], changes=changes, results=results, **whole)
-    changes, results = {"adopt": {"name": "single"}, "policy": {"name": "ksm"}}, {"policy": {"name": "ksm"}}
+    changes, results = {"adopt": {"name": "single"}, "weigh": {"name": "ksm"}}, {"policy": {"name": "ksm"}}
     many(tmp_path, "ksm", [0.6, 0.7], changes=changes, results=results, **whole)
-    vanilla = "adopt=single policy=fixed"
+    vanilla = "adopt=single weigh=fixed"
     assert {row["group"]: row["baseline"] for row in numbers(tmp_path).values()} == {
-        "adopt=ensemble policy=fixed": vanilla,
-        "adopt=hard policy=fixed": vanilla,
-        "adopt=single policy=ksm": vanilla,
+        "adopt=ensemble weigh=fixed": vanilla,
+        "adopt=hard weigh=fixed": vanilla,
+        "adopt=single weigh=ksm": vanilla,
         vanilla: "",
     }
 

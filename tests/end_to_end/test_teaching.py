@@ -36,10 +36,10 @@ from tests.support.runs import KillAt, call, outcome, tiny
 TEACHERS = {"one": [], "two": ["+teachers.others.small.layers=3"], "specialists": ["teachers.split=2"]}
 GROUPS = {
     name: sorted(file.stem for file in (entry.CONF / name).glob("*.yaml"))
-    for name in ("knowledge", "select", "adopt", "policy")
+    for name in ("knowledge", "select", "adopt", "weigh")
 } | {"teachers": list(TEACHERS)}
 BRIEF = [  # the module that learns to weigh does so in an episode of a few steps, from a few rows
-    "policy.episodes=1", "policy.phase=3", "policy.reward_rows=16",
+    "weigh.episodes=1", "weigh.phase=3", "weigh.reward_rows=16",
 ]  # fmt: skip
 
 
@@ -64,9 +64,9 @@ def functions(group: str, choice: str) -> dict[str, Any]:
     return {name: hydra.utils.get_object(arm["_target_"]) for name, arm in given.arms.items()}
 
 
-def learns(policy: str) -> bool:
+def learns(choice: str) -> bool:
     """Whether a module learns to weigh, before the run."""
-    return any(isinstance(arm, type) for arm in functions("policy", policy).values())
+    return any(isinstance(arm, type) for arm in functions("weigh", choice).values())
 
 
 @functools.cache
@@ -93,7 +93,7 @@ def needs(group: str, choice: str) -> tuple[Any, ...]:
                 both = "teachers" in marks.needs or bool((rule(torch.full((3,), 0.5), None, 2, **more) > 0).all())
                 rules.append((marks.needs, marks.mixes, marks.min_teachers, both))
             return (given.assistant is not None, *rules)
-        case "policy":
+        case "weigh":
             return (learns(choice), *(marks_of(rule).needs for rule in found.values()))
     reads = frozenset((marks_of(strategy).needs, marks_of(strategy).rowwise) for strategy in found.values())
     return (given.policy["_target_"], reads, given.get("ratio") == 1)
@@ -103,7 +103,7 @@ def contradiction(one: dict[str, str]) -> str | None:
     """What the line that refuses a combination (choices by group) says; None where it must train."""
     asked, joint = needs("knowledge", one["knowledge"])[:2]
     assistant, *rules = needs("adopt", one["adopt"])
-    looks = set().union(*needs("policy", one["policy"])[1:])
+    looks = set().union(*needs("weigh", one["weigh"])[1:])
     if one["teachers"] == "specialists" and assistant:
         return "teachers.split"
     if "features" in looks and not asked:
@@ -128,15 +128,15 @@ def command(one: dict[str, str]) -> list[str]:
     found = [f"{group}={choice}" for group, choice in one.items() if group != "teachers"] + TEACHERS[one["teachers"]]
     if read("select", one["select"]).get("ratio") == 1:
         found.append("select.ratio=1")
-    if learns(one["policy"]):
+    if learns(one["weigh"]):
         found += BRIEF
     terms = functions("knowledge", one["knowledge"])
-    for name, rule in read("policy", one["policy"]).arms.items():
+    for name, rule in read("weigh", one["weigh"]).arms.items():
         if "certain" in rule:  # names of terms: answers of the teacher, and its states
             answers = [term for term, function in terms.items() if on_logits(function) and queries_teacher(function)]
             states = [term for term, function in terms.items() if not on_logits(function)]
             lists = {"certain": answers, "uncertain": states}
-            found += [f"policy.arms.{name}.{key}=[{','.join(names)}]" for key, names in lists.items()]
+            found += [f"weigh.arms.{name}.{key}=[{','.join(names)}]" for key, names in lists.items()]
     return found
 
 
@@ -210,7 +210,7 @@ def assert_trains(lab: Lab, one: dict[str, str]) -> Path:
     result = result_of(folder)
     assert result["status"] == "finished" and math.isfinite(result["metrics"]["student"]["loss"]), output
     assert result["knowledge"] == read("knowledge", one["knowledge"]).name and result["select"]["name"] == one["select"]
-    assert result["policy"]["name"] == one["policy"]
+    assert result["policy"]["name"] == one["weigh"]
     asked = needs("knowledge", one["knowledge"])[0]
     queries = result["ledger"]["teacher_queries"]
     assert (queries["total"] > 0) == asked and result["adopt"] == (one["adopt"] if asked else None)
@@ -219,7 +219,7 @@ def assert_trains(lab: Lab, one: dict[str, str]) -> Path:
     rows = tables.read(folder / "knowledge.csv") if (folder / "knowledge.csv").exists() else []
     assert len(rows) in (0, STEPS)
     weighed = [float(value) for row in rows for name, value in row.items() if name.startswith("weight_")]
-    assert bool(weighed) == bool(functions("policy", one["policy"])) and all(0 <= w <= 1 for w in weighed)
+    assert bool(weighed) == bool(functions("weigh", one["weigh"])) and all(0 <= w <= 1 for w in weighed)
     return folder
 
 
@@ -284,11 +284,11 @@ HARD = ["adopt=hard", *SMALL]
     ("more", "words"),
     [
         (["student.layers=4", "knowledge=dekd", *HARD], ["layers"]),
-        (["policy=uncertainty"], ["patient"]),
-        (["policy=ksm", "policy.episodes=0"], ["policy.episodes"]),
-        (["policy=ksm", "policy.path=nowhere"], ["nowhere", "KSM"]),
-        (["policy=random_soft", "policy.path=nowhere"], ["policy.path"]),
-        (["policy=ksm", "policy.reward=f1"], ["policy.reward=f1", "accuracy"]),
+        (["weigh=uncertainty"], ["patient"]),
+        (["weigh=ksm", "weigh.episodes=0"], ["weigh.episodes"]),
+        (["weigh=ksm", "weigh.path=nowhere"], ["nowhere", "KSM"]),
+        (["weigh=random_soft", "weigh.path=nowhere"], ["weigh.path"]),
+        (["weigh=ksm", "weigh.reward=f1"], ["weigh.reward=f1", "accuracy"]),
     ],
 )  # fmt: skip
 def test_other_contradictions_are_refused_in_one_line(more, words, lab):
@@ -383,7 +383,7 @@ def test_a_module_that_always_answers_ones_is_the_fixed_set_bit_for_bit(action, 
     """sigmoid(100) is 1 in float32, and a hard action makes 1 of the half that sigmoid(0) is."""
     given = ["knowledge=ksm", *more, *FEW]
     module = write_module(tmp_path / "ones", answer, action)
-    wanted, found = (outcome(lab.run(*given, *policy)[0]) for policy in ([], ["policy=ksm", f"policy.path={module}"]))
+    wanted, found = (outcome(lab.run(*given, *policy)[0]) for policy in ([], ["weigh=ksm", f"weigh.path={module}"]))
     for one in (wanted, found):
         one.pop("knowledge")  # it names the policy, which differs
     assert found == wanted
@@ -392,14 +392,14 @@ def test_a_module_that_always_answers_ones_is_the_fixed_set_bit_for_bit(action, 
 def test_a_module_that_answers_a_half_halves_every_weight(lab, tmp_path):
     module = write_module(tmp_path / "half", 0.0, "soft")
     given = ["knowledge=ksm", "select=random", "optim.clip=1e9", *FEW]
-    weighed = lab.run(*given, "policy=ksm", f"policy.path={module}")[0]
+    weighed = lab.run(*given, "weigh=ksm", f"weigh.path={module}")[0]
     halves = [f"knowledge.terms.{name}.weight=0.5" for name in FOUR]
     assert weights(weighed) == weights(lab.run(*given, *halves)[0])
     rows = tables.read(weighed / "knowledge.csv")
     assert all(float(row[f"weight_{name}"]) == 0.5 for row in rows for name in FOUR)
 
 
-LEARNING = ["+exp=ksm", "select=random", "policy.episodes=2", "policy.phase=3", "policy.reward_rows=16", *FEW]
+LEARNING = ["+exp=ksm", "select=random", "weigh.episodes=2", "weigh.phase=3", "weigh.reward_rows=16", *FEW]
 
 
 def artifact(lab: Lab, kind: str, *more: str, **options: Any) -> Path:
@@ -434,7 +434,7 @@ def test_a_module_is_trained_over_episodes_and_then_serves_frozen(lab, learnt):
     assert "making the knowledge selection module" in output
     again = lab.run(*LEARNING, "optim.warmup=0.1")  # the default: the same run
     assert "making" not in again[1] and outcome(again[0]) == outcome(folder)
-    given = outcome(lab.run(*LEARNING, f"policy.path={learnt}")[0])
+    given = outcome(lab.run(*LEARNING, f"weigh.path={learnt}")[0])
     assert given == outcome(folder)
     stages = [stage for stage in result_of(folder)["preparation"] if "KSM" in stage["what"]]
     assert len(stages) == 1 and stages[0]["queries"] > 0
@@ -451,7 +451,7 @@ def test_a_module_killed_in_an_episode_is_trained_anew_bit_for_bit(lab, learnt):
 
 
 def test_a_module_serves_another_task_and_none_of_other_terms_or_widths(lab, learnt, task_folder):
-    given = [*LEARNING, f"policy.path={learnt}"]
+    given = [*LEARNING, f"weigh.path={learnt}"]
     folder, output = lab.run(*given, f"data.path={task_folder}")
     assert "KSM" not in output and result_of(folder)["data"]["shape"]["labels"] == ["kind0", "kind1", "kind2"]
     assert_refused(lab.try_(*given, "knowledge=fink_resk")[1], "fink, resk, feak, relk", "fink, resk")
@@ -503,7 +503,7 @@ class Witness:
 def test_rows_held_out_for_rewards_are_never_trained_on(lab, tmp_path):
     """Two whole passes in each of two episodes: all rows but those set aside."""
     seen = tmp_path / "seen.jsonl"
-    more = [*LEARNING, "select.ratio=1", "trainer.max_steps=28", "policy.phase=14"]
+    more = [*LEARNING, "select.ratio=1", "trainer.max_steps=28", "weigh.phase=14"]
     lab.run("select=random", *FEW)  # its teacher
     artifact(lab, "ksm", *more, prepare=Witness(seen))
     episodes: list[tuple[set[int], list[int]]] = []
@@ -529,7 +529,7 @@ def test_the_dev_set_is_read_by_training_only_where_it_is_asked_to_and_then_it_i
     (other / "dev.tsv").write_text("\n".join([*lines[:1], *lines[1:31]]) + "\n")
     lab.run("select=random", *FEW)
     for where, same in (("heldout", True), ("dev", False)):
-        given = [*LEARNING, f"policy.reward_data={where}"]
+        given = [*LEARNING, f"weigh.reward_data={where}"]
         kept = [
             contents(artifact(lab, "ksm", *given, f"data.path={rows}", into=f"dev/{where}-{rows.name}"))
             for rows in (four_classes, other)
@@ -548,9 +548,9 @@ TEXT = {
     "ensemble": ["adopt=ensemble"],
     "hard": ["adopt=hard"],
     "assistant": ["adopt=assistant", "adopt.assistant.max_steps=2", "adopt.assistant.batch_size=8"],
-    "uncertainty": ["policy=uncertainty", "policy.arms.uncertainty.uncertain=[cosine]"],
-    "random_soft": ["policy=random_soft"],
-    "ksm": ["policy=ksm", "knowledge=ksm", *BRIEF],
+    "uncertainty": ["weigh=uncertainty", "weigh.arms.uncertainty.uncertain=[cosine]"],
+    "random_soft": ["weigh=random_soft"],
+    "ksm": ["weigh=ksm", "knowledge=ksm", *BRIEF],
 }
 ON_TEXT = ["+teachers.others.small.layers=3", "teachers.prepare.max_steps=2", "teachers.prepare.max_length=32"]
 

@@ -113,7 +113,7 @@ def test_augmented_rows_have_answers_of_their_own(tmp_path, teacher_folder, task
 @pytest.mark.parametrize("knowledge", ["tinybert", "minilm", "pkd", "ksm"])
 def test_the_second_run_of_every_kind_of_knowledge_asks_nobody(tmp_path, teacher_folder, task_folder, knowledge):
     more = ["select=random", "teachers.cache=disk", "teachers.sanity=false"]
-    more += ["knowledge=ksm", "policy=ksm", "policy.episodes=1"] if knowledge == "ksm" else [f"knowledge={knowledge}"]
+    more += ["knowledge=ksm", "weigh=ksm", "weigh.episodes=1"] if knowledge == "ksm" else [f"knowledge={knowledge}"]
     for name in ("one", "two"):
         done = call(tiny_task(teacher_folder, task_folder, *more, f"hydra.run.dir={name}"), tmp_path, plainly)
         assert done.code == 0, done.output

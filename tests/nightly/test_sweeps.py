@@ -25,7 +25,7 @@ SECONDS = [
 TEXT = ["data.heldout=0.1", "student.layers=[0,2]"]
 ROWS = [
     "student.dropout=0.0", "teachers.finetune.max_steps=40", "teachers.finetune.batch_size=32", "teachers.finetune.lr=5e-3",
-    "teachers.finetune.dropout=0.0", "teachers.finetune.precision=32-true", "no_kd_baseline=false", "policy.reward_rows=16",
+    "teachers.finetune.dropout=0.0", "teachers.finetune.precision=32-true", "no_kd_baseline=false", "weigh.reward_rows=16",
     "teachers.sanity=false",
 ]  # fmt: skip
 # what of the above is for some jobs only, and what no tiny task can do

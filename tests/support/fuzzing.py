@@ -196,7 +196,7 @@ def keys() -> list[str]:
         return [name for key, value in node.items() for name in (prefix + str(key), *below(value, f"{prefix}{key}."))]
 
     more = ["suite", "suite.tasks", "suite.seeds", "data.augment", "adopt.assistant", "adopt.assistant.layers",
-            "teachers.others", "teachers.others.x.layers", "student.hidden", "policy.arms", "new", "select.arms.new"]  # fmt: skip
+            "teachers.others", "teachers.others.x.layers", "student.hidden", "weigh.arms", "new", "select.arms.new"]  # fmt: skip
     return [*below(OmegaConf.to_container(base()), ""), *more]
 
 

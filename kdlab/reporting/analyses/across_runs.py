@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdlab.config import spellings
 from kdlab.errors import UserError, nearest
 from kdlab.plotting import style
 from kdlab.reporting import seed_groups
@@ -80,10 +81,10 @@ def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> An
 def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print) -> AnalysisResult:
     """Score against the setting `key` (dotted, a number), one line for all that differs otherwise, mean over seeds.
 
-    Dynamic KD Fig. 2 and KSM Fig. 4 (`student.layers`), KSM Fig. 3, 5 and 6 (`policy.episodes`, `policy.phase`), DeKD
+    Dynamic KD Fig. 2 and KSM Fig. 4 (`student.layers`), KSM Fig. 3, 5 and 6 (`weigh.episodes`, `weigh.phase`), DeKD
     Fig. 3 (`adopt.assistant.layers`). Table as `ratio`'s, with the setting and the group, named as in `kdlab.compare`.
     """
-    runs = read(paths, say)
+    runs, key = read(paths, say), spellings.key(key)
     some = [run for run in runs if _number(run.facts.get(key)) is not None]
     if not some:
         numbers = {k for run in runs for k, value in run.facts.items() if _number(value) is not None}

@@ -251,11 +251,11 @@ def test_ksm_has_its_published_settings():
         "relk": (1.0, "relation"),
     }
     assert config.knowledge.terms["feak"].term["squared"] is False
-    given = config.policy.arms["ksm"]
+    given = config.weigh.arms["ksm"]
     assert (given["gamma"], given["lr_actor"], given["lr_critic"]) == (0.98, 2e-4, 2e-4)
     assert given["threshold"] in (0.1, 0.2, 0.3) and given["alpha"] in (0.1, 0.2)
-    assert config.policy.phase in (32, 64, 96, 128)
-    assert (config.policy.reward, config.policy.reward_data) == ("loss", "heldout")
+    assert config.weigh.phase in (32, 64, 96, 128)
+    assert (config.weigh.reward, config.weigh.reward_data) == ("loss", "heldout")
     made = inspect.signature(KSM)
     assert (made.parameters["hidden"].default, made.parameters["features"].default) == (256, 8)
 
@@ -272,7 +272,7 @@ def test_dynamic_kds_teachers_are_bert_base_and_large():
 
 def test_dynamic_kd_weighs_outputs_by_certainty_and_states_by_uncertainty():
     config = paper(exp="dynamickd_objective")
-    rule = config.policy.arms["uncertainty"]
+    rule = config.weigh.arms["uncertainty"]
     assert (rule["certain"], rule["uncertain"]) == (["soft"], ["patient"])
     assert config.knowledge.terms["patient"].term["layers"] == "skip" and layer_maps.pairs("skip", 6, 12) == [
         (1, 2), (2, 4), (3, 6), (4, 8), (5, 10)

@@ -49,7 +49,7 @@ ESCAPES: dict[str, tuple[str, object]] = {
     "a term": ("knowledge.terms.soft.term._target_", "builtins.eval"),
     "a source": ("data.source._target_", "subprocess.check_output"),
     "an adoption rule": ("adopt.arms.x", {"_target_": "shutil.rmtree", "_args_": ["/nowhere"]}),
-    "a weighing rule": ("policy.arms.x", {"_target_": "pickle.loads", "_partial_": True}),
+    "a weighing rule": ("weigh.arms.x", {"_target_": "pickle.loads", "_partial_": True}),
 }
 
 

@@ -43,11 +43,11 @@ TYPED = {
     "an arm that is no code": (["+adopt.arms.mine=3"], "adopt.arms.mine=3: code was expected"),
     "an arm of foreign code": (["+adopt.arms.mine._target_=os.system"], "adopt.arms.mine._target_=os.system"),
     "an adoption that is not there": (["adopt=hrad"], "did you mean hard"),
-    "a phase of no steps": (["policy.phase=0"], "policy.phase=0"),
-    "episodes below none": (["policy.episodes=-1"], "policy.episodes=-1"),
-    "another reward": (["policy.reward=f2"], "did you mean f1"),
-    "rewards from test": (["policy.reward_data=test"], "policy.reward_data=test"),
-    "no rows for rewards": (["policy.reward_rows=0"], "policy.reward_rows=0"),
+    "a phase of no steps": (["weigh.phase=0"], "weigh.phase=0"),
+    "episodes below none": (["weigh.episodes=-1"], "weigh.episodes=-1"),
+    "another reward": (["weigh.reward=f2"], "did you mean f1"),
+    "rewards from test": (["weigh.reward_data=test"], "weigh.reward_data=test"),
+    "no rows for rewards": (["weigh.reward_rows=0"], "weigh.reward_rows=0"),
 }  # fmt: skip
 
 
@@ -68,9 +68,9 @@ def test_every_adoption_composes_and_single_has_no_rule():
 
 def test_a_configuration_written_before_there_were_several_teachers_is_still_one():
     composed, _ = composition([])
-    del composed["policy"], composed["adopt"]["arms"], composed["adopt"]["policy"], composed["teachers"]["others"]
+    del composed["weigh"], composed["adopt"]["arms"], composed["adopt"]["policy"], composed["teachers"]["others"]
     found = checked(composed)
-    assert found.adopt.arms == {} and found.teachers.others == {} and found.policy.name == "fixed"
+    assert found.adopt.arms == {} and found.teachers.others == {} and found.weigh.name == "fixed"
 
 
 # ---- what needs the models' configs, not the models

@@ -143,7 +143,7 @@ def test_the_choice_composes_and_stands_on_ddp():
     ("given", "told"),
     [
         (["trainer.devices=1"], "trainer.devices=1: give 2 or more"),
-        (["policy=ksm", "knowledge=ksm", "policy.episodes=2"], "policy.episodes=2: .*one process"),
+        (["weigh=ksm", "knowledge=ksm", "weigh.episodes=2"], "weigh.episodes=2: .*one process"),
     ],
 )
 def test_what_cannot_work_is_refused(given, told):

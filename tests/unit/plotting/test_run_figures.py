@@ -315,7 +315,7 @@ def test_weights_and_teachers_are_drawn_over_the_steps(tmp_path: Path, drawn: di
     (tmp_path / "result.json").write_text('{"steps": 4, "policy": {"name": "mine", "reward_data": "dev"}}')
     assert [file.name for file in draw(tmp_path)] == ["knowledge.png"]
     (figure,) = drawn.values()
-    assert figure.texts[1].get_text() == "rewarded on dev · policy=mine"
+    assert figure.texts[1].get_text() == "rewarded on dev · weigh=mine"
     weights, teachers = figure.axes
     np.testing.assert_allclose(weights.lines[0].get_xydata(), [*enumerate(soft), (4, 0.4)])  # the last one holds
     assert [text.get_text() for text in weights.texts] == ["soft 0.40", "cosine 1.00"]

@@ -198,8 +198,8 @@ def test_after_random_it_is_all_data():
 
 def test_after_weighed_terms_on_whole_batches_it_is_their_fixed_weights():
     made = result(select={"name": "all", "ratio": 1.0}, policy={"name": "ksm", "reward_data": "heldout"})
-    made["command"] = ["python", "-m", "kdlab.run", "+exp=ksm", "policy=ksm_hard", "policy.phase=8", "seed=2"]
-    assert next_of(made) == ["+exp=ksm", "seed=2", "policy=fixed"]
+    made["command"] = ["python", "-m", "kdlab.run", "+exp=ksm", "weigh=ksm_hard", "weigh.phase=8", "seed=2"]
+    assert next_of(made) == ["+exp=ksm", "seed=2", "weigh=fixed"]
 
 
 def test_rewards_of_the_dev_set_are_marked_in_the_table_and_in_the_card():

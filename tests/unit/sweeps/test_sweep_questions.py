@@ -54,10 +54,10 @@ def test_no_two_jobs_of_a_sweep_are_the_same(name):
 
 
 def test_the_jobs_of_a_grid_are_its_product():
-    grid = ["+exp=ksm", "policy=ksm,fixed", "seed=range(1,4)", "select.policy.stages=[a,b],[b,a]"]
+    grid = ["+exp=ksm", "weigh=ksm,fixed", "seed=range(1,4)", "select.policy.stages=[a,b],[b,a]"]
     assert len(jobs(grid)) == 2 * 3 * 2 == prod(map(len, choices(grid).values()))
-    assert ["+exp=ksm", "policy=fixed", "seed=2", "select.policy.stages=[b,a]"] in jobs(grid)
-    assert one_seed(grid) == ["+exp=ksm", "policy=ksm,fixed", "seed=1", "select.policy.stages=[a,b],[b,a]"]
+    assert ["+exp=ksm", "weigh=fixed", "seed=2", "select.policy.stages=[b,a]"] in jobs(grid)
+    assert one_seed(grid) == ["+exp=ksm", "weigh=ksm,fixed", "seed=1", "select.policy.stages=[a,b],[b,a]"]
 
 
 # ---- what experiments/ says

@@ -1,0 +1,65 @@
+"""Former spellings of groups and keys: `policy` is `weigh` now. They are accepted, and a line names the new spelling."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+FORMER = {"policy.chooser": "weigh.policy", "policy": "weigh"}  # former key or group: the one of today; longest first
+# an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on
+_OVERRIDE = re.compile(r"(\+\+|\+|~)?([A-Za-z_][\w.]*)(.*)", re.DOTALL)
+_printed: set[str] = set()
+
+
+def key(name: str) -> str:
+    """The spelling of today of a dotted key or a group: `policy.phase` -> `weigh.phase`."""
+    for former, current in FORMER.items():
+        if name == former or name.startswith(f"{former}."):
+            return current + name.removeprefix(former)
+    return name
+
+
+def former_key(name: str) -> str:
+    """The former spelling of a dotted key or a group, for names of folders that were made with it."""
+    for former, current in FORMER.items():
+        if name == current or name.startswith(f"{current}."):
+            return former + name.removeprefix(current)
+    return name
+
+
+def overrides(lines: Sequence[str]) -> list[str]:
+    """`lines` of a command or a sweep file in the spelling of today; one line on stderr for each that was not."""
+    return [_current(line) for line in lines]
+
+
+def former_override(line: str) -> str:
+    """One override in the former spelling."""
+    return _with_key(line, former_key)
+
+
+def _current(line: str) -> str:
+    current = _with_key(line, key)
+    first_process = {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} == {"0"}
+    if current != line and line not in _printed and first_process:
+        _printed.add(line)
+        print(f"kdlab: {line}: spelled {current} now; the former spelling is still accepted", file=sys.stderr)
+    return current
+
+
+def _with_key(line: str, spelled: Callable[[str], str]) -> str:
+    match = _OVERRIDE.fullmatch(line)
+    return f"{match[1] or ''}{spelled(match[2])}{match[3]}" if match else line
+
+
+def configuration(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config.yaml, as read from its file, in the spelling of today. Keeps the order of the keys."""
+    former = config.get("policy")
+    if "weigh" in config or not isinstance(former, Mapping):
+        return dict(config)
+    weigh = {"policy" if name == "chooser" else name: value for name, value in former.items()}
+    return {
+        "weigh" if name == "policy" else name: weigh if name == "policy" else value for name, value in config.items()
+    }
