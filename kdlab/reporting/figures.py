@@ -19,7 +19,7 @@ from kdlab.plotting import style as pictures
 from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import Row as LogRow
 from kdlab.plotting.run_tables import arms_in, rows_of, window_shares
-from kdlab.reporting.pareto import front
+from kdlab.reporting.statistics import pareto_front
 from kdlab.reporting.tables import TableRow, TaskTable
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def scores(table: TaskTable, against: str) -> Figure | None:
     figure, axes = _panel({pictures.shown(name): hue[name] for name in names})
     points = [(_cost(row, against), row.mean) for row in seen]
     sign = -1 if table.found.lower else 1
-    best = front([(cost, sign * mean) for cost, mean in points])
+    best = pareto_front([(cost, sign * mean) for cost, mean in points])
     axes.set_xscale("log")
     x, y = np.array([points[i] for i in best]).T
     far = max(cost for cost, _ in points) * 1.6

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.data.tasks.registry import Task
-from kdlab.reporting import published
+from kdlab.reporting.papers import numbers_with
 
 RESULTS = "glue.json"  # in a suite's folder: what the table was made of
 TABLE4 = {"paper": "adads", "table": "4"}
@@ -126,7 +126,7 @@ def _average(scores: Mapping[str, float], titles: Sequence[str]) -> float | None
 def _printed() -> list[ScoreboardLine]:
     """The rows of AdaDS Table 4, without its own averages."""
     lines: dict[str, ScoreboardLine] = {}
-    for row in published.rows(**TABLE4):
+    for row in numbers_with(**TABLE4):
         ratio = "" if row.ratio is None else f", ratio {row.ratio:g}"
         name = "teacher (BERT-base)" if row.method == "teacher" else f"{row.method}{ratio}"
         if row.task != "average":

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kdlab import __version__
 from kdlab.plotting import style as pictures
 from kdlab.reporting.comparison_text import TEST, notes, p_value, power, shown, tested_cells
-from kdlab.reporting.papers import PAPERS
-from kdlab.reporting.published import Published
+from kdlab.reporting.papers import PAPERS, PublishedNumber
 from kdlab.reporting.statistics import ALPHA
 from kdlab.reporting.tables import BELOW, BEST, GAP, WORST, CostCells, TableRow, TaskTable, overview
 from kdlab.runs.summary import duration, si
@@ -122,7 +121,7 @@ def _cost(cost: CostCells, text: str) -> str:
     return text if cost.gain is None else f"{text} ({cost.gain:.3g}x)"
 
 
-def _printed(row: Published) -> str:
+def _printed(row: PublishedNumber) -> str:
     task = f"{row.task} " if row.task.startswith("MNLI-") else ""
     return f"{task}{row.metric} {row.value:g} (Table {row.table}, {row.student})"
 

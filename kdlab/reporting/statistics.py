@@ -1,4 +1,4 @@
-"""Is a mean difference over a few seeds more than chance? Statistics on plain numbers, without SciPy.
+"""Statistics on plain numbers, without SciPy: paired tests over seeds, their power, and the Pareto front.
 
 The papers report a two-sided t-test at p < 0.05 (DeKD, Table 5: five seeds; Dynamic KD, Table 1: three).
 """
@@ -15,13 +15,15 @@ import numpy as np
 RESAMPLES = 10_000
 ALPHA = 0.05
 POWER = 0.8
-_NO_SPREAD = 1e-12  # of the numbers' own size: what is left of equal differences after rounding
+_NO_SPREAD = 1e-12  # of the values' size: rounding error of equal differences
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What `paired` found. `std` is None below two pairs; `t` with its `p` and the interval `low` .. `high` are None too
-    where there is no spread to judge by."""
+    """Result of `paired`.
+
+    `std` is None below two pairs; `t`, `p` and the interval `low` .. `high` are None where the differences have no spread.
+    """
 
     pairs: int
     difference: float
@@ -32,20 +34,20 @@ class Paired:
     high: float | None = None
 
 
-def paired(own: Sequence[float], base: Sequence[float]) -> Paired:
-    """Mean of own - base, its paired two-sided t-test (Student 1908) and its 95 % bootstrap interval.
+def paired(values: Sequence[float], base: Sequence[float]) -> Paired:
+    """Mean of values - base, its paired two-sided t-test (Student 1908) and its 95 % bootstrap interval.
 
-    `own` and `base` hold one number a seed, in the same order. If all differences are equal there is no test.
+    `values` and `base` hold one number per seed, in the same order. If all differences are equal there is no test.
     ValueError for different lengths or no pair.
     """
-    if len(own) != len(base) or not own:
-        raise ValueError(f"{len(own)} numbers cannot be paired with {len(base)}")
-    differences = np.asarray(own, dtype=float) - np.asarray(base, dtype=float)
+    if len(values) != len(base) or not values:
+        raise ValueError(f"{len(values)} numbers cannot be paired with {len(base)}")
+    differences = np.asarray(values, dtype=float) - np.asarray(base, dtype=float)
     n, mean = len(differences), float(differences.mean())
     if n < 2:
         return Paired(n, mean)
     std = float(differences.std(ddof=1))
-    if std <= _NO_SPREAD * max(map(abs, (*own, *base))):
+    if std <= _NO_SPREAD * max(map(abs, (*values, *base))):
         return Paired(n, mean, 0.0)
     t = mean / (std / math.sqrt(n))
     return Paired(n, mean, std, t, two_sided(t, n - 1), *bootstrap(differences.tolist()))
@@ -110,3 +112,16 @@ def _above(t: float, df: int, ncp: float) -> float:
     log_density = math.log(2) + df / 2 * math.log(df / 2) - math.lgamma(df / 2) + df * (logs - s * s / 2)
     tail = np.array([math.erfc(x / math.sqrt(2)) / 2 for x in (t * s - ncp).tolist()])
     return float(step * np.sum(np.exp(log_density) * tail))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, score) points on the Pareto front, cheapest first.
+
+    On the front no other point has as high a score at a lower cost, or a higher score at no higher cost. Equal points
+    all stay. Numbers must be finite.
+    """
+    front: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
+            front.append(i)
+    return front

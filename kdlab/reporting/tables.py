@@ -17,7 +17,7 @@ from kdlab.plotting.run_tables import number_in, rows_of
 from kdlab.reporting import papers
 from kdlab.reporting.comparison import Comparison, ComparisonLine, beside_random, whole_data
 from kdlab.reporting.comparison_text import numbers
-from kdlab.reporting.published import Published
+from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.seed_groups import Group, Run
 
 BEST, WORST, BELOW = "best", "worst", "worse than random"
@@ -47,7 +47,7 @@ class TableRow:
     seconds: CostCells
     marks: list[str] = field(default_factory=list)
     same_cost: float | None = None
-    published: list[Published] = field(default_factory=list)
+    published: list[PublishedNumber] = field(default_factory=list)
 
     @property
     def group(self) -> Group:
@@ -87,7 +87,7 @@ class TaskTable:
     found: Comparison
     rows: list[TableRow]
     references: dict[str, tuple[float, float]]  # least and largest score of the teacher, the majority class, ...
-    published: list[Published]
+    published: list[PublishedNumber]
     curves: dict[Path, list[Evaluation]] = field(default_factory=dict)
 
     @property
@@ -112,8 +112,8 @@ def table(found: Comparison, paper: str | None, say: Callable[[str], None]) -> T
         whole = whole_data(row.group, groups)
         if whole is not None:
             row.same_cost = at_cost([curves[run.folder] for run in whole.runs.values()], row.flops.value)
-        row.published = papers.beside(row.group.one, paper) if paper else []
-    printed = papers.of_task(found.task, paper) if paper else []
+        row.published = papers.numbers_beside(row.group.one, paper) if paper else []
+    printed = papers.numbers_of_task(found.task, paper) if paper else []
     return TaskTable(found, rows, _references(rows, found.metric), printed, curves)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdlab.data.tasks.registry import TASKS
-from kdlab.reporting import glue_scoreboard, published
+from kdlab.reporting import glue_scoreboard, papers
 
 # AdaDS Table 4 as the paper's text has it: MNLI-m/mm, QQP, QNLI, SST-2, CoLA, STS-B, MRPC, RTE, Avg
 ORDER = ["MNLI-m", "MNLI-mm", "QQP", "QNLI", "SST-2", "CoLA", "STS-B", "MRPC", "RTE", "average"]
@@ -27,7 +27,7 @@ LINES = [line.replace("/", " ").split() for line in TABLE4.strip().splitlines()]
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line[0])
 def test_table_4_is_as_printed(line):
     method, *values = line
-    rows = published.rows(paper="adads", table="4", method=method)
+    rows = papers.numbers_with(paper="adads", table="4", method=method)
     assert {row.task: row.value for row in rows} == dict(zip(ORDER, map(float, values), strict=True))
     assert {row.ratio for row in rows} == {{"teacher": None, "all": 1.0}.get(method, 0.1)}
 
@@ -39,15 +39,19 @@ def test_the_papers_average_is_that_of_its_nine_columns(line):
 
 
 def test_table_4_has_no_other_rows():
-    assert list(dict.fromkeys(row.method for row in published.rows(paper="adads", table="4"))) == [x[0] for x in LINES]
+    assert list(dict.fromkeys(row.method for row in papers.numbers_with(paper="adads", table="4"))) == [
+        x[0] for x in LINES
+    ]
 
 
 def test_rows_are_found_by_any_column():
-    assert [row.value for row in published.rows(paper="dynamic_kd", table="1", method="no kd", task="RTE")] == [63.7]
-    assert {row.paper for row in published.everything()} == {"adads", "dynamic_kd", "ksm", "dekd"}
-    assert published.rows(paper="nobody") == []
+    assert [row.value for row in papers.numbers_with(paper="dynamic_kd", table="1", method="no kd", task="RTE")] == [
+        63.7
+    ]
+    assert {row.paper for row in papers.all_numbers()} == {"adads", "dynamic_kd", "ksm", "dekd"}
+    assert papers.numbers_with(paper="nobody") == []
     with pytest.raises(AttributeError):
-        published.rows(colour="red")
+        papers.numbers_with(colour="red")
 
 
 def all_of_glue(value: float) -> dict[str, dict[str, float]]:
