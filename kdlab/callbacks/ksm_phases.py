@@ -23,7 +23,7 @@ def columns(ksm: KSM) -> list[str]:
 class KSMPhases(pl.Callback):
     """Teaches `ksm` while a student learns: every `length` optimizer steps it is told how far the loss has fallen.
 
-    KSM (Liu et al. 2022), section 5.3.3. `measure` gives a number that should fall (the loss, or minus a score) of rows
+    KSM (Wang et al. 2023), section 5.3.3. `measure` gives a number that should fall (the loss, or minus a score) of rows
     that are not trained on. A last phase may be shorter. `write` takes a row a phase: step, `measured` at its end,
     reward, the mean weight of each term, and what the module says of what it learnt from it (`KSM.learn`).
     """

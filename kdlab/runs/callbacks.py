@@ -10,11 +10,9 @@ from pytorch_lightning.callbacks import LambdaCallback
 from kdlab.callbacks.adopt import Adopt
 from kdlab.callbacks.checkpoint import CheckpointCallback
 from kdlab.callbacks.cost import CostCallback
-from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.decision_log import DecisionLog
 from kdlab.callbacks.evaluate import EvaluationCallback
 from kdlab.callbacks.nonfinite import NonFiniteGuard
-from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.progress import ProgressCallback
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
@@ -23,8 +21,8 @@ from kdlab.modules.row_pool import chosen
 from kdlab.runs.prepare import PreparedRun
 from kdlab.runs.process import say
 from kdlab.runs.record import RunRecord
-from kdlab.stages import components
 from kdlab.stages.components import Selection
+from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
 
 
 @dataclass
@@ -56,15 +54,18 @@ class RunCallbacks:
 def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     """Build the callbacks, which write their tables through `record`."""
     config, module, total = prepared.config.trainer, prepared.module, prepared.total_steps
-    adopt, weigh = _rules(prepared)
+    seed, skip = prepared.config.seed, config.on_nonfinite == "skip"
+    adopt = adopt_callback(prepared.stage.adoption() if prepared.teachers else None, total, seed)
+    weigh = weigh_callback(prepared.weighing, total, seed)
     decisions = DecisionLog(record.writer("knowledge"), adopt, weigh)
     selection = prepared.stage.selection()
-    select = _select(prepared, record, selection) if prepared.config.select.ratio < 1 else None
+    select = select_callback(
+        selection, prepared.config.select, module, prepared.data, total, seed, record.writer("selector"), skip
+    )
     heldout, metrics = prepared.data.heldout_splits, record.writer("metrics")
     evaluation = EvaluationCallback(config.evaluate_every, total, heldout, module, metrics, prepared.ledger)
     trace = _trace(prepared, record, selection) if config.trace_every is not None else None
-    stop = config.on_nonfinite != "skip"
-    guard = NonFiniteGuard(stop, config.nonfinite_limit, say, record.writer("events"))
+    guard = NonFiniteGuard(not skip, config.nonfinite_limit, say, record.writer("events"))
     folder, tables = prepared.folder / "checkpoints", record.tables.values()
     every = None if config.checkpoint_every == "auto" else config.checkpoint_every
     checkpoint = CheckpointCallback(folder, every, total, prepared.ledger, guard, tables, decisions.flush, say)
@@ -89,40 +90,6 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         progress=ProgressCallback(total, prepared.ledger, chooser) if record.main else None,
         columns={name: names for name, names in columns.items() if len(names) > 1},  # more than the step
     )
-
-
-def _rules(prepared: PreparedRun) -> tuple[Adopt | None, Weigh | None]:
-    """The callbacks that choose a rule among the arms of `adopt` and of `policy`; None where there is no rule."""
-    total, seed = prepared.total_steps, prepared.config.seed
-    adoption, weighing = prepared.stage.adoption() if prepared.teachers else None, prepared.weighing
-    adopt = weigh = None
-    if adoption is not None:
-        adopt = Adopt(ArmSelector("adopt", adoption.arms, adoption.policy, total, seed))
-    if weighing is not None:
-        weigh = Weigh(ArmSelector("weigh", weighing.arms, weighing.policy, total, seed))
-    return adopt, weigh
-
-
-def _select(prepared: PreparedRun, record: RunRecord, selection: Selection) -> Select:
-    """The callback that selects the rows that query the teacher."""
-    config, data, module = prepared.config, prepared.data, prepared.module
-    observer = LossObserver(
-        module, lambda: data.observed_batches(config.select.evaluation_rows), config.select.observe == "kd"
-    )
-    chooser = ArmSelector(
-        "policy",
-        selection.arms,
-        selection.policy,
-        prepared.total_steps,
-        config.seed,
-        selection.reward,
-        observer,
-        config.select.interval,
-        record.writer("selector"),
-        config.trainer.on_nonfinite == "skip",
-    )
-    looks = components.looks(config.select, module.shape.layers, len(data.train))
-    return Select(chooser, config.select.ratio, config.select.scope, **looks)
 
 
 def _trace(prepared: PreparedRun, record: RunRecord, selection: Selection) -> SelectionTrace:

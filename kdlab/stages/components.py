@@ -8,13 +8,11 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.config.groups import KnowledgeConfig, SelectConfig
 from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
 from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.modules.objective import WeightedTerm
-from kdlab.modules.scoring_pass import EarlyExit
 from kdlab.stages.dry_run import check_adoption
 from kdlab.teachers.specs import TeacherSpec
 
@@ -51,15 +49,6 @@ def selection(select: SelectConfig) -> Selection:
             f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.methods.selection.rewards.LossDecay"
         )
     return Selection(arms, policy, reward)
-
-
-def looks(select: SelectConfig, depth: int, rows: int) -> dict[str, Any]:
-    """How `SelectConfig` looks at a student of `depth` layers that learns from `rows` rows, as its arguments."""
-    if select.scoring == "stale":
-        return {"memory": ScoreMemory(rows, select.refresh)}
-    if select.scoring == "early_exit":
-        return {"look": EarlyExit(exit_layer(select, depth))}
-    return {}
 
 
 def exit_layer(select: SelectConfig, depth: int) -> int:

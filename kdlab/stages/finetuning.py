@@ -12,8 +12,6 @@ import torch
 import transformers
 from torch import Tensor
 
-from kdlab.callbacks.decision import ArmSelector
-from kdlab.callbacks.select import Select
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.registry import Task, find, plain_name
@@ -30,7 +28,8 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages import augmented_rows
 from kdlab.stages.base import Stage, vocabulary_hash
-from kdlab.stages.components import made
+from kdlab.stages.components import Selection, made
+from kdlab.stages.decision_callbacks import select_callback
 from kdlab.stages.preparation import fit
 from kdlab.stages.teachers.classifiers import LABELS, TaskTeacherPool
 from kdlab.storage.files import atomic_write_json, read_json
@@ -235,11 +234,12 @@ class FinetuneStage(Stage):
             optim = replace(self.optim(), restarts=())  # labels have no phases
             ledger = Ledger(len(data.train), self.fixed_inputs)
             module = Distiller(self.student(), LABELS, optim, steps, ledger=ledger, seed=given.seed, score=score)
-            chooser = ArmSelector("policy", {"random": random}, Fixed(["random"]), steps, given.seed)
-            select = Select(chooser, given.select.ratio)
+            at_random = Selection({"random": random}, Fixed(["random"]))
+            how = replace(given.select, scope="global", scoring="fresh")  # the same rows, whatever the run does
+            select = select_callback(at_random, how, module, data, steps, given.seed)
             trainer = given.trainer
             cost = fit(
-                module, data, steps, "training without a teacher", select,
+                module, data, steps, "training without a teacher", *([select] if select else []),
                 accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=self.precision,
             )  # fmt: skip
             splits = data.heldout_splits(final=True)

@@ -1,6 +1,6 @@
 """How the knowledge terms are weighed, as the policy group says; a module that learns to weigh is trained first.
 
-KSM (Liu et al. 2022), Algorithm 1: the first stage trains the module over episodes, each a whole training of a student
+KSM (Wang et al. 2023), Algorithm 1: the first stage trains the module over episodes, each a whole training of a student
 that starts anew; the second distils once with the module frozen. The module is an artifact, so other runs find it, and
 `weigh.path=` takes it to other tasks.
 """
@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdlab.callbacks.adopt import Adopt
-from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.ksm_phases import KSMPhases, columns
-from kdlab.callbacks.observer import LossObserver
-from kdlab.callbacks.select import Select
-from kdlab.callbacks.weigh import Weigh
 from kdlab.errors import UserError, nearest
 from kdlab.methods.ksm.module import KSM
 from kdlab.methods.marks import function_of, marks_of
@@ -30,6 +25,7 @@ from kdlab.modules.distiller import Distiller
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import stable
 from kdlab.stages.components import Selection, made
+from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
 from kdlab.stages.preparation import fit
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.storage.tables import Table
@@ -190,6 +186,8 @@ def _trained(bench: Stage, name: str, batches: int, world: int, remember: Rememb
         "batch_size": config.data.batch_size * world,
         "precision": bench.precision,
     }
+    if config.select.ratio < 1 and config.select.scoring != "fresh":
+        parts["scoring"] = "as the run"  # modules made before 2026-11-28 scored all rows afresh in their episodes
     return bench.preparation_of.get(
         "ksm",
         parts,
@@ -223,11 +221,15 @@ def _train(bench: Stage, out: Path, name: str, batches: int, world: int, remembe
         distiller = bench.distiller(student, teachers, ledger, steps, seed)
         write = partial(_write, table, episode + 1)
         phases = KSMPhases(module, given.phase, steps, _measure(bench, distiller, data), write)
-        callbacks = _choosing(bench, distiller, data, steps, seed)
-        weigh = Weigh(ArmSelector("weigh", {name: module}, Fixed([name]), steps, seed))
+        decisions = (
+            select_callback(bench.selection(), config.select, distiller, data, steps, seed),
+            adopt_callback(bench.adoption(), steps, seed),
+            weigh_callback(Selection({name: module}, Fixed([name])), steps, seed),
+        )
+        callbacks = [callback for callback in decisions if callback is not None]
         what = f"KSM, episode {episode + 1} of {given.episodes}"
         cost = fit(
-            distiller, data, steps, what, *callbacks, weigh, phases,
+            distiller, data, steps, what, *callbacks, phases,
             accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=bench.precision,
         )  # fmt: skip
         seconds += cost["seconds"]
@@ -239,23 +241,6 @@ def _train(bench: Stage, out: Path, name: str, batches: int, world: int, remembe
 
 def _write(table: Table, episode: int, row: dict[str, Any]) -> None:
     table.write({"episode": episode, **row})
-
-
-def _choosing(bench: Stage, distiller: Distiller, data: Any, steps: int, seed: int) -> list[Any]:
-    """Selection and adoption as the run itself has them, begun anew."""
-    select, selection, adoption = bench.config.select, bench.selection(), bench.adoption()
-    found: list[Any] = []
-    if select.ratio < 1:
-        observer = LossObserver(
-            distiller, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd"
-        )
-        chooser = ArmSelector(
-            "policy", selection.arms, selection.policy, steps, seed, selection.reward, observer, select.interval
-        )
-        found.append(Select(chooser, select.ratio, select.scope))
-    if adoption is not None:
-        found.append(Adopt(ArmSelector("adopt", adoption.arms, adoption.policy, steps, seed)))
-    return found
 
 
 def _measure(bench: Stage, distiller: Distiller, data: Any) -> Callable[[], float]:

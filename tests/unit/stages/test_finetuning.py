@@ -44,7 +44,7 @@ def groups(*choices: str) -> DictConfig:
 
 
 def composed(overrides: list[str]) -> DictConfig:
-    choices = [o for o in overrides if o.startswith(("+exp=", "select=", "adopt=", "knowledge="))]
+    choices = [o for o in overrides if o.startswith(("+exp=", "select=", "adopt=", "knowledge=", "weigh="))]
     found = copy.deepcopy(groups(*choices))
     for override in overrides:
         key, _, value = override.partition("=")

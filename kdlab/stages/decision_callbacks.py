@@ -1,0 +1,62 @@
+"""Build the callbacks `Select`, `Adopt` and `Weigh` from instantiated arms and policies, the same for every training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kdlab.callbacks.adopt import Adopt
+from kdlab.callbacks.decision import ArmSelector
+from kdlab.callbacks.observer import LossObserver
+from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.select import Select
+from kdlab.callbacks.weigh import Weigh
+from kdlab.config.groups import SelectConfig
+from kdlab.modules.distiller import Distiller
+from kdlab.modules.scoring_pass import EarlyExit
+from kdlab.stages.components import Selection, exit_layer
+
+
+def _ignore(row: dict[str, Any]) -> None:
+    """Write no row."""
+
+
+def select_callback(
+    selection: Selection,
+    select: SelectConfig,
+    module: Distiller,
+    data: Any,
+    total_steps: int,
+    seed: int,
+    write: Callable[[dict[str, Any]], None] = _ignore,
+    tolerant: bool = False,
+) -> Select | None:
+    """The callback that keeps the share `select.ratio` of each batch; None at ratio 1, where every row is kept.
+
+    `selection`: strategies, policy and reward; `select`: ratio, scope, interval, observation and scoring. `data` is the
+    data module that `module` trains on for `total_steps` optimizer steps; an adaptive policy observes some of its rows.
+    `write` receives each row of selector.csv. `tolerant`: leave out observations that are not finite (else UserError).
+    """
+    if select.ratio == 1:
+        return None
+    observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
+    chooser = ArmSelector(
+        "policy", selection.arms, selection.policy, total_steps, seed, selection.reward, observer, select.interval,
+        write, tolerant,
+    )  # fmt: skip
+    scoring: dict[str, Any] = {}
+    if select.scoring == "stale":
+        scoring = {"memory": ScoreMemory(len(data.train), select.refresh)}
+    elif select.scoring == "early_exit":
+        scoring = {"look": EarlyExit(exit_layer(select, module.shape.layers))}
+    return Select(chooser, select.ratio, select.scope, **scoring)
+
+
+def adopt_callback(adoption: Selection | None, total_steps: int, seed: int) -> Adopt | None:
+    """The callback that weighs the teachers of each row; None without adoption rules."""
+    return adoption and Adopt(ArmSelector("adopt", adoption.arms, adoption.policy, total_steps, seed))
+
+
+def weigh_callback(weighing: Selection | None, total_steps: int, seed: int) -> Weigh | None:
+    """The callback that weighs the knowledge terms; None without weighing rules."""
+    return weighing and Weigh(ArmSelector("weigh", weighing.arms, weighing.policy, total_steps, seed))
