@@ -1,4 +1,4 @@
-"""Folders of small models and data that tests share (`kdlab.testing.tiny`)."""
+"""Mark tests by folder; make the small models and data that they share (`kdlab.testing.tiny`)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,26 @@ from kdlab.testing.tiny import (  # noqa: F401
 )
 
 torch.set_num_threads(1)
+
+TESTS = Path(__file__).parent
+MARKERS = {  # folder -> marker (pyproject.toml describes them)
+    "unit": "unit", "property": "property", "end_to_end": "e2e", "ddp": "ddp", "faults": "faults", "nightly": "nightly",
+}  # fmt: skip
+
+
+def marker_of(file: Path) -> str:
+    """Marker of a test file, by the folder of tests/ that holds it. UsageError for a file in another place."""
+    folder = file.relative_to(TESTS).parts[0]
+    if folder not in MARKERS:
+        raise pytest.UsageError(f"{file}: tests lie in tests/{{{','.join(MARKERS)}}}, which set their markers")
+    return MARKERS[folder]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder, before `-m` is applied. A test may be `nightly` in any folder by a mark of its own."""
+    for item in items:
+        item.add_marker(marker_of(item.path))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from kdlab import faults
-
-pytestmark = pytest.mark.nightly
 
 
 def test_all_faults_are_borne_as_promised(tmp_path, capfd):

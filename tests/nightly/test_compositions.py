@@ -27,8 +27,6 @@ from tests.end_to_end.test_teaching import (
 )
 from tests.support.runs import call, tiny_task
 
-pytestmark = pytest.mark.nightly
-
 COMBINATIONS = {title(one): one for one in (*covering(2), *covering(3, alike=True))}
 OTHERS = {title(one): one for one in covering(1, seed=1)}
 KILLS = [(2, "start"), (4, "end"), (5, "start"), (7, "end")]

@@ -13,8 +13,6 @@ import pytest
 
 from tests.support.fuzzing import TARGETS, fuzz, parts
 
-pytestmark = pytest.mark.nightly
-
 PARTS = parts(int(os.environ.get("KDLAB_FUZZ_CASES", "100000")))
 SEED = int(os.environ.get("KDLAB_FUZZ_SEED", datetime.date.today().strftime("%Y%m%d")))
 

@@ -6,11 +6,7 @@ import json
 import os
 from pathlib import Path
 
-import pytest
-
 from tests.support.runs import call, tiny
-
-pytestmark = pytest.mark.nightly
 
 
 class Importable:

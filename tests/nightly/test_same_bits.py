@@ -10,8 +10,6 @@ from tests.end_to_end.test_commands import SINGLE_RUNS
 from tests.end_to_end.test_repeat import assert_repeats
 from tests.support.runs import call
 
-pytestmark = pytest.mark.nightly
-
 
 @pytest.mark.parametrize("exp", SINGLE_RUNS)
 def test_every_experiment_gives_the_same_bits_twice(exp, tmp_path, teacher_folder, text_folder, task_folder):

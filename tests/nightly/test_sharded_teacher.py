@@ -12,8 +12,6 @@ from tests.ddp.test_two_ranks_teaching import COMMON, IDLE, RULES
 from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import KillAt, call, outcome, tiny, tiny_task
 
-pytestmark = pytest.mark.nightly
-
 KD = ["select=adads", "select.observe=kd", "select.evaluation_rows=24"]  # three batches of 8: one rank has two
 TEXTS = {
     "adads": ["select=adads"],

@@ -15,7 +15,6 @@ from tests.end_to_end.test_cache import DieWriting, asked, learnt
 from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import ChildResult, call, outcome, tiny, tiny_task
 
-pytestmark = pytest.mark.nightly
 TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu"]
 
 

@@ -15,8 +15,6 @@ from tests.conftest import write_task, write_teacher, write_text
 from tests.support.runs import call
 from tests.support.sweeps import GRIDS, choices, jobs, one_seed
 
-pytestmark = pytest.mark.nightly
-
 SECONDS = [
     "trainer.max_steps=4", "trainer.evaluate_every=100", "trainer.checkpoint_every=100", "trainer.probes=0",
     "trainer.threads=1", "trainer.precision=32-true", "data.max_length=32", "data.batch_size=16", "data.heldout_rows=16",

@@ -14,8 +14,6 @@ import pytest
 from kdlab.storage import tables
 from tests.support.runs import call
 
-pytestmark = pytest.mark.nightly
-
 SETTINGS = [
     "+exp=adads_finetune", "scale=demo", "seed=1", "no_kd_baseline=true",
     "data.train_rows=8000", "data.max_length=32", "data.batch_size=64", "data.heldout_rows=256",
