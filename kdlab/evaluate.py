@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlab.runs.finished import command, config_of, result_of
+from kdlab.runs.finished import command, config_of, finished_result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             submit(arguments.run, arguments.glue_submission)
             return 0
-        result, config = result_of(arguments.run), config_of(arguments.run)
+        result, config = finished_result(arguments.run), config_of(arguments.run)
         if arguments.rows is not None and arguments.rows < 1:
             raise UserError(f"--rows {arguments.rows}: at least 1")
         return _scores(arguments.run, result, config, arguments.rows)

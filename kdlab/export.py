@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlab.runs.finished import command, result_of
+from kdlab.runs.finished import command, finished_result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from kdlab.errors import UserError
 
         run, out = arguments.run, arguments.out
-        result = result_of(run)
+        result = finished_result(run)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is not empty: choose a new folder")
         text = result["stage"] == "pretrain"

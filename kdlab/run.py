@@ -28,7 +28,7 @@ from kdlab.config import targets
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError, nearest, one_line
 from kdlab.runs import failures
-from kdlab.runs.process import FOLDER, is_first_process, perform
+from kdlab.runs.process import FOLDER, is_first_process, run_unless_finished
 from kdlab.runtime import signals
 from kdlab.storage.redaction import without_secrets
 
@@ -195,7 +195,7 @@ def _hydra_application(arguments: list[str], own: list[str]) -> int:
         checked(composed)
         here = HydraConfig.get()
         folder = Path(here.runtime.output_dir)
-        done.append(perform(" ".join(here.overrides.task), [*here.overrides.task, *own], folder))
+        done.append(run_unless_finished(" ".join(here.overrides.task), [*here.overrides.task, *own], folder))
 
     if not {"-m", "--multirun", "--help", "-h", "--hydra-help"} & set(arguments):  # else each job composes on its own
         composition(

@@ -30,7 +30,7 @@ from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules import evaluation
 from kdlab.reporting.glue_scoreboard import RESULTS
-from kdlab.runs.finished import config_of, result_of
+from kdlab.runs.finished import config_of, finished_result
 from kdlab.runs.folders import status
 from kdlab.stages.registry import stage_of
 from kdlab.storage.files import atomic_write_bytes
@@ -56,7 +56,7 @@ def submit(run: Path, out: Path, say: Callable[[str], None] = print) -> None:
     if (run / RESULTS).is_file():
         runs = _best(run, say)
     else:
-        result, config = result_of(run), config_of(run)
+        result, config = finished_result(run), config_of(run)
         runs = {_glue_task(run, result, config).name: run}
     files: dict[str, str] = {}
     why: dict[str, str] = {}
@@ -87,7 +87,7 @@ def _best(suite: Path, say: Callable[[str], None]) -> dict[str, Path]:
     for name in GLUE:
         runs = sorted(folder for folder in (suite / name).glob("seed=*") if status(folder) == "finished")
         if runs:
-            scores = {folder: result_of(folder)["metrics"]["student"]["score"] for folder in runs}
+            scores = {folder: finished_result(folder)["metrics"]["student"]["score"] for folder in runs}
             best[name] = max(runs, key=scores.__getitem__)
             say(f"{TASKS[name].title}: {best[name].name} answers, the best on dev of {len(runs)} ({100 * scores[best[name]]:.2f})")  # fmt: skip
     if not best:

@@ -18,7 +18,7 @@ Facts = dict[str, Any]
 
 # what does not change what a run learns
 NEUTRAL = (
-    "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.APART, "trainer.evaluate_every",
+    "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.IRRELEVANT_KEYS, "trainer.evaluate_every",
     "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
     "trainer.trace_rows", "trainer.on_nonfinite", "trainer.nonfinite_limit", "data.workers", "teachers.cache", "teachers.cache_fill",
     "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
@@ -121,7 +121,7 @@ def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
             found.setdefault(folder.resolve(), folder)
     left = {folder: why for folder in found.values() if (why := _unfinished(folder))}
     whole = [folder for folder in found.values() if folder not in left]
-    results = {folder: finished.result_of(folder) for folder in over(whole, "reading runs", "runs")}
+    results = {folder: finished.finished_result(folder) for folder in over(whole, "reading runs", "runs")}
     for folder, result in list(results.items()):
         if missing := sorted(_PARTS.keys() - result.keys()):
             del results[folder]

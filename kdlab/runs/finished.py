@@ -17,7 +17,7 @@ from kdlab.errors import UserError
 from kdlab.storage import yaml_io
 
 
-def result_of(run: Path) -> dict[str, Any]:
+def finished_result(run: Path) -> dict[str, Any]:
     """The result.json of a finished run; UserError for a folder that holds none."""
     file = run / "result.json"
     if not run.is_dir() or not file.is_file():

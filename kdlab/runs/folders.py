@@ -15,10 +15,10 @@ from kdlab.errors import UserError
 from kdlab.storage import yaml_io
 
 # Settings that do not change what a run computes: a run may be continued under another value of these.
-APART = ("overwrite", "resume", "logger")
+IRRELEVANT_KEYS = ("overwrite", "resume", "logger")
 # All that is there of a run that was ended while it began.
-BEGUN = {"config.yaml", ".config.yaml.tmp", ".result.json.tmp"}
-TRAINER_APART = ("checkpoint_every", "on_nonfinite", "nonfinite_limit")
+UNSTARTED_FILES = {"config.yaml", ".config.yaml.tmp", ".result.json.tmp"}
+IRRELEVANT_TRAINER_KEYS = ("checkpoint_every", "on_nonfinite", "nonfinite_limit")
 
 
 def status(folder: Path) -> str | None:
@@ -30,7 +30,7 @@ def status(folder: Path) -> str | None:
         return None
 
 
-def identity(folder: Path) -> str | None:
+def run_id(folder: Path) -> str | None:
     """What names the unfinished run in a folder over its interruptions; None where nothing does."""
     try:
         return json.loads((folder / "result.json").read_text(encoding="utf-8")).get("run")
@@ -48,13 +48,15 @@ def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
 
 def _essence(resolved: dict[str, Any]) -> dict[str, Any]:
     # through JSON, so that tuples and lists, or 1 and 1.0 read back from YAML, compare as they print
-    kept = {name: value for name, value in resolved.items() if name not in APART}
+    kept = {name: value for name, value in resolved.items() if name not in IRRELEVANT_KEYS}
     if isinstance(kept.get("trainer"), dict):
-        kept["trainer"] = {name: value for name, value in kept["trainer"].items() if name not in TRAINER_APART}
+        kept["trainer"] = {
+            name: value for name, value in kept["trainer"].items() if name not in IRRELEVANT_TRAINER_KEYS
+        }
     return json.loads(json.dumps(kept, sort_keys=True, default=str))
 
 
-def leading_out(folder: Path) -> Path | None:
+def outside_link(folder: Path) -> Path | None:
     """A link below `folder` that leads outside of it, or None."""
     home = folder.resolve()
     links = (Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files))
@@ -70,7 +72,7 @@ def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool
     if not chosen:
         if resume and folder.parent.is_dir():
             runs = [p for p in folder.parent.iterdir() if p.is_dir() and status(p) not in (None, "finished")]
-            going_on = sorted(p for p in runs if same_run(p, resolved) and leading_out(p) is None)
+            going_on = sorted(p for p in runs if same_run(p, resolved) and outside_link(p) is None)
             if going_on:
                 return going_on[-1], True
         return folder, False
@@ -80,10 +82,10 @@ def choose(resolved: dict[str, Any], folder: Path, chosen: bool, overwrite: bool
         return folder, False
     found = status(folder)
     is_run = (folder / "config.yaml").is_file() and found is not None
-    if folder.is_symlink() or (link := leading_out(folder)) is not None:
+    if folder.is_symlink() or (link := outside_link(folder)) is not None:
         what = folder if folder.is_symlink() else link
         raise UserError(f"{what} is a link, and a run writes into its own folder only: choose another folder")
-    if found is None and {file.name for file in folder.iterdir()} <= BEGUN:
+    if found is None and {file.name for file in folder.iterdir()} <= UNSTARTED_FILES:
         return folder, False
     if not is_run:
         raise UserError(

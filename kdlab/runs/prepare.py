@@ -87,7 +87,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
 
     folder.mkdir(parents=True, exist_ok=True)
     resumes = config.resume and not config.overwrite and folders.same_run(folder, resolved)
-    run_id = (folders.identity(folder) if resumes else None) or uuid.uuid4().hex
+    run_id = (folders.run_id(folder) if resumes else None) or uuid.uuid4().hex
     cache_plan.attach(stage, caches, teachers, ledger, len(data.train), run_id)
     return PreparedRun(
         config,

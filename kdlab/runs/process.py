@@ -31,7 +31,7 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def perform(title: str, overrides: Sequence[str], folder: Path) -> bool:
+def run_unless_finished(title: str, overrides: Sequence[str], folder: Path) -> bool:
     """Do the run of `overrides` in `folder`, or go on with it; whether a finished one is there afterwards.
 
     Says `title` first. A finished run is skipped. Where another process works on the same folder (perhaps one that
@@ -43,12 +43,12 @@ def perform(title: str, overrides: Sequence[str], folder: Path) -> bool:
             if folders.status(folder) != "finished":
                 print(f"kdlab: {title}", flush=True)
                 environment = {k: v for k, v in os.environ.items() if k not in (*RANK_VARIABLES, "HYDRA_FULL_ERROR")}
-                return launch([*overrides, f"hydra.run.dir={quoted(folder)}"], environment, lock) == 0
+                return run_and_wait([*overrides, f"hydra.run.dir={quoted_value(folder)}"], environment, lock) == 0
     print(f"kdlab: {folder} is finished, skipped", flush=True)
     return True
 
 
-def launch(overrides: Sequence[str], environment: Mapping[str, str], lock: int) -> int:
+def run_and_wait(overrides: Sequence[str], environment: Mapping[str, str], lock: int) -> int:
     """`python -m kdlab.run` in a process that inherits the descriptor `lock`; its exit code.
 
     A signal that stops this process is passed on, and the run's end is waited for: it saves a checkpoint.
@@ -94,7 +94,7 @@ class RunLock:
         os.close(self.descriptor)
 
 
-def hold(folder: Path, wait: bool = False) -> RunLock | None:
+def lock_folder(folder: Path, wait: bool = False) -> RunLock | None:
     """The lock of a run folder; None where another process has it, unless that is to be waited for."""
     name = hashlib.sha256(folder.name.encode()).hexdigest()[:16]  # the folder's own may be as long as a name can be
     path = folder.with_name(f".{name}.lock")
@@ -109,7 +109,7 @@ def hold(folder: Path, wait: bool = False) -> RunLock | None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[int]:
     """Hold the lock of a run folder during the block; yields its descriptor."""
-    lock = hold(folder, wait=True)
+    lock = lock_folder(folder, wait=True)
     assert lock is not None
     try:
         yield lock.descriptor
@@ -117,6 +117,6 @@ def _alone(folder: Path) -> Iterator[int]:
         lock.release()
 
 
-def quoted(value: object) -> str:
+def quoted_value(value: object) -> str:
     """A value as Hydra's command line takes it, whatever signs are in it."""
     return "'" + str(value).replace("'", "\\'") + "'"

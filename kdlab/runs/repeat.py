@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.runs import environment, single
-from kdlab.runs.finished import result_of
+from kdlab.runs.finished import finished_result
 from kdlab.runs.process import FOLDER, is_first_process
 from kdlab.storage import tables, yaml_io
 
@@ -27,7 +27,7 @@ CLOCK = "seconds"  # the column of tables that no two runs share
 def main(arguments: Sequence[str]) -> int:
     """RUN, and perhaps hydra.run.dir=FOLDER; 0: the same bits, 1: something differs. UserError for what is no run."""
     run, folder = _given(arguments)
-    result, resolved = result_of(run), yaml_io.read(run / "config.yaml") | {"overwrite": False, "resume": True}
+    result, resolved = finished_result(run), yaml_io.read(run / "config.yaml") | {"overwrite": False, "resume": True}
     config = checked(OmegaConf.create(resolved))
     if config.suite is not None:
         raise UserError(f"{run} is a suite of runs: repeat one of those below it")
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         return code
     again = Path(os.environ[FOLDER])
     differences = list(compared(run, again))
-    around = environment.differing(result, result_of(again))
+    around = environment.differing(result, finished_result(again))
     print(verdict(run, differences, around), flush=True)
     return 1 if differences else 0
 
@@ -57,7 +57,7 @@ def verdict(run: Path, differences: Sequence[str], around: Sequence[str]) -> str
 def compared(before: Path, after: Path) -> Iterator[str]:
     """What differs between two finished runs, but for the time they took: weights, scores, ledger, tables."""
     yield from _weights(before / "student" / "model.safetensors", after / "student" / "model.safetensors")
-    first, second = result_of(before), result_of(after)
+    first, second = finished_result(before), finished_result(after)
     yield from (f"{name} of the ledger" for name in _differing(_counted(first), _counted(second)))
     yield from (f"scores of {name}" for name in _differing(first["metrics"], second["metrics"]))
     for name in TABLES:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
-from kdlab.runs.folders import APART
+from kdlab.runs.folders import IRRELEVANT_KEYS
 from kdlab.storage import yaml_io
 
 SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
@@ -156,7 +156,7 @@ def _comparable(folder: Path) -> dict[str, Any] | None:
         found = yaml_io.read(folder / "config.yaml")
     except UserError:
         return None
-    apart = {*APART, "seed", "select", "name", "artifacts", "no_kd_baseline"}
+    apart = {*IRRELEVANT_KEYS, "seed", "select", "name", "artifacts", "no_kd_baseline"}
     return {k: v for k, v in found.items() if k not in apart}
 
 

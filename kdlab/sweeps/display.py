@@ -7,7 +7,7 @@ from typing import Any, Protocol, TextIO
 
 from kdlab.runtime.progress import SECONDS, readable_time
 from kdlab.sweeps import job_logs
-from kdlab.sweeps.job_status import SweepProgress, Tally
+from kdlab.sweeps.job_status import JobStatus, SweepStatus
 
 PLAIN_SECONDS = SECONDS  # without a terminal: how often a line comes at least
 LIVE_SECONDS = 0.5
@@ -15,7 +15,7 @@ ROWS = 12  # running jobs that the table shows
 
 
 class Display(Protocol):
-    def changed(self, one: SweepProgress) -> None:
+    def changed(self, one: JobStatus) -> None:
         """A job has begun or ended."""
 
     def tick(self) -> None:
@@ -26,40 +26,40 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
-def display_of(tally: Tally, title: str, stream: TextIO) -> Display:
+def display_of(status: SweepStatus, title: str, stream: TextIO) -> Display:
     """The live table where `stream` is a terminal, lines where it is not."""
-    return LiveDisplay(tally, title, stream) if stream.isatty() else PlainDisplay(tally, stream)
+    return LiveDisplay(status, title, stream) if stream.isatty() else PlainDisplay(status, stream)
 
 
-def summary(tally: Tally) -> str:
-    counts = ", ".join(f"{count} {state}" for state, count in tally.counts().items())
-    left = tally.seconds_left()
+def summary(status: SweepStatus) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in status.counts().items())
+    left = status.seconds_left()
     return counts + (
-        f"; about {readable_time(left)} left" if left and (tally.count("left") or tally.count("running")) else ""
+        f"; about {readable_time(left)} left" if left and (status.count("left") or status.count("running")) else ""
     )
 
 
 class PlainDisplay:
     """A line for every change, and one a minute."""
 
-    def __init__(self, tally: Tally, stream: TextIO) -> None:
-        self.tally, self.stream = tally, stream
+    def __init__(self, status: SweepStatus, stream: TextIO) -> None:
+        self.status, self.stream = status, stream
         self._said = time.monotonic()
 
     def say(self, line: str) -> None:
         self._said = time.monotonic()
         print(f"kdlab: {line}", file=self.stream, flush=True)
 
-    def changed(self, one: SweepProgress) -> None:
+    def changed(self, one: JobStatus) -> None:
         name = f"{one.job.differs or one.job.folder}"
         took = readable_time(one.seconds)
         if one.state == "running":
             self.say(f"{name}: started, log in {one.job.log}")
         elif one.state == "done":
             said = "is finished, skipped" if one.before else f"finished in {took}"
-            self.say(f"{name}: {said}{f', {one.objective}' if one.objective else ''}; {summary(self.tally)}")
+            self.say(f"{name}: {said}{f', {one.objective}' if one.objective else ''}; {summary(self.status)}")
         elif one.state == "failed":
-            self.say(f"{name}: failed after {took}: {one.error}; {summary(self.tally)}")
+            self.say(f"{name}: failed after {took}: {one.error}; {summary(self.status)}")
         elif one.state == "elsewhere":
             self.say(f"{name}: another process is at work in {one.job.folder}, waiting for its end")
         else:
@@ -67,8 +67,8 @@ class PlainDisplay:
 
     def tick(self) -> None:
         if time.monotonic() - self._said >= PLAIN_SECONDS:
-            best = [f"best so far {one.objective} ({one.job.differs})" for one in self.tally.best()]
-            self.say("; ".join([summary(self.tally), *best]))
+            best = [f"best so far {one.objective} ({one.job.differs})" for one in self.status.best()]
+            self.say("; ".join([summary(self.status), *best]))
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -77,11 +77,11 @@ class PlainDisplay:
 class LiveDisplay:
     """A table that is drawn again and again in its place."""
 
-    def __init__(self, tally: Tally, title: str, stream: TextIO) -> None:
+    def __init__(self, status: SweepStatus, title: str, stream: TextIO) -> None:
         from rich.console import Console
         from rich.live import Live as Drawn
 
-        self.tally, self.title = tally, title
+        self.status, self.title = status, title
         self._began = self._drawn = time.monotonic()
         self.console = Console(file=stream, highlight=False)
         self._live = Drawn(self.picture(), console=self.console, auto_refresh=False)
@@ -90,7 +90,7 @@ class LiveDisplay:
     def say(self, line: str) -> None:
         self.console.print(f"kdlab: {line}", markup=False)
 
-    def changed(self, one: SweepProgress) -> None:
+    def changed(self, one: JobStatus) -> None:
         if one.state == "failed":
             self.say(f"{one.job.differs or one.job.folder}: failed: {one.error}")
         self._live.update(self.picture(), refresh=True)
@@ -113,14 +113,14 @@ class LiveDisplay:
         head = Table(title=Text(self.title), title_justify="left", box=None, pad_edge=False)
         times = {
             "so far": readable_time(time.monotonic() - self._began),
-            "time left": readable_time(self.tally.seconds_left()),
+            "time left": readable_time(self.status.seconds_left()),
         }
-        cells = {**{state: str(count) for state, count in self.tally.counts().items()}, **times}
+        cells = {**{state: str(count) for state, count in self.status.counts().items()}, **times}
         for name in cells:
             head.add_column(name, justify="right")
         head.add_row(*cells.values())
         parts: list[Any] = [head]
-        running = [*self.tally.of("running"), *self.tally.of("queued"), *self.tally.of("elsewhere")]
+        running = [*self.status.of("running"), *self.status.of("queued"), *self.status.of("elsewhere")]
         if running:
             rows = Table(box=None, pad_edge=False, show_header=False)
             rows.add_column(overflow="ellipsis", no_wrap=True, ratio=2)
@@ -134,8 +134,8 @@ class LiveDisplay:
             if len(running) > ROWS:
                 rows.add_row(f"and {len(running) - ROWS} more", "", "")
             parts.append(rows)
-        several = len({one.objective.task for one in self.tally.best() if one.objective}) > 1
-        for one in self.tally.best()[:ROWS]:
+        several = len({one.objective.task for one in self.status.best() if one.objective}) > 1
+        for one in self.status.best()[:ROWS]:
             assert one.objective is not None
             where = f" of {one.objective.task}" if several else ""
             parts.append(Text(f"best so far{where}: {one.objective}  {one.job.differs}"))

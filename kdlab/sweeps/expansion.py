@@ -27,7 +27,7 @@ from kdlab.config import spellings
 from kdlab.config.schema import Config
 from kdlab.errors import UserError, nearest
 from kdlab.run import CONF, composition, explain
-from kdlab.runs.folders import APART
+from kdlab.runs.folders import IRRELEVANT_KEYS
 from kdlab.sweeps.composition_cache import Compositions
 
 SWEEP = "sweep"  # +sweep=NAME names a file of grids
@@ -128,13 +128,13 @@ class Expansion:
         try:
             hydras = [*self.hydra, *folder, *self.own]
             made = self._compositions.of(lines, hydras, number)
-            (home, below), (config, resolved) = made.place(), made.checked()
+            (sweep_folder, below), (config, resolved) = made.place(), made.checked()
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            raise of_job(explain(error), differs, several) from error
+            raise job_error(explain(error), differs, several) from error
         former = ",".join(sorted(map(spellings.former_override, apart)))
-        if below == differs and (Path(home) / former).is_dir():  # a job that was begun with former spellings
+        if below == differs and (Path(sweep_folder) / former).is_dir():  # a job that was begun with former spellings
             below = former
-        place = Path(home) / below
+        place = Path(sweep_folder) / below
         if ".." in Path(below).parts or Path(below).is_absolute():
             raise UserError(
                 f"the folder of the job {differs} would lie outside of the sweep's, by the .. or first / in its name: "
@@ -146,11 +146,11 @@ class Expansion:
                 f"a job's folder would be called {too_long[0][:60]}..., longer than file systems take: "
                 "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
             )
-        text = json.dumps({k: v for k, v in resolved.items() if k not in APART}, sort_keys=True, default=str)
+        text = json.dumps({k: v for k, v in resolved.items() if k not in IRRELEVANT_KEYS}, sort_keys=True, default=str)
         return SweepJob(number, differs, place, (*lines, *self.own), config, resolved), text
 
 
-def of_job(line: str, differs: str, several: bool) -> UserError:
+def job_error(line: str, differs: str, several: bool) -> UserError:
     """The error of a job: its line, and which of `several` it is."""
     return UserError(f"{line} (in the job {differs or 'without differences'})" if several else line)
 
@@ -184,16 +184,16 @@ def jobs(expansion: Expansion, params: dict[str, Any]) -> list[SweepJob]:
         if text not in seen:
             seen[text] = job
             found.append(job)
-    require_folders(found)
+    check_folders(found)
     return found
 
 
-def home(jobs: Sequence[SweepJob]) -> Path:
+def common_folder(jobs: Sequence[SweepJob]) -> Path:
     """The folder that all jobs lie in."""
     return Path(os.path.commonpath([job.folder.parent for job in jobs]))
 
 
-def require_folders(found: Sequence[SweepJob]) -> None:
+def check_folders(found: Sequence[SweepJob]) -> None:
     """UserError unless each job has a folder of its own, and none lies in another's."""
     taken: dict[Path, SweepJob] = {}
     for job in found:

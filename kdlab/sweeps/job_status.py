@@ -14,7 +14,7 @@ STATES = ("done", "running", "queued", "elsewhere", "failed", "stopped", "left")
 
 
 @dataclass
-class SweepProgress:
+class JobStatus:
     """One job: its state, when it began and ended (seconds of a monotonic clock), its error line or objective."""
 
     job: SweepJob
@@ -32,15 +32,15 @@ class SweepProgress:
 
 
 @dataclass
-class Tally:
+class SweepStatus:
     """All jobs of a sweep by number; `at_once` as many as run at one time (None: nobody knows)."""
 
     at_once: int | None = 1
-    jobs: dict[int, SweepProgress] = field(default_factory=dict)
+    jobs: dict[int, JobStatus] = field(default_factory=dict)
     expected: int | None = None  # of a search, whose jobs come one by one
 
     def add(self, jobs: Sequence[SweepJob]) -> None:
-        self.jobs.update({job.number: SweepProgress(job) for job in jobs})
+        self.jobs.update({job.number: JobStatus(job) for job in jobs})
 
     def count(self, state: str) -> int:
         found = sum(one.state == state for one in self.jobs.values())
@@ -48,7 +48,7 @@ class Tally:
             found += max(0, self.expected - len(self.jobs))
         return found
 
-    def of(self, state: str) -> list[SweepProgress]:
+    def of(self, state: str) -> list[JobStatus]:
         return [one for one in self.jobs.values() if one.state == state]
 
     def counts(self) -> dict[str, int]:
@@ -67,9 +67,9 @@ class Tally:
         at_once = max(1, min(self.at_once or len(begun) or 1, len(begun) + waiting))
         return max([(mean * waiting + sum(begun)) / at_once, *begun])
 
-    def best(self) -> list[SweepProgress]:
+    def best(self) -> list[JobStatus]:
         """The best finished job of each task, by the score of its dev set or the loss on held-out text."""
-        found: dict[str, SweepProgress] = {}
+        found: dict[str, JobStatus] = {}
         for one in self.of("done"):
             if one.objective is not None:
                 known = found.get(one.objective.task)
@@ -77,7 +77,7 @@ class Tally:
                     found[one.objective.task] = one
         return list(found.values())
 
-    def finish(self, number: int, before: bool = False) -> SweepProgress:
+    def finish(self, number: int, before: bool = False) -> JobStatus:
         """The job is finished: its objective is read from its folder."""
         one = self.jobs[number]
         one.state, one.before, one.ended = "done", before, time.monotonic()

@@ -22,7 +22,7 @@ from kdlab.errors import UserError
 from kdlab.sweeps import validation
 from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, SweepJob, parsed
-from kdlab.sweeps.job_status import SweepProgress, Tally
+from kdlab.sweeps.job_status import JobStatus, SweepStatus
 from kdlab.sweeps.scheduler import Launcher, dispatch
 
 STUDY = "optuna.journal"
@@ -58,7 +58,7 @@ class Search:
         self.sampler, self.n_trials, self.n_jobs, self.direction = sampler, n_trials, n_jobs, direction
         self.storage, self.study_name, self.params = storage, study_name, params or {}
 
-    def run(self, whole: Expansion, launcher: Launcher) -> tuple[Tally, int | None]:
+    def run(self, whole: Expansion, launcher: Launcher) -> tuple[SweepStatus, int | None]:
         """Run all trials; what has become of them, and the signal that stopped the search, if one did."""
         space, fixed = self._space(whole)
         first = _corners(whole, space, fixed)
@@ -83,18 +83,18 @@ class Search:
             self.sampler["seed"] += len(study.trials)
         study.sampler = instantiate(self.sampler)
         trials = Trials(optuna, study, whole, space, fixed, self.n_trials)
-        tally = Tally(launcher.at_once, expected=self.n_trials)
+        status = SweepStatus(launcher.at_once, expected=self.n_trials)
         print(
             f"kdlab: {self.n_trials} trials in {home}; the same command goes on with those that are not finished",
             flush=True,
         )
-        board = display_of(tally, name, sys.stdout)
+        board = display_of(status, name, sys.stdout)
         try:
             jobs = trials.first(self.n_jobs or launcher.at_once or 1)
-            stopped = dispatch(jobs, launcher, tally, board, trials.next)
+            stopped = dispatch(jobs, launcher, status, board, trials.next)
         finally:
             board.close()
-        return tally, stopped
+        return status, stopped
 
     def _space(self, whole: Expansion) -> tuple[list[Override], list[str]]:
         """What is searched over, and the overrides that all jobs share."""
@@ -137,7 +137,7 @@ class Trials:
         done = [self._job(trial) for trial in known if trial.state == state.COMPLETE][: self.wanted]
         return [*done, *(job for _ in range(at_once) for job in self._new())]
 
-    def next(self, ended: SweepProgress) -> list[SweepJob]:
+    def next(self, ended: JobStatus) -> list[SweepJob]:
         """Tell the study what became of a job; the next one, if there is one to do."""
         number = self._asked.pop(ended.job.number, None)
         if number is None:

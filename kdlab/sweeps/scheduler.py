@@ -12,7 +12,7 @@ from kdlab.runs import folders
 from kdlab.sweeps import job_logs
 from kdlab.sweeps.display import Display
 from kdlab.sweeps.expansion import SweepJob
-from kdlab.sweeps.job_status import SweepProgress, Tally
+from kdlab.sweeps.job_status import JobStatus, SweepStatus
 
 PATIENCE = 120.0  # seconds that stopped jobs have for saving their checkpoints
 PAUSE = 0.1
@@ -97,26 +97,26 @@ def _none_left(running: dict[int, JobHandle]) -> Iterator[None]:
 def dispatch(
     jobs: Sequence[SweepJob],
     launcher: Launcher,
-    tally: Tally,
+    status: SweepStatus,
     board: Display,
-    more: Callable[[SweepProgress], Sequence[SweepJob]] = lambda ended: (),
+    more: Callable[[JobStatus], Sequence[SweepJob]] = lambda ended: (),
 ) -> int | None:
     """Run `jobs`, and what `more` adds whenever one has ended. The signal that stopped it all, or None.
 
-    Finished jobs are skipped. What becomes of each job stands in `tally`.
+    Finished jobs are skipped. What becomes of each job stands in `status`.
     """
     waiting: list[SweepJob] = []
     running: dict[int, JobHandle] = {}
 
     def add(new: Sequence[SweepJob]) -> None:
-        tally.add(new)
+        status.add(new)
         for job in new:
             if folders.status(job.folder) == "finished":
-                end(tally.finish(job.number, before=True))
+                end(status.finish(job.number, before=True))
             else:
                 waiting.append(job)
 
-    def end(one: SweepProgress) -> None:
+    def end(one: JobStatus) -> None:
         board.changed(one)
         add(more(one))
 
@@ -126,7 +126,7 @@ def dispatch(
         while running or (waiting and not stop.signal):
             for number, handle in list(running.items()):
                 code = handle.poll()
-                one = tally.jobs[number]
+                one = status.jobs[number]
                 if code is None:
                     if one.state != handle.state:
                         one.began = time.monotonic()
@@ -134,7 +134,7 @@ def dispatch(
                     continue
                 del running[number]
                 if code == 0:
-                    tally.finish(number)
+                    status.finish(number)
                 else:
                     one.ended, one.state = time.monotonic(), "stopped" if stop.signal else "failed"
                     one.error = handle.why or job_logs.first_error(one.job.log, one.since, code)
@@ -144,13 +144,13 @@ def dispatch(
                 for job, handle in launcher.begin(waiting):
                     waiting.remove(job)
                     running[job.number] = handle
-                    one = tally.jobs[job.number]
+                    one = status.jobs[job.number]
                     one.began, one.since = time.monotonic(), sizes[job.number]
                     _show(board, one, handle.state)
                 for job in waiting:
                     elsewhere = job.number in launcher.held()
-                    if elsewhere != (tally.jobs[job.number].state == "elsewhere"):
-                        _show(board, tally.jobs[job.number], "elsewhere" if elsewhere else "left")
+                    if elsewhere != (status.jobs[job.number].state == "elsewhere"):
+                        _show(board, status.jobs[job.number], "elsewhere" if elsewhere else "left")
             board.tick()
             if stop.signal and running:
                 if stop.times and deadline == float("inf"):
@@ -168,6 +168,6 @@ def dispatch(
         return stop.signal
 
 
-def _show(board: Display, one: SweepProgress, state: str) -> None:
+def _show(board: Display, one: JobStatus, state: str) -> None:
     one.state = state
     board.changed(one)

@@ -28,8 +28,8 @@ from kdlab.reporting import glue_scoreboard
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.run import composition
 from kdlab.runs import folders, single
-from kdlab.runs.finished import result_of
-from kdlab.runs.process import perform
+from kdlab.runs.finished import finished_result
+from kdlab.runs.process import run_unless_finished
 from kdlab.stages.finetuning import folder_of
 from kdlab.stages.registry import stage_of
 from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of
@@ -109,7 +109,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     failed = []
     for number, job in enumerate(jobs, 1):
         _write(home, {"status": "running", **about}, jobs)
-        if not perform(f"{number} of {len(jobs)}: {job}", job.overrides, job.folder):
+        if not run_unless_finished(f"{number} of {len(jobs)}: {job}", job.overrides, job.folder):
             failed.append(job)
     table = _write(home, {"status": "failed" if failed else "finished", **about}, jobs)
     print(
@@ -184,7 +184,7 @@ def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
 
 def _homes(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> tuple[str, dict[str, Path]]:
     """A hash of what the student's jobs have in common, and the folder of each one's jobs."""
-    kept = {key: value for key, value in resolved.items() if key not in (*folders.APART, "suite", "seed")}
+    kept = {key: value for key, value in resolved.items() if key not in (*folders.IRRELEVANT_KEYS, "suite", "seed")}
     teacher = stage_of(config, print).source_hash()
     student = _weights(config.student.path)
     made_of = _digest([kept, student, teacher])
@@ -270,7 +270,7 @@ def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Co
     for job in jobs:
         bench = stage_of(configs[job.who, job.task.name], print)
         if not overwrite and folders.status(job.folder) == "finished":
-            if result_of(job.folder)["data"]["fingerprint"] != bench.source.fingerprint():
+            if finished_result(job.folder)["data"]["fingerprint"] != bench.source.fingerprint():
                 raise UserError(
                     f"{job.folder} was made of other rows than those that {job.task.title} has now: overwrite=true "
                     "makes it again, hydra.run.dir= chooses another folder"
@@ -285,7 +285,7 @@ def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Co
 
 def _write(home: Path, about: dict[str, Any], jobs: Sequence[SuiteJob]) -> glue_scoreboard.Scoreboard:
     """The table of the jobs that are finished; also as glue.json and glue.md in the suite's folder."""
-    runs = [(job, result_of(job.folder)) for job in jobs if folders.status(job.folder) == "finished"]
+    runs = [(job, finished_result(job.folder)) for job in jobs if folders.status(job.folder) == "finished"]
     seeds = len({job.seed for job in jobs if job.who == "student"})
     names = {
         "student": f"student, {seeds} seed{'s' * (seeds > 1)}",

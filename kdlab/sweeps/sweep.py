@@ -19,8 +19,8 @@ from kdlab.errors import UserError, nearest
 from kdlab.run import CONF, plain
 from kdlab.sweeps import expansion, validation
 from kdlab.sweeps.display import display_of
-from kdlab.sweeps.expansion import Expansion, home
-from kdlab.sweeps.job_status import Tally
+from kdlab.sweeps.expansion import Expansion, common_folder
+from kdlab.sweeps.job_status import SweepStatus
 from kdlab.sweeps.scheduler import Launcher, dispatch
 
 OURS = "kdlab."  # targets of Hydra's groups launcher and sweeper that are taken
@@ -59,20 +59,20 @@ class Product:
     def __init__(self, params: dict[str, Any] | None = None) -> None:
         self.params = params or {}
 
-    def run(self, whole: Expansion, launcher: Launcher) -> tuple[Tally, int | None]:
+    def run(self, whole: Expansion, launcher: Launcher) -> tuple[SweepStatus, int | None]:
         """Run all jobs; what has become of them, and the signal that stopped the sweep, if one did."""
         jobs = expansion.jobs(whole, self.params)
         name = whole.title(jobs[0])
         launcher.prepare(jobs, name)
         validation.check(jobs)
-        tally = Tally(launcher.at_once)
+        status = SweepStatus(launcher.at_once)
         print(
-            f"kdlab: {_jobs(len(jobs))} in {home(jobs)}; the same command goes on with those that are not finished",
+            f"kdlab: {_jobs(len(jobs))} in {common_folder(jobs)}; the same command goes on with those that are not finished",
             flush=True,
         )
-        board = display_of(tally, name, sys.stdout)
+        board = display_of(status, name, sys.stdout)
         try:
-            return tally, dispatch(jobs, launcher, tally, board)
+            return status, dispatch(jobs, launcher, status, board)
         finally:
             board.close()
 
@@ -81,17 +81,17 @@ def _jobs(count: int) -> str:
     return f"{count} job{'s' * (count != 1)}"
 
 
-def _outcome(tally: Tally, stopped: int | None) -> int:
+def _outcome(status: SweepStatus, stopped: int | None) -> int:
     """Say how the sweep has ended; its exit code."""
-    done, failed = tally.of("done"), tally.of("failed")
+    done, failed = status.of("done"), status.of("failed")
     before = sum(one.before for one in done)
-    for one in tally.best():
+    for one in status.best():
         assert one.objective is not None
         print(f"kdlab: best {one.objective.task}: {one.objective}  {one.job.differs}  {one.job.folder}")
     if done:
-        place = home([one.job for one in done])
+        place = common_folder([one.job for one in done])
         print(
-            f"kdlab: {_jobs(len(tally.jobs))}, {len(done)} finished ({before} of them before); next:  python -m kdlab.compare {place}",
+            f"kdlab: {_jobs(len(status.jobs))}, {len(done)} finished ({before} of them before); next:  python -m kdlab.compare {place}",
             flush=True,
         )
     if failed:
@@ -99,7 +99,7 @@ def _outcome(tally: Tally, stopped: int | None) -> int:
         for one in failed:
             print(f"  {one.job.differs or one.job.folder}: {one.error}\n    log: {one.job.log}", file=sys.stderr)
     if stopped is not None:
-        left = len(tally.jobs) - len(done) - len(failed)
+        left = len(status.jobs) - len(done) - len(failed)
         name = signal.Signals(stopped).name
         print(
             f"kdlab: stopped by {name} with {_jobs(left)} not finished; the same command goes on",

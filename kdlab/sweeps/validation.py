@@ -9,7 +9,7 @@ from dataclasses import asdict
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.runs import folders
-from kdlab.sweeps.expansion import SweepJob, of_job
+from kdlab.sweeps.expansion import SweepJob, job_error
 
 # What no check of inputs reads: jobs that differ in these alone are looked at once.
 ALIKE = ("seed", "optim")
@@ -51,7 +51,7 @@ def check(jobs: Sequence[SweepJob]) -> None:
                 bench.check()
                 looked.add(alike)
         except UserError as error:
-            raise of_job(str(error), job.differs, len(jobs) > 1) from error
+            raise job_error(str(error), job.differs, len(jobs) > 1) from error
 
 
 def _told(config: Config, without: Sequence[str]) -> str:

@@ -70,7 +70,7 @@ class InForks:
 
         from kdlab.runs import process as jobs
 
-        jobs.launch = self.launch
+        jobs.run_and_wait = self.launch
 
     def launch(self, overrides, environment, lock) -> int:
         self.number += 1

@@ -286,7 +286,7 @@ def a_result(data: bytes, folder: Path) -> None:
     with made(folder / "in.run", **inside) as run:
         folders.status(run)
         uses_of(folder)
-        _quietly(lambda: finished.result_of(run))
+        _quietly(lambda: finished.finished_result(run))
         _quietly(lambda: seed_groups.read([folder]))
         with suppress(UserError):
             found = seed_groups.read([folder])[0]

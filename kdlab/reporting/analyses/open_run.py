@@ -35,7 +35,7 @@ class OpenRun:
     """
 
     def __init__(self, run: Path, say: Say = print, checkpoint: Path | None = None, text: bool = False) -> None:
-        result, self.config = finished.result_of(run), finished.config_of(run)
+        result, self.config = finished.finished_result(run), finished.config_of(run)
         self.text = result.get("stage", "pretrain") == "pretrain"  # results from before there were two name none
         if self.text and not text:
             raise UserError(

@@ -127,7 +127,7 @@ class Local:
 
     def _start(self, job: SweepJob, gpus: Sequence[str]) -> RunningProcess | ExitedProcess | None:
         job.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = jobs.hold(job.folder)
+        lock = jobs.lock_folder(job.folder)
         if lock is None:
             self._held.add(job.number)
             return None
@@ -141,7 +141,7 @@ class Local:
             ranks = max(1, devices_of(job))
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ((self.at_once or 1) * ranks))))
         with open(job.log, "ab") as log:
-            overrides = [*job.overrides, f"hydra.run.dir={jobs.quoted(job.folder)}"]
+            overrides = [*job.overrides, f"hydra.run.dir={jobs.quoted_value(job.folder)}"]
             process = jobs.spawn(overrides, environment, [lock.descriptor], log.fileno())
         self.free.subtract(gpus)
         running = RunningProcess(process, lock, gpus, self.free)

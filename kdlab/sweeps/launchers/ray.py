@@ -14,10 +14,10 @@ from kdlab.errors import UserError
 from kdlab.runs.process import DIFFERS, SWEEP
 from kdlab.sweeps.expansion import SweepJob
 from kdlab.sweeps.launchers.local import devices_of, gpus_of
-from kdlab.sweeps.launchers.remote import DistantJob
+from kdlab.sweeps.launchers.remote import RemoteJob
 
 
-def perform(job: DistantJob) -> int:
+def perform(job: RemoteJob) -> int:
     """Do a job in a worker of Ray's, which has set CUDA_VISIBLE_DEVICES to the job's GPUs; its exit code."""
     return job.run({})
 
@@ -95,7 +95,7 @@ class Ray:
             }
             if "PYTHONPATH" in os.environ:
                 environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
-            distant = DistantJob(job.overrides, where / job.folder, where / job.log, where, environment)
+            distant = RemoteJob(job.overrides, where / job.folder, where / job.log, where, environment)
             begun.append((job, RayHandle(self._ray, self._ray.remote(**wanted)(perform).remote(distant))))
         return begun
 

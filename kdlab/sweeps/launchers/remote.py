@@ -19,7 +19,7 @@ TASK_VARIABLES = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLUR
 
 
 @dataclass
-class DistantJob:
+class RemoteJob:
     """A run and where it lies, by names that hold on every machine of the cluster (a shared file system)."""
 
     overrides: tuple[str, ...]
@@ -44,13 +44,13 @@ class DistantJob:
         """
         first = ranks.get("RANK", "0") == "0"
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = process.hold(self.folder, wait=True) if first else None
+        lock = process.lock_folder(self.folder, wait=True) if first else None
         try:
             if folders.status(self.folder) == "finished":
                 return 0
             dropped = (*process.RANK_VARIABLES, *TASK_VARIABLES)
             kept = {name: value for name, value in os.environ.items() if name not in dropped}
-            overrides = [*self.overrides, f"hydra.run.dir={process.quoted(self.folder)}"]
+            overrides = [*self.overrides, f"hydra.run.dir={process.quoted_value(self.folder)}"]
             environment = {**kept, **self.environment, **ranks}
             held = [lock.descriptor] if lock else []
             with _handing_on(self):
@@ -100,7 +100,7 @@ def _ignoring(number: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _handing_on(job: DistantJob) -> Iterator[None]:
+def _handing_on(job: RemoteJob) -> Iterator[None]:
     """SIGTERM goes on to the run during the block; only the main thread of a process may arrange that."""
     if threading.current_thread() is not threading.main_thread():
         yield

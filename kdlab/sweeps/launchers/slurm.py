@@ -14,9 +14,9 @@ from typing import Any
 
 from kdlab.errors import UserError
 from kdlab.runs.process import DIFFERS, SWEEP
-from kdlab.sweeps.expansion import SweepJob, home
+from kdlab.sweeps.expansion import SweepJob, common_folder
 from kdlab.sweeps.launchers.local import devices_of, gpus_of
-from kdlab.sweeps.launchers.remote import DistantJob
+from kdlab.sweeps.launchers.remote import RemoteJob
 
 PENDING = ("PENDING", "REQUEUED", "CONFIGURING", "RESIZING", "UNKNOWN")
 GENERIC = ("timeout_min", "cpus_per_task", "mem_gb", "stderr_to_stdout", "name")
@@ -26,7 +26,7 @@ FIRST_PORT, PORTS = 20000, 20000
 class SlurmTask:
     """What submitit sends: it runs in each task of the job. Near the time limit the job saves and is queued again."""
 
-    def __init__(self, job: DistantJob) -> None:
+    def __init__(self, job: RemoteJob) -> None:
         self.job = job
 
     def __call__(self) -> int:
@@ -126,7 +126,7 @@ class Submitit:
 
     def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
         self._name = name
-        self.folder = self.folder or str(home(jobs) / ".submitit" / "%j")
+        self.folder = self.folder or str(common_folder(jobs) / ".submitit" / "%j")
         _submitit()
         if self.cluster == "slurm":
             from shutil import which
@@ -177,7 +177,7 @@ class Submitit:
             for job in group:
                 environment = {SWEEP: self._name, DIFFERS: job.differs}
                 where = Path.cwd()
-                distant = DistantJob(job.overrides, where / job.folder, where / job.log, where, environment)
+                distant = RemoteJob(job.overrides, where / job.folder, where / job.log, where, environment)
                 submitted.append(executor.submit(SlurmTask(distant)))
         handles = [SlurmHandle(one, self.cluster == "local") for one in submitted]
         self._handles += handles

@@ -25,12 +25,12 @@ def test_a_finished_job_is_skipped_and_a_failed_one_reported(tmp_path, monkeypat
         asked.append((list(overrides), environment.get("WORLD_SIZE")))
         return 1
 
-    monkeypatch.setattr(process, "launch", launch)
+    monkeypatch.setattr(process, "run_and_wait", launch)
     folder = tmp_path / "it's" / "seed=1"
-    assert not process.perform("1 of 1", ["a=1"], folder)
+    assert not process.run_unless_finished("1 of 1", ["a=1"], folder)
     assert asked == [(["a=1", f"hydra.run.dir='{tmp_path}/it\\'s/seed=1'"], None)]
     finish(folder)
-    assert process.perform("1 of 1", ["a=1"], folder) and len(asked) == 1
+    assert process.run_unless_finished("1 of 1", ["a=1"], folder) and len(asked) == 1
     assert "finished, skipped" in capsys.readouterr().out
     assert [p.name for p in folder.parent.iterdir()] == ["seed=1"]  # no lock is left
 
@@ -45,14 +45,14 @@ def test_a_job_waits_for_the_one_that_outlived_its_suite(tmp_path, monkeypatch, 
         children.append(child)
         return -9  # as if this process were killed now
 
-    monkeypatch.setattr(process, "launch", launch)
+    monkeypatch.setattr(process, "run_and_wait", launch)
     path = None
     with process._alone(folder) as lock:
         (path,) = tmp_path.glob(".*.lock")
         launch([], {}, lock)
         os.link(path, tmp_path / "kept")  # a killed process does not remove the file
     os.rename(tmp_path / "kept", path)
-    waiting = threading.Thread(target=process.perform, args=("again", [], folder))
+    waiting = threading.Thread(target=process.run_unless_finished, args=("again", [], folder))
     waiting.start()
     time.sleep(0.3)
     assert waiting.is_alive() and len(children) == 1

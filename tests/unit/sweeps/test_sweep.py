@@ -26,7 +26,7 @@ from kdlab.runs import process
 from kdlab.runtime.progress import readable_time
 from kdlab.sweeps import display, expansion, job_logs, scheduler, sweep, validation
 from kdlab.sweeps.expansion import Expansion, SweepJob
-from kdlab.sweeps.job_status import Tally
+from kdlab.sweeps.job_status import SweepStatus
 from kdlab.sweeps.launchers import local
 from tests.support.runs import tiny_task
 
@@ -63,17 +63,17 @@ def made(folder: Path, *lines: str, devices: int = 1, accelerator: str = "auto")
     return [SweepJob(i, f"job={i}", folder / f"job={i}", (line,), config) for i, line in enumerate(lines)]
 
 
-def run(found: Sequence[SweepJob], launcher: local.Local | None = None) -> tuple[Tally, int | None, str]:
+def run(found: Sequence[SweepJob], launcher: local.Local | None = None) -> tuple[SweepStatus, int | None, str]:
     """Dispatch some jobs; what has become of them, the signal that stopped it, and what was said."""
     launcher = launcher or local.Local()
     launcher.prepare(found, "mine")
-    tally, said = Tally(launcher.at_once), io.StringIO()
-    stopped = scheduler.dispatch(found, launcher, tally, display.PlainDisplay(tally, said))
-    return tally, stopped, said.getvalue()
+    status, said = SweepStatus(launcher.at_once), io.StringIO()
+    stopped = scheduler.dispatch(found, launcher, status, display.PlainDisplay(status, said))
+    return status, stopped, said.getvalue()
 
 
-def states(tally: Tally) -> list[str]:
-    return [one.state for one in tally.jobs.values()]
+def states(status: SweepStatus) -> list[str]:
+    return [one.state for one in status.jobs.values()]
 
 
 # ---- which jobs
@@ -231,13 +231,13 @@ def test_a_failed_job_leaves_the_others_alone_and_is_named_with_its_line(tmp_pat
     refused = "echo 'kdlab: teachers.path=x: there is no such folder' >&2; exit 2"
     crash = "printf 'fine\\nTraceback (most recent call last):\\n  File x\\nRuntimeError: boom\\nand more\\n'; exit 1"
     found = made(tmp_path, finish(0.25), refused, crash, "kill -9 $$", finish(0.75))
-    tally, stopped, said = run(found)
-    assert states(tally) == ["done", "failed", "failed", "failed", "done"] and stopped is None
-    errors = [one.error for one in tally.of("failed")]
+    status, stopped, said = run(found)
+    assert states(status) == ["done", "failed", "failed", "failed", "done"] and stopped is None
+    errors = [one.error for one in status.of("failed")]
     assert errors[0] == "teachers.path=x: there is no such folder" and errors[1] == "RuntimeError: boom"
     assert errors[2].startswith("killed (SIGKILL)")
-    assert [one.job.number for one in tally.best()] == [4]
-    assert sweep._outcome(tally, stopped) == 1
+    assert [one.job.number for one in status.best()] == [4]
+    assert sweep._outcome(status, stopped) == 1
     printed = capsys.readouterr()
     assert "best rte: score 75.0" in printed.out and "3 jobs failed" in printed.err
     assert all(str(found[i].log) in printed.err for i in (1, 2, 3)) and "2 done" in said
@@ -258,17 +258,17 @@ def test_several_at_once_share_the_gpus_and_the_cores(tmp_path, shell, monkeypat
     monkeypatch.setattr(local, "cores", lambda: 12)
     lines = [f"sleep 0.3; {finish()}"] * 3
     launcher = local.Local("auto")
-    tally, _, _ = run(made(tmp_path, *lines), launcher)
-    assert launcher.at_once == 3 and states(tally) == 3 * ["done"]
+    status, _, _ = run(made(tmp_path, *lines), launcher)
+    assert launcher.at_once == 3 and states(status) == 3 * ["done"]
     assert sorted(given["CUDA_VISIBLE_DEVICES"] for given in shell) == ["2", "5", "7"]
     assert {given["OMP_NUM_THREADS"] for given in shell} == {"4"}
-    began = [one.began for one in tally.jobs.values()]
+    began = [one.began for one in status.jobs.values()]
     assert max(began) - min(began) < 0.25  # at once
     shell.clear()
-    tally, _, _ = run(made(tmp_path / "two", *lines[:2], devices=2), local.Local(2))
+    status, _, _ = run(made(tmp_path / "two", *lines[:2], devices=2), local.Local(2))
     assert all(len(given["CUDA_VISIBLE_DEVICES"].split(",")) == 2 for given in shell)
     assert {given["OMP_NUM_THREADS"] for given in shell} == {"3"}
-    first, second = tally.jobs.values()
+    first, second = status.jobs.values()
     assert second.began >= first.ended - 0.05  # three GPUs hold one job of two
     for one in (local.Local(2), local.Local()):
         with pytest.raises(UserError, match="3 GPUs are free"):
@@ -303,11 +303,11 @@ def test_a_signal_stops_all_jobs_and_the_same_command_goes_on(number, tmp_path, 
 
     thread = threading.Thread(target=soon)
     thread.start()
-    tally, stopped, said = run(found, local.Local(2))
+    status, stopped, said = run(found, local.Local(2))
     thread.join()
-    assert states(tally) == ["done", "stopped", "stopped", "left"] and "stopping 2 jobs" in said
+    assert states(status) == ["done", "stopped", "stopped", "left"] and "stopping 2 jobs" in said
     assert all(job.folder.with_name(f"{job.folder.name}.saved").exists() for job in found[1:3])
-    assert sweep._outcome(tally, stopped) == 128 + number
+    assert sweep._outcome(status, stopped) == 128 + number
     assert "3 jobs not finished; the same command goes on" in capsys.readouterr().err
     assert signal.getsignal(number) != stopped
     again, stopped, _ = run([dataclasses.replace(job, overrides=(finish(),)) for job in found])
@@ -319,8 +319,8 @@ def test_a_job_that_will_not_end_is_killed_when_its_time_is_up(tmp_path, shell, 
     found = made(tmp_path, "trap '' INT; echo here; while :; do sleep 0.05; done")
     kill = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     kill.start()
-    tally, stopped, _ = run(found)
-    assert states(tally) == ["stopped"] and stopped == signal.SIGINT
+    status, stopped, _ = run(found)
+    assert states(status) == ["stopped"] and stopped == signal.SIGINT
 
 
 def test_jobs_save_and_end_when_the_sweep_itself_fails(tmp_path, shell):
@@ -333,10 +333,10 @@ def test_jobs_save_and_end_when_the_sweep_itself_fails(tmp_path, shell):
             if found[0].log.exists() and "here" in found[0].log.read_text():
                 raise BrokenPipeError
 
-    tally = Tally()
+    status = SweepStatus()
     launcher = local.Local()
     with pytest.raises(BrokenPipeError):
-        scheduler.dispatch(found, launcher, tally, Gone(tally, io.StringIO()))
+        scheduler.dispatch(found, launcher, status, Gone(status, io.StringIO()))
     assert launcher._running[0].process.wait(10) == 0
     assert found[0].folder.with_name("job=0.saved").exists()
 
@@ -345,7 +345,7 @@ def test_two_commands_share_the_jobs_of_one_sweep(tmp_path, shell):
     """What another process is at is left to it, and taken as done when it is."""
     found = made(tmp_path, finish(), finish())
     tmp_path.mkdir(exist_ok=True)
-    lock = process.hold(found[0].folder)
+    lock = process.lock_folder(found[0].folder)
     assert lock is not None
 
     def elsewhere():
@@ -357,9 +357,9 @@ def test_two_commands_share_the_jobs_of_one_sweep(tmp_path, shell):
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
-    tally, _, said = run(found)
+    status, _, said = run(found)
     thread.join()
-    assert states(tally) == ["done", "done"] and len(shell) == 1
+    assert states(status) == ["done", "done"] and len(shell) == 1
     assert "another process is at work" in said
 
 
@@ -380,17 +380,17 @@ def test_a_rank_that_a_dead_job_leaves_behind_is_ended_too(tmp_path, shell):
 
 
 def test_the_time_left_is_that_of_the_jobs_so_far():
-    tally = Tally(at_once=2)
-    tally.add(made(Path("x"), *7 * ["true"]))
-    assert tally.seconds_left() is None
+    status = SweepStatus(at_once=2)
+    status.add(made(Path("x"), *7 * ["true"]))
+    assert status.seconds_left() is None
     now = time.monotonic()
     for number, (began, ended) in enumerate([(now - 50, now - 30), (now - 40, now - 10)]):
-        one = tally.jobs[number]
+        one = status.jobs[number]
         one.state, one.began, one.ended = "done", began, ended
-    tally.jobs[2].state, tally.jobs[2].began = "running", now - 15
+    status.jobs[2].state, status.jobs[2].began = "running", now - 15
     # 25 s a job; 10 s left of one, and four to come, two at a time
-    assert tally.seconds_left() == pytest.approx((4 * 25 + 10) / 2, abs=0.5)
-    assert tally.counts() == {"done": 2, "running": 1, "failed": 0, "left": 4}
+    assert status.seconds_left() == pytest.approx((4 * 25 + 10) / 2, abs=0.5)
+    assert status.counts() == {"done": 2, "running": 1, "failed": 0, "left": 4}
     assert [readable_time(s) for s in (None, 45, 720, 12000, 187200)] == [
         "?",
         "45 s",
@@ -407,13 +407,13 @@ def test_the_best_is_told_apart_by_task_and_by_direction(tmp_path):
         2: {"metrics": {"student": {"loss": 0.1, "score": 0.6}}, "data": {"task": "rte"}},
         3: {"metrics": {"student": {"loss": 0.9, "score": 0.7}}, "data": {"task": "rte"}},
     }
-    tally = Tally()
-    tally.add(made(tmp_path, *4 * ["true"]))
+    status = SweepStatus()
+    status.add(made(tmp_path, *4 * ["true"]))
     for number, result in results.items():
         (tmp_path / f"job={number}").mkdir()
         (tmp_path / f"job={number}" / "result.json").write_text(json.dumps(result))
-        tally.finish(number)
-    assert {str(one.objective): one.job.number for one in tally.best()} == {"held-out loss 4.0000": 1, "score 70.0": 3}
+        status.finish(number)
+    assert {str(one.objective): one.job.number for one in status.best()} == {"held-out loss 4.0000": 1, "score 70.0": 3}
 
 
 def test_the_table_on_a_terminal_has_counts_times_last_lines_and_the_best(tmp_path):
@@ -421,18 +421,18 @@ def test_the_table_on_a_terminal_has_counts_times_last_lines_and_the_best(tmp_pa
         def isatty(self):
             return True
 
-    tally = Tally(at_once=1)
+    status = SweepStatus(at_once=1)
     found = made(tmp_path, *3 * ["true"])
-    tally.add(found)
+    status.add(found)
     found[0].folder.mkdir()
     (found[0].folder / "result.json").write_text(RESULT % 0.75)
     found[1].log.write_text("first\n  training: step 20/300\n")
     stream = Terminal()
-    shown = display.display_of(tally, "mine-1234", stream)
-    tally.jobs[0].began = time.monotonic() - 30
-    shown.changed(tally.finish(0))
-    tally.jobs[1].state, tally.jobs[1].began = "running", time.monotonic() - 10
-    shown.changed(tally.jobs[1])
+    shown = display.display_of(status, "mine-1234", stream)
+    status.jobs[0].began = time.monotonic() - 30
+    shown.changed(status.finish(0))
+    status.jobs[1].state, status.jobs[1].began = "running", time.monotonic() - 10
+    shown.changed(status.jobs[1])
     shown.close()
     last = stream.getvalue().rsplit("mine-1234", 1)[1]
     for said in (
@@ -447,13 +447,13 @@ def test_the_table_on_a_terminal_has_counts_times_last_lines_and_the_best(tmp_pa
         "job=0",
     ):
         assert said in last
-    assert isinstance(display.display_of(tally, "x", io.StringIO()), display.PlainDisplay)
+    assert isinstance(display.display_of(status, "x", io.StringIO()), display.PlainDisplay)
 
 
 def test_without_a_terminal_a_line_comes_once_a_minute(monkeypatch):
-    tally, stream = Tally(), io.StringIO()
-    tally.add(made(Path("x"), "true"))
-    shown = display.PlainDisplay(tally, stream)
+    status, stream = SweepStatus(), io.StringIO()
+    status.add(made(Path("x"), "true"))
+    shown = display.PlainDisplay(status, stream)
     shown.tick()
     assert not stream.getvalue()
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)

@@ -22,7 +22,7 @@ from kdlab.sweeps import optuna as optunasearch
 from kdlab.sweeps.expansion import Expansion
 from kdlab.sweeps.launchers import remote, slurm
 from kdlab.sweeps.launchers.ray import Ray
-from kdlab.sweeps.launchers.remote import DistantJob
+from kdlab.sweeps.launchers.remote import RemoteJob
 
 TASKS = ["+exp=adads_finetune", "hydra/launcher=submitit_slurm"]
 
@@ -142,8 +142,8 @@ def shell(monkeypatch):
     monkeypatch.setattr(process, "spawn", spawn)
 
 
-def distant(folder: Path, line: str) -> DistantJob:
-    return DistantJob((line,), folder / "run", folder / "run.log", folder, {"KDLAB_SWEEP": "mine"})
+def distant(folder: Path, line: str) -> RemoteJob:
+    return RemoteJob((line,), folder / "run", folder / "run.log", folder, {"KDLAB_SWEEP": "mine"})
 
 
 def test_a_distant_job_is_no_task_of_slurms_and_holds_its_folder(tmp_path, shell, monkeypatch):
@@ -182,7 +182,7 @@ def test_a_distant_job_can_be_sent():
     import pickle
 
     job = pickle.loads(pickle.dumps(distant(Path("x"), "true")))
-    assert isinstance(job, remote.DistantJob) and job.folder == Path("x/run")
+    assert isinstance(job, remote.RemoteJob) and job.folder == Path("x/run")
 
 
 def test_sweeps_of_hydra_are_distributions_of_optuna():
