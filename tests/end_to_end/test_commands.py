@@ -31,6 +31,15 @@ def finished(tmp_path_factory, teacher_folder, text_folder) -> Path:
     return folder
 
 
+def test_one_command_calls_all_others(finished, tmp_path):
+    done = command(["evaluate", str(run_folder(finished))], finished, module="kdlab")
+    assert done.code == 0 and "student, as recorded" in done.output, done.output
+    refused = command(["run", "+exp=adads_pretrian"], tmp_path, module="kdlab")
+    assert refused.code == 2 and "adads_pretrain" in refused.output, refused.output
+    assert command(["compare", "nowhere"], tmp_path, module="kdlab").code == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_reads_like_help(tmp_path):
     done = command(["--help"], tmp_path)
     assert done.code == 0
