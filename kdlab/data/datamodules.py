@@ -1,20 +1,21 @@
-"""Data modules: the rows of a prepared corpus or task as batches, in an order and with masks that one seed decides.
+"""LightningDataModules of prepared text (`CorpusDataModule`) and prepared tasks (`GLUEDataModule`).
 
-The whole training is one Lightning epoch (passes over the data are counted in `Batch.epoch`), so a resumed run only
-needs the number of batches it has seen: there is no epoch end to get wrong.
+Both work with any `pl.Trainer`, without configuration files; their docstrings show how. The whole training is one
+Lightning epoch (`max_epochs=1`), in which `Batch.epoch` counts the passes over the data. The data modules split batches
+over ranks themselves (`use_distributed_sampler=False`), and their loaders resume in the middle of a pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from kdlab.data.loading import BatchOrder, FixedBatches, MaskedRows, MaskingCollate, ResumableLoader
 from kdlab.data.tasks import dataset
 from kdlab.data.text import corpus
 from kdlab.data.text.masking import STATIC, Masker
@@ -23,154 +24,15 @@ from kdlab.runtime import distributed, signals
 from kdlab.runtime.seeding import stable
 from kdlab.types import IGNORE, Batch
 
-OBSERVED_EPOCH = STATIC - 1  # the fixed "epoch" whose masks a policy's evaluation rows have
-POOL = 50  # batches whose rows are sorted by length together
+OBSERVED_EPOCH = STATIC - 1  # the fixed "epoch" that decides the masks of observed and set-aside rows
 
 
-class BatchOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, row) pairs in a random order, the same for a seed on any number of ranks.
+class TrainingDataModule(pl.LightningDataModule):
+    """Base of both data modules: the order of the training rows, rows held out of training, loaders.
 
-    `grouped`: each batch of rows of similar length, which wastes little on padding; else rows as they are drawn.
-
-    The global batch holds `batch_size` rows for each rank; each rank takes its contiguous share. The last batch of an
-    epoch may be smaller; a rank that would get no row gets one marked as not real (row -1 - index). `start` is the
-    number of batches already seen. `lengths` are those of all rows; `rows`: the ones to draw from (None: all).
-    """
-
-    def __init__(
-        self,
-        lengths: np.ndarray,
-        batch_size: int,
-        batches: int,
-        seed: int,
-        rank: int,
-        world: int,
-        rows: np.ndarray | None = None,
-        grouped: bool = True,
-    ) -> None:
-        self.lengths = lengths
-        self.grouped = grouped
-        self.rows = np.arange(len(lengths)) if rows is None else rows
-        self.batch_size = batch_size
-        self.batches = batches
-        self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.start = 0
-
-    @property
-    def per_epoch(self) -> int:
-        """Global batches in one pass over the data."""
-        return -(-len(self.rows) // (self.batch_size * self.world))
-
-    def within(self, batches: int | None, epochs: int | None) -> int:
-        """How many batches a training of at most `batches` and at most `epochs` passes has; one may be None."""
-        limits = (batches, None if epochs is None else epochs * self.per_epoch)
-        return min(limit for limit in limits if limit is not None)
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        """The global batches of one epoch: shuffled; grouped, then sorted by length within pools, and shuffled again."""
-        rng = np.random.default_rng(stable("order", self.seed, epoch))
-        order = self.rows[rng.permutation(len(self.rows))]
-        size = self.batch_size * self.world
-        if not self.grouped:
-            return [order[i : i + size] for i in range(0, len(order), size)]
-        batches = []
-        for start in range(0, len(order), size * POOL):
-            pool = order[start : start + size * POOL]
-            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
-            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        return [batches[i] for i in rng.permutation(len(batches))]
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        made, known = -1, []
-        for index in range(self.start, self.batches):
-            epoch, place = divmod(index, self.per_epoch)
-            if epoch != made:
-                made, known = epoch, self.epoch_batches(epoch)
-            whole = known[place]
-            mine = np.array_split(whole, self.world)[self.rank]
-            yield [(epoch, int(row)) for row in mine] or [(epoch, -1 - int(whole[0]))]
-
-
-class MaskedRows(Dataset):
-    """Rows of a prepared corpus with their masks: (epoch, row) to (row, real, epoch, input_ids, labels).
-
-    Rows longer than `crop` tokens give a stretch of that length, another one in each epoch; first and last token stay.
-    """
-
-    def __init__(self, data: corpus.TokenizedText, masker: Masker, crop: int | None = None) -> None:
-        self.data = data
-        self.masker = masker
-        self.crop = crop
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, bool, int, np.ndarray, np.ndarray]:
-        epoch, row = key
-        real = row >= 0
-        row = row if real else -1 - row
-        ids = self.data[row]
-        if self.crop is not None and len(ids) > self.crop:
-            start = 1 + stable("crop", epoch, row) % (len(ids) - self.crop + 1)
-            ids = np.concatenate((ids[:1], ids[start : start + self.crop - 2], ids[-1:]))
-        ids, labels = self.masker(ids, epoch, row)
-        return row, real, epoch, ids, labels
-
-
-class MaskingCollate:
-    """Pads rows to the longest of them. A class, so that loader processes can receive it."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, items: Sequence[tuple[int, bool, int, np.ndarray, np.ndarray]]) -> Batch:
-        longest = max(len(ids) for *_, ids, _ in items)
-        input_ids = np.full((len(items), longest), self.pad, dtype=np.int64)
-        labels = np.full((len(items), longest), IGNORE, dtype=np.int64)
-        mask = np.zeros((len(items), longest), dtype=np.int64)
-        for i, (*_, ids, wanted) in enumerate(items):
-            input_ids[i, : len(ids)], labels[i, : len(ids)], mask[i, : len(ids)] = ids, wanted, 1
-        return Batch(
-            rows=torch.tensor([row for row, *_ in items]),
-            epoch=items[0][2],
-            input_ids=torch.from_numpy(input_ids),
-            attention_mask=torch.from_numpy(mask),
-            labels=torch.from_numpy(labels),
-            real=torch.tensor([real for _, real, *_ in items]),
-        )
-
-
-class ResumableLoader(DataLoader):
-    """A DataLoader that knows how many batches it has given out, and goes on from there.
-
-    Its state is Lightning's to save; rank 0's stands for all, since all ranks have given out the same number.
-    """
-
-    given = 0
-
-    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.given = self.batch_sampler.start  # pyright: ignore
-        for batch in super().__iter__():
-            self.given += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"given": self.given}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batch_sampler.start = state["given"]  # pyright: ignore
-
-
-class TrainingRows(pl.LightningDataModule):
-    """What both data modules share: the order of the training rows, and rows set aside from them.
-
-    `batch_size` rows a rank; `batches` micro-batches in the whole training, or `epochs` passes over the rows;
-    `grouped`: a batch has rows of similar length.
+    `batch_size` rows a rank; `seed` of the order; a training of at most `batches` micro-batches and at most `epochs` passes
+    (one of both may be None); `heldout_rows` that an evaluation during training reads; `workers` loader processes (0: load
+    in this process); `grouped`: rows of similar length in a batch.
     """
 
     train: Any
@@ -193,16 +55,26 @@ class TrainingRows(pl.LightningDataModule):
         self._aside = np.zeros(0, dtype=np.int64)
 
     def training_rows(self) -> tuple[Any, Any]:
-        """The rows a loader reads, by (epoch, row), and what makes batches of them."""
+        """The data set of training rows, indexed by (epoch, row), and the function that collates them."""
         raise NotImplementedError
 
-    def drawable(self) -> np.ndarray:
-        """The training rows that a loss can be observed on."""
+    def scorable_rows(self) -> np.ndarray:
+        """Indices (N,) of the training rows with a known label."""
+        raise NotImplementedError
+
+    def heldout_splits(self, final: bool = False) -> dict[str, Iterator[Batch]]:
+        """This rank's batches of each evaluation split; the main split has the name "". `final`: of all rows."""
+        return {name: iter(batches) for name, batches in self._heldout(final).items()}
+
+    def _heldout(self, final: bool) -> dict[str, FixedBatches]:
         raise NotImplementedError
 
     def set_aside(self, rows: int) -> None:
-        """Keep `rows` training rows, at most a fifth, drawn once at random, out of training: `aside_batches` gives them."""
-        known = self.drawable()
+        """Hold `rows` random training rows, at most a fifth, out of training; `aside_batches` reads them.
+
+        UserError where there are fewer than five rows with a known label.
+        """
+        known = self.scorable_rows()
         rows = min(rows, len(known) // 5)
         if rows == 0:
             raise UserError(f"of {len(known)} training rows none can be held out: five rows or more are needed")
@@ -210,12 +82,14 @@ class TrainingRows(pl.LightningDataModule):
         self._aside = np.sort(known[chosen])
 
     def sampler(self, rank: int = 0, world: int = 1) -> BatchOrder:
+        """The order of the training rows for one of `world` ranks; its length is the number of batches."""
         rows = np.setdiff1d(np.arange(len(self.lengths)), self._aside) if len(self._aside) else None
         sampler = BatchOrder(self.lengths, self.batch_size, 0, self.seed, rank, world, rows, self.grouped)
-        sampler.batches = sampler.within(self._batches, self._epochs)
+        sampler.batches = sampler.total_batches(self._batches, self._epochs)
         return sampler
 
     def train_dataloader(self) -> ResumableLoader:
+        """The loader of the whole training, which is one Lightning epoch."""
         rows, collate = self.training_rows()
         return ResumableLoader(
             rows,
@@ -227,26 +101,37 @@ class TrainingRows(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def val_dataloader(self) -> list[FixedBatches]:
+        """The evaluation splits, the main one first, for a trainer whose module has a `validation_step`."""
+        return list(self._heldout(final=False).values())
+
     def observed_batches(self, rows: int) -> Iterator[Batch]:
-        """This rank's batches of `rows` training rows drawn once at random, for a policy to watch (AdaDS Eq. 11)."""
-        known = self.drawable()
+        """This rank's batches of `rows` random training rows, the same each time: a policy's observation (AdaDS Eq. 11)."""
+        known = self.scorable_rows()
         chosen = np.random.default_rng(stable("selector evaluation", self.seed)).permutation(len(known))[:rows]
-        return self._of(known[chosen])
+        return self._fixed_batches(known[chosen])
 
     def aside_batches(self) -> Iterator[Batch]:
-        """This rank's batches of the rows set aside, each the same input whenever it is read."""
-        return self._of(self._aside)
+        """This rank's batches of the rows held out by `set_aside`, with the same input each time."""
+        return self._fixed_batches(self._aside)
 
-    def _of(self, rows: np.ndarray) -> Iterator[Batch]:
+    def _fixed_batches(self, rows: np.ndarray) -> Iterator[Batch]:
         data, collate = self.training_rows()
-        return _fixed(data, collate, self.lengths, rows, OBSERVED_EPOCH, self.batch_size)
+        return iter(FixedBatches(data, collate, self.lengths, rows, OBSERVED_EPOCH, self.batch_size))
 
 
-class CorpusDataModule(TrainingRows):
-    """Masked-LM batches of a prepared corpus (`corpus.prepare`): Wikipedia + BookCorpus, or any text.
+class CorpusDataModule(TrainingDataModule):
+    """Masked-LM batches of a prepared corpus: Wikipedia + BookCorpus, or any text.
 
-    `heldout_masker` does not know the run's seed: all runs are scored on the same predictions. `crop`: train on
-    stretches of at most that many tokens.
+        corpus.prepare(TextFolder("texts"), tokenizer, folder, seed=0)
+        masker = Masker(tokenizer.mask_token_id, tokenizer.all_special_ids, len(tokenizer), seed=0)
+        data = CorpusDataModule(folder, masker, masker, tokenizer.pad_token_id, batch_size=32, seed=0, epochs=3)
+        pl.Trainer(max_epochs=1, use_distributed_sampler=False).fit(module, data)
+
+    `folder`, written by `kdlab.data.text.corpus.prepare`; `masker` of training rows; `heldout_masker` of held-out rows,
+    with a seed of its own where runs of several seeds must be scored on the same predictions; `pad` the padding token's id;
+    `heldout_rows` read in an evaluation (None: all); `crop`: train on stretches of at most that many tokens (None: whole
+    rows). The rest as in `TrainingDataModule`. A batch is a `kdlab.types.Batch` with `labels` (B, L).
     """
 
     def __init__(
@@ -274,24 +159,30 @@ class CorpusDataModule(TrainingRows):
         self.heldout_rows = min(heldout_rows or len(self.heldout), len(self.heldout))
 
     def training_rows(self) -> tuple[MaskedRows, MaskingCollate]:
+        """The training rows with the masks of their epoch, and their collate function."""
         return MaskedRows(self.train, self.masker, self.crop), self.collate
 
-    def drawable(self) -> np.ndarray:
+    def scorable_rows(self) -> np.ndarray:
+        """Indices of all rows: masking labels each of them."""
         return np.arange(len(self.train))
 
-    def heldout_splits(self, final: bool = False) -> dict[str, Iterator[Batch]]:
-        """This rank's batches of the held-out rows, unpadded over ranks, with masks that never change."""
+    def _heldout(self, final: bool) -> dict[str, FixedBatches]:
         masked = MaskedRows(self.heldout, self.heldout_masker)
         rows = np.arange(self.heldout_rows)
-        return {"": _fixed(masked, self.collate, self.heldout.lengths, rows, STATIC, self.batch_size)}
+        return {"": FixedBatches(masked, self.collate, self.heldout.lengths, rows, STATIC, self.batch_size)}
 
 
-class GLUEDataModule(TrainingRows):
-    """Labelled rows of a prepared task (`taskset.prepare`): GLUE, the papers' other sets, or one's own.
+class GLUEDataModule(TrainingDataModule):
+    """Labelled batches of a prepared task: GLUE, the papers' other sets, or your own.
 
-    `heldout_rows`: how many rows of each dev split an evaluation along the way reads, drawn once, the same for every
-    run (None: all of them, as the last evaluation always does). Rows whose labels are hidden (augmented ones) take part
-    in training, not in what a policy observes.
+        dataset.prepare(TaskFolder("SST-2").read(), tokenizer, folder, max_length=128)
+        data = GLUEDataModule(folder, tokenizer.pad_token_id, batch_size=32, seed=0, epochs=3)
+        pl.Trainer(max_epochs=1, use_distributed_sampler=False).fit(module, data)
+
+    `folder`, written by `kdlab.data.tasks.dataset.prepare`; `pad` the padding token's id; `heldout_rows` of each dev split
+    read in an evaluation during training, drawn once, the same for every run (None: all, as in the final evaluation). The
+    rest as in `TrainingDataModule`. A batch is a `kdlab.types.Batch` with `labels` (B,). Rows with a hidden label
+    (augmented ones) are trained on, but never observed or set aside.
     """
 
     def __init__(
@@ -313,51 +204,25 @@ class GLUEDataModule(TrainingRows):
         self.lengths = self.train.lengths
 
     def training_rows(self) -> tuple[dataset.TokenizedRows, Any]:
+        """The training rows and their collate function."""
         return self.train, self.train.collate(self.pad)
 
-    def drawable(self) -> np.ndarray:
-        """The rows whose label is known."""
+    def scorable_rows(self) -> np.ndarray:
+        """Indices of the rows whose label is known."""
         labels = self.train.labels
         return np.flatnonzero(~np.isnan(labels) if self.shape.regression else labels != IGNORE)
 
     def dev_splits(self) -> dict[str, dataset.TokenizedRows]:
-        """The splits that are scored, the main one first, under "" ("mismatched" of MNLI under its own name)."""
-        found = {
+        """The dev splits by name, the main one first, named "" (MNLI: then "mismatched")."""
+        splits = {
             name: dataset.load(self.folder, name) for name in dataset.splits(self.folder) if name.startswith("dev")
         }
-        return {name.removeprefix("dev").removeprefix("_"): rows for name, rows in sorted(found.items())}
+        return {name.removeprefix("dev").removeprefix("_"): rows for name, rows in sorted(splits.items())}
 
-    def heldout_splits(self, final: bool = False) -> dict[str, Iterator[Batch]]:
-        """This rank's batches of each dev split, unpadded over ranks; `final`: of all rows."""
+    def _heldout(self, final: bool) -> dict[str, FixedBatches]:
         splits = {}
         for name, rows in self.dev_splits().items():
             limit = len(rows) if final or self.heldout_rows is None else min(self.heldout_rows, len(rows))
             chosen = np.sort(np.random.default_rng(stable("dev rows", name)).permutation(len(rows))[:limit])
-            splits[name] = _fixed(rows, rows.collate(self.pad), rows.lengths, chosen, STATIC, self.batch_size)
+            splits[name] = FixedBatches(rows, rows.collate(self.pad), rows.lengths, chosen, STATIC, self.batch_size)
         return splits
-
-
-class _Fixed:
-    """An iterator over batches that knows how many are left."""
-
-    def __init__(self, parts: Sequence[np.ndarray], make: Callable[[np.ndarray], Batch]) -> None:
-        self._left, self._parts, self._make = len(parts), iter(parts), make
-
-    def __length_hint__(self) -> int:
-        return self._left
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        part = next(self._parts)
-        self._left -= 1
-        return self._make(part)
-
-
-def _fixed(data: Any, collate: Any, lengths: np.ndarray, rows: np.ndarray, epoch: int, size: int) -> Iterator[Batch]:
-    """This rank's batches of the given rows, sorted by length; batches are dealt out to ranks in turn."""
-    rows = rows[np.argsort(lengths[rows], kind="stable")]
-    batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-    mine = batches[distributed.rank() :: distributed.world()]
-    return _Fixed(mine, lambda part: collate([data[epoch, int(row)] for row in part]))

@@ -478,10 +478,10 @@ class Witness:
 
     def __call__(self) -> None:
         plainly()
-        from kdlab.data.datamodules import TrainingRows
+        from kdlab.data.datamodules import TrainingDataModule
         from kdlab.modules.distiller import Distiller
 
-        step, aside = Distiller.training_step, TrainingRows.set_aside
+        step, aside = Distiller.training_step, TrainingDataModule.set_aside
 
         def trap(module: Any, batch: Any, batch_idx: int) -> Any:
             self.note("trained", batch.rows[batch.real].tolist())
@@ -493,7 +493,7 @@ class Witness:
             self.note("aside", held)
 
         Distiller.training_step = trap  # pyright: ignore
-        TrainingRows.set_aside = setting
+        TrainingDataModule.set_aside = setting
 
     def note(self, what: str, rows: list[int]) -> None:
         with self.file.open("a") as out:

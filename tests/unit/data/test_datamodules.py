@@ -1,79 +1,148 @@
-"""The order of rows: each once an epoch, the same on any number of ranks, from any starting point."""
+"""Both data modules with a user's own LightningModule and Trainer: no configuration, no other part of kdlab."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch import Tensor
+from transformers import BertTokenizer
 
-from kdlab.data.datamodules import BatchOrder, MaskedRows, MaskingCollate
+from kdlab.data.datamodules import CorpusDataModule, GLUEDataModule, TrainingDataModule
+from kdlab.data.tasks import dataset
+from kdlab.data.tasks.rows import LabelledRow, TaskData
+from kdlab.data.text import corpus
 from kdlab.data.text.masking import Masker
-from kdlab.types import IGNORE
+from kdlab.data.text.sources import TextFolder
+from kdlab.errors import UserError
+from kdlab.types import Batch, TaskShape
 
-LENGTHS = np.random.default_rng(0).integers(5, 60, size=103)
-
-
-def sampler(
-    rank: int = 0, world: int = 1, batch: int = 8, batches: int = 40, seed: int = 1, grouped: bool = True
-) -> BatchOrder:
-    return BatchOrder(LENGTHS, batch, batches, seed, rank, world, grouped=grouped)
+WORDS = [f"w{number}" for number in range(40)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-def test_every_row_comes_once_an_epoch_in_another_order_each_time(grouped):
-    one = list(sampler(batches=2 * sampler().per_epoch, grouped=grouped))
-    epochs = [[row for part in one for epoch, row in part if epoch == e] for e in (0, 1)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(103))
-    assert epochs[0] != epochs[1]
-    assert [len(part) for part in one].count(103 % 8) == 2  # the last rows of each epoch are not dropped
+@pytest.fixture(scope="module")
+def tokenizer() -> BertTokenizer:
+    return BertTokenizer(vocab={token: number for number, token in enumerate([*SPECIAL, *WORDS])})
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_ranks_share_the_global_batch_in_order(world, grouped):
-    whole = list(sampler(batch=8 * world, grouped=grouped))
-    shares = [list(sampler(rank, world, grouped=grouped)) for rank in range(world)]
-    for i, wanted in enumerate(whole):
-        rows = [key for share in shares for key in share[i] if key[1] >= 0]
-        assert rows == wanted
-        assert all(share[i] for share in shares)  # no rank is without a row, real or not
+def text(number: int) -> str:
+    return " ".join(WORDS[(number + i) % len(WORDS)] for i in range(3 + number % 9))
 
 
-def test_starting_later_gives_the_rest_of_the_same_batches():
-    whole = list(sampler())
-    for start in (0, 1, 12, 13, 14, 39):
-        later = sampler()
-        later.start = start
-        assert list(later) == whole[start:] and len(later) == len(whole)
+@pytest.fixture(scope="module")
+def glue(tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [LabelledRow((text(number),), number % 2) for number in range(21)]
+    hidden = LabelledRow((text(30),), None)
+    folder = tmp_path_factory.mktemp("glue")
+    data = TaskData(TaskShape(1, ("no", "yes"), ("accuracy",)), {"train": [*rows, hidden], "dev": rows[:7]})
+    dataset.prepare(data, tokenizer, folder)
+    return folder
 
 
-def test_batches_hold_rows_of_similar_length_and_seeds_differ():
-    spread = np.mean([np.ptp([LENGTHS[row] for _, row in part]) for part in sampler(batches=13)])
-    assert spread < np.ptp(LENGTHS) / 4
-    free = np.mean([np.ptp([LENGTHS[row] for _, row in part]) for part in sampler(batches=13, grouped=False)])
-    assert free > np.ptp(LENGTHS) / 2
-    assert list(sampler(seed=2)) != list(sampler(seed=1))
+@pytest.fixture(scope="module")
+def wiki(tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    texts = tmp_path_factory.mktemp("texts")
+    (texts / "a.txt").write_text("\n".join(text(number) for number in range(40)))
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus.prepare(TextFolder(str(texts), "line"), tokenizer, folder, min_length=3, max_length=12, heldout=0.2, seed=0)
+    return folder
 
 
-def rows(crop: int | None = None) -> MaskedRows:
-    data = [np.concatenate(([2], np.arange(10, 10 + n), [3])).astype(np.int32) for n in (4, 30, 9)]
-    return MaskedRows(data, Masker(4, [0, 1, 2, 3, 4], 120, seed=0), crop)  # pyright: ignore
+def glue_data(folder: Path, **options: Any) -> GLUEDataModule:
+    return GLUEDataModule(folder, pad=0, batch_size=4, seed=1, **options)
 
 
-def test_a_row_that_is_not_real_is_marked_and_a_batch_is_padded():
-    batch = MaskingCollate(pad=0)([rows()[0, 1], rows()[0, -1 - 2]])
-    assert batch.rows.tolist() == [1, 2] and batch.real.tolist() == [True, False]
-    assert batch.input_ids.shape == (2, 32) and batch.attention_mask.sum(1).tolist() == [32, 11]
-    assert (batch.labels[1, 11:] == IGNORE).all() and (batch.input_ids[1, 11:] == 0).all()
-    assert torch.equal(batch.take(torch.tensor([1])).input_ids, batch.input_ids[1:, :11])
+def wiki_data(folder: Path, tokenizer: BertTokenizer, **options: Any) -> CorpusDataModule:
+    masker = Masker(4, range(5), len(tokenizer), seed=0)
+    return CorpusDataModule(folder, masker, masker, pad=0, batch_size=4, seed=1, **options)
 
 
-def test_crops_are_stretches_of_the_row_that_change_with_the_epoch():
-    seen = set()
-    for epoch in range(20):
-        _, _, _, ids, labels = rows(crop=12)[epoch, 1]
-        original = np.where(labels == IGNORE, ids, labels)
-        assert len(ids) == 12 and original[0] == 2 and original[-1] == 3
-        assert (np.diff(original[1:-1]) == 1).all()
-        seen.add(int(original[1]))
-    assert len(seen) > 5 and min(seen) >= 10 and max(seen) + 9 <= 39
+class BagOfWords(pl.LightningModule):
+    """A user's module: predicts the label of a row, or the labels of its masked tokens, from the mean embedding."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.embedding = torch.nn.EmbeddingBag(len(SPECIAL) + len(WORDS), outputs)
+        self.trained: list[int] = []
+        self.evaluated: list[int] = []
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self.embedding(batch.input_ids)
+        if batch.labels.ndim == 2:
+            logits = logits.unsqueeze(2).expand(-1, -1, batch.labels.shape[1])
+        return torch.nn.functional.cross_entropy(logits, batch.labels)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.trained += batch.rows.tolist()
+        return self.loss(batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert self.loss(batch).isfinite()
+        self.evaluated += batch.rows.tolist()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(module: BagOfWords, data: TrainingDataModule) -> BagOfWords:
+    trainer = pl.Trainer(
+        max_epochs=1, use_distributed_sampler=False, num_sanity_val_steps=0, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*tensorboardX")
+@pytest.mark.filterwarnings("ignore:.*in eval mode at the start", "ignore:.*dataloader is not resumable")
+def test_a_users_trainer_reads_every_row_once_a_pass_and_the_evaluation_rows(glue, wiki, tokenizer):
+    module = fit(BagOfWords(2), glue_data(glue, epochs=2))
+    assert sorted(module.trained) == sorted([*range(22)] * 2)
+    assert sorted(module.evaluated) == list(range(7))
+    data = wiki_data(wiki, tokenizer, epochs=2)
+    module = fit(BagOfWords(len(tokenizer)), data)
+    assert sorted(module.trained) == sorted([*range(len(data.train))] * 2)
+    assert sorted(module.evaluated) == list(range(len(data.heldout)))
+
+
+def rows_of(batches: Any) -> list[int]:
+    return [row for batch in batches for row in batch.rows.tolist()]
+
+
+def test_evaluation_batches_are_the_same_each_time_and_know_their_number(wiki, tokenizer):
+    (loader,) = wiki_data(wiki, tokenizer).val_dataloader()
+    first, second = list(loader), list(loader)
+    assert len(loader) == len(first) and rows_of(first) == rows_of(second)
+    assert all(torch.equal(a.labels, b.labels) for a, b in zip(first, second, strict=True))
+    lengths = [int(batch.attention_mask.sum(1).max()) for batch in first]
+    assert lengths == sorted(lengths)
+
+
+def test_rows_set_aside_are_not_trained_on_and_hidden_labels_never_observed(glue):
+    data = glue_data(glue, epochs=1)
+    assert sorted(rows_of(data.observed_batches(22))) == list(range(21))
+    data.set_aside(4)
+    aside = rows_of(data.aside_batches())
+    assert len(aside) == 4 and 21 not in aside
+    assert sorted([*rows_of(data.train_dataloader()), *aside]) == list(range(22))
+    few = glue_data(glue)
+    few.train.labels = np.array([0, 1, 0, 1, *[-100] * 18])
+    with pytest.raises(UserError, match="of 4 training rows none can be held out"):
+        few.set_aside(1)
+
+
+def test_a_loader_resumes_after_the_batches_that_it_delivered(glue):
+    whole = [batch.rows.tolist() for batch in glue_data(glue, epochs=2).train_dataloader()]
+    loader = glue_data(glue, epochs=2).train_dataloader()
+    iterator = iter(loader)
+    before = [next(iterator).rows.tolist() for _ in range(7)]
+    state = loader.state_dict()
+    assert state == {"given": 7}  # a key of checkpoints
+    again = glue_data(glue, epochs=2).train_dataloader()
+    again.load_state_dict(state)
+    assert [*before, *(batch.rows.tolist() for batch in again)] == whole

@@ -1,0 +1,210 @@
+"""Batches of prepared rows: a seeded order, masking, padding, and a loader that resumes where it stopped.
+
+The whole training is one sequence of batches, with passes over the data counted in `Batch.epoch`. So a resumed run needs
+the number of delivered batches and nothing else: there is no state at the end of an epoch to restore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kdlab.data.text import corpus
+from kdlab.data.text.masking import Masker
+from kdlab.runtime import distributed
+from kdlab.runtime.seeding import stable
+from kdlab.types import IGNORE, Batch
+
+POOL = 50  # batches whose rows are sorted by length together
+
+
+class BatchOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, row) pairs in a random order that depends on `seed` alone, not on the number of ranks.
+
+    `lengths` (N,) tokens of all rows; `rows` the indices to draw from (None: all); `batches` in all, over as many epochs
+    as that takes; `grouped`: rows of similar length in a batch, which saves padding.
+
+    The global batch holds `batch_size` rows for each of `world` ranks; each `rank` takes its contiguous share. The last
+    batch of an epoch may be smaller; a rank without a row in it gets one that is marked as not real (-1 - row). `start`:
+    the first batch to deliver, for a resumed run.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        batches: int,
+        seed: int,
+        rank: int,
+        world: int,
+        rows: np.ndarray | None = None,
+        grouped: bool = True,
+    ) -> None:
+        self.lengths = lengths
+        self.grouped = grouped
+        self.rows = np.arange(len(lengths)) if rows is None else rows
+        self.batch_size = batch_size
+        self.batches = batches
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.start = 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Global batches in one pass over the data."""
+        return -(-len(self.rows) // (self.batch_size * self.world))
+
+    def total_batches(self, batches: int | None, epochs: int | None) -> int:
+        """Batches of a training of at most `batches` batches and at most `epochs` passes; one of both may be None."""
+        limits = (batches, None if epochs is None else epochs * self.per_epoch)
+        return min(limit for limit in limits if limit is not None)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
+        """Row indices of the global batches of one epoch, in a shuffled order.
+
+        Grouped: pools of `POOL` batches are sorted by length before they are cut into batches.
+        """
+        rng = np.random.default_rng(stable("order", self.seed, epoch))
+        order = self.rows[rng.permutation(len(self.rows))]
+        size = self.batch_size * self.world
+        if not self.grouped:
+            return [order[i : i + size] for i in range(0, len(order), size)]
+        batches = []
+        for start in range(0, len(order), size * POOL):
+            pool = order[start : start + size * POOL]
+            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        current, batches = -1, []
+        for index in range(self.start, self.batches):
+            epoch, place = divmod(index, self.per_epoch)
+            if epoch != current:
+                current, batches = epoch, self.epoch_batches(epoch)
+            share = np.array_split(batches[place], self.world)[self.rank]
+            yield [(epoch, int(row)) for row in share] or [(epoch, -1 - int(batches[place][0]))]
+
+
+class MaskedRows(Dataset):
+    """Masked rows of a prepared corpus: `rows[epoch, row]` is (row, real, epoch, input_ids (L,), labels (L,)).
+
+    A negative index -1 - row gives that row, marked as not real. Rows longer than `crop` tokens give a stretch of that
+    length, another one in each epoch; first and last token stay.
+    """
+
+    def __init__(self, data: corpus.TokenizedText, masker: Masker, crop: int | None = None) -> None:
+        self.data = data
+        self.masker = masker
+        self.crop = crop
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, bool, int, np.ndarray, np.ndarray]:
+        epoch, row = key
+        real = row >= 0
+        row = row if real else -1 - row
+        ids = self.data[row]
+        if self.crop is not None and len(ids) > self.crop:
+            start = 1 + stable("crop", epoch, row) % (len(ids) - self.crop + 1)
+            ids = np.concatenate((ids[:1], ids[start : start + self.crop - 2], ids[-1:]))
+        ids, labels = self.masker(ids, epoch, row)
+        return row, real, epoch, ids, labels
+
+
+class MaskingCollate:
+    """Make a `Batch` of masked rows, padded with `pad` to the longest. A class, so that loader processes can unpickle it."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, items: Sequence[tuple[int, bool, int, np.ndarray, np.ndarray]]) -> Batch:
+        longest = max(len(ids) for *_, ids, _ in items)
+        input_ids = np.full((len(items), longest), self.pad, dtype=np.int64)
+        labels = np.full((len(items), longest), IGNORE, dtype=np.int64)
+        mask = np.zeros((len(items), longest), dtype=np.int64)
+        for i, (*_, ids, targets) in enumerate(items):
+            input_ids[i, : len(ids)], labels[i, : len(ids)], mask[i, : len(ids)] = ids, targets, 1
+        return Batch(
+            rows=torch.tensor([row for row, *_ in items]),
+            epoch=items[0][2],
+            input_ids=torch.from_numpy(input_ids),
+            attention_mask=torch.from_numpy(mask),
+            labels=torch.from_numpy(labels),
+            real=torch.tensor([real for _, real, *_ in items]),
+        )
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader over a `BatchOrder` that resumes after the last delivered batch.
+
+    Lightning saves its state; the state of rank 0 serves all ranks, since all have delivered the same number.
+    """
+
+    delivered = 0  # batches
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.delivered = self.batch_sampler.start  # pyright: ignore
+        for batch in super().__iter__():
+            self.delivered += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of delivered batches."""
+        return {"given": self.delivered}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after the batches of `state`."""
+        self.batch_sampler.start = state["given"]  # pyright: ignore
+
+
+class FixedBatches:
+    """This rank's batches of chosen rows, in one fixed order, as often as they are iterated over.
+
+    `rows` (N,) indices into `data`, sorted by their `lengths`, cut into batches of `size` and dealt out to the ranks in
+    turn without padding, so ranks may have unequal numbers of batches. `epoch` decides the masks of masked rows.
+    """
+
+    def __init__(
+        self, data: Any, collate: Callable[..., Batch], lengths: np.ndarray, rows: np.ndarray, epoch: int, size: int
+    ) -> None:
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        self._batches = batches[distributed.rank() :: distributed.world()]
+        self._data, self._collate, self._epoch = data, collate, epoch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _FixedIterator(self._batches, self._batch)
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        return self._collate([self._data[self._epoch, int(row)] for row in rows])
+
+
+class _FixedIterator:
+    """An iterator over batches with a length hint, for progress bars."""
+
+    def __init__(self, parts: Sequence[np.ndarray], batch_of: Callable[[np.ndarray], Batch]) -> None:
+        self._left, self._parts, self._batch_of = len(parts), iter(parts), batch_of
+
+    def __length_hint__(self) -> int:
+        return self._left
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        part = next(self._parts)
+        self._left -= 1
+        return self._batch_of(part)
