@@ -1,4 +1,7 @@
-"""What the groups of a configuration may hold, typed, with every check that needs nothing but its values."""
+"""Configuration groups: typed fields, one documentation line each, and every check that needs only their values.
+
+The string below a field is its documentation: `kdlab run --explain KEY` and `docs/configuration.md` print it.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,35 @@ from kdlab.errors import UserError, nearest
 
 @dataclass
 class ScaleConfig:
+    """Size of the default models, data and training."""
+
     name: str = "demo"
+    "Scale: demo (a laptop) or paper (the published settings); chooses the files NAME_demo or NAME_paper of other groups"
     says: str = ""
+    "Text that a run prints about its scale"
 
 
 @dataclass
 class AugmentConfig:
+    """Augmented copies of training rows (TinyBERT: Jiao et al. 2020, Algorithm 1)."""
+
     copies: int = 20
+    "Augmented copies of each training row, at least 1 (Dynamic KD section 3.2.2: 20)"
     replace: float = 0.4
+    "Probability that a word is replaced, in (0, 1] (TinyBERT, Algorithm 1)"
     candidates: int = 15
+    "Candidates from which a replacement is drawn, at least 1 (TinyBERT: 15)"
     model: str | None = None
+    "Folder of a masked LM that proposes whole words; null: the teacher's backbone"
     table: str | None = None
+    "GloVe file for words of several pieces; null: the masked LM's input embeddings"
     batch_size: int = 64
+    "Rows in a forward of the masked LM, at least 1"
     seed: int = 0
+    "Seed of the replacements, independent of the run's seed"
 
     def check(self) -> None:
+        """UserError for a value out of range."""
         for name in ("copies", "candidates", "batch_size"):
             at_least(f"data.augment.{name}", getattr(self, name), 1)
         share("data.augment.replace", self.replace)
@@ -35,32 +52,57 @@ class AugmentConfig:
 
 @dataclass
 class DataConfig:
+    """Rows to learn from: plain text (stage pretrain) or labelled rows (stage finetune)."""
+
     stage: str = "pretrain"
+    "pretrain: masked language modelling on plain text; finetune: classification or regression on labelled rows"
     source: Any = None
+    "Row source that the package provides (a _target_), used where path is null"
     path: str | None = None
+    "File or folder of your own rows, used instead of source; finetune: also a folder with one folder per task"
     max_length: int = 128
+    "Tokens of a row at most; longer rows are truncated, longer texts are cut into several rows"
     batch_size: int = 32
+    "Rows in a micro-batch on each device, before selection, at least 1"
     order: str = "random"
+    "Order of the training rows: random, or length (batches of similar length, with less padding)"
     workers: int = 0
+    "Data loader processes on each rank; 0 loads in the main process"
     heldout_rows: int | None = 256
-    # of text
+    "Held-out rows that an evaluation during training reads, at least 1; null: all. The last evaluation of a task reads all"
+    # pretrain
     document: str = "file"
+    "pretrain: one document of a .txt file is the file, a block (between blank lines) or a line"
     text_column: str = "text"
+    "pretrain: column or key with the text in .jsonl and .parquet files"
     group: int = 1
+    "pretrain: consecutive rows of a .jsonl or .parquet file that form one document, at least 1 (sentences, for example)"
     min_length: int = 12
+    "pretrain: tokens below which a text is dropped, at least 3 (DistilBERT script: 12)"
     masking: str = "uniform"
+    "pretrain: draw masked tokens with uniform probability, or rare: weighted by token count ** -0.7 (DistilBERT script)"
     mask_probability: float = 0.15
+    "pretrain: share of the tokens that is masked, in (0, 1) (BERT, DistilBERT: 0.15)"
     heldout: float = 0.05
+    "pretrain: share of the documents held out for evaluation, in (0, 1)"
     split_seed: int = 0
-    # of labelled rows
+    "pretrain: seed of the held-out documents, independent of the run's seed"
+    # finetune
     task: str | None = None
+    "finetune: an official task (cola sst2 mrpc stsb qqp mnli qnli rte wnli sst5 imdb emotion agnews); null: inferred from path"
     columns: list[str] | None = None
+    "finetune: text columns of your own files, one or two for pairs; null: the usual names (sentence, text, sentence1, ...)"
     label_column: str | None = None
+    "finetune: label column of your own files; null: the usual names (label, labels, score, ...)"
     regression: bool | None = None
+    "finetune: whether labels are numbers to predict; null: inferred from the labels"
     train_rows: int | None = None
+    "finetune: number of training rows to use, at least 1; null: all"
     augment: AugmentConfig | None = None
+    "finetune: augmented copies of the training rows, labelled by the teacher (+augment=tinybert); null: none"
 
     def check(self) -> None:
+        """UserError for a value out of range, or a task where the stage has none."""
         one_of("data.stage", self.stage, ("pretrain", "finetune"))
         if self.task is not None and self.stage == "pretrain":
             raise UserError(
@@ -88,14 +130,23 @@ class DataConfig:
 
 @dataclass
 class StudentConfig:
+    """The student's architecture and its initial weights."""
+
     layers: Any = None
+    "Teacher layers that initialise the student: a number, a list such as [0,2,4] (from 0), or all"
     pick: str = "even"
+    "Layers that a number takes: even (evenly spaced) or first (Dynamic KD, KSM: the first L)"
     path: str | None = None
+    "Model folder or Hub name of the initial student, used instead of layers; its vocabulary must be the teacher's"
     hidden: int | None = None
+    "Hidden size of a narrower student with random initial weights, at least 1; needs a number of layers; null: the teacher's"
     dropout: float | None = None
+    "Dropout probability of the student, in [0, 1); null: the teacher's"
     freeze: list[str] = field(default_factory=list)
+    "Parts of parameter names; a parameter whose name contains one of them is not trained (DistilBERT: position_embeddings)"
 
     def check(self) -> None:
+        """UserError for a value out of range, or a hidden size that contradicts the other fields."""
         if self.dropout is not None:
             below_one("student.dropout", self.dropout)
         one_of("student.pick", self.pick, ("even", "first"))
@@ -107,40 +158,56 @@ class StudentConfig:
             at_least("student.hidden", self.hidden, 1)
             if self.path is not None or type(layers) is not int:
                 raise UserError(
-                    f"student.hidden={self.hidden}: a narrower student starts anew, so student.layers= is a number of "
-                    "layers and student.path is null"
+                    f"student.hidden={self.hidden}: a narrower student starts from random weights, so student.layers= "
+                    "is a number of layers and student.path is null"
                 )
 
 
 @dataclass
 class SelectConfig:
+    """Data selection: the rows of a batch that query the teacher."""
+
     name: str = "all"
+    "Name of the choice in result.json, tables and figures"
     ratio: float = 1.0
+    "Share of each batch that is kept and queries the teacher, in (0, 1] (AdaDS: 0.1)"
     pool: Any = "batch"
+    "batch: select from the rows of a batch; N: score N rows and keep data.batch_size of them, which sets the ratio"
     scope: str = "global"
+    "global: keep the best rows of the batches of all ranks together; local: of each rank's batch"
     scoring: str = "fresh"
+    "Scores: fresh (a forward of the student), stale (of the row's last visit) or early_exit (of the first layers)"
     refresh: int = 2
+    "scoring=stale: epochs after which a row is scored again, at least 1"
     exit_layer: int | None = None
+    "scoring=early_exit: number of student layers that compute the score, at least 1; null: half of them"
     interval: int = 10
+    "Optimizer steps between two observations of an adaptive policy, at least 1 (not printed in AdaDS)"
     observe: str = "task"
+    "Loss that an adaptive policy observes: task (labels or masked words) or kd (with the teacher's answers, which are queries)"
     evaluation_rows: int = 256
+    "Training rows of an observation, drawn once, at least 1 (M of AdaDS Eq. 11, not printed)"
     arms: dict[str, Any] = field(default_factory=dict)
+    "Selection strategies by name (_target_ in kdlab.methods.selection.strategies); the policy picks one of them"
     policy: Any = None
+    "Policy that picks an arm (_target_ in kdlab.methods.selection.policies: Fixed, Schedule, RandMix, Online, UCB, Exp3)"
     reward: Any = None
+    "Reward that an adaptive policy learns from (_target_ in kdlab.methods.selection.rewards); null: none"
 
     def check(self) -> None:
+        """UserError for a value out of range; sets the ratio of select=all to 1."""
         share("select.ratio", self.ratio)
         if self.pool != "batch" and not (type(self.pool) is int and self.pool >= 1):
             raise UserError(f"select.pool={self.pool}: batch, or the number of rows to choose a full batch from")
         if self.name == "all":
-            self.ratio = 1.0  # whatever ratio an experiment sets for its own strategy
+            self.ratio = 1.0  # an experiment's ratio is for its own strategy
         one_of("select.scope", self.scope, ("global", "local"))
         one_of("select.observe", self.observe, ("task", "kd"))
         one_of("select.scoring", self.scoring, ("fresh", "stale", "early_exit"))
         if self.scoring == "stale" and self.scope == "local":
             raise UserError(
-                "select.scoring=stale select.scope=local: the next rank that meets a row must know its score, which "
-                "global selection tells it; select.scope=global"
+                "select.scoring=stale select.scope=local: a row may be scored on another rank at its next visit, and "
+                "only global selection shares the scores; select.scope=global"
             )
         at_least("select.refresh", self.refresh, 1)
         if self.exit_layer is not None:
@@ -151,23 +218,39 @@ class SelectConfig:
 
 @dataclass
 class TermConfig:
+    """A term of the loss: one kind of knowledge with its weight."""
+
     weight: float = 1.0
+    "Weight of the term in the loss, at least 0; 0 leaves the term out"
     at: str = "all"
+    "Units of the term: labelled or masked (masked positions, labelled rows), all (tokens, rows), or tokens (rows weighted by length)"
     since: float = 0.0
+    "Share of the training at which the term begins to count, in [0, 1)"
     until: float = 1.0
+    "Share of the training at which the term ceases to count, above since, at most 1"
     term: Any = None
+    "Function or class of the term (_target_ in kdlab.methods.knowledge) with its arguments, such as temperature or layers"
 
 
 @dataclass
 class KnowledgeConfig:
+    """The loss: terms of knowledge and their weights."""
+
     name: str = "distilbert"
+    "Name of the choice in result.json, tables and figures"
     reduce: str = "tokens"
+    "Mean of the loss: tokens (over the positions of all rows, DistilBERT script) or rows (over rows of row means)"
     ce_on: str = "masked"
+    "Positions of the soft loss on text: masked, or all real tokens (DistilBERT script)"
     labels_on: str = "selected"
+    "Rows whose labels are learned: selected, or all rows of the batch (Dynamic KD's public code)"
     phases: list[float] = field(default_factory=list)
+    "Shares of the training at which the learning rate schedule restarts, each in (0, 1) (TinyBERT: 20 of 23 epochs)"
     terms: dict[str, TermConfig] = field(default_factory=dict)
+    "Terms of the loss by name; knowledge.terms.NAME.weight=0 leaves one out"
 
     def check(self) -> None:
+        """UserError for a value out of range, and where no term counts in a part of the training."""
         one_of("knowledge.reduce", self.reduce, ("tokens", "rows"))
         one_of("knowledge.ce_on", self.ce_on, ("masked", "all"))
         one_of("knowledge.labels_on", self.labels_on, ("selected", "all"))
@@ -185,25 +268,34 @@ class KnowledgeConfig:
         for phase in self.phases:
             if not 0 < phase < 1:
                 raise UserError(f"knowledge.phases={self.phases}: shares of the training above 0 and below 1")
-        reached = 0.0
+        covered = 0.0
         for term in sorted((t for t in self.terms.values() if t.weight > 0), key=lambda t: t.since):
-            if term.since > reached:
+            if term.since > covered:
                 break
-            reached = max(reached, term.until)
-        if reached < 1:
-            raise UserError(f"knowledge.terms: no term counts after {reached:g} of the training, until the next begins")
+            covered = max(covered, term.until)
+        if covered < 1:
+            raise UserError(f"knowledge.terms: no term counts after {covered:g} of the training, until the next begins")
 
 
 @dataclass
 class OptimizerConfig:
+    """AdamW with linear warm-up, then linear decay to zero."""
+
     lr: float = 5e-4
+    "Peak learning rate, above 0 (DistilBERT script: 5e-4; Dynamic KD Appendix D: 2e-5)"
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    "Decay rates of AdamW's moments, two numbers in [0, 1)"
     eps: float = 1e-8
+    "AdamW's epsilon, above 0 (DistilBERT script: 1e-6)"
     weight_decay: float = 0.0
+    "AdamW's weight decay of matrices, at least 0; biases and normalisation weights have none"
     warmup: float = 0.1
+    "Share of the steps with linear warm-up, in [0, 1) (Dynamic KD: 0.1; DistilBERT script: 0.05)"
     clip: float = 1.0
+    "Largest norm of the gradient, above 0 (DistilBERT script: 5)"
 
     def check(self) -> None:
+        """UserError for a value out of range."""
         for name in ("lr", "eps", "clip"):
             positive(f"optim.{name}", getattr(self, name))
         below_one("optim.warmup", self.warmup)
@@ -215,27 +307,46 @@ class OptimizerConfig:
 
 @dataclass
 class TrainerConfig:
+    """Length of the training, devices, evaluation, checkpoints and faults."""
+
     max_steps: int | None = None
+    "Optimizer steps at most, at least 1; null: no limit. Training ends at max_steps or max_epochs, whichever comes first"
     max_epochs: int | None = None
+    "Passes over the training rows at most, at least 1; null: no limit"
     accelerator: str = "auto"
+    "Hardware: auto, cpu, gpu, cuda or mps"
     devices: Any = 1
+    "Processes (CPU) or GPUs on each node, at least 1; auto: all GPUs"
     num_nodes: int = 1
+    "Machines, at least 1"
     precision: str = "32-true"
+    "32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed where the device multiplies bfloat16 natively, else 32-true"
     accumulate: int = 1
+    "Micro-batches in an optimizer step, at least 1"
     threads: int | None = None
+    "CPU threads of a process, at least 1; null: the machine's cores divided by its processes"
     checkpoint_every: Any = "auto"
+    "Optimizer steps between checkpoints, at least 1; auto: one a minute, fewer where writing takes over 1/75 of the time"
     evaluate_every: int = 50
+    "Optimizer steps between evaluations on held-out rows, at least 1"
     probes: int = 8
+    "Steps on whole batches that are timed during training, for the wall-clock speed-up; at least 0"
     trace_every: int | None = None
+    "Optimizer steps between traces of the rows that each strategy would keep (selected.csv); null: no trace"
     trace_rows: int = 512
+    "Training rows of a trace, at least 1"
     on_nonfinite: str = "stop"
+    "A step whose loss or gradient is NaN or infinite: stop the run, or skip the update"
     nonfinite_limit: int = 10
+    "Steps that on_nonfinite=skip leaves out before it stops the run, at least 0"
     shard_teacher: bool = False
+    "true: divide the layers of frozen teachers among all ranks (FSDP2); needs several devices"
 
     def check(self) -> None:
+        """UserError for a value out of range, a training without end, or a sharded teacher on one device."""
         if self.max_steps is None and self.max_epochs is None:
             raise UserError(
-                "trainer.max_steps and trainer.max_epochs are both null: give one; of both, what is reached first ends it"
+                "trainer.max_steps and trainer.max_epochs are both null: give one; with both, training ends at the first"
             )
         for name in ("max_steps", "max_epochs", "threads", "trace_every"):
             if getattr(self, name) is not None:
@@ -256,30 +367,44 @@ class TrainerConfig:
             raise UserError(f"trainer.devices={self.devices}: a number of processes or GPUs, or auto")
         if self.shard_teacher and self.devices == 1 and self.num_nodes == 1:
             raise UserError(
-                "trainer.shard_teacher=true: a teacher is shared out over several processes, and trainer.devices=1: give 2 or "
-                "more, or trainer.shard_teacher=false"
+                "trainer.shard_teacher=true: sharding divides a teacher among several processes, and "
+                "trainer.devices=1: give 2 or more, or trainer.shard_teacher=false"
             )
 
 
 @dataclass
 class LoggerConfig:
+    """Logging besides the CSV files that every run writes."""
+
     name: str = "csv"
+    "csv (files of the run folder alone), tensorboard or wandb"
     mode: str = "offline"
+    "wandb: offline, online (needs an account) or disabled"
     project: str = "kdlab"
+    "wandb: project"
     entity: str | None = None
+    "wandb: user or team; null: the account's default"
     group: str | None = None
+    "wandb: group of runs; null: the sweep's name, else the experiment's"
 
     def check(self) -> None:
+        """UserError for an unknown mode."""
         one_of("logger.mode", self.mode, ("offline", "online", "disabled"))
 
 
 @dataclass
 class SuiteConfig:
+    """Tasks and seeds on which one model is fine-tuned, a run each."""
+
     tasks: list[str] = field(default_factory=list)
+    "Official tasks, each once"
     seeds: list[int] = field(default_factory=lambda: [1])
+    "Seeds of the student's runs, each once, at least 0"
     teacher: bool = True
+    "true: fine-tune the teacher on each task too, once, for comparison"
 
     def check(self) -> None:
+        """UserError for an unknown task, and for tasks or seeds that are missing or repeated."""
         for name in self.tasks:
             if not isinstance(name, str):
                 raise UserError(f"suite.tasks={self.tasks}: names of tasks")

@@ -1,4 +1,7 @@
-"""The whole configuration, typed, and every check that can be made before anything is loaded or written."""
+"""The whole configuration, typed, and every check that needs neither models nor data.
+
+The string below a field is its documentation, as in `kdlab.config.groups`.
+"""
 
 from __future__ import annotations
 
@@ -42,26 +45,46 @@ class Config:
     """The whole configuration, typed: `conf/run.yaml` and its groups, after every override."""
 
     name: str = "distill"
+    "First folder below outputs/; an experiment sets its own name"
     seed: int = 1
+    "Seed of every random choice of the run, at least 0"
     artifacts: str = "artifacts"
+    "Folder of teachers, prepared data and other things that runs share"
     overwrite: bool = False
+    "true: empty a run folder that holds a finished run first"
     resume: bool = True
+    "Resume an unfinished run of the same configuration; false: start a new one"
     no_kd_baseline: bool = False
+    "finetune: also train the student on labels alone, once for all runs, and print its score beside"
     exec: str = "packed"
+    "Execution of a batch: packed (texts share rows, no padding), bucketed (by similar length) or padded"
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+    "Size of the default models, data and training"
     data: DataConfig = field(default_factory=DataConfig)
+    "Rows to learn from"
     teachers: TeachersConfig = field(default_factory=TeachersConfig)
+    "Teachers, their training and their cache"
     student: StudentConfig = field(default_factory=StudentConfig)
+    "Architecture and initial weights of the student"
     select: SelectConfig = field(default_factory=SelectConfig)
+    "Data selection: which rows query the teacher?"
     adopt: AdoptConfig = field(default_factory=AdoptConfig)
+    "Teacher adoption: which teacher speaks to each row?"
     weigh: WeighConfig = field(default_factory=WeighConfig)
+    "Weighing: how much does each term of knowledge count?"
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    "Terms of the loss and their fixed weights: which knowledge counts?"
     optim: OptimizerConfig = field(default_factory=OptimizerConfig)
+    "Optimizer and learning rate schedule"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    "Length of the training, devices, evaluation, checkpoints"
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    "Logging besides the CSV files"
     suite: SuiteConfig | None = None
+    "Tasks and seeds to fine-tune one model on, a run each (+exp=glue); null: one run"
 
     def check(self) -> None:
+        """UserError for a contradiction between groups."""
         at_least("seed", self.seed, 0)
         if self.select.pool != "batch":
             self._pool(self.select.pool)
@@ -70,7 +93,7 @@ class Config:
             raise UserError(f"name={self.name!r}: the name of a folder below outputs/")
         if self.trainer.trace_every is not None and (self.data.stage == "pretrain" or self.select.ratio == 1):
             raise UserError(
-                f"trainer.trace_every={self.trainer.trace_every}: what is traced is the rows of a task that selection keeps; "
+                f"trainer.trace_every={self.trainer.trace_every}: a trace has the rows of a task that selection keeps; "
                 f"this run has stage {self.data.stage} and select.ratio={self.select.ratio:g}"
             )
         if not self.teachers.name and not self.teachers.path:
@@ -88,41 +111,41 @@ class Config:
                 )
             if self.adopt.assistant is not None:
                 raise UserError(
-                    f"teachers.split={self.teachers.split}: an assistant is distilled from one teacher of all classes, "
-                    "and there are specialists instead: adopt.assistant=null, or teachers.split=null"
+                    f"teachers.split={self.teachers.split}: an assistant is distilled from one teacher of all classes, not "
+                    "from specialists: adopt.assistant=null, or teachers.split=null"
                 )
 
     def _pool(self, rows: int) -> None:
-        """A full batch of the best of `rows` rows: batches of so many rows, of which that share is kept."""
+        """Set the batch size to the pool's `rows` and the ratio to the share of them that fills a batch."""
         if self.select.name == "all":
             raise UserError(f"select.pool={rows}: select=all keeps every row; a pool is for strategies that choose")
         if rows < self.data.batch_size:
             raise UserError(
-                f"select.pool={rows}: data.batch_size={self.data.batch_size} rows are to be chosen, so as many or more"
+                f"select.pool={rows}: at least data.batch_size={self.data.batch_size}, the number of rows to keep"
             )
         self.select.ratio, self.data.batch_size = self.data.batch_size / rows, rows
 
 
 def checked(composed: Any) -> Config:
-    """The typed configuration, or UserError for an unknown key, a wrong type, a value out of range, a foreign target."""
+    """Typed configuration; UserError for an unknown key, a wrong type, a value out of range, a foreign target."""
     return built(typed(vetted(composed)))
 
 
 def vetted(composed: Any) -> dict[str, Any]:
-    """A configuration as plain containers, resolved. UserError for unknown keys, missing values, foreign targets."""
+    """Configuration in plain containers, resolved; UserError for unknown keys, missing values, foreign targets."""
     with _one_line():
         _known_keys(OmegaConf.to_container(composed, resolve=False), Config, "")
         missing = OmegaConf.missing_keys(composed)
         if missing:
             raise UserError(f"{sorted(missing)[0]} has no value: set it, e.g. {sorted(missing)[0]}=...")
-        plain = OmegaConf.to_container(composed, resolve=True)  # once: what is checked is what is used
+        plain = OmegaConf.to_container(composed, resolve=True)  # once: the checked values are those that are used
         targets.check(plain)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
 def typed(plain: dict[str, Any]) -> DictConfig:
-    """A `vetted` configuration with the types of the schemas. UserError for a value of another type."""
+    """`vetted` configuration with the types of the schemas; UserError for a value of another type."""
     with _one_line():
         found = OmegaConf.merge(_schema(), plain)
     assert isinstance(found, DictConfig)
@@ -130,7 +153,7 @@ def typed(plain: dict[str, Any]) -> DictConfig:
 
 
 def built(found: DictConfig) -> Config:
-    """A `typed` configuration as objects of its own. UserError for a value out of range, and for contradictions."""
+    """Dataclasses of a `typed` configuration; UserError for a value out of range, and for contradictions."""
     with _one_line():
         config = OmegaConf.to_object(found)
     assert isinstance(config, Config)
@@ -154,7 +177,7 @@ def _one_line() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The lines of an OmegaConf or Hydra error that a user needs, as one."""
+    """One line of an OmegaConf or Hydra error: the key and the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     where = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
     text = lines[0] if lines else type(error).__name__
@@ -162,7 +185,7 @@ def first_line(error: Exception) -> str:
 
 
 def _known_keys(node: Any, schema: Any, where: str) -> None:
-    """Refuse keys that the schema lacks; below `Any` and dict fields everything is allowed (targets have their own)."""
+    """UserError for keys that the schema lacks; below `Any` and dict fields every key is allowed (arguments of targets)."""
     if not is_dataclass(schema) or not isinstance(node, dict):
         return
     known = {f.name: f for f in fields(schema)}
@@ -186,7 +209,7 @@ SCHEMAS: dict[str, Any] = {
     "adopt": AdoptConfig, "adopt.assistant": AssistantConfig, "weigh": WeighConfig, "knowledge": KnowledgeConfig, "optim": OptimizerConfig, "trainer": TrainerConfig, "logger": LoggerConfig,
     "suite": SuiteConfig,
 }  # fmt: skip
-NAMED: dict[str, Any] = {"teachers.others": OtherTeacherConfig}  # groups of things that the user names
+NAMED: dict[str, Any] = {"teachers.others": OtherTeacherConfig}  # groups whose keys the user names
 
 
 def _check(node: Any) -> None:

@@ -1,4 +1,7 @@
-"""Checks of one value of a configuration, each with the line a user reads."""
+"""Checks of single configuration values; each raises a UserError of one line.
+
+`name` is the dotted key that the line names.
+"""
 
 from __future__ import annotations
 
@@ -12,48 +15,53 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """UserError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise UserError(f"{name}={value}: {nearest(str(value), allowed)}")
 
 
 def at_least(name: str, value: int, lowest: int) -> None:
+    """UserError for a value below `lowest`."""
     if value < lowest:
         raise UserError(f"{name}={value}: at least {lowest}")
 
 
 def positive(name: str, value: float) -> None:
+    """UserError unless `value` is finite and above 0."""
     if not (math.isfinite(value) and value > 0):
         raise UserError(f"{name}={value}: a number above 0")
 
 
 def share(name: str, value: float, below_one: bool = False) -> None:
+    """UserError unless `value` is in (0, 1], or in (0, 1) with `below_one`."""
     if not 0 < value <= 1 or (below_one and value == 1):
         raise UserError(f"{name}={value}: a share above 0 and {'below' if below_one else 'at most'} 1")
 
 
 def below_one(name: str, value: float) -> None:
+    """UserError unless `value` is in [0, 1)."""
     if not 0 <= value < 1:
         raise UserError(f"{name}={value}: at least 0 and below 1")
 
 
 def plain(name: str) -> bool:
-    """Whether `name` can stand in a table's head and in a key of the configuration."""
+    """True if `name` consists of letters, digits, _ and -, as column names and configuration keys need it."""
     return bool(name) and name.replace("_", "").replace("-", "").isalnum()
 
 
 def only_targets(where: str, arms: Mapping[str, Any]) -> None:
-    """UserError unless each arm has a plain name and names code (`_target_`)."""
+    """UserError unless each arm of the group `where` has a `plain` name and names code (`_target_`)."""
     for name, arm in arms.items():
         if not isinstance(arm, Mapping) or "_target_" not in arm:
             raise UserError(
-                f"{where}.{name}={arm}: code was expected, as {{_target_: kdlab.ROOM.NAME, _partial_: true}}"
+                f"{where}.{name}={arm}: code was expected, as {{_target_: kdlab.MODULE.NAME, _partial_: true}}"
             )
         if not plain(name):
             raise UserError(f"{where}: {name!r} is no plain name (letters, digits, _ and -)")
 
 
 def number_or_list(layers: Any) -> bool:
-    """Whether `layers` is a number of layers from 1 on, or a list of layers from 0 on."""
+    """True for a number of layers, at least 1, and for a list of layer numbers, from 0."""
     if isinstance(layers, list):
         return bool(layers) and all(type(x) is int and x >= 0 for x in layers)
     return type(layers) is int and layers >= 1

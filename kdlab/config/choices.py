@@ -1,0 +1,122 @@
+"""The choices of each group: the files of conf/, what each says and sets, and the defaults that they make.
+
+The few features of Hydra that conf/ uses are read here without Hydra, so that `--explain` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from kdlab.run import CONF
+
+SCALES = ("demo", "paper")
+_PACKAGE, _COMMAND = "# @package ", "# python -m "
+
+
+@cache
+def groups() -> dict[str, list[str]]:
+    """The choices of every group by its name as typed (`select`, `hydra/launcher`), sorted."""
+    folders = sorted({file.parent for file in CONF.rglob("*.yaml")} - {CONF, CONF / "base"})
+    return {
+        folder.relative_to(CONF).as_posix(): sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders
+    }
+
+
+def summary(group: str, name: str) -> str:
+    """What a choice is, in one line: the question of a sweep file, else the file's first comment; "" without one."""
+    if group == "sweep":
+        return str(_own(group, name)["question"])
+    comments = [line for line in _text(group, name).splitlines() if line.startswith("# ")]
+    return next((line[2:].removesuffix(".") for line in comments if not line.startswith((_PACKAGE, _COMMAND))), "")
+
+
+@cache
+def defaults(scale: str) -> dict[str, Any]:
+    """The configuration without any override but `scale=`, resolved, in plain containers; unset values are "???"."""
+    whole = OmegaConf.create({})
+    own = _own("", "run")
+    for entry in own["defaults"]:
+        if entry == "_self_":
+            body = {key: value for key, value in own.items() if key not in ("defaults", "hydra")}
+            whole = OmegaConf.merge(whole, body)
+        elif not next(iter(entry)).startswith("override "):
+            ((group, name),) = entry.items()
+            name = scale if group == "scale" else name.replace("${scale}", scale)
+            content = OmegaConf.to_container(composed(group, name))
+            whole = OmegaConf.merge(whole, _packaged(group, name, content))
+    plain = OmegaConf.to_container(whole, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def default_choice(group: str, scale: str) -> str | None:
+    """The choice of `group` that the configuration has by default; None for a group that it leaves out."""
+    for entry in _own("", "run")["defaults"]:
+        if isinstance(entry, dict) and group in entry:
+            return scale if group == "scale" else entry[group].replace("${scale}", scale)
+    return None
+
+
+@cache
+def composed(group: str, name: str) -> DictConfig:
+    """A choice merged with the choices in its own defaults list."""
+    own = dict(_own(group, name))
+    whole = OmegaConf.create({})
+    entries = own.pop("defaults", [])
+    for entry in entries if "_self_" in entries else [*entries, "_self_"]:
+        if entry == "_self_":
+            whole = OmegaConf.merge(whole, own)
+        elif isinstance(entry, str):
+            where, _, base = entry.removesuffix("@_here_").lstrip("/").rpartition("/")
+            whole = OmegaConf.merge(whole, composed(where or group, base))
+    assert isinstance(whole, DictConfig)
+    return whole
+
+
+@cache
+def settings() -> dict[str, dict[str, Any]]:
+    """Every dotted key that a choice sets itself, with the values by "group=choice"."""
+    found: dict[str, dict[str, Any]] = {}
+    for group, names in groups().items():
+        for name in names if not group.startswith(("hydra", "sweep")) else ():
+            own = {key: value for key, value in _own(group, name).items() if key != "defaults"}
+            for key, value in _flat(_packaged(group, name, own), ""):
+                found.setdefault(key, {})[f"{group}={name}"] = value
+    return found
+
+
+def _packaged(group: str, name: str, content: Any) -> dict[str, Any]:
+    """A choice's content at its place in the whole configuration: its group's, or that of its `# @package` line."""
+    first = _text(group, name).splitlines()[0]
+    package = first.removeprefix(_PACKAGE).strip() if first.startswith(_PACKAGE) else group
+    for part in reversed(package.split(".")) if package != "_global_" else ():
+        content = {part: content}
+    return content
+
+
+def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """The dotted keys of nested mappings with their values; a mapping that names code is a value as well."""
+    for key, value in node.items():
+        path = f"{where}{key}"
+        if not isinstance(value, dict) or not value or "_target_" in value:
+            yield path, value
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}.")
+
+
+@cache
+def _own(group: str, name: str) -> dict[str, Any]:
+    found = yaml.load(_text(group, name), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    assert isinstance(found, dict)
+    return found
+
+
+@cache
+def _text(group: str, name: str) -> str:
+    return Path(CONF, group, f"{name}.yaml").read_text(encoding="utf-8")

@@ -1,0 +1,154 @@
+"""`kdlab run --explain KEY`: what a key or a group of the configuration means, its defaults and its choices.
+
+Reads the dataclasses and conf/ alone: no torch, no composition by Hydra.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from kdlab.config import choices, spellings
+from kdlab.config.choices import SCALES
+from kdlab.config.documentation import NAME, Key, keys
+from kdlab.errors import UserError, nearest
+
+WIDTH = 118
+
+
+def main(names: Sequence[str]) -> int:
+    """Print an explanation of each of `names`, or a list of all groups without one; UserError for an unknown name."""
+    texts = [explanation(name) for name in names] if names else [_overview()]
+    print("\n\n".join(texts))
+    return 0
+
+
+def explanation(name: str) -> str:
+    """The explanation of a dotted key or a group in several lines; UserError with the nearest names if there is none."""
+    name = spellings.key(name.lstrip("+~").partition("=")[0])
+    if name in choices.groups():
+        return "\n".join(_group(name))
+    key = find(name)
+    if key is None:
+        known = [*keys(), *choices.groups(), *choices.settings()]
+        raise UserError(f"--explain {name}: no such key or group; {nearest(name, known)}")
+    return "\n".join(_key(name, key))
+
+
+def find(name: str) -> Key | None:
+    """The documented key that `name` is, or whose code takes the argument `name`; None for an unknown name.
+
+    A key that the user names matches NAME. An argument is known if a choice sets it.
+    """
+    for key in keys().values():
+        if re.fullmatch(re.escape(key.name).replace(NAME, r"[\w-]+"), name):
+            return key
+    if name not in choices.settings():
+        return None
+    open_keys = [key for key in keys().values() if key.is_open]
+    above = [key for key in open_keys if re.match(re.escape(key.name).replace(NAME, r"[\w-]+") + r"\.", name)]
+    return max(above, key=lambda key: len(key.name), default=None)
+
+
+def value_words(value: Any, longest: int = 60) -> str:
+    """A value as one would type it; code by its name, a mapping by its keys; cut to `longest` characters."""
+    if isinstance(value, dict) and "_target_" in value:
+        arguments = [f"{k}={value_words(v)}" for k, v in value.items() if not k.startswith("_")]
+        words = f"{value['_target_'].rpartition('.')[2]}({', '.join(arguments)})"
+    elif isinstance(value, dict):
+        words = "{" + ", ".join(value) + "}"
+    elif isinstance(value, list):
+        words = "[" + ",".join(map(value_words, value)) + "]"
+    elif value is None or isinstance(value, bool):
+        words = {None: "null", True: "true", False: "false"}[value]
+    else:
+        words = f"{value:g}" if isinstance(value, float) else str(value)
+    return words if len(words) <= longest else f"{words[: longest - 3]}..."
+
+
+def default_words(key: Key, name: str | None = None) -> dict[str, str]:
+    """The default of a key at each scale, in words; "-" where its group is null, "required" where a user must set it.
+
+    `name` is the key as the user wrote it, where that is longer or has a name in place of NAME.
+    """
+    return {scale: _default(key, name or key.name, scale) for scale in SCALES}
+
+
+def _default(key: Key, name: str, scale: str) -> str:
+    node: Any = choices.defaults(scale)
+    *groups, last = name.split(".")
+    for depth, part in enumerate(groups, 1):
+        group = keys().get(".".join(groups[:depth]))
+        node = node.get(part, group.default if group else {}) if isinstance(node, dict) else None
+    if node is None:
+        return "-"
+    if not isinstance(node, dict) or last not in node:
+        return value_words(key.default) if name.count(".") == key.name.count(".") else "-"
+    return "required" if node[last] == "???" else value_words(node[last], 40)
+
+
+def _key(name: str, key: Key) -> list[str]:
+    exact = re.fullmatch(re.escape(key.name).replace(NAME, r"[\w-]+"), name)
+    lines = [
+        f"{name}: {key.type}" if exact else f"{name}: an argument of the code that {key.name} names",
+        *_wrapped(key.line),
+    ]
+    defaults = default_words(key, name)
+    same = len(set(defaults.values())) == 1
+    lines.append(
+        "  default: " + (defaults["demo"] if same else ", ".join(f"{v} (scale={k})" for k, v in defaults.items()))
+    )
+    if set_by := choices.settings().get(name):
+        lines += _wrapped("set by: " + "; ".join(f"{who} {value_words(value)}" for who, value in set_by.items()))
+    if key.group is not None and exact:
+        lines += ["  keys:", *_keys_below(name, key.name)]
+    return lines
+
+
+def _group(name: str) -> list[str]:
+    key = keys().get(name)
+    lines = [f"{name}: a group, chosen by {'+' if choices.default_choice(name, 'demo') is None else ''}{name}=CHOICE"]
+    lines += _wrapped(key.line) if key else []
+    defaults = {scale: choices.default_choice(name, scale) for scale in SCALES}
+    if defaults["demo"]:
+        same = defaults["demo"] == defaults["paper"]
+        lines.append(
+            "  default: "
+            + (defaults["demo"] if same else f"{defaults['demo']} (scale=demo), {defaults['paper']} (scale=paper)")
+        )
+    names = choices.groups()[name]
+    lines += ["  choices:", *_table([(choice, choices.summary(name, choice)) for choice in names])]
+    if key is not None:
+        lines += ["  keys:", *_keys_below(name, name)]
+    return lines
+
+
+def _keys_below(name: str, documented: str) -> list[str]:
+    below = [key for key in keys().values() if key.name.rpartition(".")[0] in (documented, f"{documented}.{NAME}")]
+    return _table([(name + key.name[len(documented) :], key.line) for key in below])
+
+
+def _overview() -> str:
+    rows = [(name, keys()[name].line) for name in keys() if "." not in name]
+    others = [
+        (name, f"choices: {', '.join(choices.groups()[name])}") for name in choices.groups() if name not in keys()
+    ]
+    return "\n".join(["kdlab run --explain KEY explains a key or a group:", *_table([*rows, *others])])
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
+    wide = min(34, max(len(name) for name, _ in rows)) + 2
+    return [
+        line
+        for name, text in rows
+        for line in textwrap.wrap(
+            f"{name:<{wide}}{text}", WIDTH, initial_indent="    ", subsequent_indent=" " * (wide + 4),
+            break_on_hyphens=False, replace_whitespace=False,
+        )
+    ]  # fmt: skip
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
