@@ -129,13 +129,13 @@ def _common(given: argparse.Namespace) -> Path:
 
 def _write(found: AnalysisResult, name: str, out: Path) -> list[Path]:
     from kdlab.plotting import style
-    from kdlab.storage.files import atomic_write_bytes, atomic_write_text, plain_errors
+    from kdlab.storage.files import atomic_write_bytes, atomic_write_text, user_errors
 
     stream = io.StringIO()
     writer = csv.DictWriter(stream, found.columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(found.rows)
-    with plain_errors("writing an analysis", out):
+    with user_errors("writing an analysis", out):
         out.mkdir(parents=True, exist_ok=True)
     atomic_write_text(out / f"{name}.csv", stream.getvalue())
     atomic_write_bytes(out / f"{name}.png", style.png(found.figure))

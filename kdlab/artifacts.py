@@ -16,10 +16,10 @@ from kdlab.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the action; returns the exit code: 0 done, 1 damage found by `verify`, 2 bad input or an unusable store."""
     chosen = _parser().parse_args(argv)
-    from kdlab.storage.files import plain_errors
+    from kdlab.storage.files import user_errors
 
     try:
-        with plain_errors(chosen.action, chosen.root):
+        with user_errors(chosen.action, chosen.root):
             return _act(chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

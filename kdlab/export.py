@@ -40,15 +40,15 @@ def _export(student: Path, out: Path, text: bool) -> None:
 
     from kdlab.errors import UserError
     from kdlab.models import loading
-    from kdlab.storage.files import plain_errors
+    from kdlab.storage.files import user_errors
 
     load = loading.load_masked_lm if text else loading.load_classifier
     model, tokenizer = load(student).eval(), loading.load_tokenizer(student)
-    with plain_errors("exporting", out.parent):
+    with user_errors("exporting", out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        with plain_errors("exporting", out.parent):
+        with user_errors("exporting", out.parent):
             model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
             if (student / "README.md").is_file():
@@ -60,7 +60,7 @@ def _export(student: Path, out: Path, text: bool) -> None:
             after = again(**words(probe, return_tensors="pt", return_token_type_ids=False)).logits
         if before.shape != after.shape or not torch.equal(before, after):
             raise UserError(f"the exported model answers otherwise than the student in {student}: nothing was written")
-        with plain_errors("exporting", out.parent):
+        with user_errors("exporting", out.parent):
             if out.is_dir():
                 out.rmdir()
             beside.chmod(0o755)

@@ -21,7 +21,7 @@ from kdlab.reporting.papers import PAPERS
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.tables import TaskTable
 from kdlab.runs.finished import command
-from kdlab.runtime.progress import over
+from kdlab.runtime.progress import track
 from kdlab.storage.files import atomic_write_text
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def build(
     if len(found) > 1:
         also(f"runs of {len(found)} tasks ({', '.join(one.task for one in found)}): each has a table of its own")
     tables = [reporttables.table(one, paper, also) for one in found]
-    sections = [Section(table, _pictures(table, also)) for table in over(tables, "drawing", "tasks")]
+    sections = [Section(table, _pictures(table, also)) for table in track(tables, "drawing", "tasks")]
     if paper and not any(row.published for table in tables for row in table.rows):
         also(f"--paper {paper}: it prints no number for these tasks, methods and ratios")
     shown = {str(folder): why for folder, why in left.items()}

@@ -30,7 +30,7 @@ from kdlab.errors import UserError, nearest, one_line
 from kdlab.runs import failures
 from kdlab.runs.process import FOLDER, is_first_process, run_unless_finished
 from kdlab.runtime import signals
-from kdlab.storage.redaction import without_secrets
+from kdlab.storage.redaction import redact
 
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package; in a checkout beside it.
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from kdlab.sweeps import sweep
 
             return sweep.start(overrides, own, folders)  # stops its jobs itself
-        with signals.listening():
+        with signals.handling():
             if given[:1] == ["--repeat"]:
                 from kdlab.runs import repeat
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        line = one_line(without_secrets(explain(error)))
+        line = one_line(redact(explain(error)))
         if not failures.leave_error(line):
             print(f"kdlab: {line}", file=sys.stderr)
         return 2

@@ -57,7 +57,7 @@ class CheckpointCallback(pl.Callback):
             return
         if not (self._due(pl_module, step) or signum):
             return
-        before = self.ledger.so_far(PART)
+        before = self.ledger.elapsed(PART)
         with self.ledger.time(PART):
             self.before()
             self.guard.read()
@@ -66,7 +66,7 @@ class CheckpointCallback(pl.Callback):
                 table.sync()
             trainer.save_checkpoint(self.folder / checkpoints.name_of(step))
         self.guard.wants_save = pl_module.health.wants_save = False  # after the guard has read of the wish
-        self.cadence.wrote(self.ledger.so_far(PART) - before)
+        self.cadence.wrote(self.ledger.elapsed(PART) - before)
         if signum:
             raise Stopped(signum, step)
         if self.every is None and not self._told and TIMES * self.cadence.expected > self.FAR:

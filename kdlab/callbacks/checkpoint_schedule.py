@@ -36,13 +36,13 @@ class CheckpointSchedule:
         """A training of these parameters by AdamW begins, or goes on from a checkpoint."""
         size = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in parameters)
         self._first = size / RATE
-        self._last = self.ledger.so_far()
+        self._last = self.ledger.elapsed()
 
     def due(self) -> bool:
         """Whether one should be written now."""
-        now, expected = self.ledger.so_far(), self.expected
+        now, expected = self.ledger.elapsed(), self.expected
         waited = now - self._last >= max(APART, TIMES * expected)
-        return waited and self.ledger.so_far(PART) + expected <= SHARE * now
+        return waited and self.ledger.elapsed(PART) + expected <= SHARE * now
 
     @property
     def expected(self) -> float:
@@ -53,7 +53,7 @@ class CheckpointSchedule:
         """One was written, and the ledger has its seconds."""
         self.written += 1
         self._took.append(seconds)
-        self._last = self.ledger.so_far()
+        self._last = self.ledger.elapsed()
 
     def state_dict(self) -> dict[str, Any]:
         return {"written": self.written, "took": list(self._took)}

@@ -48,7 +48,7 @@ class NonFiniteGuard(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Distiller)
         self._module = pl_module
-        signals.listen()  # Lightning's own handler would send collectives from within a signal
+        signals.install_handlers()  # Lightning's own handler would send collectives from within a signal
         # nor is there anything to broadcast, and to wait for, in each step of several ranks: `health` tells of signals
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
@@ -58,16 +58,16 @@ class NonFiniteGuard(pl.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.read(1)
             if distributed.world() == 1:
-                self.signum = signals.asked()
-            if not signals.patience():
-                signals.obey()  # where the exception was swallowed, as those in a weak reference's callback are
+                self.signum = signals.pending()
+            if not signals.deferring():
+                signals.raise_pending()  # where the exception was swallowed, as those in a weak reference's callback are
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.read()
         self.check_weights(trainer.global_step)
-        if signum := int(distributed.all_max(torch.tensor(signals.asked()))):
+        if signum := int(distributed.all_max(torch.tensor(signals.pending()))):
             raise signals.Stopped(signum)
-        signals.obey()  # nothing is saved after the last step
+        signals.raise_pending()  # nothing is saved after the last step
 
     def read(self, but: int = 0) -> None:
         """Deal with all steps that are not read yet but the newest `but` (collective)."""

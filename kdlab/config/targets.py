@@ -33,7 +33,7 @@ _HELD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 def check(config: Any) -> None:
     """UserError for a text in a checked configuration that cannot be written, looks like a secret, would be resolved
     once more (an escaped `${...}`), or names code outside of the allow-list. The message never shows a secret."""
-    around = redaction.variables()
+    around = redaction.secret_variables()
     for where, value, is_key in _texts(config, ""):
         _check_text(where, value, is_key, around)
         if not is_key and where.rsplit(".", 1)[-1] == "_target_":
@@ -68,7 +68,7 @@ def check_overrides(overrides: Any) -> None:
     """UserError for an override that looks like it holds a secret: it would stand in result.json and in folders' names."""
     for override in overrides:
         key, _, value = str(override).partition("=")
-        if why := redaction.found_in(key.lstrip("+~"), value.strip("'\"")):
+        if why := redaction.secret_reason(key.lstrip("+~"), value.strip("'\"")):
             raise _secret(key, why)
 
 
@@ -98,7 +98,7 @@ def _check_text(where: str, value: str, is_key: bool, around: dict[str, str]) ->
         raise UserError(f"{ascii(where)}={ascii(value[:40])}: bytes that are not UTF-8") from error
     if found := _HELD.search(value):
         raise UserError(f"{ascii(where)}: the text holds the control character {found[0]!r}")
-    if why := redaction.found_in("" if is_key else where, value, around):
+    if why := redaction.secret_reason("" if is_key else where, value, around):
         raise _secret(where, why)
     if "${" in value:
         raise UserError(
@@ -108,7 +108,7 @@ def _check_text(where: str, value: str, is_key: bool, around: dict[str, str]) ->
 
 def _secret(where: str, why: str) -> UserError:
     return UserError(
-        f"{redaction.without_secrets(where)}: this looks like a secret ({why}), and configurations are written to "
+        f"{redaction.redact(where)}: this looks like a secret ({why}), and configurations are written to "
         "files; libraries read HF_TOKEN, WANDB_API_KEY and the like from the environment"
     )
 

@@ -97,7 +97,7 @@ class TrainingDataModule(pl.LightningDataModule):
             collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            worker_init_fn=signals.outlive,
+            worker_init_fn=signals.outlast_signals,
             pin_memory=torch.cuda.is_available(),
         )
 

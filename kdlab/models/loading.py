@@ -15,7 +15,7 @@ from torch import nn
 
 from kdlab.errors import UserError
 from kdlab.models import safe_loading
-from kdlab.runtime.progress import adopt
+from kdlab.runtime.progress import redirect_tqdm
 from kdlab.types import TaskShape
 
 
@@ -59,7 +59,7 @@ def load_with_new_classifier(
     return model
 
 
-adopt(huggingface_hub.utils.tqdm, "downloading")  # downloads report progress as everything else does
+redirect_tqdm(huggingface_hub.utils.tqdm, "downloading")  # downloads report progress as everything else does
 
 
 def _load(kind: Any, what: str, source: str | Path, revision: str | None, **more: Any) -> transformers.PreTrainedModel:

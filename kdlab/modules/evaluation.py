@@ -13,7 +13,7 @@ from kdlab.data.tasks import metrics
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.runtime import distributed
-from kdlab.runtime.progress import over
+from kdlab.runtime.progress import track
 from kdlab.types import Batch, TaskShape
 
 Project = Callable[[Tensor], Tensor]
@@ -60,7 +60,7 @@ class MaskedLMScore:
         project: Project | None = None,
     ) -> dict[str, float]:
         sums = torch.zeros(3, dtype=torch.float64)
-        for batch in over(batches, "evaluating", "batches"):
+        for batch in track(batches, "evaluating", "batches"):
             batch = batch.to(device or torch.device("cpu"))
             row, place = batch.labelled().nonzero(as_tuple=True)
             row, place = row[batch.real[row]], place[batch.real[row]]
@@ -120,7 +120,7 @@ def answers(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row ids (N,), float32 logits (N, C) and labels (N,) of all ranks' real rows, on the CPU."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in over(batches, "evaluating", "batches"):
+    for batch in track(batches, "evaluating", "batches"):
         batch = batch.to(device or torch.device("cpu"))
         every = torch.arange(len(batch), device=batch.rows.device)
         vectors = encoder.vectors(encoder.encode(batch), every, every)

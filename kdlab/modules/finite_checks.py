@@ -75,7 +75,7 @@ class StepHealth:
         own = finite.all()
         overflown = torch.zeros_like(own) if scaled else ~norm.isfinite()
         mean = torch.where(finite, losses, 0).sum() / finite.sum().clamp_min(1)
-        asked = signals.asked()
+        asked = signals.pending()
         wishes = torch.tensor([asked == signal.SIGTERM, asked == signal.SIGINT, self.wants_save], dtype=mean.dtype)
         flags = torch.stack([~own, overflown.to(own.device), mean])
         told = distributed.all_sum(torch.cat([flags.float(), wishes.float().to(flags.device, non_blocking=True)]))

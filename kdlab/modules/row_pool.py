@@ -18,7 +18,7 @@ from kdlab.methods.selection import strategies
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.models.encoder import Encoder
-from kdlab.runtime.progress import over
+from kdlab.runtime.progress import track
 from kdlab.runtime.seeding import generator
 from kdlab.types import Batch, Evidence
 
@@ -52,7 +52,7 @@ class RowPool:
 def look(encoder: Encoder, batches: Iterable[Batch], device: torch.device | None = None) -> RowPool:
     """The pool of the real rows of `batches`; the encoder is on `device` (None: the CPU) and in eval mode already."""
     parts: list[list[Tensor]] = []
-    for batch in over(batches, "looking at rows", "batches"):
+    for batch in track(batches, "looking at rows", "batches"):
         batch = batch.to(device or torch.device("cpu"))
         every = torch.arange(len(batch), device=batch.rows.device)
         vectors = encoder.vectors(encoder.encode(batch), every, every)

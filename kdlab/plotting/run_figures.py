@@ -30,8 +30,8 @@ from kdlab.plotting.run_tables import (
     shares_csv,
     window_shares,
 )
-from kdlab.runtime.progress import over
-from kdlab.storage.files import atomic_write_bytes, atomic_write_text, plain_errors
+from kdlab.runtime.progress import track
+from kdlab.storage.files import atomic_write_bytes, atomic_write_text, user_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,11 +85,11 @@ def draw(run: Path) -> list[Path]:
         return []
 
     folder = run / "figures"
-    with plain_errors("making figures", run):
+    with user_errors("making figures", run):
         folder.mkdir(exist_ok=True)
     for name, text in texts.items():
         atomic_write_text(folder / name, text)
-    for name, figure in over(drawn.items(), "drawing", "figures"):
+    for name, figure in track(drawn.items(), "drawing", "figures"):
         atomic_write_bytes(folder / name, style.png(figure))
     return [folder / name for name in (*drawn, *texts)]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdlab.errors import UserError
 from kdlab.runs import finished, folders
-from kdlab.runtime.progress import over
+from kdlab.runtime.progress import track
 from kdlab.storage import yaml_io
 
 Facts = dict[str, Any]
@@ -121,7 +121,7 @@ def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
             found.setdefault(folder.resolve(), folder)
     left = {folder: why for folder in found.values() if (why := _unfinished(folder))}
     whole = [folder for folder in found.values() if folder not in left]
-    results = {folder: finished.finished_result(folder) for folder in over(whole, "reading runs", "runs")}
+    results = {folder: finished.finished_result(folder) for folder in track(whole, "reading runs", "runs")}
     for folder, result in list(results.items()):
         if missing := sorted(_PARTS.keys() - result.keys()):
             del results[folder]

@@ -15,14 +15,14 @@ from kdlab.errors import UserError, nearest
 from kdlab.runtime.progress import ProgressBar
 from kdlab.storage.artifacts import (
     KEY,
-    LEFT,
+    LEFTOVER,
     MANIFEST,
     TAG,
     UNFINISHED,
     discard,
     entries,
     fault_of,
-    in_use,
+    is_in_use,
     lock_of,
     read_manifest,
     temporary_of,
@@ -144,7 +144,7 @@ def prune_store(root: Path, kinds: frozenset[str], rule: PruneRule, uses: Uses, 
     Entries that a running process uses or makes stay.
     """
     freed = 0
-    paths = [path for path in (*entries(root), *entries(root, LEFT)) if path.parent.name in kinds]
+    paths = [path for path in (*entries(root), *entries(root, LEFTOVER)) if path.parent.name in kinds]
     for final in sorted({path.with_name(path.name.lstrip(".")[:16]) for path in paths}):
         temporary = temporary_of(final)
         with locked(lock_of(final), wait=False) as holder:  # and the lock file of a killed builder goes with it
@@ -155,7 +155,7 @@ def prune_store(root: Path, kinds: frozenset[str], rule: PruneRule, uses: Uses, 
             for path, reason in reasons.items():
                 if not reason or not (path.exists() or path.is_symlink()):
                     continue
-                if path == final and in_use(final):
+                if path == final and is_in_use(final):
                     print(f"{_title(final)}  left alone: a running process uses it")
                     continue
                 size = _size_of(path)

@@ -106,7 +106,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         weighing,
         ksm_log,
         {"name": config.name, "seed": config.seed, "run": run_id},
-        checkpoints.newest(folder / "checkpoints", say) if resumes else None,
+        checkpoints.newest_valid(folder / "checkpoints", say) if resumes else None,
     )
 
 

@@ -26,7 +26,7 @@ from kdlab.runs.summary import beside_random, card, table
 from kdlab.runtime import distributed, signals
 from kdlab.stages.base import Stage
 from kdlab.stages.registry import stage_of
-from kdlab.storage.files import atomic_write_json, atomic_write_text, native_errors, plain_errors
+from kdlab.storage.files import atomic_write_json, atomic_write_text, native_errors, user_errors
 
 
 def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: list[str]) -> int:
@@ -107,7 +107,7 @@ def trainer_of(prepared: PreparedRun, ordered: list[pl.Callback]) -> pl.Trainer:
 
 def train(prepared: PreparedRun, trainer: pl.Trainer) -> None:
     """Train the module, from its checkpoint if there is one. `Stopped` or KeyboardInterrupt where a signal ended it."""
-    with signals.patient():
+    with signals.defer_signals():
         trainer.fit(prepared.module, datamodule=prepared.data, ckpt_path=prepared.checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -126,7 +126,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer) -> N
     probes = [seconds for seconds in distributed.gather_objects(built.cost.probe_seconds) if seconds]
     if distributed.rank() != 0:
         return
-    with plain_errors("writing the student", folder), native_errors():
+    with user_errors("writing the student", folder), native_errors():
         module.student.model.save_pretrained(folder / "student")
         stage.tokenizer.save_pretrained(folder / "student")
     result = result_of(stage, module, metrics, totals, probes, prepared.world, prepared.overrides)

@@ -140,7 +140,7 @@ class Ledger:
             self._seconds[part] = self._seconds.get(part, 0.0) + now - self._mark
         self._mark = now
 
-    def so_far(self, part: str = "") -> float:
+    def elapsed(self, part: str = "") -> float:
         """Seconds of `part` so far, or of all parts, that this rank knows of (not collective), a running timer's included."""
         self._lap()
         since = self._seconds.get(part, 0.0) if part else sum(self._seconds.values(), 0.0)

@@ -4,7 +4,7 @@
         told.to(done)
     for batch in over(batches, "evaluating", "batches"):
 
-Everything goes to standard error, from the first rank alone. `adopt` makes a library's tqdm bars do the same.
+Everything goes to standard error, from the first rank alone. `redirect_tqdm` makes a library's tqdm bars do the same.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tqdm import tqdm
 
 from kdlab.storage.files import readable_size
 
-SECONDS = 60.0  # between two plain lines
-BLINK = 0.5  # between two pictures of a bar
-PATIENCE = 1.0  # what takes less has no bar
+LINE_SECONDS = 60.0  # between two plain lines
+BAR_SECONDS = 0.5  # between two pictures of a bar
+BAR_DELAY = 1.0  # what takes less has no bar
 clock = time.monotonic
 
 T = TypeVar("T")
 
 
-def speaks() -> bool:
+def is_reporting_rank() -> bool:
     """Whether this process is the one that tells: the first rank, also before there is a process group."""
     if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("RANK", "0") != "0":
         return False
@@ -69,13 +69,13 @@ class ProgressBar:
         self.done, now = done, clock()
         if self.total is not None and done > self.total:
             self.total = None  # it was a guess
-        if not speaks():
+        if not is_reporting_rank():
             return
         if terminal():
-            if now - self._said >= BLINK and now - self._began >= PATIENCE:
+            if now - self._said >= BAR_SECONDS and now - self._began >= BAR_DELAY:
                 self._said = now
                 self._show(more())
-        elif now - self._said >= SECONDS:
+        elif now - self._said >= LINE_SECONDS:
             self._said = now
             print("  ".join(filter(None, (f"  {self.line()}", more()))), file=sys.stderr, flush=True)
 
@@ -117,7 +117,7 @@ class ProgressBar:
             self._bar = None
 
 
-def over(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
     """The `items`, one by one, told of as they are done; of `total`, if that is not their length."""
     with ProgressBar(what, total or length_hint(items) or None, unit) as told:
         for item in items:
@@ -125,7 +125,7 @@ def over(items: Iterable[T], what: str, unit: str, total: int | None = None) -> 
             told.advance()
 
 
-def adopt(bars: type[tqdm], doing: str = "") -> None:
+def redirect_tqdm(bars: type[tqdm], doing: str = "") -> None:
     """Let a library's own class of tqdm bars tell in lines where there is no terminal; once. `doing` it is said first."""
     if hasattr(bars, "_kdlab"):
         return
@@ -133,7 +133,7 @@ def adopt(bars: type[tqdm], doing: str = "") -> None:
 
     def init(self: Any, *arguments: Any, **named: Any) -> None:
         self._told = None
-        if not speaks():
+        if not is_reporting_rank():
             named["disable"] = True
         elif not terminal():
             named["file"] = io.StringIO()  # tqdm's own writing goes nowhere

@@ -1,6 +1,6 @@
 """How a signal ends a run: SIGTERM (a scheduler takes the machine back) and SIGINT (Ctrl-C).
 
-The first one raises `Stopped` where it arrives or, inside `patient`, is kept until the block asks for it: a training
+The first one raises `Stopped` where it arrives or, inside `defer_signals`, is kept until the block asks for it: a training
 ends its step and saves. The second one ends the process at once. Exit codes are 128 + signal: 143 and 130.
 """
 
@@ -43,13 +43,13 @@ class Stopped(BaseException):
         return f"stopped by {self.name}{saved}; the same command goes on from the last checkpoint"
 
 
-def asked() -> int:
+def pending() -> int:
     """The signal that waits to be obeyed, 0 if there is none."""
     return _asked
 
 
 @contextmanager
-def listening() -> Iterator[None]:
+def handling() -> Iterator[None]:
     """Take the two signals during the block; what ignored one goes on to. Does nothing outside the main thread."""
     global _asked, _listens
     if threading.current_thread() is not threading.main_thread():
@@ -57,7 +57,7 @@ def listening() -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     _asked, _listens = 0, True
-    listen()
+    install_handlers()
     try:
         yield
     finally:
@@ -66,26 +66,26 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def listen() -> None:
-    """Take the two signals (again) within `listening`, unless they are ignored: a shell's background jobs ignore Ctrl-C."""
+def install_handlers() -> None:
+    """Take the two signals (again) within `handling`, unless they are ignored: a shell's background jobs ignore Ctrl-C."""
     for number in SIGNALS if _listens else ():
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _arrived)
 
 
 @contextmanager
-def patient() -> Iterator[None]:
-    """The first signal is only noted during the block: `asked` tells of it. At the end of the block it is obeyed."""
+def defer_signals() -> Iterator[None]:
+    """The first signal is only noted during the block: `pending` tells of it. At the end of the block it is obeyed."""
     global _waits
     _waits = True
     try:
         yield
     finally:
         _waits = False
-    obey()
+    raise_pending()
 
 
-def obey() -> None:
+def raise_pending() -> None:
     """End the patience, and raise `Stopped` if a signal waits."""
     global _waits
     _waits = False
@@ -93,7 +93,7 @@ def obey() -> None:
         raise Stopped(_asked)
 
 
-def patience() -> bool:
+def deferring() -> bool:
     """Whether a first signal would only be noted now."""
     return _waits
 
@@ -111,7 +111,7 @@ def _arrived(number: int, frame: FrameType | None) -> None:
         os.write(2, f"\nkdlab: {name}: the step is ended and saved; a second {name} ends at once\n".encode())
 
 
-def outlive(worker: int) -> None:
+def outlast_signals(worker: int) -> None:
     """For a loader's process: a signal to the whole group must not take its batches from a run that is still saving."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -28,15 +28,15 @@ from kdlab.storage.files import (
     fsync_folder,
     locked,
     native_errors,
-    plain_errors,
     sha256_of,
+    user_errors,
 )
 
 MANIFEST = "manifest.json"
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 KEY = re.compile(r"[0-9a-f]{16}")
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
-LEFT = re.compile(r"\.[0-9a-f]{16}\.(tmp|lock)")
+LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.(tmp|lock)")
 _ABSENT = "it does not exist"
 # The tag that backup programs know caches by; here it also tells a store from a folder that is none of our business.
 TAG = "CACHEDIR.TAG"
@@ -69,7 +69,7 @@ class ArtifactStore:
         if fault_of(final) is None:
             return self._used(final)
         with ExitStack() as stack:
-            with plain_errors(f"making {what}", self.root):
+            with user_errors(f"making {what}", self.root):
                 final.parent.mkdir(parents=True, exist_ok=True)
                 if not (self.root / TAG).exists():
                     atomic_write_text(self.root / TAG, TAG_TEXT)
@@ -112,7 +112,7 @@ class ArtifactStore:
         """Build beside `final` and take its name; the caller holds the lock."""
         temporary, began = temporary_of(final), time.monotonic()
         try:
-            with plain_errors(f"making {what}", self.root):
+            with user_errors(f"making {what}", self.root):
                 discard(final)
                 temporary.mkdir()
             try:
@@ -121,9 +121,9 @@ class ArtifactStore:
             except OSError as error:
                 if error.errno not in NO_SPACE:
                     raise  # about the builder's own input, not about the store
-                with plain_errors(f"making {what}", self.root):
+                with user_errors(f"making {what}", self.root):
                     raise
-            with plain_errors(f"making {what}", self.root):
+            with user_errors(f"making {what}", self.root):
                 atomic_write_json(temporary / MANIFEST, _manifest(temporary, parts, what, time.monotonic() - began))
                 os.rename(temporary, final)
                 fsync_folder(final.parent)
@@ -149,10 +149,10 @@ def _hold(final: Path) -> None:
     if final not in _held:
         with suppress(OSError):  # no locks there, or no more open files: then its age alone protects it
             _held[final] = os.open(final / MANIFEST, os.O_RDONLY)
-            fcntl.flock(_held[final], fcntl.LOCK_SH)  # waits while `in_use` of another process looks, a moment
+            fcntl.flock(_held[final], fcntl.LOCK_SH)  # waits while `is_in_use` of another process looks, a moment
 
 
-def in_use(final: Path) -> bool:
+def is_in_use(final: Path) -> bool:
     """Whether another process has read this artifact and still runs."""
     _release(final)
     with suppress(OSError):
@@ -237,7 +237,7 @@ def read_manifest(final: Path) -> dict[str, Any] | str:
 
 def fault_of(final: Path) -> str | None:
     """What is wrong with an artifact; None after every byte was read and found right."""
-    with plain_errors("checking an artifact", final.parent):
+    with user_errors("checking an artifact", final.parent):
         if not final.exists():
             return _ABSENT
         manifest = read_manifest(final)

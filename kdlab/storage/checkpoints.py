@@ -18,7 +18,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from kdlab.errors import UserError
-from kdlab.storage.files import atomic_write_text, fsync_folder, plain_errors, replacing, sha256_of
+from kdlab.storage.files import atomic_write_text, fsync_folder, replacing, sha256_of, user_errors
 
 NAME = re.compile(r"step-(\d{8,})\.ckpt")
 
@@ -37,7 +37,7 @@ def save(state: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
     if keep < 1 or step < 0:
         raise ValueError(f"keep must be at least 1 and step at least 0, got keep={keep}, step={step}")
     folder = Path(folder)
-    with plain_errors("saving a checkpoint", folder):
+    with user_errors("saving a checkpoint", folder):
         for left in folder.glob(".step-*.tmp"):  # of a writer that was killed
             left.unlink(missing_ok=True)
         path = write(state, folder / name_of(step))
@@ -48,8 +48,8 @@ def save(state: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
 def write(state: dict[str, Any], path: Path) -> Path:
     """Write `state` to `path` and its checksum beside it, atomically; other files are left alone."""
     path = Path(path)
-    known = sidecar(path)
-    with plain_errors("saving a checkpoint", path.parent):
+    known = checksum_file(path)
+    with user_errors("saving a checkpoint", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         earlier = _digests(path) if path.exists() else []
         try:
@@ -76,10 +76,10 @@ def write(state: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def newest(folder: Path, say: Callable[[str], None] = print) -> Path | None:
+def newest_valid(folder: Path, say: Callable[[str], None] = print) -> Path | None:
     """The latest step's checkpoint whose bytes match its checksum, or None; damaged later ones are named by `say`."""
     for path in _by_step(Path(folder)):
-        fault = damage(path)
+        fault = damage_of(path)
         if fault is None:
             return path
         say(f"checkpoint {path} is damaged ({fault}); trying the one before")
@@ -95,7 +95,7 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; give a file like step-00000123.ckpt")
-    if sidecar(path).exists() and (fault := damage(path)) is not None:
+    if checksum_file(path).exists() and (fault := damage_of(path)) is not None:
         raise UserError(f"checkpoint {path} is damaged ({fault}); use an earlier one")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch asks users to report strangers' pickles to it
@@ -128,23 +128,23 @@ def step_of(path: Path) -> int:
 def remove(path: Path) -> None:
     """Delete a checkpoint, then its checksum; absent files are fine."""
     path = Path(path)
-    with plain_errors("removing a checkpoint", path.parent):
+    with user_errors("removing a checkpoint", path.parent):
         path.unlink(missing_ok=True)
-        sidecar(path).unlink(missing_ok=True)
+        checksum_file(path).unlink(missing_ok=True)
     _verified.pop(path.absolute(), None)
 
 
-def sidecar(path: Path) -> Path:
+def checksum_file(path: Path) -> Path:
     """Where the checksum of a checkpoint stands."""
     return path.with_name(path.name + ".sha256")
 
 
-def damage(path: Path) -> str | None:
+def damage_of(path: Path) -> str | None:
     """What is wrong with the bytes of a checkpoint, None when they match its checksum."""
     try:
         expected = _digests(path)
         if not expected:
-            return f"no readable checksum in {sidecar(path).name}"
+            return f"no readable checksum in {checksum_file(path).name}"
         identity = _identity(path)
         found = sha256_of(path)
     except OSError as error:
@@ -157,7 +157,7 @@ def damage(path: Path) -> str | None:
 
 def _by_step(folder: Path) -> list[Path]:
     """Checkpoints in `folder`, latest step first."""
-    with plain_errors("looking for checkpoints", folder):
+    with user_errors("looking for checkpoints", folder):
         found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=step_of, reverse=True)
 
@@ -177,7 +177,7 @@ def _prune(folder: Path, saved: Path, keep: int) -> None:
 
 
 def _still_good(path: Path) -> bool:
-    return _verified.get(path.absolute()) == _identity(path) or damage(path) is None
+    return _verified.get(path.absolute()) == _identity(path) or damage_of(path) is None
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -188,7 +188,7 @@ def _identity(path: Path) -> tuple[int, int, int]:
 def _digests(path: Path) -> list[str]:
     """The checksums beside `path`, newest first; two while a file is being replaced."""
     try:
-        return re.findall(rf"^([0-9a-f]{{64}})  {re.escape(path.name)}$", sidecar(path).read_text("ascii"), re.M)
+        return re.findall(rf"^([0-9a-f]{{64}})  {re.escape(path.name)}$", checksum_file(path).read_text("ascii"), re.M)
     except (FileNotFoundError, UnicodeDecodeError):
         return []
 

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
-from kdlab.storage.redaction import without_values
+from kdlab.storage.redaction import redact_values
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
-def plain_errors(doing: str, folder: Path) -> Iterator[None]:
+def user_errors(doing: str, folder: Path) -> Iterator[None]:
     """Turn any OSError of the block into a `UserError` that names the folder and the remedy; the cause is kept."""
     try:
         yield
@@ -170,13 +170,13 @@ def replacing(path: Path) -> Iterator[tuple[Writer, Path]]:
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either all of it or what it held before; `UserError` when it cannot be."""
     path = Path(path)
-    with plain_errors(f"writing {path.name}", path.parent), replacing(path) as (writer, _):
+    with user_errors(f"writing {path.name}", path.parent), replacing(path) as (writer, _):
         writer.write(data)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
     """`atomic_write_bytes` of UTF-8 text, without the values of environment variables that hold secrets."""
-    atomic_write_bytes(path, without_values(text).encode("utf-8"))
+    atomic_write_bytes(path, redact_values(text).encode("utf-8"))
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
@@ -234,7 +234,7 @@ def open_locked(
             except OSError as error:
                 if must_lock or error.errno not in _NO_LOCKS:
                     raise
-            if is_at(descriptor, path):
+            if still_named(descriptor, path):
                 return descriptor, note
         except BaseException:
             with suppress(OSError):
@@ -243,7 +243,7 @@ def open_locked(
         os.close(descriptor)  # the holder before us renamed or removed the file that we opened
 
 
-def is_at(descriptor: int, path: Path) -> bool:
+def still_named(descriptor: int, path: Path) -> bool:
     """Whether an open file still has the name `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))

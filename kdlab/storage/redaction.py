@@ -30,10 +30,10 @@ _SHAPED = re.compile(
 _HEX = re.compile(r"[0-9a-f]{40}")  # a W&B key of the older form; a git revision looks the same
 
 
-def found_in(key: str, value: str, environment: Mapping[str, str] | None = None) -> str | None:
+def secret_reason(key: str, value: str, environment: Mapping[str, str] | None = None) -> str | None:
     """Why the value of a setting looks like a secret, without showing it; None if it does not."""
     last = key.rsplit(".", 1)[-1]
-    for name, secret in variables(environment).items():
+    for name, secret in secret_variables(environment).items():
         if secret in value:
             return f"it holds the value of the environment variable {name}"
     if _SHAPED.search(value):
@@ -45,7 +45,7 @@ def found_in(key: str, value: str, environment: Mapping[str, str] | None = None)
     return None
 
 
-def variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def secret_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment variables that are called like secrets, with their values, the longest first."""
     around = os.environ if environment is None else environment
     found = {
@@ -56,20 +56,20 @@ def variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
 
-def without_values(text: str) -> str:
+def redact_values(text: str) -> str:
     """`text` without the values of secret environment variables."""
-    for value in variables().values():
+    for value in secret_variables().values():
         text = text.replace(value, HIDDEN)
     return text
 
 
-def without_secrets(node: Any, key: str = "") -> Any:
+def redact(node: Any, key: str = "") -> Any:
     """A text, or containers of texts, without anything that looks like a secret."""
     if isinstance(node, dict):
-        return {name: without_secrets(value, str(name)) for name, value in node.items()}
+        return {name: redact(value, str(name)) for name, value in node.items()}
     if isinstance(node, list | tuple):
-        return [without_secrets(value, key) for value in node]
+        return [redact(value, key) for value in node]
     if not isinstance(node, str):
         return node
-    shown = _SHAPED.sub(HIDDEN, without_values(node))
-    return HIDDEN if found_in(key, shown) else shown
+    shown = _SHAPED.sub(HIDDEN, redact_values(node))
+    return HIDDEN if secret_reason(key, shown) else shown

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError, nearest
-from kdlab.storage.files import atomic_write_text, plain_errors, replacing
+from kdlab.storage.files import atomic_write_text, replacing, user_errors
 
 
 class Table:
@@ -27,7 +27,7 @@ class Table:
         if len(set(self.columns)) != len(self.columns) or not self.columns:
             raise ValueError(f"columns must be given and differ: {self.columns}")
         self._header = _line(self.columns)
-        with plain_errors(f"opening {self.path.name}", self.path.parent):
+        with user_errors(f"opening {self.path.name}", self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._continue_or_begin()
 
@@ -55,7 +55,7 @@ class Table:
             if name not in self.columns:
                 raise ValueError(f"{self.path.name} has no column {name!r}: {nearest(name, self.columns)}")
         data = _line([_cell(row.get(name)) for name in self.columns]).encode("utf-8")
-        with plain_errors(f"writing {self.path.name}", self.path.parent):
+        with user_errors(f"writing {self.path.name}", self.path.parent):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)  # no O_CREAT: a table that vanished is an error
             try:
                 before = os.fstat(descriptor).st_size
@@ -71,7 +71,7 @@ class Table:
 
     def sync(self) -> None:
         """Flush the rows so far to the device: before a checkpoint that counts on them."""
-        with plain_errors(f"writing {self.path.name}", self.path.parent):
+        with user_errors(f"writing {self.path.name}", self.path.parent):
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
@@ -85,7 +85,7 @@ class Table:
         """
         index = self.columns.index("step")
         with (
-            plain_errors(f"rewinding {self.path.name}", self.path.parent),
+            user_errors(f"rewinding {self.path.name}", self.path.parent),
             open(self.path, "rb") as old,
             replacing(self.path) as (writer, _),
         ):

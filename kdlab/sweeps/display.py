@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol, TextIO
 
-from kdlab.runtime.progress import SECONDS, readable_time
+from kdlab.runtime.progress import LINE_SECONDS, readable_time
 from kdlab.sweeps import job_logs
 from kdlab.sweeps.job_status import JobStatus, SweepStatus
 
-PLAIN_SECONDS = SECONDS  # without a terminal: how often a line comes at least
+PLAIN_SECONDS = LINE_SECONDS  # without a terminal: how often a line comes at least
 LIVE_SECONDS = 0.5
 ROWS = 12  # running jobs that the table shows
 

@@ -102,7 +102,7 @@ class mounted:
 def _last_good(folder: Path) -> bool:
     """No checkpoint there is damaged."""
     named: list[str] = []
-    checkpoints.newest(folder / "run" / "checkpoints", named.append)
+    checkpoints.newest_valid(folder / "run" / "checkpoints", named.append)
     return not named
 
 
@@ -138,6 +138,6 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "flipped": _flip,
     "cut": lambda file: os.truncate(file, file.stat().st_size // 2),
     "empty": lambda file: os.truncate(file, 0),
-    "unsigned": lambda file: checkpoints.sidecar(file).unlink(),
+    "unsigned": lambda file: checkpoints.checksum_file(file).unlink(),
     "other": lambda file: shutil.copyfile(__file__, file) and None,
 }

@@ -27,7 +27,7 @@ def signals(lab: FaultLab) -> FaultResult:
             folder = lab.fresh()
             done = lab.run(folder, prepare=TrapAt(step, Send(signum), when))
             told = result(folder)
-            kept = checkpoints.newest(folder / "run" / "checkpoints")
+            kept = checkpoints.newest_valid(folder / "run" / "checkpoints")
             fine = done.code == code and told["status"] == "preempted" and "Traceback" not in done.output
             fine = fine and kept is not None and checkpoints.step_of(kept) == told["step"] in range(step, step + 3)
             judge(found, lab, folder, fine, f"signal {signum} at {step} {when}", done)

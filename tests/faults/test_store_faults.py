@@ -120,7 +120,7 @@ def test_a_checkpoint_killed_at_every_system_call(memory: Path, again: bool) -> 
         folder = memory / str(point)
         shutil.copytree(before, folder)
         killed = killed_at(point, lambda folder=folder: checkpoints.save(state(saved), folder, step))
-        outcomes.append(good(checkpoints.newest(folder, pytest.fail)))
+        outcomes.append(good(checkpoints.newest_valid(folder, pytest.fail)))
         checkpoints.save(state(40), folder, 40)
         last = f"step-{step if outcomes[-1] == saved else 20:08d}.ckpt"
         assert names(folder) == sorted([last, last + ".sha256", "step-00000040.ckpt", "step-00000040.ckpt.sha256"])
@@ -135,7 +135,7 @@ def test_a_checkpoint_killed_at_every_system_call(memory: Path, again: bool) -> 
 
 def test_checkpoints_killed_at_any_time(memory: Path) -> None:
     def save_on_and_on() -> None:
-        found = checkpoints.newest(memory)
+        found = checkpoints.newest_valid(memory)
         start = 0 if found is None else checkpoints.step_of(found)
         for step in range(start + 1, start + 10_000):
             checkpoints.save(state(step), memory, step)
@@ -150,7 +150,7 @@ def test_checkpoints_killed_at_any_time(memory: Path) -> None:
         time.sleep(0.0007 * attempt)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        found = checkpoints.newest(memory, pytest.fail)
+        found = checkpoints.newest_valid(memory, pytest.fail)
         assert found is not None
         assert good(found) == checkpoints.step_of(found) > reached
         reached = checkpoints.step_of(found)
@@ -264,7 +264,7 @@ def test_a_full_disk_keeps_checkpoints_artifacts_and_tables(small_disk: Path) ->
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.ENOSPC
     assert names(path.parent) == [path.name, path.name + ".sha256"]
-    assert checkpoints.newest(path.parent) == path
+    assert checkpoints.newest_valid(path.parent) == path
 
     with pytest.raises(UserError, match="making a big one failed.*no space left"):
         store.get("kind", {"n": 2}, lambda folder: (folder / "x").write_bytes(bytes(2_000_000)) and None, "a big one")
@@ -310,7 +310,7 @@ def test_a_read_only_disk_is_one_line(small_disk: Path) -> None:
             use()
         assert "\n" not in str(caught.value)
         assert str(small_disk) in str(caught.value)
-    assert good(checkpoints.newest(path.parent)) == 1
+    assert good(checkpoints.newest_valid(path.parent)) == 1
     assert store.get("kind", PARTS, build) == artifact  # what is there can be used
 
 
@@ -322,7 +322,7 @@ def test_a_file_size_limit_ends_a_checkpoint_like_a_full_disk(tmp_path: Path) ->
 
     status = in_child(lambda: checkpoints.save({"w": torch.ones(100_000)}, tmp_path, 2), limit)
     assert os.WEXITSTATUS(status) == 2  # UserError
-    assert good(checkpoints.newest(tmp_path)) == 1
+    assert good(checkpoints.newest_valid(tmp_path)) == 1
     assert len(names(tmp_path)) == 2
 
 
@@ -354,7 +354,7 @@ def test_every_failing_call_of_a_save_leaves_the_earlier_files(
                 complaints.append(str(error))
         assert not [name for name in names(memory) if "tmp" in name]
         assert {name: (memory / name).read_bytes() for name in before} == before
-        assert good(checkpoints.newest(memory, lambda line: pytest.fail(line))) in (10, 20)
+        assert good(checkpoints.newest_valid(memory, lambda line: pytest.fail(line))) in (10, 20)
         for name in set(names(memory)) - set(before):
             (memory / name).unlink()
     assert left >= 0  # the last save met no failure

@@ -318,10 +318,10 @@ def checkpoint_bytes() -> bytes:
 def a_checkpoint(data: bytes, folder: Path) -> None:
     with made(folder / "in.c", **{"step-00000003.ckpt": data}) as inside:
         file = inside / "step-00000003.ckpt"
-        checkpoints.sidecar(file).write_bytes(data[-80:])
-        assert checkpoints.newest(file.parent, lambda line: None) is None
+        checkpoints.checksum_file(file).write_bytes(data[-80:])
+        assert checkpoints.newest_valid(file.parent, lambda line: None) is None
         _quietly(lambda: checkpoints.load(file))
-        checkpoints.sidecar(file).unlink()
+        checkpoints.checksum_file(file).unlink()
         checkpoints.load(file)
 
 
@@ -478,7 +478,7 @@ TARGETS: dict[str, Target] = {
     "a manifest": Target(damaged_json(manifest), an_artifact, 6),
     "a text with secrets": Target(
         hostile | st.dictionaries(st.sampled_from(["token", "a", "api_key"]), hostile),
-        lambda value, _: redaction.without_secrets(value), 6),
+        lambda value, _: redaction.redact(value), 6),
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.data.text import corpus
 from kdlab.errors import UserError
 from kdlab.runtime.progress import ProgressBar
-from kdlab.storage.files import atomic_write_json, plain_errors
+from kdlab.storage.files import atomic_write_json, user_errors
 from kdlab.types import IGNORE, Batch, TaskShape
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def prepare(
         if (odd := next((row for row in rows if len(row.texts) != data.shape.columns), None)) is not None:
             raise UserError(f"the split {split} has a row of {len(odd.texts)} text(s), the task {data.shape.columns}")
     stats, total = {}, sum(map(len, data.splits.values()))
-    with plain_errors("writing the tokenised rows", out), ProgressBar("tokenising the rows", total, "rows") as told:
+    with user_errors("writing the tokenised rows", out), ProgressBar("tokenising the rows", total, "rows") as told:
         for split, rows in data.splits.items():
             (out / split).mkdir()
             stats[split] = _write(out / split, rows, data.shape, tokenizer, max_length, told)

@@ -23,7 +23,7 @@ from kdlab.data.text.tokenization import tokenised
 from kdlab.errors import UserError
 from kdlab.runtime.progress import ProgressBar
 from kdlab.runtime.seeding import stable
-from kdlab.storage.files import plain_errors, require_space
+from kdlab.storage.files import require_space, user_errors
 
 if TYPE_CHECKING:
     import datasets
@@ -102,7 +102,7 @@ def prepare(
                 yield number, rows
 
     doing = "writing the tokenised text"
-    with plain_errors(doing, out), ProgressBar("tokenising the text", size, "characters") as told, ExitStack() as stack:
+    with user_errors(doing, out), ProgressBar("tokenising the text", size, "characters") as told, ExitStack() as stack:
         train, held = (stack.enter_context(_Writer(out / split, len(tokenizer))) for split in SPLITS)
         for is_held, number, rows in _split(sequences(), heldout, seed):
             (held if is_held else train).write(number, rows)
@@ -114,7 +114,7 @@ def prepare(
         )
     stats.sequences, stats.tokens = train.sequences + held.sequences, train.tokens + held.tokens
     stats.heldout_sequences, stats.heldout_tokens = held.sequences, held.tokens
-    with plain_errors(doing, out):
+    with user_errors(doing, out):
         np.save(out / "token_counts.npy", train.counts)
         (out / "stats.json").write_text(json.dumps(asdict(stats), indent=1) + "\n")
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from kdlab.data.text import mediawiki
 from kdlab.data.text.files import blocks, grouped, jsonl_rows, lines, parquet_rows, parquet_size, sniff, stretches
 from kdlab.errors import UserError, nearest
-from kdlab.runtime.progress import adopt, over
+from kdlab.runtime.progress import redirect_tqdm, track
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 EXCERPT = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -198,8 +198,8 @@ class HubText:
         import huggingface_hub
         from datasets.utils import tqdm as bars
 
-        adopt(bars, f"{self.name}:")
-        adopt(huggingface_hub.utils.tqdm, "downloading")
+        redirect_tqdm(bars, f"{self.name}:")
+        redirect_tqdm(huggingface_hub.utils.tqdm, "downloading")
         try:
             revision = self.revision
             if re.fullmatch(r"[0-9a-f]{7,39}", revision):
@@ -253,7 +253,7 @@ def _unreadable(error: OSError) -> None:
 def _digest(values: Iterable[object], files: Iterable[Path], digests: Iterable[str] = ()) -> str:
     """The sha256 over plain `values`, the sha256 of each of `files`, and further `digests` in hexadecimal."""
     total = hashlib.sha256(json.dumps(list(values)).encode())
-    for path in over(files, "reading the text once, for its fingerprint", "files"):
+    for path in track(files, "reading the text once, for its fingerprint", "files"):
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     for digest in digests:

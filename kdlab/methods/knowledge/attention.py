@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.layer_maps import matched
+from kdlab.methods.knowledge.layer_maps import paired_layers
 from kdlab.methods.marks import needs
 from kdlab.types import Outputs
 
@@ -21,7 +21,7 @@ def attention_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int
     TinyBERT (Jiao et al. 2020): L_attn, scores before softmax, summed over layers with weight one. The public code takes
     the mean over padding too. As many heads in both.
     """
-    found = matched(layers, student.scores, teacher.scores)
+    found = paired_layers(layers, student.scores, teacher.scores)
     return torch.stack([_score_mse(s, t, student.mask) for s, t in found]).sum(0)  # pyright: ignore
 
 

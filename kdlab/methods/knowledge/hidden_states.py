@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.layer_maps import matched, pairs
+from kdlab.methods.knowledge.layer_maps import layer_pairs, paired_layers
 from kdlab.methods.marks import needs
 from kdlab.types import Outputs
 
@@ -33,7 +33,7 @@ def patient(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "s
     and over H instead of the sums of the equation, so its weight beta is H * layers times ours. `squared` False: the
     distance itself, as FeaK of KSM, Eq. 15 (with layers="uniform", for that sum takes all student layers).
     """
-    found = matched(layers, student.states, teacher.states, above=1)
+    found = paired_layers(layers, student.states, teacher.states, above=1)
     apart = [F.normalize(s[:, 0].float(), dim=-1) - F.normalize(t[:, 0].float(), dim=-1) for s, t in found]
     return torch.stack([d.square().sum(-1) if squared else torch.linalg.vector_norm(d, dim=-1) for d in apart]).sum(0)
 
@@ -50,7 +50,7 @@ def hidden_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] =
 
     TinyBERT (Jiao et al. 2020): L_hidn, summed over layers with weight one. Embeddings: `embedding_mse`.
     """
-    found = matched(layers, student.states, teacher.states, above=1)
+    found = paired_layers(layers, student.states, teacher.states, above=1)
     return torch.stack([_token_mse(s, t, student.mask) for s, t in found]).sum(0)  # pyright: ignore
 
 
@@ -67,7 +67,7 @@ def relation(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "
     where a layer has no next.
     """
     depths = len(student.states) - 1, len(teacher.states) - 1  # pyright: ignore[reportArgumentType]
-    found = [(m, n) for m, n in pairs(layers, *depths) if m < depths[0]]
+    found = [(m, n) for m, n in layer_pairs(layers, *depths) if m < depths[0]]
     if not found or any(n == depths[1] for _, n in found):
         raise UserError(
             f"relations are between a layer and the next, layers={layers}: the student has {depths[0]} and needs 2 or "
@@ -78,7 +78,7 @@ def relation(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "
     return torch.stack(apart).sum(0) / s[0].shape[-1] ** 4
 
 
-def informative(teacher_states: Sequence[Tensor], count: int) -> Tensor:
+def informative_layers(teacher_states: Sequence[Tensor], count: int) -> Tensor:
     """The `count` layers whose [CLS] state says most, of each row, (k, count) int64, ascending, numbered from 1.
 
     A layer's information is the entropy of softmax over its [CLS] state (DeKD, Eq. 8; the divisor log|Y| there is a
@@ -99,24 +99,24 @@ def informative(teacher_states: Sequence[Tensor], count: int) -> Tensor:
         return order[:, :count].sort(1).values + 1
 
 
-def chosen_layers(student: Outputs, teacher: Outputs) -> Tensor:
+def informative_layer_mask(student: Outputs, teacher: Outputs) -> Tensor:
     """Which of the teacher's N layers `aligned` takes for each row, (k, N) bool."""
     assert student.states is not None and teacher.states is not None
-    chosen = informative(teacher.states, len(student.states) - 1) - 1
+    chosen = informative_layers(teacher.states, len(student.states) - 1) - 1
     mask = torch.zeros(len(chosen), len(teacher.states) - 1, dtype=torch.bool, device=chosen.device)
     return mask.scatter(1, chosen, True)
 
 
-@needs("states", layer_mask=chosen_layers)
+@needs("states", layer_mask=informative_layer_mask)
 def aligned(student: Outputs, teacher: Outputs) -> Tensor:
-    """Sum over the M student layers of the squared distance of unit [CLS] states to the M `informative` ones, (k,).
+    """Sum over the M student layers of the squared distance of unit [CLS] states to the M `informative_layers` ones, (k,).
 
     Dynamic objective alignment of DeKD, Eq. 9: each row's own M most informative teacher layers, in
     the order of their depth, one to one with the student's layers. Raises UserError for a teacher of fewer layers.
     """
     assert student.states is not None and teacher.states is not None
     s, t = (torch.stack(_cls(states)[1:], 1) for states in (student.states, teacher.states))
-    chosen = informative(teacher.states, s.shape[1]) - 1
+    chosen = informative_layers(teacher.states, s.shape[1]) - 1
     t = t.gather(1, chosen.unsqueeze(-1).expand(-1, -1, t.shape[-1]))
     return (F.normalize(s, dim=-1) - F.normalize(t, dim=-1)).square().sum((1, 2))
 

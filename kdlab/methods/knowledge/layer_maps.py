@@ -58,7 +58,7 @@ def explicit(layers: Sequence[int], student: int, teacher: int) -> Pairs:
 MAPS = {"uniform": uniform, "skip": skip, "last": last}
 
 
-def pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pairs:
+def layer_pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pairs:
     """[(student layer, teacher layer), ...] of a map in MAPS or of an explicit list, for depths M and N.
 
     Raises UserError for an unknown name, a list that does not fit, and named maps to a shallower teacher.
@@ -75,10 +75,10 @@ def pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pairs:
     return MAPS[layers](student, teacher)
 
 
-def matched(
+def paired_layers(
     layers: str | Sequence[int], student: Sequence[Layer] | None, teacher: Sequence[Layer] | None, above: int = 0
 ) -> list[tuple[Layer, Layer]]:
     """What the layers that a map joins show, student's and teacher's; `above` 1 where embeddings come first, else 0."""
     assert student is not None and teacher is not None
-    found = pairs(layers, len(student) - above, len(teacher) - above)
+    found = layer_pairs(layers, len(student) - above, len(teacher) - above)
     return [(student[m - 1 + above], teacher[n - 1 + above]) for m, n in found]

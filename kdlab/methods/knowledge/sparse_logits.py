@@ -14,19 +14,19 @@ from torch import Tensor
 ABSENT = -1e4  # the logit of a token that was not kept: finite, so that 0 * log 0 is 0
 
 
-def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of logits (U, V), descending, and their tokens: (U, k) each, the values as they are."""
     found = logits.topk(k, dim=-1)
     return found.values, found.indices
 
 
-def whole_of_top(values: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
+def logits_of_top(values: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
     """Logits (U, V) float32 of k kept ones: at any temperature their softmax is the teacher's over these k tokens."""
     whole = torch.full((len(values), vocabulary), ABSENT, device=values.device)
     return whole.scatter_(1, tokens, values.float())
 
 
-def sample(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     """k tokens (U, k) drawn with replacement from softmax(logits / temperature), (U, V), by inverting its sums.
 
     `uniform` (U, k) float64 in [0, 1) decides the draw: Random Sampling KD with the teacher's own distribution as the
@@ -37,7 +37,7 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     return drawn.clamp_max(logits.shape[-1] - 1)
 
 
-def whole_of_sample(tokens: Tensor, vocabulary: int, temperature: float) -> Tensor:
+def logits_of_sample(tokens: Tensor, vocabulary: int, temperature: float) -> Tensor:
     """Logits (U, V) float32 whose softmax at `temperature` is the share of each token in the draw (U, k)."""
     ones = torch.full(tokens.shape, 1 / tokens.shape[1], device=tokens.device)
     share = torch.zeros(len(tokens), vocabulary, device=tokens.device).scatter_add_(1, tokens, ones)

@@ -26,7 +26,7 @@ from kdlab.methods.ksm.actor_critic import hard_action, hard_bonus, phase_error,
 from kdlab.methods.ksm.settings import KSMSettings
 from kdlab.methods.marks import needs
 from kdlab.runtime.seeding import generator
-from kdlab.storage.files import atomic_write_bytes, atomic_write_json, plain_errors
+from kdlab.storage.files import atomic_write_bytes, atomic_write_json, user_errors
 from kdlab.types import WeighingContext
 
 WEIGHTS, SETTINGS = "ksm.safetensors", "ksm.json"
@@ -309,7 +309,7 @@ class KSM:
     def save(self, folder: str | Path) -> None:
         """Write networks (safetensors) and settings (JSON) into `folder`; not what is needed to go on learning."""
         folder = Path(folder)
-        with plain_errors("saving the KSM", folder):
+        with user_errors("saving the KSM", folder):
             folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.cpu().contiguous() for name, tensor in self.networks.state_dict().items()}
         atomic_write_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
@@ -322,7 +322,7 @@ class KSM:
         for name in (SETTINGS, WEIGHTS):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} holds no KSM: {name} is missing; give the folder that KSM.save wrote")
-        with plain_errors("reading the KSM", folder):
+        with user_errors("reading the KSM", folder):
             settings, weights = (folder / SETTINGS).read_bytes(), (folder / WEIGHTS).read_bytes()
         try:
             ksm = cls(**json.loads(settings))

@@ -23,7 +23,7 @@ from kdlab.modules.row_pool import keeps, look
 from kdlab.plotting import style
 from kdlab.reporting.analyses.gradients import cosines
 from kdlab.reporting.analyses.open_run import OpenRun
-from kdlab.runtime.progress import over
+from kdlab.runtime.progress import track
 from kdlab.storage import checkpoints, tables
 from kdlab.types import Evidence
 
@@ -57,7 +57,7 @@ def gradients(run: OpenRun, rows: int, names: Sequence[str] | None, head: bool) 
     run.say(f"gradients of {count} rows, one at a time, by {sum(p.numel() for p in parameters):,} parameters")
     parts: list[Tensor] = []
     kept: dict[tuple[str, float], list[Tensor]] = {(name, ratio): [] for name in arms for ratio in RATIOS}
-    for batch in over(every, "gradients", "batches"):
+    for batch in track(every, "gradients", "batches"):
         batch = batch.to(run.device)
         pool = run.look(batch)
         for (name, ratio), mine in kept.items():
@@ -159,7 +159,7 @@ def _entropies(run: OpenRun, ids: np.ndarray) -> dict[int, float]:
     run.say(f"{len(ids):,} teacher queries, of this analysis alone")
     ids, size = ids[np.argsort(train.lengths[ids], kind="stable")], run.data.batch_size
     collate, found = train.collate(run.data.pad), {}
-    for start in over(range(0, len(ids), size), "asking the teacher", "batches"):
+    for start in track(range(0, len(ids), size), "asking the teacher", "batches"):
         batch = collate([train[0, int(i)] for i in ids[start : start + size]]).to(run.device)
         values = strategies.entropy(Evidence(logits=run.told(batch)))
         found |= dict(zip(batch.rows.tolist(), values.tolist(), strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdlab.config.schema import Config
 from kdlab.runtime import distributed
-from kdlab.storage.redaction import without_secrets
+from kdlab.storage.redaction import redact
 
 ROOMS = ("wandb", "tensorboard")
 
@@ -28,13 +28,13 @@ def logger_of(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
     """A Lightning logger where one was asked for (the CSV tables are written anyway), else False."""
     if config.logger.name not in ROOMS:
         return False
-    return _room(config.logger.name).begin(config, folder, without_secrets(resolved))
+    return _room(config.logger.name).begin(config, folder, redact(resolved))
 
 
 def complete(config: Config, logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
     """Tell the logger of a finished run what its folder holds by then, and close it; on rank 0."""
     if logger is not None and distributed.rank() == 0:
-        _room(config.logger.name).complete(logger, folder, without_secrets(dict(result)))
+        _room(config.logger.name).complete(logger, folder, redact(dict(result)))
         close(logger)
 
 

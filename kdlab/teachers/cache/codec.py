@@ -99,9 +99,9 @@ class UnitLogits:
         columns = zip(*(self.units[i] for i in index.tolist()), strict=True)
         found = [_tensor(np.stack(one), code).to(index.device) for one, code in zip(columns, self.codes, strict=True)]
         if self.keeps.vocabulary == "topk":
-            return sparse_logits.whole_of_top(found[0], found[1], self.outputs)
+            return sparse_logits.logits_of_top(found[0], found[1], self.outputs)
         if self.keeps.vocabulary == "sampled":
-            return sparse_logits.whole_of_sample(found[0], self.outputs, self.keeps.temperature)
+            return sparse_logits.logits_of_sample(found[0], self.outputs, self.keeps.temperature)
         return found[0]
 
 
@@ -145,10 +145,10 @@ def taken_apart(
 def _reduced(keeps: CacheSpec, logits: Tensor, outputs: int, uniform: Tensor | None) -> list[tuple[np.ndarray, int]]:
     tokens = _SHORT if outputs <= 2**16 else _LONG
     if keeps.vocabulary == "topk":
-        values, ids = sparse_logits.top(logits, keeps.k)
+        values, ids = sparse_logits.top_tokens(logits, keeps.k)
         return [_array(values), (ids.cpu().numpy().astype(_DTYPES[tokens]), tokens)]
     if uniform is not None:
-        drawn = sparse_logits.sample(logits, uniform, keeps.temperature)
+        drawn = sparse_logits.sample_tokens(logits, uniform, keeps.temperature)
         return [(drawn.cpu().numpy().astype(_DTYPES[tokens]), tokens)]
     return [_array(logits)]
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdlab.storage.files import atomic_write_json, is_at, locked, replacing
+from kdlab.storage.files import atomic_write_json, locked, replacing, still_named
 
 FACTS = "answers.json"
 HEAD = 64  # bytes before the first entry of an index, before the first answer of a data file
@@ -122,7 +122,7 @@ class DiskStore:
             descriptor = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # no locks there: then its age alone protects it
                 fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for who removes it
-            if not is_at(descriptor, path):
+            if not still_named(descriptor, path):
                 os.close(descriptor)
                 return
             self._held = descriptor

@@ -71,8 +71,8 @@ def test_dear_ones_come_75_times_their_cost_apart(clock):
 def test_their_share_of_the_time_stays_small_whatever_they_cost(clock, cost, step):
     cadence = begun(50_000_000)
     due = trained(clock, cadence, repeat(cost), 3000, step)
-    assert due and cadence.ledger.so_far(PART) == pytest.approx(len(due) * cost)
-    assert cadence.ledger.so_far(PART) <= 0.02 * cadence.ledger.so_far()
+    assert due and cadence.ledger.elapsed(PART) == pytest.approx(len(due) * cost)
+    assert cadence.ledger.elapsed(PART) <= 0.02 * cadence.ledger.elapsed()
     gaps = [later - earlier for earlier, later in zip([0.0, *due], due, strict=False)]
     assert max(gaps[1:]) <= max(60.0, 75 * cost) + cost + step and gaps[0] <= 225 + step
 

@@ -80,4 +80,4 @@ def test_every_term_is_made_and_reads_what_it_says(name):
 
 def test_dynamic_kds_layers_are_2_4_6_8_10():
     layers = composed("dynamickd_objective")["patient"].term.layers
-    assert [n for _, n in layer_maps.pairs(layers, 6, 12)] == [2, 4, 6, 8, 10]
+    assert [n for _, n in layer_maps.layer_pairs(layers, 6, 12)] == [2, 4, 6, 8, 10]

@@ -143,7 +143,7 @@ def test_tinybert_learns_intermediate_layers_for_20_epochs_then_predictions_for_
     assert {name: (function_of(t.term), t.since, t.until) for name, t in second.items()} == {
         "soft": ("soft_loss", change, 1.0)
     }
-    assert layer_maps.pairs(counted["hidden"].term["layers"], 4, 12) == [(1, 3), (2, 6), (3, 9), (4, 12)]
+    assert layer_maps.layer_pairs(counted["hidden"].term["layers"], 4, 12) == [(1, 3), (2, 6), (3, 9), (4, 12)]
     assert counted["soft"].term["temperature"] == 1.0
 
 
@@ -157,7 +157,7 @@ def test_patient_kd_learns_from_the_published_layers():
     config = paper("knowledge=pkd")
     found = config.knowledge.terms["patient"]
     assert function_of(found.term) == "patient" and found.at == "all"
-    assert [n for _, n in layer_maps.pairs(found.term["layers"], 6, 12)] == [2, 4, 6, 8, 10]
+    assert [n for _, n in layer_maps.layer_pairs(found.term["layers"], 6, 12)] == [2, 4, 6, 8, 10]
     # beta 100 of the published script, which takes means over H and layers where the equation takes sums
     assert found.weight == pytest.approx(100 / (768 * 5), rel=0.01)
     assert set(terms(config)) == {"label", "soft", "patient"}
@@ -274,6 +274,6 @@ def test_dynamic_kd_weighs_outputs_by_certainty_and_states_by_uncertainty():
     config = paper(exp="dynamickd_objective")
     rule = config.weigh.arms["uncertainty"]
     assert (rule["certain"], rule["uncertain"]) == (["soft"], ["patient"])
-    assert config.knowledge.terms["patient"].term["layers"] == "skip" and layer_maps.pairs("skip", 6, 12) == [
+    assert config.knowledge.terms["patient"].term["layers"] == "skip" and layer_maps.layer_pairs("skip", 6, 12) == [
         (1, 2), (2, 4), (3, 6), (4, 8), (5, 10)
     ]  # fmt: skip

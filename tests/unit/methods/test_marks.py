@@ -64,7 +64,7 @@ def test_other_marks_of_the_rules():
     assert names(lambda m: not m.teacher) == "label_cross_entropy label_loss label_squared_error"
     assert names(lambda m: m.joint) == "CommonFeatures FeatureAlignment"
     assert names(lambda m: m.layer_mask is not None) == "aligned"
-    assert marks_of(hidden_states.aligned).layer_mask is hidden_states.chosen_layers
+    assert marks_of(hidden_states.aligned).layer_mask is hidden_states.informative_layer_mask
 
 
 def test_a_rule_without_marks_needs_everything():

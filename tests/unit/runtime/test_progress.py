@@ -22,7 +22,7 @@ from kdlab.modules import evaluation as scoring
 from kdlab.modules.row_pool import look
 from kdlab.report import build
 from kdlab.runtime import progress
-from kdlab.runtime.progress import ProgressBar, adopt, over
+from kdlab.runtime.progress import ProgressBar, redirect_tqdm, track
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.types import Batch, TaskShape
 from tests.conftest import made_text, tiny_tokenizer
@@ -81,7 +81,7 @@ def test_what_was_done_before_takes_no_time(clock, capsys):
 
 
 def test_a_short_step_tells_nothing(clock, capsys):
-    for _ in over(range(1000), "drawing", "tasks"):
+    for _ in track(range(1000), "drawing", "tasks"):
         clock.now += 0.059
     assert capsys.readouterr() == ("", "")
 
@@ -96,9 +96,9 @@ def test_a_total_that_nobody_knows_or_that_was_a_guess(clock, capsys):
 @pytest.mark.parametrize("name", ["LOCAL_RANK", "RANK"])
 def test_other_ranks_are_silent(name, hurried, monkeypatch, capsys):
     monkeypatch.setenv(name, "1")
-    assert list(over([1, 2], "evaluating", "batches")) == [1, 2]
+    assert list(track([1, 2], "evaluating", "batches")) == [1, 2]
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    assert list(over([1, 2], "evaluating", "batches")) == [1, 2]
+    assert list(track([1, 2], "evaluating", "batches")) == [1, 2]
     assert terminal.getvalue() == "" and capsys.readouterr() == ("", "")
 
 
@@ -119,8 +119,8 @@ def test_downloads_of_libraries_tell_in_lines(bars, clock, monkeypatch, capsys):
     class Bars(bars):
         pass
 
-    adopt(Bars, "downloading")
-    adopt(Bars, "twice")
+    redirect_tqdm(Bars, "downloading")
+    redirect_tqdm(Bars, "twice")
     with Bars(
         total=4_000_000, unit="B", unit_scale=True, desc="model.safetensors: ", disable=None, mininterval=0
     ) as bar:

@@ -17,7 +17,7 @@ from kdlab.runtime.signals import Stopped
 @pytest.mark.parametrize(("signum", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
 def test_a_signal_is_obeyed_where_it_arrives(signum, code, name):
     before = signal.getsignal(signum)
-    with pytest.raises(Stopped) as caught, signals.listening():
+    with pytest.raises(Stopped) as caught, signals.handling():
         os.kill(os.getpid(), signum)
         time.sleep(1)
     assert caught.value.code == code and str(caught.value).startswith(f"stopped by {name}; the same command goes on")
@@ -25,20 +25,20 @@ def test_a_signal_is_obeyed_where_it_arrives(signum, code, name):
 
 
 def test_patience_keeps_a_signal_until_the_block_ends(capfd):
-    with signals.listening(), pytest.raises(Stopped), signals.patient():
-        assert signals.asked() == 0 and signals.patience()
+    with signals.handling(), pytest.raises(Stopped), signals.defer_signals():
+        assert signals.pending() == 0 and signals.deferring()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.asked() == signal.SIGTERM
-    assert not signals.patience()
+        assert signals.pending() == signal.SIGTERM
+    assert not signals.deferring()
     assert "SIGTERM: the step is ended and saved" in capfd.readouterr().err
-    with signals.listening():
-        assert signals.asked() == 0  # another run in this process starts anew
+    with signals.handling():
+        assert signals.pending() == 0  # another run in this process starts anew
 
 
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for background jobs
     try:
-        with signals.listening():
+        with signals.handling():
             os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -48,7 +48,7 @@ def test_what_is_ignored_stays_ignored():
 def test_a_second_signal_ends_the_process_at_once():
     code = (
         "import os, signal, time\nfrom kdlab.runtime import signals\n"
-        "with signals.listening(), signals.patient():\n"
+        "with signals.handling(), signals.defer_signals():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)"

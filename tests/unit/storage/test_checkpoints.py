@@ -14,7 +14,7 @@ import torch
 
 from kdlab.errors import UserError
 from kdlab.storage import checkpoints
-from kdlab.storage.checkpoints import load, newest, save
+from kdlab.storage.checkpoints import load, newest_valid, save
 
 
 def state(number: int) -> dict:
@@ -43,16 +43,16 @@ def test_saved_states_load_equal(tmp_path: Path) -> None:
     found = load(path)
     assert torch.equal(found.pop("weights")["w"], torch.arange(100) + 7)
     assert found == {"step": 7, "arms": ["entropy", "margin"], "q": [0.5, None]}
-    assert newest(path.parent) == path
-    assert newest(tmp_path) is None
-    assert newest(tmp_path / "absent") is None
+    assert newest_valid(path.parent) == path
+    assert newest_valid(tmp_path) is None
+    assert newest_valid(tmp_path / "absent") is None
 
 
 def test_the_checksum_is_what_sha256sum_reads(tmp_path: Path) -> None:
     path = save(state(7), tmp_path, 7)
     line = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  step-00000007.ckpt\n"
-    assert checkpoints.sidecar(path).read_text() == line
-    done = subprocess.run(["sha256sum", "-c", checkpoints.sidecar(path).name], cwd=tmp_path, capture_output=True)
+    assert checkpoints.checksum_file(path).read_text() == line
+    done = subprocess.run(["sha256sum", "-c", checkpoints.checksum_file(path).name], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0
 
 
@@ -61,7 +61,7 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
         save(state(step), tmp_path, step)
     pair = ["step-00000010.ckpt", "step-123456789.ckpt"]
     assert names(tmp_path) == sorted([*pair, *(name + ".sha256" for name in pair)])
-    assert newest(tmp_path) == tmp_path / pair[1]
+    assert newest_valid(tmp_path) == tmp_path / pair[1]
 
 
 def test_damaged_ones_are_named_and_passed_over(tmp_path: Path) -> None:
@@ -69,12 +69,15 @@ def test_damaged_ones_are_named_and_passed_over(tmp_path: Path) -> None:
     paths = [save(state(step), tmp_path, step, keep=4) for step in (10, 20, 30, 40)]
     flip(paths[3])
     os.truncate(paths[2], 100)
-    checkpoints.sidecar(paths[1]).unlink()
-    assert newest(tmp_path, said.append) == paths[0]
+    checkpoints.checksum_file(paths[1]).unlink()
+    assert newest_valid(tmp_path, said.append) == paths[0]
     assert [str(path) in line and "damaged" in line for path, line in zip(paths[:0:-1], said, strict=True)] == [
         True
     ] * 3
-    found, written = hashlib.sha256(paths[3].read_bytes()).hexdigest(), checkpoints.sidecar(paths[3]).read_text()[:64]
+    found, written = (
+        hashlib.sha256(paths[3].read_bytes()).hexdigest(),
+        checkpoints.checksum_file(paths[3]).read_text()[:64],
+    )
     assert found in said[0]
     assert written in said[0]
     with pytest.raises(UserError, match="damaged"):
@@ -108,7 +111,7 @@ def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     save(state(1), tmp_path, 7)
     path = save(state(2), tmp_path, 7)
     assert load(path)["step"] == 2
-    assert len(checkpoints.sidecar(path).read_text().splitlines()) == 1
+    assert len(checkpoints.checksum_file(path).read_text().splitlines()) == 1
 
 
 def test_storage_that_gives_back_other_bytes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +209,7 @@ def test_lightning_saves_and_resumes_through_it(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     pair = ["last.ckpt", "step-00000002.ckpt", "step-00000003.ckpt"]
     assert names(tmp_path) == sorted([*pair, *(name + ".sha256" for name in pair)])
-    resumed, whole = train(6, newest(tmp_path))[1], train(6)[1]
+    resumed, whole = train(6, newest_valid(tmp_path))[1], train(6)[1]
     assert torch.equal(resumed.w, whole.w)
     assert whole.w.abs().sum() > 0
 

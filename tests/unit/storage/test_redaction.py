@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdlab.storage.files import atomic_write_json
-from kdlab.storage.redaction import HIDDEN, found_in, variables, without_secrets
+from kdlab.storage.redaction import HIDDEN, redact, secret_reason, secret_variables
 
 AROUND = {
     "HF_TOKEN": "hf_abcdefghijklmnopqrstuv",
@@ -24,7 +24,7 @@ AROUND = {
 
 
 def test_which_variables_hold_secrets() -> None:
-    assert set(variables(AROUND)) == {"HF_TOKEN", "WANDB_API_KEY", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY"}
+    assert set(secret_variables(AROUND)) == {"HF_TOKEN", "WANDB_API_KEY", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY"}
 
 
 def test_containers_lose_what_looks_like_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_containers_lose_what_looks_like_a_secret(monkeypatch: pytest.MonkeyPatc
         "url": "https://me:pass@host/path",
         "tokens": "kept", "reduce": "tokens",
     }  # fmt: skip
-    assert without_secrets(given) == {
+    assert redact(given) == {
         "logger": {"api_key": HIDDEN, "mode": "online"},
         "list": [f"a {HIDDEN} b", HIDDEN, 1, None, 0.5],
         "url": f"https://{HIDDEN}@host/path",
@@ -45,8 +45,8 @@ def test_containers_lose_what_looks_like_a_secret(monkeypatch: pytest.MonkeyPatc
 
 def test_the_reason_never_shows_the_secret() -> None:
     for name, value in AROUND.items():
-        why = found_in("a.b", f"x{value}y", AROUND)
-        assert (why is not None) == (name in variables(AROUND))
+        why = secret_reason("a.b", f"x{value}y", AROUND)
+        assert (why is not None) == (name in secret_variables(AROUND))
         assert value not in (why or "")
 
 

@@ -139,7 +139,7 @@ def test_informative_layers_are_those_of_the_highest_entropy_in_depth_order(laye
     count = min(count, layers)
     rng = np.random.default_rng(seed)
     states = [rng.normal(size=(rows, 2, width)).astype(np.float32) * 2 for _ in range(layers + 1)]
-    found = hidden_states.informative(tuple(map(torch.tensor, states)), count)
+    found = hidden_states.informative_layers(tuple(map(torch.tensor, states)), count)
     assert found.dtype == torch.int64 and found.shape == (rows, count)
     wide = [x.astype(np.float64) for x in states]
     for i, chosen in enumerate(found.tolist()):
@@ -151,7 +151,7 @@ def test_informative_layers_are_those_of_the_highest_entropy_in_depth_order(laye
 
 def test_of_equally_informative_layers_the_lower_are_taken():
     same = (torch.tensor([[[1.0, 2.0]]]),) * 5
-    assert hidden_states.informative(same, 2).tolist() == [[1, 2]]
+    assert hidden_states.informative_layers(same, 2).tolist() == [[1, 2]]
 
 
 def test_aligned_sums_distances_to_the_rows_own_informative_layers():
@@ -164,7 +164,7 @@ def test_aligned_sums_distances_to_the_rows_own_informative_layers():
         for i in range(ROWS)
     ]
     assert_agrees(hidden_states.aligned(student, teacher), wanted)
-    mask = hidden_states.chosen_layers(student, teacher)
+    mask = hidden_states.informative_layer_mask(student, teacher)
     assert mask.dtype == torch.bool
     assert [[n + 1 for n in range(7) if row[n]] for row in mask.tolist()] == chosen
 
@@ -179,8 +179,8 @@ def test_aligned_with_as_many_layers_is_patient_on_all_layers():
 def test_aligning_with_a_shallower_teacher_is_refused_in_one_line():
     for refused in (
         lambda: hidden_states.aligned(shown(4), shown(3)),
-        lambda: hidden_states.chosen_layers(shown(4), shown(3)),
-        lambda: hidden_states.informative(shown(3).states, 4),
+        lambda: hidden_states.informative_layer_mask(shown(4), shown(3)),
+        lambda: hidden_states.informative_layers(shown(3).states, 4),
     ):
         with pytest.raises(UserError, match="the teacher has 3 layers and the student 4") as error:
             refused()

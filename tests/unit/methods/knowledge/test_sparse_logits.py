@@ -41,20 +41,20 @@ def test_sampled_tokens_give_the_exact_gradient_in_expectation(pair, temperature
     student, teacher = pair
     exact = temperature * (softmax(student.numpy(), temperature) - softmax(teacher.numpy(), temperature))  # of tau^2 KL
     uniform = torch.from_numpy(np.random.default_rng(0).random((DRAWS, 5)))
-    drawn = sparse_logits.sample(teacher.expand(DRAWS, V), uniform, temperature)
-    told = sparse_logits.whole_of_sample(drawn, V, temperature)
+    drawn = sparse_logits.sample_tokens(teacher.expand(DRAWS, V), uniform, temperature)
+    told = sparse_logits.logits_of_sample(drawn, V, temperature)
     p = softmax(teacher.numpy(), temperature)
     deviation = temperature * np.sqrt(p * (1 - p) / (5 * DRAWS))  # of a mean of multinomial shares
     off = np.abs(gradient(student, told, temperature).numpy() - exact)
     assert (off < 5 * deviation + 1e-6).all()
-    few = sparse_logits.whole_of_sample(drawn[:1], V, temperature)
+    few = sparse_logits.logits_of_sample(drawn[:1], V, temperature)
     assert np.abs(gradient(student, few, temperature).numpy() - exact).max() > 0.05  # one draw alone is far off
 
 
 def test_the_k_largest_give_a_biased_gradient(pair):
     student, teacher = pair
     exact = softmax(student.numpy(), 1.0) - softmax(teacher.numpy(), 1.0)
-    told = sparse_logits.whole_of_top(*sparse_logits.top(teacher.unsqueeze(0), 5), V)
+    told = sparse_logits.logits_of_top(*sparse_logits.top_tokens(teacher.unsqueeze(0), 5), V)
     found = gradient(student, told, 1.0).numpy()
     kept = np.argsort(-teacher.numpy())[:5]
     renormalised = np.zeros(V)
@@ -66,14 +66,14 @@ def test_the_k_largest_give_a_biased_gradient(pair):
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_what_is_made_whole_is_the_kept_distribution(temperature):
     logits = torch.tensor([[0.0, 3.0, 1.0, -2.0]])
-    top = sparse_logits.whole_of_top(*sparse_logits.top(logits, 2), 4)
+    top = sparse_logits.logits_of_top(*sparse_logits.top_tokens(logits, 2), 4)
     kept = softmax(np.array([3.0, 1.0]), temperature)
     assert (top / temperature).softmax(-1)[0].tolist() == pytest.approx([0, kept[0], kept[1], 0], abs=1e-7)
-    drawn = sparse_logits.whole_of_sample(torch.tensor([[1, 3, 1, 1]]), 4, temperature)
+    drawn = sparse_logits.logits_of_sample(torch.tensor([[1, 3, 1, 1]]), 4, temperature)
     assert (drawn / temperature).softmax(-1)[0].tolist() == pytest.approx([0, 0.75, 0, 0.25], abs=1e-6)
 
 
 def test_draws_invert_the_sums_of_the_distribution():
     logits = torch.tensor([[0.1, 0.2, 0.7]]).log()
     uniform = torch.tensor([[0.0, 0.05, 0.15, 0.29, 0.31, 0.999999]], dtype=torch.float64)
-    assert sparse_logits.sample(logits, uniform, 1.0).tolist() == [[0, 0, 1, 1, 2, 2]]
+    assert sparse_logits.sample_tokens(logits, uniform, 1.0).tolist() == [[0, 0, 1, 1, 2, 2]]

@@ -109,7 +109,7 @@ def test_secrets_by_their_keys_and_by_their_values(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
     monkeypatch.setenv("KEY", "short")
     node = {"hf_token": "x", "a": [f"https://{KEY}@host", {"path": "hf_abcdefgh", "n": 3}], "short": "short"}
-    assert base.without_secrets(node) == {
+    assert base.redact(node) == {
         "hf_token": "(hidden)",
         "a": ["https://(hidden)@host", {"path": "(hidden)", "n": 3}],
         "short": "short",
