@@ -56,10 +56,21 @@ def _with_key(line: str, spelled: Callable[[str], str]) -> str:
 
 def configuration(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config.yaml, as read from its file, in the spelling of today. Keeps the order of the keys."""
-    former = config.get("policy")
-    if "weigh" in config or not isinstance(former, Mapping):
-        return dict(config)
-    weigh = {"policy" if name == "chooser" else name: value for name, value in former.items()}
+    return _renamed(config, {"policy": "weigh"}, {"chooser": "policy"})
+
+
+def former_configuration(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration in the former spelling, for hashes that older versions took of it."""
+    return _renamed(config, {"weigh": "policy"}, {"policy": "chooser"})
+
+
+def _renamed(config: Mapping[str, Any], groups: Mapping[str, str], below: Mapping[str, str]) -> dict[str, Any]:
+    """`config` with some groups renamed, and some of the keys directly below these."""
     return {
-        "weigh" if name == "policy" else name: weigh if name == "policy" else value for name, value in config.items()
+        groups.get(name, name) if isinstance(value, Mapping) else name: (
+            {below.get(key, key): inner for key, inner in value.items()}
+            if name in groups and isinstance(value, Mapping)
+            else value
+        )
+        for name, value in config.items()
     }

@@ -1,0 +1,126 @@
+"""The documentation of configuration fields and choices, the generated page, and `--explain`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdlab.config import choices, documentation, explain, groups, reference, schema, teacher_groups
+from kdlab.config.composition import CONF, composition
+from kdlab.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+CHOICES = [(group, name) for group, names in choices.groups().items() for name in names]
+VERBLESS = re.compile(r"(What|Which|Whether|How|Where|Whose|Who)\b")
+
+
+@pytest.mark.parametrize("key", documentation.keys().values(), ids=lambda key: key.name)
+def test_every_key_has_one_line_of_documentation(key):
+    assert key.line and "\n" not in key.line and len(key.line) <= 140 and not key.line.endswith(".")
+    assert not VERBLESS.match(key.line)
+    if key.group is not None:
+        assert (key.group.__doc__ or "").strip() and not key.group.__doc__.startswith(f"{key.group.__name__}(")
+
+
+@pytest.mark.parametrize("module", [groups, teacher_groups, schema], ids=lambda module: module.__name__)
+def test_the_allowed_values_of_a_text_are_in_its_line(module):
+    """`one_of` in a check and the documentation of the field name the same values."""
+    checked = 0
+    for cls in ast.parse(inspect.getsource(module)).body:
+        if not isinstance(cls, ast.ClassDef):
+            continue
+        for call in ast.walk(cls):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "one_of"):
+                continue
+            value, allowed = call.args[1:]
+            assert isinstance(value, ast.Attribute)
+            names = ast.literal_eval(allowed) if isinstance(allowed, ast.Tuple) else getattr(module, allowed.id)
+            owner = groups.TermConfig if ast.unparse(value).startswith("term.") else getattr(module, cls.name)
+            line = documentation.lines_of(owner)[value.attr]
+            assert [name for name in names if name not in line] in ([], ["without"]), (cls.name, value.attr)
+            checked += 1
+    assert checked >= {groups: 12, teacher_groups: 9, schema: 1}[module]
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids=map("=".join, CHOICES))
+def test_every_choice_says_in_its_first_comment_line_what_it_is(group, name):
+    line = choices.summary(group, name)
+    assert 10 <= len(line) <= 120 and not line.endswith((",", ";", ":"))
+
+
+@pytest.mark.parametrize("scale", choices.SCALES)
+def test_the_defaults_are_those_that_hydra_composes(scale):
+    from omegaconf import OmegaConf
+
+    composed = OmegaConf.to_container(composition([f"scale={scale}"])[0], resolve=True)
+    assert choices.defaults(scale) == composed
+
+
+def test_the_committed_page_is_the_generated_one():
+    page = reference.page()
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == page, (
+        "run python -m kdlab.config.reference"
+    )
+    missing = [name for name in documentation.keys() if f"`{name}`" not in page]
+    assert not missing and all(f"`{name}`" in page for _, name in CHOICES)
+
+
+# ---- --explain
+
+
+def test_a_key_is_explained_by_type_defaults_choices_and_line():
+    text = explain.explanation("trainer.max_steps")
+    assert "trainer.max_steps: int, or null" in text and documentation.keys()["trainer.max_steps"].line in text
+    assert "default: 160 (scale=demo), null (scale=paper)" in text and "recipe=finetune_demo 500" in text.replace("\n    ", " ")
+
+
+def test_a_group_is_explained_by_its_choices_and_keys():
+    text = explain.explanation("weigh")
+    assert "default: fixed" in text and "weigh.phase" in text
+    assert all(name in text for name in choices.groups()["weigh"]) and choices.summary("weigh", "ksm_hard") in text
+    assert "+exp=CHOICE" in explain.explanation("exp") and "+sweep=CHOICE" in explain.explanation("sweep")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("knowledge.terms.soft.weight", ["float", "default: 5", "knowledge=dekd 0.3"]),
+        ("knowledge.terms.mine.at", ["str", "labelled"]),
+        ("teachers.others.mine.layers", ["default: null"]),
+        ("select.policy.alpha", ["argument of the code that select.policy names", "select=adads 0.1"]),
+        ("data.augment.copies", ["default: -", "augment=tinybert 20"]),
+        ("policy.phase", ["weigh.phase: int", "default: 32"]),
+        ("+policy=ksm", ["weigh: a group"]),
+    ],
+)
+def test_named_keys_arguments_and_former_spellings(name, words):
+    text = explain.explanation(name)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("select.ratoi", "select.ratio"), ("adopt.polcy", "adopt.policy"), ("select.policy.alfa", "select.policy.alpha"), ("wiegh", "weigh")],
+)
+def test_an_unknown_key_names_the_nearest(name, near):
+    with pytest.raises(UserError, match=re.escape(near)):
+        explain.explanation(name)
+
+
+def test_the_command_explains_without_torch():
+    code = "import sys; from kdlab import run; code = run.main(['--explain', 'select.ratio']); sys.exit(code or 3 * ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("select.ratio: float\n")
+    code = "import sys; from kdlab import run; sys.exit(run.main(['--explain', 'select.ratoi']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "select.ratio" in done.stderr
+
+
+def test_conf_is_where_the_choices_are():
+    assert choices.groups()["select"] == sorted(file.stem for file in (CONF / "select").glob("*.yaml"))
