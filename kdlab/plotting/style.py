@@ -6,6 +6,7 @@ touches pyplot or matplotlib's settings.
 
 from __future__ import annotations
 
+import colorsys
 import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,17 +42,24 @@ INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
 
 
 def colours(arms: Iterable[str]) -> dict[str, str]:
-    """A colour for each arm: always the same for the package's strategies, by a hash of the name for others.
+    """Colour `#RRGGBB` of each arm: fixed for the names of `COLOURS`, derived from a hash of the name for others.
 
-    Others that meet on one colour move on to the next free one; beyond five of them colours repeat.
+    Others take one of `OTHERS`, the next free one where two names share a hash; beyond these five, any hue.
     """
-    found: dict[str, str] = {}
+    hues: dict[str, str] = {}
     for arm in sorted(set(arms)):
         start = stable(arm) % len(OTHERS)
         order = OTHERS[start:] + OTHERS[:start]
-        free = [colour for colour in order if colour not in found.values()]
-        found[arm] = COLOURS.get(arm) or (free or order)[0]
-    return found
+        free = [colour for colour in order if colour not in hues.values()]
+        hues[arm] = COLOURS.get(arm) or (free[0] if free else _any_hue(arm))
+    return hues
+
+
+def _any_hue(arm: str) -> str:
+    """A hue by a hash of the name, darker than those of the palettes."""
+    number = stable(arm, "hue")
+    channels = colorsys.hls_to_rgb(number % 360 / 360, (0.30, 0.38)[number // 360 % 2], 0.55)
+    return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
 
 
 def shown(arm: str) -> str:

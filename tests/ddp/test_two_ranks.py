@@ -11,17 +11,18 @@ import pytest
 import safetensors.torch
 
 from kdlab.storage import tables
+from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import KillAt, call, command, outcome, tiny
+from tests.support.selections import SELECTIONS, SINGLE
 
-CASES = {
-    "adads": ["select=adads"],
-    "random": ["select=random"],
-    "randmix": ["select=randmix", "trainer.accumulate=2", "trainer.max_steps=4"],
-    "ensemble": ["select=ensemble"],
-    "schedule": ["select=schedule"],
-    "kd": ["select=adads", "select.observe=kd"],
-    "all": ["select=all", "select.ratio=1"],
+MORE = {  # settings beside `select=` of some cases
+    "randmix": ["trainer.accumulate=2", "trainer.max_steps=4"],
+    "all": ["select.ratio=1"],
+    # each strategy decides at each step: half of the steps show what a case of its own would
+    **dict.fromkeys(SINGLE, ["trainer.max_steps=4"]),
 }
+CASES = {name: [f"select={name}", *MORE.get(name, [])] for name in SELECTIONS}
+CASES["kd"] = ["select=adads", "select.observe=kd"]
 TWO = ["data.batch_size=8", "trainer.devices=2"]
 
 
@@ -56,9 +57,10 @@ def compare(folder: Path) -> None:
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, text_folder):
     shutil.copytree(prepared, tmp_path / "artifacts")
     common = tiny(teacher_folder, text_folder, "trainer.accelerator=cpu", "trainer.probes=1", *CASES[case])
-    one = call([*common, "hydra.run.dir=one"], tmp_path)
+    one = call([*common, "hydra.run.dir=one"], tmp_path, plainly)
     assert one.code == 0, one.output
-    two = call([*(o for o in common if "batch_size" not in o), *TWO, "hydra.run.dir=two"], tmp_path, ranks=2)
+    ranks = [o for o in common if "batch_size" not in o]
+    two = call([*ranks, *TWO, "hydra.run.dir=two"], tmp_path, plainly, ranks=2, trapped=0)
     assert two.code == 0, two.output
     compare(tmp_path)
 

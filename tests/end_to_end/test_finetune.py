@@ -23,8 +23,8 @@ from kdlab.data.tasks.registry import TASKS
 from kdlab.storage import tables
 from tests.conftest import task_rows, write_task, write_teacher
 from tests.support.runs import ChildResult, KillAt, call, outcome, tiny_task
+from tests.support.selections import SELECTIONS
 
-SELECTIONS = sorted(file.stem for file in (entry.CONF / "select").glob("*.yaml"))
 KNOWLEDGE = sorted(file.stem for file in (entry.CONF / "knowledge").glob("*.yaml"))
 BATCH, STEPS, KEPT = 16, 8, 4  # of `tiny_task` at ratio 0.25
 

@@ -1,4 +1,4 @@
-"""Every policy: a run ends, and a run killed by SIGKILL and started again by the same command gives the same bits."""
+"""Every choice of `select=`: a run that SIGKILL ends and the same command resumes gives the bits of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from kdlab.storage import tables
+from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import KillAt, call, outcome, run_folder, tiny
+from tests.support.selections import SELECTIONS, SINGLE
 
-POLICIES = ["adads", "randmix", "schedule", "ensemble", "random", "density", "all"]
+# before any checkpoint; after one; between the row of selector.csv and the step
+KILLS = ((2, "start"), (5, "end"), (6, "start"))
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +31,28 @@ def fresh(tmp_path: Path, prepared: Path, name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_killed_run_goes_on_bit_for_bit(policy, tmp_path, prepared, teacher_folder, text_folder):
-    more = ["select.ratio=1"] if policy == "all" else []
-    command = tiny(teacher_folder, text_folder, f"select={policy}", *more)
+def kills(select: str) -> tuple[tuple[int, str], ...]:
+    """All kills for a choice among several arms; one of them for a single strategy, in turn."""
+    return KILLS if select not in SINGLE else (KILLS[SINGLE.index(select) % len(KILLS)],)
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+def test_a_killed_run_resumes_bit_for_bit(select, tmp_path, prepared, teacher_folder, text_folder):
+    more = ["select.ratio=1"] if select == "all" else []
+    command = tiny(teacher_folder, text_folder, f"select={select}", *more)
     whole = fresh(tmp_path, prepared, "whole")
-    done = call(command, whole)
+    done = call(command, whole, plainly)
     assert done.code == 0, done.output
-    wanted = outcome(run_folder(whole))
+    expected = outcome(run_folder(whole))
     killed = fresh(tmp_path, prepared, "killed")
-    for step, when in (
-        (2, "start"),
-        (5, "end"),
-        (6, "start"),
-    ):  # before any checkpoint, after one, between row and step
+    for step, when in kills(select):
         assert call(command, killed, KillAt(step, when)).code == -9
-    done = call(command, killed)
+    done = call(command, killed, plainly)
     assert done.code == 0, done.output
     assert "resuming the unfinished run" in done.output
-    found = outcome(run_folder(killed))
-    for part in wanted:
-        assert found[part] == wanted[part], part
+    resumed = outcome(run_folder(killed))
+    for part in expected:
+        assert resumed[part] == expected[part], part
 
 
 def test_a_killed_run_with_loader_processes_goes_on_bit_for_bit(tmp_path, prepared, teacher_folder, text_folder):

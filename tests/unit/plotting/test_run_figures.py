@@ -20,6 +20,7 @@ from kdlab.plotting.run_figures import draw
 from kdlab.plotting.run_tables import window_shares
 from kdlab.plotting.style import COLOURS, colours
 from kdlab.plotting.teaching_figures import smoothed
+from tests.support.selections import SELECTIONS, SINGLE
 
 ARMS = ["entropy", "margin", "least_confidence", "certainty", "cluster", "density"]
 SELECTOR = ["step", "arm", "observation", "speed", "reward", *(f"q_{arm}" for arm in ARMS), "teacher_queries"]
@@ -141,7 +142,17 @@ def test_a_strategy_has_one_colour_in_every_run() -> None:
     assert len(set(everyone.values())) == len(COLOURS) + 2
     for arms in (["density"], ["random", "entropy"], ["mine"], ["zzz", *ARMS]):
         assert all(colours(arms)[arm] == everyone[arm] for arm in arms if arm in everyone)
-    assert set(colours(f"arm{i}" for i in range(9)).values()) == set(style.OTHERS)
+    nine = colours(f"arm{i}" for i in range(9))
+    assert set(nine.values()) > set(style.OTHERS) and len(set(nine.values())) == 9
+
+
+def test_every_choice_of_select_has_a_colour_of_its_own() -> None:
+    """Also a strategy that the palette does not name."""
+    assert set(COLOURS) <= set(SINGLE)
+    hues = colours(SELECTIONS)
+    assert len(set(hues.values())) == len(SELECTIONS)
+    for name in SINGLE:
+        assert to_rgb(hues[name]) and colours([name])[name] == colours([name, *COLOURS])[name]
 
 
 def test_names_move_apart_as_little_as_needed() -> None:

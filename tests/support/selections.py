@@ -1,0 +1,32 @@
+"""The choices of `select=`, read from conf/select: a new file there is tested everywhere without being listed."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SELECTIONS = sorted(file.stem for file in (CONF / "select").glob("*.yaml"))
+
+
+@cache
+def arms(choice: str) -> dict[str, Any]:
+    """The arms of a choice, by name, those of its bases included. `choice`: its file below conf/, without suffix."""
+    file = CONF / f"{choice}.yaml"
+    config = yaml.safe_load(file.read_text())
+    merged: dict[str, Any] = {}
+    for base in config.get("defaults", ["_self_"]):
+        if base == "_self_":
+            merged |= config.get("arms", {})
+        else:
+            name = base.removesuffix("@_here_")
+            merged |= arms(name[1:] if name.startswith("/") else f"{Path(choice).parent}/{name}")
+    return merged
+
+
+ARMS = {name: arms(f"select/{name}") for name in SELECTIONS}
+SINGLE = [name for name in SELECTIONS if list(ARMS[name]) == [name]]  # one strategy each; `all` and policies are not
+STRATEGY_NAMES = sorted({arm["_target_"].rpartition(".")[2] for some in ARMS.values() for arm in some.values()})
