@@ -1,85 +1,120 @@
-"""How far a sweep is: what has become of each job, how long the rest will take, which is best so far."""
+"""The status of a sweep: the state of each job, an estimate of the time left, the best job so far."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from kdlab.sweeps import job_logs
 from kdlab.sweeps.expansion import SweepJob
-from kdlab.sweeps.job_logs import ObjectiveValue
 
+# elsewhere: another process runs it; stopped: by a signal to the sweep; left: not started yet
 STATES = ("done", "running", "queued", "elsewhere", "failed", "stopped", "left")
+
+
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """The score that the jobs of a sweep are compared by: the mean of a task's metrics on the dev set, or the loss on
+    held-out text."""
+
+    name: str
+    value: float
+    higher: bool  # higher is better
+    task: str  # only jobs of one task are compared
+
+    def better_than(self, other: ObjectiveValue) -> bool:
+        """True if this value is strictly better."""
+        return self.value > other.value if self.higher else self.value < other.value
+
+    def __str__(self) -> str:
+        return f"{self.name} {100 * self.value:.1f}" if self.higher else f"{self.name} {self.value:.4f}"
+
+
+def objective(folder: Path) -> ObjectiveValue | None:
+    """The objective in the result.json of a finished run; None without one (a suite writes another file)."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        student, task = result["metrics"]["student"], result["data"].get("task")
+        if "score" in student:
+            return ObjectiveValue("score", float(student["score"]), True, str(task or "task"))
+        return ObjectiveValue("held-out loss", float(student["loss"]), False, "text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 @dataclass
 class JobStatus:
-    """One job: its state, when it began and ended (seconds of a monotonic clock), its error line or objective."""
+    """The status of one job. Times are seconds of the monotonic clock, 0 before they are known."""
 
     job: SweepJob
-    state: str = "left"
+    state: str = "left"  # one of STATES
     began: float = 0.0
     ended: float = 0.0
-    since: int = 0  # where in its log this attempt begins
+    since: int = 0  # byte of its log at which this attempt begins
     before: bool = False  # finished before this command
-    error: str = ""
-    objective: ObjectiveValue | None = None
+    error: str = ""  # one line, of a failed job
+    objective: ObjectiveValue | None = None  # of a finished job
 
     @property
     def seconds(self) -> float:
+        """Duration of this attempt so far; 0 before it begins."""
         return (self.ended or time.monotonic()) - self.began if self.began else 0.0
 
 
 @dataclass
 class SweepStatus:
-    """All jobs of a sweep by number; `at_once` as many as run at one time (None: nobody knows)."""
+    """The status of all jobs of a sweep."""
 
-    at_once: int | None = 1
-    jobs: dict[int, JobStatus] = field(default_factory=dict)
-    expected: int | None = None  # of a search, whose jobs come one by one
+    at_once: int | None = 1  # jobs that run at one time; None: unknown
+    jobs: dict[int, JobStatus] = field(default_factory=dict)  # by job number
+    expected: int | None = None  # number of jobs in the end, for a search that adds them one by one
 
     def add(self, jobs: Sequence[SweepJob]) -> None:
+        """Add jobs that have not started."""
         self.jobs.update({job.number: JobStatus(job) for job in jobs})
 
     def count(self, state: str) -> int:
-        found = sum(one.state == state for one in self.jobs.values())
+        """The number of jobs in a state; "left" includes those that a search will add."""
+        count = sum(one.state == state for one in self.jobs.values())
         if state == "left" and self.expected is not None:
-            found += max(0, self.expected - len(self.jobs))
-        return found
+            count += max(0, self.expected - len(self.jobs))
+        return count
 
     def of(self, state: str) -> list[JobStatus]:
+        """The jobs in a state."""
         return [one for one in self.jobs.values() if one.state == state]
 
     def counts(self) -> dict[str, int]:
-        """Jobs by state; the rarer states only where there are some."""
+        """The number of jobs by state, without the rarer states that have none."""
         every = {state: self.count(state) for state in STATES}
         return {s: n for s, n in every.items() if n or s in ("done", "running", "failed", "left")}
 
     def seconds_left(self) -> float | None:
-        """An estimate from the jobs that this command has finished; None before the first."""
-        took = [one.seconds for one in self.of("done") if one.began]
-        if not took:
+        """An estimate from the mean duration of the jobs that this command has finished; None before the first."""
+        durations = [one.seconds for one in self.of("done") if one.began]
+        if not durations:
             return None
-        mean = sum(took) / len(took)
-        begun = [max(0.0, mean - one.seconds) for one in self.of("running")]
+        mean = sum(durations) / len(durations)
+        running = [max(0.0, mean - one.seconds) for one in self.of("running")]
         waiting = self.count("left") + self.count("queued")
-        at_once = max(1, min(self.at_once or len(begun) or 1, len(begun) + waiting))
-        return max([(mean * waiting + sum(begun)) / at_once, *begun])
+        at_once = max(1, min(self.at_once or len(running) or 1, len(running) + waiting))
+        return max([(mean * waiting + sum(running)) / at_once, *running])
 
     def best(self) -> list[JobStatus]:
-        """The best finished job of each task, by the score of its dev set or the loss on held-out text."""
-        found: dict[str, JobStatus] = {}
+        """The finished job of each task with the best objective."""
+        best: dict[str, JobStatus] = {}
         for one in self.of("done"):
             if one.objective is not None:
-                known = found.get(one.objective.task)
+                known = best.get(one.objective.task)
                 if known is None or known.objective is None or one.objective.better_than(known.objective):
-                    found[one.objective.task] = one
-        return list(found.values())
+                    best[one.objective.task] = one
+        return list(best.values())
 
     def finish(self, number: int, before: bool = False) -> JobStatus:
-        """The job is finished: its objective is read from its folder."""
+        """Mark a job as done and read its objective from its folder; `before`: it was done before this command."""
         one = self.jobs[number]
         one.state, one.before, one.ended = "done", before, time.monotonic()
-        one.objective = job_logs.objective(one.job.folder)
+        one.objective = objective(one.job.folder)
         return one

@@ -23,7 +23,7 @@ from kdlab.sweeps import validation
 from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, SweepJob, parsed
 from kdlab.sweeps.job_status import JobStatus, SweepStatus
-from kdlab.sweeps.scheduler import Launcher, dispatch
+from kdlab.sweeps.scheduler import Launcher, Scheduler
 
 STUDY = "optuna.journal"
 DIRECTIONS = ("minimize", "maximize")
@@ -88,12 +88,12 @@ class Search:
             f"kdlab: {self.n_trials} trials in {home}; the same command goes on with those that are not finished",
             flush=True,
         )
-        board = display_of(status, name, sys.stdout)
+        display = display_of(status, name, sys.stdout)
         try:
             jobs = trials.first(self.n_jobs or launcher.at_once or 1)
-            stopped = dispatch(jobs, launcher, status, board, trials.next)
+            stopped = Scheduler(launcher, status, display, trials.next).run(jobs)
         finally:
-            board.close()
+            display.close()
         return status, stopped
 
     def _space(self, whole: Expansion) -> tuple[list[Override], list[str]]:

@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep on a launcher until all have ended, or until a signal stops them."""
+"""Run the jobs of a sweep on a launcher until all have ended or a signal stops them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kdlab.sweeps.display import Display
 from kdlab.sweeps.expansion import SweepJob
 from kdlab.sweeps.job_status import JobStatus, SweepStatus
 
-PATIENCE = 120.0  # seconds that stopped jobs have for saving their checkpoints
-PAUSE = 0.1
-TWICE = 0.5  # seconds within which a second signal is the first one again
+SAVE_TIMEOUT = 120.0  # seconds that stopped jobs have for saving their checkpoints
+POLL = 0.1  # seconds between two rounds of the scheduler
+DOUBLED = 0.5  # seconds within which a second signal counts as the first: some tools send one twice
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class JobHandle(Protocol):
-    """A job that was handed to a launcher. `state` is running or queued; `why` a launcher's own word on its failure."""
+    """A job that a launcher has taken. `state`: "running" or "queued"; `why`: the launcher's error, "" for none."""
 
     state: str
     why: str
@@ -30,31 +30,137 @@ class JobHandle(Protocol):
         """The job's exit code; None while it waits or runs."""
 
     def stop(self, number: int) -> None:
-        """Ask it to end by a signal: it saves what it has."""
+        """Send the signal `number`, at which the job saves a checkpoint and ends."""
 
     def kill(self) -> None:
-        """End it and all it has started, now."""
+        """End the job and all processes it has started, now."""
 
 
 class Launcher(Protocol):
-    """Where jobs run. `at_once`: how many at a time; None where a cluster decides."""
+    """A place where jobs run. `at_once`: how many at a time; None where a cluster decides."""
 
     at_once: int | None
 
     def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
-        """Look whether the jobs can run here; `name` is the sweep's. UserError before anything is written."""
+        """Check that the jobs of the sweep `name` can run here. UserError before anything is written."""
 
     def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, JobHandle]]:
-        """Take as many of the waiting jobs as there is room for. A job that another process works on is left."""
+        """Start as many of the waiting jobs as can run now, but none that another process works on."""
         ...
 
-    def held(self) -> set[int]:
-        """Numbers of the jobs that another process works on, as found by the last `begin`."""
+    def elsewhere(self) -> set[int]:
+        """Numbers of the jobs that the last `begin` left because another process works on them."""
         ...
+
+
+class Scheduler:
+    """Starts and polls jobs. Records their states in `status` and shows each change on `display`.
+
+    `more` is called with every job that has ended, and returns jobs to add (a search proposes them one by one).
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        status: SweepStatus,
+        display: Display,
+        more: Callable[[JobStatus], Sequence[SweepJob]] = lambda ended: (),
+    ) -> None:
+        self.launcher, self.status, self.display, self.more = launcher, status, display, more
+        self.waiting: list[SweepJob] = []
+        self.running: dict[int, JobHandle] = {}  # by job number
+        self._deadline = float("inf")  # for stopped jobs
+
+    def run(self, jobs: Sequence[SweepJob]) -> int | None:
+        """Run `jobs` and those that `more` adds, but for finished ones. The signal that stopped the sweep, or None."""
+        with stop_signals() as stop, self._stop_on_error():
+            self._add(jobs)
+            while self.running or (self.waiting and not stop.signal):
+                self._poll(stop)
+                if not stop.signal:
+                    self._start()
+                self.display.tick()
+                if stop.signal and self.running:
+                    self._stop(stop.signal, stop)
+                if self.running or self.waiting:
+                    time.sleep(POLL)
+            return stop.signal
+
+    def _add(self, jobs: Sequence[SweepJob]) -> None:
+        self.status.add(jobs)
+        for job in jobs:
+            if folders.status(job.folder) == "finished":
+                self._ended(self.status.finish(job.number, before=True))
+            else:
+                self.waiting.append(job)
+
+    def _ended(self, job: JobStatus) -> None:
+        self.display.changed(job)
+        self._add(self.more(job))
+
+    def _poll(self, stop: StopSignals) -> None:
+        """Record the jobs that have ended, and those that have left a cluster's queue."""
+        for number, handle in list(self.running.items()):
+            code, job = handle.poll(), self.status.jobs[number]
+            if code is None:
+                if job.state != handle.state:
+                    job.began = time.monotonic()
+                    self._change(job, handle.state)
+                continue
+            del self.running[number]
+            if code == 0:
+                self.status.finish(number)
+            else:
+                job.ended, job.state = time.monotonic(), "stopped" if stop.signal else "failed"
+                job.error = handle.why or job_logs.first_error(job.job.log, job.since, code)
+            self._ended(job)
+
+    def _start(self) -> None:
+        """Start the waiting jobs that the launcher can take; record those that another process works on."""
+        sizes = {job.number: job.log.stat().st_size if job.log.exists() else 0 for job in self.waiting}
+        for job, handle in self.launcher.begin(self.waiting):
+            self.waiting.remove(job)
+            self.running[job.number] = handle
+            started = self.status.jobs[job.number]
+            started.began, started.since = time.monotonic(), sizes[job.number]
+            self._change(started, handle.state)
+        for job in self.waiting:
+            elsewhere, left = job.number in self.launcher.elsewhere(), self.status.jobs[job.number]
+            if elsewhere != (left.state == "elsewhere"):
+                self._change(left, "elsewhere" if elsewhere else "left")
+
+    def _stop(self, number: int, stop: StopSignals) -> None:
+        """Pass on the signal `number` once; kill the jobs at the next signal or after `SAVE_TIMEOUT`."""
+        if stop.times and self._deadline == float("inf"):
+            self._deadline = time.monotonic() + SAVE_TIMEOUT
+            stop.times = 0
+            self.display.say(
+                f"{signal.Signals(number).name}: stopping {len(self.running)} jobs, which save a checkpoint; "
+                "a second signal ends them at once"
+            )
+            for handle in self.running.values():
+                handle.stop(number)
+        elif stop.times or time.monotonic() > self._deadline:
+            for handle in self.running.values():
+                handle.kill()
+
+    def _change(self, job: JobStatus, state: str) -> None:
+        job.state = state
+        self.display.changed(job)
+
+    @contextmanager
+    def _stop_on_error(self) -> Iterator[None]:
+        """Let the jobs save and end if the block fails, for example because the reader of the output has closed it."""
+        try:
+            yield
+        except BaseException:
+            for handle in self.running.values():
+                handle.stop(signal.SIGTERM)
+            raise
 
 
 class StopSignals:
-    """The signal that ends the sweep, once it has come, and how often it came. Some tools send one twice at once."""
+    """A signal handler: `signal` is the first signal that came, `times` the number of signals since it was last reset."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -64,13 +170,13 @@ class StopSignals:
     def __call__(self, number: int, frame: Any) -> None:
         now = time.monotonic()
         self.signal = self.signal or number
-        self.times += now - self._last > TWICE
+        self.times += now - self._last > DOUBLED
         self._last = now
 
 
 @contextmanager
-def signals() -> Iterator[StopSignals]:
-    """Signals are noted during the block instead of ending this process; one that is ignored (nohup) stays so."""
+def stop_signals() -> Iterator[StopSignals]:
+    """Record signals during the block, in place of ending this process; one that is ignored (nohup) stays ignored."""
     stop = StopSignals()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
@@ -81,93 +187,3 @@ def signals() -> Iterator[StopSignals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _none_left(running: dict[int, JobHandle]) -> Iterator[None]:
-    """Jobs are asked to save and end if the block fails, as when what reads the output is gone."""
-    try:
-        yield
-    except BaseException:
-        for handle in running.values():
-            handle.stop(signal.SIGTERM)
-        raise
-
-
-def dispatch(
-    jobs: Sequence[SweepJob],
-    launcher: Launcher,
-    status: SweepStatus,
-    board: Display,
-    more: Callable[[JobStatus], Sequence[SweepJob]] = lambda ended: (),
-) -> int | None:
-    """Run `jobs`, and what `more` adds whenever one has ended. The signal that stopped it all, or None.
-
-    Finished jobs are skipped. What becomes of each job stands in `status`.
-    """
-    waiting: list[SweepJob] = []
-    running: dict[int, JobHandle] = {}
-
-    def add(new: Sequence[SweepJob]) -> None:
-        status.add(new)
-        for job in new:
-            if folders.status(job.folder) == "finished":
-                end(status.finish(job.number, before=True))
-            else:
-                waiting.append(job)
-
-    def end(one: JobStatus) -> None:
-        board.changed(one)
-        add(more(one))
-
-    with signals() as stop, _none_left(running):
-        add(jobs)
-        deadline = float("inf")
-        while running or (waiting and not stop.signal):
-            for number, handle in list(running.items()):
-                code = handle.poll()
-                one = status.jobs[number]
-                if code is None:
-                    if one.state != handle.state:
-                        one.began = time.monotonic()
-                        _show(board, one, handle.state)
-                    continue
-                del running[number]
-                if code == 0:
-                    status.finish(number)
-                else:
-                    one.ended, one.state = time.monotonic(), "stopped" if stop.signal else "failed"
-                    one.error = handle.why or job_logs.first_error(one.job.log, one.since, code)
-                end(one)
-            if not stop.signal:
-                sizes = {job.number: job.log.stat().st_size if job.log.exists() else 0 for job in waiting}
-                for job, handle in launcher.begin(waiting):
-                    waiting.remove(job)
-                    running[job.number] = handle
-                    one = status.jobs[job.number]
-                    one.began, one.since = time.monotonic(), sizes[job.number]
-                    _show(board, one, handle.state)
-                for job in waiting:
-                    elsewhere = job.number in launcher.held()
-                    if elsewhere != (status.jobs[job.number].state == "elsewhere"):
-                        _show(board, status.jobs[job.number], "elsewhere" if elsewhere else "left")
-            board.tick()
-            if stop.signal and running:
-                if stop.times and deadline == float("inf"):
-                    deadline = time.monotonic() + PATIENCE
-                    stop.times = 0
-                    board.say(f"{signal.Signals(stop.signal).name}: stopping {len(running)} jobs, which save where they are; "
-                              "once more ends them at once")  # fmt: skip
-                    for handle in running.values():
-                        handle.stop(stop.signal)
-                elif stop.times or time.monotonic() > deadline:
-                    for handle in running.values():
-                        handle.kill()
-            if running or waiting:
-                time.sleep(PAUSE)
-        return stop.signal
-
-
-def _show(board: Display, one: JobStatus, state: str) -> None:
-    one.state = state
-    board.changed(one)

@@ -21,7 +21,7 @@ from kdlab.sweeps import expansion, validation
 from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, common_folder
 from kdlab.sweeps.job_status import SweepStatus
-from kdlab.sweeps.scheduler import Launcher, dispatch
+from kdlab.sweeps.scheduler import Launcher, Scheduler
 
 OURS = "kdlab."  # targets of Hydra's groups launcher and sweeper that are taken
 
@@ -70,11 +70,11 @@ class Product:
             f"kdlab: {_jobs(len(jobs))} in {common_folder(jobs)}; the same command goes on with those that are not finished",
             flush=True,
         )
-        board = display_of(status, name, sys.stdout)
+        display = display_of(status, name, sys.stdout)
         try:
-            return status, dispatch(jobs, launcher, status, board)
+            return status, Scheduler(launcher, status, display).run(jobs)
         finally:
-            board.close()
+            display.close()
 
 
 def _jobs(count: int) -> str:

@@ -84,7 +84,7 @@ class Local:
         self.free: Counter[str] = Counter()
         self.divided = False
         self._running: list[RunningProcess] = []
-        self._held: set[int] = set()
+        self._elsewhere: set[int] = set()
         self._name = ""
 
     def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
@@ -108,7 +108,7 @@ class Local:
 
     def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, Any]]:
         self._running = [one for one in self._running if one.process.poll() is None]
-        self._held = set()
+        self._elsewhere = set()
         begun: list[tuple[SweepJob, Any]] = []
         for job in waiting:
             if len(self._running) >= (self.at_once or 1):
@@ -122,14 +122,14 @@ class Local:
                 begun.append((job, handle))
         return begun
 
-    def held(self) -> set[int]:
-        return self._held
+    def elsewhere(self) -> set[int]:
+        return self._elsewhere
 
     def _start(self, job: SweepJob, gpus: Sequence[str]) -> RunningProcess | ExitedProcess | None:
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = jobs.lock_folder(job.folder)
         if lock is None:
-            self._held.add(job.number)
+            self._elsewhere.add(job.number)
             return None
         if folders.status(job.folder) == "finished":
             lock.release()

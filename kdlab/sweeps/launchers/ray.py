@@ -99,7 +99,7 @@ class Ray:
             begun.append((job, RayHandle(self._ray, self._ray.remote(**wanted)(perform).remote(distant))))
         return begun
 
-    def held(self) -> set[int]:
+    def elsewhere(self) -> set[int]:
         return set()  # a job waits for the lock of its folder where it runs
 
     def _gpus(self) -> float:

@@ -145,7 +145,7 @@ class Submitit:
             groups.setdefault(tuple(self.resources(job).values()), []).append(job)
         return [pair for group in groups.values() for pair in self._submit(group)]
 
-    def held(self) -> set[int]:
+    def elsewhere(self) -> set[int]:
         return set()  # a job waits for the lock of its folder where it runs
 
     def resources(self, job: SweepJob) -> dict[str, int]:

@@ -68,7 +68,7 @@ def run(found: Sequence[SweepJob], launcher: local.Local | None = None) -> tuple
     launcher = launcher or local.Local()
     launcher.prepare(found, "mine")
     status, said = SweepStatus(launcher.at_once), io.StringIO()
-    stopped = scheduler.dispatch(found, launcher, status, display.PlainDisplay(status, said))
+    stopped = scheduler.Scheduler(launcher, status, display.PlainDisplay(status, said)).run(found)
     return status, stopped, said.getvalue()
 
 
@@ -315,7 +315,7 @@ def test_a_signal_stops_all_jobs_and_the_same_command_goes_on(number, tmp_path, 
 
 
 def test_a_job_that_will_not_end_is_killed_when_its_time_is_up(tmp_path, shell, monkeypatch):
-    monkeypatch.setattr(scheduler, "PATIENCE", 0.3)
+    monkeypatch.setattr(scheduler, "SAVE_TIMEOUT", 0.3)
     found = made(tmp_path, "trap '' INT; echo here; while :; do sleep 0.05; done")
     kill = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     kill.start()
@@ -336,7 +336,7 @@ def test_jobs_save_and_end_when_the_sweep_itself_fails(tmp_path, shell):
     status = SweepStatus()
     launcher = local.Local()
     with pytest.raises(BrokenPipeError):
-        scheduler.dispatch(found, launcher, status, Gone(status, io.StringIO()))
+        scheduler.Scheduler(launcher, status, Gone(status, io.StringIO())).run(found)
     assert launcher._running[0].process.wait(10) == 0
     assert found[0].folder.with_name("job=0.saved").exists()
 
