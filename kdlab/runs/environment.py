@@ -1,4 +1,4 @@
-"""What a run's bits depend on besides its configuration, as result.json records it: versions, revision, device, inputs."""
+"""The environment of a run, as result.json records it: versions, git revision, device. Its bits depend on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = (
     "torch", "pytorch-lightning", "transformers", "tokenizers", "datasets", "pyarrow", "safetensors", "huggingface-hub",
     "torchmetrics", "numpy", "hydra-core", "omegaconf", "faiss-cpu", "faiss-gpu",
 )  # fmt: skip
-# where result.json says what a run depended on, and in which words differences are told
+# keys of result.json that a run's bits depend on, and their names in a line about differences
 RECORDED = {
     "versions": "",
     "git": "git revision",
@@ -30,31 +30,31 @@ RECORDED = {
 
 
 def versions() -> dict[str, str]:
-    """Of Python, kdlab, and the installed packages that compute."""
-    found = {"python": platform.python_version(), "kdlab": __version__}
+    """Versions of Python, kdlab, and the installed packages that compute."""
+    versions = {"python": platform.python_version(), "kdlab": __version__}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def revision() -> str | None:
-    """The git revision of the checkout kdlab runs from, marked where files differ from it; None outside a checkout."""
+    """The git revision of the checkout that kdlab runs from, with "-dirty" for modified files; None outside a checkout."""
     top = Path(__file__).resolve().parents[2]
     if not (top / ".git").exists():
         return None
     command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # no git here
+    except OSError:  # git is not installed
         return None
     return done.stdout.strip() or None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What computes: the processor or GPU by name, its instruction set, and the threads that share a sum."""
+    """The processor or GPU by name, its instruction set, and the threads that share a sum."""
     if device.type == "cuda":
         return {"name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "threads": None}
     return {
@@ -65,7 +65,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor by the name that the kernel gives it (Linux), else its kind, such as x86_64."""
+    """The processor's model name from /proc/cpuinfo (Linux), else its architecture, such as x86_64."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -75,7 +75,7 @@ def processor() -> str:
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The recorded surroundings in which two result.json differ: "torch 2.12.0 -> 2.13.0"."""
+    """The differences between the environments in two result.json, one line each: "torch 2.12.0 -> 2.13.0"."""
     return [line for key, word in RECORDED.items() for line in _between(before.get(key), after.get(key), word)]
 
 

@@ -1,4 +1,4 @@
-"""Reading run folders: what the other commands (evaluate, export) do with a run."""
+"""Read the folders of finished runs, for the commands that start from one (evaluate, export, reports)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def finished_result(run: Path) -> dict[str, Any]:
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}); the run has to be made again") from error
+        raise UserError(f"{file} is damaged ({error}); run it again") from error
     if not isinstance(result, dict) or result.get("status") != "finished":
-        found = result.get("status") if isinstance(result, dict) else None
-        raise UserError(f"{run} holds no finished run (status: {found}); the command that began it goes on with it")
+        status = result.get("status") if isinstance(result, dict) else None
+        raise UserError(f"{run} holds no finished run (status: {status}); the command that began it resumes it")
     return result
 
 
 def config_of(run: Path) -> Config:
-    """The configuration a run was made with; UserError where it cannot be read, or asks for what there is not."""
+    """The checked configuration of a run, from its config.yaml; UserError where it cannot be read or is not valid."""
     file = run / "config.yaml"
     try:
         composed = OmegaConf.create(yaml_io.read(file))
@@ -43,12 +43,12 @@ def config_of(run: Path) -> Config:
 
 
 def command(main: Callable[[], int]) -> int:
-    """Run a command's body; a UserError becomes one line and exit code 2, a reader that has gone the end of it."""
+    """Run a command's body. A UserError becomes one line and exit code 2; a closed pipe ends it with code 0."""
     try:
         return main()
     except UserError as error:
         print(f"kdlab: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read this, `head` perhaps, has had enough
+    except BrokenPipeError:  # the reader, for example `head`, has closed the output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,4 +1,4 @@
-"""Jobs of a sweep or a suite: each a run of its own, in a process and a folder of its own; finished ones are skipped."""
+"""Run the job of a sweep or a suite in a process and a folder of its own, which is locked meanwhile."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from kdlab.runs import folders
 from kdlab.runtime.signals import Stopped
 from kdlab.storage.files import open_locked
 
-FOLDER = "KDLAB_RUN_FOLDER"  # set for the other ranks of a run: rank 0 has chosen the folder
+# Environment variables of a job
+FOLDER = "KDLAB_RUN_FOLDER"  # the folder that rank 0 has chosen, for the other ranks
 SWEEP = "KDLAB_SWEEP"  # the name of the sweep that started this job
-DIFFERS = "KDLAB_DIFFERS"  # what sets the job apart from others of its sweep, as select=random,seed=1
+DIFFERS = "KDLAB_DIFFERS"  # the job's differences from others of its sweep, as select=random,seed=1
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER)
 
 
@@ -32,14 +33,14 @@ def say(line: str) -> None:
 
 
 def run_unless_finished(title: str, overrides: Sequence[str], folder: Path) -> bool:
-    """Do the run of `overrides` in `folder`, or go on with it; whether a finished one is there afterwards.
+    """Run or resume the run of `overrides` in `folder`, unless it is finished; True if it is finished afterwards.
 
-    Says `title` first. A finished run is skipped. Where another process works on the same folder (perhaps one that
-    outlived the suite that began it), this one waits until that has ended, and then looks again.
+    Prints `title` first. Where another process works on the same folder (perhaps one that outlived the suite that
+    started it), waits for its end and checks again.
     """
     if folders.status(folder) != "finished":
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder) as lock:
+        with _locked(folder) as lock:
             if folders.status(folder) != "finished":
                 print(f"kdlab: {title}", flush=True)
                 environment = {k: v for k, v in os.environ.items() if k not in (*RANK_VARIABLES, "HYDRA_FULL_ERROR")}
@@ -49,12 +50,12 @@ def run_unless_finished(title: str, overrides: Sequence[str], folder: Path) -> b
 
 
 def run_and_wait(overrides: Sequence[str], environment: Mapping[str, str], lock: int) -> int:
-    """`python -m kdlab.run` in a process that inherits the descriptor `lock`; its exit code.
+    """Run `python -m kdlab.run` in a process that inherits the descriptor `lock`; its exit code.
 
-    A signal that stops this process is passed on, and the run's end is waited for: it saves a checkpoint.
+    Passes on a signal that stops this process, and waits for the run, which saves a checkpoint.
     """
     command = [sys.executable, "-m", "kdlab.run", *overrides]
-    # in a session of its own, so that Ctrl-C comes to it once, from here, and it has the time to save
+    # a session of its own: Ctrl-C reaches the run once, from here, and it has time to save
     with subprocess.Popen(command, env=environment, pass_fds=[lock], start_new_session=True) as process:
         try:
             return process.wait()
@@ -67,48 +68,51 @@ def run_and_wait(overrides: Sequence[str], environment: Mapping[str, str], lock:
 def spawn(
     overrides: Sequence[str],
     environment: Mapping[str, str],
-    held: Sequence[int],
+    inherited: Sequence[int],
     output: int,
-    where: Path | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """`python -m kdlab.run` in a session of its own, so that it can be signalled with all it starts; in the folder `where`.
+    """Start `python -m kdlab.run` in a session of its own, so that a signal reaches all its processes; in the folder `cwd`.
 
-    It writes to the descriptor `output` and inherits the descriptors `held`.
+    It writes to the descriptor `output` and inherits the descriptors `inherited`.
     """
     command = [sys.executable, "-m", "kdlab.run", *overrides]
     return subprocess.Popen(
-        command, cwd=where, env=dict(environment), pass_fds=list(held), start_new_session=True,
+        command, cwd=cwd, env=dict(environment), pass_fds=list(inherited), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=output, stderr=output,
     )  # fmt: skip
 
 
 class RunLock:
-    """The lock of a run folder, a file beside it. The kernel frees it when the last process that has its descriptor
-    ends: if this process is killed, the job that inherited it keeps it."""
+    """The lock of a run folder: a file beside it. The kernel releases it when the last process that has its descriptor
+    ends: if this process is killed, the job that inherited the descriptor keeps the lock."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self.descriptor = path, descriptor
 
     def release(self) -> None:
+        """Delete the file and close the descriptor."""
         self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
 
 
 def lock_folder(folder: Path, wait: bool = False) -> RunLock | None:
-    """The lock of a run folder; None where another process has it, unless that is to be waited for."""
-    name = hashlib.sha256(folder.name.encode()).hexdigest()[:16]  # the folder's own may be as long as a name can be
+    """Lock a run folder. Where another process has the lock: None, or with `wait` the lock once it is released."""
+    name = hashlib.sha256(folder.name.encode()).hexdigest()[
+        :16
+    ]  # the folder's name may have the maximal length already
     path = folder.with_name(f".{name}.lock")
 
-    def waiting(_: str) -> None:
+    def print_once(_: str) -> None:
         print(f"kdlab: another process is at work in {folder}: waiting for its end", flush=True)
 
-    descriptor, _ = open_locked(path, wait, waiting, must_lock=False)
+    descriptor, _ = open_locked(path, wait, print_once, must_lock=False)
     return None if descriptor is None else RunLock(path, descriptor)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Hold the lock of a run folder during the block; yields its descriptor."""
+def _locked(folder: Path) -> Iterator[int]:
+    """Lock a run folder during the block; yields the descriptor of the lock."""
     lock = lock_folder(folder, wait=True)
     assert lock is not None
     try:
@@ -118,5 +122,5 @@ def _alone(folder: Path) -> Iterator[int]:
 
 
 def quoted_value(value: object) -> str:
-    """A value as Hydra's command line takes it, whatever signs are in it."""
+    """Quote a value for Hydra's command line, whatever characters it has."""
     return "'" + str(value).replace("'", "\\'") + "'"

@@ -1,4 +1,4 @@
-"""`python -m kdlab.run --repeat RUN`: do a finished run again in a new folder, and compare the two bit for bit."""
+"""`python -m kdlab.run --repeat RUN`: run a finished run again in a new folder, and compare the two bit for bit."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from kdlab.runs.process import FOLDER, is_first_process
 from kdlab.storage import tables, yaml_io
 
 TABLES = ("selector.csv", "metrics.csv", "knowledge.csv", "selected.csv")
-CLOCK = "seconds"  # the column of tables that no two runs share
+CLOCK = "seconds"  # the column that differs between any two runs
 
 
 def main(arguments: Sequence[str]) -> int:
-    """RUN, and perhaps hydra.run.dir=FOLDER; 0: the same bits, 1: something differs. UserError for what is no run."""
-    run, folder = _given(arguments)
+    """Repeat `arguments`: RUN, and hydra.run.dir=FOLDER if given. Exit code 0: the same bits, 1: a difference.
+
+    UserError for a folder without a finished run, and for a suite.
+    """
+    run, folder = _parsed(arguments)
     result, resolved = finished_result(run), yaml_io.read(run / "config.yaml") | {"overwrite": False, "resume": True}
     config = checked(OmegaConf.create(resolved))
     if config.suite is not None:
@@ -47,15 +50,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def verdict(run: Path, differences: Sequence[str], around: Sequence[str]) -> str:
-    """What the comparison with `run` found, and which recorded surroundings differ, in one line."""
-    where = f"these surroundings differ: {', '.join(around)}" if around else "all recorded surroundings are the same"
+    """One line: the `differences` from `run` and those of the environment (`around`)."""
+    where = (
+        f"these parts of the environment differ: {', '.join(around)}"
+        if around
+        else "the recorded environment is the same"
+    )
     if not differences:
         return f"the same bits as {run}: weights, scores, ledger and tables; {where}"
     return f"differs from {run}: {'; '.join(differences)}; {where}"
 
 
 def compared(before: Path, after: Path) -> Iterator[str]:
-    """What differs between two finished runs, but for the time they took: weights, scores, ledger, tables."""
+    """The differences between two finished runs, without their durations: weights, ledger, scores, tables."""
     yield from _weights(before / "student" / "model.safetensors", after / "student" / "model.safetensors")
     first, second = finished_result(before), finished_result(after)
     yield from (f"{name} of the ledger" for name in _differing(_counted(first), _counted(second)))
@@ -64,12 +71,12 @@ def compared(before: Path, after: Path) -> Iterator[str]:
         yield from _table(before / name, after / name)
 
 
-def _given(arguments: Sequence[str]) -> tuple[Path, Path | None]:
+def _parsed(arguments: Sequence[str]) -> tuple[Path, Path | None]:
     folders = [argument.partition("=")[2] for argument in arguments if argument.startswith("hydra.run.dir=")]
     runs = [argument for argument in arguments if not argument.startswith("hydra.run.dir=")]
     if len(runs) != 1 or len(folders) > 1 or runs[0].startswith("-"):
         raise UserError(
-            "--repeat RUN takes a run folder and nothing but hydra.run.dir=FOLDER beside: it repeats RUN as it was"
+            "--repeat RUN takes a run folder, and only hydra.run.dir=FOLDER besides: it repeats RUN as it was"
         )
     return Path(runs[0]), Path(folders[0]) if folders else None
 

@@ -1,4 +1,4 @@
-"""What a finished run writes into result.json: scores, costs, and all that would be needed to repeat it."""
+"""Build the result.json of a finished run: scores, costs, and all that is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DISTILLATION = ("scoring", "observation", "teacher_forward", "teacher_cache", "s
 
 
 def result_of(
-    bench: Stage,
+    stage: Stage,
     module: Distiller,
     metrics: dict[str, dict[str, float]],
     totals: dict[str, Any],
@@ -24,8 +24,12 @@ def result_of(
     world: int,
     overrides: list[str],
 ) -> dict[str, Any]:
-    """The whole of it. `metrics`: scores by who has them; `totals` of the ledger; `probes`: seconds of whole steps by rank."""
-    config = bench.config
+    """The content of result.json.
+
+    `metrics`: scores by student, teachers and baselines; `totals`: of the ledger; `probes`: seconds of each all-data step,
+    by rank; `overrides`: of the command line.
+    """
+    config = stage.config
     taught = bool(module.teachers)
     return {
         "status": "finished",
@@ -34,18 +38,18 @@ def result_of(
         "steps": module.total_steps,
         "metrics": metrics,
         "ledger": _ledger(totals, probes, module.total_steps),
-        "preparation": bench.preparation,
+        "preparation": stage.preparation,
         "seed": config.seed,
         "select": {"name": config.select.name, "ratio": config.select.ratio},
         "adopt": config.adopt.name if taught else None,
-        "policy": {"name": config.weigh.name, "reward_data": ksm_training.reward_data(bench)},
+        "policy": {"name": config.weigh.name, "reward_data": ksm_training.reward_data(stage)},
         "stage": config.data.stage,
         "knowledge": config.knowledge.name,
-        "data": bench.facts(),
+        "data": stage.facts(),
         "teacher": {
-            "name": bench.teacher_name,
-            "sha256": bench.teacher_hash() if taught else None,
-            "layers": bench.teacher_config.num_hidden_layers,
+            "name": stage.teacher_name,
+            "sha256": stage.teacher_hash() if taught else None,
+            "layers": stage.teacher_config.num_hidden_layers,
         },
         "teachers": [
             {
@@ -54,7 +58,7 @@ def result_of(
                 "classes": teacher.classes,
                 "made_of": member.source.sha256(),
             }
-            for teacher, member in zip(module.teachers, bench.teacher_pool.members, strict=bool(module.teachers))
+            for teacher, member in zip(module.teachers, stage.teacher_pool.members, strict=bool(module.teachers))
         ],
         "student": {
             "layers": config.student.layers,
@@ -67,24 +71,23 @@ def result_of(
         "devices": {
             "world": world,
             "kind": str(module.device),
-            "precision": bench.precision,
+            "precision": stage.precision,
             **environment.machine(module.device),
         },
-        "artifacts": list(bench.store.used),
+        "artifacts": list(stage.store.used),
     }
 
 
 def _ledger(totals: dict[str, Any], probes: list[list[float]], steps: int) -> dict[str, Any]:
-    """The ledger of result.json: totals, the all-data comparison that the probes measured, and the speed-ups."""
+    """The ledger of result.json: totals, the seconds of an all-data run estimated from the probes, and the speed-ups."""
     seconds = dict(totals["seconds"])
     training = training_seconds(seconds)
     all_data = None
     if probes:
-        slowest = [max(at_once) for at_once in zip(*probes, strict=False)]
-        around = training - sum(
-            seconds.get(part, 0.0) for part in DISTILLATION
-        )  # data, optimizer, loop: spent either way
-        all_data = sorted(slowest)[len(slowest) // 2] * steps + around
+        slowest = [max(of_ranks) for of_ranks in zip(*probes, strict=False)]
+        # data, optimizer, loop: the same in an all-data run
+        other = training - sum(seconds.get(part, 0.0) for part in DISTILLATION)
+        all_data = sorted(slowest)[len(slowest) // 2] * steps + other
     gains = speedup(totals, None)
     gains["wallclock"] = all_data / training if all_data and training else None
     return {**totals, "seconds": {**seconds, "training": training, "all_data": all_data}, "speedup": gains}

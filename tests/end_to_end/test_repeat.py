@@ -32,7 +32,7 @@ def assert_repeats(exp: str, folder: Path, teacher: Path, text: Path, rows: Path
     again = call(["--repeat", "first"], folder, timeout=600)
     assert again.code == 0, again.output
     assert "the same bits as first" in again.output.splitlines()[-1]
-    assert "all recorded surroundings are the same" in again.output.splitlines()[-1]
+    assert "the recorded environment is the same" in again.output.splitlines()[-1]
     (made,) = (folder / "outputs" / "repeats" / config.name).iterdir()
     before, after = (
         safetensors.torch.load_file(run / "student" / "model.safetensors") for run in (folder / "first", made)
@@ -123,7 +123,7 @@ def test_every_kind_of_difference_is_named(tmp_path):
     assert list(compared(one, same)) == ["selector.csv (in one of them alone)"]
 
 
-def test_surroundings_that_differ_are_told():
+def test_differences_of_the_environment():
     before = {"versions": {"torch": "2.6.0", "numpy": "2.0"}, "git": "abc", "devices": {"threads": 2}}
     after = {"versions": {"torch": "2.7.0", "numpy": "2.0"}, "git": "abc-dirty"}
     assert differing(before, before) == []
