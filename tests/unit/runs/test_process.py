@@ -47,7 +47,7 @@ def test_a_job_waits_for_the_one_that_outlived_its_suite(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(process, "run_and_wait", launch)
     path = None
-    with process._alone(folder) as lock:
+    with process._locked(folder) as lock:
         (path,) = tmp_path.glob(".*.lock")
         launch([], {}, lock)
         os.link(path, tmp_path / "kept")  # a killed process does not remove the file
