@@ -18,11 +18,12 @@ from kdlab.plotting import run_figures
 from kdlab.runs import callbacks, failures, folders
 from kdlab.runs.callbacks import RunCallbacks
 from kdlab.runs.loggers import base
+from kdlab.runs.model_card import card
 from kdlab.runs.prepare import PreparedRun, device_count, prepare, quiet_libraries
 from kdlab.runs.process import FOLDER, is_first_process, say
 from kdlab.runs.record import RunRecord
 from kdlab.runs.result import result_of
-from kdlab.runs.summary import beside_random, card, table
+from kdlab.runs.summary import beside_random, table
 from kdlab.runtime import distributed, signals
 from kdlab.stages.base import Stage
 from kdlab.stages.registry import stage_of

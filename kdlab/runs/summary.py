@@ -1,4 +1,4 @@
-"""What a finished run says of itself: the table at its end, and the student's model card."""
+"""The summary that a finished run prints: scores, costs, and the next command."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
 
 
 def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
-    """The closing table: quality of the student beside what it is read against, cost against all-data distillation, and
-    where to go next. `beside`: how random selection at the same ratio did (`beside_random`)."""
+    """The closing table: scores of the student, its teachers and baselines; costs against all-data distillation; the next
+    command. `beside`: the comparison with random selection (`beside_random`)."""
     ledger = result["ledger"]
     queries, flops, seconds, gain = (ledger[name] for name in ("teacher_queries", "flops", "seconds", "speedup"))
     lines = ["", *quality(result), ""]
@@ -46,7 +46,7 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
 
 
 def quality(result: dict[str, Any]) -> list[str]:
-    """Scores of the student and of all that it is read against, one line each, the student last but its teachers."""
+    """Lines of scores: a header, the baselines, the student, its teachers."""
     found = result["metrics"]
     columns = [name for name in found["student"] if name.split("_")[0] in SHOWN and name != "score"]
     if len(columns) > 2:
@@ -65,24 +65,24 @@ def quality(result: dict[str, Any]) -> list[str]:
 
 
 def rewarded_on_dev(result: dict[str, Any]) -> bool:
-    """Whether what weighs the terms was trained on rewards of the very rows that the student is scored on."""
+    """True if the module that weighs the terms was rewarded on the rows that the student is scored on."""
     return (result.get("policy") or {}).get("reward_data") == "dev"
 
 
 def teaches(name: str) -> bool:
-    """Whether a row of scores is a teacher's: "teacher", "teacher NAME" or "assistant"."""
+    """True if a row of scores is a teacher's: "teacher", "teacher NAME" or "assistant"."""
     return name == "assistant" or name.split(" ")[0] == "teacher"
 
 
 def taught(result: dict[str, Any]) -> bool:
-    """Whether a run asked any teacher."""
+    """True if the run has a teacher."""
     return any(teaches(name) for name in result["metrics"])
 
 
 def preparation(result: dict[str, Any]) -> list[str]:
-    """What had to be trained before the run, and what it cost, one line a stage, with totals; nothing where nothing had.
+    """Lines of what was trained before the run and its cost, one per stage, with totals; none without such a stage.
 
-    A dash stands for what was not measured (a stage made by an older kdlab), which totals leave out.
+    A dash stands for a value that was not measured (a stage made by an older kdlab); totals leave it out.
     """
     stages = result.get("preparation") or []
     if not stages:
@@ -119,14 +119,14 @@ def _shown(name: str, value: float | None) -> str:
 
 
 def headline(result: dict[str, Any]) -> str:
-    """The student's one number, as papers print it: the task's score, or the masked-LM loss."""
+    """The student's main score: the task's, in percent, or the masked-LM loss."""
     student = result["metrics"]["student"]
     return f"score {100 * student['score']:.1f}" if "score" in student else f"loss {student['loss']:.3f}"
 
 
 def beside_random(result: dict[str, Any], folder: Path) -> str:
-    """How random selection at the same ratio did, where such a run stands in the same output folder: the newest one of
-    the same seed, else of any seed, whose configuration differs in nothing but the selection. "" where there is none."""
+    """Compare with random selection at the same ratio: the newest finished run in the same output folder with the same
+    seed, else any seed, whose configuration differs only in the selection. "" without such a run."""
     if result["select"]["name"] == "random" or result["select"]["ratio"] == 1:
         return ""
     mine = _comparable(folder)
@@ -151,7 +151,7 @@ def beside_random(result: dict[str, Any], folder: Path) -> str:
 
 
 def _comparable(folder: Path) -> dict[str, Any] | None:
-    """A run's configuration without what may differ between the runs of one comparison."""
+    """A run's configuration without the keys that may differ within a comparison; None if it cannot be read."""
     try:
         found = yaml_io.read(folder / "config.yaml")
     except UserError:
@@ -169,6 +169,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _next(result: dict[str, Any]) -> str:
+    """Overrides of the baseline to run next: constant term weights, random selection, or all data."""
     weighed = (result.get("policy") or {}).get("name", "fixed")
     if result["select"]["ratio"] == 1 and weighed != "fixed":
         own = ("weigh=", "weigh.", "policy=", "policy.", "hydra.run.dir=", "overwrite=", "resume=")
@@ -184,7 +185,7 @@ def _times(value: float | None) -> str:
 
 
 def si(value: float) -> str:
-    """A count with its unit's prefix, e.g. "14.38 T"; below a million as it is."""
+    """A count with an SI prefix, e.g. "14.38 T"; below a million without."""
     for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= size:
             return f"{value / size:.2f} {unit}"
@@ -192,49 +193,7 @@ def si(value: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in words."""
+    """Seconds as text: "90.0 s", "2.5 min"; "-" for None."""
     if seconds is None:
         return "-"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def card(result: dict[str, Any]) -> str:
-    """A model card for the student folder."""
-    ledger, text = result["ledger"], result["stage"] == "pretrain"
-    scores = [name for name in result["metrics"]["student"] if name != "score"]
-    rows = [
-        f"| {who} | " + " | ".join(f"{found[name]:.3f}" if name in found else "-" for name in scores) + " |"
-        for who, found in result["metrics"].items()
-    ]
-    queries = (
-        f"Teacher queries {ledger['teacher_queries']['total']:,} of {ledger['rows_seen']:,} rows seen. "
-        if taught(result)
-        else ""
-    )
-    auto = "AutoModelForMaskedLM" if text else "AutoModelForSequenceClassification"
-    head = "| held-out text |" if text else "| dev set |"
-    how = f"Distilled from {result['teacher']['name']}" if taught(result) else "Trained on labels alone"
-    return f"""---
-library_name: transformers
-pipeline_tag: {"fill-mask" if text else "text-classification"}
-tags: [knowledge-distillation, kdlab]
----
-
-# {"A student of " + result["teacher"]["name"] if taught(result) else "A fine-tuned encoder"}
-
-{how} with kdlab {result["versions"].get("kdlab", "")} at the {"pre-training" if text else "fine-tuning"} stage: {result["steps"]} steps,
-knowledge `{result["knowledge"]}`, data selection `{result["select"]["name"]}` at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
-layers {result["student"]["layers"]} of the teacher's backbone.
-
-{head} {" | ".join(scores)} |
-|---|{"---|" * len(scores)}
-{chr(10).join(rows)}
-
-{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {result["data"]["source"]} {result["data"].get("task") or ""}
-(fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
-
-```python
-from transformers import {auto}, AutoTokenizer
-model, tokenizer = {auto}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-```
-"""

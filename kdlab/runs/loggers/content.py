@@ -1,4 +1,4 @@
-"""What loggers receive of a run: its title and group, the rows of its tables, its result."""
+"""The content of loggers: the title and group of a run, the rows of its tables, its results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kdlab.runs.process import DIFFERS, SWEEP
 
 
 def title(config: Config) -> str:
-    """What a run is called among those of its sweep: what differs, or its selection, ratio and seed."""
+    """The name of a run within its sweep: its differences from other jobs, or its selection, ratio and seed."""
     own = f"{config.select.name}-r{config.select.ratio:g}-s{config.seed}"
     return (os.environ.get(DIFFERS) or own)[:120]
 
 
 def group(config: Config) -> str:
-    """The runs that a run belongs to: as the user says, else its sweep, else those of its experiment."""
+    """The group of a run: logger.group, else its sweep, else its experiment."""
     return (config.logger.group or os.environ.get(SWEEP) or config.name)[:120]
 
 
@@ -35,12 +35,12 @@ def loggable(name: str, row: dict[str, Any]) -> dict[str, float]:
     if name == "selector" and row.get("arm") is not None:
         arms = [key[2:] for key in row if key.startswith("q_")] or [row["arm"]]
         prefixed |= {f"selector/arm_{arm}": float(arm == row["arm"]) for arm in arms}
-    # rows that do not say how many queries there were must not say none
+    # a row without a count must not log zero queries
     return prefixed | ({"teacher_queries": row["teacher_queries"]} if row.get("teacher_queries") is not None else {})
 
 
 def schedule(folder: Path, steps: float) -> list[dict[str, float]]:
-    """The share of the steps that each arm served, a row a window: "step" (where the window ends), "share_<arm>"."""
+    """The share of steps in which each arm was in force, one row per window: "step" (its end), "share_<arm>"."""
     rows = [row for row in rows_of(folder / "selector.csv", ("step", "arm")) if row["arm"]]
     rows = [row for row in rows if float(row["step"]) < steps]
     if not rows:
@@ -53,7 +53,7 @@ def schedule(folder: Path, steps: float) -> list[dict[str, float]]:
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, float]:
-    """The student's and the others' scores and the whole ledger, flat: "result/score", "ledger/flops/total"."""
+    """All scores and the ledger of result.json, flat: "result/score", "result/teacher/score", "ledger/flops/total"."""
     metrics = result["metrics"]
     own = {f"result/{name}": value for name, value in metrics["student"].items()}
     others = {

@@ -1,7 +1,6 @@
-"""TensorBoard (`logger=tensorboard`): a dashboard without an account: `tensorboard --logdir outputs`.
+"""TensorBoard (`logger=tensorboard`), a dashboard without an account: `tensorboard --logdir outputs`.
 
-TensorBoard's x axis is the step. Held-out scores are there a second time below `by_queries/`, with teacher queries in
-the place of steps.
+Its x axis is the step. Held-out scores are logged a second time below `by_queries/`, with teacher queries as the step.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def check(config: Config) -> None:
 
 
 def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
-    """The Lightning logger of a run."""
+    """Open the Lightning logger of a run; `resolved` is its configuration."""
     from pytorch_lightning.loggers import TensorBoardLogger
     from pytorch_lightning.utilities import rank_zero_only
 
@@ -41,13 +40,13 @@ def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
 
         @rank_zero_only
         def save(self) -> None:
-            """Nothing: the base class writes an empty hparams.yaml."""
+            """Do nothing: the base class would write an empty hparams.yaml."""
 
     logger = ByQueries(folder, name=None, version=FOLDER, default_hp_metric=False)
     if logger.experiment is not None:
         about = f"{content.title(config)} of {content.group(config)}"
-        told = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
-        logger.experiment.add_text("config", f"{about}\n\n" + "".join(f"    {line}\n" for line in told.splitlines()))
+        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+        logger.experiment.add_text("config", f"{about}\n\n" + "".join(f"    {line}\n" for line in text.splitlines()))
     return logger
 
 

@@ -1,6 +1,6 @@
 """Weights & Biases (`logger=wandb`): offline unless `logger.mode=online`; a sweep's runs are one group.
 
-What a query bought is the question, so teacher queries are the x axis of scores, losses and the selector's numbers.
+Teacher queries are the x axis of scores, losses and the selector's values: they are the cost that selection saves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BY_STEP = "schedule/step"
 
 
 def check(config: Config) -> None:
-    """UserError for the online mode without an account, which would ask a question that no sweep can answer."""
+    """UserError for the online mode without an account: W&B would prompt for one, and a sweep has no terminal."""
     if config.logger.mode == "online" and not account():
         raise UserError(
             "logger.mode=online: no account was found; set WANDB_API_KEY, run `wandb login`, or leave logger.mode=offline "
@@ -32,7 +32,7 @@ def check(config: Config) -> None:
 
 
 def account() -> bool:
-    """Whether there is a key for the server: in WANDB_API_KEY or a netrc file. The key itself is W&B's to read."""
+    """True if WANDB_API_KEY or a netrc file has a key for the server. kdlab does not read the key itself."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -46,7 +46,7 @@ def account() -> bool:
 
 
 def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
-    """The Lightning logger of a run; one that goes on in the same folder goes on in the same W&B run."""
+    """Open the Lightning logger of a run; a run resumed in the same folder continues the same W&B run."""
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
@@ -63,10 +63,10 @@ def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
         save_dir=folder,
         config=resolved,
         mode=given.mode,  # pyright: ignore[reportArgumentType]
-        # what a run is has its own file; the address of a git remote and what is printed may hold a secret
+        # a git remote's address and the printed lines may contain a secret
         settings=wandb.Settings(console="off", disable_git=True, disable_code=True),
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning always hands it on, and W&B warns of it
+    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B warns about it
     if main:
         logger.experiment.define_metric("teacher_queries")
         for series in BY_QUERIES:

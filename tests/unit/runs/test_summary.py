@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kdlab.runs import summary
+from kdlab.runs import model_card, summary
 
 RESULT: dict[str, Any] = {
     "status": "finished",
@@ -147,7 +147,7 @@ def test_a_run_with_specialists_alone_has_a_teacher():
     one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
     found = {"student": one, "teacher specialist-1": one, "teacher specialist-2": one}
     assert "teacher queries" in summary.table(result(metrics=found), Path("x"))
-    assert "Distilled from bert" in summary.card(result(metrics=found))
+    assert "Distilled from bert" in model_card.card(result(metrics=found))
 
 
 def test_every_stage_of_the_preparation_has_a_line_and_all_of_them_a_total():
@@ -206,7 +206,7 @@ def test_rewards_of_the_dev_set_are_marked_in_the_table_and_in_the_card():
     said = "rewarded on these rows"
     for data in ("dev", "heldout", None):
         made = result(policy={"name": "ksm", "reward_data": data})
-        assert (said in summary.table(made, Path("x"))) == (said in summary.card(made)) == (data == "dev")
+        assert (said in summary.table(made, Path("x"))) == (said in model_card.card(made)) == (data == "dev")
 
 
 # ---- beside random
@@ -273,7 +273,7 @@ def test_random_itself_and_all_data_have_nothing_beside(tmp_path, select):
 
 
 def test_the_card_of_a_classifier():
-    text = summary.card(result())
+    text = model_card.card(result())
     header = yaml.safe_load(text.split("---")[1])
     assert header["pipeline_tag"] == "text-classification" and header["library_name"] == "transformers"
     assert "Distilled from bert" in text and "AutoModelForSequenceClassification" in text
@@ -284,10 +284,10 @@ def test_the_card_of_a_classifier():
 
 
 def test_the_card_of_plain_fine_tuning_names_no_teacher():
-    text = summary.card(result(metrics={"student": {"loss": 0.5, "accuracy": 0.7, "score": 0.7}}))
+    text = model_card.card(result(metrics={"student": {"loss": 0.5, "accuracy": 0.7, "score": 0.7}}))
     assert "Trained on labels alone" in text and "Distilled" not in text and "Teacher queries" not in text
 
 
 def test_the_card_of_a_pre_trained_student():
-    text = summary.card(result(stage="pretrain", metrics={"student": {"loss": 3.0}, "teacher": {"loss": 2.0}}))
+    text = model_card.card(result(stage="pretrain", metrics={"student": {"loss": 3.0}, "teacher": {"loss": 2.0}}))
     assert "fill-mask" in text and "AutoModelForMaskedLM" in text and "| held-out text | loss |" in text
