@@ -1,4 +1,4 @@
-"""The one error class for what a user can mend, and the hint that goes with a wrong name."""
+"""`UserError`, the one error class for wrong input, and the hint that goes with a wrong name."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Wrong input of any kind: one line that says what is wrong, what was found and what would be right.
+    """Wrong input of any kind: one line with the mistake, the value found and the values that are valid.
 
-    `kdlab.run` and the other commands print it without a traceback and exit with code 2. What was found may hold any sign:
-    those that would break the line, or steer a terminal, stand escaped.
+    Commands print it without a traceback and exit with code 2. The value found may contain any character: those that
+    would break the line, or control a terminal, are escaped.
     """
 
-    def __init__(self, says: str) -> None:
-        super().__init__(one_line(says))
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def one_line(text: str) -> str:
-    r"""`text` with all that cannot be printed escaped as Python does it: a line break is \n, half a character \ud800."""
+    r"""Escape all that cannot be printed in `text`, as Python does: a line break is \n, half a surrogate pair
+    \ud800."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause naming the valid names closest to `name`, or all of them when none is close."""
+    """A clause with the valid names closest to `name`, or with all of them if none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

@@ -30,7 +30,8 @@ def _generator() -> torch.Generator:
 class TaskShape:
     """Inputs, classes and metrics of a task.
 
-    `columns` texts a row (1, or 2 for pairs); `labels` the C class names in index order (None: regression on one number);
+    `columns` texts a row (1, or 2 for pairs); `labels` the C class names in index order (None: regression on one
+    number);
     `metrics` the names of its metrics (`kdlab.data.tasks.metrics`).
     """
 
@@ -60,12 +61,14 @@ class TaskShape:
 
 @dataclass
 class Plan:
-    """What was decided about a batch before the step; None means the static default. No plan at all is plain distillation.
+    """Decisions about a batch, made before its step; None stands for the default. No plan at all is plain distillation.
 
-    `rows` (k,) int64 ascending: which rows of the batch take part and query the teachers (None: all). `adopt` decides
-    the weights (k, T) of the teachers, an adoption rule (`kdlab.methods.adoption`; None: each row heeds the only teacher).
-    `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule (`kdlab.methods.knowledge.weighing`; None: ones). Rules, not
-    numbers: what they look at is seen in the step itself, by the one forward that is paid for anyway.
+    `rows` (k,) int64 ascending: the rows of the batch that take part and query the teachers (None: all). `adopt`
+    decides the weights (k, T) of the teachers, an adoption rule (`kdlab.methods.adoption`; None: each row has the only
+    teacher).
+    `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule (`kdlab.methods.knowledge.weighing`;
+    None: ones). They are rules, not numbers: their inputs come from the forward of the step itself, so they cost no
+    forward of their own.
     """
 
     rows: Tensor | None = None
@@ -79,7 +82,8 @@ class Batch:
 
     `rows` (B,) int64 row ids in the data set; `epoch` the pass over the data set they belong to; `input_ids`,
     `attention_mask` (B, L) int64; `labels` (B, L) int64 with IGNORE where nothing is predicted (masked-LM) or (B,)
-    (classification; regression in float32, NaN where a label is hidden); `real` (B,) bool, False for a row that only keeps an idle rank in step;
+    (classification; regression in float32, NaN where a label is hidden); `real` (B,) bool, False for a row that only
+    keeps an idle rank in step;
     `token_types` (B, L) int64, 1 in the second text of a pair (None: no segments, as if all were 0).
     """
 
@@ -96,11 +100,12 @@ class Batch:
         return len(self.rows)
 
     def labelled(self) -> Tensor:
-        """Where a label stands, (B, L) or (B,) bool: masked positions; rows whose class or number is known."""
+        """Mask of the labels that exist, (B, L) or (B,) bool: masked positions; rows whose class or number is known."""
         return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != IGNORE
 
     def label_places(self) -> tuple[Tensor, Tensor]:
-        """Token positions of the labels of masked text, (B, P) int64, ascending, and which of them exist, (B, P) bool.
+        """Token positions of the labels of masked text, (B, P) int64, ascending, and the mask (B, P) of those that
+        exist.
 
         P is the largest number of labels of one row, at least 1. Positions that do not exist are 0.
         """
@@ -144,12 +149,12 @@ class Batch:
 
 @dataclass
 class Outputs:
-    """What one model shows for U units of k rows; unused fields stay None.
+    """Outputs of one model for U units of k rows; unused fields stay None.
 
     `logits` (U, C); `labels` (U,); `hidden` last hidden states (k, L, H); `mask` (k, L) 1 at real tokens; `states`
     hidden states (k, L, H) of the embeddings and then of each layer; `scores` attention scores (k, A, L, L) of each
     layer's A heads, scaled, before mask and softmax; `values` the layers' attention values (k, A, L, d); `uncertainty`
-    (k,) of the rows, entropy / log C in [0, 1], detached, once somebody has asked for it.
+    (k,) of the rows, entropy / log C in [0, 1], detached, once it was computed.
     """
 
     logits: Tensor | None = None
@@ -164,8 +169,8 @@ class Outputs:
     def take(self, index: Tensor, length: int) -> Outputs:
         """The rows at `index` (k,), cut to their first `length` tokens; logits and labels are of units and stay out."""
 
-        def layers(found: tuple[Tensor, ...] | None, *tokens: int) -> tuple[Tensor, ...] | None:
-            return None if found is None else tuple(_narrow(layer[index], length, tokens) for layer in found)
+        def layers(states: tuple[Tensor, ...] | None, *tokens: int) -> tuple[Tensor, ...] | None:
+            return None if states is None else tuple(_narrow(layer[index], length, tokens) for layer in states)
 
         return Outputs(
             hidden=None if self.hidden is None else self.hidden[index][:, :length],  # of first tokens alone: no more
@@ -184,13 +189,15 @@ def _narrow(tensor: Tensor, length: int, dimensions: tuple[int, ...]) -> Tensor:
 
 @dataclass
 class Evidence:
-    """The inputs of a selection strategy for N rows. Detached by the caller; fields that the strategy does not need are None.
+    """The inputs of a selection strategy for N rows. Detached by the caller; fields that the strategy does not need are
+    None.
 
     `rows` (N,) int64 row ids in the data set;
     `logits` (N, C), or (N, P, C) in masked-LM: the student's answers at the P masked positions of each row;
     `features` (N, H) last-layer representation ([CLS]; in masked-LM the mean over real tokens);
     `labels` (N,) as in `Batch`, or (N, P) in masked-LM; `mask` (N, P) bool, which of the P positions exist (None: all);
-    `keep` k, how many rows will be kept (None: unknown); `progress` share of training done, in [0, 1]; `rng` generator for strategies that draw, keyed by (seed, step).
+    `keep` k, how many rows will be kept (None: unknown); `progress` share of training done, in [0, 1]; `rng` generator
+    for strategies that draw, keyed by (seed, step).
     """
 
     rows: Tensor | None = None
@@ -221,17 +228,17 @@ class Evidence:
 
 @dataclass
 class WeighingContext:
-    """What a weighing rule may look at: the rows of the whole global batch in rank order, detached.
+    """The inputs of a weighing rule: the rows of the whole global batch in rank order, detached.
 
     `uncertainty` (k,) of the student, entropy / log C, in [0, 1]; `student` (k, H) and `teachers`, (k, H_t) each: the
-    [CLS] state in the last layer, zeros where a teacher was not asked; `heed` (k, T) the teachers' adoption weights;
-    `progress` share of training done; `epoch` the pass over the data; `rng` keyed by (seed, step). None: not asked for.
+    [CLS] state in the last layer, zeros where a teacher was not queried; `teacher_weights` (k, T) the adoption weights;
+    `progress` share of training done; `epoch` the pass over the data; `rng` keyed by (seed, step). None: not needed.
     """
 
     uncertainty: Tensor | None = None
     student: Tensor | None = None
     teachers: tuple[Tensor, ...] = ()
-    heed: Tensor | None = None
+    teacher_weights: Tensor | None = None
     progress: float = 0.0
     epoch: int = 0
     rng: torch.Generator = field(default_factory=_generator)

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 
 from kdlab.errors import UserError
 from kdlab.methods.selection.policies import Policy
-from kdlab.methods.selection.rewards import LossDecay
+from kdlab.methods.selection.rewards import Reward
 from kdlab.modules.distiller import Distiller
 from kdlab.runtime.seeding import generator
 from kdlab.types import Batch, Plan
@@ -35,7 +35,7 @@ class ArmSelector:
         policy: Policy,
         total_steps: int,
         seed: int,
-        reward: LossDecay | None = None,
+        reward: Reward | None = None,
         observe: Callable[[], float] | None = None,
         interval: int = 10,
         write: Callable[[dict[str, Any]], None] = lambda row: None,

@@ -1,7 +1,7 @@
 """Marks: declarations of a rule (strategy, adoption rule, knowledge term, weighing rule) about itself.
 
-The caller computes and passes only what a rule needs. One decorator, `@needs(...)`, sets them on functions and on classes
-whose instances are rules; one function, `marks_of`, reads them from functions, partials, objects and ensembles.
+The caller computes and passes only what a rule needs. One decorator, `@needs(...)`, sets them on functions and on
+classes whose instances are rules; one function, `marks_of`, reads them from functions, partials, objects and ensembles.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class Marks:
     teacher: bool = True
     """Terms: whether the term reads the teacher's answer."""
     joint: bool = False
-    """Terms: whether it reads the answers of all teachers at once, with learnt parameters (`kdlab.methods.knowledge.joint`)."""
+    """Terms: whether it reads the answers of all teachers at once, with learnt parameters
+    (`kdlab.methods.knowledge.joint`)."""
     layer_mask: Callable[..., Tensor] | None = None
-    """Terms that choose among the teacher's N layers: (student, teacher) -> (k, N) bool, True where a row learns from one."""
+    """Terms that choose among the teacher's N layers: (student, teacher) -> (k, N) bool, True where a row learns from
+    one."""
 
 
 UNDECLARED = Marks(
@@ -56,7 +58,8 @@ def needs(
     joint: bool = False,
     layer_mask: Callable[..., Tensor] | None = None,
 ) -> Callable[[Rule], Rule]:
-    """Declare the inputs that a rule needs, and its other `Marks`: for a function, or a class whose instances are rules."""
+    """Declare the inputs that a rule needs, and its other `Marks`: for a function, or a class whose instances are
+    rules."""
     marks = Marks(frozenset(fields), rowwise, mixes, min_teachers, teacher, joint, layer_mask)
 
     def declare(rule: Rule) -> Rule:

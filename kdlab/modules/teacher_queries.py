@@ -214,7 +214,7 @@ class TeacherQueries:
         """What a weighing rule that looks at "uncertainty" or "features" is shown: all ranks' real rows (collective)."""
         assert shown.hidden is not None
         real = gather_rows_of_all(batch.real, alone)
-        seen = WeighingContext(heed=gather_rows_of_all(heed, alone)[real], epoch=batch.epoch)
+        seen = WeighingContext(teacher_weights=gather_rows_of_all(heed, alone)[real], epoch=batch.epoch)
         if "uncertainty" in looks:
             seen.uncertainty = gather_rows_of_all(self.uncertainty(batch, shown), alone)[real]
         if "features" in looks:

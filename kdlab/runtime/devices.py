@@ -23,6 +23,7 @@ def precision_of(precision: str, accelerator: str) -> str:
 
 
 def first_device(accelerator: str) -> torch.device:
-    """Device of a training in one process: this rank's GPU if there is one and `accelerator` allows it, else the CPU."""
+    """Device of a training in one process: this rank's GPU if there is one and `accelerator` allows it, else the
+    CPU."""
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")

@@ -141,7 +141,8 @@ class Ledger:
         self._mark = now
 
     def elapsed(self, part: str = "") -> float:
-        """Seconds of `part` so far, or of all parts, that this rank knows of (not collective), a running timer's included."""
+        """Seconds of `part` so far, or of all parts, that this rank knows of (not collective), a running timer's
+        included."""
         self._lap()
         since = self._seconds.get(part, 0.0) if part else sum(self._seconds.values(), 0.0)
         return self._base_seconds.get(part or "total", 0.0) + since

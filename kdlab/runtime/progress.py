@@ -126,7 +126,8 @@ def track(items: Iterable[T], what: str, unit: str, total: int | None = None) ->
 
 
 def redirect_tqdm(bars: type[tqdm], doing: str = "") -> None:
-    """Let a library's own class of tqdm bars tell in lines where there is no terminal; once. `doing` it is said first."""
+    """Let a library's own class of tqdm bars tell in lines where there is no terminal; once. `doing` it is said
+    first."""
     if hasattr(bars, "_kdlab"):
         return
     begin, show = bars.__init__, bars.display

@@ -1,7 +1,7 @@
 """How a signal ends a run: SIGTERM (a scheduler takes the machine back) and SIGINT (Ctrl-C).
 
-The first one raises `Stopped` where it arrives or, inside `defer_signals`, is kept until the block asks for it: a training
-ends its step and saves. The second one ends the process at once. Exit codes are 128 + signal: 143 and 130.
+The first one raises `Stopped` where it arrives or, inside `defer_signals`, is kept until the block asks for it: a
+training ends its step and saves. The second one ends the process at once. Exit codes are 128 + signal: 143 and 130.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def handling() -> Iterator[None]:
 
 
 def install_handlers() -> None:
-    """Take the two signals (again) within `handling`, unless they are ignored: a shell's background jobs ignore Ctrl-C."""
+    """Take the two signals (again) within `handling`, unless they are ignored: a shell's background jobs ignore
+    Ctrl-C."""
     for number in SIGNALS if _listens else ():
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _arrived)

@@ -1,4 +1,4 @@
-"""Knowledge terms on attention, (k,): one number a row (`kdlab.methods.knowledge.logits` says what a term is)."""
+"""Knowledge terms on attention, (k,): one number a row (`kdlab.methods.knowledge.base` has the contract of a term)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab.errors import UserError
+from kdlab.methods.knowledge.base import token_mean
 from kdlab.methods.knowledge.layer_maps import paired_layers
 from kdlab.methods.marks import needs
 from kdlab.types import Outputs
@@ -16,28 +17,31 @@ from kdlab.types import Outputs
 
 @needs("scores")
 def attention_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "uniform") -> Tensor:
-    """Sum over mapped layers of the mean squared error between attention scores, over heads and pairs of real tokens, (k,).
+    """Sum over mapped layers of the mean squared error between attention scores, over heads and pairs of real tokens,
+    (k,).
 
-    TinyBERT (Jiao et al. 2020): L_attn, scores before softmax, summed over layers with weight one. The public code takes
-    the mean over padding too. As many heads in both.
+    TinyBERT (Jiao et al. 2020): L_attn, scores before softmax, summed over layers with weight one. The public code
+    takes the mean over padding too. Both need the same number of heads.
     """
-    found = paired_layers(layers, student.scores, teacher.scores)
-    return torch.stack([_score_mse(s, t, student.mask) for s, t in found]).sum(0)  # pyright: ignore
+    pairs = paired_layers(layers, student.scores, teacher.scores)
+    return torch.stack([_score_mse(s, t, student.mask) for s, t in pairs]).sum(0)  # pyright: ignore
 
 
 @needs("scores")
 def attention_relation(student: Outputs, teacher: Outputs) -> Tensor:
-    """KL(teacher || student) of the last layers' attention distributions, mean over heads and real queries, (k,), in nats.
+    """KL(teacher || student) of the last layers' attention distributions, mean over heads and real queries, (k,), in
+    nats.
 
-    MiniLM (Wang et al. 2020), L_AT. As many heads in both. The distributions are over all real tokens, so for a last
-    layer with a sliding window (ModernBERT's local ones) over more than it attends to.
+    MiniLM (Wang et al. 2020), L_AT. Both need the same number of heads. The distributions are over all real tokens, so
+    for a last layer with a sliding window (ModernBERT's local ones) over more tokens than it attends to.
     """
     return _divergence(student.scores[-1], teacher.scores[-1], student.mask)  # pyright: ignore
 
 
 @needs("values")
 def value_relation(student: Outputs, teacher: Outputs) -> Tensor:
-    """KL(teacher || student) of softmax(V V^T / sqrt(d)) of the last layers' values, mean over heads and real tokens, (k,).
+    """KL(teacher || student) of softmax(V V^T / sqrt(d)) of the last layers' values, mean over heads and real tokens,
+    (k,).
 
     MiniLM (Wang et al. 2020), L_VR, in nats. As many heads in both; their size d may differ.
     """
@@ -61,17 +65,16 @@ def _same_heads(s: Tensor, t: Tensor) -> None:
 
 
 def _products(values: Tensor) -> Tensor:
-    with torch.autocast(values.device.type, enabled=False):  # it would take the product in half precision
+    with torch.autocast(values.device.type, enabled=False):  # autocast would compute the product in half precision
         values = values.float()
         return values @ values.transpose(2, 3) / values.shape[-1] ** 0.5
 
 
 def _divergence(s: Tensor, t: Tensor, mask: Tensor) -> Tensor:
-    """Mean over heads and real queries of KL(softmax(t) || softmax(s)) over real keys; s, t (k, A, L, L), mask (k, L)."""
+    """Mean over heads and real queries of KL(softmax(t) || softmax(s)) over real keys; s, t (k, A, L, L), mask (k,
+    L)."""
     _same_heads(s, t)
     padding = mask[:, None, None, :] == 0
     least = torch.finfo(torch.float32).min  # not -inf: 0 * (-inf + inf) would be NaN in the sum
     log_s, log_t = (F.log_softmax(x.float().masked_fill(padding, least), -1) for x in (s, t))
-    each = F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1).mean(1)
-    real = mask.to(each.dtype)
-    return (each * real).sum(1) / real.sum(1).clamp_min(1)
+    return token_mean(F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1).mean(1), mask)

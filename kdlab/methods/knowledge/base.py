@@ -1,11 +1,12 @@
 """Knowledge terms: what a student learns from. The contract of a term, its marks, and sums that terms share.
 
-A term is a pure function (student: Outputs, teacher: Outputs) -> one number a unit or a row, marked by `@needs` with the
-fields of Outputs that it reads. Terms that read "logits" give (U,), one number a unit (a masked position, or a classified
-row; `kdlab.methods.knowledge.logits`). All others give (k,), one number a row: means over a row's real tokens and heads,
-sums over layers as in the papers (`kdlab.methods.knowledge.hidden_states`, `kdlab.methods.knowledge.attention`). Joint
-terms are modules with learnt projections that read all teachers at once (`kdlab.methods.knowledge.joint`).
-The distiller weights, averages and adds terms, in one place. Terms compute in float32; the teacher's answer is detached.
+A term is a pure function (student: Outputs, teacher: Outputs) -> one number a unit or a row, marked by `@needs` with
+the fields of Outputs that it reads. Terms that read "logits" give (U,), one number a unit (a masked position, or a
+classified row; `kdlab.methods.knowledge.logits`). All others give (k,), one number a row: means over a row's real
+tokens and heads, sums over layers as in the papers (`kdlab.methods.knowledge.hidden_states`,
+`kdlab.methods.knowledge.attention`). Joint terms are modules with learnt projections that read all teachers at once
+(`kdlab.methods.knowledge.joint`). The distiller weights, averages and adds terms, in one place. Terms compute in
+float32; the teacher's answer is detached.
 """
 
 from __future__ import annotations

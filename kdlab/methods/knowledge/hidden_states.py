@@ -1,4 +1,5 @@
-"""Knowledge terms on hidden states, (k,): one number a row (`kdlab.methods.knowledge.logits` says what a term is)."""
+"""Knowledge terms on hidden states, (k,): one number a row (`kdlab.methods.knowledge.base` has the contract of a
+term)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab.errors import UserError
+from kdlab.methods.knowledge.base import token_mean
 from kdlab.methods.knowledge.layer_maps import layer_pairs, paired_layers
 from kdlab.methods.marks import needs
 from kdlab.types import Outputs
@@ -21,8 +23,7 @@ def cosine(student: Outputs, teacher: Outputs) -> Tensor:
     DistilBERT (Sanh et al. 2019). Hidden states (k, L, H) of equal H, mask (k, L).
     """
     distance = 1 - F.cosine_similarity(student.hidden.float(), teacher.hidden.float(), dim=-1)  # pyright: ignore
-    mask = student.mask.to(distance.dtype)  # pyright: ignore[reportOptionalMemberAccess]
-    return (distance * mask).sum(1) / mask.sum(1).clamp_min(1)
+    return token_mean(distance, student.mask)  # pyright: ignore[reportArgumentType]
 
 
 @needs("states")
@@ -33,9 +34,10 @@ def patient(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "s
     and over H instead of the sums of the equation, so its weight beta is H * layers times ours. `squared` False: the
     distance itself, as FeaK of KSM, Eq. 15 (with layers="uniform", for that sum takes all student layers).
     """
-    found = paired_layers(layers, student.states, teacher.states, above=1)
-    apart = [F.normalize(s[:, 0].float(), dim=-1) - F.normalize(t[:, 0].float(), dim=-1) for s, t in found]
-    return torch.stack([d.square().sum(-1) if squared else torch.linalg.vector_norm(d, dim=-1) for d in apart]).sum(0)
+    pairs = paired_layers(layers, student.states, teacher.states, above=1)
+    differences = [F.normalize(s[:, 0].float(), dim=-1) - F.normalize(t[:, 0].float(), dim=-1) for s, t in pairs]
+    norms = [d.square().sum(-1) if squared else torch.linalg.vector_norm(d, dim=-1) for d in differences]
+    return torch.stack(norms).sum(0)
 
 
 @needs("states")
@@ -50,8 +52,8 @@ def hidden_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] =
 
     TinyBERT (Jiao et al. 2020): L_hidn, summed over layers with weight one. Embeddings: `embedding_mse`.
     """
-    found = paired_layers(layers, student.states, teacher.states, above=1)
-    return torch.stack([_token_mse(s, t, student.mask) for s, t in found]).sum(0)  # pyright: ignore
+    pairs = paired_layers(layers, student.states, teacher.states, above=1)
+    return torch.stack([_token_mse(s, t, student.mask) for s, t in pairs]).sum(0)  # pyright: ignore
 
 
 @needs("states")
@@ -61,30 +63,28 @@ def relation(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "
     RelK of KSM (Wang et al. 2023), Eq. 16 and 17; the flow of solution procedure is Yim et al. 2017. A row's matrix at
     layer i is G_i = h_i h_(i+1)^T / H of its [CLS] states (token 0), H the hidden size; the mean is over its H * H
     entries. Student layer i is mapped to teacher layer I(i), and G_i of the student learns from G_I(i) of the teacher,
-    which is made of I(i) and the teacher's own next layer, I(i) + 1. With "skip" these are all i < M, as in the equation;
-    of another map the student's last layer is left out, for it has no next. A small number: with
-    H 768 and states of norm 15 (about BERT's) a layer of unrelated states gives 2 * 15^4 / 768^4, 3e-7. Raises UserError
-    where a layer has no next.
+    between I(i) and the teacher's next layer, I(i) + 1. With "skip" these are all i < M, as in the equation; other maps
+    leave out the student's last layer, which has no next. The values are small: with H 768 and states of norm 15 (about
+    BERT's) a layer of unrelated states gives 2 * 15^4 / 768^4, 3e-7. UserError if a mapped teacher layer has no next.
     """
     depths = len(student.states) - 1, len(teacher.states) - 1  # pyright: ignore[reportArgumentType]
-    found = [(m, n) for m, n in layer_pairs(layers, *depths) if m < depths[0]]
-    if not found or any(n == depths[1] for _, n in found):
+    pairs = [(m, n) for m, n in layer_pairs(layers, *depths) if m < depths[0]]
+    if not pairs or any(n == depths[1] for _, n in pairs):
         raise UserError(
             f"relations are between a layer and the next, layers={layers}: the student has {depths[0]} and needs 2 or "
             f"more, the teacher's are taken from 1 to {depths[1] - 1}, those before its last"
         )
     s, t = _cls(student.states), _cls(teacher.states)
-    apart = [_outer_apart(s[m], s[m + 1], t[n], t[n + 1]) for m, n in found]
-    return torch.stack(apart).sum(0) / s[0].shape[-1] ** 4
+    errors = [_outer_difference(s[m], s[m + 1], t[n], t[n + 1]) for m, n in pairs]
+    return torch.stack(errors).sum(0) / s[0].shape[-1] ** 4
 
 
 def informative_layers(teacher_states: Sequence[Tensor], count: int) -> Tensor:
-    """The `count` layers whose [CLS] state says most, of each row, (k, count) int64, ascending, numbered from 1.
+    """The `count` most informative layers of each row, (k, count) int64, ascending, numbered from 1.
 
     A layer's information is the entropy of softmax over its [CLS] state (DeKD, Eq. 8; the divisor log|Y| there is a
-    constant and changes no order, so it is left out). Of equals the lower layers are taken. `teacher_states` as in
-    Outputs: the embeddings, which have no part in it, then each layer, (k, L, H). Raises UserError where there are
-    fewer layers than `count`.
+    constant that changes no order, so it is left out). Of equal layers the lower ones are taken. `teacher_states` as in
+    Outputs: the embeddings, which are not ranked, then each layer, (k, L, H). UserError for fewer layers than `count`.
     """
     layers = len(teacher_states) - 1
     if count > layers:
@@ -100,7 +100,7 @@ def informative_layers(teacher_states: Sequence[Tensor], count: int) -> Tensor:
 
 
 def informative_layer_mask(student: Outputs, teacher: Outputs) -> Tensor:
-    """Which of the teacher's N layers `aligned` takes for each row, (k, N) bool."""
+    """Mask (k, N) of the teacher's N layers that `aligned` takes for each row."""
     assert student.states is not None and teacher.states is not None
     chosen = informative_layers(teacher.states, len(student.states) - 1) - 1
     mask = torch.zeros(len(chosen), len(teacher.states) - 1, dtype=torch.bool, device=chosen.device)
@@ -109,10 +109,11 @@ def informative_layer_mask(student: Outputs, teacher: Outputs) -> Tensor:
 
 @needs("states", layer_mask=informative_layer_mask)
 def aligned(student: Outputs, teacher: Outputs) -> Tensor:
-    """Sum over the M student layers of the squared distance of unit [CLS] states to the M `informative_layers` ones, (k,).
+    """Sum over the M student layers of the squared distance of unit [CLS] states to the M `informative_layers` ones,
+    (k,).
 
     Dynamic objective alignment of DeKD, Eq. 9: each row's own M most informative teacher layers, in
-    the order of their depth, one to one with the student's layers. Raises UserError for a teacher of fewer layers.
+    the order of their depth, one to one with the student's layers. UserError for a teacher of fewer layers.
     """
     assert student.states is not None and teacher.states is not None
     s, t = (torch.stack(_cls(states)[1:], 1) for states in (student.states, teacher.states))
@@ -126,7 +127,7 @@ def _cls(states: Sequence[Tensor] | None) -> list[Tensor]:
     return [state[:, 0].float() for state in states]
 
 
-def _outer_apart(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def _outer_difference(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """The squared Frobenius norm of a b^T - c d^T, (k,), for vectors (k, H).
 
     With u = a - c and v = b - d the difference is u b^T + c v^T: no H * H matrix, and no difference of large numbers.
@@ -140,6 +141,4 @@ def _outer_apart(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 
 
 def _token_mse(s: Tensor, t: Tensor, mask: Tensor) -> Tensor:
-    error = (s.float() - t.float()).square().mean(-1)
-    real = mask.to(error.dtype)
-    return (error * real).sum(1) / real.sum(1).clamp_min(1)
+    return token_mean((s.float() - t.float()).square().mean(-1), mask)

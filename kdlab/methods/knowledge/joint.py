@@ -1,8 +1,8 @@
 """Knowledge terms of several teachers at once, with learnt projections: DFA and CFL, (k,), one number a row.
 
-They read the row features of the student and of every teacher, which is the [CLS] state (token 0) of the last layer, so
-the teachers may know different classes and have different widths. Their projections are trained with the student, and
-thrown away with it. What the teachers' outputs teach beside this is for terms on logits (METHODS section 7).
+They read the row feature of the student and of every teacher, the [CLS] state (token 0) of the last layer, so teachers
+may have different classes and widths. Projections are trained with the student and are not saved with it. Terms on
+logits may be combined with them (METHODS section 7).
 Everything is computed in float32; the teachers' features are taken detached.
 """
 
@@ -23,11 +23,11 @@ from kdlab.types import Outputs
 
 @needs("hidden", joint=True)
 class FeatureAlignment(nn.Module):
-    """DFA: the student's feature, through one learnt projection a teacher, against that teacher's feature.
+    """DFA: mean squared error between the student's feature, projected by one learnt map a teacher, and the teacher's.
 
-    The mean over teachers of the mean squared error over the teacher's width. A baseline of DeKD, which cites Shen et al.
-    2019 for it; their method for vision models first compresses the teachers' joined features and aligns those layer by
-    layer, ours aligns the last layer's with each teacher (METHODS section 7).
+    The mean over teachers of the mean squared error over the teacher's width. A baseline of DeKD, which cites Shen et
+    al. 2019 for it; their method for vision models first compresses the teachers' joined features and aligns those
+    layer by layer, ours aligns the last layer's with each teacher (METHODS section 7).
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class FeatureAlignment(nn.Module):
         self.projections = nn.ModuleList()
 
     def build(self, student_width: int, teacher_widths: Sequence[int], seed: int) -> None:
-        """Make the projections, the same for the same seed."""
+        """Create the projections; equal seeds give equal weights."""
         rng = generator(seed, "feature alignment")
         self.projections = nn.ModuleList(_linear(student_width, width, rng) for width in teacher_widths)
 
@@ -53,11 +53,12 @@ class CommonFeatures(nn.Module):
     The mean over teachers of the squared distance between the unit common features of student and teacher, plus
     `reconstruction` times the mean over teachers of the mean squared error of the teacher's feature as it is read back
     from its common feature. Reading back keeps the space from collapsing to a point, and unit vectors keep it from
-    shrinking to one. `width`: of the common space. Raises UserError for a width below 1 or a reconstruction of 0 or less.
+    shrinking to one. `width`: of the common space. UserError for a width below 1 or a reconstruction of 0 or less.
 
-    Luo et al. 2019 (a baseline of DeKD) differ: they match distributions over the batch by the maximum mean discrepancy,
-    where ours matches each row (a row's number may not hang on the other rows of its batch); map through a non-linear
-    extractor that student and teachers share, where ours maps are linear; and add teachers, where ours takes means.
+    Luo et al. 2019 (a baseline of DeKD) differ: they match distributions over the batch by the maximum mean
+    discrepancy, where ours matches each row (a row's loss may not depend on the other rows of its batch); map through a
+    non-linear extractor that student and teachers share, where our maps are linear; and add teachers, where ours takes
+    means.
     """
 
     def __init__(self, width: int = 128, reconstruction: float = 1.0) -> None:
@@ -72,7 +73,7 @@ class CommonFeatures(nn.Module):
         self.back = nn.ModuleList()
 
     def build(self, student_width: int, teacher_widths: Sequence[int], seed: int) -> None:
-        """Make the projections into the common space and back, the same for the same seed."""
+        """Create the projections into the common space and back; equal seeds give equal weights."""
         rng = generator(seed, "common features")
         self.own = nn.ModuleList([_linear(student_width, self.width, rng, bias=False)])
         self.theirs = nn.ModuleList(_linear(width, self.width, rng, bias=False) for width in teacher_widths)
@@ -81,14 +82,14 @@ class CommonFeatures(nn.Module):
     def forward(self, student: Outputs, teachers: Sequence[Outputs]) -> Tensor:
         own = _feature(student)
         with torch.autocast(own.device.type, enabled=False):
-            mine = F.normalize(self.own[0](own), dim=-1)
-            found = []
+            projected = F.normalize(self.own[0](own), dim=-1)
+            losses = []
             for into, back, outputs in zip(self.theirs, self.back, teachers, strict=True):
                 feature = _feature(outputs).detach()
                 common = into(feature)
-                apart = (mine - F.normalize(common, dim=-1)).square().sum(-1)
-                found.append(apart + self.reconstruction * _mse(back(common), feature))
-            return torch.stack(found).mean(0)
+                distance = (projected - F.normalize(common, dim=-1)).square().sum(-1)
+                losses.append(distance + self.reconstruction * _mse(back(common), feature))
+            return torch.stack(losses).mean(0)
 
 
 def _feature(outputs: Outputs) -> Tensor:
@@ -102,8 +103,8 @@ def _mse(a: Tensor, b: Tensor) -> Tensor:
 
 def _linear(inputs: int, outputs: int, rng: torch.Generator, bias: bool = True) -> nn.Linear:
     """A linear map whose weights are PyTorch's default, drawn from `rng` and from no global generator."""
-    made = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device="cpu")
+    linear = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device="cpu")
     bound = 1 / inputs**0.5
-    for parameter in made.parameters():
+    for parameter in linear.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=rng)
-    return made
+    return linear

@@ -1,6 +1,6 @@
-"""Which teacher layer each student layer learns from: maps from M student and N teacher layers to pairs (student, teacher).
+"""Layer maps: pairs (student layer, teacher layer) for a student of M and a teacher of N layers.
 
-Layers are numbered from 1; 0 is the embeddings, which every map pairs with the teacher's, so no map lists them.
+Layers are numbered from 1. 0 stands for the embeddings, which are always paired, so no map lists them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def uniform(student: int, teacher: int) -> Pairs:
 def skip(student: int, teacher: int) -> Pairs:
     """PKD-Skip: `uniform` without the last student layer, 6 of 12 is 2, 4, 6, 8, 10.
 
-    BERT-PKD (Sun et al. 2019): the last layer learns from the logits. A student of one layer has no
-    other, so there the last layer is paired with the teacher's last.
+    BERT-PKD (Sun et al. 2019): the last layer learns from the logits. The only layer of a student of one layer is
+    paired with the teacher's last.
     """
     return uniform(student, teacher)[:-1] or [(student, teacher)]
 
@@ -40,7 +40,8 @@ def last(student: int, teacher: int) -> Pairs:
 
 
 def explicit(layers: Sequence[int], student: int, teacher: int) -> Pairs:
-    """The listed teacher layers for the student's layers 1, 2, ...; a list shorter than M leaves the student's last out."""
+    """Pairs of student layers 1, 2, ... with the listed teacher layers; a list shorter than M leaves out the last
+    ones."""
     if not isinstance(layers, Sequence):
         raise UserError(
             f"layers={layers}: a list of teacher layers such as [2,4,6], or one of {', '.join(sorted(MAPS))}"
@@ -61,7 +62,7 @@ MAPS = {"uniform": uniform, "skip": skip, "last": last}
 def layer_pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pairs:
     """[(student layer, teacher layer), ...] of a map in MAPS or of an explicit list, for depths M and N.
 
-    Raises UserError for an unknown name, a list that does not fit, and named maps to a shallower teacher.
+    UserError for an unknown name, a list that does not fit, and named maps to a shallower teacher.
     """
     if not isinstance(layers, str):
         return explicit(layers, student, teacher)
@@ -78,7 +79,7 @@ def layer_pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pair
 def paired_layers(
     layers: str | Sequence[int], student: Sequence[Layer] | None, teacher: Sequence[Layer] | None, above: int = 0
 ) -> list[tuple[Layer, Layer]]:
-    """What the layers that a map joins show, student's and teacher's; `above` 1 where embeddings come first, else 0."""
+    """Pairs (student's, teacher's) of the layers that a map joins; `above` 1 if the embeddings come first, else 0."""
     assert student is not None and teacher is not None
-    found = layer_pairs(layers, len(student) - above, len(teacher) - above)
-    return [(student[m - 1 + above], teacher[n - 1 + above]) for m, n in found]
+    pairs = layer_pairs(layers, len(student) - above, len(teacher) - above)
+    return [(student[m - 1 + above], teacher[n - 1 + above]) for m, n in pairs]

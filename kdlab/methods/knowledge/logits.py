@@ -28,13 +28,15 @@ def soft_cross_entropy(student: Outputs, teacher: Outputs, temperature: float = 
 
 @needs("logits")
 def mean_squared_error(student: Outputs, teacher: Outputs) -> Tensor:
-    """Mean over the C outputs of (s - t)^2, (U,): distillation of logits (U, C) without a temperature, and of regression."""
+    """Mean over the C outputs of (s - t)^2, (U,): distillation of logits (U, C) without a temperature, and of
+    regression."""
     return (student.logits.float() - teacher.logits.float()).square().mean(-1)  # pyright: ignore
 
 
 @needs("logits", teacher=False)
 def label_cross_entropy(student: Outputs, teacher: Outputs | None = None) -> Tensor:
-    """Cross-entropy of logits (U, C) with labels (U,), in nats: the masked-LM loss, or FinK of KSM. Queries no teacher."""
+    """Cross-entropy of logits (U, C) with labels (U,), in nats: the masked-LM loss, or FinK of KSM. Queries no
+    teacher."""
     return F.cross_entropy(student.logits.float(), student.labels, reduction="none")  # pyright: ignore
 
 

@@ -1,8 +1,8 @@
-"""A teacher's answer over a vocabulary, kept at k of its V tokens, and made whole again for the terms.
+"""Sparse teacher logits: k of the V tokens of an answer, and logits over the whole vocabulary rebuilt from them.
 
 Anshumann et al. 2025 (Sparse Logit Sampling, arXiv 2503.16870): the k most likely tokens give the student a biased
-gradient, since what is left out stays out; k tokens drawn from the teacher's own distribution give the exact gradient
-in expectation. Both come back as logits whose softmax is the kept distribution, so every term on logits reads them.
+gradient, since the other tokens never count; k tokens drawn from the teacher's distribution give the exact gradient in
+expectation. Both are rebuilt as logits whose softmax is the stored distribution, so every term on logits reads them.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ABSENT = -1e4  # the logit of a token that was not kept: finite, so that 0 * log 0 is 0
+ABSENT = -1e4  # the logit of a token that is not stored: finite, so that 0 * log 0 is 0
 
 
 def top_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of logits (U, V), descending, and their tokens: (U, k) each, the values as they are."""
-    found = logits.topk(k, dim=-1)
-    return found.values, found.indices
+    """The k largest of logits (U, V), descending, and their tokens: (U, k) each, values in the type of `logits`."""
+    largest = logits.topk(k, dim=-1)
+    return largest.values, largest.indices
 
 
 def logits_of_top(values: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
-    """Logits (U, V) float32 of k kept ones: at any temperature their softmax is the teacher's over these k tokens."""
+    """Logits (U, V) float32 from the k largest: at any temperature their softmax is the teacher's over these k
+    tokens."""
     whole = torch.full((len(values), vocabulary), ABSENT, device=values.device)
     return whole.scatter_(1, tokens, values.float())
 

@@ -1,9 +1,10 @@
-"""Weighing rules: how much each of M knowledge terms counts at a step, on top of the terms' fixed weights.
+"""Weighing rules: factors of the M knowledge terms at a step, on top of the terms' fixed weights.
 
-A rule is a function `(context: WeighingContext, terms: their names in order) -> (M,) weights`, or (k, M), one set a row.
+A rule is a function `(context: WeighingContext, terms: their names in order) -> (M,) weights`, or (k, M), one set a
+row.
 `@needs` (`kdlab.methods.marks`) declares the parts of `WeighingContext` that cost something: "uncertainty"; "features",
-the models' [CLS] states. Rules draw from `context.rng` alone, so a resumed run repeats their draws. Weights are float32.
-The rule that learns is `kdlab.methods.ksm.module.KSM`.
+the models' [CLS] states. Rules draw from `context.rng` alone, so a resumed run repeats their draws. Weights are
+float32. The rule that learns is `kdlab.methods.ksm.module.KSM`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def uncertainty(
 ) -> Tensor:
     """(k, M): 1 - u for the terms named in `certain`, u for those in `uncertain`, 1 for all others.
 
-    u is the row's uncertainty, entropy / log C, in [0, 1]. Dynamic KD's supervision adjustment: a certain student learns
-    the teacher's answer, an uncertain one its hidden states (`certain` the KL, `uncertain` the patient term). Raises
-    UserError for a name that is no term or stands in both lists, and where the student has no uncertainty.
+    u is the row's uncertainty, entropy / log C, in [0, 1]. Dynamic KD's supervision adjustment: a certain student
+    learns the teacher's answer, an uncertain one its hidden states (`certain` the KL, `uncertain` the patient term).
+    UserError for a name that is no term or is in both lists, and if the student has no uncertainty (regression).
     """
     for argument, names in (("certain", certain), ("uncertain", uncertain)):
         if isinstance(names, str):
@@ -44,10 +45,10 @@ def uncertainty(
                 raise UserError(f"no knowledge term is called {name} ({argument}): {nearest(str(name), terms)}")
     both = [name for name in certain if name in uncertain]
     if both:
-        raise UserError(f"a knowledge term is weighed by certainty or by uncertainty, {both[0]} stands in both lists")
+        raise UserError(f"a knowledge term is weighed by certainty or by uncertainty, {both[0]} is in both lists")
     u = context.uncertainty
     if u is None:
-        raise UserError("weights by uncertainty need a student that is uncertain: with one output (regression) none is")
+        raise UserError("weights by uncertainty need two classes or more; one output (regression) has no uncertainty")
     weights = torch.ones(len(u), len(terms), device=u.device)
     for column, name in enumerate(terms):
         if name in certain:
@@ -70,7 +71,7 @@ def random_hard(context: WeighingContext, terms: Sequence[str], epochs: int | No
     A hard action of KSM at random (Random-Hard of KSM Table 3). KSM section 4.2 "randomly selects knowledge at each
     training step" of all epochs (Random-All of Table 2) or of the first one (Random-One): the same draw, of which Table
     2 reports the best and the worst of 200 runs. So Random-All is this rule, and Random-One is this rule with `epochs`
-    1. After so many first epochs all terms count, as in a fixed set (the paper does not say what comes then; ours).
+    1. After that many epochs all terms count, as in a fixed set (ours; the paper does not describe later epochs).
     """
     if len(terms) > 62:
         raise UserError(f"random_hard draws from 62 knowledge terms at most, found {len(terms)}")
@@ -82,7 +83,7 @@ def random_hard(context: WeighingContext, terms: Sequence[str], epochs: int | No
 
 
 def _device(context: WeighingContext) -> torch.device:
-    for found in (context.heed, context.uncertainty, context.student):
-        if found is not None:
-            return found.device
+    for tensor in (context.teacher_weights, context.uncertainty, context.student):
+        if tensor is not None:
+            return tensor.device
     return context.rng.device

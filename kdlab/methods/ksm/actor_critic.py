@@ -1,7 +1,7 @@
 """The equations of KSM, the actor-critic that weighs knowledge (`kdlab.methods.ksm.module` holds its networks).
 
 Wang et al., Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection (KSM in METHODS),
-section 5. Where t stands, it counts a phase's steps from 0: over a whole episode gamma^t would vanish.
+section 5. t counts the steps of a phase from 0: over a whole episode gamma^t would vanish.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 def hard_action(soft: Tensor, threshold: float) -> Tensor:
     """(M,) of 0 and 1: 1 where the soft action is at least `threshold`; where none is, the largest alone. Eq. 5.
 
-    The paper says nothing of an action of zeros, which would leave no loss; keeping the largest is ours.
+    The paper does not define an action of zeros, which would leave no loss; keeping the largest is ours.
     """
     hard = (soft >= threshold).to(soft.dtype)
     return hard if hard.any() else F.one_hot(soft.argmax(), len(soft)).to(soft.dtype)
@@ -31,7 +31,7 @@ def hard_bonus(action: Tensor, previous: Tensor, alpha: float) -> Tensor:
 
 
 def estimated_rewards(values: Tensor, following: Tensor, gamma: float) -> Tensor:
-    """(k,) (Q(s_t, a_t) - Q(s_t+1, a_t+1)) / gamma^t for t = 0 ... k - 1: what each step is believed to earn. Eq. 11."""
+    """(k,) (Q(s_t, a_t) - Q(s_t+1, a_t+1)) / gamma^t for t = 0 ... k - 1: the estimated reward of each step. Eq. 11."""
     return (values - following) / _discount(values, gamma)
 
 
@@ -41,7 +41,7 @@ def phase_error(reward: float, values: Tensor, following: Tensor, gamma: float) 
 
 
 def step_error(rewards: Tensor, values: Tensor, following: Tensor, gamma: float) -> Tensor:
-    """Mean over steps of (Q(s_t, a_t) - (gamma^t r_t + Q(s_t+1, a_t+1)))^2, the target taken as given. Eq. 8 and 9."""
+    """Mean over steps of (Q(s_t, a_t) - (gamma^t r_t + Q(s_t+1, a_t+1)))^2, the target detached. Eq. 8 and 9."""
     target = _discount(values, gamma) * rewards + following
     return F.mse_loss(values, target.detach())
 

@@ -34,35 +34,36 @@ WEIGHTS, SETTINGS = "ksm.safetensors", "ksm.json"
 
 @needs("features")
 class KSM:
-    """A weighing rule `(seen, terms) -> (M,)` that learns; frozen until `learning` is set.
+    """A weighing rule `(context, terms) -> (M,)` that learns; frozen until `learning` is set.
 
-    State (Eq. 2): the [CLS] of student and teachers, each through its own 2-layer MLP to `features` numbers; of several
-    teachers a row takes the mean weighted by how much it heeds each (zeros if it heeds none). `rows` None: the mean
-    over rows (ours: data selection makes batches of many sizes); a number: all rows' numbers side by side as in the
-    paper, zeros for rows that lack. Actor (Eq. 3) and critic are 3-layer MLPs of `hidden`. `action` "soft": M weights
-    in [0, 1]; "hard": 0 or 1 by `threshold` (lambda). Widths in numbers; learning rates for Adam, whose optimizers are
-    in here. The hidden size of the feature networks is not printed: `hidden`.
+    State (Eq. 2): the [CLS] states of student and teachers, each mapped by its own 2-layer MLP to `features` numbers;
+    the teachers' are averaged by the row's adoption weights (zeros if all weights are 0). `rows` None: the mean over
+    rows (ours: data selection makes batches of many sizes); a number: the features of all rows side by side as in the
+    paper, zeros for missing rows. Actor (Eq. 3) and critic are 3-layer MLPs of width `hidden`. `action` "soft": M
+    weights in [0, 1]; "hard": 0 or 1 by `threshold` (lambda). `lr_actor` and `lr_critic` are learning rates of Adam;
+    the optimizers are part of this object. The paper does not print the hidden size of the feature networks; here it is
+    `hidden`.
 
-    Learning. In a phase, each call records what it saw and the action. `learn(reward)` ends the phase. Its last step's
-    successor is the next phase's first step, so the update is made in the call that sees it; at the end of an episode
-    (`last=True`) it is made at once, with Q = 0 after the end. Eq. 7: the actor follows the critic's slope in the
-    action, on the phase's states; through the soft output where actions are hard, for the step function has no slope.
-    The student's feature network learns with the actor, through the action alone (else it would learn to see states
-    that are worth much); the teachers' learn with the critic.
+    Learning. In a phase, each call records its inputs and the action. `learn(reward)` ends the phase. Its last step's
+    successor is the next phase's first step, so the update is made in that call; at the end of an episode (`last=True`)
+    it is made at once, with Q = 0 after the end. Eq. 7: the actor follows the critic's gradient in the action, on the
+    phase's states; for hard actions through the soft output, since the step function has no gradient. The student's
+    feature network learns with the actor, through the action alone (else it would learn to represent states of high
+    value); the teachers' learn with the critic.
 
-    What is ours, found on a small problem whose right weights are known (tests/unit/test_ksm.py: two contexts, 500
-    phases of 4 steps, the paper's rates and sizes). The equations taken plainly do not solve it:
+    Differences from the paper, found on a small problem whose right weights are known (tests/unit/methods/ksm: two
+    contexts, 500 phases of 4 steps, the paper's rates and sizes), which the printed equations do not solve:
     - `noise`: "sample an action" needs something to sample; a normal number of this deviation is added to the soft
-      action (then cut to [0, 1]) while learning, drawn from `seen.rng`.
-    - a_t+1 in Eq. 8 and 11 is the actor's own answer in s_t+1, without the noise, as in deterministic policy gradients.
-      With the noisy action the sum over a phase telescopes, and with gamma near 1 all actions but the first and the
-      last cancel out: they would earn nothing.
-    - Eq. 10 is an ordinary least-squares error: both sides of Eq. 11 learn. (With a successor that is taken as given,
-      the critic's level wanders with each phase's noise and drowns the slopes.) Eq. 9 takes its target as given.
-    - `restraint`: the actor also keeps the mean square of what enters its sigmoids small, weighted by this. Without it
-      the critic's first errors drive the actor to 0 or 1 in some dozen phases, where a sigmoid has no slope to return by.
+      action (then cut to [0, 1]) while learning, drawn from `context.rng`.
+    - a_t+1 in Eq. 8 and 11 is the actor's action in s_t+1 without the noise, as in deterministic policy gradients. With
+      the noisy action the sum over a phase telescopes, and with gamma near 1 all actions but the first and the last
+      cancel out: they would get no reward.
+    - Eq. 10 is an ordinary least-squares error: both sides of Eq. 11 learn. (With a detached successor, the
+      critic's level drifts with each phase's noise, which hides the gradients.) The target of Eq. 9 is detached.
+    - `restraint`: weight of a penalty on the mean square of the sigmoids' inputs. Without it the critic's first errors
+      drive the actor to 0 or 1 in some dozen phases, where a sigmoid has no gradient to return by.
     - `normalise`: phase rewards less their mean, over their standard deviation, of all rewards so far (the first is 0).
-      Eq. 11's terms cancel where the value is the same everywhere, so a mean reward could not be told; and a fall of a
+      Eq. 11's terms cancel where the value is the same everywhere, so a mean reward has no effect; and a fall of the
       loss is much smaller than the critic's first errors.
     """
 
@@ -102,10 +103,10 @@ class KSM:
             }
         )
         _initialise(self.networks, generator(seed, "ksm"))
-        acting = [*self.networks["actor"].parameters(), *self.networks["student"].parameters()]
-        judging = [*self.networks["critic"].parameters(), *self.networks["teachers"].parameters()]
-        self._actor = torch.optim.Adam(acting, lr_actor, fused=True)
-        self._critic = torch.optim.Adam(judging, lr_critic, fused=True)
+        actor = [*self.networks["actor"].parameters(), *self.networks["student"].parameters()]
+        critic = [*self.networks["critic"].parameters(), *self.networks["teachers"].parameters()]
+        self._actor = torch.optim.Adam(actor, lr_actor, fused=True)
+        self._critic = torch.optim.Adam(critic, lr_critic, fused=True)
         self.learning = False
         self._phases = 0  # ended so far, in all episodes
         self._rewards = [0.0, 0.0, 0.0]  # count, mean and sum of squared deviations
@@ -114,38 +115,40 @@ class KSM:
 
     @property
     def terms(self) -> tuple[str, ...]:
+        """The names of the M terms that it weighs, in order."""
         return self.settings.terms
 
     @property
     def device(self) -> torch.device:
+        """The device of the networks."""
         return next(self.networks.parameters()).device
 
     def begin_episode(self) -> None:
-        """Forget the recorded phases, not what was learnt: the student starts anew."""
-        self._steps: list[dict[str, Any]] = []  # of the phase that goes on
+        """Clear the recorded phases, since the student starts anew; the networks keep what they learnt."""
+        self._steps: list[dict[str, Any]] = []  # of the current phase
         self._due: list[dict[str, Any]] = []  # of the phase that waits for its successor
-        self._reward = 0.0  # of the latter
+        self._reward = 0.0  # of that phase
         self._previous: Tensor | None = None  # (k, M), the actions of the phase before
 
     # ---- acting
 
-    def __call__(self, seen: WeighingContext, terms: Sequence[str]) -> Tensor:
-        """(M,) float32 weights of `terms`, detached. Learning, it records the step, and learns from a phase that ended.
+    def __call__(self, context: WeighingContext, terms: Sequence[str]) -> Tensor:
+        """Weights (M,) float32 of `terms`, detached. While `learning`, record the step and learn from an ended phase.
 
-        UserError if `terms` or widths are not those it was made for, or if there are more rows than its state holds.
+        UserError if `terms` or widths are not those of the settings, or if there are more rows than the state holds.
         """
-        step = self._read(seen, terms)
+        step = self._inputs(context, terms)
         with torch.autocast(self.device.type, enabled=False):
             with torch.no_grad():
                 own = soft = self._act(*self._states([step]))[0].sigmoid()
                 if self.learning and self.settings.noise:
-                    drawn = torch.randn(len(soft), generator=seen.rng, device=seen.rng.device)
+                    drawn = torch.randn(len(soft), generator=context.rng, device=context.rng.device)
                     soft = (soft + self.settings.noise * drawn.to(soft)).clamp(0, 1)
-                own, action = self._taken(own), self._taken(soft)
+                own, action = self._applied(own), self._applied(soft)
             if self.learning:
                 self._record({**step, "own": own, "action": action})
-        assert seen.student is not None
-        return action.to(seen.student.device)
+        assert context.student is not None
+        return action.to(context.student.device)
 
     def _record(self, step: dict[str, Any]) -> None:
         if self._due:
@@ -157,32 +160,34 @@ class KSM:
             step["bonus"] = bonus(step["action"], self._previous, self.settings.alpha)
         self._steps.append(step)
 
-    def _read(self, seen: WeighingContext, terms: Sequence[str]) -> dict[str, Any]:
-        """What is recorded of a step: float32, on the networks' device."""
-        student, teachers = seen.student, seen.teachers
+    def _inputs(self, context: WeighingContext, terms: Sequence[str]) -> dict[str, Any]:
+        """The inputs of a step, as they are recorded: float32, on the networks' device."""
+        student, teachers = context.student, context.teachers
         if student is None:
-            raise UserError("KSM looks at the models' [CLS] states, and this student shows none")
+            raise UserError("KSM needs the models' [CLS] states, found none of the student")
         self.check(terms, student.shape[1], [teacher.shape[1] for teacher in teachers])
         if self.settings.rows is not None and len(student) > self.settings.rows:
             raise UserError(
                 f"this KSM's state holds {self.settings.rows} rows, the batch has {len(student)}: "
                 "set rows to the largest batch, or to null for the mean over rows"
             )
-        heed = student.new_ones(len(student), len(teachers)) if seen.heed is None else seen.heed
+        weights = context.teacher_weights
+        if weights is None:
+            weights = student.new_ones(len(student), len(teachers))
         return {
             "student": student.detach().to(self.device, torch.float32, copy=True),
             "teachers": [teacher.detach().to(self.device, torch.float32, copy=True) for teacher in teachers],
-            "heed": heed.detach().to(self.device, torch.float32, copy=True),
+            "heed": weights.detach().to(self.device, torch.float32, copy=True),
         }
 
     def _states(self, steps: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-        """The student's and the teachers' part of the states of some steps, (steps, features * rows) each."""
+        """The student's and the teachers' part of the states of `steps`, (steps, features * rows) each."""
         sizes = [len(step["student"]) for step in steps]
         student = self.networks["student"](torch.cat([step["student"] for step in steps]))
-        heed = torch.cat([step["heed"] for step in steps])
+        weights = torch.cat([step["heed"] for step in steps])
         teachers = torch.zeros_like(student)
         for number, network in enumerate(self.networks["teachers"]):  # pyright: ignore[reportArgumentType]
-            share = heed[:, number, None] / heed.sum(1, keepdim=True).clamp_min(1e-9)
+            share = weights[:, number, None] / weights.sum(1, keepdim=True).clamp_min(1e-9)
             teachers = teachers + share * network(torch.cat([step["teachers"][number] for step in steps]))
         return self._joined(student.split(sizes)), self._joined(teachers.split(sizes))
 
@@ -196,22 +201,23 @@ class KSM:
         """The soft actions (steps, M) before the sigmoid. Eq. 3."""
         return self.networks["actor"](torch.cat([student, teachers], 1))
 
-    def _judge(self, student: Tensor, teachers: Tensor, actions: Tensor) -> Tensor:
+    def _value(self, student: Tensor, teachers: Tensor, actions: Tensor) -> Tensor:
         """The critic's Q(s, a), (steps,)."""
         return self.networks["critic"](torch.cat([student, teachers, actions], 1))[:, 0]
 
-    def _taken(self, soft: Tensor) -> Tensor:
+    def _applied(self, soft: Tensor) -> Tensor:
         return soft if self.settings.action == "soft" else hard_action(soft, self.settings.threshold)
 
     # ---- learning
 
     def learn(self, reward: float, last: bool = False) -> list[dict[str, float]]:
-        """End the phase, which earned `reward` (the fall of the held-out loss, nats); `last`: the episode ends with it.
+        """End the phase with its `reward` (the fall of the held-out loss, nats); `last`: it is the episode's last
+        phase.
 
-        Returns the updates made since the last call: the phase before's, and this one's if it is the last. Of each,
-        before it was made: "phase" (counted over all episodes), "reward" as learnt, "phase_error" (Eq. 10),
-        "exploration_error" (Eq. 9; absent in an episode's first phase) and "objective" (Eq. 7). ValueError, and nothing
-        taken, if the reward is not finite or no step was recorded.
+        Returns the updates made since the last call: that of the phase before, and of this one if it is the last.
+        Values before the update: "phase" (counted over all episodes), "reward" as learnt, "phase_error" (Eq. 10),
+        "exploration_error" (Eq. 9; absent in an episode's first phase) and "objective" (Eq. 7). ValueError, without any
+        change, if the reward is not finite or no step was recorded.
         """
         reward = float(reward)
         if not math.isfinite(reward):
@@ -231,9 +237,9 @@ class KSM:
 
     def _normal(self, reward: float) -> float:
         count, mean, squares = self._rewards
-        count, apart = count + 1, reward - mean
-        mean += apart / count
-        squares += apart * (reward - mean)
+        count, deviation = count + 1, reward - mean
+        mean += deviation / count
+        squares += deviation * (reward - mean)
         self._rewards = [count, mean, squares]
         if not self.settings.normalise:
             return reward
@@ -244,8 +250,8 @@ class KSM:
         student, teachers = self._states(steps if successor is None else [*steps, successor])
         seen, k = student.detach(), len(steps)
         own = torch.stack([step["own"] for step in (steps if successor is None else [*steps, successor])])
-        values = self._judge(seen[:k], teachers[:k], torch.stack([step["action"] for step in steps]))
-        following = self._judge(seen[1:], teachers[1:], own[1:])
+        values = self._value(seen[:k], teachers[:k], torch.stack([step["action"] for step in steps]))
+        following = self._value(seen[1:], teachers[1:], own[1:])
         if successor is None:
             following = F.pad(following, (0, 1))
         error = phase_error(self._reward, values, following, gamma)
@@ -259,25 +265,25 @@ class KSM:
         student, teachers = self._states(steps)
         seen, teachers = student.detach(), teachers.detach()
         drives = self._act(student, teachers)
-        objective = self._judge(seen, teachers, drives.sigmoid()).mean()
+        objective = self._value(seen, teachers, drives.sigmoid()).mean()
         _descend(self._actor, self.settings.restraint * drives.square().mean() - objective)
         self._learnt.append({**report, "objective": float(objective.detach())})
 
-    # ---- keeping
+    # ---- state and files
 
     def check(self, terms: Sequence[str], student_width: int, teacher_widths: Sequence[int]) -> None:
         """UserError unless this KSM weighs these terms, in this order, of models of these widths."""
-        own = self.settings
-        if tuple(terms) != own.terms:
-            raise UserError(f"this KSM weighs {', '.join(own.terms)}, the knowledge is {', '.join(terms)}")
-        if (student_width, tuple(teacher_widths)) != (own.student_width, own.teacher_widths):
+        settings = self.settings
+        if tuple(terms) != settings.terms:
+            raise UserError(f"this KSM weighs {', '.join(settings.terms)}, the knowledge is {', '.join(terms)}")
+        if (student_width, tuple(teacher_widths)) != (settings.student_width, settings.teacher_widths):
             raise UserError(
-                f"this KSM reads a student {own.student_width} wide and teachers {list(own.teacher_widths)}, "
+                f"this KSM reads a student {settings.student_width} wide and teachers {list(settings.teacher_widths)}, "
                 f"these are {student_width} and {list(teacher_widths)}"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, in the middle of a phase too, in types that load with `weights_only=True`.
+        """The whole state, in the middle of a phase too, in types that load with `weights_only=True`.
 
         The recorded [CLS] states are in it: a phase of 128 steps of 32 rows, 768 wide in both models, is 25 MB.
         """
@@ -304,10 +310,10 @@ class KSM:
         self._critic.load_state_dict(state["critic"])
         self.learning = state["learning"]
         for name in _RECORD:
-            setattr(self, name, _moved(state[name], self.device))
+            setattr(self, name, _to_device(state[name], self.device))
 
     def save(self, folder: str | Path) -> None:
-        """Write networks (safetensors) and settings (JSON) into `folder`; not what is needed to go on learning."""
+        """Write networks (safetensors) and settings (JSON) into `folder`, without the state of the learning."""
         folder = Path(folder)
         with user_errors("saving the KSM", folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -317,7 +323,7 @@ class KSM:
 
     @classmethod
     def load(cls, folder: str | Path) -> KSM:
-        """The KSM saved in `folder`, frozen, on the CPU. UserError if the folder holds none, or a damaged one."""
+        """The KSM saved in `folder`, frozen, on the CPU. UserError if there is none, or if it is damaged."""
         folder = Path(folder)
         for name in (SETTINGS, WEIGHTS):
             if not (folder / name).is_file():
@@ -344,7 +350,7 @@ def _mlp(*widths: int) -> nn.Sequential:
 
 
 def _initialise(networks: nn.Module, rng: torch.Generator) -> None:
-    """nn.Linear's own distribution, drawn from `rng`."""
+    """Draw all weights from `rng`, with the distribution of nn.Linear."""
     for layer in networks.modules():
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5
@@ -353,15 +359,15 @@ def _initialise(networks: nn.Module, rng: torch.Generator) -> None:
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step on the optimizer's own parameters; no other ones get a gradient."""
+    """Take one step on the optimizer's parameters; no other parameters get a gradient."""
     optimizer.zero_grad()
     loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
     optimizer.step()
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, list):
-        return [_moved(item, device) for item in value]
-    return {name: _moved(item, device) for name, item in value.items()} if isinstance(value, dict) else value
+        return [_to_device(item, device) for item in value]
+    return {name: _to_device(item, device) for name, item in value.items()} if isinstance(value, dict) else value

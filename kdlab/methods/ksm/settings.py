@@ -1,4 +1,4 @@
-"""What a knowledge selection module (`kdlab.methods.ksm.module`) is made with, and saved with."""
+"""Settings of a knowledge selection module (`kdlab.methods.ksm.module`), saved with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from kdlab.errors import UserError
 
 @dataclass(frozen=True)
 class KSMSettings:
-    """What a KSM is made with, and what it is saved with."""
+    """Settings of a KSM, as in the docstring of `KSM`: `terms` names of the M terms; widths of [CLS] states; `rows` of
+    the state (None: mean over rows); `action` "soft" or "hard" by `threshold`; `alpha` weight of the exploration bonus
+    (Eq. 12, 13); `gamma` discount; learning rates; `hidden` width and `features` of the networks; `noise` deviation of
+    the action's noise; `restraint` weight of the penalty on the sigmoids' inputs; `normalise` rewards; `seed` of the
+    weights."""
 
     terms: tuple[str, ...]
     student_width: int
@@ -30,11 +34,11 @@ class KSMSettings:
     seed: int
 
     def check(self) -> None:
-        """UserError for values that make no module."""
+        """UserError for values outside their range."""
         if not self.terms or len(set(self.terms)) != len(self.terms):
             raise UserError(f"KSM weighs one knowledge term or more, all different, found {', '.join(self.terms)}")
         if not self.teacher_widths:
-            raise UserError("KSM reads a teacher's states, and no teacher is there")
+            raise UserError("KSM reads a teacher's states, and there is no teacher")
         if self.action not in ("soft", "hard"):
             raise UserError(f"KSM's action is soft or hard, found {self.action}")
         for width in (self.student_width, *self.teacher_widths):

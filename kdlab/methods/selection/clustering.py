@@ -17,9 +17,9 @@ from kdlab.errors import UserError
 def kmeans(features: Tensor, clusters: int, seed: int, niter: int = 20) -> tuple[Tensor, Tensor, Tensor]:
     """k-means of `features` (N, H) with k-means++ seeding: centres (K, H), assignment (N,) int64, distance (N,).
 
-    K = `clusters`, or the number of distinct rows where that is smaller; a cluster may be empty. `assignment` is the
+    K = `clusters`, or the number of distinct rows if that is smaller; a cluster may be empty. `assignment` is the
     nearest centre, `distance` the Euclidean distance to it, float32 as the centres; all on the features' device. The
-    same seed gives the same result on the same back end. Raises UserError for clusters < 1, ValueError for features
+    same seed gives the same result on the same back end. UserError for clusters < 1, ValueError for features
     that are not (N, H) with N >= 1 or not finite.
     """
     if clusters < 1:
@@ -30,10 +30,10 @@ def kmeans(features: Tensor, clusters: int, seed: int, niter: int = 20) -> tuple
     finite = features.isfinite().all(1)
     if not finite.all():
         raise ValueError(f"features are not finite in rows {(~finite).nonzero().flatten().tolist()[:10]}")
-    # Distances come from |x|^2 - 2xc + |c|^2; a large common offset, usual in BERT's states, would cost digits.
+    # Distances are |x|^2 - 2xc + |c|^2; a large common offset, usual in BERT's states, would cost digits.
     offset = features.mean(0)
     points = features - offset
-    # Distinct rows are looked for, which is slow, only where distinct norms, of which there are no more, are as few.
+    # unique(dim=0) is slow: called only if there are few distinct norms, of which there are at most as many as rows
     few = len(points.square().sum(1).unique()) <= clusters
     distinct = points.unique(dim=0) if few else points
     if clusters >= len(distinct):
@@ -48,7 +48,7 @@ def kmeans(features: Tensor, clusters: int, seed: int, niter: int = 20) -> tuple
 
 @functools.cache
 def _faiss():
-    """The faiss module if it can do k-means++, else None, said once in a process."""
+    """The faiss module if it has k-means++, else None with one warning a process."""
     try:
         import faiss
     except ImportError:
@@ -86,7 +86,7 @@ def _index(faiss, width: int, device: torch.device):
 
 @functools.cache
 def _resources(number: int):
-    """faiss's scratch memory on GPU `number`, made once: the default takes 1.5 GB away from the model."""
+    """faiss's scratch memory on GPU `number`, allocated once: the default takes 1.5 GB away from the model."""
     import faiss
 
     resources = faiss.StandardGpuResources()

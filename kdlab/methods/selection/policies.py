@@ -1,8 +1,8 @@
-"""Policies: which arm (a strategy's name) serves next.
+"""Policies: the choice of the next arm, by its name.
 
 Every policy takes its `arms` first and has `choose(progress, rng) -> arm`, `progress` being the share of training
 done, in [0, 1], and `rng` a generator keyed by the step; and `state_dict` / `load_state_dict` in plain Python values.
-A `Learner` also has `learn(arm, reward)` and `q`, a number for each arm; only a Learner needs rewards observed.
+A `Learner` also has `learn(arm, reward)` and `q`, a value for each arm; only a Learner needs observed rewards.
 """
 
 from __future__ import annotations
@@ -19,27 +19,44 @@ from kdlab.errors import UserError, nearest
 
 @runtime_checkable
 class Policy(Protocol):
+    """A rule that chooses one of `arms`."""
+
     arms: tuple[str, ...]
 
-    def choose(self, progress: float, rng: torch.Generator) -> str: ...
-    def state_dict(self) -> dict: ...
-    def load_state_dict(self, state: dict) -> None: ...
+    def choose(self, progress: float, rng: torch.Generator) -> str:
+        """The next arm; `progress` share of training done, in [0, 1]; random choices draw from `rng`."""
+        ...
+
+    def state_dict(self) -> dict:
+        """The learnt state in plain Python values."""
+        ...
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state`; UserError if another policy, or one of other arms, saved it."""
+        ...
 
 
 @runtime_checkable
 class Learner(Policy, Protocol):
+    """A policy that learns from rewards."""
+
     @property
-    def q(self) -> dict[str, float]: ...
-    def learn(self, arm: str, reward: float) -> None: ...
+    def q(self) -> dict[str, float]:
+        """A value for each arm, as selector.csv records it."""
+        ...
+
+    def learn(self, arm: str, reward: float) -> None:
+        """Take the reward of `arm`. ValueError, without any change, if it is not finite."""
+        ...
 
 
 class Fixed:
-    """Always the same arm: the only one, or `arm`."""
+    """The same arm every time: the only one, or `arm`."""
 
     def __init__(self, arms: Sequence[str], arm: str | None = None):
         self.arms = _arms(arms)
         if arm is None and len(self.arms) != 1:
-            raise UserError(f"a fixed policy takes one arm, found {', '.join(self.arms)}: say which by arm=")
+            raise UserError(f"a fixed policy takes one arm, found {', '.join(self.arms)}: choose one by arm=")
         self.arm = self.arms[0] if arm is None else _known(arm, self.arms)
 
     def choose(self, progress: float, rng: torch.Generator) -> str:
@@ -53,10 +70,10 @@ class Fixed:
 
 
 class Schedule:
-    """The arms `stages`, one after the other, switching at the shares `at` of training (AdaDS Table 3: A, then B).
+    """The arms `stages`, one after the other, with switches at the shares `at` of training (AdaDS Table 3: A, then B).
 
-    `at` holds one share in (0, 1) less than there are stages, ascending; by default the stages last equally long (two:
-    a switch at half). The step at which `progress` reaches a share belongs to the new stage.
+    `at` has one share in (0, 1) less than there are stages, ascending; by default the stages are equally long (two: a
+    switch at half). The step at which `progress` reaches a share belongs to the new stage.
     """
 
     def __init__(self, arms: Sequence[str], stages: Sequence[str], at: Sequence[float] | None = None):
@@ -100,7 +117,7 @@ class RandMix:
 
 
 class Online:
-    """AdaDS's selector, Eq. 9: Q(a) <- alpha r + (1 - alpha) Q(a) for the arm taken, zero at first; epsilon-greedy.
+    """Epsilon-greedy selector of AdaDS, Eq. 9: Q(a) <- alpha r + (1 - alpha) Q(a) for the arm taken, zero at first.
 
     With probability 1 - `epsilon` the arm of largest Q (equals at random), else one drawn uniformly from all. The
     Online algorithm of Matiisen et al., Teacher-student curriculum learning, IEEE TNNLS 2020. AdaDS prints neither
@@ -119,7 +136,7 @@ class Online:
         return _greedy(self.q, rng)
 
     def learn(self, arm: str, reward: float) -> None:
-        """Take the reward `arm` brought. ValueError, and nothing taken, if it is not finite."""
+        """Take the reward of `arm`. ValueError, without any change, if it is not finite."""
         reward = _reward(arm, self.arms, reward)
         self.q[arm] = self.alpha * reward + (1 - self.alpha) * self.q[arm]
 
@@ -131,12 +148,12 @@ class Online:
 
 
 class UCB:
-    """UCB1: the arm of largest mean reward + c sqrt(ln t / n), every arm once first (equals at random).
+    """UCB1: the arm of largest mean reward + c sqrt(ln t / n), after every arm once (equals at random).
 
-    t rewards so far, n of them the arm's. Auer, Cesa-Bianchi and Fischer, Finite-time analysis of the multiarmed bandit
-    problem, Machine Learning 2002, Fig. 1, where c = sqrt 2 and rewards lie in [0, 1]. For rewards of any other scale
-    the bonus is multiplied by the range of the rewards seen so far, which equals mapping them on [0, 1] (ours). It
-    takes the arms' rewards for stationary, which in distillation they are not; not part of AdaDS. `q`: the means.
+    t is the number of rewards so far, n that of the arm. Auer, Cesa-Bianchi and Fischer, Finite-time analysis of the
+    multiarmed bandit problem, Machine Learning 2002, Fig. 1, where c = sqrt 2 and rewards lie in [0, 1]. For rewards of
+    any other scale the bonus is multiplied by the range of the rewards seen so far, which equals mapping them on [0, 1]
+    (ours). It assumes stationary rewards, which those of distillation are not; not part of AdaDS. `q`: the means.
     """
 
     def __init__(self, arms: Sequence[str], c: float = math.sqrt(2)):
@@ -160,7 +177,7 @@ class UCB:
         return _greedy({arm: q + bonus / math.sqrt(self._count[arm]) for arm, q in self.q.items()}, rng)
 
     def learn(self, arm: str, reward: float) -> None:
-        """Take the reward `arm` brought. ValueError, and nothing taken, if it is not finite."""
+        """Take the reward of `arm`. ValueError, without any change, if it is not finite."""
         reward = _reward(arm, self.arms, reward)
         self._count[arm] += 1
         self._sum[arm] += reward
@@ -205,7 +222,7 @@ class Exp3:
         return self.arms[-1]
 
     def learn(self, arm: str, reward: float) -> None:
-        """Take the reward of `arm`, chosen since the last `learn`. ValueError, and nothing taken, if not finite."""
+        """Take the reward of `arm`, chosen since the last `learn`. ValueError, without any change, if not finite."""
         reward = _reward(arm, self.arms, reward)
         self._seen = _widened(self._seen, reward)
         low, high = self._seen

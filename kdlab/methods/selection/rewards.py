@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Protocol
 
 from kdlab.errors import UserError
+
+
+class Reward(Protocol):
+    """A reward for policies that learn, computed from a series of observations; its state is saved with the run."""
+
+    def observe(self, value: float) -> tuple[float | None, float | None]:
+        """Take one observation; (speed, reward), each None while it does not exist. ValueError if not finite."""
+        ...
+
+    def state_dict(self) -> dict:
+        """The observations that later rewards depend on, in plain Python values."""
+        ...
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state`; UserError if it does not fit."""
+        ...
 
 
 class LossDecay:
@@ -36,6 +53,7 @@ class LossDecay:
         return self._speed, None if before is None else self._speed - before
 
     def state_dict(self) -> dict:
+        """The window, its observations and the last speed, in plain Python values."""
         return {"window": self.window, "observations": list(self._observations), "speed": self._speed}
 
     def load_state_dict(self, state: dict) -> None:

@@ -1,12 +1,11 @@
-"""Selection strategies: what the student shows about N rows to one score a row, higher kept first, always.
+"""Selection strategies: one score for each of N rows; rows of higher scores are kept first, always.
 
-A strategy is any function `Evidence -> (N,) float scores`. Those here carry two attributes (`@needs`): `.needs`, the
-fields of `Evidence` they read ("logits", "features", "labels"), so that the caller computes nothing in vain and passes no
-other ones; and `.rowwise`, whether a row's score depends on that row alone, so that a batch may be scored in chunks and
-concatenated.
+A strategy is a function `Evidence -> (N,) float scores`. `@needs` (`kdlab.methods.marks`) declares the fields of
+`Evidence` that it reads ("logits", "features", "labels"): the caller computes and passes only these. `rowwise=True`
+declares that a row's score depends on that row alone, so a batch may be scored in chunks.
 
-In masked-LM a row's score is the mean of the token scores over its P masked positions; a row that has none gets
--inf (it can teach nothing, so it is kept last). With one output (regression) there is no uncertainty: UserError.
+In masked-LM a row's score is the mean of the token scores over its P masked positions; a row that has none gets -inf
+and is kept last. Strategies on logits raise UserError for one output (regression).
 Scores are float64 (float32 on Apple's GPUs, which have no float64).
 Sources: AdaDS section 4.1, Eq. 4-8; METHODS section 1. `scaled_entropy`: DeKD section 3.2.
 """
@@ -29,7 +28,7 @@ from kdlab.types import Evidence
 Strategy = Callable[[Evidence], Tensor]
 
 SLICE = 2**20  # logits scored at a time: 4 MB of float32 stay in the cache, twice as fast as 78 MB at once
-FEW = 1024  # up to so many classes float64 costs nothing worth saving
+FEW = 1024  # up to this many classes are scored in float64, at no cost that matters
 
 
 @needs(rowwise=True)
@@ -97,10 +96,10 @@ def density(evidence: Evidence) -> Tensor:
 
 @needs("features")
 def cluster(evidence: Evidence, clusters: int | None = None) -> Tensor:
-    """(N,) nearest to its k-means++ centre first, the nearest of each non-empty cluster before all others.
+    """(N,) closeness to the row's k-means++ centre, with the nearest row of each non-empty cluster before all others.
 
     The score is 1 / (1 + Euclidean distance), in (0, 1], plus 1 for the nearest row of each cluster. `clusters`:
-    `evidence.keep` unless given, else a tenth of the rows, rounded up. Deterministic for `evidence.rng`. AdaDS
+    `evidence.keep` by default, else a tenth of the rows, rounded up. Deterministic for `evidence.rng`. AdaDS
     section 4.1.
     """
     features = _features(evidence)
@@ -124,19 +123,21 @@ def cluster(evidence: Evidence, clusters: int | None = None) -> Tensor:
 
 
 class Ensemble:
-    """Mean of the members' normalised ranks (AdaDS Table 5): 0 for the row a member would keep last, 1 for its first.
+    """Mean of the members' normalised ranks (AdaDS Table 5): 0 for the row a member keeps last, 1 for its first.
 
-    Equal scores share their mean rank. `members` maps names to strategies (for a sequence, the functions' names);
-    `needs` is the union of theirs. The caller may score members in chunks and `combine` the whole columns; ranks
-    depend on all rows, so the ensemble itself is not rowwise.
+    Equal scores share their mean rank. `members` maps names to strategies (for a sequence, the functions' names). The
+    caller may score members in chunks and `combine` the whole columns; ranks depend on all rows, so the ensemble itself
+    is not rowwise. UserError for no member, or two of one name.
     """
 
     def __init__(self, strategies: Mapping[str, Strategy] | Sequence[Strategy]):
         if not isinstance(strategies, Mapping):
             names = [_name(strategy) for strategy in strategies]
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise UserError(f"two ensemble members are called {twice[0]}: give a mapping from names to strategies")
+            repeated = [name for name, count in Counter(names).items() if count > 1]
+            if repeated:
+                raise UserError(
+                    f"two ensemble members are called {repeated[0]}: give a mapping from names to strategies"
+                )
             strategies = dict(zip(names, strategies, strict=True))
         if not strategies:
             raise UserError("an ensemble needs at least one strategy, found none")
@@ -146,7 +147,7 @@ class Ensemble:
         return self.combine(torch.stack([_double(member(evidence)) for member in self.members.values()]))
 
     def combine(self, scores: Tensor) -> Tensor:
-        """The members' scores (S, N) to the mean (N,) of their normalised ranks; NaN raises ValueError."""
+        """Mean (N,) of the normalised ranks of the members' scores (S, N). ValueError for NaN."""
         refuse_nan(scores)
         ordered = scores.sort(dim=1).values
         below = torch.searchsorted(ordered, scores.contiguous(), right=False)
@@ -178,7 +179,8 @@ def _gradient_norm(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _uncertainty(evidence: Evidence, token: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Row scores (N,) from `token`, which maps logits (U, C), and `inputs` (U,), to scores (U,): see the module's docstring."""
+    """Row scores (N,) from `token`, which maps logits (U, C), and `inputs` (U,), to scores (U,): see the module's
+    docstring."""
     logits = _logits(evidence)
     classes = logits.shape[-1]
     # With few classes in float64, or rows so certain that p1 rounds to 1 would tie under margin but not under entropy.

@@ -10,10 +10,10 @@ from kdlab.errors import UserError
 
 
 def selection_size(n: int, ratio: float) -> int:
-    """k = max(1, floor(n * ratio)) rows kept of n, 0 of 0. METHODS section 1.
+    """Number k = max(1, floor(n * ratio)) of rows kept of n, 0 of 0. METHODS section 1.
 
-    The product is taken as an integer when it is one but for rounding: 0.29 of 100 is 29, though 0.29 * 100 < 29.
-    Raises UserError unless 0 < ratio <= 1.
+    A product that is an integer but for rounding counts as that integer: 0.29 of 100 is 29, though 0.29 * 100 < 29.
+    UserError unless 0 < ratio <= 1.
     """
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
         raise UserError(f"selection ratio must be a number in (0, 1], found {ratio!r}")
@@ -21,9 +21,10 @@ def selection_size(n: int, ratio: float) -> int:
 
 
 def top_k(scores: Tensor, ratio: float) -> Tensor:
-    """Indices (k,) int64, ascending, of the k = `selection_size(N, ratio)` highest scores of (N,); ties go to the lower index.
+    """Indices (k,) int64, ascending, of the k = `selection_size(N, ratio)` highest scores of (N,); ties go to the lower
+    index.
 
-    Raises ValueError for NaN scores, UserError for a ratio outside (0, 1].
+    ValueError for NaN scores, UserError for a ratio outside (0, 1].
     """
     if scores.ndim != 1:
         raise ValueError(f"scores must be (N,), found shape {tuple(scores.shape)}")
@@ -33,5 +34,6 @@ def top_k(scores: Tensor, ratio: float) -> Tensor:
 
 
 def refuse_nan(scores: Tensor) -> None:
+    """Raise ValueError with the rows (last dimension) where `scores` are NaN."""
     if scores.isnan().any():
         raise ValueError(f"scores hold NaN for rows {scores.isnan().nonzero()[:, -1].unique().tolist()[:10]}")

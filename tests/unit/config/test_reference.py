@@ -77,7 +77,9 @@ def test_the_committed_page_is_the_generated_one():
 def test_a_key_is_explained_by_type_defaults_choices_and_line():
     text = explain.explanation("trainer.max_steps")
     assert "trainer.max_steps: int, or null" in text and documentation.keys()["trainer.max_steps"].line in text
-    assert "default: 160 (scale=demo), null (scale=paper)" in text and "recipe=finetune_demo 500" in text.replace("\n    ", " ")
+    assert "default: 160 (scale=demo), null (scale=paper)" in text and "recipe=finetune_demo 500" in text.replace(
+        "\n    ", " "
+    )
 
 
 def test_a_group_is_explained_by_its_choices_and_keys():
@@ -106,7 +108,12 @@ def test_named_keys_arguments_and_former_spellings(name, words):
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("select.ratoi", "select.ratio"), ("adopt.polcy", "adopt.policy"), ("select.policy.alfa", "select.policy.alpha"), ("wiegh", "weigh")],
+    [
+        ("select.ratoi", "select.ratio"),
+        ("adopt.polcy", "adopt.policy"),
+        ("select.policy.alfa", "select.policy.alpha"),
+        ("wiegh", "weigh"),
+    ],
 )
 def test_an_unknown_key_names_the_nearest(name, near):
     with pytest.raises(UserError, match=re.escape(near)):

@@ -20,7 +20,15 @@ OVERRIDES = {
     "~policy.arms.ksm": "~weigh.arms.ksm",
     "policy.chooser._target_=x": "weigh.policy._target_=x",
 }
-OTHERS = ["select.policy.alpha=0.1", "adopt.policy._target_=x", "weigh.policy.at=[0.5]", "policyx=1", "-m", "seed=1", ""]
+OTHERS = [
+    "select.policy.alpha=0.1",
+    "adopt.policy._target_=x",
+    "weigh.policy.at=[0.5]",
+    "policyx=1",
+    "-m",
+    "seed=1",
+    "",
+]
 
 
 @pytest.mark.parametrize("former", OVERRIDES)

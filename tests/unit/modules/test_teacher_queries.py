@@ -230,7 +230,7 @@ def test_labels_of_rows_that_nobody_asks_about_keep_their_weight():
     rows = torch.tensor([1, 4])
 
     def halves(seen, terms):
-        return torch.full((len(seen.heed), 2), 0.5)
+        return torch.full((len(seen.teacher_weights), 2), 0.5)
 
     loss = module.loss(b, asked=rows, plan=Plan(weigh=halves))
     s, t = logits(module, b)
@@ -268,10 +268,10 @@ def test_what_a_weighing_rule_sees_are_the_rows_first_states_and_zeros_where_nob
     own = module.student.model(b.input_ids, **given)
     torch.testing.assert_close(met["student"], own.hidden_states[-1][:, 0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(met["uncertainty"], uncertainty(own.logits), rtol=1e-5, atol=1e-6)
-    assert not met["student"].requires_grad and met["heed"].sum(0).tolist() == [3, 3]
+    assert not met["student"].requires_grad and met["teacher_weights"].sum(0).tolist() == [3, 3]
     for place, found in enumerate(met["teachers"]):
         theirs = module.teachers[place].encoder.model(b.input_ids, **given).hidden_states[-1][:, 0]
-        heard = met["heed"][:, place] > 0
+        heard = met["teacher_weights"][:, place] > 0
         torch.testing.assert_close(found, theirs * heard.unsqueeze(1), rtol=1e-5, atol=1e-6)
 
 

@@ -42,7 +42,7 @@ def test_uncertainty_weighs_rows():
         ({"certain": ["sofd"]}, "did you mean soft"),
         ({"uncertain": ["patent"]}, r"\(uncertain\): did you mean patient"),
         ({"certain": "soft"}, "list"),
-        ({"certain": ["soft"], "uncertain": ["patient", "soft"]}, "soft stands in both"),
+        ({"certain": ["soft"], "uncertain": ["patient", "soft"]}, "soft is in both"),
     ],
 )
 def test_uncertainty_refuses_names(lists, message):

@@ -38,7 +38,7 @@ def situation(step, rows=5, widths=(4, 5), student=6):
     return WeighingContext(
         student=torch.randn(rows, student, generator=rng),
         teachers=tuple(torch.randn(rows, width, generator=rng) for width in widths),
-        heed=torch.rand(rows, len(widths), generator=rng),
+        teacher_weights=torch.rand(rows, len(widths), generator=rng),
         rng=rng,
     )
 
@@ -132,7 +132,7 @@ def test_equation_13():
 def test_equations_2_and_3_with_the_mean_over_rows():
     ksm, seen = make(), situation(1)
     nets = ksm.networks
-    heed = seen.heed.numpy() / seen.heed.numpy().sum(1, keepdims=True)
+    heed = seen.teacher_weights.numpy() / seen.teacher_weights.numpy().sum(1, keepdims=True)
     each = [mlp(net, states.numpy()) for net, states in zip(nets["teachers"], seen.teachers, strict=True)]
     teacher = heed[:, :1] * each[0] + heed[:, 1:] * each[1]
     state = np.concatenate([mlp(nets["student"], seen.student.numpy()).mean(0), teacher.mean(0)])
@@ -157,7 +157,7 @@ def test_rows_side_by_side_padded_with_zeros():
 
 def test_rows_that_heed_no_teacher():
     ksm, seen = make(), situation(1)
-    seen.heed = torch.zeros(5, 2)
+    seen.teacher_weights = torch.zeros(5, 2)
     state = np.concatenate([mlp(ksm.networks["student"], seen.student.numpy()).mean(0), np.zeros(3)])
     expected = 1 / (1 + np.exp(-mlp(ksm.networks["actor"], state)))
     assert ksm(seen, TERMS).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
@@ -316,7 +316,7 @@ def play(ksm, phases, k=4, episode=100):
     def see(context, *key):
         rng = generator("seen", *key)
         states = centre[context] + 0.3 * torch.randn(4, 6, generator=rng)
-        return WeighingContext(student=states, teachers=(states.flip(1),), heed=torch.ones(4, 1), rng=rng)
+        return WeighingContext(student=states, teachers=(states.flip(1),), teacher_weights=torch.ones(4, 1), rng=rng)
 
     ksm.learning = True
     for phase in range(phases):
