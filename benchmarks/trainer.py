@@ -113,13 +113,13 @@ def kdlab_run(overrides: list[str], folder: Path) -> Training:
 
 def prepared(overrides: list[str]) -> tuple[Stage, Distiller, Any]:
     """What the run would train, and its rows."""
-    bench = stage_of(checked(composition(overrides)[0]), lambda line: None)
-    steps = bench.config.trainer.max_steps
+    stage = stage_of(checked(composition(overrides)[0]), lambda line: None)
+    steps = stage.config.trainer.max_steps
     assert steps is not None
-    teachers = bench.teachers(None)
-    data = bench.data_module(steps, None)
-    module = bench.distiller(bench.student(*teachers), teachers, Ledger(len(data.train)), steps)
-    return bench, module, data
+    teachers = stage.teachers(None)
+    data = stage.data_module(steps, None)
+    module = stage.distiller(stage.student(*teachers), teachers, Ledger(len(data.train)), steps)
+    return stage, module, data
 
 
 def saves_every(folder: Path, steps: int) -> int:
@@ -130,7 +130,7 @@ def saves_every(folder: Path, steps: int) -> int:
 
 def loop(overrides: list[str], folder: Path, clock: Clock) -> Training:
     def train() -> dict[str, float]:
-        bench, module, data = prepared(overrides)
+        stage, module, data = prepared(overrides)
         made = module.configure_optimizers()
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         module.train()
@@ -171,7 +171,7 @@ def hf_trainer(overrides: list[str], folder: Path, clock: Clock) -> Training:
             self.ended = clock()
 
     def train() -> dict[str, float]:
-        bench, module, data = prepared(overrides)
+        stage, module, data = prepared(overrides)
         made = module.configure_optimizers()
 
         timed = Timed()

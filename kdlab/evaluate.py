@@ -50,11 +50,11 @@ def _scores(run: Path, result: dict, config, rows: int | None) -> int:
 
     if rows is not None:
         config.data.heldout_rows = rows
-    bench = stage_of(config, print)
-    bench.source.check()
-    encoder = Encoder(bench.load(run / "student")).eval()
-    score = bench.score
-    splits = bench.data_module(1, None).heldout_splits(final=rows is None)
+    stage = stage_of(config, print)
+    stage.source.check()
+    encoder = Encoder(stage.load(run / "student")).eval()
+    score = stage.score
+    splits = stage.data_module(1, None).heldout_splits(final=rows is None)
     with torch.autocast("cpu", torch.bfloat16, enabled=result["devices"]["precision"] == "bf16-mixed"):
         found, kept = over_splits(lambda batches: score(encoder, batches), splits), result["metrics"]["student"]
     names = list(found)

@@ -111,8 +111,8 @@ def _glue_task(run: Path, result: dict[str, Any], config: Config) -> Task:
 def _answers(run: Path, task: Task, say: Callable[[str], None]) -> Iterator[tuple[str, Tensor | str]]:
     """For each file of a task, and for AX.tsv with MNLI, logits (N, C) in the order of the rows, or why there are none."""
     config = config_of(run)
-    bench = stage_of(config, say)
-    bench.source.check()
+    stage = stage_of(config, say)
+    stage.source.check()
     model = loading.load_classifier(run / "student")
     if task.shape.labels is not None and loading.labels_of(model.config) != task.shape.labels:
         raise UserError(
@@ -122,17 +122,17 @@ def _answers(run: Path, task: Task, say: Callable[[str], None]) -> Iterator[tupl
     tokenizer = loading.load_tokenizer(run / "student")
     gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     encoder = Encoder(model).eval().to("cuda" if gpu else "cpu")
-    splits = bench.source.read().splits
+    splits = stage.source.read().splits
     for split, file in task.glue.items():
         if split not in splits:
-            place = bench.source.path if isinstance(bench.source, TaskFolder) else task.hub.name
+            place = stage.source.path if isinstance(stage.source, TaskFolder) else task.hub.name
             yield file, f"{place} has no {split} split"
             continue
         yield file, _logits(encoder, tokenizer, TaskData(task.shape, {split: splits[split]}), split, config)
     if task.name == "mnli":
         (file,) = AX.glue.values()
         try:
-            rows = diagnostics(bench.source)
+            rows = diagnostics(stage.source)
         except UserError as error:
             yield file, str(error)
             return

@@ -27,6 +27,7 @@ from kdlab.runs.summary import beside_random, table
 from kdlab.runtime import distributed, signals
 from kdlab.stages.base import Stage
 from kdlab.stages.registry import stage_of
+from kdlab.stages.validation import check
 from kdlab.storage.files import atomic_write_json, atomic_write_text, native_errors, user_errors
 
 
@@ -41,7 +42,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     if not config.overwrite:
         folder, resumes = folders.choose(resolved, folder, chosen, False, config.resume)
     stage = stage_of(config, say)
-    stage.check()
+    check(stage)
     if config.overwrite:  # only now: a mistake in the new command must not delete the old run
         folder, resumes = folders.choose(resolved, folder, chosen, True, config.resume)
     say(config.scale.says)

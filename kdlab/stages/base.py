@@ -26,7 +26,7 @@ from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.devices import first_device, precision_of
 from kdlab.runtime.ledger import Ledger
-from kdlab.stages import components, validation
+from kdlab.stages import components
 from kdlab.stages.components import Selection
 from kdlab.stages.dry_run import ModelShape
 from kdlab.stages.preparation import Preparation
@@ -122,10 +122,6 @@ class Stage:
         """Take what `other`, of a run with the same rows, teachers and artifacts, has read of them."""
         names = ("source", "rows", "shape", "tokenizer", "main_source")
         self.__dict__.update({name: other.__dict__[name] for name in names if name in other.__dict__})
-
-    def check(self) -> None:
-        """UserError for inputs that are missing, damaged or contradict each other. Reads little, writes nothing."""
-        validation.check(self)
 
     @property
     def answer(self) -> tuple[int, Tensor]:

@@ -33,34 +33,34 @@ class CachePlan:
     bytes: int
 
 
-def keeps_of(bench: Stage) -> CacheSpec:
+def keeps_of(stage: Stage) -> CacheSpec:
     """What the run's terms and rules read of a teacher's answer. UserError where the wanted vocabulary cannot give it."""
-    given, row = bench.config.teachers, bench.fixed_inputs
-    taught = [w for w in bench.terms().values() if queries_teacher(w.term)]
+    given, row = stage.config.teachers, stage.fixed_inputs
+    taught = [w for w in stage.terms().values() if queries_teacher(w.term)]
     on = [w for w in taught if on_logits(w.term)]
     reads = frozenset().union(*(marks_of(w.term).needs for w in taught))
-    adoption = bench.adoption()
+    adoption = stage.adoption()
     marks = [] if adoption is None else [marks_of(rule) for rule in adoption.arms.values()]
     theirs = any("teachers" in one.needs for one in marks)
     logits = None
     if on or theirs:
         logits = "row" if row else "tokens" if any(w.at != "labelled" for w in on) else "labelled"
-    hidden = "all" if "hidden" in reads else "first" if "features" in ksm_training.looks(bench) else None
+    hidden = "all" if "hidden" in reads else "first" if "features" in ksm_training.looks(stage) else None
     others = tuple(sorted(reads - {"logits", "hidden"}))
     if given.cache_vocabulary == "full":
         return CacheSpec(logits, hidden=hidden, others=others)
     where = f"teachers.cache_vocabulary={given.cache_vocabulary}"
     if row:
         raise UserError(f"{where}: a task's classes are few and kept whole; this is for text (cache_vocabulary=full)")
-    if given.cache_k > bench.teacher_config.vocab_size:
+    if given.cache_k > stage.teacher_config.vocab_size:
         raise UserError(
-            f"teachers.cache_k={given.cache_k}: the vocabulary has {bench.teacher_config.vocab_size} tokens"
+            f"teachers.cache_k={given.cache_k}: the vocabulary has {stage.teacher_config.vocab_size} tokens"
         )
     if theirs:
         raise UserError(
-            f"{where}: adopt={bench.config.adopt.name} goes by the teachers' uncertainty, which takes cache_vocabulary=full"
+            f"{where}: adopt={stage.config.adopt.name} goes by the teachers' uncertainty, which takes cache_vocabulary=full"
         )
-    temperatures = {name: _temperature(w.term) for name, w in bench.terms().items() if w in on}
+    temperatures = {name: _temperature(w.term) for name, w in stage.terms().items() if w in on}
     if None in temperatures.values():
         name = next(name for name, found in temperatures.items() if found is None)
         raise UserError(f"{where}: knowledge.terms.{name} compares all logits: cache_vocabulary=full")
@@ -68,7 +68,7 @@ def keeps_of(bench: Stage) -> CacheSpec:
         return CacheSpec(logits, "topk", given.cache_k, hidden=hidden, others=others)
     if any(one.mixes == "answers" for one in marks):
         raise UserError(
-            f"{where}: adopt={bench.config.adopt.name} mixes answers, which takes cache_vocabulary=full or topk"
+            f"{where}: adopt={stage.config.adopt.name} mixes answers, which takes cache_vocabulary=full or topk"
         )
     found = sorted({t for t in temperatures.values() if t is not None})
     if len(found) > 1:
@@ -78,10 +78,10 @@ def keeps_of(bench: Stage) -> CacheSpec:
     return CacheSpec(logits, "sampled", given.cache_k, found[0] if found else 1.0, hidden, others)
 
 
-def check(bench: Stage) -> None:
+def check(stage: Stage) -> None:
     """UserError where a cache could not keep what the run's terms and rules read."""
-    if bench.config.teachers.cache != "off":
-        keeps_of(bench)
+    if stage.config.teachers.cache != "off":
+        keeps_of(stage)
 
 
 def _temperature(term: Term) -> float | None:
@@ -89,57 +89,57 @@ def _temperature(term: Term) -> float | None:
     return None if parameter is None else float(parameter.default)
 
 
-def plan(bench: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
+def plan(stage: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
     """What the caches will keep, said with about how much; None without any. Nothing is loaded yet.
 
     UserError where it is more than teachers.cache_limit, unless the run is to go on without.
     """
-    given = bench.config.teachers
-    if given.cache == "off" or not bench.asks_teacher:
+    given = stage.config.teachers
+    if given.cache == "off" or not stage.asks_teacher:
         return None
-    keeps = keeps_of(bench)
-    rows = rows_asked(bench, len(data.train), batches, world)
-    members = bench.teacher_pool.members
-    size = sum(_row_bytes(bench, keeps, member, data) * rows for member in members)
-    epochs = 1 if bench.fixed_inputs else -(-batches // data.sampler(0, world).per_epoch)
+    keeps = keeps_of(stage)
+    rows = rows_asked(stage, len(data.train), batches, world)
+    members = stage.teacher_pool.members
+    size = sum(_row_bytes(stage, keeps, member, data) * rows for member in members)
+    epochs = 1 if stage.fixed_inputs else -(-batches // data.sampler(0, world).per_epoch)
     total = int(size + (32 * len(data.train) * epochs * len(members) if given.cache == "disk" else 0))
-    less = "" if bench.fixed_inputs or keeps.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
-    if not answer_cache.affordable(bench, total, f"{rows:,} rows of {len(members)} teacher(s)", less):
+    less = "" if stage.fixed_inputs or keeps.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
+    if not answer_cache.affordable(stage, total, f"{rows:,} rows of {len(members)} teacher(s)", less):
         return None
     return CachePlan(keeps, rows, total)
 
 
-def rows_asked(bench: Stage, rows: int, batches: int, world: int) -> int:
+def rows_asked(stage: Stage, rows: int, batches: int, world: int) -> int:
     """How many answers of a teacher a run will keep, at most."""
-    select, size = bench.config.select, bench.config.data.batch_size
+    select, size = stage.config.select, stage.config.data.batch_size
     each = (
         selection_size(size * world, select.ratio)
         if select.scope == "global"
         else world * selection_size(size, select.ratio)
     )
-    trainings = 1 + (bench.config.weigh.episodes if bench.fixed_inputs and bench.config.weigh.path is None else 0)
+    trainings = 1 + (stage.config.weigh.episodes if stage.fixed_inputs and stage.config.weigh.path is None else 0)
     asked = trainings * batches * each + (select.evaluation_rows if select.observe == "kd" and select.ratio < 1 else 0)
-    return min(rows, asked) if bench.fixed_inputs else asked
+    return min(rows, asked) if stage.fixed_inputs else asked
 
 
-def _row_bytes(bench: Stage, keeps: CacheSpec, member: TeacherSpec, data: Any) -> float:
+def _row_bytes(stage: Stage, keeps: CacheSpec, member: TeacherSpec, data: Any) -> float:
     lengths = np.asarray(data.lengths, dtype=np.float64)
     units = 1.0
     if keeps.logits == "tokens":
         units = float(lengths.mean())
     elif keeps.logits == "labelled":
-        units = float(np.maximum(1, np.round(bench.config.data.mask_probability * (lengths - 2))).mean())
+        units = float(np.maximum(1, np.round(stage.config.data.mask_probability * (lengths - 2))).mean())
     return answer_cache.row_bytes(
-        bench, keeps, member, units, float(lengths.mean()), float((lengths**2).mean()), bench.precision
+        stage, keeps, member, units, float(lengths.mean()), float((lengths**2).mean()), stage.precision
     )
 
 
 def attach(
-    bench: Stage, found: CachePlan | None, teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str
+    stage: Stage, found: CachePlan | None, teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str
 ) -> None:
     """Give each teacher its cache; `rows` of the training set, `run` what names this run over its interruptions."""
     if found is not None:
-        for member, teacher in zip(bench.teacher_pool.members, teachers, strict=True):
+        for member, teacher in zip(stage.teacher_pool.members, teachers, strict=True):
             answer_cache.remember(
-                bench, member, teacher, found.keeps, rows, bench.rows_parts, bench.precision, ledger, run
+                stage, member, teacher, found.keeps, rows, stage.rows_parts, stage.precision, ledger, run
             )

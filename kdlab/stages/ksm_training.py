@@ -47,17 +47,17 @@ def forget(teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> 
     """Teachers that remember nothing."""
 
 
-def check(bench: Stage) -> None:
+def check(stage: Stage) -> None:
     """UserError for weighing that the terms, teachers or task cannot bear. Reads little, makes nothing."""
-    given = bench.config.weigh
-    arms = _arms(bench)
+    given = stage.config.weigh
+    arms = _arms(stage)
     modules = [name for name, arm in arms.items() if isinstance(arm, KSM)]
     for name, arm in arms.items():
         reads = marks_of(arm).needs
-        if "uncertainty" in reads and bench.regression:
+        if "uncertainty" in reads and stage.regression:
             raise UserError(f"weigh.arms.{name} goes by uncertainty, and this task is regression, which has none")
         if name not in modules:
-            _rehearse(bench, name, arm)
+            _rehearse(stage, name, arm)
     if modules and given.path is None and given.episodes == 0:
         raise UserError(
             f"weigh={given.name}: {modules[0]} learns over episodes; give weigh.episodes= (2, say), or weigh.path= of a trained one"
@@ -67,72 +67,72 @@ def check(bench: Stage) -> None:
             f"weigh={given.name} has nothing that learns: weigh.path and weigh.episodes belong to weigh=ksm"
         )
     if given.path is not None:
-        _loaded(bench, given.path)
-    elif modules and given.reward not in bench.score.names:
-        known = [name for name in bench.score.names if name in ("loss", "accuracy", "f1")]
+        _loaded(stage, given.path)
+    elif modules and given.reward not in stage.score.names:
+        known = [name for name in stage.score.names if name in ("loss", "accuracy", "f1")]
         raise UserError(f"weigh.reward={given.reward}: this task is scored by {nearest(given.reward, known)}")
-    _policy(bench, arms)
+    _policy(stage, arms)
 
 
 def weighing(
-    bench: Stage, batches: int, world: int, remember: Remember = forget
+    stage: Stage, batches: int, world: int, remember: Remember = forget
 ) -> tuple[Selection | None, Path | None]:
     """The rules that weigh the terms and the policy that picks one, and the log of a trained module's learning.
 
     None where the terms keep their weights; where no module was trained here. Trains a module that is missing: on one process, with as many rows a step as all `world` of the run have together.
     `remember` gives its teachers their caches.
     """
-    given = bench.config.weigh
-    arms = _arms(bench)
+    given = stage.config.weigh
+    arms = _arms(stage)
     log = None
     for name, arm in arms.items():
         if isinstance(arm, KSM):
-            folder = Path(given.path) if given.path else _trained(bench, name, batches, world, remember)
-            arms[name], log = _loaded(bench, folder), folder / LOG
-    return (Selection(arms, _policy(bench, arms)) if arms else None), log if log and log.is_file() else None
+            folder = Path(given.path) if given.path else _trained(stage, name, batches, world, remember)
+            arms[name], log = _loaded(stage, folder), folder / LOG
+    return (Selection(arms, _policy(stage, arms)) if arms else None), log if log and log.is_file() else None
 
 
-def looks(bench: Stage) -> frozenset[str]:
+def looks(stage: Stage) -> frozenset[str]:
     """What the run's weighing rules look at (`kdlab.methods.knowledge.weighing.looks_of`)."""
-    return frozenset().union(*(marks_of(arm).needs for arm in _arms(bench).values()))
+    return frozenset().union(*(marks_of(arm).needs for arm in _arms(stage).values()))
 
 
-def reward_data(bench: Stage) -> str | None:
+def reward_data(stage: Stage) -> str | None:
     """What a module that weighs was rewarded on, "heldout" or "dev"; None where nothing learnt, or nobody wrote it down."""
-    given = bench.config.weigh
+    given = stage.config.weigh
     if given.path is None:
         return given.reward_data if given.episodes else None
     told = Path(given.path) / TRAINING
     return read_json(told).get("reward_data") if told.is_file() else None
 
 
-def _policy(bench: Stage, arms: dict[str, Any]) -> Any:
+def _policy(stage: Stage, arms: dict[str, Any]) -> Any:
     if not arms:
         return None
-    policy = made(bench.config.weigh.policy, "weigh.policy", arms=list(arms))
+    policy = made(stage.config.weigh.policy, "weigh.policy", arms=list(arms))
     if hasattr(policy, "learn"):
         raise UserError(f"weigh.policy: {type(policy).__name__} learns from rewards, and weighing gives arms none")
     return policy
 
 
-def _widths(bench: Stage) -> tuple[int, list[int]]:
-    members = bench.teacher_pool.members if bench.asks_teacher else []
-    return bench.student_cast.width, [member.config.hidden_size for member in members]
+def _widths(stage: Stage) -> tuple[int, list[int]]:
+    members = stage.teacher_pool.members if stage.asks_teacher else []
+    return stage.student_cast.width, [member.config.hidden_size for member in members]
 
 
-def _arms(bench: Stage) -> dict[str, Any]:
+def _arms(stage: Stage) -> dict[str, Any]:
     arms = {}
-    for name, target in bench.config.weigh.arms.items():
+    for name, target in stage.config.weigh.arms.items():
         arm = made(target, f"weigh.arms.{name}")
-        if "features" in marks_of(arm).needs and not bench.asks_teacher:
+        if "features" in marks_of(arm).needs and not stage.asks_teacher:
             raise UserError(
-                f"weigh.arms.{name} looks at teachers, and knowledge={bench.config.knowledge.name} asks none"
+                f"weigh.arms.{name} looks at teachers, and knowledge={stage.config.knowledge.name} asks none"
             )
         if isinstance(function_of(arm), type):
-            student, teachers = _widths(bench)
+            student, teachers = _widths(stage)
             try:
                 arm = arm(
-                    terms=list(bench.terms()), student_width=student, teacher_widths=teachers, seed=bench.config.seed
+                    terms=list(stage.terms()), student_width=student, teacher_widths=teachers, seed=stage.config.seed
                 )
             except TypeError as error:
                 raise UserError(f"weigh.arms.{name}: {error}") from error
@@ -142,9 +142,9 @@ def _arms(bench: Stage) -> dict[str, Any]:
     return arms
 
 
-def _rehearse(bench: Stage, name: str, arm: Any) -> None:
-    student, teachers = _widths(bench)
-    terms = tuple(bench.terms())
+def _rehearse(stage: Stage, name: str, arm: Any) -> None:
+    student, teachers = _widths(stage)
+    terms = tuple(stage.terms())
     rows = torch.full((3,), 0.5)
     seen = WeighingContext(
         rows, torch.ones(3, student), tuple(torch.ones(3, w) for w in teachers), torch.ones(3, len(teachers))
@@ -160,20 +160,20 @@ def _rehearse(bench: Stage, name: str, arm: Any) -> None:
         raise UserError(f"weigh.arms.{name}: of 3 rows and {len(terms)} terms it made {shape}, not {(len(terms),)}")
 
 
-def _loaded(bench: Stage, folder: str | Path) -> KSM:
+def _loaded(stage: Stage, folder: str | Path) -> KSM:
     module = KSM.load(Path(folder))
-    module.check(list(bench.terms()), *_widths(bench))
+    module.check(list(stage.terms()), *_widths(stage))
     return module
 
 
-def _trained(bench: Stage, name: str, batches: int, world: int, remember: Remember) -> Path:
+def _trained(stage: Stage, name: str, batches: int, world: int, remember: Remember) -> Path:
     """The folder of the module, trained if the artifact store has none that was trained in the same way."""
-    config = bench.config
+    config = stage.config
     given = asdict(config.weigh)
     parts = {
-        "rows": {**bench.rows_parts, "order": config.data.order},
-        "teachers": [{**bench.teacher_pool.weights(m), "classes_known": m.classes} for m in bench.teacher_pool.members],
-        "student": bench.student_parts,
+        "rows": {**stage.rows_parts, "order": config.data.order},
+        "teachers": [{**stage.teacher_pool.weights(m), "classes_known": m.classes} for m in stage.teacher_pool.members],
+        "student": stage.student_parts,
         "knowledge": asdict(config.knowledge),
         "select": asdict(config.select),
         "adopt": {key: value for key, value in asdict(config.adopt).items() if key != "assistant"},
@@ -184,24 +184,24 @@ def _trained(bench: Stage, name: str, batches: int, world: int, remember: Rememb
         "batches": batches,
         "accumulate": config.trainer.accumulate,
         "batch_size": config.data.batch_size * world,
-        "precision": bench.precision,
+        "precision": stage.precision,
     }
     if config.select.ratio < 1 and config.select.scoring != "fresh":
         parts["scoring"] = "as the run"  # modules made before 2026-11-28 scored all rows afresh in their episodes
-    return bench.preparation_of.get(
+    return stage.preparation_of.get(
         "ksm",
         parts,
-        lambda out: _train(bench, out, name, batches, world, remember),
+        lambda out: _train(stage, out, name, batches, world, remember),
         "the knowledge selection module, trained over episodes",
         f"KSM, {config.weigh.episodes} episodes",
     )
 
 
-def _train(bench: Stage, out: Path, name: str, batches: int, world: int, remember: Remember) -> dict[str, Any]:
+def _train(stage: Stage, out: Path, name: str, batches: int, world: int, remember: Remember) -> dict[str, Any]:
     """Algorithm 2: the student is reset for each episode; rows, order and dropout are other ones each time."""
-    config, given = bench.config, bench.config.weigh
+    config, given = stage.config, stage.config.weigh
     steps = -(-batches // config.trainer.accumulate)
-    module = _arms(bench)[name]
+    module = _arms(stage)[name]
     module.learning = True
     table = Table(out / LOG, ["episode", *columns(module)])
     cost: dict[str, Any] = {}
@@ -209,28 +209,28 @@ def _train(bench: Stage, out: Path, name: str, batches: int, world: int, remembe
     ledger, teachers = None, []
     for episode in range(given.episodes):
         seed = stable("episode", config.seed, episode) % 2**31
-        data = bench.data_module(batches, None, seed, config.data.batch_size * world)
+        data = stage.data_module(batches, None, seed, config.data.batch_size * world)
         if given.reward_data == "heldout":
             data.set_aside(given.reward_rows)
         if ledger is None:
-            ledger = Ledger(len(data.train), bench.fixed_inputs)
-            teachers = bench.teachers(ledger)
-            if bench.fixed_inputs:  # text is masked otherwise in each episode
+            ledger = Ledger(len(data.train), stage.fixed_inputs)
+            teachers = stage.teachers(ledger)
+            if stage.fixed_inputs:  # text is masked otherwise in each episode
                 remember(teachers, ledger, len(data.train), uuid.uuid4().hex)
-        student = bench.student(*teachers)
-        distiller = bench.distiller(student, teachers, ledger, steps, seed)
+        student = stage.student(*teachers)
+        distiller = stage.distiller(student, teachers, ledger, steps, seed)
         write = partial(_write, table, episode + 1)
-        phases = KSMPhases(module, given.phase, steps, _measure(bench, distiller, data), write)
+        phases = KSMPhases(module, given.phase, steps, _measure(stage, distiller, data), write)
         decisions = (
-            select_callback(bench.selection(), config.select, distiller, data, steps, seed),
-            adopt_callback(bench.adoption(), steps, seed),
+            select_callback(stage.selection(), config.select, distiller, data, steps, seed),
+            adopt_callback(stage.adoption(), steps, seed),
             weigh_callback(Selection({name: module}, Fixed([name])), steps, seed),
         )
         callbacks = [callback for callback in decisions if callback is not None]
         what = f"KSM, episode {episode + 1} of {given.episodes}"
         cost = fit(
             distiller, data, steps, what, *callbacks, phases,
-            accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=bench.precision,
+            accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=stage.precision,
         )  # fmt: skip
         seconds += cost["seconds"]
     module.learning = False
@@ -243,9 +243,9 @@ def _write(table: Table, episode: int, row: dict[str, Any]) -> None:
     table.write({"episode": episode, **row})
 
 
-def _measure(bench: Stage, distiller: Distiller, data: Any) -> Callable[[], float]:
+def _measure(stage: Stage, distiller: Distiller, data: Any) -> Callable[[], float]:
     """What should fall: the student's loss, or minus its accuracy or F1, on rows it does not learn from."""
-    given = bench.config.weigh
+    given = stage.config.weigh
     sign = 1.0 if given.reward == "loss" else -1.0
     held: list[Any] = []
 

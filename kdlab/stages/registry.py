@@ -1,4 +1,4 @@
-"""Which bench a configuration asks for."""
+"""Which stage a configuration asks for."""
 
 from __future__ import annotations
 

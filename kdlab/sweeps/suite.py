@@ -32,6 +32,7 @@ from kdlab.runs.finished import finished_result
 from kdlab.runs.process import run_unless_finished
 from kdlab.stages.finetuning import folder_of
 from kdlab.stages.registry import stage_of
+from kdlab.stages.validation import check
 from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of
 
 TEACHER_SEED = 1
@@ -268,16 +269,16 @@ def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Co
     """UserError for inputs that a job could not use, or that a finished job did not have."""
     read: set[str] = set()
     for job in jobs:
-        bench = stage_of(configs[job.who, job.task.name], print)
+        stage = stage_of(configs[job.who, job.task.name], print)
         if not overwrite and folders.status(job.folder) == "finished":
-            if finished_result(job.folder)["data"]["fingerprint"] != bench.source.fingerprint():
+            if finished_result(job.folder)["data"]["fingerprint"] != stage.source.fingerprint():
                 raise UserError(
                     f"{job.folder} was made of other rows than those that {job.task.title} has now: overwrite=true "
                     "makes it again, hydra.run.dir= chooses another folder"
                 )
         elif job.who not in read or job.task.name not in read:
             read |= {job.who, job.task.name}
-            bench.check()
+            check(stage)
 
 
 # ---- what came out

@@ -34,10 +34,11 @@ def check(jobs: Sequence[SweepJob]) -> None:
     from kdlab.runs.loggers import base
     from kdlab.stages.base import Stage
     from kdlab.stages.registry import stage_of
+    from kdlab.stages.validation import check
     from kdlab.sweeps import suite  # heavy: after the mistakes that need nothing but the configuration
 
     looked: set[str] = set()
-    benches: dict[str, Stage] = {}
+    stages: dict[str, Stage] = {}
     for job in waiting:
         try:
             if job.config.suite is not None:
@@ -46,9 +47,9 @@ def check(jobs: Sequence[SweepJob]) -> None:
             folders.choose(job.resolved, job.folder, True, False, job.config.resume)
             if (alike := _told(job.config, ALIKE)) not in looked:
                 base.check(job.config)
-                bench = stage_of(job.config, lambda line: None)
-                bench.share(benches.setdefault(_inputs(job.config), bench))
-                bench.check()
+                stage = stage_of(job.config, lambda line: None)
+                stage.share(stages.setdefault(_inputs(job.config), stage))
+                check(stage)
                 looked.add(alike)
         except UserError as error:
             raise job_error(str(error), job.differs, len(jobs) > 1) from error

@@ -10,6 +10,7 @@ from kdlab import run as entry
 from kdlab.config.schema import checked
 from kdlab.data.tasks.registry import TASKS
 from kdlab.stages.registry import stage_of
+from kdlab.stages.validation import check
 from kdlab.sweeps import files
 from tests.conftest import write_task, write_teacher, write_text
 from tests.support.runs import call
@@ -63,7 +64,7 @@ def test_every_job_of_the_papers_scale_passes_what_a_run_checks_first(name, grid
         given += [f"student.path={models[4]}"] if "student.path" in keys else []
         given += [f"+teachers.others.large.path={models[24]}"] if "+exp=dynamickd_teacher" in job else []
         config = checked(entry.composition([*(o for o in job if o.split("=")[0] not in choices(given)), *given])[0])
-        stage_of(config, lambda line: None).check()
+        check(stage_of(config, lambda line: None))
         assert config.scale.name == "paper", name
 
 

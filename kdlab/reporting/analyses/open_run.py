@@ -45,8 +45,8 @@ class OpenRun:
         transformers.logging.disable_progress_bar()
         self.run, self.say, self.checkpoint = run, say, checkpoint
         self.steps = int(result["steps"])
-        self.bench = PretrainStage(self.config, say) if self.text else FinetuneStage(self.config, say)
-        self.bench.source.check()
+        self.stage = PretrainStage(self.config, say) if self.text else FinetuneStage(self.config, say)
+        self.stage.source.check()
         gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
         self.device = torch.device("cuda" if gpu else "cpu")
         select = result["select"]
@@ -54,29 +54,29 @@ class OpenRun:
 
     @cached_property
     def data(self) -> Any:
-        return self.bench.data_module(1, None)
+        return self.stage.data_module(1, None)
 
     @cached_property
     def regression(self) -> bool:
-        return self.bench.regression
+        return self.stage.regression
 
     @property
     def shape(self) -> TaskShape:
         """What the task looks like; there is none for text."""
-        assert isinstance(self.bench, FinetuneStage)
-        return self.bench.shape
+        assert isinstance(self.stage, FinetuneStage)
+        return self.stage.shape
 
     @cached_property
     def student(self) -> Encoder:
         """The student, in eval mode, with what the run froze frozen."""
-        encoder = self._ready(self.bench.load(self.run / "student"))
+        encoder = self._ready(self.stage.load(self.run / "student"))
         if self.checkpoint is not None:
             self.restore(encoder, self.checkpoint)
         return encoder
 
     def start(self) -> Encoder:
         """The student before its training."""
-        return self.bench.student(None).eval().to(self.device)
+        return self.stage.student(None).eval().to(self.device)
 
     def _ready(self, model: Any) -> Encoder:
         freeze(model, self.config.student.freeze)
@@ -95,7 +95,7 @@ class OpenRun:
 
     @cached_property
     def teacher(self) -> Any:
-        found = self.bench.teachers(None)
+        found = self.stage.teachers(None)
         if not found:
             raise UserError(f"the run {self.run} asked no teacher (knowledge={self.config.knowledge.name})")
         if found[-1].classes is not None:
@@ -108,7 +108,7 @@ class OpenRun:
         return self.teacher.project(self.teacher.encoder.vectors(shown, *units(batch))).float()
 
     def strategies(self, names: Sequence[str] | None, default: Sequence[str] | None = None) -> dict[str, Strategy]:
-        return chosen(names, self.bench.selection().arms, self.regression, default)
+        return chosen(names, self.stage.selection().arms, self.regression, default)
 
     def ratio(self, given: float | None) -> float:
         """The share of the rows to select: as given, or the run's own; UserError where that is all of them."""
@@ -119,7 +119,7 @@ class OpenRun:
 
     def soft_loss(self) -> Loss:
         """The run's distillation loss on logits: the weighted sum of its terms that read the teacher's."""
-        terms = [w for w in self.bench.terms().values() if on_logits(w.term) and queries_teacher(w.term)]
+        terms = [w for w in self.stage.terms().values() if on_logits(w.term) and queries_teacher(w.term)]
         if not terms:
             raise UserError(
                 f"knowledge={self.config.knowledge.name} of {self.run} learns nothing from a teacher's logits"

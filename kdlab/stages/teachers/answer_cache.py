@@ -29,13 +29,13 @@ FORMAT = 1
 GIGABYTE = 10**9
 
 
-def affordable(bench: Stage, total: int, said: str, mend: str = "") -> bool:
+def affordable(stage: Stage, total: int, said: str, mend: str = "") -> bool:
     """Whether answers of `total` bytes are within teachers.cache_limit, which `said` and the rest of the line tells.
 
     UserError where they are not, unless the run is to go on without; `mend`: what else would help.
     """
-    given = bench.config.teachers
-    place = "memory" if given.cache == "memory" else str(Path(bench.config.artifacts) / KIND)
+    given = stage.config.teachers
+    place = "memory" if given.cache == "memory" else str(Path(stage.config.artifacts) / KIND)
     said = f"teacher cache: about {readable_size(total)} for {said} in {place}"
     if total > given.cache_limit * GIGABYTE:
         said += f", over the limit of {given.cache_limit:g} GB"
@@ -43,33 +43,33 @@ def affordable(bench: Stage, total: int, said: str, mend: str = "") -> bool:
             raise UserError(
                 f"{said}: raise teachers.cache_limit, or {mend}teachers.cache=off, teachers.cache_over=without"
             )
-        bench.say(f"{said}: the run goes on without")
+        stage.say(f"{said}: the run goes on without")
         return False
-    free = free_bytes(Path(bench.config.artifacts))
+    free = free_bytes(Path(stage.config.artifacts))
     if given.cache == "disk" and total > free:
         said += f" ({readable_size(free)} are free: if that is not enough, the run goes on without writing)"
-    bench.say(said)
+    stage.say(said)
     return True
 
 
-def outputs_of(bench: Stage, member: TeacherSpec) -> int:
+def outputs_of(stage: Stage, member: TeacherSpec) -> int:
     """C or V of a teacher's logits."""
-    if not bench.fixed_inputs:
+    if not stage.fixed_inputs:
         return int(member.config.vocab_size)
-    return bench.answer[0] if member.classes is None else len(member.classes)
+    return stage.answer[0] if member.classes is None else len(member.classes)
 
 
 def row_bytes(
-    bench: Stage, keeps: CacheSpec, member: TeacherSpec, units: float, length: float, squared: float, precision: str
+    stage: Stage, keeps: CacheSpec, member: TeacherSpec, units: float, length: float, squared: float, precision: str
 ) -> float:
     """About how many bytes the answer to a row takes; of rows with `units` units and `length` tokens on average."""
     shape = flops.shape_of(member.config)
     cast = (shape.layers, shape.hidden, shape.heads)
-    return keeps.bytes(units, length, squared, outputs_of(bench, member), cast, 4 if precision == "32-true" else 2)
+    return keeps.bytes(units, length, squared, outputs_of(stage, member), cast, 4 if precision == "32-true" else 2)
 
 
 def remember(
-    bench: Stage,
+    stage: Stage,
     member: TeacherSpec,
     teacher: Teacher,
     keeps: CacheSpec,
@@ -84,34 +84,34 @@ def remember(
     `precision` of the training that asks; `run` names it over its interruptions. What trains in one process shares what
     is remembered in memory.
     """
-    given = bench.config.teachers
+    given = stage.config.teachers
     parts = {
         "format": FORMAT,
-        **bench.teacher_pool.weights(member),
+        **stage.teacher_pool.weights(member),
         "config": _config_of(teacher),
         "classes_known": member.classes and list(member.classes),
         "rows": dict(rows_parts),
-        "mask_seed": None if bench.fixed_inputs else bench.config.seed,
+        "mask_seed": None if stage.fixed_inputs else stage.config.seed,
         "precision": precision,
         **({"held": str(held_in(precision))} if held_in(precision) else {}),
         "keeps": asdict(keeps),
     }
     key = key_of(parts)
-    store = bench.memories.setdefault(key, MemoryStore())
+    store = stage.memories.setdefault(key, MemoryStore())
     if given.cache == "disk":
-        data = bench.config.data.path or bench.config.data.task or type(bench.source).__name__
-        folder = Path(bench.config.artifacts) / KIND / f"{key}{ENDING}"
+        data = stage.config.data.path or stage.config.data.task or type(stage.source).__name__
+        folder = Path(stage.config.artifacts) / KIND / f"{key}{ENDING}"
         store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": data})
     cache = AnswerCache(
-        store, keeps, outputs_of(bench, member), key, bench.fixed_inputs, ledger, given.cache_fill == "alone",
-        given.cache_trouble, bench.say,
+        store, keeps, outputs_of(stage, member), key, stage.fixed_inputs, ledger, given.cache_fill == "alone",
+        given.cache_trouble, stage.say,
     )  # fmt: skip
     cache.run = int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "little")
     if isinstance(store, DiskStore):
         if not _opened(cache, store):
             return
-        bench.store.used[f"{KIND}/{store.folder.name}"] = None
-        bench.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
+        stage.store.used[f"{KIND}/{store.folder.name}"] = None
+        stage.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
     teacher.cache = cache
 
 

@@ -37,8 +37,8 @@ class TeacherPool:
     some of the main teacher's layers), `rows` (what it is trained on), `outputs` (of the main teacher's classifier).
     """
 
-    def __init__(self, bench: Stage) -> None:
-        self.bench = bench
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
         self._folders: dict[str, str | Path] = {}
 
     # ---- who they are
@@ -46,18 +46,18 @@ class TeacherPool:
     @cached_property
     def main(self) -> TeacherSpec:
         """The teacher that the teachers group describes itself."""
-        return TeacherSpec(self.bench.teacher_name, "teacher", self.bench.main_source)
+        return TeacherSpec(self.stage.teacher_name, "teacher", self.stage.main_source)
 
     @cached_property
     def members(self) -> list[TeacherSpec]:
         """Every teacher of the run, from small to large; specialists, in the place of the main one, by their classes."""
-        config, source = self.bench.config, self.bench.main_source
+        config, source = self.stage.config, self.stage.main_source
         given = config.teachers
         if given.split is not None:
             return specs.specialists(given.split, source, self.classes)
         found = [specs.other(name, one, source) for name, one in given.others.items()]
         if config.adopt.assistant is not None:
-            found.append(specs.assistant(config.adopt.assistant, source, self.bench.student_cast.layers))
+            found.append(specs.assistant(config.adopt.assistant, source, self.stage.student_cast.layers))
         return specs.ordered([*found, self.main], self.outputs, config.data.max_length)
 
     @property
@@ -72,10 +72,10 @@ class TeacherPool:
     def check(self) -> None:
         """UserError for teachers that cannot be made, or not teach this run's student; nothing is made yet."""
         specs.check_names(self.members)
-        tokens = self.bench.tokenizer.get_vocab()
+        tokens = self.stage.tokenizer.get_vocab()
         for member in self.members:
             if member.source is not self.main.source:
-                specs.check_vocabulary(member, tokens, self.bench.config.data.max_length)
+                specs.check_vocabulary(member, tokens, self.stage.config.data.max_length)
             self.check_one(member)
 
     def check_one(self, member: TeacherSpec) -> None:
@@ -121,9 +121,9 @@ class TeacherPool:
 
     def teacher(self, member: TeacherSpec, ledger: Ledger | None = None) -> Teacher:
         """A teacher, loaded and frozen, counted by `ledger`."""
-        encoder = Encoder(self.load(member), self.bench.execution)
+        encoder = Encoder(self.load(member), self.stage.execution)
         ask = ledger.ask if ledger else None
-        given = self.bench.config.trainer
+        given = self.stage.config.trainer
         shared = given.shard_teacher and member.assistant is None
         return Teacher(member.name, encoder, ask, self.order(member), member.classes, shared)
 
@@ -142,28 +142,28 @@ class TeacherPool:
             "path": given.path and specs.weights_of(given.path),
             "layers": member.layers and list(member.layers),
         }
-        recipe |= {"precision": precision_of(given.precision, self.bench.config.trainer.accelerator)}
+        recipe |= {"precision": precision_of(given.precision, self.stage.config.trainer.accelerator)}
         parts = {
             "from": self.weights(self.main),
             "start": member.source.sha256(),
             "data": self.parts,
             "recipe": {name: value for name, value in recipe.items() if name != "pick"},
         }
-        return self.bench.preparation_of.get(
+        return self.stage.preparation_of.get(
             "assistant", parts, lambda out: self._distil(out, member, given, recipe["precision"]),
             "the assistant, distilled from the teacher", f"assistant, {member.depth} layers, distilled",
         )  # fmt: skip
 
     def _distil(self, out: Path, member: TeacherSpec, given: AssistantConfig, precision: str) -> dict[str, Any]:
         """Vanilla KD on all rows: w CE + (1 - w) tau^2 KL (DeKD section 4.3 says no more of it)."""
-        bench = self.bench
+        stage = self.stage
         reseed(given.seed, "assistant")
         model = self.start(member, given.seed)
         if given.dropout is not None:
             set_dropout(model, given.dropout)
         data = self.rows(member, given.seed, given.batch_size, given.max_steps, given.max_epochs)
         steps = data.sampler().batches
-        ledger = Ledger(len(data.train), bench.fixed_inputs)
+        ledger = Ledger(len(data.train), stage.fixed_inputs)
         soft = WeightedTerm(partial(soft_loss, temperature=given.temperature), 1 - given.label_weight)
         terms = {"label": WeightedTerm(label_loss, given.label_weight), "soft": soft}
         optim = OptimizerSettings(
@@ -179,19 +179,19 @@ class TeacherPool:
             [teacher],
             ledger,
             seed=given.seed,
-            score=bench.score,
+            score=stage.score,
         )
         cost = fit(
             module,
             data,
             steps,
             "distilling assistant",
-            accelerator=bench.config.trainer.accelerator,
+            accelerator=stage.config.trainer.accelerator,
             precision=precision,
         )
         self.finish(module, data, out)
         model.save_pretrained(out)
-        bench.tokenizer.save_pretrained(out)
+        stage.tokenizer.save_pretrained(out)
         return cost
 
     def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:

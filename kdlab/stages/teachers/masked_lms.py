@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class TextTeacherPool(TeacherPool):
     """The masked-LM models that teach on text."""
 
-    bench: PretrainStage
+    stage: PretrainStage
 
     @property
     def classes(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -52,7 +52,7 @@ class TextTeacherPool(TeacherPool):
 
     def recipe(self, member: TeacherSpec) -> PrepareConfig:
         """How a teacher is prepared; UserError where nothing is said about it."""
-        prepare = self.bench.config.teachers.prepare
+        prepare = self.stage.config.teachers.prepare
         if prepare is None:
             lack = "has some layers of another model" if member.layers is not None else "has no masked-LM head"
             raise UserError(f"the teacher {member.name} {lack}, and teachers.prepare says nothing about training one")
@@ -60,12 +60,12 @@ class TextTeacherPool(TeacherPool):
 
     @property
     def parts(self) -> dict[str, Any]:
-        return self.bench.corpus_parts
+        return self.stage.corpus_parts
 
     def rows(
         self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
     ) -> CorpusDataModule:
-        return self.bench.rows_of(seed, batch_size, self.bench.config.data.mask_probability, steps, epochs)
+        return self.stage.rows_of(seed, batch_size, self.stage.config.data.mask_probability, steps, epochs)
 
     def load(self, member: TeacherSpec) -> Any:
         return loading.load_masked_lm(self.folder(member), self.revision(member))
@@ -73,7 +73,7 @@ class TextTeacherPool(TeacherPool):
     def start(self, member: TeacherSpec, seed: int) -> Any:
         given = member.assistant
         if given is not None and given.path is not None:
-            return self.bench.load(given.path)
+            return self.stage.load(given.path)
         assert member.layers is not None
         return student_from(self.load(self.main), member.layers)
 
@@ -90,7 +90,7 @@ class TextTeacherPool(TeacherPool):
             "the teacher's masked-LM head" if member.title == "teacher" else f"the {member.title}, prepared on the text"
         )
         stage = f"{member.title}, {member.depth} layers, prepared"
-        folder = self.bench.preparation_of.get(
+        folder = self.stage.preparation_of.get(
             "teacher", parts, lambda out: self._prepare(out, member, prepare), who, stage
         )
         self._say(member, folder)
@@ -106,27 +106,27 @@ class TextTeacherPool(TeacherPool):
 
     def _prepare(self, out: Path, member: TeacherSpec, prepare: PrepareConfig) -> dict[str, Any]:
         """Train a masked-LM head, and the encoder with it, on the corpus; one process, whatever the run uses."""
-        bench = self.bench
+        stage = self.stage
         reseed(prepare.seed, "prepare")
         if member.layers is None:
-            counts = np.load(bench.corpus_folder / "token_counts.npy")
-            model = loading.load_with_new_lm_head(member.source.place, counts, bench.tokenizer.mask_token_id)  # pyright: ignore
+            counts = np.load(stage.corpus_folder / "token_counts.npy")
+            model = loading.load_with_new_lm_head(member.source.place, counts, stage.tokenizer.mask_token_id)  # pyright: ignore
         else:
             model = student_from(self.load(self._whole(member)), member.layers)
         freeze(model, prepare.freeze)
         set_dropout(model, prepare.dropout)
-        data = bench.rows_of(
+        data = stage.rows_of(
             prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
         )
         terms = {"mlm": WeightedTerm(label_cross_entropy, 1.0)}
         optim = OptimizerSettings(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
-        ledger = Ledger(len(data.train), bench.fixed_inputs)
+        ledger = Ledger(len(data.train), stage.fixed_inputs)
         module = Distiller(Encoder(model.train()), terms, optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
-        accelerator = bench.config.trainer.accelerator
+        accelerator = stage.config.trainer.accelerator
         cost = fit(module, data, prepare.max_steps, f"preparing {member.title}", accelerator=accelerator)
         self.finish(module, data, out)
         model.save_pretrained(out)
-        bench.tokenizer.save_pretrained(out)
+        stage.tokenizer.save_pretrained(out)
         return cost
 
     def finish(self, module: Distiller, data: Any, out: Path) -> None:
@@ -140,7 +140,7 @@ class TextTeacherPool(TeacherPool):
     def _say(self, member: TeacherSpec, folder: Path) -> None:
         heldout = read_json(folder / "heldout.json")
         name = self.main.name if member is self.main else member.name
-        self.bench.say(
+        self.stage.say(
             f"{'' if member.assistant else 'teacher '}{name}: held-out masked-LM loss {heldout['loss']:.3f}, "
             f"accuracy {heldout['accuracy']:.1%}"
         )

@@ -31,6 +31,7 @@ from kdlab.methods.knowledge import layer_maps
 from kdlab.methods.ksm.module import KSM
 from kdlab.models.student import pick_layers
 from kdlab.stages.registry import stage_of
+from kdlab.stages.validation import check
 
 TASK = "data.task=sst2"
 
@@ -71,7 +72,7 @@ def test_adads_fine_tunes_as_published():
 def test_the_paper_scale_names_the_task_it_needs():
     config = checked(entry.composition(["+exp=adads_finetune", "scale=paper"])[0])
     with pytest.raises(UserError, match=r"data\.task="):
-        stage_of(config, lambda line: None).check()
+        check(stage_of(config, lambda line: None))
 
 
 def test_its_student_is_the_first_half_of_bert_base():

@@ -13,11 +13,12 @@ from kdlab.methods.adoption import hard
 from kdlab.methods.marks import needs
 from kdlab.run import CONF, composition, explain
 from kdlab.stages.dry_run import ModelShape, check_adoption, rehearse
+from kdlab.stages.validation import check
 from kdlab.teachers import specs
 from kdlab.teachers.specs import ModelSource, TeacherSpec
 from tests.conftest import tiny_config, write_task, write_teacher
 from tests.unit.stages.test_several_teachers import SMALL
-from tests.unit.stages.test_several_teachers import bench as bench  # a fixture
+from tests.unit.stages.test_several_teachers import make_stage as make_stage  # a fixture
 
 ADOPTIONS = sorted(file.stem for file in (CONF / "adopt").glob("*.yaml"))
 TYPED = {
@@ -76,32 +77,32 @@ def test_a_configuration_written_before_there_were_several_teachers_is_still_one
 # ---- what needs the models' configs, not the models
 
 
-def test_a_rule_for_two_needs_two_and_two_need_a_rule(bench, tmp_path):
+def test_a_rule_for_two_needs_two_and_two_need_a_rule(make_stage, tmp_path):
     for adopt in ("hard", "soft", "muki_hard", "muki_soft"):
         with pytest.raises(UserError, match=f"adopt={adopt}: .* 2 teachers or more"):
-            bench(f"adopt={adopt}").check()
+            check(make_stage(f"adopt={adopt}"))
     with pytest.raises(UserError, match=r"adopt=single: there are 2 teachers \(small, "):
-        bench(SMALL).check()
+        check(make_stage(SMALL))
     for adopt in ("ensemble", "every"):
-        bench(f"adopt={adopt}").check()  # of one teacher: that one
-        bench(f"adopt={adopt}", SMALL).check()
+        check(make_stage(f"adopt={adopt}"))  # of one teacher: that one
+        check(make_stage(f"adopt={adopt}", SMALL))
     assert not (tmp_path / "artifacts").exists()
 
 
 @pytest.mark.parametrize("adopt", ["hard", "soft", "muki_hard", "muki_soft"])
-def test_uncertainty_on_regression(adopt, bench, tmp_path):
+def test_uncertainty_on_regression(adopt, make_stage, tmp_path):
     rows = write_task(tmp_path / "numbers", rows=30, regression=True)
     with pytest.raises(UserError, match=f"adopt={adopt}: .* regression, which has none: adopt=ensemble or every"):
-        bench(f"adopt={adopt}", SMALL, rows=rows).check()
-    bench("adopt=every", SMALL, rows=rows).check()
+        check(make_stage(f"adopt={adopt}", SMALL, rows=rows))
+    check(make_stage("adopt=every", SMALL, rows=rows))
 
 
-def test_a_further_teacher_of_other_words_or_shorter_reach(bench, tmp_path):
+def test_a_further_teacher_of_other_words_or_shorter_reach(make_stage, tmp_path):
     other = write_teacher(tmp_path / "other")
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"baba"', '"xxx"'))
     with pytest.raises(UserError, match="the teacher words has another tokenizer"):
-        bench("adopt=every", f"+teachers.others.words.path={other}").check()
+        check(make_stage("adopt=every", f"+teachers.others.words.path={other}"))
     import transformers
 
     short = tiny_config("bert")
@@ -109,23 +110,23 @@ def test_a_further_teacher_of_other_words_or_shorter_reach(bench, tmp_path):
     folder = write_teacher(tmp_path / "short")
     transformers.BertForMaskedLM(short).save_pretrained(folder)
     with pytest.raises(UserError, match="the teacher short reads at most 16 tokens"):
-        bench("adopt=every", f"+teachers.others.short.path={folder}").check()
+        check(make_stage("adopt=every", f"+teachers.others.short.path={folder}"))
 
 
-def test_more_layers_than_there_are_and_no_such_folder(bench):
+def test_more_layers_than_there_are_and_no_such_folder(make_stage):
     with pytest.raises(UserError, match="teachers.others.small.layers=5: the teacher has 4 layers"):
-        bench("adopt=every", SMALL.replace("=2", "=5")).check()
+        check(make_stage("adopt=every", SMALL.replace("=2", "=5")))
     with pytest.raises(UserError, match="teachers.others.small.path=nowhere: a model folder"):
-        bench("adopt=every", "+teachers.others.small.path=nowhere").check()
+        check(make_stage("adopt=every", "+teachers.others.small.path=nowhere"))
 
 
-def test_two_teachers_of_one_name(bench, tmp_path):
+def test_two_teachers_of_one_name(make_stage, tmp_path):
     teacher = write_teacher(tmp_path / "small")
     with pytest.raises(UserError, match="two teachers are called small"):
-        bench("adopt=every", SMALL, teacher=teacher).check()
+        check(make_stage("adopt=every", SMALL, teacher=teacher))
 
 
-def test_terms_are_rehearsed_with_every_teacher(bench, tmp_path):
+def test_terms_are_rehearsed_with_every_teacher(make_stage, tmp_path):
     """Attention of other heads cannot be compared, whichever teacher has them; nor layers with fewer than one's own."""
     import transformers
 
@@ -134,12 +135,12 @@ def test_terms_are_rehearsed_with_every_teacher(bench, tmp_path):
     other = write_teacher(tmp_path / "heads")
     transformers.BertForMaskedLM(config).save_pretrained(other)
     heads = f"+teachers.others.heads.path={other}"
-    bench("adopt=every", heads, "knowledge=response").check()
+    check(make_stage("adopt=every", heads, "knowledge=response"))
     with pytest.raises(UserError, match="as many heads"):
-        bench("adopt=every", heads, "knowledge=tinybert").check()
-    bench("adopt=every", SMALL, "student.layers=2", "knowledge=pkd").check()
+        check(make_stage("adopt=every", heads, "knowledge=tinybert"))
+    check(make_stage("adopt=every", SMALL, "student.layers=2", "knowledge=pkd"))
     with pytest.raises(UserError, match="at least as deep"):
-        bench("adopt=every", SMALL, "student.layers=3", "knowledge=pkd").check()
+        check(make_stage("adopt=every", SMALL, "student.layers=3", "knowledge=pkd"))
 
 
 # ---- the parts
@@ -151,7 +152,7 @@ def member(layers: int = 4, classes: tuple[int, ...] | None = None, width: int =
     return TeacherSpec(f"of {layers}", "teacher", ModelSource(Path("nowhere"), None, config), None, classes)
 
 
-def test_a_rule_of_ones_own_is_tried(bench):
+def test_a_rule_of_ones_own_is_tried(make_stage):
     two = [member(2), member(4)]
 
     @needs("student")

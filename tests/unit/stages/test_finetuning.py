@@ -25,6 +25,7 @@ from kdlab.models.student import transformer_layers
 from kdlab.run import composition
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.registry import stage_of
+from kdlab.stages.validation import check
 from kdlab.types import IGNORE
 from tests.conftest import tiny_config, tiny_tokenizer, write_task
 from tests.support.runs import tiny_task
@@ -54,8 +55,8 @@ def composed(overrides: list[str]) -> DictConfig:
 
 
 @pytest.fixture
-def bench(tmp_path, teacher_folder, task_folder):
-    """Makes the bench of a tiny run; all benches of one test share an artifact store."""
+def make_stage(tmp_path, teacher_folder, task_folder):
+    """Make the stage of a tiny run; all stages of one test share an artifact store."""
 
     def make(*more: str, teacher: Path = teacher_folder, rows: Path = task_folder) -> FinetuneStage:
         given = tiny_task(teacher, rows, f"artifacts={tmp_path / 'artifacts'}", *QUICK, *more)
@@ -89,45 +90,45 @@ def write_classifier(folder: Path, names: tuple[str, ...], seed: int = 0, order:
 # ---- rows
 
 
-def test_the_shape_is_read_from_the_files_and_later_from_what_was_prepared(bench, tmp_path, task_folder):
+def test_the_shape_is_read_from_the_files_and_later_from_what_was_prepared(make_stage, tmp_path, task_folder):
     rows = shutil.copytree(task_folder, tmp_path / "rows")
-    one = bench(rows=rows)
+    one = make_stage(rows=rows)
     assert one.shape.labels == OWN and one.shape.columns == 1 and one.shape.metrics == ("accuracy",)
     assert one.task_folder.is_dir()
-    two = bench(rows=rows)
+    two = make_stage(rows=rows)
     assert two.shape == one.shape and "rows" not in vars(two)  # not read again
-    assert bench("data.max_length=16", rows=rows).task_parts != one.task_parts
-    assert bench("data.train_rows=50", rows=rows).task_parts != one.task_parts
+    assert make_stage("data.max_length=16", rows=rows).task_parts != one.task_parts
+    assert make_stage("data.train_rows=50", rows=rows).task_parts != one.task_parts
 
 
-def test_train_rows_limits_training_not_dev(bench):
-    made = bench("data.train_rows=50")
+def test_train_rows_limits_training_not_dev(make_stage):
+    made = make_stage("data.train_rows=50")
     data = made.data_module(1, None)
     assert len(data.train) == 50 and len(data.dev_splits()[""]) == 60
 
 
-def test_evaluations_along_the_way_read_the_same_few_rows_for_every_seed(bench):
+def test_evaluations_along_the_way_read_the_same_few_rows_for_every_seed(make_stage):
     def rows(split, final=False) -> list[int]:
         return sorted(r for b in split.heldout_splits(final)[""] for r in b.rows.tolist())
 
-    one, two = (bench("data.heldout_rows=16", f"seed={seed}").data_module(1, None) for seed in (1, 2))
+    one, two = (make_stage("data.heldout_rows=16", f"seed={seed}").data_module(1, None) for seed in (1, 2))
     assert len(rows(one)) == 16 and rows(one) == rows(two)
     assert rows(one, final=True) == list(range(60))
-    every = bench("data.heldout_rows=null").data_module(1, None)
+    every = make_stage("data.heldout_rows=null").data_module(1, None)
     assert rows(every) == list(range(60))
 
 
-def test_mnli_is_scored_on_both_dev_sets(bench, tmp_path):
+def test_mnli_is_scored_on_both_dev_sets(make_stage, tmp_path):
     rows = write_task(tmp_path / "mnli", rows=30, pair=True)
     (rows / "labels.txt").unlink()
     shutil.copy(rows / "dev.tsv", rows / "dev_mismatched.tsv")
-    data = bench("data.task=mnli", "data.columns=[sentence1,sentence2]", rows=rows).data_module(1, None)
+    data = make_stage("data.task=mnli", "data.columns=[sentence1,sentence2]", rows=rows).data_module(1, None)
     assert list(data.dev_splits()) == ["", "mismatched"] == list(data.heldout_splits())
     assert data.shape.labels == ("entailment", "neutral", "contradiction")
 
 
-def test_a_policy_observes_rows_with_labels_only(bench):
-    data = bench().data_module(1, None)
+def test_a_policy_observes_rows_with_labels_only(make_stage):
+    data = make_stage().data_module(1, None)
     known = {3, 20, 100}
     data.train.labels = np.array([label if i in known else IGNORE for i, label in enumerate(data.train.labels)])
     seen = {row for b in data.observed_batches(8) for row in b.rows.tolist()}
@@ -135,9 +136,9 @@ def test_a_policy_observes_rows_with_labels_only(bench):
 
 
 @pytest.mark.parametrize("rows", [5, 1000])
-def test_observed_rows_are_drawn_once_a_seed(bench, rows):
+def test_observed_rows_are_drawn_once_a_seed(make_stage, rows):
     def seen(seed: int) -> list[int]:
-        data = bench(f"seed={seed}").data_module(1, None)
+        data = make_stage(f"seed={seed}").data_module(1, None)
         return sorted(row for b in data.observed_batches(rows) for row in b.rows.tolist())
 
     assert seen(1) == seen(1) and len(set(seen(1))) == min(rows, 240)
@@ -147,40 +148,40 @@ def test_observed_rows_are_drawn_once_a_seed(bench, rows):
 # ---- the majority class
 
 
-def test_the_majority_is_that_of_the_training_rows(bench, tmp_path):
+def test_the_majority_is_that_of_the_training_rows(make_stage, tmp_path):
     rows = tmp_path / "skewed"
     rows.mkdir()
     train, dev = [0, 0, 0, 1, 1], [1, 1, 0, 1]
     for split, labels in (("train", train), ("dev", dev)):
         lines = [f"ba ke\tlo {split} {i}\t{label}" for i, label in enumerate(labels)]
         (rows / f"{split}.tsv").write_text("\n".join(["sentence1\tsentence2\tlabel", *lines]) + "\n")
-    found = bench("data.task=mrpc", rows=rows).majority
+    found = make_stage("data.task=mrpc", rows=rows).majority
     dummy = DummyClassifier(strategy="most_frequent").fit(np.zeros((5, 1)), train).predict(np.zeros((4, 1)))
     assert found["accuracy"] == pytest.approx(accuracy_score(dev, dummy)) == 0.25
     assert found["f1"] == f1_score(dev, dummy, zero_division=0) == 0.0
     assert found["score"] == pytest.approx(0.125)
 
 
-def test_in_regression_it_is_a_constant(bench, tmp_path):
-    found = bench(rows=write_task(tmp_path / "numbers", rows=30, regression=True)).majority
+def test_in_regression_it_is_a_constant(make_stage, tmp_path):
+    found = make_stage(rows=write_task(tmp_path / "numbers", rows=30, regression=True)).majority
     assert found == {"pearson": 0.0, "spearman": 0.0, "score": 0.0}
 
 
 # ---- the teacher
 
 
-def test_an_encoder_is_fine_tuned_once_and_a_classifier_is_taken_as_it_is(bench, tmp_path):
-    one, two = bench(), bench("seed=5", "select=random")
+def test_an_encoder_is_fine_tuned_once_and_a_classifier_is_taken_as_it_is(make_stage, tmp_path):
+    one, two = make_stage(), make_stage("seed=5", "select=random")
     assert not one.teacher_pool.given(one.teacher_pool.main)
-    assert one.teacher_folder == two.teacher_folder and sum("fine-tuned" in line for line in bench.said) == 1
-    assert bench("teachers.finetune.lr=1e-4").teacher_folder != one.teacher_folder
+    assert one.teacher_folder == two.teacher_folder and sum("fine-tuned" in line for line in make_stage.said) == 1
+    assert make_stage("teachers.finetune.lr=1e-4").teacher_folder != one.teacher_folder
     given = write_classifier(tmp_path / "given", OWN)
-    ready = bench(teacher=given)
+    ready = make_stage(teacher=given)
     assert ready.teacher_pool.given(ready.teacher_pool.main) and ready.teacher_folder == given
 
 
-def test_a_fine_tuned_teacher_names_its_classes(bench):
-    config = transformers.AutoConfig.from_pretrained(bench().teacher_folder)
+def test_a_fine_tuned_teacher_names_its_classes(make_stage):
+    config = transformers.AutoConfig.from_pretrained(make_stage().teacher_folder)
     assert loading.labels_of(config) == OWN
 
 
@@ -193,36 +194,36 @@ def test_a_fine_tuned_teacher_names_its_classes(bench):
         (("score",), "other labels"),
     ],
 )
-def test_a_teacher_of_another_task_is_refused_before_anything_is_made(bench, tmp_path, names, says):
+def test_a_teacher_of_another_task_is_refused_before_anything_is_made(make_stage, tmp_path, names, says):
     with pytest.raises(UserError, match=says) as error:
-        bench(teacher=write_classifier(tmp_path / "other", names)).check()
+        check(make_stage(teacher=write_classifier(tmp_path / "other", names)))
     assert all(name in str(error.value) for name in (*names, *OWN))
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_a_classifier_cannot_teach_regression(bench, tmp_path):
+def test_a_classifier_cannot_teach_regression(make_stage, tmp_path):
     rows = write_task(tmp_path / "numbers", rows=30, regression=True)
     with pytest.raises(UserError, match="3 classes apart; this task is regression"):
-        bench("select=random", teacher=write_classifier(tmp_path / "given", OWN), rows=rows).check()
-    bench("select=random", teacher=write_classifier(tmp_path / "score", ("score",)), rows=rows).check()
+        check(make_stage("select=random", teacher=write_classifier(tmp_path / "given", OWN), rows=rows))
+    check(make_stage("select=random", teacher=write_classifier(tmp_path / "score", ("score",)), rows=rows))
 
 
-def test_a_teacher_is_not_asked_who_it_is_where_labels_alone_teach(bench, tmp_path):
-    made = bench("+exp=finetune", teacher=write_classifier(tmp_path / "other", ("cat", "dog", "cow")))
-    made.check()
+def test_a_teacher_is_not_asked_who_it_is_where_labels_alone_teach(make_stage, tmp_path):
+    made = make_stage("+exp=finetune", teacher=write_classifier(tmp_path / "other", ("cat", "dog", "cow")))
+    check(made)
     assert made.teacher_pool.given(made.teacher_pool.main) and made.teachers(None) == []
 
 
-def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_turned(bench, tmp_path):
+def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_turned(make_stage, tmp_path):
     order = [2, 0, 1]
     plain, turned = (
-        bench(teacher=write_classifier(tmp_path / name, OWN, order=given))
+        make_stage(teacher=write_classifier(tmp_path / name, OWN, order=given))
         for name, given in (("plain", None), ("turned", order))
     )
     assert [made.teacher_pool.order(made.teacher_pool.main) for made in (plain, turned)] == [(0, 1, 2), (1, 2, 0)]
     scores = [made.teacher_scores_all() for made in (plain, turned)]
     assert scores[0] == scores[1]
-    (b,) = bench("data.batch_size=60").data_module(1, None).heldout_splits(final=True)[""]
+    (b,) = make_stage("data.batch_size=60").data_module(1, None).heldout_splits(final=True)[""]
     every = torch.arange(60)
     logits = []
     for made in (plain, turned):
@@ -231,7 +232,7 @@ def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_tu
     torch.testing.assert_close(logits[0], logits[1])
 
 
-def test_the_teachers_scores_are_kept_for_its_labels_too_not_for_its_weights_alone(bench, tmp_path):
+def test_the_teachers_scores_are_kept_for_its_labels_too_not_for_its_weights_alone(make_stage, tmp_path):
     """Who mends id2label in the teacher's config.json must not be told the scores of the wrong names again."""
     right = write_classifier(tmp_path / "right", OWN)
     wrong = shutil.copytree(right, tmp_path / "wrong")
@@ -239,30 +240,30 @@ def test_the_teachers_scores_are_kept_for_its_labels_too_not_for_its_weights_alo
     names = ["kind1", "kind2", "kind0"]
     config["id2label"], config["label2id"] = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     (wrong / "config.json").write_text(json.dumps(config))
-    before = bench(teacher=wrong).teacher_scores_all()["teacher"]
-    after = bench(teacher=right).teacher_scores_all()["teacher"]
-    alone = bench(f"artifacts={tmp_path / 'other artifacts'}", teacher=right).teacher_scores_all()["teacher"]
+    before = make_stage(teacher=wrong).teacher_scores_all()["teacher"]
+    after = make_stage(teacher=right).teacher_scores_all()["teacher"]
+    alone = make_stage(f"artifacts={tmp_path / 'other artifacts'}", teacher=right).teacher_scores_all()["teacher"]
     assert before["loss"] != pytest.approx(alone["loss"], rel=1e-3)
     assert after == alone
 
 
-def test_a_teacher_that_knows_nothing_is_refused_unless_told_otherwise(bench, tmp_path):
+def test_a_teacher_that_knows_nothing_is_refused_unless_told_otherwise(make_stage, tmp_path):
     given = write_classifier(tmp_path / "given", OWN)
     weights = safetensors.torch.load_file(given / "model.safetensors")
     weights["classifier.weight"].zero_()
     weights["classifier.bias"].copy_(torch.tensor([0.0, 0.0, 1.0]))
     safetensors.torch.save_file(weights, given / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="no better than always the majority class") as error:
-        _ = bench("teachers.sanity=true", teacher=given).teacher_scores_all()["teacher"]
+        _ = make_stage("teachers.sanity=true", teacher=given).teacher_scores_all()["teacher"]
     assert "teachers.finetune" in str(error.value) and "teachers.sanity=false" in str(error.value)
-    assert bench("teachers.sanity=false", teacher=given).teacher_scores_all()["teacher"]["accuracy"] < 0.5
+    assert make_stage("teachers.sanity=false", teacher=given).teacher_scores_all()["teacher"]["accuracy"] < 0.5
 
 
 # ---- the student
 
 
-def test_a_student_starts_from_the_teacher_as_it_was_before_fine_tuning(bench, teacher_folder):
-    student = bench("student.layers=[0,3]").student().model
+def test_a_student_starts_from_the_teacher_as_it_was_before_fine_tuning(make_stage, teacher_folder):
+    student = make_stage("student.layers=[0,3]").student().model
     source = transformers.AutoModelForMaskedLM.from_pretrained(teacher_folder)
     for mine, theirs in ((0, 0), (1, 3)):
         for p, q in zip(
@@ -272,15 +273,15 @@ def test_a_student_starts_from_the_teacher_as_it_was_before_fine_tuning(bench, t
     assert loading.labels_of(student.config) == OWN
 
 
-def test_the_new_head_is_the_seeds(bench):
-    heads = [bench(f"seed={seed}").student().model.classifier.weight for seed in (1, 1, 2)]
+def test_the_new_head_is_the_seeds(make_stage):
+    heads = [make_stage(f"seed={seed}").student().model.classifier.weight for seed in (1, 1, 2)]
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
-def test_a_students_head_is_kept_only_if_it_tells_the_same_classes_in_the_same_order(bench, tmp_path):
+def test_a_students_head_is_kept_only_if_it_tells_the_same_classes_in_the_same_order(make_stage, tmp_path):
     for name, names, kept in (("same", OWN, True), ("turned", OWN[::-1], False), ("other", ("a", "b", "c"), False)):
         given = write_classifier(tmp_path / name, names)
-        student = bench(f"student.path={given}").student().model
+        student = make_stage(f"student.path={given}").student().model
         source = transformers.AutoModelForSequenceClassification.from_pretrained(given)
         assert torch.equal(student.classifier.weight, source.classifier.weight) == kept, name
         inside = [m.base_model.embeddings.word_embeddings.weight for m in (student, source)]
@@ -290,23 +291,25 @@ def test_a_students_head_is_kept_only_if_it_tells_the_same_classes_in_the_same_o
 # ---- the baseline without a teacher
 
 
-def test_the_baseline_does_not_depend_on_how_others_select_or_teach(bench, tmp_path):
+def test_the_baseline_does_not_depend_on_how_others_select_or_teach(make_stage, tmp_path):
     more = ["no_kd_baseline=true", "trainer.max_steps=4"]
     scores, kept = [], 0
     for other in (["select=random"], ["select=adads"], ["select=margin", "knowledge=mse"]):
-        made = bench(*more, *other)
+        made = make_stage(*more, *other)
         scores.append(made.baselines(4, 1)["no KD"])
         kept = len(list((tmp_path / "artifacts" / "baseline").glob("[0-9a-f]*")))
     assert scores[0] == scores[1] == scores[2] and kept == 1
-    assert bench(*more, "seed=7").baselines(4, 1)["no KD"] != scores[0]
+    assert make_stage(*more, "seed=7").baselines(4, 1)["no KD"] != scores[0]
 
 
-def test_the_baseline_is_the_same_whichever_knowledge_is_trained_first(bench, tmp_path):
+def test_the_baseline_is_the_same_whichever_knowledge_is_trained_first(make_stage, tmp_path):
     """TinyBERT's phases begin the learning rate's schedule anew; labels alone have no phases."""
     found = {}
     for knowledge in ("response", "tinybert"):
         store = f"artifacts={tmp_path / knowledge}"
-        made = bench("no_kd_baseline=true", "trainer.max_steps=8", store, f"knowledge={knowledge}", "optim.lr=1e-2")
+        made = make_stage(
+            "no_kd_baseline=true", "trainer.max_steps=8", store, f"knowledge={knowledge}", "optim.lr=1e-2"
+        )
         made._no_kd(8, 1)
         (parts,) = [
             json.loads(file.read_text())["parts"]
@@ -317,7 +320,7 @@ def test_the_baseline_is_the_same_whichever_knowledge_is_trained_first(bench, tm
     assert not same_key or found["response"][1] == found["tinybert"][1]
 
 
-def test_the_baseline_takes_as_many_rows_as_all_ranks_together(bench, tmp_path):
-    one = bench("no_kd_baseline=true").baselines(2, 1)["no KD"]
-    two = bench("no_kd_baseline=true", "data.batch_size=8").baselines(2, 2)["no KD"]
+def test_the_baseline_takes_as_many_rows_as_all_ranks_together(make_stage, tmp_path):
+    one = make_stage("no_kd_baseline=true").baselines(2, 1)["no KD"]
+    two = make_stage("no_kd_baseline=true", "data.batch_size=8").baselines(2, 2)["no KD"]
     assert one == two

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kdlab.stages import ksm_training
-from tests.unit.stages.test_finetuning import bench as bench  # a fixture
+from tests.unit.stages.test_finetuning import make_stage as make_stage  # a fixture
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")
@@ -19,12 +19,12 @@ BATCHES = 6  # two epochs: a stale score is used in the second
 
 
 @pytest.mark.parametrize("scoring", ["stale", "early_exit"])
-def test_episodes_score_rows_as_select_scoring_says(bench, tmp_path, scoring):
+def test_episodes_score_rows_as_select_scoring_says(make_stage, tmp_path, scoring):
     """Both ways of scoring run fewer layers or fewer rows through the student, so an episode costs fewer FLOPs."""
 
     def flops(*overrides: str) -> int:
         store = tmp_path / (overrides[0] if overrides else "fresh")
-        made = bench(*EPISODES, f"artifacts={store}", *overrides)
+        made = make_stage(*EPISODES, f"artifacts={store}", *overrides)
         _, log = ksm_training.weighing(made, BATCHES, 1)
         assert log is not None
         return json.loads((log.parent / "cost.json").read_text())["flops"]

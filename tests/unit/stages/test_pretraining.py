@@ -13,6 +13,7 @@ from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.stages.pretraining import PretrainStage
 from kdlab.stages.registry import stage_of
+from kdlab.stages.validation import check
 from tests.support.runs import tiny
 from tests.unit.stages.test_finetuning import composed
 
@@ -26,8 +27,8 @@ ASSISTANT = ["adopt=assistant", "adopt.assistant.max_steps=2", "adopt.assistant.
 
 
 @pytest.fixture
-def bench(tmp_path, teacher_folder, text_folder):
-    """Makes the bench of a tiny run on text; all benches of one test share an artifact store."""
+def make_stage(tmp_path, teacher_folder, text_folder):
+    """Make the stage of a tiny run on text; all stages of one test share an artifact store."""
 
     def make(*more: str, teacher: Path = teacher_folder) -> PretrainStage:
         given = tiny(teacher, text_folder, f"artifacts={tmp_path / 'artifacts'}", "select=random", *PREPARE, *more)
@@ -40,9 +41,9 @@ def bench(tmp_path, teacher_folder, text_folder):
     return make
 
 
-def test_layers_of_the_main_teacher_keep_its_head_and_are_prepared_once(bench, teacher_folder):
-    made = bench("adopt=hard", SMALL)
-    made.check()
+def test_layers_of_the_main_teacher_keep_its_head_and_are_prepared_once(make_stage, teacher_folder):
+    made = make_stage("adopt=hard", SMALL)
+    check(made)
     found = made.teachers(None)
     assert [t.name for t in found] == ["small", teacher_folder.name]
     source = transformers.AutoModelForMaskedLM.from_pretrained(teacher_folder).state_dict()
@@ -51,24 +52,24 @@ def test_layers_of_the_main_teacher_keep_its_head_and_are_prepared_once(bench, t
     for name, tensor in mine.items():  # layers 0 and 1 have the same names in both
         torch.testing.assert_close(tensor, source[name], atol=1e-6, rtol=0)
     assert [stage["what"] for stage in made.preparation] == ["teacher small, 2 layers, prepared"]
-    again = bench("adopt=hard", SMALL, "seed=3")
+    again = make_stage("adopt=hard", SMALL, "seed=3")
     again.teachers(None)
     assert [(s["made_now"], s["steps"]) for s in again.preparation] == [(False, 1)]
 
 
-def test_a_shallower_teacher_needs_a_recipe(bench):
+def test_a_shallower_teacher_needs_a_recipe(make_stage):
     with pytest.raises(
         UserError, match="the teacher small has some layers of another model, and teachers.prepare says"
     ):
-        bench("adopt=hard", SMALL, "teachers.prepare=null").check()
+        check(make_stage("adopt=hard", SMALL, "teachers.prepare=null"))
 
 
-def test_an_encoder_without_a_head_is_prepared_first_and_its_layers_then(bench, teacher_folder, tmp_path):
+def test_an_encoder_without_a_head_is_prepared_first_and_its_layers_then(make_stage, teacher_folder, tmp_path):
     bare = tmp_path / "bare"
     transformers.AutoModel.from_pretrained(teacher_folder).save_pretrained(bare)
     loading.load_tokenizer(teacher_folder).save_pretrained(bare)
-    made = bench("adopt=every", SMALL, teacher=bare)
-    made.check()
+    made = make_stage("adopt=every", SMALL, teacher=bare)
+    check(made)
     assert len(made.teachers(None)) == 2
     assert [stage["what"] for stage in made.preparation] == [
         "teacher, 4 layers, prepared",
@@ -76,9 +77,9 @@ def test_an_encoder_without_a_head_is_prepared_first_and_its_layers_then(bench, 
     ]
 
 
-def test_an_assistant_of_text(bench, teacher_folder):
-    made = bench(*ASSISTANT)
-    made.check()
+def test_an_assistant_of_text(make_stage, teacher_folder):
+    made = make_stage(*ASSISTANT)
+    check(made)
     found = made.teachers(None)
     assert [(t.name, t.encoder.model.config.num_hidden_layers) for t in found] == [
         ("assistant", 2),
@@ -86,14 +87,14 @@ def test_an_assistant_of_text(bench, teacher_folder):
     ]
     (stage,) = made.preparation
     assert stage["what"] == "assistant, 2 layers, distilled" and stage["queries"] == 2 * 16 and stage["flops"] > 0
-    assert any(line.startswith("assistant: held-out masked-LM loss") for line in bench.said)
-    again = bench(*ASSISTANT, "seed=5")
+    assert any(line.startswith("assistant: held-out masked-LM loss") for line in make_stage.said)
+    again = make_stage(*ASSISTANT, "seed=5")
     again.teachers(None)
     assert [s["made_now"] for s in again.preparation] == [False]
 
 
-def test_the_student_takes_the_layers_of_the_main_teacher_loaded_or_not(bench):
-    made = bench("adopt=hard", SMALL)
+def test_the_student_takes_the_layers_of_the_main_teacher_loaded_or_not(make_stage):
+    made = make_stage("adopt=hard", SMALL)
     loaded, anew = made.student(*made.teachers(None)), made.student()
     for p, q in zip(loaded.parameters(), anew.parameters(), strict=True):
         assert torch.equal(p, q)

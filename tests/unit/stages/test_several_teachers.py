@@ -16,6 +16,7 @@ from kdlab.models import flops, loading
 from kdlab.models.student import transformer_layers
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.registry import stage_of
+from kdlab.stages.validation import check
 from tests.conftest import write_task, write_teacher
 from tests.support.runs import tiny_task
 from tests.unit.stages.test_finetuning import OWN, QUICK, composed, write_classifier
@@ -28,8 +29,8 @@ SMALL = "+teachers.others.small.layers=2"
 
 
 @pytest.fixture
-def bench(tmp_path, teacher_folder, task_folder):
-    """Makes the bench of a tiny run; all benches of one test share an artifact store."""
+def make_stage(tmp_path, teacher_folder, task_folder):
+    """Make the stage of a tiny run; all stages of one test share an artifact store."""
 
     def make(*more: str, teacher: Path = teacher_folder, rows: Path = task_folder) -> FinetuneStage:
         given = tiny_task(teacher, rows, f"artifacts={tmp_path / 'artifacts'}", *QUICK, "select=random", *more)
@@ -63,8 +64,8 @@ def depths(made: FinetuneStage) -> dict[str, int]:
 # ---- others
 
 
-def test_a_second_teacher_has_the_first_layers_of_the_main_one_and_is_fine_tuned_once(bench, teacher_folder):
-    one = bench("adopt=hard", SMALL, "teachers.finetune.max_steps=1", "teachers.finetune.lr=1e-9")
+def test_a_second_teacher_has_the_first_layers_of_the_main_one_and_is_fine_tuned_once(make_stage, teacher_folder):
+    one = make_stage("adopt=hard", SMALL, "teachers.finetune.max_steps=1", "teachers.finetune.lr=1e-9")
     found = one.teachers(None)
     assert [t.name for t in found] == ["small", teacher_folder.name]
     assert depths(one) == {"small": 2, teacher_folder.name: 4}
@@ -73,50 +74,50 @@ def test_a_second_teacher_has_the_first_layers_of_the_main_one_and_is_fine_tuned
         for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(p, q, atol=1e-6, rtol=0)  # trained with next to no learning rate
     assert loading.labels_of(found[0].encoder.model.config) == OWN
-    two = bench("adopt=soft", SMALL, "teachers.finetune.max_steps=1", "teachers.finetune.lr=1e-9", "seed=4")
-    before = len(bench.said)
+    two = make_stage("adopt=soft", SMALL, "teachers.finetune.max_steps=1", "teachers.finetune.lr=1e-9", "seed=4")
+    before = len(make_stage.said)
     two.teachers(None)
-    assert not any("making" in line for line in bench.said[before:])
+    assert not any("making" in line for line in make_stage.said[before:])
     assert two.teacher_pool.folder(two.teacher_pool.members[0]) == one.teacher_pool.folder(one.teacher_pool.members[0])
     assert [stage["made_now"] for stage in one.preparation] == [True, True]
     assert [stage["made_now"] for stage in two.preparation] == [False, False]
 
 
-def test_even_layers_and_lists_of_layers(bench, teacher_folder):
-    made = bench(
+def test_even_layers_and_lists_of_layers(make_stage, teacher_folder):
+    made = make_stage(
         "adopt=every", "+teachers.others.a.layers=[1,3]", "+teachers.others.b.layers=2", "+teachers.others.b.pick=even"
     )
     members = {member.name: member.layers for member in made.teacher_pool.members}
     assert members == {"a": (1, 3), "b": (0, 3), teacher_folder.name: None}
 
 
-def test_they_come_from_small_to_large_by_their_cost_not_by_their_names(bench, tmp_path):
+def test_they_come_from_small_to_large_by_their_cost_not_by_their_names(make_stage, tmp_path):
     wide = write_teacher(tmp_path / "wide", layers=6)
-    made = bench("adopt=every", f"+teachers.others.a.path={wide}", "+teachers.others.z.layers=1")
+    made = make_stage("adopt=every", f"+teachers.others.a.path={wide}", "+teachers.others.z.layers=1")
     assert [member.depth for member in made.teacher_pool.members] == [1, 4, 6]
     assert [member.name for member in made.teacher_pool.members][::2] == ["z", "a"]
     costs = [flops.forward(flops.shape_of(member.config, 3), 1, 32) for member in made.teacher_pool.members]
     assert costs == sorted(costs)
 
 
-def test_a_classifier_of_the_task_is_taken_as_it_is_and_its_order_is_found(bench, tmp_path):
+def test_a_classifier_of_the_task_is_taken_as_it_is_and_its_order_is_found(make_stage, tmp_path):
     given = write_classifier(tmp_path / "given", OWN, order=[2, 0, 1])
-    made = bench("adopt=ensemble", f"+teachers.others.given.path={given}")
+    made = make_stage("adopt=ensemble", f"+teachers.others.given.path={given}")
     found = {t.name: t for t in made.teachers(None)}
     assert found["given"].order == [1, 2, 0] and not any("given" in s["what"] for s in made.preparation)
     assert set(made.teacher_scores_all()) == {"teacher", "teacher given"}
     assert made.teachers_on_heldout(None, [], None) == {}  # pyright: ignore
 
 
-def test_no_teacher_is_made_where_no_term_asks_one(bench, tmp_path):
-    made = bench("knowledge=labels", "adopt=hard", SMALL)
-    made.check()
+def test_no_teacher_is_made_where_no_term_asks_one(make_stage, tmp_path):
+    made = make_stage("knowledge=labels", "adopt=hard", SMALL)
+    check(made)
     assert made.teachers(None) == [] and made.preparation == []
     assert not (tmp_path / "artifacts" / "classifier").exists()
 
 
-def test_the_student_starts_from_the_main_teachers_backbone_whoever_teaches(bench):
-    alone, both = bench(), bench("adopt=hard", SMALL)
+def test_the_student_starts_from_the_main_teachers_backbone_whoever_teaches(make_stage):
+    alone, both = make_stage(), make_stage("adopt=hard", SMALL)
     for p, q in zip(alone.student().parameters(), both.student(*both.teachers(None)).parameters(), strict=True):
         assert torch.equal(p, q)
 
@@ -124,9 +125,9 @@ def test_the_student_starts_from_the_main_teachers_backbone_whoever_teaches(benc
 # ---- specialists
 
 
-def test_specialists_know_their_classes_alone(bench, four, tmp_path):
-    made = bench("teachers.split=2", rows=four)
-    made.check()
+def test_specialists_know_their_classes_alone(make_stage, four, tmp_path):
+    made = make_stage("teachers.split=2", rows=four)
+    check(made)
     assert not (tmp_path / "artifacts" / "classifier").exists()
     found = made.teachers(None)
     assert [t.classes for t in found] == [[0, 1], [2, 3]]
@@ -135,9 +136,9 @@ def test_specialists_know_their_classes_alone(bench, four, tmp_path):
     assert len(list((tmp_path / "artifacts" / "classifier").glob("[0-9a-f]*"))) == 2
 
 
-def test_a_specialist_is_scored_on_the_rows_of_its_classes(bench, four):
+def test_a_specialist_is_scored_on_the_rows_of_its_classes(make_stage, four):
     """By the model in its folder and scikit-learn, on rows picked from dev by hand."""
-    made = bench("teachers.split=2", "teachers.finetune.max_steps=6", "teachers.finetune.lr=5e-3", rows=four)
+    made = make_stage("teachers.split=2", "teachers.finetune.max_steps=6", "teachers.finetune.lr=5e-3", rows=four)
     scores = made.teacher_scores_all()
     tokenizer = made.tokenizer
     for part, (title, found) in zip(((0, 1), (2, 3)), scores.items(), strict=True):
@@ -161,28 +162,28 @@ def test_a_specialist_is_scored_on_the_rows_of_its_classes(bench, four):
     ("classes", "count", "parts"),
     [(5, 2, [(0, 1, 2), (3, 4)]), (6, 3, [(0, 1), (2, 3), (4, 5)]), (4, 2, [(0, 1), (2, 3)])],
 )
-def test_classes_are_dealt_out_in_order_and_evenly(classes, count, parts, bench):
+def test_classes_are_dealt_out_in_order_and_evenly(classes, count, parts, make_stage):
     from kdlab.teachers import specs
 
     names = [f"kind{i}" for i in range(classes)]
-    assert [m.classes for m in specs.specialists(count, bench().main_source, names)] == parts
+    assert [m.classes for m in specs.specialists(count, make_stage().main_source, names)] == parts
 
 
-def test_too_many_specialists_and_specialists_in_regression_are_refused(bench, tmp_path):
+def test_too_many_specialists_and_specialists_in_regression_are_refused(make_stage, tmp_path):
     with pytest.raises(UserError, match="two classes or more, and this task has 3"):
-        bench("teachers.split=2").check()
+        check(make_stage("teachers.split=2"))
     numbers = write_task(tmp_path / "numbers", rows=30, regression=True)
     with pytest.raises(UserError, match="regression"):
-        bench("teachers.split=2", rows=numbers).check()
+        check(make_stage("teachers.split=2", rows=numbers))
 
 
-def test_a_classifier_is_no_specialist(bench, four, tmp_path):
+def test_a_classifier_is_no_specialist(make_stage, four, tmp_path):
     given = write_classifier(tmp_path / "given", ("kind0", "kind1", "kind2", "kind3"))
     with pytest.raises(UserError, match="a classifier already"):
-        bench("teachers.split=2", teacher=given, rows=four).check()
+        check(make_stage("teachers.split=2", teacher=given, rows=four))
 
 
-def test_a_specialist_is_held_against_the_majority_of_its_own_classes(bench, tmp_path, four):
+def test_a_specialist_is_held_against_the_majority_of_its_own_classes(make_stage, tmp_path, four):
     """With one class alone on its dev rows nobody is better than always answering it."""
     rows = write_task(tmp_path / "one", rows=60, classes=3)
     (rows / "labels.txt").write_text((four / "labels.txt").read_text())
@@ -193,4 +194,4 @@ def test_a_specialist_is_held_against_the_majority_of_its_own_classes(bench, tmp
     (rows / "train.tsv").write_text(train.rstrip("\n") + "\n" + "\n".join(more * 5) + "\n")
     (rows / "dev.tsv").write_text("\n".join(dev) + "\n")
     with pytest.raises(UserError, match=r"specialist-1 scores .* no better than always the majority class \(1.000\)"):
-        bench("teachers.split=2", "teachers.sanity=true", rows=rows).teachers(None)
+        make_stage("teachers.split=2", "teachers.sanity=true", rows=rows).teachers(None)

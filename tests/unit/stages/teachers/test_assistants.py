@@ -13,9 +13,10 @@ from kdlab.errors import UserError
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import transformer_layers
+from kdlab.stages.validation import check
 from tests.conftest import write_teacher
-from tests.unit.stages.test_several_teachers import bench as bench  # a fixture
 from tests.unit.stages.test_several_teachers import depths
+from tests.unit.stages.test_several_teachers import make_stage as make_stage  # a fixture
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")
@@ -27,32 +28,32 @@ ASSISTANT = ["adopt=assistant", "adopt.assistant.max_steps=2", "student.layers=1
 # ---- assistants
 
 
-def test_an_assistant_is_between_teacher_and_student_and_made_once(bench, teacher_folder):
-    one = bench(*ASSISTANT)
+def test_an_assistant_is_between_teacher_and_student_and_made_once(make_stage, teacher_folder):
+    one = make_stage(*ASSISTANT)
     assert depths(one) == {"assistant": 2, teacher_folder.name: 4}  # halfway between 1 and 4, rounded down
     assert list(one.teacher_scores_all()) == ["assistant", "teacher"]
     stages = {stage["what"]: stage for stage in one.preparation}
     assert list(stages) == ["teacher, 4 layers, fine-tuned", "assistant, 2 layers, distilled"]
-    two = bench(*ASSISTANT, "seed=9", "select.ratio=0.5", "optim.lr=1e-4")
-    before = len(bench.said)
+    two = make_stage(*ASSISTANT, "seed=9", "select.ratio=0.5", "optim.lr=1e-4")
+    before = len(make_stage.said)
     assert two.teacher_pool.folder(two.teacher_pool.members[0]) == one.teacher_pool.folder(one.teacher_pool.members[0])
-    assert not any("making" in line for line in bench.said[before:])
+    assert not any("making" in line for line in make_stage.said[before:])
     assert [stage["made_now"] for stage in two.preparation] == [False, False]
-    other = bench(*ASSISTANT, "adopt.assistant.temperature=2.0")
+    other = make_stage(*ASSISTANT, "adopt.assistant.temperature=2.0")
     assert other.teacher_pool.folder(other.teacher_pool.members[0]) != one.teacher_pool.folder(
         one.teacher_pool.members[0]
     )
-    three = bench(*ASSISTANT, "adopt.assistant.layers=3")
+    three = make_stage(*ASSISTANT, "adopt.assistant.layers=3")
     assert three.teacher_pool.members[0].layers == (0, 2, 3)
 
 
-def test_an_assistant_learns_what_vanilla_kd_teaches(bench, tmp_path):
+def test_an_assistant_learns_what_vanilla_kd_teaches(make_stage, tmp_path):
     """Trained on the teacher's answers alone, it comes nearer to them than it was."""
     recipe = ["adopt.assistant.label_weight=0.0", "adopt.assistant.max_steps=20", "adopt.assistant.max_epochs=null",
               "adopt.assistant.lr=5e-3", "adopt.assistant.dropout=0.0", "student.layers=1", "adopt=assistant"]  # fmt: skip
-    made = bench(*recipe, "teachers.finetune.max_steps=20")
+    made = make_stage(*recipe, "teachers.finetune.max_steps=20")
     small, large = made.teachers(None)
-    (batch,) = bench("data.batch_size=60").data_module(1, None).heldout_splits(final=True)[""]
+    (batch,) = make_stage("data.batch_size=60").data_module(1, None).heldout_splits(final=True)[""]
     every = torch.arange(60)
 
     def told(encoder) -> torch.Tensor:
@@ -72,16 +73,16 @@ def test_an_assistant_learns_what_vanilla_kd_teaches(bench, tmp_path):
 @pytest.mark.parametrize(
     ("layers", "student"), [(4, 2), (2, 2), (1, 2)], ids=["as the teacher", "as the student", "below the student"]
 )
-def test_an_assistant_of_another_depth_is_refused_before_anything_is_made(layers, student, bench, tmp_path):
+def test_an_assistant_of_another_depth_is_refused_before_anything_is_made(layers, student, make_stage, tmp_path):
     with pytest.raises(UserError, match="more than the student's 2 and fewer than the teacher's 4"):
-        bench(*ASSISTANT, f"adopt.assistant.layers={layers}", f"student.layers={student}").check()
+        check(make_stage(*ASSISTANT, f"adopt.assistant.layers={layers}", f"student.layers={student}"))
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_a_ready_model_may_be_where_an_assistant_starts(bench, tmp_path):
+def test_a_ready_model_may_be_where_an_assistant_starts(make_stage, tmp_path):
     start = write_teacher(tmp_path / "start", layers=3, seed=5)
-    made = bench(*ASSISTANT, f"adopt.assistant.path={start}")
-    made.check()
+    made = make_stage(*ASSISTANT, f"adopt.assistant.path={start}")
+    check(made)
     assert made.teacher_pool.members[0].depth == 3
     assert torch.equal(
         transformer_layers(made.teacher_pool.start(made.teacher_pool.members[0], 0))[0].attention.self.query.weight,  # pyright: ignore
@@ -92,8 +93,8 @@ def test_a_ready_model_may_be_where_an_assistant_starts(bench, tmp_path):
 # ---- what it cost
 
 
-def test_the_costs_of_every_stage_are_counted_and_kept(bench, tmp_path):
-    made = bench(*ASSISTANT, "no_kd_baseline=true", "teachers.finetune.max_steps=3")
+def test_the_costs_of_every_stage_are_counted_and_kept(make_stage, tmp_path):
+    made = make_stage(*ASSISTANT, "no_kd_baseline=true", "teachers.finetune.max_steps=3")
     made.teachers(None)
     made.baselines(2, 1)
     stages = made.preparation
@@ -109,13 +110,13 @@ def test_the_costs_of_every_stage_are_counted_and_kept(bench, tmp_path):
         (file,) = (tmp_path / "artifacts" / kind).glob("*/cost.json")
         kept = json.loads(file.read_text())
         assert kept == {name: stage[name] for name in ("steps", "queries", "cached", "flops", "seconds")}
-    again = bench(*ASSISTANT, "no_kd_baseline=true", "teachers.finetune.max_steps=3")
+    again = make_stage(*ASSISTANT, "no_kd_baseline=true", "teachers.finetune.max_steps=3")
     again.teachers(None)
     again.baselines(2, 1)
     assert again.preparation == [{**stage, "made_now": False} for stage in stages]
 
 
-def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_teachers(bench, tmp_path):
+def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_teachers(make_stage, tmp_path):
     """Rows of one length, so that padding hides nothing: W steps of B rows are B W (3 F_assistant + F_teacher)."""
     rows = tmp_path / "even"
     rows.mkdir()
@@ -123,7 +124,7 @@ def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_te
     for split in ("train", "dev"):
         lines = [f"{words[i % 4]} {words[i // 4 % 4]} {split[0]}\t{i % 3}" for i in range(64)]
         (rows / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
-    made = bench(*ASSISTANT, rows=rows)
+    made = make_stage(*ASSISTANT, rows=rows)
     made.teachers(None)
     (stage,) = [stage for stage in made.preparation if stage["what"].startswith("assistant")]
     lengths = set(made.data_module(1, None).lengths.tolist())
@@ -139,8 +140,8 @@ def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_te
     assert stage["flops"] == 3 * small + large
 
 
-def test_an_artifact_of_a_kdlab_that_did_not_count_says_so(bench, tmp_path):
-    made = bench()
+def test_an_artifact_of_a_kdlab_that_did_not_count_says_so(make_stage, tmp_path):
+    made = make_stage()
     made.teachers(None)
     (folder,) = (tmp_path / "artifacts" / "classifier").glob("[0-9a-f]*")
     kept = made.preparation_of.store
@@ -154,7 +155,7 @@ def test_an_artifact_of_a_kdlab_that_did_not_count_says_so(bench, tmp_path):
             (out / name).write_bytes(content)
 
     assert kept.get("classifier", parts, as_before, what) == folder
-    again = bench()
+    again = make_stage()
     again.teachers(None)
     assert again.preparation == [
         {"what": "teacher, 4 layers, fine-tuned", "made_now": False, "queries": None, "cached": None, "flops": None, "seconds": None, "steps": None}
