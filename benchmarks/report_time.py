@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from kdlab.run import composition, plain
+from kdlab.config.composition import composition, to_plain
 
 TASKS = ("sst2", "qnli", "qqp", "mrpc", "rte")
 SELECTIONS = ("random", "entropy", "certainty", "adads", "randmix")
@@ -63,7 +63,7 @@ def main() -> int:
     given = parser.parse_args()
     each = [(s, r, t) for t, s, r in itertools.product(TASKS, SELECTIONS, RATIOS)]
     configs = {
-        s: plain(composition(["+exp=adads_finetune", "data=glue", "data.path=DATA", f"select={s}"])[0])
+        s: to_plain(composition(["+exp=adads_finetune", "data=glue", "data.path=DATA", f"select={s}"])[0])
         for s in SELECTIONS
     }
     with tempfile.TemporaryDirectory() as home:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdlab.methods.knowledge import logits as terms
 from kdlab.methods.selection import strategies
+from kdlab.methods.selection.top_k import top_k
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze
 from kdlab.modules.distiller import Distiller
@@ -127,7 +128,7 @@ class Ours:
 
     def best(self, b: Batch, ratio: float) -> Batch:
         """The most uncertain rows of `b`."""
-        return b.take(strategies.top_k(strategies.entropy(self.evidence(b)), ratio))
+        return b.take(top_k(strategies.entropy(self.evidence(b)), ratio))
 
     def learn(self, b: Batch) -> None:
         """Forward, teacher, backward and update on every row of `b`."""

@@ -36,10 +36,10 @@ from benchmarks.measuring import (
     table,
 )
 from benchmarks.steps import Sizes
+from kdlab.config.composition import composition, to_plain
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.modules.distiller import Distiller
-from kdlab.run import composition, plain
 from kdlab.runs import single
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages.base import Stage
@@ -103,7 +103,7 @@ def kdlab_run(overrides: list[str], folder: Path) -> Training:
     def train() -> dict[str, float]:
         composed, _ = composition(overrides)
         with contextlib.redirect_stdout(io.StringIO()):
-            single.run(checked(composed), plain(composed), folder, overrides)
+            single.run(checked(composed), to_plain(composed), folder, overrides)
         seconds = json.loads((folder / "result.json").read_text())["ledger"]["seconds"]
         whole = seconds["total"] - seconds.get("evaluation", 0.0)
         return {"kdlab run": whole, "kdlab run, less checkpoints": whole - seconds.get("checkpoint", 0.0)}

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from kdlab.run import CONF
+from kdlab.config.composition import CONF
 
 SCALES = ("demo", "paper")
 _PACKAGE, _COMMAND = "# @package ", "# python -m "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,39 @@ MODULES = (
     "methods.knowledge.hidden_states", "methods.knowledge.joint", "methods.knowledge.logits", "methods.knowledge.weighing",
     "methods.ksm.module", "methods.selection.policies", "methods.selection.rewards", "methods.selection.strategies",
 )  # fmt: skip
+# Targets that older versions wrote into configurations, and where the code is now: whole modules, then single names.
+# Applied when a configuration is read (`current_targets`), and backwards where one is hashed (`original_targets`), so
+# that old runs and artifacts stay usable. Where several old names have become one, the youngest stands last.
+MOVED_MODULES = {
+    "kdlab.adoption": "kdlab.methods.adoption",
+    "kdlab.amalgamation": "kdlab.methods.knowledge.joint",
+    "kdlab.attentionterms": "kdlab.methods.knowledge.attention",
+    "kdlab.ksm": "kdlab.methods.ksm.module",
+    "kdlab.localjobs": "kdlab.sweeps.launchers.local",
+    "kdlab.optunasearch": "kdlab.sweeps.optuna",
+    "kdlab.policies": "kdlab.methods.selection.policies",
+    "kdlab.rayjobs": "kdlab.sweeps.launchers.ray",
+    "kdlab.rewards": "kdlab.methods.selection.rewards",
+    "kdlab.sources": "kdlab.data.text.sources",
+    "kdlab.stateterms": "kdlab.methods.knowledge.hidden_states",
+    "kdlab.strategies": "kdlab.methods.selection.strategies",
+    "kdlab.submititjobs": "kdlab.sweeps.launchers.slurm",
+    "kdlab.sweep": "kdlab.sweeps.sweep",
+    "kdlab.tasksources": "kdlab.data.tasks.sources",
+    "kdlab.terms": "kdlab.methods.knowledge.logits",
+    "kdlab.weighing": "kdlab.methods.knowledge.weighing",
+    "kdlab.wordnet": "kdlab.data.tasks.wordnet",
+}
+MOVED_NAMES = {
+    "kdlab.terms.attention_mse": "kdlab.methods.knowledge.attention.attention_mse",
+    "kdlab.terms.attention_relation": "kdlab.methods.knowledge.attention.attention_relation",
+    "kdlab.terms.value_relation": "kdlab.methods.knowledge.attention.value_relation",
+    "kdlab.terms.cosine": "kdlab.methods.knowledge.hidden_states.cosine",
+    "kdlab.terms.embedding_mse": "kdlab.methods.knowledge.hidden_states.embedding_mse",
+    "kdlab.terms.hidden_mse": "kdlab.methods.knowledge.hidden_states.hidden_mse",
+    "kdlab.terms.patient": "kdlab.methods.knowledge.hidden_states.patient",
+}
+_ORIGINAL_MODULES = {new: old for old, new in MOVED_MODULES.items()}
 # Hydra's part of a configuration: launchers, sweepers and their callbacks, Hydra's own, plug-ins' and kdlab's
 _HYDRAS = re.compile(r"(?:hydra|hydra_plugins|optuna\.samplers|kdlab)(?:\.[a-z_]\w*)*\.[A-Z]\w*")
 _LOGGING = re.compile(r"logging\.(?:handlers\.)?[A-Z]\w*|colorlog\.ColoredFormatter")
@@ -38,6 +71,55 @@ def check(config: Any) -> None:
         _check_text(where, value, is_key, around)
         if not is_key and where.rsplit(".", 1)[-1] == "_target_":
             _check_target(where, value)
+
+
+def current_target(target: str) -> str:
+    """The present dotted name of a target that an older version wrote; other names as they are."""
+    if target in MOVED_NAMES:
+        return MOVED_NAMES[target]
+    module, _, name = target.rpartition(".")
+    return f"{MOVED_MODULES[module]}.{name}" if module in MOVED_MODULES else target
+
+
+def original_target(target: str) -> str:
+    """The dotted name that a target had when configurations were first hashed; the inverse of `current_target`."""
+    module, _, name = target.rpartition(".")
+    return f"{_ORIGINAL_MODULES[module]}.{name}" if module in _ORIGINAL_MODULES else target
+
+
+def current_targets(node: Any) -> Any:
+    """A copy of plain containers with every `_target_` under its present name."""
+    return _with_targets(node, current_target)
+
+
+def original_targets(node: Any) -> Any:
+    """A copy of plain containers with every `_target_` under its original name, for hashes."""
+    return _with_targets(node, original_target)
+
+
+def moved_in(node: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """OmegaConf keys of the targets in plain containers that have moved, each with its present name."""
+    if isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from moved_in(value, f"{where}[{number}]")
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            path = f"{where}.{key}" if where else str(key)
+            if key == "_target_" and isinstance(value, str) and current_target(value) != value:
+                yield path, current_target(value)
+            else:
+                yield from moved_in(value, path)
+
+
+def _with_targets(node: Any, rename: Callable[[str], str]) -> Any:
+    if isinstance(node, list | tuple):
+        return [_with_targets(value, rename) for value in node]
+    if isinstance(node, Mapping):
+        return {
+            key: rename(value) if key == "_target_" and isinstance(value, str) else _with_targets(value, rename)
+            for key, value in node.items()
+        }
+    return node
 
 
 def check_hydra(node: Any, where: str = "hydra") -> None:

@@ -9,10 +9,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from kdlab.config.saved import read_config
 from kdlab.errors import UserError
 from kdlab.runs import finished, folders
 from kdlab.runtime.progress import track
-from kdlab.storage import yaml_io
 
 Facts = dict[str, Any]
 
@@ -188,7 +188,7 @@ def _inside(node: Any, name: str) -> Any:
 
 
 def _facts(folder: Path) -> Facts:
-    return dict(_flat(yaml_io.read(folder / "config.yaml"), ""))
+    return dict(_flat(read_config(folder), ""))
 
 
 def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:

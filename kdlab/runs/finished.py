@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdlab.config.saved import read_config
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError
-from kdlab.storage import yaml_io
 
 
 def finished_result(run: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def config_of(run: Path) -> Config:
     """The checked configuration of a run, from its config.yaml; UserError where it cannot be read or is not valid."""
     file = run / "config.yaml"
     try:
-        composed = OmegaConf.create(yaml_io.read(file))
+        composed = OmegaConf.create(read_config(run))
     except OmegaConfBaseException as error:
         raise UserError(f"{file} cannot be read: {first_line(error)}") from error
     return checked(composed)

@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kdlab.config.saved import read_config
 from kdlab.errors import UserError
-from kdlab.storage import yaml_io
 
 # Settings that do not change what a run computes: a run can be resumed with other values of these.
 IRRELEVANT_KEYS = ("overwrite", "resume", "logger")
@@ -41,7 +41,7 @@ def run_id(folder: Path) -> str | None:
 def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
     """True if the config.yaml in `folder` computes the same run as `resolved`."""
     try:
-        return _essence(yaml_io.read(folder / "config.yaml")) == _essence(resolved)
+        return _essence(read_config(folder)) == _essence(resolved)
     except (UserError, ValueError, TypeError, RecursionError):
         return False
 

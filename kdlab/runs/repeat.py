@@ -13,12 +13,13 @@ import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
+from kdlab.config.saved import read_config
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.runs import environment, single
 from kdlab.runs.finished import finished_result
 from kdlab.runs.process import FOLDER, is_first_process
-from kdlab.storage import tables, yaml_io
+from kdlab.storage import tables
 
 TABLES = ("selector.csv", "metrics.csv", "knowledge.csv", "selected.csv")
 CLOCK = "seconds"  # the column that differs between any two runs
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     UserError for a folder without a finished run, and for a suite.
     """
     run, folder = _parsed(arguments)
-    result, resolved = finished_result(run), yaml_io.read(run / "config.yaml") | {"overwrite": False, "resume": True}
+    result, resolved = finished_result(run), read_config(run) | {"overwrite": False, "resume": True}
     config = checked(OmegaConf.create(resolved))
     if config.suite is not None:
         raise UserError(f"{run} is a suite of runs: repeat one of those below it")

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kdlab.config.saved import read_config
 from kdlab.errors import UserError
 from kdlab.runs.folders import IRRELEVANT_KEYS
-from kdlab.storage import yaml_io
 
 SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
 
@@ -153,7 +153,7 @@ def beside_random(result: dict[str, Any], folder: Path) -> str:
 def _comparable(folder: Path) -> dict[str, Any] | None:
     """A run's configuration without the keys that may differ within a comparison; None if it cannot be read."""
     try:
-        found = yaml_io.read(folder / "config.yaml")
+        found = read_config(folder)
     except UserError:
         return None
     apart = {*IRRELEVANT_KEYS, "seed", "select", "name", "artifacts", "no_kd_baseline"}

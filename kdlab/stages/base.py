@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor
 
 from kdlab.config.schema import Config
+from kdlab.config.targets import original_targets
 from kdlab.methods.knowledge.base import is_joint, queries_teacher
 from kdlab.models import loading, varlen
 from kdlab.models.encoder import Encoder
@@ -56,7 +57,7 @@ class Stage:
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config = config
         self.say = say
-        self.store = ArtifactStore(Path(config.artifacts), say)
+        self.store = ArtifactStore(Path(config.artifacts), say, original_targets)
         self.preparation_of = Preparation(self.store)
         self.memories: dict[str, MemoryStore] = {}  # answers that are remembered in memory, by their key
 

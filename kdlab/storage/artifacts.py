@@ -51,10 +51,14 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 @dataclass
 class ArtifactStore:
-    """Artifacts under `root`; `say` takes the one-line messages (making, waiting, damaged)."""
+    """Artifacts under `root`; `say` takes the one-line messages (making, waiting, damaged).
+
+    `canonical` maps the parts of an artifact to what is hashed and recorded, so that keys outlast the renaming of code.
+    """
 
     root: Path
     say: Callable[[str], None] = print
+    canonical: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     used: dict[str, None] = field(default_factory=dict)  # "kind/key" of what was asked for, in that order
 
     def get(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], None], what: str = "") -> Path:
@@ -64,6 +68,7 @@ class ArtifactStore:
         builds and the others wait. A damaged one is named and made again. When `build` raises, nothing is left and the
         exception goes on; a store that cannot be written or read is a `UserError`.
         """
+        parts = self.canonical(parts)
         final = self._place(kind, parts)
         what = what or f"{kind} {final.name}"
         if fault_of(final) is None:
@@ -88,7 +93,7 @@ class ArtifactStore:
 
     def find(self, kind: str, parts: Mapping[str, Any]) -> Path | None:
         """The verified folder of the artifact that `parts` decide, or None; a damaged one is named."""
-        final = self._place(kind, parts)
+        final = self._place(kind, self.canonical(parts))
         fault = fault_of(final)
         if fault is None:
             return self._used(final)

@@ -17,8 +17,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from kdlab.config.composition import CONF, compose_with_hydra
 from kdlab.config.schema import Config, built, typed, vetted
-from kdlab.run import CONF, composed_whole
 
 _PARSER = OverridesParser.create()
 
@@ -27,7 +27,7 @@ class Composition:
     """What Hydra has composed for some jobs, Hydra's own part included. Each job sets its values on it."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
-        self._whole = composed_whole(overrides)
+        self._whole = compose_with_hydra(overrides)
         self._plain: dict[str, Any] = {}
         self._typed = DictConfig({})
 
@@ -83,7 +83,7 @@ class Compositions:
         self._known: dict[tuple[Any, ...], Composition] = {}
 
     def of(self, lines: Sequence[str], hydras: Sequence[str], number: int) -> Composition:
-        """The composition of a job's overrides and `hydras` of Hydra's own; its errors are those of `run.composition`."""
+        """The composition of a job's overrides and `hydras` of Hydra's own; its errors are those of `composition`."""
         every = _PARSER.parse_overrides(list(lines))
         values = [one for one in every if self._is_value(one) and not _touched(one, every)]
         rest = tuple(str(one.input_line) for one in every if one not in values)

@@ -24,9 +24,9 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.config import spellings
+from kdlab.config.composition import CONF, composition, error_line
 from kdlab.config.schema import Config
 from kdlab.errors import UserError, nearest
-from kdlab.run import CONF, composition, explain
 from kdlab.runs.folders import IRRELEVANT_KEYS
 from kdlab.sweeps.composition_cache import Compositions
 
@@ -130,7 +130,7 @@ class Expansion:
             made = self._compositions.of(lines, hydras, number)
             (sweep_folder, below), (config, resolved) = made.place(), made.checked()
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            raise job_error(explain(error), differs, several) from error
+            raise job_error(error_line(error), differs, several) from error
         former = ",".join(sorted(map(spellings.former_override, apart)))
         if below == differs and (Path(sweep_folder) / former).is_dir():  # a job that was begun with former spellings
             below = former

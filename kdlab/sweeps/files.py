@@ -28,6 +28,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
 from kdlab.config import spellings
+from kdlab.config.composition import CONF
 from kdlab.errors import UserError, nearest
 
 SCALES = ("demo", "paper")
@@ -118,8 +119,6 @@ def read(name: str, folders: Iterable[Path] = ()) -> SweepFile:
 
 
 def _searched(folders: Iterable[Path]) -> list[Path]:
-    from kdlab.run import CONF  # that room reads sweep files
-
     return [folder / "sweep" for folder in (*folders, CONF)]
 
 

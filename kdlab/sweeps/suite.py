@@ -20,13 +20,13 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from kdlab.config.composition import composition
 from kdlab.config.schema import Config, checked
 from kdlab.data.tasks.registry import Task, find
 from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.reporting import glue_scoreboard
 from kdlab.reporting.glue_scoreboard import RESULTS
-from kdlab.run import composition
 from kdlab.runs import folders, single
 from kdlab.runs.finished import finished_result
 from kdlab.runs.process import run_unless_finished

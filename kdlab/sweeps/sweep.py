@@ -15,8 +15,8 @@ from typing import Any
 
 from hydra.utils import get_class
 
+from kdlab.config.composition import CONF, to_plain
 from kdlab.errors import UserError, nearest
-from kdlab.run import CONF, plain
 from kdlab.sweeps import expansion, validation
 from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, common_folder
@@ -40,7 +40,7 @@ def start(overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] 
 
 def _made(group: str, node: Any) -> Any:
     """The launcher or sweeper of a configuration; UserError for one that is not kdlab's, and for unknown keys."""
-    settings = plain(node)
+    settings = to_plain(node)
     target = str(settings.pop("_target_", ""))
     if not target.startswith(OURS):
         known = [file.stem for file in (CONF / "hydra" / group).glob("*.yaml")]

@@ -11,16 +11,16 @@ import pytest
 import torch
 import yaml
 
-from kdlab import run as entry
+from kdlab.config.composition import CONF, composition
 from kdlab.config.schema import checked
 from kdlab.storage import tables
 from tests.conftest import write_task, write_teacher, write_text
 from tests.support.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
 from tests.support.wandb_files import Told
 
-EXPERIMENTS = sorted(file.stem for file in (entry.CONF / "exp").glob("*.yaml"))
+EXPERIMENTS = sorted(file.stem for file in (CONF / "exp").glob("*.yaml"))
 # a suite is many runs: test_glue.py
-SINGLE_RUNS = [exp for exp in EXPERIMENTS if entry.composition([f"+exp={exp}"])[0].suite is None]
+SINGLE_RUNS = [exp for exp in EXPERIMENTS if composition([f"+exp={exp}"])[0].suite is None]
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,12 @@ def test_help_imports_nothing_heavy():
     import sys
 
     code = "import sys, kdlab.run; bad = {'torch', 'transformers', 'pytorch_lightning'} & set(sys.modules); assert not bad, bad"
-    assert subprocess.run([sys.executable, "-c", code], cwd=entry.PACKAGE.parent, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("exp", SINGLE_RUNS)
 def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_folder, task_folder):
-    config = checked(entry.composition([f"+exp={exp}"])[0])
+    config = checked(composition([f"+exp={exp}"])[0])
     text = config.data.stage == "pretrain"
     rows = write_task(tmp_path / "rows", classes=4) if config.teachers.split else task_folder
     given = tiny(teacher_folder, text_folder) if text else tiny_task(teacher_folder, rows)
@@ -80,7 +80,7 @@ def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_fo
 
 @pytest.mark.parametrize("exp", EXPERIMENTS)
 def test_experiment_files_are_short_and_headed_by_their_command(exp):
-    lines = (entry.CONF / "exp" / f"{exp}.yaml").read_text().splitlines()
+    lines = (CONF / "exp" / f"{exp}.yaml").read_text().splitlines()
     assert len(lines) <= 20
     assert any(f"python -m kdlab.run +exp={exp}" in line for line in lines[:3])
 
@@ -270,7 +270,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, teacher_folder, text_folde
 
 
 def test_the_published_scale_is_composed_and_valid():
-    composed, _ = entry.composition(["+exp=adads_pretrain", "scale=paper"])
+    composed, _ = composition(["+exp=adads_pretrain", "scale=paper"])
     config = checked(composed)
     # the DistilBERT recipe (METHODS section 4): layers, weights, temperature, schedule, lengths, precision
     assert config.teachers.name == "google-bert/bert-base-uncased"
@@ -289,7 +289,7 @@ def test_the_published_scale_is_composed_and_valid():
 
 
 def test_the_defaults_of_adads_are_the_stated_ones():
-    composed, _ = entry.composition(["+exp=adads_pretrain", "scale=paper"])
+    composed, _ = composition(["+exp=adads_pretrain", "scale=paper"])
     select = checked(composed).select
     assert (select.policy["alpha"], select.policy["epsilon"], select.reward["window"]) == (0.1, 0.1, 5)
     assert (select.evaluation_rows, select.interval) == (256, 10)

@@ -18,14 +18,14 @@ import transformers
 import yaml
 
 from kdlab import evaluate, export
-from kdlab import run as entry
+from kdlab.config.composition import CONF
 from kdlab.data.tasks.registry import TASKS
 from kdlab.storage import tables
 from tests.conftest import task_rows, write_task, write_teacher
 from tests.support.runs import ChildResult, KillAt, call, outcome, tiny_task
 from tests.support.selections import SELECTIONS
 
-KNOWLEDGE = sorted(file.stem for file in (entry.CONF / "knowledge").glob("*.yaml"))
+KNOWLEDGE = sorted(file.stem for file in (CONF / "knowledge").glob("*.yaml"))
 BATCH, STEPS, KEPT = 16, 8, 4  # of `tiny_task` at ratio 0.25
 
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 import zipfile
 
-from kdlab import run as entry
+from kdlab.config.composition import CONF
 
 
 def test_the_wheel_works_from_any_folder(tmp_path):
-    top = entry.PACKAGE.parent
+    top = CONF.parent
     built = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")],
         cwd=top, capture_output=True, text=True, check=False,
@@ -33,7 +33,7 @@ def test_the_wheel_works_from_any_folder(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", "import kdlab.run, sys; print(kdlab.run.CONF); sys.exit(kdlab.run.main(['+exp=adads_pretrain', '--cfg', 'job']))"],
+        [sys.executable, "-c", "import kdlab.run, kdlab.config.composition, sys; print(kdlab.config.composition.CONF); sys.exit(kdlab.run.main(['+exp=adads_pretrain', '--cfg', 'job']))"],
         cwd=elsewhere, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

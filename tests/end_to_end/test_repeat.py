@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from kdlab.config.composition import composition
 from kdlab.config.schema import checked
-from kdlab.run import composition
 from kdlab.runs.environment import differing
 from kdlab.runs.repeat import compared, verdict
 from tests.conftest import write_task

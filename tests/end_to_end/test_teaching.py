@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
-from kdlab import run as entry
+from kdlab.config.composition import CONF
 from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint, on_logits, queries_teacher
 from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.ksm.module import KSM
@@ -35,7 +35,7 @@ from tests.support.runs import KillAt, call, outcome, tiny
 
 TEACHERS = {"one": [], "two": ["+teachers.others.small.layers=3"], "specialists": ["teachers.split=2"]}
 GROUPS = {
-    name: sorted(file.stem for file in (entry.CONF / name).glob("*.yaml"))
+    name: sorted(file.stem for file in (CONF / name).glob("*.yaml"))
     for name in ("knowledge", "select", "adopt", "weigh")
 } | {"teachers": list(TEACHERS)}
 BRIEF = [  # the module that learns to weigh does so in an episode of a few steps, from a few rows
@@ -46,7 +46,7 @@ BRIEF = [  # the module that learns to weigh does so in an episode of a few step
 @functools.cache
 def read(group: str, choice: str) -> Any:
     """A choice's YAML with what it is made from, as Hydra would put it together."""
-    own = OmegaConf.load(entry.CONF / group / f"{choice}.yaml")
+    own = OmegaConf.load(CONF / group / f"{choice}.yaml")
     found = OmegaConf.create({})
     for base in own.pop("defaults", []):
         if base != "_self_":

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kdlab import run as entry
+from kdlab.config.composition import composition
 from kdlab.config.schema import checked
 from kdlab.data.tasks.registry import TASKS
 from kdlab.stages.registry import stage_of
@@ -37,7 +37,7 @@ DEMO = [(name, job) for name in files.names() for grid in files.grids(name, ["se
 @pytest.mark.parametrize(("name", "scale", "grid"), GRIDS, ids=[f"{n}-{s}-{i}" for i, (n, s, _) in enumerate(GRIDS)])
 def test_every_job_is_composed_and_valid(name, scale, grid):
     for job in jobs(one_seed(grid)):
-        assert checked(entry.composition(job)[0]).scale.name == scale, name
+        assert checked(composition(job)[0]).scale.name == scale, name
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,7 @@ def test_every_job_of_the_papers_scale_passes_what_a_run_checks_first(name, grid
         given += [f"data.path={text if '+exp=adads_pretrain' in job else folder / 'tasks'}"]
         given += [f"student.path={models[4]}"] if "student.path" in keys else []
         given += [f"+teachers.others.large.path={models[24]}"] if "+exp=dynamickd_teacher" in job else []
-        config = checked(entry.composition([*(o for o in job if o.split("=")[0] not in choices(given)), *given])[0])
+        config = checked(composition([*(o for o in job if o.split("=")[0] not in choices(given)), *given])[0])
         check(stage_of(config, lambda line: None))
         assert config.scale.name == "paper", name
 

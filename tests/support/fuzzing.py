@@ -32,6 +32,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab import artifacts
+from kdlab.config.composition import composition
 from kdlab.config.schema import checked
 from kdlab.data.augmentation.word_vectors import read_word_table
 from kdlab.data.tasks.sources import TaskFolder
@@ -41,7 +42,7 @@ from kdlab.errors import UserError
 from kdlab.methods.ksm.module import KSM
 from kdlab.models import loading
 from kdlab.reporting import seed_groups
-from kdlab.run import composition, main
+from kdlab.run import main
 from kdlab.runs import finished, folders
 from kdlab.runs.artifact_maintenance import uses_of
 from kdlab.storage import checkpoints, redaction, tables

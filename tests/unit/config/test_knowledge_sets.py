@@ -7,8 +7,8 @@ import functools
 import hydra
 import pytest
 
+from kdlab.config.composition import composition
 from kdlab.methods.knowledge import layer_maps, logits
-from kdlab.run import composition
 from tests.support.student_views import ROWS, shown
 
 FINK = ("label_loss", 1.0, "labelled", {})

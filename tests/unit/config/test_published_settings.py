@@ -24,7 +24,7 @@ import re
 
 import pytest
 
-from kdlab import run as entry
+from kdlab.config.composition import CONF, composition
 from kdlab.config.schema import Config, checked
 from kdlab.errors import UserError
 from kdlab.methods.knowledge import layer_maps
@@ -38,7 +38,7 @@ TASK = "data.task=sst2"
 
 @functools.cache
 def paper(*more: str, exp: str = "adads_finetune") -> Config:
-    return checked(entry.composition([f"+exp={exp}", "scale=paper", TASK, *more])[0])
+    return checked(composition([f"+exp={exp}", "scale=paper", TASK, *more])[0])
 
 
 def function_of(term: dict) -> str:
@@ -70,7 +70,7 @@ def test_adads_fine_tunes_as_published():
 
 
 def test_the_paper_scale_names_the_task_it_needs():
-    config = checked(entry.composition(["+exp=adads_finetune", "scale=paper"])[0])
+    config = checked(composition(["+exp=adads_finetune", "scale=paper"])[0])
     with pytest.raises(UserError, match=r"data\.task="):
         check(stage_of(config, lambda line: None))
 
@@ -109,8 +109,8 @@ def test_the_teacher_is_fine_tuned_as_published():
 
 @pytest.mark.parametrize("scale", ["demo", "paper"])
 def test_fine_tuning_alone_makes_the_teacher_that_distillation_would_make(scale):
-    alone = checked(entry.composition(["+exp=finetune", f"scale={scale}", TASK])[0])
-    recipe = checked(entry.composition(["+exp=adads_finetune", f"scale={scale}", TASK])[0]).teachers.finetune
+    alone = checked(composition(["+exp=finetune", f"scale={scale}", TASK])[0])
+    recipe = checked(composition(["+exp=adads_finetune", f"scale={scale}", TASK])[0]).teachers.finetune
     assert recipe is not None
     assert alone.student.layers == "all" and alone.student.path is None and alone.select.ratio == 1
     mine = (alone.optim.lr, alone.optim.weight_decay, alone.optim.warmup, alone.data.batch_size)
@@ -186,14 +186,14 @@ def test_dynamic_kds_and_dekds_own_settings_are_a_word_away():
     assert config.knowledge.terms["soft"].term["temperature"] == 5
 
 
-FILES = sorted((entry.CONF / "exp").glob("*.yaml"))
+FILES = sorted((CONF / "exp").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 @pytest.mark.parametrize("scale", ["demo", "paper"])
 def test_every_experiment_composes_at_both_scales(file, scale):
     more = [TASK] if "labelled" in file.read_text() else []
-    config = checked(entry.composition([f"+exp={file.stem}", f"scale={scale}", *more])[0])
+    config = checked(composition([f"+exp={file.stem}", f"scale={scale}", *more])[0])
     assert config.name == file.stem and config.scale.name == scale
 
 
@@ -201,13 +201,13 @@ def test_a_group_is_said_in_the_comments_as_it_is_typed():
     """`+augment=tinybert`, not `data/augment=...`: what a comment of conf/ tells a user to type must compose."""
     typed = {
         found
-        for file in entry.CONF.rglob("*.yaml")
+        for file in CONF.rglob("*.yaml")
         for found in re.findall(r"(?<![\w.])(\+?[a-z]+/?[a-z]+=[a-z]+)\b(?![.\w])", file.read_text())
         if found.split("=")[0].lstrip("+") in {"augment", "data/augment", "knowledge", "select", "student", "recipe"}
     }
     assert typed
     for override in sorted(typed):
-        assert entry.composition(["+exp=adads_finetune", override])[0], override
+        assert composition(["+exp=adads_finetune", override])[0], override
 
 
 # ---- which teacher, which knowledge (METHODS sections 5 to 7)

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from kdlab.config.composition import CONF, composition
 
 from kdlab.config import choices, documentation, explain, groups, reference, schema, teacher_groups
+from kdlab.config.composition import CONF, composition
 from kdlab.errors import UserError
 
 ROOT = Path(__file__).parents[3]

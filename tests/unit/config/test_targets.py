@@ -11,9 +11,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from kdlab.config import targets
+from kdlab.config.composition import CONF, composition
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.run import CONF, composition, main
+from kdlab.run import main
 
 BASE = ["+exp=adads_pretrain", "teachers.path=somewhere"]
 POLICY = "select.policy._target_"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdlab.config.composition import CONF, composition, error_line
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.methods.adoption import hard
 from kdlab.methods.marks import needs
-from kdlab.run import CONF, composition, explain
 from kdlab.stages.dry_run import ModelShape, check_adoption, rehearse
 from kdlab.stages.validation import check
 from kdlab.teachers import specs
@@ -57,7 +57,7 @@ def test_one_line_from_the_configuration_alone(what):
     overrides, says = TYPED[what]
     with pytest.raises(Exception) as error:
         checked(composition(overrides)[0])
-    line = explain(error.value)
+    line = error_line(error.value)
     assert says in line and "\n" not in line
 
 

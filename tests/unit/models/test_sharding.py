@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from kdlab.config.composition import composition
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import transformer_layers
 from kdlab.modules.evaluation import answers
-from kdlab.run import composition
 from kdlab.teachers.teacher import Teacher
 from kdlab.testing.child_process import PRELOADED
 from kdlab.types import Batch

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+from kdlab.config.composition import composition
 from kdlab.config.schema import checked
 from kdlab.data.tasks.labels import align
 from kdlab.errors import UserError
@@ -20,7 +21,6 @@ from kdlab.models.student import transformer_layers
 from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
-from kdlab.run import composition
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE, Batch

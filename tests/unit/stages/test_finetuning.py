@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, f1_score
 
+from kdlab.config.composition import composition
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.models.student import transformer_layers
-from kdlab.run import composition
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.registry import stage_of
 from kdlab.stages.validation import check

@@ -17,11 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import kdlab
+import kdlab.sweeps.files
+from kdlab.config.composition import composition, to_plain
 from kdlab.config.schema import Config, checked
 from kdlab.data.tasks import sources
 from kdlab.errors import UserError
-from kdlab.run import composition, plain
 from kdlab.runs import process
 from kdlab.runtime.progress import readable_time
 from kdlab.sweeps import display, expansion, job_logs, scheduler, sweep, validation
@@ -129,7 +129,7 @@ def test_the_jobs_of_all_grids_of_a_file_are_one_sweep_each_once(monkeypatch):
         ]
 
     monkeypatch.setitem(sys.modules, "kdlab.sweeps.files", SimpleNamespace(grids=grids))
-    monkeypatch.setattr(kdlab, "sweepfiles", SimpleNamespace(grids=grids), raising=False)
+    monkeypatch.setattr(kdlab.sweeps, "files", SimpleNamespace(grids=grids))
     found = expansion.jobs(Expansion(["+sweep=mine", "trainer.max_steps=3"], []), {})
     both = [f"seed={seed},select.ratio=0.3,select={name}" for seed in (1, 2) for name in ("random", "all")]
     assert [job.differs for job in found] == [*both, ""]
@@ -175,7 +175,7 @@ def test_jobs_are_as_if_each_had_been_composed_alone(given):
     assert len(found) > 1
     for job in found:
         composed = composition(job.overrides)[0]
-        assert job.config == checked(composed) and job.resolved == plain(composed)
+        assert job.config == checked(composed) and job.resolved == to_plain(composed)
         assert job.folder.name == (f"j{job.number}" if "hydra" in given[-1] else job.differs)
 
 

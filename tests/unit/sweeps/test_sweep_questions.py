@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from math import prod
+from pathlib import Path
 
 import pytest
 
+import kdlab
 from kdlab import analyse
-from kdlab import run as entry
+from kdlab.config.composition import CONF, composition
 from kdlab.config.schema import checked
 from kdlab.data.tasks.registry import find
 from kdlab.sweeps import files
 from tests.support.sweeps import GRIDS, choices, covering, jobs, one_seed
 
-EXPERIMENTS = entry.PACKAGE.parent / "experiments"
+EXPERIMENTS = CONF.parent / "experiments"
 NAMES = files.names()
 
 
@@ -26,7 +28,7 @@ NAMES = files.names()
 @pytest.mark.parametrize("scale", files.SCALES)
 def test_jobs_with_every_key_of_a_sweep_are_composed_and_valid(name, scale):
     for job in covering([grid for of, at, grid in GRIDS if (of, at) == (name, scale)]):
-        config = checked(entry.composition(job)[0])
+        config = checked(composition(job)[0])
         assert config.scale.name == scale
         if (scale, config.data.stage) == ("paper", "finetune"):
             assert config.data.task is not None  # the Hub has no default task
@@ -40,8 +42,8 @@ def test_every_choice_and_every_task_that_a_sweep_names_exists(name):
     assert named
     for line in named:
         key, _, value = line.partition("=")
-        if (entry.CONF / key).is_dir():
-            assert (entry.CONF / key / f"{value}.yaml").is_file(), line
+        if (CONF / key).is_dir():
+            assert (CONF / key / f"{value}.yaml").is_file(), line
         if key == "data.task":
             assert find(value)
 
@@ -98,7 +100,7 @@ def test_the_other_commands_that_a_folder_names_exist(name):
     found = re.findall(r"python -m kdlab\.(\w+) ([^#\n]*)", "\n".join(lines))
     assert len(found) >= 2
     for module, rest in found:
-        assert (entry.PACKAGE / f"{module}.py").is_file(), module
+        assert (Path(kdlab.__file__).parent / f"{module}.py").is_file(), module
         if module == "analyse":
             assert analyse._parser().parse_args(rest.split()).make
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from kdlab import dashboard
+from kdlab.config.composition import composition, to_plain
 from kdlab.config.schema import Config, checked
 from kdlab.errors import UserError
 from kdlab.plotting import run_figures
-from kdlab.run import composition, plain
 from kdlab.runs.loggers import base, content, wandb
 from tests.support.wandb_files import Told
 from tests.unit.plotting.test_run_figures import METRICS, adads, table
@@ -30,7 +30,7 @@ LEDGER = {
 
 def composed(*overrides: str) -> tuple[Config, dict[str, Any]]:
     config = composition(["+exp=adads_pretrain", *overrides])[0]
-    return checked(config), plain(config)
+    return checked(config), to_plain(config)
 
 
 def finished(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""Hydra's composition of a configuration from command-line overrides, and its errors as one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+import kdlab
+from kdlab.config import targets
+from kdlab.config.schema import Config, first_line
+from kdlab.errors import UserError, nearest
+
+_PACKAGE = Path(kdlab.__file__).resolve().parent
+# In a wheel conf/ lies inside the package; in a checkout beside it.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+
+def composition(overrides: Sequence[str], hydra_keys: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:
+    """Compose the configuration of `overrides`; return it, and the values of `hydra_keys` below `hydra` (resolved)."""
+    return split_hydra(compose_with_hydra(overrides), hydra_keys)
+
+
+def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
+    """Compose the configuration of `overrides`, the key `hydra` included; targets under old names get their present ones.
+
+    UserError for names that do not exist, and for code in Hydra's part that is not allowed; Hydra's and OmegaConf's own
+    errors go through (`error_line` makes one line of them).
+    """
+    GlobalHydra.instance().clear()
+    remove_stored_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            whole = compose("run", overrides=list(overrides), return_hydra_config=True)
+        except ValueError as error:
+            raise UserError(_wrong_choice(overrides) or first_line(error)) from error
+    plain = OmegaConf.to_container(whole, resolve=False)
+    for key, target in targets.moved_in(plain):
+        OmegaConf.update(whole, key, target)
+    targets.check_hydra(OmegaConf.to_container(whole.hydra, resolve=False))
+    return whole
+
+
+def split_hydra(whole: DictConfig, hydra_keys: Sequence[str]) -> tuple[DictConfig, Any]:
+    """Split the result of `compose_with_hydra`: the configuration without `hydra`, and the values of `hydra_keys`."""
+    HydraConfig.instance().set_config(whole)  # for ${hydra:...}
+    try:
+        hydra = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra", "name"]), resolve=False))
+        values = OmegaConf.create()
+        for key in hydra_keys:
+            value = OmegaConf.select(hydra, f"hydra.{key}")
+            OmegaConf.update(
+                values, key, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            )
+    finally:
+        HydraConfig.instance().cfg = None  # Lightning would start other ranks Hydra's way
+    own = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+    return own, values
+
+
+def _wrong_choice(overrides: Sequence[str]) -> str:
+    """Message for the first override that gives a group something other than the name of a choice; "" without one."""
+    for override in overrides:
+        try:
+            one = OverridesParser.create().parse_override(override)
+        except ValueError as error:  # digits beyond Python's limit
+            return f"{override[:80]}: {first_line(error)}"
+        group, value = CONF / one.key_or_group, one.value()
+        if group.is_dir() and "=" in (one.input_line or "") and not isinstance(value, str | list | dict):
+            choices = sorted(file.stem for file in group.glob("*.yaml"))
+            return f"{one.input_line}: {one.key_or_group} takes the name of a choice; {nearest(str(value), choices)}"
+    return ""
+
+
+def remove_stored_schemas() -> None:
+    """Remove the schemas of Hydra's plugins for launchers and sweepers that share a name with one of kdlab's.
+
+    Hydra would check kdlab's files against them.
+    """
+    Plugins.instance()  # loads the plugins
+    stored = ConfigStore.instance().repo["hydra"]
+    for group in ("launcher", "sweeper"):
+        for file in (CONF / "hydra" / group).glob("*.yaml"):
+            stored[group].pop(file.name, None)
+
+
+def to_plain(composed: DictConfig) -> dict[str, Any]:
+    """Convert a configuration to dicts and lists, interpolations resolved."""
+    resolved = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def error_line(error: Exception) -> str:
+    """One line for a UserError or an error of Hydra, OmegaConf or YAML, with the nearest valid names."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, YAMLError):
+        return f"a configuration file is not valid YAML: {' '.join(str(error).split())}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = [option for option in error.options or [] if option]
+        return f"{group}={name}: there is no such choice; {nearest(name, options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form KEY=VALUE ({first_line(error)}); a value with = , or spaces needs quotes: KEY='\"...\"'"
+    text = f"{error}\n{error.__cause__ or ''}"
+    found = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Could not append to config.*?'([^']+)'", text
+    )
+    key = re.search(r"full_key: (\S+)", text)
+    name = (key or found)[1] if key or found else ""  # pyright: ignore[reportOptionalSubscript]
+    if name and any(sign in text for sign in ("not in", "No match in the defaults list", "Could not override")):
+        return f"unknown key {name}: {nearest(name, _known_keys())}"
+    return first_line(error)
+
+
+def _known_keys() -> list[str]:
+    """All dotted keys of the default configuration, and all groups."""
+
+    def below(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        return [name for key, value in node.items() for name in (prefix + str(key), *below(value, f"{prefix}{key}."))]
+
+    try:
+        composed, _ = composition([])
+    except (HydraException, OmegaConfBaseException):
+        return list(Config.__dataclass_fields__)
+    return [*below(OmegaConf.to_container(composed), ""), "exp", "hydra.run.dir"]
