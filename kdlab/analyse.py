@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,130 +14,118 @@ from kdlab.errors import UserError
 if TYPE_CHECKING:
     from kdlab.reporting.analyses.one_run import AnalysisResult
 
+Analysis = Callable[[argparse.Namespace], "AnalysisResult"]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write OUT/NAME.csv and OUT/NAME.png and name them; 2 for bad input."""
-    arguments = _parser().parse_args(argv)
+    """Write OUT/NAME.csv and OUT/NAME.png and print their paths; returns the exit code, 2 for bad input."""
+    chosen = _parser().parse_args(argv)
     from kdlab.runs.finished import command
 
-    return command(lambda: _analyse(arguments))
+    return command(lambda: _analyse(chosen))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kdlab.analyse", description=__doc__)
-    kinds = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
 
-    def kind(
-        name: str, says: str, make: Callable[[argparse.Namespace], AnalysisResult], rows: int | None = None
-    ) -> argparse.ArgumentParser:
-        one = kinds.add_parser(name, help=says, description=says)
-        one.set_defaults(make=make)
-        if rows is None:
-            one.add_argument(
-                "runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders with runs below"
-            )
-            one.add_argument("--out", type=Path, help="where to write (default: figures/ in the folder common to RUNs)")
-            return one
-        one.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run (gradients: also on text)")
-        one.add_argument("--rows", type=int, default=rows, help=f"training rows to look at (default: {rows})")
-        one.add_argument("--strategies", nargs="+", metavar="S", help="names such as entropy random")
-        one.add_argument("--out", type=Path, help="where to write (default: RUN/figures)")
-        return one
+    def add(name: str, summary: str, analysis: Analysis) -> argparse.ArgumentParser:
+        sub = names.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(make=analysis)
+        return sub
 
-    checkpoint = {"type": Path, "metavar": "FILE", "help": "a checkpoint to look at instead of the finished student"}
-    one = kind(
+    def one_run(name: str, summary: str, analysis: Analysis, rows: int) -> argparse.ArgumentParser:
+        sub = add(name, summary, analysis)
+        sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run (gradients: also on text)")
+        sub.add_argument("--rows", type=int, default=rows, help=f"number of training rows (default: {rows})")
+        sub.add_argument("--strategies", nargs="+", metavar="S", help="names such as entropy random")
+        sub.add_argument("--out", type=Path, help="folder to write to (default: RUN/figures)")
+        return sub
+
+    def many_runs(name: str, summary: str, analysis: Analysis) -> argparse.ArgumentParser:
+        sub = add(name, summary, analysis)
+        sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders with runs below")
+        sub.add_argument("--out", type=Path, help="folder to write to (default: figures/ in the parent common to RUNs)")
+        return sub
+
+    checkpoint = {"type": Path, "metavar": "FILE", "help": "a checkpoint to read instead of the finished student"}
+    sub = one_run(
         "gradients",
         "share of selected rows whose label and distillation gradients agree (AdaDS Fig. 1)",
         _gradients,
         512,
     )
-    one.add_argument("--head", action="store_true", help="the classifier's parameters alone: far cheaper")
-    one.add_argument("--checkpoint", **checkpoint)
-    kind(
+    sub.add_argument("--head", action="store_true", help="gradients of the classifier's parameters alone: far cheaper")
+    sub.add_argument("--checkpoint", **checkpoint)
+    one_run(
         "selected", "teacher entropy of selected rows, distance to the class centre (Dynamic KD Fig. 4)", _selected, 512
     )
-    one = kind("tsne", "t-SNE of the student's features, selected rows marked (Dynamic KD Fig. 5)", _tsne, 1000)
-    one.add_argument("--ratio", type=float, help="share of the rows to select (default: the run's)")
-    one.add_argument("--checkpoint", **checkpoint)
-    kind("temperature", "score against the temperature of the loss, of many runs (Dynamic KD Fig. 7)", _temperature)
-    kind("ratio", "score against the selection ratio, of many runs (AdaDS Fig. 3)", _ratio)
-    one = kind(
+    sub = one_run("tsne", "t-SNE of the student's features, selected rows marked (Dynamic KD Fig. 5)", _tsne, 1000)
+    sub.add_argument("--ratio", type=float, help="share of the rows to select (default: the run's)")
+    sub.add_argument("--checkpoint", **checkpoint)
+    many_runs(
+        "temperature", "score against the temperature of the loss, of many runs (Dynamic KD Fig. 7)", _temperature
+    )
+    many_runs("ratio", "score against the selection ratio, of many runs (AdaDS Fig. 3)", _ratio)
+    sub = many_runs(
         "against", "score against any setting, of many runs (Dynamic KD Fig. 2, KSM Fig. 4, DeKD Fig. 3)", _against
     )
-    one.add_argument("--key", required=True, metavar="KEY", help="the setting, such as student.layers")
+    sub.add_argument("--key", required=True, metavar="KEY", help="the setting, such as student.layers")
     return parser
 
 
-def _analyse(given: argparse.Namespace) -> int:
-    if getattr(given, "rows", 1) < 1:
-        raise UserError(f"--rows {given.rows}: at least 1")
-    found = given.make(given)
-    name = f"{given.name}_{given.key}" if "key" in given else given.name
-    for path in _write(found, name, given.out or _common(given) / "figures"):
-        print(path)
-    return 0
+def _analyse(chosen: argparse.Namespace) -> int:
+    if getattr(chosen, "rows", 1) < 1:
+        raise UserError(f"--rows {chosen.rows}: at least 1")
+    from kdlab.reporting.analyses.output import write_analysis
+
+    name = f"{chosen.name}_{chosen.key}" if "key" in chosen else chosen.name
+    return write_analysis(chosen.make(chosen), name, chosen.out or _common_parent(chosen) / "figures")
 
 
-# the analyses are imported when one is made: --help needs no torch
+def _common_parent(chosen: argparse.Namespace) -> Path:
+    return chosen.run if "run" in chosen else Path(os.path.commonpath([os.path.abspath(run) for run in chosen.runs]))
 
 
-def _gradients(given: argparse.Namespace) -> AnalysisResult:
+# an analysis is imported when it is chosen: --help needs no torch
+
+
+def _gradients(chosen: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import one_run, open_run
 
-    return one_run.gradients(
-        open_run.OpenRun(given.run, checkpoint=given.checkpoint, text=True), given.rows, given.strategies, given.head
-    )
+    run = open_run.OpenRun(chosen.run, checkpoint=chosen.checkpoint, text=True)
+    return one_run.gradients(run, chosen.rows, chosen.strategies, chosen.head)
 
 
-def _selected(given: argparse.Namespace) -> AnalysisResult:
+def _selected(chosen: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import one_run, open_run
 
-    return one_run.selected(open_run.OpenRun(given.run), given.rows, given.strategies)
+    return one_run.selected(open_run.OpenRun(chosen.run), chosen.rows, chosen.strategies)
 
 
-def _tsne(given: argparse.Namespace) -> AnalysisResult:
+def _tsne(chosen: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import one_run, open_run
 
-    return one_run.tsne(
-        open_run.OpenRun(given.run, checkpoint=given.checkpoint), given.rows, given.strategies, given.ratio
-    )
+    run = open_run.OpenRun(chosen.run, checkpoint=chosen.checkpoint)
+    return one_run.tsne(run, chosen.rows, chosen.strategies, chosen.ratio)
 
 
-def _temperature(given: argparse.Namespace) -> AnalysisResult:
+def _temperature(chosen: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import across_runs
 
-    return across_runs.temperature(given.runs)
+    return across_runs.temperature(chosen.runs)
 
 
-def _ratio(given: argparse.Namespace) -> AnalysisResult:
+def _ratio(chosen: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import across_runs
 
-    return across_runs.ratio(given.runs)
+    return across_runs.ratio(chosen.runs)
 
 
-def _against(given: argparse.Namespace) -> AnalysisResult:
+def _against(chosen: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import across_runs
 
-    return across_runs.against(given.runs, given.key)
-
-
-def _common(given: argparse.Namespace) -> Path:
-    return given.run if "run" in given else Path(os.path.commonpath([os.path.abspath(run) for run in given.runs]))
-
-
-def _write(found: AnalysisResult, name: str, out: Path) -> list[Path]:
-    from kdlab.plotting import style
-    from kdlab.storage.files import atomic_write_bytes, atomic_write_text, user_errors
-
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, found.columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found.rows)
-    with user_errors("writing an analysis", out):
-        out.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(out / f"{name}.csv", stream.getvalue())
-    atomic_write_bytes(out / f"{name}.png", style.png(found.figure))
-    return [out / f"{name}.csv", out / f"{name}.png"]
+    return across_runs.against(chosen.runs, chosen.key)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class TaskTable:
         return [run for row in self.rows for run in row.group.runs.values()]
 
 
-def table(found: Comparison, paper: str | None, say: Callable[[str], None]) -> TaskTable:
+def task_table(found: Comparison, paper: str | None, say: Callable[[str], None]) -> TaskTable:
     """The table of one task. `say` is told of tables of runs that cannot be read."""
     groups = [line.group for line in found.lines]
     order = sorted(found.lines, key=lambda line: (-line.group.one.ratio, _rank(found, line)))

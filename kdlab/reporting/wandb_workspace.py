@@ -1,4 +1,4 @@
-"""What the W&B dashboard of a project of runs shows: schedules by ratio, score against queries, cost against score.
+"""The W&B workspace of a project: schedules by ratio, score against queries, cost against score.
 
 The series are those that `logger=wandb` writes (`kdlab.runs.loggers.base`, `kdlab.runs.loggers.wandb`).
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
+from kdlab.runs.loggers.wandb import account
+from kdlab.storage.files import atomic_write_text
 
+PLACEHOLDER = "ENTITY"  # stands in the file when no user or team is named
 NAME = "kdlab: what a query buys"
 RESULTS = ("score", "accuracy", "loss")
 COSTS = {
@@ -20,8 +24,29 @@ COSTS = {
 }
 
 
+def write_workspace(project: str, entity: str | None, out: Path) -> int:
+    """Write the workspace to `out` as JSON, and send it if `entity` (user or team) and an account are known.
+
+    Returns the exit code 0. UserError where wandb-workspaces is missing or the server refuses.
+    """
+    definition = workspace(project, entity or PLACEHOLDER)
+    atomic_write_text(out, as_json(definition))
+    print(f"{out}: the workspace of {entity or PLACEHOLDER}/{project}")
+    if not entity or not account():
+        reason = "no W&B account was found (WANDB_API_KEY or `wandb login`)" if entity else "no --entity"
+        print(f"not sent: {reason}")
+        return 0
+    try:
+        definition.save()
+    except Exception as error:  # any answer of the network or the server
+        lines = str(error).strip().splitlines()
+        raise UserError(f"the workspace was not sent: {lines[0] if lines else type(error).__name__}") from error
+    print(f"sent: {definition.url}")
+    return 0
+
+
 def workspace(project: str, entity: str) -> Any:
-    """The workspace's definition, an object of wandb-workspaces. UserError where that package is missing."""
+    """The definition of the workspace, an object of wandb-workspaces; UserError where that package is missing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of pydantic, about how its classes are written
@@ -79,10 +104,10 @@ def workspace(project: str, entity: str) -> Any:
     )
 
 
-def as_json(found: Any) -> str:
-    """A workspace as the JSON that W&B keeps, the same every time: its panels' random ids are numbered."""
-    told = json.loads(found._to_model().model_dump_json(by_alias=True, exclude_none=True))
-    sections = told["spec"]["section"]["panelBankConfig"]["sections"]
+def as_json(definition: Any) -> str:
+    """A workspace as W&B's JSON, reproducible: the random ids of its panels are replaced by numbers."""
+    document = json.loads(definition._to_model().model_dump_json(by_alias=True, exclude_none=True))
+    sections = document["spec"]["section"]["panelBankConfig"]["sections"]
     for number, panel in enumerate(panel for section in sections for panel in section["panels"]):
         panel["__id__"] = f"panel{number}"
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

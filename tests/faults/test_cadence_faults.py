@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.faults import RANKS, with_
 from kdlab.testing.child_process import call, outcome, tiny
 from kdlab.testing.fault_points import Send, TrapAt, without_figures
+from kdlab.testing.fault_suite import RANKS, override
 
 AUTO = "trainer.checkpoint_every=auto"
 RUN = "hydra.run.dir=run"
@@ -76,10 +76,10 @@ def test_killed_between_checkpoints_of_the_clock_it_ends_the_same(whole, tmp_pat
 
 
 def test_two_ranks_save_together_when_the_first_says_so(tmp_path, teacher_folder, text_folder):
-    given = with_(tiny(teacher_folder, text_folder), *RANKS)
+    given = override(tiny(teacher_folder, text_folder), *RANKS)
     undisturbed = call([*given, RUN], tmp_path / "whole", without_figures, ranks=2, trapped=0)
     assert undisturbed.code == 0, undisturbed.output
-    command = [*with_(given, AUTO), RUN]
+    command = [*override(given, AUTO), RUN]
     # due after step 1 until it is written: all know after step 3; and again after step 4, so after step 6
     killed = call(command, tmp_path / "auto", Hasty((1, 2, 3, 4, 5, 6), kill_at=7), ranks=2, trapped=0)
     assert killed.code == -9 and kept(tmp_path / "auto") == ["step-00000003", "step-00000006"], killed.output

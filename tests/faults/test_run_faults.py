@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.faults import KSM, RANKS, TWO_EPOCHS, with_
 from kdlab.testing import disk_faults, signals_and_nans
 from kdlab.testing.child_process import tiny_task
 from kdlab.testing.fault_lab import FaultLab, FaultResult
+from kdlab.testing.fault_suite import KSM, RANKS, TWO_EPOCHS, override
 from kdlab.testing.kills import KillCase, UndisturbedRun, killed, points, undisturbed
 from kdlab.testing.tiny import write_task
 
@@ -69,7 +69,7 @@ def test_a_forbidden_folder_is_one_line(case, whole, tmp_path):
 
 @pytest.mark.parametrize("fault", [signals_and_nans.signals, signals_and_nans.nonfinite])
 def test_faults_of_one_of_two_ranks(fault: Callable[[FaultLab], FaultResult], case, tmp_path):
-    both = KillCase("two", with_(case.command, *RANKS), ranks=2)
+    both = KillCase("two", override(case.command, *RANKS), ranks=2)
     assert_borne(fault(lab_of(both, undisturbed(both, tmp_path / "whole"), tmp_path)), 1)
 
 

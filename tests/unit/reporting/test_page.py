@@ -19,8 +19,9 @@ from kdlab.reporting.analyses.across_runs import by_ratio
 from kdlab.reporting.comparison import compare
 from kdlab.reporting.filters import where
 from kdlab.reporting.page import html, markdown
+from kdlab.reporting.report import build_report
 from kdlab.reporting.seed_groups import read
-from kdlab.reporting.tables import BELOW, BEST, WORST, TaskTable, table
+from kdlab.reporting.tables import BELOW, BEST, WORST, TaskTable, task_table
 from kdlab.runs.finished import config_of
 from tests.support.made_runs import hostile, made_run, nine, reported
 
@@ -32,7 +33,7 @@ def quiet(line: str) -> None:
 
 
 def tables(home: Path, paper: str | None = None) -> list[TaskTable]:
-    return [table(one, paper, quiet) for one in compare(read([home])[0])]
+    return [task_table(one, paper, quiet) for one in compare(read([home])[0])]
 
 
 def rows_of(home: Path, paper: str | None = None) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def test_where(tmp_path, given, seen):
 
 
 def test_a_page_says_which_runs_it_is_about(tmp_path):
-    found = report.build([nine(tmp_path)], conditions=["select=adads", "seed=2"], say=quiet)
+    found = build_report([nine(tmp_path)], conditions=["select=adads", "seed=2"], say=quiet)
     assert [run.folder.name for run in found.tables[0].runs] == ["seed=2,select=adads"]
     assert "Only runs with select=adads and seed=2." in html(found)
 
@@ -186,14 +187,14 @@ def test_the_files_that_the_command_writes(tmp_path, monkeypatch, capsys):
 
 def test_a_page_is_the_same_whenever_it_is_made(tmp_path):
     home = nine(tmp_path)
-    assert html(report.build([home], say=quiet)) == html(report.build([home], say=quiet))
+    assert html(build_report([home], say=quiet)) == html(build_report([home], say=quiet))
 
 
 def test_tasks_have_a_table_each_and_share_only_what_all_have(tmp_path, capsys):
     nine(tmp_path / "sst2")
     nine(tmp_path / "rte", task="rte")
     reported(tmp_path / "more", 0.5, select="margin", task="rte")
-    found = report.build([tmp_path])
+    found = build_report([tmp_path])
     assert "runs of 2 tasks (rte, sst2)" in capsys.readouterr().out
     text = markdown(found)
     lines = [line for line in text.split("## All tasks")[1].split("##")[0].splitlines() if line.startswith("| `")]
@@ -206,7 +207,7 @@ def test_tasks_have_a_table_each_and_share_only_what_all_have(tmp_path, capsys):
 def test_text_and_tasks_are_compared_apart(tmp_path):
     nine(tmp_path / "sst2")
     reported(tmp_path / "text", 2.5, stage="pretrain", task="wiki")
-    text = markdown(report.build([tmp_path], say=quiet))
+    text = markdown(build_report([tmp_path], say=quiet))
     assert "## wiki (loss, lower is better)" in text and "## sst2 (score x 100, higher is better)" in text
     assert "All tasks" not in text and "runs of two stages" in text
 
@@ -247,7 +248,7 @@ def test_a_damaged_table_costs_its_figure_and_no_more(tmp_path):
     home, said = nine(tmp_path), []
     (home / "seed=1,select=adads" / "selector.csv").write_text("time,arm\n1,margin\n")
     (home / "seed=1,select=all" / "metrics.csv").write_text("step,flops\nten,3\n")
-    found = report.build([home], say=said.append)
+    found = build_report([home], say=said.append)
     assert len(found.tables[0].rows) == 4
     assert sum("selector.csv has no column step" in line for line in said) == 1
     assert any("metrics.csv line 2: step must be a number" in line for line in found.said)
@@ -275,7 +276,7 @@ class Reader(HTMLParser):
 def test_hostile_names_stay_text(tmp_path):
     hostile(tmp_path / "runs")
     reported(tmp_path / "runs" / "good", 0.6, select="random", task='sst2"><iframe src="http://x.test">')
-    found = report.build([tmp_path / "runs"], say=quiet)
+    found = build_report([tmp_path / "runs"], say=quiet)
     page = Reader(html(found))
     own = {tag for tag, _ in page.tags}
     assert not own & {"script", "iframe", "b", "object", "form"}
@@ -293,7 +294,7 @@ def test_hostile_names_stay_text(tmp_path):
 
 
 def test_every_image_is_within_the_page_and_has_its_size_and_words(tmp_path):
-    page = Reader(html(report.build([nine(tmp_path)], say=quiet)))
+    page = Reader(html(build_report([nine(tmp_path)], say=quiet)))
     images = [one for tag, one in page.tags if tag == "img"]
     assert len(images) == 3  # against queries, against FLOPs, the schedule of AdaDS
     for one in images:
@@ -344,7 +345,7 @@ def test_the_ratio_figure_shows_the_metric_of_the_table(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "picture", lambda figure, caption: drawn.append(figure))
     for metric, label, means in (("loss", "loss", [1.5, 1.25]), ("accuracy", "accuracy x 100", [75, 62.5])):
         drawn.clear()
-        report.build([tmp_path], metric=metric, say=quiet)
+        build_report([tmp_path], metric=metric, say=quiet)
         (axes,) = drawn[0].axes
         assert axes.get_ylabel() == label
         assert [one.get_ydata().tolist() for one in axes.lines if one.get_marker() == "o"] == [means]
@@ -373,7 +374,7 @@ def test_learning_curves_are_the_mean_over_seeds_where_all_were_evaluated(tmp_pa
         assert [text.get_text() for text in axes.texts] == ["1", "2"]  # rows of the table, at the curves' ends
     apart = [row for row in found.rows if row.group.one.select != "adads"]
     assert figures.learning(found, apart, "step") is None
-    captions = [one.caption for one in report.build([tmp_path], say=quiet).sections[0].pictures]
+    captions = [one.caption for one in build_report([tmp_path], say=quiet).sections[0].pictures]
     assert sum("along the training" in caption for caption in captions) == 2
 
 
@@ -403,7 +404,7 @@ def test_a_schedule_is_the_mean_over_seeds(tmp_path):
 def test_a_result_that_no_run_wrote_is_left_out(tmp_path, part, found, name):
     nine(tmp_path)
     reported(tmp_path / "odd", 0.9, 7, results={part: found})
-    left = report.build([tmp_path], say=quiet).left
+    left = build_report([tmp_path], say=quiet).left
     assert left == {str(tmp_path / "odd"): f"result.json whose {name} is not as runs write it"}
 
 
@@ -422,5 +423,5 @@ def test_results_of_a_run_that_says_less(tmp_path):
         del result[name]
     result["metrics"]["student"] = {"loss": 2.5}
     (folder / "result.json").write_text(json.dumps(result))
-    text = markdown(report.build([tmp_path], paper="ksm", say=quiet))
+    text = markdown(build_report([tmp_path], paper="ksm", say=quiet))
     assert "2.5000" in text and "--paper ksm: it prints no number" in text.replace("\\", "")

@@ -20,7 +20,7 @@ from kdlab.models.encoder import Encoder
 from kdlab.models.loading import load_masked_lm
 from kdlab.modules import evaluation as scoring
 from kdlab.modules.row_pool import look
-from kdlab.report import build
+from kdlab.reporting.report import build_report
 from kdlab.runtime import progress
 from kdlab.runtime.progress import ProgressBar, redirect_tqdm, track
 from kdlab.storage.artifacts import ArtifactStore
@@ -160,7 +160,7 @@ def augmentation(folder: Path, teacher: Path) -> None:
 
 
 def runs(folder: Path, teacher: Path) -> None:
-    build([made_run(folder / f"runs/{seed}", 0.8, seed).parent for seed in (1, 2)], say=str)
+    build_report([made_run(folder / f"runs/{seed}", 0.8, seed).parent for seed in (1, 2)], say=str)
 
 
 def artifacts(folder: Path, teacher: Path) -> None:

@@ -1,0 +1,154 @@
+"""Build the report of many runs and write it as an HTML page and a Markdown table (`python -m kdlab.report`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdlab.errors import UserError
+from kdlab.reporting import figures
+from kdlab.reporting.analyses import across_runs
+from kdlab.reporting.comparison import Comparison, compare
+from kdlab.reporting.comparison_text import to_stderr
+from kdlab.reporting.filters import where
+from kdlab.reporting.page import MARK, Picture, ReportPage, Section, html, markdown, picture
+from kdlab.reporting.seed_groups import Run, read
+from kdlab.reporting.tables import TaskTable, task_table
+from kdlab.runtime.progress import track
+from kdlab.storage.files import atomic_write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Say = Callable[[str], None]
+
+
+def write_report(
+    paths: Sequence[Path],
+    out: Path,
+    paper: str | None = None,
+    conditions: Sequence[str] = (),
+    metric: str | None = None,
+    baseline: str | None = None,
+) -> int:
+    """Write the report of the runs in `paths` to the page `out` and the Markdown file beside it; returns the exit code 0.
+
+    Other arguments as for `build_report`. UserError for an `out` that is no new page and no former report.
+    """
+    table = out.with_suffix(".md")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: a page ends in .html, such as {out.with_suffix('.html')}")
+    for file in (out, table):
+        _check_writable(file)
+    report = build_report(paths, paper, conditions, metric, baseline, to_stderr)
+    atomic_write_text(out, html(report))
+    atomic_write_text(table, markdown(report))
+    print(f"{report.title}; {out} ({out.stat().st_size / 1000:,.0f} kB) and {table}")
+    return 0
+
+
+def _check_writable(file: Path) -> None:
+    """UserError unless `file` is new or was written by a former report."""
+    if not file.parent.is_dir():
+        raise UserError(f"--out {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise UserError(f"--out {file} is a folder: name a file")
+    if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace")[:100_000]:
+        raise UserError(f"{file} is there and no report of kdlab's: --out takes another name")
+
+
+def build_report(
+    paths: Sequence[Path],
+    paper: str | None = None,
+    conditions: Sequence[str] = (),
+    metric: str | None = None,
+    baseline: str | None = None,
+    say: Say = print,
+) -> ReportPage:
+    """The report of the finished runs in `paths`; `say` receives a message for everything that is left out.
+
+    `paper`: a key of `PAPERS`; `conditions`: as `where` takes them; `metric` and `baseline`: as `compare` takes them.
+    UserError where there is no finished run, or where conditions, metric or baseline fit none.
+    """
+    runs, skipped = read(paths)
+    runs = where(runs, conditions)
+    remarks: list[str] = []
+
+    def remark(line: str) -> None:
+        remarks.append(line)
+        say(line)
+
+    for folder, reason in skipped.items():
+        say(f"left out, {reason}: {folder}")
+    comparisons = _compare_stages(runs, metric, baseline, remark)
+    if len(comparisons) > 1:
+        tasks = ", ".join(one.task for one in comparisons)
+        remark(f"runs of {len(comparisons)} tasks ({tasks}): each has a table of its own")
+    tables = [task_table(one, paper, remark) for one in comparisons]
+    sections = [Section(table, _pictures(table, remark)) for table in track(tables, "drawing", "tasks")]
+    if paper and not any(row.published for table in tables for row in table.rows):
+        remark(f"--paper {paper}: it prints no number for these tasks, methods and ratios")
+    skipped_names = {str(folder): reason for folder, reason in skipped.items()}
+    return ReportPage(sections, _over_tasks(tables), skipped_names, remarks, list(conditions), paper, baseline)
+
+
+def _compare_stages(runs: Sequence[Run], metric: str | None, baseline: str | None, say: Say) -> list[Comparison]:
+    """Comparisons of the runs of each stage, by its own metric."""
+    stages: dict[str, list[Run]] = {}
+    for run in runs:
+        stages.setdefault(run.stage, []).append(run)
+    if len(stages) > 1:
+        say(f"runs of two stages ({' and '.join(stages)}): p values are adjusted within each")
+    return [one for members in stages.values() for one in compare(members, metric, baseline, say)]
+
+
+def _pictures(table: TaskTable, say: Say) -> list[Picture]:
+    """The figures of a task with their captions: by ratio, by queries, by FLOPs, along the training, schedules."""
+    task = table.found.task
+    pictures: list[Picture] = []
+
+    def add(figure: Figure | None, caption: str) -> None:
+        if figure is not None:
+            pictures.append(picture(figure, caption))
+
+    rows = across_runs.by_ratio(table.runs, table.found.metric)
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        members = [row for row in rows if row["setting"] == setting]
+        more = f" ({setting})" if setting else ""
+        add(
+            figures.ratios(members, table.found.unit),
+            f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
+        )
+    front = "The line is the Pareto front: filled points are those that no cheaper group equals. Numbers are the table's rows; bars one standard deviation; what costs the same stands side by side."
+    add(
+        figures.scores(table, "queries"),
+        f"{task}: against teacher queries. {front} Dashed: groups that ask no teacher.",
+    )
+    add(figures.scores(table, "flops"), f"{task}: against the FLOPs of all models in the run. {front}")
+    along = "along the training, by the evaluations of the runs themselves: mean over seeds, a band of one standard deviation. Numbers are the table's rows"
+    for ratio in sorted({row.ratio for row in table.rows if row.ratio < 1} or {1.0}):
+        members = [row for row in table.rows if row.ratio in (ratio, 1.0)]
+        add(
+            figures.learning(table, members, "step"),
+            f"{task}, ratio {ratio:g}: {along}; dashed: full data.",
+        )
+    add(figures.learning(table, [row for row in table.rows if row.asks], "queries"), f"{task}: {along}.")
+    for row in table.rows:
+        seeds = len(row.group.runs)
+        add(
+            figures.schedule(row, say),
+            f"{task}: which strategy chose the data in {row.number}. {row.name}, mean over {seeds} seed{'s' * (seeds != 1)}.",
+        )
+    return pictures
+
+
+def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
+    """The figure of the mean over tasks by ratio (AdaDS Fig. 4 and 6); none for one task or different metrics."""
+    if len({table.found.metric for table in tables}) > 1:
+        return []
+    each = [row for table in tables for row in across_runs.by_ratio(table.runs, table.found.metric)]
+    rows = figures.averaged(each)
+    figure = figures.ratios(rows, f"mean {tables[0].found.unit}") if rows else None
+    caption = f"Mean over {len(tables)} tasks, by the share of rows that query the teacher; dashed: full data."
+    return [picture(figure, caption)] if figure else []

@@ -1,0 +1,61 @@
+"""Write the student of a finished run as an ordinary transformers model folder (`python -m kdlab.export`)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from kdlab.errors import UserError
+from kdlab.runs.finished import finished_result
+from kdlab.storage.files import user_errors
+
+
+def export_student(run: Path, out: Path) -> int:
+    """Write the run's student to the new folder `out`, verified by loading it again; returns the exit code 0.
+
+    UserError for an unfinished run or a folder `out` with content; the run's own folder is left as it is.
+    """
+    result = finished_result(run)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty: choose a new folder")
+    text = result["stage"] == "pretrain"
+    _export(run / "student", out, text)
+    auto_class = "AutoModelForMaskedLM" if text else "AutoModelForSequenceClassification"
+    print(f"exported to {out}: {auto_class}.from_pretrained({str(out)!r}) gives the run's student, output for output")
+    return 0
+
+
+def _export(student: Path, out: Path, text: bool) -> None:
+    """Copy a model by way of transformers into a temporary folder, compare its logits on a sentence, rename the folder."""
+    import torch
+
+    from kdlab.models import loading
+
+    load = loading.load_masked_lm if text else loading.load_classifier
+    model, tokenizer = load(student).eval(), loading.load_tokenizer(student)
+    with user_errors("exporting", out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        with user_errors("exporting", out.parent):
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            if (student / "README.md").is_file():
+                shutil.copyfile(student / "README.md", temporary / "README.md")
+        copy, copy_tokenizer = load(temporary).eval(), loading.load_tokenizer(temporary)
+        probe = f"Paris is the {tokenizer.mask_token} of France."
+        with torch.no_grad():
+            before = model(**tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits
+            after = copy(**copy_tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits
+        if before.shape != after.shape or not torch.equal(before, after):
+            raise UserError(
+                f"the exported model differs in its logits from the student in {student}: nothing was written"
+            )
+        with user_errors("exporting", out.parent):
+            if out.is_dir():
+                out.rmdir()
+            temporary.chmod(0o755)
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
