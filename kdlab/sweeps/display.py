@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
+"""Show the progress of a sweep: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from kdlab.runtime.progress import LINE_SECONDS, readable_time
 from kdlab.sweeps import job_logs
 from kdlab.sweeps.job_status import JobStatus, SweepStatus
 
-PLAIN_SECONDS = LINE_SECONDS  # without a terminal: how often a line comes at least
-LIVE_SECONDS = 0.5
+PLAIN_SECONDS = LINE_SECONDS  # between two lines without a terminal, at most
+LIVE_SECONDS = 0.5  # between two drawings of the table
 ROWS = 12  # running jobs that the table shows
 
 
 class Display(Protocol):
+    """The output of a sweep."""
+
     def changed(self, one: JobStatus) -> None:
-        """A job has begun or ended."""
+        """Show a job whose state has changed."""
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Show the sweep again if enough time has passed."""
 
-    def say(self, line: str) -> None: ...
+    def say(self, line: str) -> None:
+        """Print a line."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Finish the output."""
 
 
 def display_of(status: SweepStatus, title: str, stream: TextIO) -> Display:
@@ -32,6 +36,7 @@ def display_of(status: SweepStatus, title: str, stream: TextIO) -> Display:
 
 
 def summary(status: SweepStatus) -> str:
+    """The number of jobs by state and the time left, in one line."""
     counts = ", ".join(f"{count} {state}" for state, count in status.counts().items())
     left = status.seconds_left()
     return counts + (
@@ -40,14 +45,14 @@ def summary(status: SweepStatus) -> str:
 
 
 class PlainDisplay:
-    """A line for every change, and one a minute."""
+    """One line for each change, and one a minute (`PLAIN_SECONDS`)."""
 
     def __init__(self, status: SweepStatus, stream: TextIO) -> None:
         self.status, self.stream = status, stream
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
 
     def say(self, line: str) -> None:
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
         print(f"kdlab: {line}", file=self.stream, flush=True)
 
     def changed(self, one: JobStatus) -> None:
@@ -56,8 +61,8 @@ class PlainDisplay:
         if one.state == "running":
             self.say(f"{name}: started, log in {one.job.log}")
         elif one.state == "done":
-            said = "is finished, skipped" if one.before else f"finished in {took}"
-            self.say(f"{name}: {said}{f', {one.objective}' if one.objective else ''}; {summary(self.status)}")
+            end = "is finished, skipped" if one.before else f"finished in {took}"
+            self.say(f"{name}: {end}{f', {one.objective}' if one.objective else ''}; {summary(self.status)}")
         elif one.state == "failed":
             self.say(f"{name}: failed after {took}: {one.error}; {summary(self.status)}")
         elif one.state == "elsewhere":
@@ -66,16 +71,16 @@ class PlainDisplay:
             self.say(f"{name}: {one.state}")
 
     def tick(self) -> None:
-        if time.monotonic() - self._said >= PLAIN_SECONDS:
+        if time.monotonic() - self._printed >= PLAIN_SECONDS:
             best = [f"best so far {one.objective} ({one.job.differs})" for one in self.status.best()]
             self.say("; ".join([summary(self.status), *best]))
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no output is open."""
 
 
 class LiveDisplay:
-    """A table that is drawn again and again in its place."""
+    """A table that is redrawn in place with rich."""
 
     def __init__(self, status: SweepStatus, title: str, stream: TextIO) -> None:
         from rich.console import Console
@@ -84,7 +89,7 @@ class LiveDisplay:
         self.status, self.title = status, title
         self._began = self._drawn = time.monotonic()
         self.console = Console(file=stream, highlight=False)
-        self._live = Drawn(self.picture(), console=self.console, auto_refresh=False)
+        self._live = Drawn(self.table(), console=self.console, auto_refresh=False)
         self._live.start()
 
     def say(self, line: str) -> None:
@@ -93,18 +98,18 @@ class LiveDisplay:
     def changed(self, one: JobStatus) -> None:
         if one.state == "failed":
             self.say(f"{one.job.differs or one.job.folder}: failed: {one.error}")
-        self._live.update(self.picture(), refresh=True)
+        self._live.update(self.table(), refresh=True)
 
     def tick(self) -> None:
         if time.monotonic() - self._drawn >= LIVE_SECONDS:
             self._drawn = time.monotonic()
-            self._live.update(self.picture(), refresh=True)
+            self._live.update(self.table(), refresh=True)
 
     def close(self) -> None:
-        self._live.update(self.picture(), refresh=True)
+        self._live.update(self.table(), refresh=True)
         self._live.stop()
 
-    def picture(self) -> Any:
+    def table(self) -> Any:
         """The table: counts and times, the running jobs with their last line, the best of each task."""
         from rich.console import Group
         from rich.table import Table
@@ -127,9 +132,9 @@ class LiveDisplay:
             rows.add_column(justify="right", no_wrap=True)
             rows.add_column(overflow="ellipsis", no_wrap=True, ratio=3)
             for one in running[:ROWS]:
-                said = job_logs.last_line(one.job.log, one.since) if one.state == "running" else one.state
+                last = job_logs.last_line(one.job.log, one.since) if one.state == "running" else one.state
                 rows.add_row(
-                    Text(one.job.differs or one.job.folder.name), readable_time(one.seconds), Text(said, style="dim")
+                    Text(one.job.differs or one.job.folder.name), readable_time(one.seconds), Text(last, style="dim")
                 )
             if len(running) > ROWS:
                 rows.add_row(f"and {len(running) - ROWS} more", "", "")

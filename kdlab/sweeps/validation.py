@@ -1,4 +1,4 @@
-"""What every job of a sweep needs, looked at before the first of them begins."""
+"""Check the inputs of every job of a sweep before the first one starts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from kdlab.errors import UserError
 from kdlab.runs import folders
 from kdlab.sweeps.expansion import SweepJob, job_error
 
-# What no check of inputs reads: jobs that differ in these alone are looked at once.
-ALIKE = ("seed", "optim")
+# Keys that no check of inputs reads: of jobs that differ only in these, one is checked.
+UNCHECKED_KEYS = ("seed", "optim")
 
 
 def check(jobs: Sequence[SweepJob]) -> None:
-    """UserError, which names the job, for the first that a run of its own would refuse before it loads or writes
-    anything: inputs that are missing or damaged, settings that contradict each other, a folder that is taken.
+    """UserError, which names the job, for the first one that a single run would refuse: missing or damaged inputs,
+    contradicting settings, a folder of another run.
 
-    Finished jobs are left out. Writes nothing.
+    Skips finished jobs. Writes nothing.
     """
     for job in jobs:
         if job.config.overwrite:
             raise UserError(
-                "overwrite=true: a sweep skips what is finished and goes on with the rest; to begin anew remove "
+                "overwrite=true: a sweep skips what is finished and resumes the rest; to start anew remove "
                 f"{job.folder.parent}, or choose another hydra.sweep.dir="
             )
     waiting = [job for job in jobs if folders.status(job.folder) != "finished"]
@@ -35,9 +35,9 @@ def check(jobs: Sequence[SweepJob]) -> None:
     from kdlab.stages.base import Stage
     from kdlab.stages.registry import stage_of
     from kdlab.stages.validation import check
-    from kdlab.sweeps import suite  # heavy: after the mistakes that need nothing but the configuration
+    from kdlab.sweeps import suite  # slow imports, after the checks of the configuration
 
-    looked: set[str] = set()
+    checked: set[str] = set()
     stages: dict[str, Stage] = {}
     for job in waiting:
         try:
@@ -45,20 +45,20 @@ def check(jobs: Sequence[SweepJob]) -> None:
                 suite.plan(job.config, job.resolved, job.folder, True, job.overrides)
                 continue
             folders.choose(job.resolved, job.folder, True, False, job.config.resume)
-            if (alike := _told(job.config, ALIKE)) not in looked:
+            if (alike := _checked_part(job.config, UNCHECKED_KEYS)) not in checked:
                 base.check(job.config)
                 stage = stage_of(job.config, lambda line: None)
                 stage.share(stages.setdefault(_inputs(job.config), stage))
                 check(stage)
-                looked.add(alike)
+                checked.add(alike)
         except UserError as error:
             raise job_error(str(error), job.differs, len(jobs) > 1) from error
 
 
-def _told(config: Config, without: Sequence[str]) -> str:
-    told = {key: value for key, value in asdict(config).items() if key not in without}
-    told["select"]["ratio"] = config.select.ratio < 1
-    return json.dumps(told, sort_keys=True, default=str)
+def _checked_part(config: Config, without: Sequence[str]) -> str:
+    part = {key: value for key, value in asdict(config).items() if key not in without}
+    part["select"]["ratio"] = config.select.ratio < 1
+    return json.dumps(part, sort_keys=True, default=str)
 
 
 def _inputs(config: Config) -> str:

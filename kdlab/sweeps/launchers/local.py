@@ -1,4 +1,4 @@
-"""Jobs of a sweep on this machine: one at a time, or several at once with GPUs of their own and threads divided."""
+"""Run jobs of a sweep on this machine: one at a time, or several at once on separate GPUs and shares of the cores."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kdlab.sweeps.expansion import SweepJob
 
 
 def environment_of(job: SweepJob, sweep: str) -> dict[str, str]:
-    """This process's environment for a job: without what belongs to ranks, with what the job may say of its sweep."""
+    """The environment of a job: this process's without the variables of ranks, with the names of sweep and job."""
     kept = {name: value for name, value in os.environ.items() if name not in jobs.RANK_VARIABLES}
     return {**kept, jobs.SWEEP: sweep, jobs.DIFFERS: job.differs}
 
 
 class RunningProcess:
-    """A job in a process group of its own. Its lock and GPUs come free when it ends."""
+    """A job in a process group of its own. Its end releases the lock and the GPUs (added to `free`)."""
 
     state, why = "running", ""
 
@@ -34,17 +34,20 @@ class RunningProcess:
         self.process, self.lock, self.gpus, self.free = process, lock, gpus, free
 
     def poll(self) -> int | None:
+        """The exit code; None while the job runs."""
         code = self.process.poll()
         if code is not None:
-            self.kill()  # what it has started and left behind
+            self.kill()  # processes that the job has left behind
             self.lock.release()
             self.free.update(self.gpus)
         return code
 
     def stop(self, number: int) -> None:
+        """Send a signal to all processes of the job."""
         self._signal(number)
 
     def kill(self) -> None:
+        """Kill all processes of the job."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
@@ -53,25 +56,27 @@ class RunningProcess:
 
 
 class ExitedProcess:
-    """A job that another process has finished meanwhile."""
+    """A job that another process has finished since the sweep began."""
 
     state, why = "running", ""
 
     def poll(self) -> int | None:
+        """Exit code 0."""
         return 0
 
     def stop(self, number: int) -> None:
-        """It has ended."""
+        """Do nothing: the job has ended."""
 
     def kill(self) -> None:
-        """It has ended."""
+        """Do nothing: the job has ended."""
 
 
 class Local:
-    """`n_jobs` at once on this machine; "auto": one for each GPU, or for `jobs_per_gpu` of them.
+    """Launcher of `n_jobs` at once on this machine; "auto": `jobs_per_gpu` on each GPU.
 
     With several at once a job sees as many GPUs as it has devices (CUDA_VISIBLE_DEVICES, out of those that this process
-    may use), and the cores are divided (OMP_NUM_THREADS, unless it is set). One at a time has the whole machine.
+    may use), and the cores are divided (OMP_NUM_THREADS, unless it is set). A single job gets the whole machine.
+    UserError for numbers below 1.
     """
 
     def __init__(self, n_jobs: int | str = 1, jobs_per_gpu: int = 1) -> None:
@@ -88,6 +93,7 @@ class Local:
         self._name = ""
 
     def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
+        """Count the GPUs. UserError for a job that needs more than there are."""
         self._name = name
         gpus = visible_gpus()
         for job in jobs:
@@ -107,15 +113,16 @@ class Local:
         self.divided = bool(gpus)
 
     def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, Any]]:
+        """Start as many of the waiting jobs as there are free slots and GPUs."""
         self._running = [one for one in self._running if one.process.poll() is None]
         self._elsewhere = set()
         begun: list[tuple[SweepJob, Any]] = []
         for job in waiting:
             if len(self._running) >= (self.at_once or 1):
                 break
-            wanted = gpus_of(job) if self.divided else 0
-            gpus = [gpu for gpu, slots in self.free.most_common(wanted) if slots > 0]
-            if len(gpus) < wanted:
+            needed = gpus_of(job) if self.divided else 0
+            gpus = [gpu for gpu, slots in self.free.most_common(needed) if slots > 0]
+            if len(gpus) < needed:
                 continue
             handle = self._start(job, gpus)
             if handle is not None:
@@ -123,6 +130,7 @@ class Local:
         return begun
 
     def elsewhere(self) -> set[int]:
+        """Numbers of the jobs whose folder was locked by another process at the last `begin`."""
         return self._elsewhere
 
     def _start(self, job: SweepJob, gpus: Sequence[str]) -> RunningProcess | ExitedProcess | None:
@@ -150,23 +158,23 @@ class Local:
 
 
 def devices_of(job: SweepJob) -> int:
-    """Processes a job has on one machine; "auto" counts as one."""
+    """The number of processes of a job on one machine; 1 for "auto"."""
     devices = job.config.trainer.devices
     return devices if type(devices) is int else 1
 
 
 def gpus_of(job: SweepJob) -> int:
-    """GPUs a job wants when there are some."""
+    """The number of GPUs that a job uses on one machine that has GPUs."""
     return 0 if job.config.trainer.accelerator in ("cpu", "mps") else devices_of(job)
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them: what is set there, or all that the driver lists."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; all of nvidia-smi where it is not set."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip() and name.strip() != "-1"]

@@ -1,6 +1,6 @@
-"""Jobs of a sweep on a Ray cluster, or on this machine's own: Ray gives each its cores and GPUs.
+"""Run jobs of a sweep as Ray tasks, on a cluster or on this machine: Ray assigns each its cores and GPUs.
 
-Built on Ray's own API: the plugin of Hydra would run a job inside Ray's worker process.
+This uses Ray's API: Hydra's Ray plugin would run a job inside Ray's worker process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from kdlab.sweeps.launchers.remote import RemoteJob
 
 
 def perform(job: RemoteJob) -> int:
-    """Do a job in a worker of Ray's, which has set CUDA_VISIBLE_DEVICES to the job's GPUs; its exit code."""
+    """Run a job in a Ray worker, which has set CUDA_VISIBLE_DEVICES to the job's GPUs; its exit code."""
     return job.run({})
 
 
 class RayHandle:
-    """A job that Ray has taken."""
+    """A job that was submitted to Ray."""
 
     state, why = "running", ""
 
@@ -31,26 +31,29 @@ class RayHandle:
         self.ray, self.reference = ray, reference
 
     def poll(self) -> int | None:
+        """The exit code; None while the job waits or runs; 1 with Ray's error in `why`."""
         ready, _ = self.ray.wait([self.reference], timeout=0)
         if not ready:
             return None
         try:
             return self.ray.get(self.reference)
         except self.ray.exceptions.RayError as error:  # also a cancelled one
-            said = [line for line in str(error).splitlines() if line.strip()]
-            self.why = f"Ray: {said[-1].strip() if said else type(error).__name__}"
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            self.why = f"Ray: {lines[-1].strip() if lines else type(error).__name__}"
             return 1
 
     def stop(self, number: int) -> None:
-        self.ray.cancel(self.reference, force=False)  # as Ctrl-C in the worker
+        """Interrupt the job, as Ctrl-C does."""
+        self.ray.cancel(self.reference, force=False)
 
     def kill(self) -> None:
+        """Kill the worker."""
         self.ray.cancel(self.reference, force=True)
 
 
 class Ray:
-    """Jobs as Ray's tasks. `init` goes to `ray.init` (`address: auto` for a cluster that runs), `remote` to
-    `ray.remote`: cores and GPUs a job; where it is silent, trainer.threads and trainer.devices count."""
+    """Launcher of Ray tasks. `init` are arguments of `ray.init` (`address: auto` for a running cluster), `remote` those of
+    `ray.remote`: cores and GPUs per job, by default from trainer.threads and trainer.devices."""
 
     def __init__(self, init: Mapping[str, Any] | None = None, remote: Mapping[str, Any] | None = None) -> None:
         self.init, self.remote = dict(init or {}), dict(remote or {})
@@ -59,6 +62,7 @@ class Ray:
         self._ray: Any = None
 
     def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
+        """UserError without Ray, and for jobs on several nodes."""
         self._name = name
         try:
             import ray  # pyright: ignore[reportMissingImports]
@@ -72,6 +76,7 @@ class Ray:
         self._ray = ray
 
     def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, RayHandle]]:
+        """Submit all waiting jobs."""
         if not waiting:
             return []
         if not self._ray.is_initialized():
@@ -82,7 +87,7 @@ class Ray:
         where = Path.cwd()
         for job in waiting:
             cores = (job.config.trainer.threads or 1) * devices_of(job)
-            wanted = {
+            resources = {
                 "num_cpus": cores,
                 "num_gpus": gpus_of(job) if self._gpus() else 0,
                 "max_retries": 0,
@@ -91,16 +96,17 @@ class Ray:
             environment = {
                 SWEEP: self._name,
                 DIFFERS: job.differs,
-                "OMP_NUM_THREADS": str(max(1, int(wanted["num_cpus"]))),
+                "OMP_NUM_THREADS": str(max(1, int(resources["num_cpus"]))),
             }
             if "PYTHONPATH" in os.environ:
                 environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
-            distant = RemoteJob(job.overrides, where / job.folder, where / job.log, where, environment)
-            begun.append((job, RayHandle(self._ray, self._ray.remote(**wanted)(perform).remote(distant))))
+            remote = RemoteJob(job.overrides, where / job.folder, where / job.log, where, environment)
+            begun.append((job, RayHandle(self._ray, self._ray.remote(**resources)(perform).remote(remote))))
         return begun
 
     def elsewhere(self) -> set[int]:
-        return set()  # a job waits for the lock of its folder where it runs
+        """No jobs: a job waits for the lock of its folder on the worker."""
+        return set()
 
     def _gpus(self) -> float:
         return self._ray.cluster_resources().get("GPU", 0)

@@ -1,4 +1,4 @@
-"""One job of a sweep on the machine that a cluster has given it: what SLURM and Ray launchers send there."""
+"""Run one job of a sweep on a machine of a cluster: the object that the SLURM and Ray launchers send there."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from typing import Any
 
 from kdlab.runs import folders, process
 
-# what SLURM tells each task; Lightning would take the job for one whose processes SLURM has started
+# set by SLURM in each task; Lightning would assume that SLURM starts the ranks of the run
 TASK_VARIABLES = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 
 
 @dataclass
 class RemoteJob:
-    """A run and where it lies, by names that hold on every machine of the cluster (a shared file system)."""
+    """A run and its paths, which are valid on every machine of the cluster (a shared file system)."""
 
     overrides: tuple[str, ...]
     folder: Path
     log: Path
-    where: Path
+    cwd: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._early: int | None = None  # a signal that came before the run had begun
+        self._early: int | None = None  # a signal that came before the run started
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_process": None}
 
     def run(self, ranks: Mapping[str, str], ignored: int | None = None) -> int:
-        """Do the run; its exit code, 0 also where it is finished already.
+        """Run the job; its exit code, 0 if it is finished already.
 
-        `ranks` are the variables of one of several processes (none: the only one). The first process holds the folder's
-        lock meanwhile, and waits for it. SIGTERM and Ctrl-C are handed on to the run, whose end is waited for; the
-        signal `ignored` is not for it.
+        `ranks` are the environment variables of one of several processes, empty for a single one. The first process
+        waits for the lock of the folder and keeps it. SIGTERM and Ctrl-C are passed on to the run, and this waits for its
+        end; the run ignores the signal `ignored`.
         """
         first = ranks.get("RANK", "0") == "0"
         self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +52,10 @@ class RemoteJob:
             kept = {name: value for name, value in os.environ.items() if name not in dropped}
             overrides = [*self.overrides, f"hydra.run.dir={process.quoted_value(self.folder)}"]
             environment = {**kept, **self.environment, **ranks}
-            held = [lock.descriptor] if lock else []
-            with _handing_on(self):
+            inherited = [lock.descriptor] if lock else []
+            with _forwarding_sigterm(self):
                 with open(self.log, "ab") as log, _ignoring(ignored):
-                    self._process = process.spawn(overrides, environment, held, log.fileno(), self.where)
+                    self._process = process.spawn(overrides, environment, inherited, log.fileno(), self.cwd)
                 if self._early is not None:
                     self.stop(self._early)
                 return self._wait()
@@ -71,10 +71,10 @@ class RemoteJob:
             self.stop(signal.SIGINT)
             return self._process.wait()
         finally:
-            self.stop(signal.SIGKILL)  # what it has started and left behind
+            self.stop(signal.SIGKILL)  # processes that the run has left behind
 
     def stop(self, number: int) -> None:
-        """Signal the run and all it has started, or what will be the run when it has begun."""
+        """Send a signal to all processes of the run; before it starts, as soon as it has."""
         if self._process is None:
             self._early = number
         else:
@@ -82,7 +82,7 @@ class RemoteJob:
                 os.killpg(self._process.pid, number)
 
     def save(self) -> None:
-        """Have the run save where it is and end, and wait for that."""
+        """Make the run save a checkpoint and end, and wait for its end."""
         self.stop(signal.SIGTERM)
         if self._process is not None:
             self._process.wait()
@@ -90,7 +90,7 @@ class RemoteJob:
 
 @contextmanager
 def _ignoring(number: int | None) -> Iterator[None]:
-    """A signal is ignored during the block, and by the process that is started in it."""
+    """Ignore a signal during the block, and in the process that it starts."""
     before = signal.signal(number, signal.SIG_IGN) if number is not None else None
     try:
         yield
@@ -100,8 +100,8 @@ def _ignoring(number: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _handing_on(job: RemoteJob) -> Iterator[None]:
-    """SIGTERM goes on to the run during the block; only the main thread of a process may arrange that."""
+def _forwarding_sigterm(job: RemoteJob) -> Iterator[None]:
+    """Forward SIGTERM to the run during the block; does nothing outside the main thread, which cannot set handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,7 @@
-"""Jobs of a sweep through submitit: on a SLURM cluster, or on this machine as a rehearsal of that.
+"""Run jobs of a sweep through submitit: on a SLURM cluster, or on this machine to test that.
 
-The settings are called as in Hydra's submitit plugin. (The plugin itself runs a job inside the process that submitit
-starts; here that process starts an ordinary run, with a log and a lock of its own.)
+The settings have the names of Hydra's submitit plugin. (The plugin runs a job inside the process that submitit starts;
+here that process starts an ordinary run, with a log and a lock of its own.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIRST_PORT, PORTS = 20000, 20000
 
 
 class SlurmTask:
-    """What submitit sends: it runs in each task of the job. Near the time limit the job saves and is queued again."""
+    """The function that submitit runs in each task of a job. Near the time limit the job saves and is queued again."""
 
     def __init__(self, job: RemoteJob) -> None:
         self.job = job
@@ -40,7 +40,7 @@ class SlurmTask:
         return self.job.run(ranks_of(here), signals.get(here.USR_SIG))
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the time is up, or when the job has to make room."""
+        """Save the run, and submit it again; submitit calls this before the time limit and on preemption."""
         import submitit
 
         self.job.save()
@@ -48,7 +48,7 @@ class SlurmTask:
 
 
 def ranks_of(here: Any) -> dict[str, str]:
-    """The variables that torchrun would set, from submitit's `JobEnvironment`; none for a task that is alone."""
+    """The variables that torchrun would set, from submitit's `JobEnvironment`; none for a single task."""
     if here.num_tasks == 1:
         return {}
     digits = "".join(sign for sign in here.job_id if sign.isdigit())
@@ -63,7 +63,7 @@ def ranks_of(here: Any) -> dict[str, str]:
 
 
 class SlurmHandle:
-    """A job that submitit has submitted."""
+    """A job that was submitted. `local`: on this machine."""
 
     def __init__(self, submitted: Any, local: bool) -> None:
         self.submitted, self.local = submitted, local
@@ -71,9 +71,11 @@ class SlurmHandle:
 
     @property
     def state(self) -> str:
+        """queued or running."""
         return "queued" if self.submitted.state in PENDING else "running"
 
     def poll(self) -> int | None:
+        """The exit code of the worst task; None while the job waits or runs; 1 with SLURM's state in `why`."""
         if not self.submitted.done():
             return None
         from submitit.core.utils import UncompletedJobError  # a FailedJobError is one
@@ -81,25 +83,25 @@ class SlurmHandle:
         try:
             return max(self.submitted.results(), key=abs)
         except UncompletedJobError as error:
-            said = [line.strip() for line in str(error).splitlines() if line.strip()]
-            self.why = (
-                f"job {self.submitted.job_id} ended as {self.submitted.state}: {said[0] if said else 'no word of it'}"
-            )
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            self.why = f"job {self.submitted.job_id} ended as {self.submitted.state}: {lines[0] if lines else 'no reason given'}"
             return 1
 
     def stop(self, number: int) -> None:
-        if self.local:  # submitit's own way gives the job a second
+        """Send SIGTERM, at which the run saves a checkpoint."""
+        if self.local:  # submitit's cancel leaves the job one second only
             os.kill(int(self.submitted.job_id), signal.SIGTERM)
         else:
             self.submitted.cancel(check=False)
 
     def kill(self) -> None:
+        """Cancel the job."""
         self.submitted.cancel(check=False)
 
 
 class Submitit:
-    """Jobs on the cluster "slurm", or "local". `nodes`, `tasks_per_node` and `gpus_per_node`, where null, are what a
-    job's trainer.num_nodes, trainer.devices and accelerator ask for; what else SLURM may be told is in `settings`."""
+    """Launcher on the cluster "slurm", or "local". `nodes`, `tasks_per_node` and `gpus_per_node`, where null, come from a
+    job's trainer.num_nodes, trainer.devices and accelerator; other parameters of SLURM are in `settings`."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class Submitit:
         if type(array_parallelism) is not int or array_parallelism < 1:
             raise UserError(f"hydra.launcher.array_parallelism={array_parallelism}: at least 1")
         self.cluster, self.folder, self.array_parallelism = cluster, submitit_folder, array_parallelism
-        self.asked = {"nodes": nodes, "tasks_per_node": tasks_per_node, "gpus_per_node": gpus_per_node}
+        self.requested = {"nodes": nodes, "tasks_per_node": tasks_per_node, "gpus_per_node": gpus_per_node}
         self.max_num_timeout = max_num_timeout
         self.settings = {name: value for name, value in (settings or {}).items() if value is not None}
         self.at_once: int | None = array_parallelism
@@ -125,6 +127,7 @@ class Submitit:
         self._handles: list[SlurmHandle] = []
 
     def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
+        """UserError without submitit, and on a machine without SLURM's commands."""
         self._name = name
         self.folder = self.folder or str(common_folder(jobs) / ".submitit" / "%j")
         _submitit()
@@ -138,6 +141,7 @@ class Submitit:
                 )
 
     def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, SlurmHandle]]:
+        """Submit the waiting jobs, jobs of equal resources as one array."""
         self._handles = [handle for handle in self._handles if not handle.submitted.done()]
         room = len(waiting) if self.cluster == "slurm" else self.array_parallelism - len(self._handles)
         groups: dict[tuple[Any, ...], list[SweepJob]] = {}
@@ -146,14 +150,15 @@ class Submitit:
         return [pair for group in groups.values() for pair in self._submit(group)]
 
     def elsewhere(self) -> set[int]:
-        return set()  # a job waits for the lock of its folder where it runs
+        """No jobs: a job waits for the lock of its folder on its node."""
+        return set()
 
     def resources(self, job: SweepJob) -> dict[str, int]:
-        """Nodes, tasks a node (the ranks) and GPUs a node of a job."""
+        """The nodes, tasks per node (the ranks) and GPUs per node of a job."""
         own = {"nodes": job.config.trainer.num_nodes, "tasks_per_node": devices_of(job), "gpus_per_node": gpus_of(job)}
-        if self.cluster == "local":  # one task, which starts its ranks itself
+        if self.cluster == "local":  # one task, whose process starts the ranks
             own = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0}
-        return {name: own[name] if given is None else given for name, given in self.asked.items()}
+        return {name: own[name] if given is None else given for name, given in self.requested.items()}
 
     def executor(self, resources: Mapping[str, int]) -> Any:
         """Submitit's executor for jobs of these resources. UserError for settings it does not know."""
@@ -176,9 +181,9 @@ class Submitit:
         with executor.batch():
             for job in group:
                 environment = {SWEEP: self._name, DIFFERS: job.differs}
-                where = Path.cwd()
-                distant = RemoteJob(job.overrides, where / job.folder, where / job.log, where, environment)
-                submitted.append(executor.submit(SlurmTask(distant)))
+                cwd = Path.cwd()
+                remote = RemoteJob(job.overrides, cwd / job.folder, cwd / job.log, cwd, environment)
+                submitted.append(executor.submit(SlurmTask(remote)))
         handles = [SlurmHandle(one, self.cluster == "local") for one in submitted]
         self._handles += handles
         return list(zip(group, handles, strict=True))
