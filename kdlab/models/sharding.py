@@ -52,7 +52,9 @@ class ShardTurns:
     def __init__(self, model: transformers.PreTrainedModel) -> None:
         self._base: nn.Module = model.base_model
         self._following = False
-        self._half = any(p.dtype == torch.bfloat16 for p in self._base.parameters())  # some of them (`Encoder.hold`)
+        self._half = any(
+            p.dtype == torch.bfloat16 for p in self._base.parameters()
+        )  # some of them (`Encoder.cast_weights`)
         self._base.register_forward_pre_hook(self._announce)
 
     def _announce(self, *_: Any) -> None:

@@ -47,7 +47,9 @@ class PretrainStage(Stage):
         return loading.load_masked_lm(source, revision)
 
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
-        if teacher is not None and teacher.encoder.held is None:  # in half precision it has lost some of its bits
+        if (
+            teacher is not None and teacher.encoder.weight_dtype is None
+        ):  # in half precision it has lost some of its bits
             return teacher.encoder.model
         return self.teacher_pool.load(self.teacher_pool.main)
 

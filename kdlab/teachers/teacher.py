@@ -64,7 +64,7 @@ class Teacher:
         """Keep the weights as a training of `precision` holds its teachers (`held_in`), before it is shared out."""
         dtype = held_in(precision)
         if dtype is not None:
-            self.encoder.hold(dtype)
+            self.encoder.cast_weights(dtype)
         return self
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab.models import attention_capture, flops, last_layer, varlen
 from kdlab.models.encoder import Encoder
+from kdlab.models.execution import VarlenExecution
 from kdlab.models.student import set_dropout, transformer_layers
 from kdlab.types import IGNORE, Batch
 from tests.conftest import tiny_config
@@ -80,7 +81,7 @@ def counted(monkeypatch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_and_all_gradients_are_those_of_the_unmodified_model(family, text, execution, counted, monkeypatch):
     monkeypatch.setattr(varlen, "attend", one_by_one)
-    monkeypatch.setattr(Encoder, "_half", True)  # else one row of tokens, in float32, is not tried
+    monkeypatch.setattr(VarlenExecution, "half_precision", True)  # else one row of tokens, in float32, is not tried
     b, found = batch(text), {}
     for way in ("plain", execution):
         one = model(family, text)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kdlab.models import attention_capture, varlen
 from kdlab.models.encoder import Encoder
+from kdlab.models.execution import VarlenExecution
 from kdlab.models.student import set_dropout
 from tests.unit.models.test_packing import LENGTHS, model, texts
 
@@ -32,7 +33,7 @@ def one_by_one(
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
 def test_one_row_of_all_tokens_shows_what_padded_rows_show(family, monkeypatch):
     monkeypatch.setattr(varlen, "attend", one_by_one)
-    monkeypatch.setattr(Encoder, "_half", True)
+    monkeypatch.setattr(VarlenExecution, "half_precision", True)
     b = texts(segments=True)
     given = model(family)
     padded = Encoder(given).encode(b, STATES)

@@ -112,7 +112,7 @@ def test_in_every_execution(family, execution):
     plain, held = teacher(family, TASK, execution), teacher(family, TASK, execution).hold(HALF)
     with autocast():
         assert_near(said(held, batch), said(plain, batch))
-    assert held.encoder.held == torch.bfloat16 and plain.encoder.held is None
+    assert held.encoder.weight_dtype == torch.bfloat16 and plain.encoder.weight_dtype is None
 
 
 def test_attention_is_read_as_under_autocast():
@@ -122,7 +122,7 @@ def test_attention_is_read_as_under_autocast():
         attention_capture.prepare(who.encoder.model)
     with autocast():
         assert_near(said(held, batch, wants), said(plain, batch, wants))
-    assert held.encoder.held == torch.bfloat16 and plain.encoder.held is None
+    assert held.encoder.weight_dtype == torch.bfloat16 and plain.encoder.weight_dtype is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -145,7 +145,7 @@ def test_which_precisions_hold():
     assert held_in("bf16-mixed") == torch.bfloat16
     assert held_in("16-mixed") is held_in("32-true") is None
     one = teacher("bert", TASK).hold("32-true").hold("16-mixed")
-    assert all(p.dtype == torch.float32 for p in one.encoder.parameters()) and one.encoder.held is None
+    assert all(p.dtype == torch.float32 for p in one.encoder.parameters()) and one.encoder.weight_dtype is None
 
 
 class Rows:
@@ -170,8 +170,8 @@ def test_a_training_holds_its_teacher_and_never_what_it_trains(precision):
     module = Distiller(student, terms, OptimizerSettings(lr=1e-3), 2, [who], ledger)
     before = [p.clone() for p in student.parameters()]
     fit(module, Rows(), 2, "test", accelerator="cpu", precision=precision)
-    assert who.encoder.held == (torch.bfloat16 if precision == HALF else None)
-    assert {p.dtype for p in student.parameters()} == {torch.float32} and student.held is None
+    assert who.encoder.weight_dtype == (torch.bfloat16 if precision == HALF else None)
+    assert {p.dtype for p in student.parameters()} == {torch.float32} and student.weight_dtype is None
     moved = [float((p.detach() - q.detach()).abs().max()) for p, q in zip(student.parameters(), before, strict=True)]
     assert max(moved) > 0
     assert {x.dtype for x in module.state_dict().values() if x.is_floating_point()} == {torch.float32}
@@ -179,4 +179,4 @@ def test_a_training_holds_its_teacher_and_never_what_it_trains(precision):
 
 def test_what_is_trained_is_not_cast():
     with pytest.raises(ValueError, match="trained"):
-        Encoder(model("bert", TASK)).hold(torch.bfloat16)
+        Encoder(model("bert", TASK)).cast_weights(torch.bfloat16)

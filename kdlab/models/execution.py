@@ -1,0 +1,275 @@
+"""Execution modes of an encoder: padded, bucketed, packed and variable-length forwards over the rows of a batch.
+
+Each mode is a class with the interface of `Execution`; `execution_for` chooses one by its name. All give the same outputs
+within rounding; they differ in the tokens they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import transformers
+from torch import Tensor
+
+from kdlab.models import attention_capture, last_layer, packing, varlen
+from kdlab.types import Batch, Outputs
+
+
+class EncoderRunner:
+    """Forwards of the encoder half of a transformers model, as execution modes need them.
+
+    `per_row`: the head reads one vector a row, not one a token; `autocast`: the half-precision type in which the model
+    runs (None: as its surroundings say).
+    """
+
+    def __init__(self, model: transformers.PreTrainedModel, per_row: bool) -> None:
+        self.model, self.per_row = model, per_row
+        self.autocast: torch.dtype | None = None
+        takes_segments = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
+        self._segments = takes_segments and getattr(model.config, "type_vocab_size", 0) > 1
+
+    def precision(self) -> contextlib.AbstractContextManager[object]:
+        """The context for a forward: autocast to the type `autocast`, if there is one."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, self.autocast)
+
+    def run(self, inputs: dict[str, Any], wants: frozenset[str]) -> Outputs:
+        """Run all layers on the `inputs` of transformers' forward: `hidden`, and the wanted states, scores and values."""
+        inputs = self._accepted(inputs)
+        if "states" in wants:
+            inputs["output_hidden_states"] = True
+        attention = wants & {"scores", "values"}
+        with self.precision(), attention_capture.recording() if attention else contextlib.nullcontext() as recorded:
+            answer = self.model.base_model(**inputs)
+        outputs = Outputs(hidden=answer.last_hidden_state)
+        if "states" in wants:
+            outputs.states = answer.hidden_states
+        if recorded is not None:
+            outputs.scores, outputs.values = attention_capture.checked(recorded, self.model)
+        return outputs
+
+    def run_for(self, chosen: last_layer.ChosenTokens, inputs: dict[str, Any]) -> Tensor:
+        """Run the last layer for the chosen tokens only: their last hidden states (U, H)."""
+        with self.precision():
+            return last_layer.run(self.model, self._accepted(inputs), chosen)
+
+    def _accepted(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A copy of `inputs`, without segments where the model takes none."""
+        return {name: x for name, x in inputs.items() if self._segments or name != "token_type_ids"}
+
+
+class Execution(ABC):
+    """A way to run an encoder over the rows of a batch."""
+
+    name: ClassVar[str]
+
+    def __init__(self, runner: EncoderRunner) -> None:
+        self.runner = runner
+
+    @classmethod
+    def supports(cls, model: transformers.PreTrainedModel) -> bool:
+        """True where the model's family can run in this mode."""
+        return True
+
+    @abstractmethod
+    def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        """Hidden states of the rows, as `kdlab.models.encoder.Encoder.encode` describes them."""
+
+    @abstractmethod
+    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+        """Tokens and pairs of tokens of a forward, as `kdlab.models.encoder.Encoder.executed` describes them."""
+
+
+class PaddedExecution(Execution):
+    """Run each batch as it comes, padded to its longest row."""
+
+    name = "padded"
+
+    def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        return replace(self.runner.run(_inputs(batch), wants), mask=batch.attention_mask)
+
+    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+        rows, length = batch.input_ids.shape
+        return rows * length, rows * length * length
+
+
+class BucketedExecution(Execution):
+    """Run rows of similar length together, each group padded to its own longest row."""
+
+    name = "bucketed"
+
+    def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        device = batch.rows.device
+        groups = packing.buckets(_lengths(batch))
+        parts = [self.runner.run(_inputs(batch.take(torch.tensor(group, device=device))), wants) for group in groups]
+        order = torch.tensor([i for group in groups for i in group], device=device).argsort()
+        return packing.joined(parts, order, batch.attention_mask)
+
+    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+        lengths = _lengths(batch)
+        sizes = [(len(group), max(lengths[i] for i in group)) for group in packing.buckets(lengths)]
+        return sum(n * longest for n, longest in sizes), sum(n * longest**2 for n, longest in sizes)
+
+
+class PackedExecution(Execution):
+    """Run several sequences in one row of tokens, without padding between them (`kdlab.models.packing`).
+
+    The last layer runs only for the tokens whose state is needed (`kdlab.models.last_layer`).
+    """
+
+    name = "packed"
+
+    @classmethod
+    def supports(cls, model: transformers.PreTrainedModel) -> bool:
+        return packing.packs(model)
+
+    def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        model = self.runner.model
+        packed = packing.PackedRows(batch, packing.first_position(model))
+        inputs = {**packed.inputs, "attention_mask": packed.attention_mask(model.dtype)}
+        needed = needed_tokens(self.runner, batch, wants)
+        if needed is not None:
+            places = packed.places.flatten().index_select(0, _indices(needed))
+            chosen = last_layer.ChosenTokens.among(places, packed.layout.rows, packed.layout.width)
+            return _outputs_of(self.runner, needed, self.runner.run_for(chosen, inputs), batch.attention_mask)
+        outputs = self.runner.run(inputs, wants)
+        assert outputs.hidden is not None
+        hidden = packed.unpack(outputs.hidden)
+        # the last of the states is the last hidden state, unless the family normalises it once more
+        states = outputs.states and tuple(hidden if x is outputs.hidden else packed.unpack(x) for x in outputs.states)
+        return Outputs(
+            hidden=hidden,
+            mask=batch.attention_mask,
+            states=states,
+            scores=outputs.scores and tuple(packed.unpack_scores(x) for x in outputs.scores),
+            values=outputs.values and tuple(packed.unpack_values(x) for x in outputs.values),
+        )
+
+    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+        layout = packing.layout(_lengths(batch))
+        whole = layout.tokens, layout.tokens * layout.width
+        needed = needed_tokens(self.runner, batch, wants)
+        if needed is None:
+            return whole
+        counts = needed.sum(1).cpu()
+        most = counts.new_zeros(layout.rows).index_add(0, layout.row, counts).max()
+        return *whole, int(counts.sum()), layout.rows * int(most) * layout.width
+
+
+class VarlenExecution(Execution):
+    """Run one row of all real tokens by variable-length attention kernels (`kdlab.models.varlen`), else packed.
+
+    Packed where the kernels cannot be used: in float32, under dropout of attention weights, where attention is recorded.
+    """
+
+    name = "varlen"
+
+    @classmethod
+    def supports(cls, model: transformers.PreTrainedModel) -> bool:
+        return packing.packs(model)
+
+    def __init__(self, runner: EncoderRunner) -> None:
+        super().__init__(runner)
+        model = runner.model
+        if not attention_capture.prepared(model):  # another user of these layers may record their attention
+            varlen.prepare(model)
+        self._packed = PackedExecution(runner)
+        # modules with a scaling factor are self-attention: their dropout is of attention weights
+        self._attention_dropout: list[Any] = [
+            m.dropout for m in model.modules() if hasattr(m, "scaling") and hasattr(m, "dropout")
+        ]
+
+    @property
+    def kernels_usable(self) -> bool:
+        """True where the model's attention and dropout allow the kernels now, in half precision."""
+        model = self.runner.model
+        if not varlen.prepared(model):
+            return False
+        return not model.training or all(dropout.p == 0 for dropout in self._attention_dropout)
+
+    @property
+    def half_precision(self) -> bool:
+        """True where a forward now runs in half precision, which the kernels need."""
+        return torch.is_autocast_enabled("cuda") or self.runner.model.dtype in (torch.bfloat16, torch.float16)
+
+    def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        if not (self.kernels_usable and self.half_precision) or wants & {"scores", "values"}:
+            return self._packed.encode(batch, wants)
+        flat = packing.FlatLayout(batch, packing.first_position(self.runner.model))
+        needed = needed_tokens(self.runner, batch, wants)
+        if needed is not None:
+            counts = needed.sum(1)
+            with varlen.sequences(flat.bounds, flat.shape[1], packing.bounds_of(counts), int(counts.max())):
+                chosen = last_layer.ChosenTokens.of_one_row(flat.inside(needed))
+                vectors = self.runner.run_for(chosen, flat.inputs)
+            return _outputs_of(self.runner, needed, vectors, batch.attention_mask)
+        with varlen.sequences(flat.bounds, flat.shape[1]):
+            outputs = self.runner.run(flat.inputs, wants)
+        assert outputs.hidden is not None
+        hidden = flat.unpack(outputs.hidden)
+        states = outputs.states and tuple(hidden if x is outputs.hidden else flat.unpack(x) for x in outputs.states)
+        return Outputs(hidden=hidden, mask=batch.attention_mask, states=states)
+
+    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+        if not self.kernels_usable:
+            return self._packed.executed(batch, wants)
+        lengths = _lengths(batch)
+        whole = sum(lengths), sum(n * n for n in lengths)
+        needed = needed_tokens(self.runner, batch, wants)
+        if needed is None:
+            return whole
+        counts = needed.sum(1).cpu()
+        return *whole, int(counts.sum()), int(counts @ torch.tensor(lengths))
+
+
+EXECUTIONS: dict[str, type[Execution]] = {
+    mode.name: mode for mode in (PaddedExecution, BucketedExecution, PackedExecution, VarlenExecution)
+}
+
+
+def execution_for(name: str, runner: EncoderRunner) -> Execution:
+    """The execution mode called `name`, or the bucketed one where the model's family cannot run without padding."""
+    mode = EXECUTIONS[name]
+    return mode(runner) if mode.supports(runner.model) else BucketedExecution(runner)
+
+
+def needed_tokens(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) -> Tensor | None:
+    """Mask (k, L) of tokens whose last state is needed: first tokens and predictions. None if the full layer must run."""
+    if wants or not last_layer.runs(runner.model):
+        return None
+    if runner.per_row == (batch.labels.ndim == 2):  # labels of another kind than the head's do not say what is needed
+        return None
+    real = batch.attention_mask.bool()
+    needed = torch.zeros_like(real) if runner.per_row else batch.labelled() & real
+    return needed.index_fill(1, needed.new_zeros(1, dtype=torch.long), True)
+
+
+def _outputs_of(runner: EncoderRunner, needed: Tensor, vectors: Tensor, mask: Tensor) -> Outputs:
+    """Outputs with the last hidden states `vectors` (U, H) of the `needed` tokens; NaN elsewhere, so that misuse shows."""
+    if runner.per_row:
+        return Outputs(hidden=vectors.unsqueeze(1), mask=mask)
+    hidden = vectors.new_full((mask.numel(), vectors.shape[-1]), torch.nan)
+    return Outputs(hidden=hidden.index_copy(0, _indices(needed), vectors).view(*mask.shape, -1), mask=mask)
+
+
+def _indices(mask: Tensor) -> Tensor:
+    """Indices (U,) of the true values of a mask, in its flattened order."""
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def _lengths(batch: Batch) -> tuple[int, ...]:
+    return tuple(batch.attention_mask.sum(1).tolist())
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    """The inputs of transformers' forward for the padded rows of a batch."""
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if batch.token_types is not None:
+        inputs["token_type_ids"] = batch.token_types
+    return inputs
