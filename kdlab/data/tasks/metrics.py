@@ -1,9 +1,15 @@
-"""The metrics of the tasks, as fractions: 1 is best (papers print them times 100).
+"""Metrics of the tasks, as fractions: 1 is best (papers print them times 100).
 
-Each is a function of predictions (N,) and labels (N,): class indices, or numbers for the correlations. They equal
-scikit-learn's and SciPy's, except that a correlation that is not defined, because all predictions (or all labels) are
-equal, is 0 here and NaN there: such predictions carry no information, and a NaN would spoil every average.
-torchmetrics is not used: its Matthews is not 0 on one-class predictions, and its multi-class F1 is macro.
+Each takes predictions (N,) and labels (N,): class indices, or numbers for the correlations. Values equal scikit-learn's and
+SciPy's in float64. torchmetrics counts the right and wrong rows of each class; the ratios are taken here, because its own
+are float32 (an error of 5e-8) and some of them are wrong for these tasks. `tests/unit/data/tasks/test_metrics.py` shows
+each case in which its ready-made metric is not used:
+
+- Matthews correlation of a single class in predictions and labels: 1 there; 0 here, as in scikit-learn.
+- F1: macro over the classes by default there; binary F1 of class 1 here, as GLUE scores MRPC and QQP.
+- Pearson of constant predictions or labels: NaN there; 0 here, because such predictions carry no information and a NaN
+  would spoil every average. Pearson of tiny numbers: NaN there, and its last bit differs.
+- Spearman: an epsilon in the denominator there, an error of 4e-6 on few rows.
 """
 
 from __future__ import annotations
@@ -20,31 +26,47 @@ from kdlab.types import IGNORE
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Share of rows with the right class."""
-    return float((predictions == labels).double().mean())
+    true_positives, _, support = _class_counts(predictions, labels)
+    return sum(true_positives) / sum(support)
 
 
 def f1(predictions: Tensor, labels: Tensor) -> float:
-    """Binary F1 of class 1, as GLUE scores MRPC and QQP: 2 TP / (2 TP + FP + FN); 0 where no row is or is called 1."""
-    return _f1_of(1, predictions, labels)
+    """Binary F1 of class 1, as GLUE scores MRPC and QQP: 2 TP / (2 TP + FP + FN); 0 where class 1 never occurs."""
+    return _f1_by_class(predictions, labels).get(1, 0.0)
 
 
 def macro_f1(predictions: Tensor, labels: Tensor) -> float:
-    """Mean of the F1 of each class that is among the labels or the predictions (scikit-learn's "macro")."""
-    classes = torch.unique(torch.cat((predictions, labels))).tolist()
-    return sum(_f1_of(c, predictions, labels) for c in classes) / len(classes)
+    """Mean of the F1 of each class that occurs among the labels or the predictions (scikit-learn's "macro")."""
+    scores = _f1_by_class(predictions, labels)
+    return sum(scores.values()) / len(scores)
 
 
-def _f1_of(c: int, predictions: Tensor, labels: Tensor) -> float:
-    called, right = predictions == c, labels == c
-    both, either = int((called & right).sum()), int(called.sum() + right.sum())
-    return 2 * both / either if either else 0.0
+def _f1_by_class(predictions: Tensor, labels: Tensor) -> dict[int, float]:
+    """F1 of each class that occurs, by class index, ascending."""
+    counts = zip(*_class_counts(predictions, labels), strict=True)
+    return {c: 2 * tp / (called + right) for c, (tp, called, right) in enumerate(counts) if called + right}
+
+
+def _class_counts(predictions: Tensor, labels: Tensor) -> tuple[list[int], list[int], list[int]]:
+    """Of each of the C classes: true positives, rows predicted, rows labelled."""
+    from torchmetrics.functional.classification import multiclass_stat_scores  # slow to import
+
+    counts = multiclass_stat_scores(predictions, labels, _classes(predictions, labels), average=None)
+    tp, fp, _, _, support = counts.T.tolist()
+    return tp, [a + b for a, b in zip(tp, fp, strict=True)], support
+
+
+def _classes(predictions: Tensor, labels: Tensor) -> int:
+    return max(2, int(max(predictions.max(), labels.max())) + 1)
 
 
 def matthews(predictions: Tensor, labels: Tensor) -> float:
     """Matthews correlation, for any number of classes (Gorodkin 2004); 0 where predictions or labels are one class."""
-    size = int(max(predictions.max(), labels.max())) + 1
-    p, t = (torch.bincount(x, minlength=size).double() for x in (predictions, labels))
-    n, correct = float(len(labels)), float((predictions == labels).sum())
+    from torchmetrics.functional.classification import multiclass_confusion_matrix  # slow to import
+
+    table = multiclass_confusion_matrix(predictions, labels, _classes(predictions, labels)).double()
+    p, t = table.sum(0), table.sum(1)  # rows of each class among the predictions, among the labels
+    n, correct = float(table.sum()), float(table.trace())
     spread = (n * n - float(p @ p)) * (n * n - float(t @ t))
     return (correct * n - float(p @ t)) / math.sqrt(spread) if spread > 0 else 0.0
 
@@ -54,7 +76,7 @@ def pearson(predictions: Tensor, labels: Tensor) -> float:
     x, y = predictions.double(), labels.double()
     if (x == x[0]).all() or (y == y[0]).all():
         return 0.0
-    x, y = (v / v.abs().max() for v in (x - x.mean(), y - y.mean()))  # so that tiny and huge numbers do not vanish
+    x, y = (v / v.abs().max() for v in (x - x.mean(), y - y.mean()))  # against underflow and overflow
     return max(-1.0, min(1.0, float((x / x.norm()) @ (y / y.norm()))))
 
 
@@ -64,6 +86,7 @@ def spearman(predictions: Tensor, labels: Tensor) -> float:
 
 
 def _ranks(values: Tensor) -> Tensor:
+    """Ranks (N,) float64 from 1, ascending; equal values share their mean rank."""
     _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
 
@@ -72,15 +95,15 @@ METRICS = {f.__name__: f for f in (accuracy, f1, macro_f1, matthews, pearson, sp
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """What logits (N, C) answer: the class (N,) int64 of the largest; with C = 1 (regression) the number (N,)."""
+    """Predictions of logits (N, C): the class (N,) int64 of the largest, or with C = 1 (regression) the number (N,)."""
     return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def score(metrics: Sequence[str], predictions: Tensor, labels: Tensor) -> dict[str, float]:
-    """Each of the named metrics of predictions (N,) and labels (N,), and their mean as `average`.
+    """Compute the named metrics of predictions (N,) and labels (N,), and their mean as `average`.
 
-    Raises UserError for an unknown metric, no rows, predictions that are not numbers (a model that diverged), and
-    hidden labels (IGNORE, NaN, and GLUE's -1 where classes are scored).
+    UserError for an unknown metric, no rows, predictions that are not finite (a model that diverged), and hidden labels
+    (IGNORE, NaN, and GLUE's -1 where classes are scored).
     """
     for name in metrics:
         if name not in METRICS:
@@ -93,8 +116,8 @@ def score(metrics: Sequence[str], predictions: Tensor, labels: Tensor) -> dict[s
     if (hidden | (labels == IGNORE)).any():
         raise UserError("some labels are hidden (-1), as in GLUE's test sets: such a split cannot be scored here")
     predictions, labels = predictions.detach().cpu(), labels.detach().cpu()
-    found = {name: METRICS[name](predictions, labels) for name in metrics}
-    return {**found, "average": sum(found.values()) / len(found)}
+    values = {name: METRICS[name](predictions, labels) for name in metrics}
+    return {**values, "average": sum(values.values()) / len(values)}
 
 
 def task_average(scores: Mapping[str, Mapping[str, float]]) -> float:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn import metrics as sk
+from torchmetrics import functional as tm
 
 from kdlab.data.tasks.metrics import (
     METRICS,
@@ -136,3 +137,35 @@ def test_what_cannot_be_scored(metrics, predictions, labels, words: str) -> None
 def test_negative_scores_are_scores() -> None:
     found = score(tuple(METRICS)[-2:], torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([-2.0, -1.0, 0.0]))
     assert found == {"pearson": pytest.approx(1.0), "spearman": pytest.approx(1.0), "average": pytest.approx(1.0)}
+
+
+def test_class_metrics_are_ratios_of_exact_counts() -> None:
+    """The float64 values of the definitions, bit by bit: result.json must not change in its last digit."""
+    rng = np.random.default_rng(2)
+    for size, classes in ((1, 1), (7, 2), (50, 3), (400, 6), (3000, 26)):
+        p, t = (torch.from_numpy(rng.integers(0, classes, size)) for _ in range(2))
+        hits = {c: int(((p == c) & (t == c)).sum()) for c in range(classes)}
+        rows = {c: int((p == c).sum()) + int((t == c).sum()) for c in range(classes)}
+        scores = [2 * hits[c] / rows[c] for c in range(classes) if rows[c]]
+        assert accuracy(p, t) == float((p == t).double().mean()) == sum(hits.values()) / size
+        assert macro_f1(p, t) == sum(scores) / len(scores)
+        assert f1(p, t) == (2 * hits[1] / rows[1] if rows.get(1) else 0.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchmetrics_own_scores_are_not_those_of_the_tasks() -> None:
+    """Each reason that kdlab.data.tasks.metrics gives for not using one; if a test fails, torchmetrics can be used."""
+    p, t = torch.tensor([0, 1, 1, 0, 1, 2]), torch.tensor([0, 1, 0, 0, 1, 1])
+    assert float(tm.classification.multiclass_accuracy(p, t, 3, average="micro")) != accuracy(p, t) == 4 / 6  # float32
+    one = torch.zeros(3, dtype=torch.int64)
+    assert float(tm.matthews_corrcoef(one, one, "multiclass", num_classes=2)) == 1.0
+    assert matthews(one, one) == sk.matthews_corrcoef(one, one) == 0.0
+    b, u = torch.tensor([0, 1, 1, 0, 1, 1]), torch.tensor([0, 1, 0, 0, 1, 1])
+    macro = float(tm.classification.multiclass_f1_score(b, u, 2))
+    assert abs(macro - f1(b, u)) > 1e-3 and macro == pytest.approx(macro_f1(b, u))
+    varied, flat = torch.arange(7.0, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
+    assert math.isnan(float(tm.pearson_corrcoef(flat, varied))) and pearson(flat, varied) == 0.0
+    assert math.isnan(float(tm.pearson_corrcoef(1e-30 * varied, varied)))
+    assert pearson(1e-30 * varied, varied) == pytest.approx(1.0)
+    x, y = varied[:2], varied[:2].flip(0)
+    assert abs(float(tm.spearman_corrcoef(x, y)) + 1) > 1e-7 > abs(spearman(x, y) + 1)
