@@ -13,7 +13,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from kdlab.config.schema import Config
+from kdlab.config.schema import Config, group_in
 
 NAME = "NAME"  # stands for a key that the user names: knowledge.terms.NAME.weight
 
@@ -45,7 +45,7 @@ def _below(group: type, where: str) -> list[Key]:
     hints, lines, found = get_type_hints(group), lines_of(group), []
     for field in fields(group):
         name, hint = f"{where}{field.name}", hints[field.name]
-        inner = next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
+        inner = group_in(hint)
         found.append(Key(name, type_words(hint), lines.get(field.name, ""), _default(field), inner))
         if inner is not None:
             found += _below(inner, f"{name}.{NAME}." if get_origin(hint) is dict else f"{name}.")

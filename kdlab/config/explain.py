@@ -26,7 +26,7 @@ def main(names: Sequence[str]) -> int:
 
 
 def explanation(name: str) -> str:
-    """The explanation of a dotted key or a group in several lines; UserError with the nearest names if there is none."""
+    """Explain a dotted key or a group in several lines; UserError with the nearest names for an unknown one."""
     name = spellings.key(name.lstrip("+~").partition("=")[0])
     if name in choices.groups():
         return "\n".join(_group(name))

@@ -19,7 +19,7 @@ class ScaleConfig:
     """Size of the default models, data and training."""
 
     name: str = "demo"
-    "Scale: demo (a laptop) or paper (the published settings); chooses the files NAME_demo or NAME_paper of other groups"
+    "demo (a laptop) or paper (the published settings); picks the choices NAME_demo or NAME_paper of other groups"
     says: str = ""
     "Text that a run prints about its scale"
 
@@ -69,18 +69,18 @@ class DataConfig:
     workers: int = 0
     "Data loader processes on each rank; 0 loads in the main process"
     heldout_rows: int | None = 256
-    "Held-out rows that an evaluation during training reads, at least 1; null: all. The last evaluation of a task reads all"
+    "Held-out rows of an evaluation during training, at least 1; null: all, as in the last evaluation of a task"
     # pretrain
     document: str = "file"
     "pretrain: one document of a .txt file is the file, a block (between blank lines) or a line"
     text_column: str = "text"
     "pretrain: column or key with the text in .jsonl and .parquet files"
     group: int = 1
-    "pretrain: consecutive rows of a .jsonl or .parquet file that form one document, at least 1 (sentences, for example)"
+    "pretrain: consecutive rows of .jsonl and .parquet files that form one document, at least 1"
     min_length: int = 12
     "pretrain: tokens below which a text is dropped, at least 3 (DistilBERT script: 12)"
     masking: str = "uniform"
-    "pretrain: draw masked tokens with uniform probability, or rare: weighted by token count ** -0.7 (DistilBERT script)"
+    "pretrain: masked tokens are drawn uniform, or rare: weighted by token count ** -0.7 (DistilBERT script)"
     mask_probability: float = 0.15
     "pretrain: share of the tokens that is masked, in (0, 1) (BERT, DistilBERT: 0.15)"
     heldout: float = 0.05
@@ -89,9 +89,9 @@ class DataConfig:
     "pretrain: seed of the held-out documents, independent of the run's seed"
     # finetune
     task: str | None = None
-    "finetune: an official task (cola sst2 mrpc stsb qqp mnli qnli rte wnli sst5 imdb emotion agnews); null: inferred from path"
+    "finetune: cola sst2 mrpc stsb qqp mnli qnli rte wnli sst5 imdb emotion agnews; null: inferred from your own rows"
     columns: list[str] | None = None
-    "finetune: text columns of your own files, one or two for pairs; null: the usual names (sentence, text, sentence1, ...)"
+    "finetune: text columns of your own files, two for pairs; null: the usual names (sentence, text, sentence1, ...)"
     label_column: str | None = None
     "finetune: label column of your own files; null: the usual names (label, labels, score, ...)"
     regression: bool | None = None
@@ -139,11 +139,11 @@ class StudentConfig:
     path: str | None = None
     "Model folder or Hub name of the initial student, used instead of layers; its vocabulary must be the teacher's"
     hidden: int | None = None
-    "Hidden size of a narrower student with random initial weights, at least 1; needs a number of layers; null: the teacher's"
+    "Hidden size of a narrower student of random weights, at least 1, with a number of layers; null: the teacher's"
     dropout: float | None = None
     "Dropout probability of the student, in [0, 1); null: the teacher's"
     freeze: list[str] = field(default_factory=list)
-    "Parts of parameter names; a parameter whose name contains one of them is not trained (DistilBERT: position_embeddings)"
+    "Parts of names; parameters whose name contains one are not trained (DistilBERT: position_embeddings)"
 
     def check(self) -> None:
         """UserError for a value out of range, or a hidden size that contradicts the other fields."""
@@ -184,13 +184,13 @@ class SelectConfig:
     interval: int = 10
     "Optimizer steps between two observations of an adaptive policy, at least 1 (not printed in AdaDS)"
     observe: str = "task"
-    "Loss that an adaptive policy observes: task (labels or masked words) or kd (with the teacher's answers, which are queries)"
+    "Loss that an adaptive policy observes: task (labels, masked words) or kd (also the teacher's answers: queries)"
     evaluation_rows: int = 256
     "Training rows of an observation, drawn once, at least 1 (M of AdaDS Eq. 11, not printed)"
     arms: dict[str, Any] = field(default_factory=dict)
     "Selection strategies by name (_target_ in kdlab.methods.selection.strategies); the policy picks one of them"
     policy: Any = None
-    "Policy that picks an arm (_target_ in kdlab.methods.selection.policies: Fixed, Schedule, RandMix, Online, UCB, Exp3)"
+    "Policy that picks an arm (_target_ in kdlab.methods.selection.policies), such as Fixed, Schedule, Online, UCB"
     reward: Any = None
     "Reward that an adaptive policy learns from (_target_ in kdlab.methods.selection.rewards); null: none"
 
@@ -223,13 +223,13 @@ class TermConfig:
     weight: float = 1.0
     "Weight of the term in the loss, at least 0; 0 leaves the term out"
     at: str = "all"
-    "Units of the term: labelled or masked (masked positions, labelled rows), all (tokens, rows), or tokens (rows weighted by length)"
+    "Units: labelled or masked (labelled rows, masked positions), all (rows, tokens) or tokens (rows by length)"
     since: float = 0.0
     "Share of the training at which the term begins to count, in [0, 1)"
     until: float = 1.0
     "Share of the training at which the term ceases to count, above since, at most 1"
     term: Any = None
-    "Function or class of the term (_target_ in kdlab.methods.knowledge) with its arguments, such as temperature or layers"
+    "Function or class of the term (_target_ in kdlab.methods.knowledge) and its arguments, such as temperature"
 
 
 @dataclass
@@ -310,7 +310,7 @@ class TrainerConfig:
     """Length of the training, devices, evaluation, checkpoints and faults."""
 
     max_steps: int | None = None
-    "Optimizer steps at most, at least 1; null: no limit. Training ends at max_steps or max_epochs, whichever comes first"
+    "Optimizer steps at most, at least 1; null: no limit. Training ends at the first of max_steps and max_epochs"
     max_epochs: int | None = None
     "Passes over the training rows at most, at least 1; null: no limit"
     accelerator: str = "auto"
@@ -326,7 +326,7 @@ class TrainerConfig:
     threads: int | None = None
     "CPU threads of a process, at least 1; null: the machine's cores divided by its processes"
     checkpoint_every: Any = "auto"
-    "Optimizer steps between checkpoints, at least 1; auto: one a minute, fewer where writing takes over 1/75 of the time"
+    "Optimizer steps between checkpoints, at least 1; auto: one a minute, fewer if they take over 1/75 of the time"
     evaluate_every: int = 50
     "Optimizer steps between evaluations on held-out rows, at least 1"
     probes: int = 8

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.config import spellings, targets
 from kdlab.config.groups import (
-    AugmentConfig,
     DataConfig,
     KnowledgeConfig,
     LoggerConfig,
@@ -29,10 +28,6 @@ from kdlab.config.groups import (
 )
 from kdlab.config.teacher_groups import (
     AdoptConfig,
-    AssistantConfig,
-    FinetuneConfig,
-    OtherTeacherConfig,
-    PrepareConfig,
     TeachersConfig,
     WeighConfig,
 )
@@ -184,32 +179,34 @@ def first_line(error: Exception) -> str:
     return f"{where[0]}: {text}" if where and where[0] else text
 
 
-def _known_keys(node: Any, schema: Any, where: str) -> None:
-    """UserError for keys that the schema lacks; below `Any` and dict fields every key is allowed (arguments of targets)."""
-    if not is_dataclass(schema) or not isinstance(node, dict):
+def _known_keys(node: Any, group: type, where: str) -> None:
+    """UserError for keys that a group lacks; below `Any` every key is allowed (arguments of targets)."""
+    if not isinstance(node, dict):
         return
-    known = {f.name: f for f in fields(schema)}
+    known = _groups_below(group)
     for key, value in node.items():
         path = f"{where}{key}"
         if key not in known:
-            names = [f"{where}{name}" for name in known]
             if spellings.key(path) != path:
                 raise UserError(f"unknown key {path}: it is {spellings.key(path)} now; rename it where a file has it")
-            raise UserError(f"unknown key {path}: {nearest(path, names)}")
-        if path in SCHEMAS:
-            _known_keys(value, SCHEMAS[path], f"{path}.")
-        if path in NAMED and isinstance(value, dict):
+            raise UserError(f"unknown key {path}: {nearest(path, [f'{where}{name}' for name in known])}")
+        inner, is_named = known[key]
+        if inner is not None and not is_named:
+            _known_keys(value, inner, f"{path}.")
+        elif inner is not None and isinstance(value, dict):
             for name, one in value.items():
-                _known_keys(one, NAMED[path], f"{path}.{name}.")
+                _known_keys(one, inner, f"{path}.{name}.")
 
 
-SCHEMAS: dict[str, Any] = {
-    "scale": ScaleConfig, "data": DataConfig, "data.augment": AugmentConfig, "teachers": TeachersConfig, "teachers.prepare": PrepareConfig,
-    "teachers.finetune": FinetuneConfig, "student": StudentConfig, "select": SelectConfig,
-    "adopt": AdoptConfig, "adopt.assistant": AssistantConfig, "weigh": WeighConfig, "knowledge": KnowledgeConfig, "optim": OptimizerConfig, "trainer": TrainerConfig, "logger": LoggerConfig,
-    "suite": SuiteConfig,
-}  # fmt: skip
-NAMED: dict[str, Any] = {"teachers.others": OtherTeacherConfig}  # groups whose keys the user names
+@cache
+def _groups_below(group: type) -> dict[str, tuple[type | None, bool]]:
+    """For each field of a group the dataclass of its value, or None, and whether the user names the keys of it."""
+    return {name: (group_in(hint), get_origin(hint) is dict) for name, hint in get_type_hints(group).items()}
+
+
+def group_in(hint: Any) -> type | None:
+    """The dataclass in a field's type: `X`, `X | None` or `dict[str, X]`; None without one."""
+    return next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
 
 
 def _check(node: Any) -> None:

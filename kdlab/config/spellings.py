@@ -1,4 +1,4 @@
-"""Former spellings of groups and keys: `policy` is `weigh` now. They are accepted, and a line names the new spelling."""
+"""Former spellings of groups and keys (`policy`, now `weigh`): accepted, with a line that names the new spelling."""
 
 from __future__ import annotations
 

@@ -202,10 +202,10 @@ class TeachersConfig:
 
 @dataclass
 class AssistantConfig(RecipeConfig):
-    """An assistant: a model between teacher and student in depth, distilled from the teacher first (DeKD section 3.3)."""
+    """An assistant: between teacher and student in depth, distilled from the teacher first (DeKD section 3.3)."""
 
     layers: Any = None
-    "Teacher layers that initialise it: a number or a list from 0; null: halfway between student and teacher (DeKD: 9 of 12)"
+    "Teacher layers that initialise it: a number or a list from 0; null: halfway to the student (DeKD: 9 of 12)"
     pick: str = "even"
     "Layers that a number takes: even (evenly spaced) or first"
     path: str | None = None
@@ -253,13 +253,13 @@ class WeighConfig:
     name: str = "fixed"
     "Name of the choice in tables and figures"
     arms: dict[str, Any] = field(default_factory=dict)
-    "Weighing rules by name (_target_ in kdlab.methods.knowledge.weighing, or KSM); the policy picks one. Empty: factors of 1"
+    "Weighing rules by name (_target_ in kdlab.methods: weighing, KSM); the policy picks one. Empty: factors of 1"
     policy: Any = field(default_factory=lambda: dict(FIXED))
     "Policy that picks an arm (_target_ in kdlab.methods.selection.policies) without rewards: Fixed, Schedule, RandMix"
     path: str | None = None
     "Folder of a trained knowledge selection module (an artifact), also of another task; null: train one"
     episodes: int = 0
-    "KSM: trainings of a new student in which the module learns, at least 0 (not printed; 2 sufficed for QQP in KSM Fig. 5)"
+    "KSM: trainings of a new student in which the module learns, at least 0 (not printed; 2 for QQP in KSM Fig. 5)"
     phase: int = 32
     "KSM: optimizer steps between two rewards, at least 1 (KSM Table 5: 32, 64, 96 or 128)"
     reward: str = "loss"

@@ -8,7 +8,7 @@ import hydra
 import pytest
 
 from kdlab.config.composition import composition
-from kdlab.methods.knowledge import layer_maps, logits
+from kdlab.methods.knowledge import base, layer_maps
 from tests.support.student_views import ROWS, shown
 
 FINK = ("label_loss", 1.0, "labelled", {})
@@ -67,13 +67,13 @@ def test_every_term_is_made_and_reads_what_it_says(name):
     student, teacher = shown(2, seed=1), shown(4)
     for t in composed(name).values():
         term = hydra.utils.instantiate(t.term)
-        if logits.is_joint(term):
+        if base.is_joint(term):
             term.build(6, [6, 6], 0)
             value = term(student, [teacher, teacher]).detach()
-        elif not logits.on_logits(term):
+        elif not base.on_logits(term):
             value = term(student, teacher)
         else:
-            assert logits.queries_teacher(term) == (t["at"] == "all")
+            assert base.queries_teacher(term) == (t["at"] == "all")
             continue
         assert value.shape == (ROWS,) and value.isfinite().all() and (value > 0).all()
 
