@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from kdlab.config import spellings, targets
+from kdlab.config import explain, spellings, targets
 from kdlab.config.composition import CONF, composition, error_line, remove_stored_schemas, to_plain
 from kdlab.config.schema import checked
 from kdlab.errors import UserError, one_line
@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    """Start what `argv` asks for: a sweep, a repetition, one of Hydra's own flags, or a single run or suite."""
+    """Start what `argv` requests: an explanation, a sweep, a repetition, one of Hydra's own flags, a single run or suite."""
+    if argv[:1] == ["--explain"]:
+        return explain.main(argv[1:])
     targets.check_overrides(argv)
     arguments, folders = _split_config_dirs(argv)
     quoted = ",".join(f"'file://{folder}'" for folder in folders)
@@ -85,6 +87,7 @@ def _split_config_dirs(arguments: list[str]) -> tuple[list[str], list[Path]]:
         folder = Path(value if equals else next(remaining, "")).absolute()
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
+        spellings.check_folder(folder)
         folders.append(folder)
     return rest, folders
 

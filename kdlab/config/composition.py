@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import kdlab
-from kdlab.config import targets
+from kdlab.config import spellings, targets
 from kdlab.config.schema import Config, first_line
 from kdlab.errors import UserError, nearest
 
@@ -122,6 +122,8 @@ def error_line(error: Exception) -> str:
     key = re.search(r"full_key: (\S+)", text)
     name = (key or found)[1] if key or found else ""  # pyright: ignore[reportOptionalSubscript]
     if name and any(sign in text for sign in ("not in", "No match in the defaults list", "Could not override")):
+        if spellings.key(name) != name:
+            return f"unknown key {name}: it is {spellings.key(name)} now; rename it where a file has it"
         return f"unknown key {name}: {nearest(name, _known_keys())}"
     return first_line(error)
 

@@ -6,7 +6,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from kdlab.errors import UserError
 
 FORMER = {"policy.chooser": "weigh.policy", "policy": "weigh"}  # former key or group: the one of today; longest first
 # an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on
@@ -52,6 +55,13 @@ def _current(line: str) -> str:
 def _with_key(line: str, spelled: Callable[[str], str]) -> str:
     match = _OVERRIDE.fullmatch(line)
     return f"{match[1] or ''}{spelled(match[2])}{match[3]}" if match else line
+
+
+def check_folder(folder: Path) -> None:
+    """UserError where a folder of configuration files (`--config-dir`) has a group under its former name."""
+    for former, current in FORMER.items():
+        if (folder / former).is_dir() and not (folder / current).is_dir():
+            raise UserError(f"{folder / former}: the group {former} is {current} now; rename the folder to {current}")
 
 
 def configuration(config: Mapping[str, Any]) -> dict[str, Any]:

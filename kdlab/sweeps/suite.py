@@ -20,8 +20,10 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from kdlab.config import spellings
 from kdlab.config.composition import composition
 from kdlab.config.schema import Config, checked
+from kdlab.config.targets import original_targets
 from kdlab.data.tasks.registry import Task, find
 from kdlab.errors import UserError
 from kdlab.models import loading
@@ -188,11 +190,16 @@ def _homes(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool)
     kept = {key: value for key, value in resolved.items() if key not in (*folders.IRRELEVANT_KEYS, "suite", "seed")}
     teacher = stage_of(config, print).source_hash()
     student = _weights(config.student.path)
-    made_of = _digest([kept, student, teacher])
+    made_of = _digest([_original(kept), student, teacher])
     if chosen:
         return made_of, {"student": folder, "teacher": folder / "teacher"}
-    whole = _digest([{key: value for key, value in kept.items() if key not in STUDENT}, teacher])
+    whole = _digest([_original({key: value for key, value in kept.items() if key not in STUDENT}), teacher])
     return made_of, {"student": folder.parent / f"suite-{made_of}", "teacher": folder.parent / f"teacher-{whole}"}
+
+
+def _original(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration under the names with which suites were first hashed, so that their folders are found again."""
+    return spellings.former_configuration(original_targets(config))
 
 
 def _digest(parts: Any) -> str:

@@ -87,3 +87,19 @@ def test_a_file_with_the_former_key_is_refused_with_the_new_one():
 
     with pytest.raises(UserError, match=r"unknown key policy: it is weigh now"):
         checked(OmegaConf.create({"policy": {"episodes": 1}}))
+
+
+def test_the_command_line_is_translated_and_files_of_ones_own_are_refused_with_the_new_name(tmp_path: Path, capsys):
+    from kdlab.run import main
+
+    spellings._printed.clear()
+    assert main(["+exp=ksm", "policy=none_such"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "policy=none_such: spelled weigh=none_such now" in first and "weigh=none_such: there is no such" in second
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /policy: uncertainty\n")
+    assert main(["--config-dir", str(tmp_path), "+exp=mine"]) == 2
+    assert "unknown key policy: it is weigh now" in capsys.readouterr().err
+    (tmp_path / "policy").mkdir()
+    assert main(["--config-dir", str(tmp_path), "seed=1"]) == 2
+    assert "rename the folder to weigh" in capsys.readouterr().err
