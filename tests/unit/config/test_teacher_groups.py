@@ -17,8 +17,8 @@ from kdlab.stages.validation import check
 from kdlab.teachers import specs
 from kdlab.teachers.specs import ModelSource, TeacherSpec
 from tests.conftest import tiny_config, write_task, write_teacher
-from tests.unit.stages.test_several_teachers import SMALL
-from tests.unit.stages.test_several_teachers import make_stage as make_stage  # a fixture
+from tests.end_to_end.stages.test_several_teachers import SMALL
+from tests.end_to_end.stages.test_several_teachers import make_stage as make_stage  # a fixture
 
 ADOPTIONS = sorted(file.stem for file in (CONF / "adopt").glob("*.yaml"))
 TYPED = {

@@ -12,8 +12,8 @@ import torch
 
 from kdlab.errors import UserError
 from kdlab.stages.finetuning import FinetuneStage
-from tests.unit.stages.teachers.test_assistants import ASSISTANT
-from tests.unit.stages.test_several_teachers import make_stage as make_stage  # a fixture
+from tests.end_to_end.stages.teachers.test_assistants import ASSISTANT
+from tests.end_to_end.stages.test_several_teachers import make_stage as make_stage  # a fixture
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")

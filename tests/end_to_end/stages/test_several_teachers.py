@@ -18,8 +18,8 @@ from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.registry import stage_of
 from kdlab.stages.validation import check
 from tests.conftest import write_task, write_teacher
+from tests.end_to_end.stages.test_finetuning import OWN, QUICK, composed, write_classifier
 from tests.support.runs import tiny_task
-from tests.unit.stages.test_finetuning import OWN, QUICK, composed, write_classifier
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")

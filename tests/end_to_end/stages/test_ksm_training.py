@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kdlab.stages import ksm_training
-from tests.unit.stages.test_finetuning import make_stage as make_stage  # a fixture
+from tests.end_to_end.stages.test_finetuning import make_stage as make_stage  # a fixture
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")

@@ -15,8 +15,8 @@ from kdlab.models.encoder import Encoder
 from kdlab.models.student import transformer_layers
 from kdlab.stages.validation import check
 from tests.conftest import write_teacher
-from tests.unit.stages.test_several_teachers import depths
-from tests.unit.stages.test_several_teachers import make_stage as make_stage  # a fixture
+from tests.end_to_end.stages.test_several_teachers import depths
+from tests.end_to_end.stages.test_several_teachers import make_stage as make_stage  # a fixture
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")

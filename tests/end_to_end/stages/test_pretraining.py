@@ -14,8 +14,8 @@ from kdlab.models import loading
 from kdlab.stages.pretraining import PretrainStage
 from kdlab.stages.registry import stage_of
 from kdlab.stages.validation import check
+from tests.end_to_end.stages.test_finetuning import composed
 from tests.support.runs import tiny
-from tests.unit.stages.test_finetuning import composed
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}")
