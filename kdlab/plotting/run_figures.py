@@ -1,4 +1,4 @@
-"""Pictures of one run, drawn from its tables alone: the selector's schedule, its Q values, and how good the student is.
+"""Draw the figures of one run from its tables: the schedule of the selector, its Q values, the student's scores.
 
 `draw` reads the tables and `result.json` of a run folder, finished or not, and writes `figures/`, those of teachers and
 knowledge (`kdlab.plotting.teaching_figures`) with them.
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 WINDOWS = 24  # of the schedule, at most
 PER_WINDOW = 3  # decisions of the selector in each window, at least
 GROUPS = {"adopt": "adopt", "knowledge": "knowledge", "weigh": "policy", "select": "select"}  # keys in result.json
-STRIP = 400  # more changes of arm than this would be a grey blur in the strip
+STRIP = 400  # changes of arm that the strip shows, at most: more would be a grey blur
 
 
 def draw(run: Path) -> list[Path]:
-    """Write the figures that the tables in the run folder `run` allow, each atomically; the files written.
+    """Draw the figures for which the run folder `run` has data, write each atomically, and return the files.
 
-    figures/schedule.png and schedule.csv (the data behind it) where the selector took a decision, q_values.png where
-    its policy learns, heldout.png where the student was evaluated, knowledge.png where rules decided on teachers or
-    knowledge, ksm.png where a trained module weighs it. `UserError` if a table is damaged.
+    figures/schedule.png and schedule.csv (its data) if the selector took a decision, q_values.png if its policy learns,
+    heldout.png if the student was evaluated, knowledge.png if rules decided on teachers or knowledge, ksm.png if a
+    trained module weighs the terms. UserError if a table is damaged.
     """
     run = Path(run)
     if not run.is_dir():
@@ -94,11 +94,11 @@ def draw(run: Path) -> list[Path]:
     return [folder / name for name in (*drawn, *texts)]
 
 
-# ---- what the tables say
+# ---- reading the tables
 
 
 def _result(path: Path) -> dict[str, Any]:
-    """result.json, or nothing where a run has not written it: figures only take their titles from it."""
+    """result.json, or {} if it cannot be read: figures only take their titles from it."""
     try:
         result = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -107,7 +107,7 @@ def _result(path: Path) -> dict[str, Any]:
 
 
 def _total_steps(result: Mapping[str, Any], selector: Sequence[Row], metrics: Sequence[Row]) -> float:
-    """Where the x axis ends: the run's last step, or, in a run that goes on, where its tables end."""
+    """The end of the x axis: the run's last step, or the end of the tables of an unfinished run."""
     steps = result.get("steps")
     if isinstance(steps, int | float) and steps > 0:
         return float(steps)
@@ -115,7 +115,7 @@ def _total_steps(result: Mapping[str, Any], selector: Sequence[Row], metrics: Se
 
 
 def _about(result: Mapping[str, Any]) -> str:
-    """The run in a few words, from what result.json holds of name, select and scale."""
+    """A subtitle from the name, select and scale of result.json."""
     select = result.get("select")
     select = select if isinstance(select, dict) else {}
     words = [str(result["name"])] if result.get("name") else []
@@ -129,7 +129,7 @@ def _about(result: Mapping[str, Any]) -> str:
 
 
 def _choices(result: Mapping[str, Any]) -> str:
-    """The run's choices of teachers, knowledge and rows, and whether the policy's rewards came from dev."""
+    """A subtitle from the choices of result.json: adopt, knowledge, policy, select, and rewards from dev."""
     found = {group: result.get(key) for group, key in GROUPS.items()}
     names = {group: one.get("name") if isinstance(one, dict) else one for group, one in found.items()}
     words = [f"{group}={name}" for group, name in names.items() if name]
@@ -141,7 +141,7 @@ def _choices(result: Mapping[str, Any]) -> str:
     return textwrap.shorten(" · ".join(words), 115, placeholder=" …")
 
 
-# ---- pictures
+# ---- figures
 
 
 def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping[str, str], about: str) -> Figure:
@@ -245,7 +245,7 @@ def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figu
 
 
 def _levels(result: Mapping[str, Any], name: str) -> dict[str, float]:
-    """What the student is read against: the scores called `name` of the teacher and the baselines."""
+    """Scores `name` of the teachers and baselines, by title: reference lines for the student's."""
     metrics = result.get("metrics")
     found = {}
     for other, scores in metrics.items() if isinstance(metrics, Mapping) else ():
@@ -256,7 +256,7 @@ def _levels(result: Mapping[str, Any], name: str) -> dict[str, float]:
 
 
 def _queries_above(axes: Axes, steps: np.ndarray, counts: np.ndarray) -> None:
-    """A second x axis on top: the step at which the count of teacher queries reached each round number."""
+    """Add a second x axis on top: the steps at which the teacher queries reached round numbers."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     start, end = axes.get_xlim()

@@ -1,4 +1,4 @@
-"""What the tables of a run folder say, as figures need it: rows in order, the points of a column, how long each arm served."""
+"""Read the tables of a run folder for figures: sorted rows, the points of a column, the shares of arms."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Row = Mapping[str, str]
 
 
 def rows_of(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table by their step; none where there is no table. UserError where one of the columns `needed` is
-    missing, or a step is no number."""
+    """The rows of a table, sorted by step; [] without a table. UserError if one of the columns `needed` is missing, or a
+    step is not a number."""
     if not path.exists() or path.stat().st_size == 0:
         return []
     rows = read(path)
@@ -36,7 +36,7 @@ def rows_of(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Shares:
-    """Share of the steps of each window that each arm served: `edges` (W + 1,) in steps, `of[arm]` (W,), sums 1."""
+    """Share of the steps of each window in which each arm was in force: `edges` (W + 1,) in steps, `of[arm]` (W,), sums 1."""
 
     edges: np.ndarray
     of: dict[str, np.ndarray]
@@ -45,8 +45,8 @@ class Shares:
 def window_shares(rows: Sequence[Row], total_steps: float, windows: int) -> Shares:
     """Shares of the arms in `windows` windows of equal length, from the first row's step to `total_steps`.
 
-    `rows` of selector.csv (`step`, `arm`, `q_<arm>`), in order: an arm serves from its step until the next row's, the
-    last one until the end, so a step counts once however many or few decisions a window holds. The arms are those
+    `rows` of selector.csv (`step`, `arm`, `q_<arm>`), in order: an arm is in force from its step until the next row's, the
+    last one until the end, so each step counts once, whatever the number of decisions in a window. The arms are those
     taken and those of the q_ columns. ValueError without a row before `total_steps`, or without a window.
     """
     taken = [(float(row["step"]), row["arm"]) for row in rows if float(row["step"]) < total_steps]
@@ -59,14 +59,14 @@ def window_shares(rows: Sequence[Row], total_steps: float, windows: int) -> Shar
     of = {}
     for name in arms_in(rows):
         served = np.diff(bounds) * [arm == name for _, arm in taken]
-        until = np.append(0.0, np.cumsum(served))  # steps served before each bound; in between it grows linearly
-        places, first = np.unique(bounds, return_index=True)  # rows of one step: the last one holds, others serve 0
+        until = np.append(0.0, np.cumsum(served))  # steps in force before each bound; linear in between
+        places, first = np.unique(bounds, return_index=True)  # of rows with the same step the last one counts
         of[name] = np.diff(np.interp(edges, places, until[first])) / np.diff(edges)
     return Shares(edges, of)
 
 
 def queries_so_far(rows: Iterable[Row]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Steps (ascending) and teacher queries so far at each; None where no teacher was asked."""
+    """Steps (ascending) and teacher queries so far at each; None without teacher queries."""
     at: dict[float, float] = {}
     for step, count in points_of(rows, "teacher_queries"):
         at[step] = max(count, at.get(step, 0.0))
@@ -76,13 +76,13 @@ def queries_so_far(rows: Iterable[Row]) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def points_of(rows: Iterable[Row], column: str) -> list[tuple[float, float]]:
-    """(step, value) wherever the column holds a finite number."""
+    """(step, value) of the rows with a finite number in the column."""
     pairs = ((float(row["step"]), number_in(row, column)) for row in rows)
     return [(step, value) for step, value in pairs if math.isfinite(value)]
 
 
 def number_in(row: Row, column: str) -> float:
-    """The number in a column, NaN where there is none."""
+    """The number in a column, NaN if there is none."""
     try:
         return float(row.get(column) or "nan")
     except ValueError:
@@ -90,14 +90,14 @@ def number_in(row: Row, column: str) -> float:
 
 
 def arms_in(rows: Sequence[Row]) -> list[str]:
-    """All arms, in an order that is the same in all runs: the package's own, then others by name."""
-    learnt = {column[2:] for column in (rows[0] if rows else ()) if column.startswith("q_")}
-    found = learnt | {row["arm"] for row in rows}
+    """All arms, in the same order for all runs: those of `style.COLOURS`, then others by name."""
+    valued = {column[2:] for column in (rows[0] if rows else ()) if column.startswith("q_")}
+    found = valued | {row["arm"] for row in rows}
     return [arm for arm in style.COLOURS if arm in found] + sorted(found - style.COLOURS.keys())
 
 
 def shares_csv(shares: Shares) -> str:
-    """A table of shares: a line a window."""
+    """The shares as CSV, one line per window."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["from_step", "to_step", *(f"share_{arm}" for arm in shares.of)])

@@ -1,7 +1,7 @@
-"""What all figures of the package share: one look, one colour a strategy, the same bytes for the same data.
+"""The style of all figures: layout, one colour per strategy, the same bytes for the same data.
 
-Inches from the lower left corner; one column of panels, with the names of their lines to the right. Nothing here
-touches pyplot or matplotlib's settings.
+Lengths are inches from the lower left corner. A figure is one column of panels, with the names of the lines at their
+right. Uses neither pyplot nor matplotlib's global settings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DPI = 150
 WIDTH = 8.0  # inches: 1200 px
 LEFT, PANEL = 0.78, 5.36  # inches: where a panel begins and how wide it is
 
-# Okabe and Ito's palette, which stays apart for the common kinds of colour blindness, with greys for the baselines.
+# Okabe and Ito's palette, distinguishable with the common kinds of colour blindness; greys for the baselines.
 COLOURS = {
     "entropy": "#E69F00",
     "scaled_entropy": "#F0E442",
@@ -36,7 +36,7 @@ COLOURS = {
     "random": "#A6A6A6",
     "ensemble": "#404040",
 }
-OTHERS = ("#332288", "#882255", "#999933", "#9FE2BF", "#0F4C4C")  # hues that are left
+OTHERS = ("#332288", "#882255", "#999933", "#9FE2BF", "#0F4C4C")  # colours for other arms
 STUDENT = "#0072B2"
 INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
 
@@ -63,12 +63,12 @@ def _any_hue(arm: str) -> str:
 
 
 def shown(arm: str) -> str:
-    """A strategy's name for a reader."""
+    """The name of a strategy or arm as figures print it: spaces for underscores."""
     return arm.replace("_", " ").strip()
 
 
 def canvas(height: float, title: str, about: str) -> Figure:
-    """An empty figure of `height` inches; `about` is a line below the title. Names may hold any character."""
+    """An empty figure of `height` inches with a title and a subtitle `about`, which may have any characters."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,14 +91,14 @@ def panel(figure: Figure, bottom: float, height: float, sharex: Axes | None = No
 
 
 def caption(axes: Axes, text: str) -> None:
-    """What the y axis shows, above it, where tick labels of any width leave it room."""
+    """Label the y axis above it, where wide tick labels leave room."""
     if len(text) > 105:
         text = text[:104] + "…"
     axes.set_title(text, loc="left", fontsize=10, color=INK, pad=6).set_parse_math(False)
 
 
 def plain(axes: Axes) -> None:
-    """No box; ticks and labels of one size and colour; large counts as 1.5 k."""
+    """Remove the box, set sizes and colours of ticks and labels, print large counts as 1.5 k."""
     from matplotlib.ticker import EngFormatter
 
     for spine in axes.spines.values():
@@ -111,7 +111,7 @@ def plain(axes: Axes) -> None:
 
 
 def legend(axes: Axes, entries: Mapping[str, str]) -> None:
-    """A legend to the right, in the order in which the bands lie, the lowest last."""
+    """Add a legend (name: colour) at the right, in the order of the bands, the lowest last."""
     from matplotlib.patches import Patch
 
     handles = [Patch(facecolor=hue, label=textwrap.fill(name, 26)) for name, hue in entries.items()][::-1]
@@ -125,7 +125,7 @@ def _legend(where: Axes | Figure, handles: Sequence[Any], **more: Any) -> None:
 
 
 def end_labels(axes: Axes, entries: Sequence[tuple[float, str, str]]) -> None:
-    """A name to the right of each line's last value (value, name, colour), moved apart where they would overlap."""
+    """Write a name at the right of each line's last value (value, name, colour), shifted where names would overlap."""
     if not entries:
         return
     low, high = axes.get_ylim()
@@ -148,7 +148,7 @@ def apart(ends: Sequence[float], gap: float) -> np.ndarray:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, without anything that differs between two machines' versions."""
+    """The figure as a PNG file, without version strings."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     assert isinstance(figure.canvas, FigureCanvasAgg)
@@ -158,7 +158,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as an SVG file that needs no font and holds nothing that differs between two drawings."""
+    """The figure as an SVG file with text as paths, the same bytes at each call."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -175,10 +175,10 @@ def lines(
     spread: Mapping[str, Sequence[float]] | None = None,
     against: str = "",
 ) -> None:
-    """One line of (x, y) points for each strategy, in its colour, with a legend in the order of their ends.
+    """Draw a line of (x, y) points for each strategy, in its colour, with a legend in the order of their ends.
 
-    Dashed is what the others are read against: the line called `against` and `levels` (horizontal, by name). `spread`:
-    half the length of a bar at each point, NaN for none.
+    References are dashed: the line called `against` and `levels` (horizontal, by name). `spread`: half the length of an
+    error bar at each point, NaN for none.
     """
     levels = levels or {}
     hue = colours(series)
@@ -199,7 +199,7 @@ def lines(
 
 
 def shares(axes: Axes, at: Iterable[float]) -> None:
-    """Shares from 0 to 1 as percentages on the x axis, with a tick at each."""
+    """Label the x axis with the shares `at` (0 to 1) as percentages."""
     at = sorted(set(at))
     axes.set_xticks(at, [f"{100 * share:g} %" for share in at])
 
@@ -207,8 +207,8 @@ def shares(axes: Axes, at: Iterable[float]) -> None:
 def scatter(
     title: str, about: str, place: np.ndarray, labels: Sequence[str | float], marked: Mapping[str, np.ndarray]
 ) -> Figure:
-    """Points `place` (N, 2) in the colours of their classes (or numbers), once for each of `marked` (N,) bool, whose
-    rows bear a cross. Many classes have colours, not names."""
+    """Scatter plots of `place` (N, 2), coloured by class or number, one for each of `marked`, whose rows ((N,) bool) get a
+    cross. The legend omits classes for which it has no room."""
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
@@ -234,7 +234,7 @@ def scatter(
         axes.scatter(*place.T, s=9, linewidths=0, alpha=0.65, **look)
         axes.scatter(*place[mine].T, s=22, c=INK, marker="x", linewidths=0.9)
     small = len(names) > 14
-    fits = int((whole - 0.75) / 0.112) - 2 if small else len(names)  # lines of the legend, beside those of no class
+    fits = int((whole - 0.75) / 0.112) - 2 if small else len(names)  # lines of the legend that are left for classes
     handles = [Line2D([], [], color=INK, marker="x", linestyle="", markersize=5, label="selected")]
     # matplotlib leaves out names that begin with an underscore
     handles += [

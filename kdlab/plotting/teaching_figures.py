@@ -1,4 +1,4 @@
-"""Pictures of what a run's rules decided: term weights, teachers heeded, layers chosen; and how a module learnt to weigh."""
+"""Figures of adoption and weighing: term weights, teachers of the rows, layers chosen, the training of a KSM."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOG = "ksm.csv"  # a row a phase of the module's training
+LOG = "ksm.csv"  # one row per phase of the module's training
 TERMS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", *style.OTHERS)
 WINDOWS = 60  # columns of a heat map, at most
 MAPS = 6  # heat maps in one figure, at most
-SPANS = 25  # a moving mean takes a run's share 1 / SPANS
+SPANS = 25  # a moving mean covers 1 / SPANS of a run
 NAME = 18  # characters that fit beside a panel, with a value
 
-Panel = tuple[float, Callable[["Axes"], None]]  # its height in inches, and what draws it
+Panel = tuple[float, Callable[["Axes"], None]]  # height in inches, function that draws it
 Points = Sequence[tuple[float, float]]
 
 
 def knowledge(rows: Sequence[Row], total: float, about: str) -> Figure | None:
-    """What the rows of knowledge.csv say, up to step `total`; None where they say nothing.
+    """The figure of knowledge.csv up to step `total`, with subtitle `about`; None without data.
 
-    Panels, one below the other, each where there is something: weights of the terms (Dynamic KD Fig. 6), arms in force,
-    rows that heed each teacher, teacher layers chosen (DeKD's alignment).
+    Panels from top to bottom, each if there is data: weights of the terms (Dynamic KD Fig. 6), arms in force, share of
+    rows of each teacher, teacher layers chosen (DeKD's alignment).
     """
     rows = [row for row in rows if float(row["step"]) < total]
     panels: list[Panel] = []
@@ -60,9 +60,9 @@ def knowledge(rows: Sequence[Row], total: float, about: str) -> Figure | None:
 
 
 def phases(rows: Sequence[Row], about: str) -> Figure | None:
-    """How a module learnt, by the rows of its ksm.csv in any order; None without any.
+    """The figure of a module's training, from the rows of ksm.csv in any order; None without rewards.
 
-    Over the phases of all episodes: what each earned (KSM Fig. 7), the weights it took, how wrong the critic was.
+    Over the phases of all episodes: the reward (KSM Fig. 7), the weights chosen, the error of the critic.
     """
     rows = sorted(rows, key=lambda row: (number_in(row, "episode"), float(row["step"])))
     counted = [{**row, "step": str(i)} for i, row in enumerate(rows, 1)]
@@ -93,18 +93,18 @@ def phases(rows: Sequence[Row], about: str) -> Figure | None:
 
 
 def smoothed(values: Iterable[float], width: int) -> np.ndarray:
-    """The mean of the `width` (odd) values around each one; at the ends of those that there are."""
+    """Moving mean over `width` (odd) values, fewer at the ends; same length as `values`."""
     values = np.array(list(values), dtype=float)
     ones = np.ones(width)
     middle = slice((width - 1) // 2, (width - 1) // 2 + len(values))
     return np.convolve(values, ones)[middle] / np.convolve(np.ones(len(values)), ones)[middle]
 
 
-# ---- what the tables say
+# ---- reading the tables
 
 
 def _series(rows: Sequence[Row], prefix: str) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) of all columns that begin with `prefix` and hold a number, by what follows it."""
+    """(step, value) of each numeric column that begins with `prefix`, by the rest of its name."""
     found = {
         name[len(prefix) :]: points_of(rows, name) for name in (rows[0] if rows else ()) if name.startswith(prefix)
     }
@@ -112,7 +112,7 @@ def _series(rows: Sequence[Row], prefix: str) -> dict[str, list[tuple[float, flo
 
 
 def _layers(rows: Sequence[Row], teachers: Sequence[str]) -> dict[str, list[list[tuple[float, float]]]]:
-    """The shares of rows of a teacher's layers, from 1 up, by term and teacher; where a term chooses among them."""
+    """Shares of rows of each teacher layer, from 1 up, by term and teacher, for terms that choose layers."""
     found: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for column, points in _series(rows, "layer_").items():
         name, number = re.fullmatch(r"(.+)_(\d+)", column).groups()  # pyright: ignore[reportOptionalMemberAccess]
@@ -125,11 +125,11 @@ def _words(name: str, teachers: Sequence[str]) -> str:
     return f"{name[: -len(owner) - 1]} · {owner}" if owner else style.shown(name)
 
 
-# ---- how it is laid out
+# ---- layout
 
 
 def _stacked(title: str, about: str, panels: Sequence[Panel], axis: str) -> tuple[Figure, list[Axes]]:
-    """Panels from top to bottom over one x axis, which is named once."""
+    """A figure of panels from top to bottom over one x axis with the label `axis`; the figure and its axes."""
     height = 0.72 + sum(tall + 0.36 for tall, _ in panels) + 0.36
     figure = style.canvas(height, title, about)
     top, found = height - 0.62, []
@@ -154,7 +154,7 @@ def _label(name: str, value: str) -> str:
 
 
 def _hues(count: int) -> list[str]:
-    """A scale from light to dark: teachers from small to large."""
+    """`count` colours from light to dark, for teachers from small to large."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -162,9 +162,9 @@ def _hues(count: int) -> list[str]:
 
 
 def _lines(axes: Axes, series: Mapping[str, Points], hues: Sequence[str], form: str, scale: float, end: float) -> None:
-    """A moving mean of each series up to step `end`, its values faint behind it, its last mean beside it.
+    """Draw a moving mean of each series up to step `end`, its values faint behind it, its last value at the right.
 
-    Of lines that lie on one another the lower ones are wider, so that all stay visible.
+    Of lines that coincide the lower ones are wider, so that all stay visible.
     """
     means = {
         name: scale * smoothed([y for _, y in points], len(points) // SPANS | 1) for name, points in series.items()
@@ -212,7 +212,7 @@ def _arms(served: Sequence[Row], total: float, column: str, axes: Axes) -> None:
 
 
 def _heat(name: str, layers: Sequence[Points], start: float, total: float, more: int, axes: Axes) -> None:
-    """The share of rows that learn from each layer, darker for more, in windows of equal length."""
+    """Draw a heat map: the share of rows that learn from each layer, in windows of equal length."""
     steps = sorted({x for points in layers for x, _ in points})
     edges = np.linspace(start, total, max(1, min(WINDOWS, len(steps))) + 1)
     cells = np.full((len(layers), len(edges) - 1), np.nan)
@@ -292,7 +292,7 @@ def _errors(series: Mapping[str, Points], bounds: Sequence[int], axes: Axes) -> 
 
 
 def _by_episode(axes: Axes, points: Points, bounds: Sequence[int], hue: str) -> None:
-    """A line that begins anew with each episode; of a long one a moving mean, its values faint behind it."""
+    """Draw one line per episode; for a long episode a moving mean, with its values faint behind it."""
     for start, end in itertools.pairwise(bounds):
         mine = [(x, y) for x, y in points if start < x <= end]
         if not mine:
