@@ -31,8 +31,7 @@ class TaskShape:
     """Inputs, classes and metrics of a task.
 
     `columns` texts a row (1, or 2 for pairs); `labels` the C class names in index order (None: regression on one
-    number);
-    `metrics` the names of its metrics (`kdlab.data.tasks.metrics`).
+    number); `metrics` the names of its metrics (`kdlab.data.tasks.metrics`).
     """
 
     columns: int
@@ -65,10 +64,9 @@ class Plan:
 
     `rows` (k,) int64 ascending: the rows of the batch that take part and query the teachers (None: all). `adopt`
     decides the weights (k, T) of the teachers, an adoption rule (`kdlab.methods.adoption`; None: each row has the only
-    teacher).
-    `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule (`kdlab.methods.knowledge.weighing`;
-    None: ones). They are rules, not numbers: their inputs come from the forward of the step itself, so they cost no
-    forward of their own.
+    teacher). `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule
+    (`kdlab.methods.knowledge.weighing`; None: ones). They are rules, not numbers: their inputs come from the forward of
+    the step itself, so they cost no forward of their own.
     """
 
     rows: Tensor | None = None
@@ -83,8 +81,8 @@ class Batch:
     `rows` (B,) int64 row ids in the data set; `epoch` the pass over the data set they belong to; `input_ids`,
     `attention_mask` (B, L) int64; `labels` (B, L) int64 with IGNORE where nothing is predicted (masked-LM) or (B,)
     (classification; regression in float32, NaN where a label is hidden); `real` (B,) bool, False for a row that only
-    keeps an idle rank in step;
-    `token_types` (B, L) int64, 1 in the second text of a pair (None: no segments, as if all were 0).
+    keeps an idle rank in step; `token_types` (B, L) int64, 1 in the second text of a pair (None: no segments, as if all
+    were 0).
     """
 
     rows: Tensor

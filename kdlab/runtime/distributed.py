@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def initialised() -> bool:
-    """Whether this process belongs to a process group."""
+    """True if this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -23,7 +23,7 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if initialised() else 1
 
 
@@ -38,7 +38,7 @@ def all_max(tensor: Tensor) -> Tensor:
 
 
 def all_any(flag: bool) -> bool:
-    """Whether any rank says True."""
+    """True if `flag` is True on any rank."""
     return bool(all_max(torch.tensor(int(flag)))) if initialised() else bool(flag)
 
 
@@ -98,7 +98,7 @@ def _reduced(tensor: Tensor, operation: Any) -> Tensor:
 
 
 def _device(device: torch.device) -> torch.device:
-    """Where a collective may run: NCCL takes tensors of this process's GPU only."""
+    """Device for a collective: NCCL takes tensors of this process's GPU only."""
     if device.type == "cpu" and dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return device

@@ -1,6 +1,6 @@
-"""What a run cost: teacher queries, model FLOPs and seconds, exact over ranks and across resumes.
+"""Costs of a run: teacher queries, model FLOPs and seconds, exact over ranks and across resumes.
 
-A ledger holds a *base*, the whole run's counts as all ranks last agreed on them, and this rank's counts since. A
+A ledger holds a *base*, the whole run's counts at the last collective call, and this rank's counts since. A
 collective call (`totals`, `state_dict`) adds all ranks' counts to the base of each. A checkpoint is the base, so any
 number of ranks may load it and nothing is counted twice.
 """
@@ -25,7 +25,8 @@ ALWAYS = -1  # the epoch of inputs that are the same in every epoch
 
 @dataclass
 class Queries:
-    """What one teacher was asked. `asked[epoch]` is a bit map over rows, 8 to a byte; closed epochs leave a count."""
+    """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct rows of past epochs. `asked[epoch]` is
+    a bit map over the rows of the current epoch, 8 to a byte."""
 
     total: int = 0
     cached: int = 0
@@ -33,6 +34,7 @@ class Queries:
     asked: dict[int, np.ndarray] = field(default_factory=dict)
 
     def add(self, other: Queries) -> None:
+        """Add the counts of `other`; rows queried by both count as one distinct row."""
         self.total += other.total
         self.cached += other.cached
         self.closed += other.closed
@@ -40,17 +42,18 @@ class Queries:
             self.asked[epoch] = self.asked[epoch] | bits if epoch in self.asked else bits
 
     def close(self) -> None:
-        """Leave only the counts of epochs that are over."""
+        """Replace the bit maps of past epochs by their counts."""
         for epoch in [epoch for epoch in self.asked if ALWAYS < epoch < max(self.asked)]:
             self.closed += _ones(self.asked.pop(epoch))
 
     def unique(self) -> int:
+        """The number of distinct inputs queried."""
         return self.closed + sum(_ones(bits) for bits in self.asked.values())
 
 
 @dataclass
 class Counts:
-    """The counts that add up over ranks."""
+    """Counts that add up over ranks: queries of each teacher, FLOPs of each part, all-data FLOPs, rows seen."""
 
     teachers: dict[str, Queries] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class Counts:
     rows_seen: int = 0
 
     def add(self, other: Counts) -> None:
+        """Add the counts of `other`."""
         for name, queries in other.teachers.items():
             self.teachers.setdefault(name, Queries()).add(queries)
         for part, amount in other.flops.items():
@@ -84,9 +88,9 @@ class Ledger:
         self._mark = 0.0
 
     def ask(self, teacher: str, rows: Tensor, epoch: int) -> None:
-        """This rank ran `teacher` on the rows with ids `rows` (k,) int64 of `epoch`.
+        """Count a forward of `teacher` on this rank for the rows with ids `rows` (k,) int64 of `epoch`.
 
-        Epochs of one teacher never go back (ValueError): only the newest one's rows are remembered.
+        Epochs of one teacher never go back (ValueError): only the rows of the newest one are stored.
         """
         epoch = ALWAYS if self.fixed_inputs or epoch < 0 else epoch
         ids = rows.detach().cpu().numpy()
@@ -105,17 +109,17 @@ class Ledger:
         queries.total += len(ids)
 
     def answered(self, teacher: str, rows: Tensor) -> None:
-        """A cache answered for `teacher` about `rows` (k,): no forward was run, no query is counted."""
+        """Count cached answers of `teacher` for `rows` (k,): no forward was run, so these are no queries."""
         self._since.teachers.setdefault(teacher, Queries()).cached += len(rows)
 
     def flops(self, part: str, amount: float) -> None:
-        """This rank spent `amount` FLOPs on `part`; fractions are rounded, integers exact."""
+        """Count `amount` FLOPs of this rank for `part`; fractions are rounded, integers exact."""
         if part in ("total", "all_data"):
-            raise ValueError(f"{part!r} is a sum the ledger makes, not a part")
+            raise ValueError(f"{part!r} is a sum of the ledger, not a part")
         self._since.flops[part] = self._since.flops.get(part, 0) + int(round(amount))
 
     def all_data(self, flops: float, rows: int) -> None:
-        """This rank was offered `rows` rows, on which all-data distillation would have spent `flops` FLOPs."""
+        """Count `rows` rows offered to this rank, which would have cost all-data distillation `flops` FLOPs."""
         self._since.all_data += int(round(flops))
         self._since.rows_seen += rows
 
@@ -123,7 +127,7 @@ class Ledger:
     def time(self, part: str) -> Iterator[None]:
         """Add the wall-clock seconds of the block to `part`, less those of timers inside it.
 
-        Nothing waits for a GPU: its work is charged to the block that next needs the result.
+        There is no wait for the GPU: its work counts for the block that next needs the result.
         """
         self._lap()
         self._running.append(part)
@@ -141,14 +145,13 @@ class Ledger:
         self._mark = now
 
     def elapsed(self, part: str = "") -> float:
-        """Seconds of `part` so far, or of all parts, that this rank knows of (not collective), a running timer's
-        included."""
+        """Seconds so far of `part`, or of all parts, on this rank (not collective), running timers included."""
         self._lap()
         since = self._seconds.get(part, 0.0) if part else sum(self._seconds.values(), 0.0)
         return self._base_seconds.get(part or "total", 0.0) + since
 
     def queries(self) -> int:
-        """Queries so far that this rank knows of (not collective): all at the last agreement, its own since."""
+        """Queries so far (not collective): of all ranks up to the last collective call, of this rank since."""
         return _total(self._base) + _total(self._since)
 
     def total_queries(self) -> int:
@@ -158,8 +161,8 @@ class Ledger:
     def totals(self) -> dict[str, Any]:
         """All counts so far of all ranks (collective).
 
-        `teacher_queries`: `total` forwards asked (rows), `unique` distinct inputs among them, `cached` answers that
-        needed none, all again `per_teacher`. `flops`: each part, their `total`, and `all_data`. `seconds`: each part
+        `teacher_queries`: `total` rows queried, `unique` distinct inputs among them, `cached` answers without a
+        forward, and the same `per_teacher`. `flops`: each part, their `total`, and `all_data`. `seconds`: each part
         and their `total`, each the maximum over ranks. `rows_seen`: rows offered.
         """
         self._agree()
@@ -205,7 +208,7 @@ class Ledger:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`, the same on every rank; what was counted before is dropped.
 
-        UserError where it was made for other data.
+        UserError if it was saved for other data.
         """
         if (state["rows"], state["fixed_inputs"]) != (self.rows, self.fixed_inputs):
             raise UserError(
@@ -248,10 +251,10 @@ class Ledger:
 
 
 def speedup(totals: dict[str, Any], all_data_seconds: float | None = None) -> dict[str, float | None]:
-    """How many times cheaper than all-data distillation over the same rows (one query a row) a run was.
+    """Factors by which a run was cheaper than all-data distillation over the same rows (one query a row).
 
-    `totals` of a ledger; `all_data_seconds` what all-data distillation takes in wall-clock, where it was measured.
-    None where there is nothing to divide by.
+    `totals` of a ledger; `all_data_seconds` the wall-clock seconds of all-data distillation, if measured.
+    None if the divisor is 0.
     """
     return {
         "flops": _quotient(totals["flops"]["all_data"], totals["flops"]["total"]),

@@ -1,8 +1,8 @@
-"""How far a long step is: a bar with the time left on a terminal, a plain line every minute elsewhere.
+"""Progress of a long step: a bar with the time left on a terminal, a plain line every minute elsewhere.
 
-    with Told("tokenising the text", total, "characters") as told:
-        told.to(done)
-    for batch in over(batches, "evaluating", "batches"):
+    with ProgressBar("tokenising the text", total, "characters") as bar:
+        bar.to(done)
+    for batch in track(batches, "evaluating", "batches"):
 
 Everything goes to standard error, from the first rank alone. `redirect_tqdm` makes a library's tqdm bars do the same.
 """
@@ -22,15 +22,15 @@ from tqdm import tqdm
 from kdlab.storage.files import readable_size
 
 LINE_SECONDS = 60.0  # between two plain lines
-BAR_SECONDS = 0.5  # between two pictures of a bar
-BAR_DELAY = 1.0  # what takes less has no bar
+BAR_SECONDS = 0.5  # between two updates of a bar
+BAR_DELAY = 1.0  # a shorter step shows no bar
 clock = time.monotonic
 
 T = TypeVar("T")
 
 
 def is_reporting_rank() -> bool:
-    """Whether this process is the one that tells: the first rank, also before there is a process group."""
+    """True on the first rank, the only one that reports, also before there is a process group."""
     if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("RANK", "0") != "0":
         return False
     if "torch" not in sys.modules:  # no process group without it; reports read runs and do not load it
@@ -41,17 +41,18 @@ def is_reporting_rank() -> bool:
 
 
 def terminal() -> bool:
+    """True if standard error is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 class ProgressBar:
-    """A step that is told of: `what`, of `total` (None: nobody knows) `unit`s ("B": bytes); the first `start` were done
-    before. A context manager: a bar ends with the block."""
+    """Progress of one step `what` over `total` units (None: unknown) called `unit` ("B": bytes), of which `start` were
+    done before. A context manager: the bar ends with the block."""
 
     def __init__(self, what: str, total: float | None = None, unit: str = "", start: float = 0) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, start
         self._start, self._began = start, clock()
-        self._said = self._began
+        self._shown = self._began
         self._bar: Any = None
 
     def __enter__(self) -> ProgressBar:
@@ -61,22 +62,23 @@ class ProgressBar:
         self.close()
 
     def advance(self, count: float = 1) -> None:
-        """So many more are done."""
+        """Add `count` units to those done."""
         self.to(self.done + count)
 
     def to(self, done: float, more: Callable[[], str] = str) -> None:
-        """So many are done; `more` is asked for what else is to be told, when it is told."""
+        """Set the number of units done; `more` returns text for the end of the line and is called only if one is
+        shown."""
         self.done, now = done, clock()
         if self.total is not None and done > self.total:
-            self.total = None  # it was a guess
+            self.total = None  # the total was an estimate
         if not is_reporting_rank():
             return
         if terminal():
-            if now - self._said >= BAR_SECONDS and now - self._began >= BAR_DELAY:
-                self._said = now
+            if now - self._shown >= BAR_SECONDS and now - self._began >= BAR_DELAY:
+                self._shown = now
                 self._show(more())
-        elif now - self._said >= LINE_SECONDS:
-            self._said = now
+        elif now - self._shown >= LINE_SECONDS:
+            self._shown = now
             print("  ".join(filter(None, (f"  {self.line()}", more()))), file=sys.stderr, flush=True)
 
     def _show(self, more: str) -> None:
@@ -92,7 +94,7 @@ class ProgressBar:
         self._bar.refresh()
 
     def line(self) -> str:
-        """How far it is, in words."""
+        """The progress as one line, with the time left."""
         spent = clock() - self._began
         done, total = (
             "" if x is None else readable_size(int(x)) if self.unit == "B" else f"{x:,.0f}"
@@ -105,35 +107,35 @@ class ProgressBar:
         return f"{self.what}: {done}/{total}{unit}, about {readable_time(left)} left"
 
     def say(self, line: str) -> None:
-        """A line of the step's own, on standard output."""
+        """Print a line on standard output, above the bar if there is one."""
         if self._bar is None:
             print(line)
         else:
             tqdm.write(line)  # above the bar
 
     def close(self) -> None:
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 def track(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """The `items`, one by one, told of as they are done; of `total`, if that is not their length."""
-    with ProgressBar(what, total or length_hint(items) or None, unit) as told:
+    """Yield `items` with a `ProgressBar` over `total` of them (default: their length)."""
+    with ProgressBar(what, total or length_hint(items) or None, unit) as bar:
         for item in items:
             yield item
-            told.advance()
+            bar.advance()
 
 
 def redirect_tqdm(bars: type[tqdm], doing: str = "") -> None:
-    """Let a library's own class of tqdm bars tell in lines where there is no terminal; once. `doing` it is said
-    first."""
+    """Make a library's class of tqdm bars print lines where there is no terminal, each after the text `doing`."""
     if hasattr(bars, "_kdlab"):
         return
     begin, show = bars.__init__, bars.display
 
     def init(self: Any, *arguments: Any, **named: Any) -> None:
-        self._told = None
+        self._progress = None
         if not is_reporting_rank():
             named["disable"] = True
         elif not terminal():
@@ -142,13 +144,13 @@ def redirect_tqdm(bars: type[tqdm], doing: str = "") -> None:
         begin(self, *arguments, **named)
         if not terminal() and not self.disable:
             what = f"{doing} {self.desc or ''}".strip().rstrip(": ")
-            self._told = ProgressBar(what, self.total, self.unit if self.unit == "B" else f"{self.unit}s", self.n)
+            self._progress = ProgressBar(what, self.total, self.unit if self.unit == "B" else f"{self.unit}s", self.n)
 
     def display(self: Any, *arguments: Any, **named: Any) -> Any:
-        if self._told is None:
+        if self._progress is None:
             return show(self, *arguments, **named)
-        self._told.total = self.total
-        self._told.to(self.n)
+        self._progress.total = self.total
+        self._progress.to(self.n)
         return True
 
     bars.__init__, bars.display = init, display  # pyright: ignore[reportAttributeAccessIssue]
@@ -156,7 +158,7 @@ def redirect_tqdm(bars: type[tqdm], doing: str = "") -> None:
 
 
 def readable_time(seconds: float | None) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Format seconds: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds is None:
         return "?"
     if seconds < 100:

@@ -1,6 +1,6 @@
-"""One seed decides everything: every random choice draws from a generator keyed by what it is for.
+"""Random generators of a run: every random choice draws from a generator keyed by the seed and its purpose.
 
-Nothing is kept between steps, so a resumed run draws what the uninterrupted one would have drawn.
+No state is kept between steps, so a resumed run draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch  # loaded where it is used: who draws pictures needs `stable` alone
+    import torch  # imported where it is used: figures need only `stable`
 
 
 def stable(*parts: int | str) -> int:
@@ -33,7 +33,7 @@ def reseed(*parts: int | str) -> None:
     import torch
 
     seed = stable(*parts)
-    # torch.manual_seed notes the whole call stack for each kind of device that is not there: half a millisecond a step
+    # torch.manual_seed records the call stack for each kind of absent device, which takes half a millisecond a step
     (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

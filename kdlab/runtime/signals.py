@@ -1,7 +1,7 @@
-"""How a signal ends a run: SIGTERM (a scheduler takes the machine back) and SIGINT (Ctrl-C).
+"""Handling of SIGTERM (a scheduler reclaims the machine) and SIGINT (Ctrl-C), which stop a run.
 
-The first one raises `Stopped` where it arrives or, inside `defer_signals`, is kept until the block asks for it: a
-training ends its step and saves. The second one ends the process at once. Exit codes are 128 + signal: 143 and 130.
+The first signal raises `Stopped` where it arrives or, inside `defer_signals`, stays pending: a training ends its step
+and saves. The second signal ends the process at once. Exit codes are 128 + signal: 143 and 130.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-GRACE = 20  # seconds that a loader's process lives on after a SIGTERM
+GRACE = 20  # seconds that a loader's worker process survives a SIGTERM
 
-_asked = 0
-_waits = False
-_listens = False
+_pending = 0
+_deferring = False
+_handling = False
 
 
 class Stopped(BaseException):
-    """A signal has ended the run; `saved_at`: the optimizer steps in the checkpoint that was written for it."""
+    """A signal stopped the run; `saved_at`: optimizer steps in the checkpoint written for it, None if there is none."""
 
     def __init__(self, signum: int, saved_at: int | None = None) -> None:
         super().__init__(signum)
@@ -30,12 +30,12 @@ class Stopped(BaseException):
 
     @property
     def code(self) -> int:
-        """What the process exits with."""
+        """The exit code of the process."""
         return 128 + self.signum
 
     @property
     def name(self) -> str:
-        """The signal as a user knows it."""
+        """The name of the signal for users: Ctrl-C or SIGTERM."""
         return "Ctrl-C" if self.signum == signal.SIGINT else signal.Signals(self.signum).name
 
     def __str__(self) -> str:
@@ -44,67 +44,66 @@ class Stopped(BaseException):
 
 
 def pending() -> int:
-    """The signal that waits to be obeyed, 0 if there is none."""
-    return _asked
+    """The number of the pending signal, 0 if there is none."""
+    return _pending
 
 
 @contextmanager
 def handling() -> Iterator[None]:
-    """Take the two signals during the block; what ignored one goes on to. Does nothing outside the main thread."""
-    global _asked, _listens
+    """Handle both signals during the block; an ignored signal stays ignored. Does nothing outside the main thread."""
+    global _pending, _handling
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    _asked, _listens = 0, True
+    _pending, _handling = 0, True
     install_handlers()
     try:
         yield
     finally:
-        _listens = False
+        _handling = False
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def install_handlers() -> None:
-    """Take the two signals (again) within `handling`, unless they are ignored: a shell's background jobs ignore
-    Ctrl-C."""
-    for number in SIGNALS if _listens else ():
+    """Install the handlers (again) within `handling`, but not for ignored signals: background jobs ignore Ctrl-C."""
+    for number in SIGNALS if _handling else ():
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _arrived)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """The first signal is only noted during the block: `pending` tells of it. At the end of the block it is obeyed."""
-    global _waits
-    _waits = True
+    """Keep the first signal pending during the block (`pending`); raise `Stopped` for it at the end of the block."""
+    global _deferring
+    _deferring = True
     try:
         yield
     finally:
-        _waits = False
+        _deferring = False
     raise_pending()
 
 
 def raise_pending() -> None:
-    """End the patience, and raise `Stopped` if a signal waits."""
-    global _waits
-    _waits = False
-    if _asked:
-        raise Stopped(_asked)
+    """Stop deferring, and raise `Stopped` if a signal is pending."""
+    global _deferring
+    _deferring = False
+    if _pending:
+        raise Stopped(_pending)
 
 
 def deferring() -> bool:
-    """Whether a first signal would only be noted now."""
-    return _waits
+    """True inside `defer_signals`, where a first signal stays pending."""
+    return _deferring
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:
-    global _asked
-    if _asked:
+    global _pending
+    if _pending:
         os._exit(128 + number)
-    _asked = number
-    if not _waits:
+    _pending = number
+    if not _deferring:
         raise Stopped(number)
     if {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} == {"0"}:
         name = Stopped(number).name
@@ -113,6 +112,6 @@ def _arrived(number: int, frame: FrameType | None) -> None:
 
 
 def outlast_signals(worker: int) -> None:
-    """For a loader's process: a signal to the whole group must not take its batches from a run that is still saving."""
+    """Keep a loader's worker process alive for `GRACE` seconds: a run that is still saving needs its batches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -1,8 +1,8 @@
-"""The artifact store: prepared teachers, assistants, tokenised data, each made once and found by what made it.
+"""The artifact store: prepared teachers, assistants, tokenised data, each made once and found by a hash of its inputs.
 
 An artifact is a folder `<root>/<kind>/<16 hex digits>`; the digits hash the canonical JSON of everything its content
 depends on. `manifest.json` inside lists those parts and the size and SHA-256 of every file, and is checked whenever
-the artifact is asked for. Command: `python -m kdlab.artifacts list|verify|prune`.
+the artifact is requested. Command: `python -m kdlab.artifacts list|verify|prune`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KEY = re.compile(r"[0-9a-f]{16}")
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.(tmp|lock)")
 _ABSENT = "it does not exist"
-# The tag that backup programs know caches by; here it also tells a store from a folder that is none of our business.
+# The tag by which backup programs recognise caches; here it also marks a folder as an artifact store.
 TAG = "CACHEDIR.TAG"
 TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# kdlab artifacts: python -m kdlab.artifacts list\n"
 _held: dict[Path, int] = {}  # manifests this process has read, each open with a shared lock: prune leaves them alone
@@ -51,7 +51,7 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 @dataclass
 class ArtifactStore:
-    """Artifacts under `root`; `say` takes the one-line messages (making, waiting, damaged).
+    """Artifacts under `root`; `say` takes one-line messages (making, waiting, damaged).
 
     `canonical` maps the parts of an artifact to what is hashed and recorded, so that keys outlast the renaming of code.
     """
@@ -59,14 +59,14 @@ class ArtifactStore:
     root: Path
     say: Callable[[str], None] = print
     canonical: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
-    used: dict[str, None] = field(default_factory=dict)  # "kind/key" of what was asked for, in that order
+    used: dict[str, None] = field(default_factory=dict)  # "kind/key" of the requested artifacts, in that order
 
     def get(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], None], what: str = "") -> Path:
-        """The verified folder of the artifact that `parts` decide, made by `build(empty folder)` if need be.
+        """The verified folder of the artifact with key `parts`, made by `build(empty folder)` if it is missing.
 
-        `kind` is a plain name, `what` says in words what is made. Of several processes that want the same artifact one
-        builds and the others wait. A damaged one is named and made again. When `build` raises, nothing is left and the
-        exception goes on; a store that cannot be written or read is a `UserError`.
+        `kind` is a plain name, `what` a description for messages. Of several processes that request the same artifact
+        one builds and the others wait. A damaged one is reported and made again. If `build` raises, nothing is left and
+        the exception propagates. `UserError` for a store that cannot be written or read.
         """
         parts = self.canonical(parts)
         final = self._place(kind, parts)
@@ -82,7 +82,7 @@ class ArtifactStore:
                     lock_of(final), waiting=lambda holder: self.say(f"{what}: {holder} is making it, waiting for that")
                 )
                 stack.enter_context(lock)
-            fault = fault_of(final)  # again: whoever held the lock may have made it
+            fault = fault_of(final)  # again: the process that had the lock may have made it
             if fault is None:
                 return self._used(final)
             if fault != _ABSENT:
@@ -92,7 +92,7 @@ class ArtifactStore:
         return self._used(final)
 
     def find(self, kind: str, parts: Mapping[str, Any]) -> Path | None:
-        """The verified folder of the artifact that `parts` decide, or None; a damaged one is named."""
+        """The verified folder of the artifact with key `parts`, or None. A damaged one is reported."""
         final = self._place(kind, self.canonical(parts))
         fault = fault_of(final)
         if fault is None:
@@ -114,7 +114,7 @@ class ArtifactStore:
         return Path(self.root) / kind / key_of(parts)
 
     def _make(self, final: Path, parts: Mapping[str, Any], build: Callable[[Path], None], what: str) -> None:
-        """Build beside `final` and take its name; the caller holds the lock."""
+        """Build beside `final` and rename; the caller has the lock."""
         temporary, began = temporary_of(final), time.monotonic()
         try:
             with user_errors(f"making {what}", self.root):
@@ -142,23 +142,25 @@ def _canonical(value: Any) -> bytes:
 
 
 def temporary_of(final: Path) -> Path:
+    """The folder in which the artifact `final` is built."""
     return final.with_name(f".{final.name}.tmp")
 
 
 def lock_of(final: Path) -> Path:
+    """The lock file of the builder of the artifact `final`."""
     return final.with_name(f".{final.name}.lock")
 
 
 def _hold(final: Path) -> None:
-    """Keep a shared lock on an artifact's manifest until this process ends: it is in use."""
+    """Lock an artifact's manifest, shared, until this process ends, which marks it as in use."""
     if final not in _held:
-        with suppress(OSError):  # no locks there, or no more open files: then its age alone protects it
+        with suppress(OSError):  # no locks there, or too many open files: then only its age protects it
             _held[final] = os.open(final / MANIFEST, os.O_RDONLY)
-            fcntl.flock(_held[final], fcntl.LOCK_SH)  # waits while `is_in_use` of another process looks, a moment
+            fcntl.flock(_held[final], fcntl.LOCK_SH)  # waits for a moment while `is_in_use` of another process tests it
 
 
 def is_in_use(final: Path) -> bool:
-    """Whether another process has read this artifact and still runs."""
+    """True if another process that has read this artifact still runs."""
     _release(final)
     with suppress(OSError):
         descriptor = os.open(final / MANIFEST, os.O_RDONLY)
@@ -177,7 +179,7 @@ def _release(final: Path) -> None:
 
 
 def discard(final: Path) -> None:
-    """Remove an artifact and what an interrupted builder left; a kill on the way leaves only the latter."""
+    """Remove an artifact and leftovers of an interrupted builder; a kill in between leaves only such leftovers."""
     temporary = temporary_of(final)
     _release(final)
     if temporary.exists():
@@ -216,7 +218,7 @@ def _manifest(folder: Path, parts: Mapping[str, Any], what: str, seconds: float)
 
 
 def read_manifest(final: Path) -> dict[str, Any] | str:
-    """The manifest of an artifact, or what is wrong with it. PermissionError goes through."""
+    """The manifest of an artifact, or its fault in words. PermissionError propagates."""
     try:
         manifest = json.loads((final / MANIFEST).read_bytes())
         found = hashlib.sha256(_canonical({name: manifest[name] for name in manifest if name != "sha256"})).hexdigest()
@@ -230,7 +232,7 @@ def read_manifest(final: Path) -> dict[str, Any] | str:
             if not (isinstance(file["sha256"], str) and isinstance(file["size"], int)):
                 return f"{MANIFEST} has no checksum of {name}"
     except PermissionError:
-        raise  # nothing is known about it then, and nothing may be removed
+        raise  # its state is unknown then, and nothing may be removed
     except (FileNotFoundError, NotADirectoryError):
         return f"it has no {MANIFEST}"
     except OSError as error:
@@ -241,7 +243,7 @@ def read_manifest(final: Path) -> dict[str, Any] | str:
 
 
 def fault_of(final: Path) -> str | None:
-    """What is wrong with an artifact; None after every byte was read and found right."""
+    """The fault of an artifact in words, or None if every byte was read and matches the manifest."""
     with user_errors("checking an artifact", final.parent):
         if not final.exists():
             return _ABSENT
@@ -267,7 +269,7 @@ def fault_of(final: Path) -> str | None:
 
 
 def entries(root: Path, pattern: re.Pattern[str] = KEY) -> Iterator[Path]:
-    """What the kinds of a store hold under names of a pattern, in order."""
+    """Paths in the kinds of a store whose names match `pattern`, in order."""
     for kind in sorted(root.iterdir()):
         if kind.is_dir() and not kind.is_symlink() and _KIND.fullmatch(kind.name):
             yield from (path for path in sorted(kind.iterdir()) if pattern.fullmatch(path.name))

@@ -1,7 +1,7 @@
-"""Checkpoint files: written beside the old one, flushed, verified, renamed; the newest that verifies is resumed from.
+"""Checkpoint files: written beside the old one, flushed, verified, renamed. A run resumes from the newest valid one.
 
 `step-00000123.ckpt` is a `torch.save` file, `step-00000123.ckpt.sha256` its checksum in the format of `sha256sum -c`.
-The checksum is written first: at every moment, each file that bears its final name has its checksum beside it.
+The checksum is written first: at every moment, each file with its final name has its checksum beside it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from kdlab.storage.files import atomic_write_text, fsync_folder, replacing, sha2
 
 NAME = re.compile(r"step-(\d{8,})\.ckpt")
 
-# Files that this process wrote or checked: identity by which they are known to be unchanged. Only pruning relies on
-# it (it asks about the same file at every save); choosing a file to resume from always reads the bytes.
+# Identity of files that this process wrote or checked; an equal identity means unchanged. Only pruning relies on it
+# (it checks the same file at every save); choosing a file to resume from always reads the bytes.
 _verified: dict[Path, tuple[int, int, int]] = {}
 
 
 def save(state: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
     """Write `state` as the checkpoint of `step` and keep it and the `keep - 1` newest good ones before it.
 
-    Files of later steps are removed: they belong to a run that was not continued from. Any OSError ends as `UserError`
-    naming the folder; the earlier files are untouched then and no temporary file is left. TypeError if `state` holds
-    what `load` would refuse (NumPy arrays, paths, other objects): better now than at the resume. One writer a folder.
+    Files of later steps are removed: they belong to a continuation that was abandoned. `UserError` with the folder for
+    any OSError; the earlier files are then untouched and no temporary file is left. TypeError if `state` contains what
+    `load` would refuse (NumPy arrays, paths, other objects): better now than at the resume. One writer a folder.
     """
     if keep < 1 or step < 0:
         raise ValueError(f"keep must be at least 1 and step at least 0, got keep={keep}, step={step}")
@@ -46,7 +46,7 @@ def save(state: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
 
 
 def write(state: dict[str, Any], path: Path) -> Path:
-    """Write `state` to `path` and its checksum beside it, atomically; other files are left alone."""
+    """Write `state` to `path` and its checksum beside it, atomically, without touching other files."""
     path = Path(path)
     known = checksum_file(path)
     with user_errors("saving a checkpoint", path.parent):
@@ -64,7 +64,7 @@ def write(state: dict[str, Any], path: Path) -> Path:
                         f"saving a checkpoint failed in {path.parent}: the storage gave back other bytes than were "
                         "written; check the disk or choose another folder"
                     )
-                # The file that still bears the name stays valid until it is replaced, the new one is valid at once.
+                # The old file stays valid until it is replaced, the new one is valid at once.
                 atomic_write_text(known, _sidecar_text(path, [digest, *earlier]))
         except BaseException:
             if not path.exists():
@@ -76,13 +76,14 @@ def write(state: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def newest_valid(folder: Path, say: Callable[[str], None] = print) -> Path | None:
-    """The latest step's checkpoint whose bytes match its checksum, or None; damaged later ones are named by `say`."""
+def newest_valid(folder: Path, notify: Callable[[str], None] = print) -> Path | None:
+    """The checkpoint of the latest step whose bytes match its checksum, or None. `notify` takes a line for damaged
+    ones."""
     for path in _by_step(Path(folder)):
         fault = damage_of(path)
         if fault is None:
             return path
-        say(f"checkpoint {path} is damaged ({fault}); trying the one before")
+        notify(f"checkpoint {path} is damaged ({fault}); trying the one before")
     return None
 
 
@@ -90,7 +91,7 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """The state in a checkpoint file, after checking its checksum if it has one.
 
     Only tensors and plain values are read (`weights_only=True`): a file that needs other Python objects could run any
-    code and is refused. Raises `UserError` with the reason.
+    code and is refused. `UserError` with the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,7 +127,7 @@ def step_of(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, then its checksum; absent files are fine."""
+    """Delete a checkpoint, then its checksum, if they exist."""
     path = Path(path)
     with user_errors("removing a checkpoint", path.parent):
         path.unlink(missing_ok=True)
@@ -135,12 +136,12 @@ def remove(path: Path) -> None:
 
 
 def checksum_file(path: Path) -> Path:
-    """Where the checksum of a checkpoint stands."""
+    """The path of a checkpoint's checksum."""
     return path.with_name(path.name + ".sha256")
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint, None when they match its checksum."""
+    """The damage of a checkpoint in words, or None if its bytes match its checksum."""
     try:
         expected = _digests(path)
         if not expected:
@@ -202,7 +203,7 @@ def _dump(state: dict[str, Any], writer: Any) -> None:
         torch.save(state, writer)  # streamed: tensors go to the file piece by piece
     except Exception:
         if writer.error is not None:
-            raise writer.error from None  # torch's own words for a full disk are "unexpected pos 64 vs 0"
+            raise writer.error from None  # torch's message for a full disk is "unexpected pos 64 vs 0"
         raise
 
 
@@ -218,7 +219,7 @@ def _evict(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What the file asked for: torch wraps its own one-line finding in a page of advice to load it anyway."""
+    """The reason of a refusal in one line; torch wraps it in a page of advice to load the file anyway."""
     text = str(error.__context__ or error)
     found = re.search(r"GLOBAL (\S+)", text)
     return f"it needs {found[1]}" if found else (text.splitlines() or ["unknown content"])[0][:200]

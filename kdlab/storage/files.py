@@ -1,8 +1,8 @@
-"""Files that are whole or absent: atomic replacement, checksums, locks between processes, and plain words for OSErrors.
+"""Files that are whole or absent: atomic replacement, checksums, locks between processes, OSErrors as `UserError`.
 
-A process may be killed between any two system calls. What stands under a final name is therefore always a complete
-file: bytes go to a temporary file in the same folder (so that the rename never crosses file systems), are flushed to
-the device, and only then take the name. POSIX only (`fcntl`).
+A process may be killed between any two system calls. A final name is therefore always that of a complete file: bytes go
+to a temporary file in the same folder (so that the rename never crosses file systems), are flushed to the device, and
+only then take the name. POSIX only (`fcntl`).
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
-def user_errors(doing: str, folder: Path) -> Iterator[None]:
+def user_errors(action: str, folder: Path) -> Iterator[None]:
     """Turn any OSError of the block into a `UserError` that names the folder and the remedy; the cause is kept."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{doing} failed in {folder}: {_reason(error, folder)}") from error
+        raise UserError(f"{action} failed in {folder}: {_reason(error, folder)}") from error
 
 
 @contextmanager
 def native_errors() -> Iterator[None]:
-    """Turn what libraries in Rust (safetensors, tokenizers) say of a failed write into the OSError it was."""
+    """Turn the exceptions of Rust libraries (safetensors, tokenizers) for a failed write into the OSError behind
+    them."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError) and (found := re.search(r"\(os error (\d+)\)", str(error))):
-            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        if not isinstance(error, OSError) and (match := re.search(r"\(os error (\d+)\)", str(error))):
+            raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
         raise
 
 
@@ -55,14 +56,16 @@ def _reason(error: OSError, folder: Path) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"no permission ({error.filename or folder}); change its owner or mode, or choose another folder"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return f"a file stands where a folder should be ({error.filename or folder}); move it or choose another folder"
+        return (
+            f"there is a file where a folder should be ({error.filename or folder}); move it or choose another folder"
+        )
     if error.errno == errno.EFBIG:
         return "the file would pass the size limit of this process or file system; raise it (ulimit -f)"
     return f"{error.strerror or error} ({error.filename or folder})"
 
 
 def readable_size(count: int) -> str:
-    """Bytes in the decimal unit that suits: 999 B, 1.5 KB, 90.9 MB."""
+    """Format bytes in a decimal unit: 999 B, 1.5 KB, 90.9 MB."""
     value = float(count)
     for unit in ("B", "KB", "MB", "GB"):
         if value < 1000:
@@ -72,7 +75,7 @@ def readable_size(count: int) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes an ordinary user may still write in `folder`, or in its nearest parent that exists."""
+    """Bytes that an ordinary user may still write in `folder`, or in its nearest parent that exists."""
     folder = Path(os.path.abspath(folder))
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -80,7 +83,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raise `UserError` unless `folder` (which need not exist yet) has room for `needed_bytes` of `what`."""
+    """Raise `UserError` unless `folder` (which need not exist yet) has `needed_bytes` free for `what`."""
     free = free_bytes(folder)
     if free < needed_bytes:
         raise UserError(
@@ -90,13 +93,13 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as 64 hex digits, read in pieces (about 1 GB/s)."""
+    """SHA-256 of a file as 64 hex digits, read in chunks (about 1 GB/s)."""
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames within `folder` durable; file systems that cannot flush a folder are left as they are."""
+    """Flush renames within `folder` to the device, if the file system can flush a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -108,7 +111,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 class Writer:
-    """A binary stream to a descriptor that writes all or raises, and knows the SHA-256 of what it wrote.
+    """A binary stream to a descriptor that writes all bytes or raises, and hashes them with SHA-256.
 
     `error` holds the OSError of a failed write: `torch.save` hides it behind a RuntimeError of its own.
     """
@@ -119,6 +122,7 @@ class Writer:
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
+        """Write all bytes of `data`; returns their number."""
         view = memoryview(data).cast("B")
         total = len(view)
         try:
@@ -139,16 +143,17 @@ class Writer:
         """Nothing is buffered here."""
 
     def hexdigest(self) -> str:
+        """SHA-256 of the bytes written so far, 64 hex digits."""
         return self._digest.hexdigest()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[tuple[Writer, Path]]:
-    """A `Writer` to a temporary file beside `path` (also yielded), which takes the name when the block ends well.
+    """Yield a `Writer` to a temporary file beside `path`, and that file; it replaces `path` when the block succeeds.
 
     On any exception the temporary file is removed and `path` is as it was. After SIGKILL the temporary file
-    `.<name>.tmp` stays, and the next writer of the same name uses it up, so such files never pile up. Two writers of
-    one name take turns. Raises OSError as it comes.
+    `.<name>.tmp` stays, and the next writer of the same name reuses it. Two writers of one name take turns. OSErrors
+    are not translated.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     descriptor, _ = open_locked(temporary, wait=True, waiting=None, must_lock=False)
@@ -168,19 +173,19 @@ def replacing(path: Path) -> Iterator[tuple[Writer, Path]]:
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds either all of it or what it held before; `UserError` when it cannot be."""
+    """Write `data` so that `path` has either all of it or its content before. `UserError` if that fails."""
     path = Path(path)
     with user_errors(f"writing {path.name}", path.parent), replacing(path) as (writer, _):
         writer.write(data)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """`atomic_write_bytes` of UTF-8 text, without the values of environment variables that hold secrets."""
+    """`atomic_write_bytes` of UTF-8 text, without the values of secret environment variables."""
     atomic_write_bytes(path, redact_values(text).encode("utf-8"))
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """`atomic_write_bytes` of indented JSON in the order given; NaN and infinities are refused with ValueError."""
+    """`atomic_write_text` of indented JSON, keys in their order. ValueError for NaN and infinities."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -191,11 +196,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True, waiting: Callable[[str], None] | None = None) -> Iterator[str | None]:
-    """Hold the lock file `path` during the block; it is removed afterwards. Yields None when the lock is ours.
+    """Lock the file `path` during the block and remove it afterwards. Yields None if this process has the lock.
 
-    When another process holds it: with `wait`, `waiting(note)` is called once and the block starts when the other is
-    done; without, the block runs at once and is given the holder's note ("process 123 on host"). The kernel frees
-    the lock when its holder dies. Children forked by the holder keep it, rightly: they may still be writing.
+    If another process has it: with `wait`, `waiting(note)` is called once and the block starts when the other ends;
+    without, the block runs at once and gets the owner's note ("process 123 on host"). The kernel frees the lock when
+    its owner dies. Children forked by the owner keep it, since they may still be writing.
     """
     descriptor, note = open_locked(path, wait, waiting, must_lock=True)
     if descriptor is None:
@@ -208,14 +213,14 @@ def locked(path: Path, wait: bool = True, waiting: Callable[[str], None] | None 
         yield None
     finally:
         with suppress(OSError):
-            os.unlink(path)  # while still held: whoever waits sees that the name is gone and opens it anew
+            os.unlink(path)  # while still locked: waiting processes then see that the name is gone and open it anew
         os.close(descriptor)
 
 
 def open_locked(
     path: Path, wait: bool, waiting: Callable[[str], None] | None, must_lock: bool
 ) -> tuple[int | None, str]:
-    """Open `path` and lock it; the descriptor (None: held by another and `wait` is false) and the holder's note."""
+    """Open `path` and lock it; the descriptor (None: locked by another and `wait` is false) and the owner's note."""
     note = ""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -223,12 +228,12 @@ def open_locked(
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                said = note
+                notified = bool(note)
                 note = os.pread(descriptor, 200, 0).decode("utf-8", "replace") or "another process"
                 if not wait:
                     os.close(descriptor)
                     return None, note
-                if waiting is not None and not said:
+                if waiting is not None and not notified:
                     waiting(note)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             except OSError as error:
@@ -240,11 +245,11 @@ def open_locked(
             with suppress(OSError):
                 os.close(descriptor)
             raise
-        os.close(descriptor)  # the holder before us renamed or removed the file that we opened
+        os.close(descriptor)  # the owner before us renamed or removed the file that we opened
 
 
 def still_named(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has the name `path`."""
+    """True if the open file `descriptor` still has the name `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

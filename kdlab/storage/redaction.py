@@ -1,4 +1,4 @@
-"""Secrets: what looks like one, and texts without them. Configurations may hold none, so nothing that is written does.
+"""Detection and removal of secrets in settings and texts. Configurations with secrets are refused.
 
 kdlab has no setting that takes a secret: libraries read HF_TOKEN, WANDB_API_KEY and the like from the environment.
 """
@@ -31,7 +31,7 @@ _HEX = re.compile(r"[0-9a-f]{40}")  # a W&B key of the older form; a git revisio
 
 
 def secret_reason(key: str, value: str, environment: Mapping[str, str] | None = None) -> str | None:
-    """Why the value of a setting looks like a secret, without showing it; None if it does not."""
+    """The reason why the value of a setting looks like a secret, without showing it; None if it does not."""
     last = key.rsplit(".", 1)[-1]
     for name, secret in secret_variables(environment).items():
         if secret in value:
@@ -46,25 +46,25 @@ def secret_reason(key: str, value: str, environment: Mapping[str, str] | None = 
 
 
 def secret_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment variables that are called like secrets, with their values, the longest first."""
-    around = os.environ if environment is None else environment
-    found = {
+    """The environment variables with names of secrets, and their values, the longest first."""
+    variables = os.environ if environment is None else environment
+    secrets = {
         name: value
-        for name, value in around.items()
+        for name, value in variables.items()
         if _VARIABLES.search(name) and len(value) >= _SHORTEST and not value.startswith(("/", "~"))
     }
-    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
+    return dict(sorted(secrets.items(), key=lambda pair: -len(pair[1])))
 
 
 def redact_values(text: str) -> str:
-    """`text` without the values of secret environment variables."""
+    """Hide the values of secret environment variables in `text`."""
     for value in secret_variables().values():
         text = text.replace(value, HIDDEN)
     return text
 
 
 def redact(node: Any, key: str = "") -> Any:
-    """A text, or containers of texts, without anything that looks like a secret."""
+    """Hide all that looks like a secret in a text, or in containers of texts; `key` is the name of the setting."""
     if isinstance(node, dict):
         return {name: redact(value, str(name)) for name, value in node.items()}
     if isinstance(node, list | tuple):

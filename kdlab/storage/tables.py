@@ -17,8 +17,8 @@ class Table:
     """An append-only CSV file with fixed `columns`; an existing file of the same columns is continued.
 
     Every row is one line, written by one system call and visible to other processes when `write` returns. No file
-    handle is kept between calls. A last line torn by a kill is dropped when the table is opened. Raises `UserError`
-    when the file holds other columns or cannot be written.
+    handle is kept between calls. A last line torn by a kill is dropped when the table is opened. `UserError` if the
+    file has other columns or cannot be written.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -70,7 +70,7 @@ class Table:
                 os.close(descriptor)
 
     def sync(self) -> None:
-        """Flush the rows so far to the device: before a checkpoint that counts on them."""
+        """Flush the rows so far to the device: called before a checkpoint that relies on them."""
         with user_errors(f"writing {self.path.name}", self.path.parent):
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
@@ -96,7 +96,7 @@ class Table:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a table as text; a last line that is not finished yet is left out. `UserError` if it is no table."""
+    """The rows of a table as text, without an unfinished last line. `UserError` if it is no table."""
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -142,7 +142,7 @@ def _cell(value: Any) -> str:
         value = value.item()  # 0-d tensor or NumPy scalar, whose repr is not a number
     text = repr(value) if isinstance(value, float) else str(value)
     if "\n" in text or "\r" in text:
-        raise ValueError(f"a table's cell holds one line, got {text!r}")
+        raise ValueError(f"a table's cell is one line, got {text!r}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""YAML files that may come from strangers, such as a run's config.yaml."""
+"""Safe reading of untrusted YAML files, such as a run's config.yaml."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The plain values of a file that holds a mapping; UserError where it cannot be read or is nested too deeply."""
+    """Read the plain values of a file with one mapping. UserError if it cannot be read or is nested too deeply."""
     try:
         text = file.read_text(encoding="utf-8")
         _check(file, text)
-        found = yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:  # yaml raises all
         raise UserError(f"{file} cannot be read: {' '.join(str(error).split())[:300]}") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise UserError(f"{file} holds no configuration")
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in values.items()}
 
 
 def _check(file: Path, text: str) -> None:

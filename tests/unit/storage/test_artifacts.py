@@ -179,7 +179,7 @@ def test_artifacts_may_be_made_of_artifacts(store: ArtifactStore) -> None:
 
 def test_a_file_in_place_of_the_store_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="a file stands where a folder should be"):
+    with pytest.raises(UserError, match="there is a file where a folder should be"):
         ArtifactStore(tmp_path / "file").get("teacher", PARTS, build)
 
 

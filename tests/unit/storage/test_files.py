@@ -103,7 +103,7 @@ def test_errors_of_the_system_become_one_line(
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
-    with pytest.raises(UserError, match="a file stands where a folder should be"):
+    with pytest.raises(UserError, match="there is a file where a folder should be"):
         files.atomic_write_text(tmp_path / "a" / "b", "")
 
 
