@@ -1,6 +1,6 @@
-"""The configurations of many jobs: what jobs that differ in plain values alone (a seed, a ratio) share is made once.
+"""Compose the configurations of many jobs: jobs that differ only in plain values (a seed, a ratio) share a composition.
 
-Hydra sets values on what the choices of groups have made, so a job can take what another has composed and set its own.
+Hydra sets values after it has composed the groups, so a job can reuse the composition of another and set its values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARSER = OverridesParser.create()
 
 
 class Composition:
-    """What Hydra has composed for some jobs, Hydra's own part included. Each job sets its values on it."""
+    """A composed configuration, with Hydra's own part, that several jobs use in turn with their own values."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self._whole = compose_with_hydra(overrides)
@@ -32,9 +32,9 @@ class Composition:
         self._typed = DictConfig({})
 
     def job(self, values: Sequence[Override], every: Sequence[Override], number: int) -> None:
-        """Make it that of the job `number`, with the overrides `every`, of which `values` differ between its jobs.
+        """Turn it into that of the job `number`: `every` are its overrides, `values` those that differ between the jobs.
 
-        OmegaConf's errors for keys that are not there. All jobs set the same keys.
+        All jobs set the same keys. Raises OmegaConf's errors for unknown keys.
         """
         for one in values:
             OmegaConf.update(self._whole, str(one.key_or_group), one.value(), merge=True)
@@ -49,7 +49,7 @@ class Composition:
             )
 
     def place(self) -> tuple[str, str]:
-        """The folders of the sweep, and of the job in it."""
+        """The folder of the sweep, and that of the job relative to it."""
         HydraConfig.instance().cfg = self._whole  # pyright: ignore[reportAttributeAccessIssue]  # for ${hydra:...}
         try:
             return str(self._whole.hydra.sweep.dir), str(self._whole.hydra.sweep.subdir)
@@ -57,7 +57,7 @@ class Composition:
             HydraConfig.instance().cfg = None
 
     def checked(self) -> tuple[Config, dict[str, Any]]:
-        """The job's configuration, as `config.checked`, and the same resolved, in plain containers."""
+        """The job's checked configuration, and the same resolved, in plain containers."""
         before, self._plain = self._plain, {}
         plain = vetted(OmegaConf.masked_copy(self._whole, [str(key) for key in self._whole if key != "hydra"]))
         changes = differences(before, plain) if before else None
@@ -73,7 +73,7 @@ class Composition:
 
 
 class Compositions:
-    """All that has been composed for a sweep; `folders` are those of --config-dir."""
+    """The compositions of a sweep; `folders` are those of --config-dir."""
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
         groups = {
@@ -92,13 +92,13 @@ class Compositions:
             self._known[known] = Composition([*lines, *hydras])
         try:
             self._known[known].job(values, every, number)
-        except OmegaConfBaseException:  # composed anew for the words that Hydra has for it
+        except OmegaConfBaseException:  # compose again for Hydra's error message
             self._known[known] = Composition([*lines, *hydras])
             self._known[known].job([], every, number)
         return self._known[known]
 
     def _is_value(self, one: Override) -> bool:
-        """Whether an override sets one plain value of a key that is there already."""
+        """True if an override sets one plain value of an existing key."""
         key = str(one.key_or_group)
         adds = one.is_add() or one.is_force_add() or one.is_delete()
         if adds or one.package is not None or "/" in key or not ("." in key or key in self._keys):
@@ -107,14 +107,14 @@ class Compositions:
 
 
 def _touched(one: Override, every: Sequence[Override]) -> bool:
-    """Whether another override sets the same key, one above or one below it: then their order counts."""
+    """True if another override sets the same key, a parent or a child of it: then their order matters."""
     mine = f"{one.key_or_group}."
     others = [f"{other.key_or_group}." for other in every if other is not one]
     return any(other.startswith(mine) or "." in other[:-1] and mine.startswith(other) for other in others)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any]] | None:
-    """The dotted keys whose plain values differ, with the new ones; None where more than plain values differ."""
+    """The dotted keys whose plain values differ, with the new values; None if more than plain values differ."""
     try:
         return list(_differences(old, new, ""))
     except ValueError:

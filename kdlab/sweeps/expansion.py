@@ -1,7 +1,7 @@
-"""The jobs of a sweep: its command line expanded as Hydra's own sweeper does it, every job composed and checked.
+"""Expand the command line of a sweep into jobs, as Hydra's sweeper does; compose and check each.
 
-A sweep's folder is named by what its jobs have in common, a job's by what differs, and no time is in either: the same
-command finds its finished jobs again.
+The name of a sweep's folder is a hash of the overrides that its jobs share, that of a job's folder its other overrides.
+Neither has a time, so the same command finds its finished jobs again.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from kdlab.sweeps.composition_cache import Compositions
 
 SWEEP = "sweep"  # +sweep=NAME names a file of grids
 _PARSER = OverridesParser.create()
-LONGEST = 240  # of a folder's name, in bytes; file systems take 255, and a log's name is longer
+LONGEST = 240  # bytes of a folder's name; file systems allow 255, and a log's name is longer
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One run of a sweep. `differs` is what sets it apart from the others; `overrides` are those of a single run, and
-    `resolved` its configuration in plain containers."""
+    """One run of a sweep. `differs`: its overrides that other jobs do not share, as text; `overrides`: all overrides of its
+    command; `resolved`: its configuration in plain containers."""
 
     number: int
     differs: str
@@ -49,12 +49,12 @@ class SweepJob:
 
     @property
     def log(self) -> Path:
-        """What the run prints, over all attempts: a file beside its folder, which a run has for itself."""
+        """The output of the run over all attempts: a file beside its folder, in which only the run writes."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
 class Expansion:
-    """The command line of a sweep, taken apart: `given` overrides, and `own`, such as the folders of --config-dir."""
+    """The parsed command line of a sweep: the `given` overrides, and `own` ones, such as the folders of --config-dir."""
 
     def __init__(self, given: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> None:
         self.own = list(own)
@@ -85,7 +85,7 @@ class Expansion:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
     def title(self, job: SweepJob) -> str:
-        """The sweep's name, for people and for logging services: that of its file, or of what it runs."""
+        """The sweep's name for users and loggers: that of its file or experiment, and the digest."""
         return f"{self.name or job.config.name}-{self.digest}"
 
     def settings(self, *keys: str) -> Any:
@@ -102,7 +102,7 @@ class Expansion:
             raise UserError(f"unknown key {found[1]}.{found[3]}: {nearest(found[3], map(str, known))}") from error
 
     def lines(self, params: dict[str, Any]) -> Iterable[list[str]]:
-        """The overrides of each job, in order; `params` are sweeps that a configuration file asks for."""
+        """The overrides of each job, in order; `params` are further sweeps, from a configuration file."""
         for grid in self.grids:
             whole = parsed([*(f"{spellings.key(key)}={value}" for key, value in params.items()), *grid])
             for one in whole:
@@ -151,12 +151,12 @@ class Expansion:
 
 
 def job_error(line: str, differs: str, several: bool) -> UserError:
-    """The error of a job: its line, and which of `several` it is."""
+    """A UserError that names the job, if there are `several`."""
     return UserError(f"{line} (in the job {differs or 'without differences'})" if several else line)
 
 
 def parsed(lines: Sequence[str]) -> list[Override]:
-    """Overrides, parsed by Hydra with its configuration folders at hand (for `select=glob(*)`)."""
+    """Parse overrides with Hydra and its configuration folders (for `select=glob(*)`)."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -164,7 +164,7 @@ def parsed(lines: Sequence[str]) -> list[Override]:
 
 
 def _apart(shared: Sequence[Override], grids: Sequence[Sequence[str]]) -> list[str]:
-    """Keys that are in no job's name: the user gave them one value, or all grids of the sweep file do."""
+    """Keys that no job's name contains: they have one value on the command line, or in all grids of the sweep file."""
     names = [str(one.key_or_group) for one in shared]
     tables = [{str(one.key_or_group): one for one in parsed(grid)} for grid in grids]
     for name, one in tables[0].items():
@@ -175,7 +175,7 @@ def _apart(shared: Sequence[Override], grids: Sequence[Sequence[str]]) -> list[s
 
 
 def jobs(expansion: Expansion, params: dict[str, Any]) -> list[SweepJob]:
-    """Every job of the sweep, once each. UserError for the first that is no valid run, before anything is written."""
+    """All jobs of the sweep without duplicates. UserError for the first that is not valid, before anything is written."""
     every = list(expansion.lines(params))
     found: list[SweepJob] = []
     seen: dict[str, SweepJob] = {}
@@ -189,12 +189,12 @@ def jobs(expansion: Expansion, params: dict[str, Any]) -> list[SweepJob]:
 
 
 def common_folder(jobs: Sequence[SweepJob]) -> Path:
-    """The folder that all jobs lie in."""
+    """The common parent folder of all jobs."""
     return Path(os.path.commonpath([job.folder.parent for job in jobs]))
 
 
 def check_folders(found: Sequence[SweepJob]) -> None:
-    """UserError unless each job has a folder of its own, and none lies in another's."""
+    """UserError if two jobs have the same folder, or one is inside another's."""
     taken: dict[Path, SweepJob] = {}
     for job in found:
         if job.folder in taken:

@@ -1,9 +1,9 @@
 """Sweep files: the command of a whole experiment, `+sweep=NAME`, as a list of grids of ordinary overrides.
 
-`conf/sweep/NAME.yaml` (or the same below a folder of one's own):
+`conf/sweep/NAME.yaml` (or sweep/NAME.yaml in a folder of --config-dir):
 
-    question: What the runs are to answer, in one sentence.
-    source: The tables and figures of a paper that ask it.
+    question: The question that the runs answer, in one sentence.
+    source: The tables and figures of the paper that answer it.
     shared: [+exp=adads_finetune, "seed=1,2,3"]     # in every grid
     demo: [trainer.max_steps=200]                   # in every grid as well, at scale=demo (the default)
     paper: ["data.task=mnli,qqp"]                   # the same at scale=paper
@@ -12,7 +12,7 @@
       - {both: [select=all], paper: [trainer.max_epochs=3]}
       - {paper: [select=density]}                   # a grid of one scale alone
 
-Of one key the later of these counts: shared, scale, grid, grid's scale, and what the user adds to the command.
+For one key the last of these counts: shared, scale, grid, grid's scale, the user's overrides.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kdlab.config.composition import CONF
 from kdlab.errors import UserError, nearest
 
 SCALES = ("demo", "paper")
-BOTH = "both"  # the part of a grid that holds at either scale
+BOTH = "both"  # the part of a grid for both scales
 LISTS = ("shared", *SCALES)
 KEYS = ("question", "source", *LISTS, "grids")
 
@@ -40,7 +40,7 @@ KEYS = ("question", "source", *LISTS, "grids")
 @dataclass(frozen=True)
 class SweepFile:
     """One sweep file, read and checked. `shared` and each of `grids` are overrides by part: `both`, `demo`, `paper`; a
-    grid without `both` is only there at the scales that it has."""
+    grid without `both` exists only at the scales that it names."""
 
     path: Path
     question: str
@@ -51,7 +51,7 @@ class SweepFile:
     def at(self, scale: str, own: Sequence[str] = ()) -> list[list[str]]:
         """The grids at `scale`, each a list of overrides; `own` come last and replace the file's of the same key.
 
-        Grids that the user's overrides make equal are one.
+        Grids that the user's overrides make equal are merged.
         """
         found: list[list[str]] = []
         for grid in self.grids:
@@ -68,8 +68,7 @@ def grids(name: str, overrides: Sequence[str], folders: Iterable[Path] = ()) -> 
     """The grids of `+sweep=name`, each a list of Hydra overrides whose values may be lists to sweep over.
 
     `overrides` are the user's own; they win over the file's, and `scale=` among them picks the scale. `folders` are
-    searched before the package's (`--config-dir`). UserError for a name that no file has, and for a file that is
-    damaged, or says what it may not say.
+    searched before the package's (`--config-dir`). UserError for an unknown name, and for a damaged or invalid file.
     """
     own = [line for line in overrides if _key(line) != "sweep"]
     scales = [line.partition("=")[2] for line in own if _key(line) == "scale"]
@@ -80,7 +79,7 @@ def grids(name: str, overrides: Sequence[str], folders: Iterable[Path] = ()) -> 
 
 
 def names(folders: Iterable[Path] = ()) -> list[str]:
-    """What may stand after `+sweep=`."""
+    """The names of all sweep files, valid after `+sweep=`."""
     return sorted({file.stem for folder in _searched(folders) for file in folder.glob("*.yaml")})
 
 
@@ -151,12 +150,12 @@ def _checked(where: str, line: str) -> Override:
 
 
 def _key(line: str) -> str:
-    """What an override sets: its key without the signs in front of it, and its package where it names one."""
+    """The key that an override sets, without + or ~, with its package if it names one."""
     (override,) = OverridesParser.create().parse_overrides([line])
     return override.key_or_group + (f"@{override.package}" if override.package else "")
 
 
 def _last(lines: Sequence[str]) -> list[str]:
-    """`lines` without those whose key comes again."""
+    """The last line of each key."""
     keys = [_key(line) for line in lines]
     return [line for i, line in enumerate(lines) if keys[i] not in keys[i + 1 :]]

@@ -1,8 +1,8 @@
-"""`hydra/sweeper=optuna`: Optuna proposes the values of the next job from the scores of those before.
+"""`hydra/sweeper=optuna`: Optuna proposes the values of the next job from the scores of earlier jobs.
 
-What is searched is written as Hydra's Optuna plugin has it, so commands carry over: `select.ratio=interval(0.1,0.5)`,
-`tag(log, interval(1e-5, 1e-3))`, `int(interval(1, 10))`, `range(1, 5)`, `choice(a, b)` or `a,b`. (The plugin itself asks
-for Optuna 2, and would run the jobs in one process.) The study lies in the sweep's folder: the same command goes on.
+Search spaces have the syntax of Hydra's Optuna plugin: `select.ratio=interval(0.1,0.5)`,
+`tag(log, interval(1e-5, 1e-3))`, `int(interval(1, 10))`, `range(1, 5)`, `choice(a, b)` or `a,b`. (The plugin itself needs
+Optuna 2, and would run the jobs in one process.) The study is saved in the sweep's folder: the same command resumes it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from kdlab.sweeps.scheduler import Launcher, Scheduler
 
 STUDY = "optuna.journal"
 DIRECTIONS = ("minimize", "maximize")
-SAMPLERS = "optuna.samplers."  # code that hydra.sweeper.sampler may name
+SAMPLERS = "optuna.samplers."  # accepted targets of hydra.sweeper.sampler
 
 
 class Search:
-    """`n_trials` jobs whose values a sampler of Optuna's proposes, `n_jobs` of them at a time.
+    """Sweeper of `n_trials` jobs whose values an Optuna sampler proposes, `n_jobs` of them at a time.
 
-    `direction` is minimize or maximize; null takes it from the objective: the score of a task's dev set is maximised,
-    the loss on held-out text minimised. `storage` is a URL of Optuna's; null keeps a journal in the sweep's folder.
+    `direction`: minimize or maximize; null decides by the objective: maximize the dev score of a task, minimize the loss
+    on held-out text. `storage`: a URL for Optuna; null: a journal in the sweep's folder. UserError for invalid values.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Search:
         self.storage, self.study_name, self.params = storage, study_name, params or {}
 
     def run(self, whole: Expansion, launcher: Launcher) -> tuple[SweepStatus, int | None]:
-        """Run all trials; what has become of them, and the signal that stopped the search, if one did."""
+        """Run all trials; their status, and the signal that stopped the search, or None."""
         space, fixed = self._space(whole)
         first = _corners(whole, space, fixed)
         name = whole.title(first[0])
@@ -79,13 +79,15 @@ class Search:
             direction=direction,  # pyright: ignore[reportArgumentType]
             load_if_exists=True,
         )
-        if type(self.sampler.get("seed")) is int:  # one seed would propose the first values again when a study goes on
+        if (
+            type(self.sampler.get("seed")) is int
+        ):  # the same seed would propose the first values again when a study is resumed
             self.sampler["seed"] += len(study.trials)
         study.sampler = instantiate(self.sampler)
         trials = Trials(optuna, study, whole, space, fixed, self.n_trials)
         status = SweepStatus(launcher.at_once, expected=self.n_trials)
         print(
-            f"kdlab: {self.n_trials} trials in {home}; the same command goes on with those that are not finished",
+            f"kdlab: {self.n_trials} trials in {home}; the same command resumes those that are not finished",
             flush=True,
         )
         display = display_of(status, name, sys.stdout)
@@ -97,7 +99,7 @@ class Search:
         return status, stopped
 
     def _space(self, whole: Expansion) -> tuple[list[Override], list[str]]:
-        """What is searched over, and the overrides that all jobs share."""
+        """The overrides to search over, and those that all jobs share."""
         if len(whole.grids) > 1:
             raise UserError(
                 f"+sweep={whole.name} has {len(whole.grids)} grids, and a search has one: give its overrides themselves"
@@ -106,42 +108,40 @@ class Search:
         last = {one.get_key_element(): one for one in lines}
         space = [one for one in last.values() if one.is_sweep_override()]
         if not space:
-            raise UserError(
-                "hydra/sweeper=optuna: nothing is searched over; for example 'select.ratio=interval(0.1,0.5)'"
-            )
+            raise UserError("hydra/sweeper=optuna: no search space; for example 'select.ratio=interval(0.1,0.5)'")
         return space, [str(one.input_line) for one in last.values() if not one.is_sweep_override()]
 
 
 class Trials:
-    """The jobs of a study: those that an earlier command began or that failed first, then new ones until `wanted`."""
+    """The jobs of a study, at most `total`: unfinished and failed trials of earlier commands first, then new ones."""
 
     def __init__(
-        self, optuna: Any, study: Any, whole: Expansion, space: Sequence[Override], fixed: Sequence[str], wanted: int
+        self, optuna: Any, study: Any, whole: Expansion, space: Sequence[Override], fixed: Sequence[str], total: int
     ) -> None:
-        self.optuna, self.study, self.whole, self.fixed, self.wanted = optuna, study, whole, list(fixed), wanted
+        self.optuna, self.study, self.whole, self.fixed, self.total = optuna, study, whole, list(fixed), total
         self.space = {one.get_key_element(): _distribution(optuna, one) for one in space}
-        self._asked: dict[int, int] = {}  # trial by job
-        self._again: list[Any] = []
+        self._trials: dict[int, int] = {}  # trial by job
+        self._unfinished: list[Any] = []
         self._failed = 0
 
     def first(self, at_once: int) -> list[SweepJob]:
-        """The jobs to begin with; all that are finished already are among them."""
+        """The finished jobs of the study, and the first `at_once` others."""
         state = self.optuna.trial.TrialState
         known = [trial for trial in self.study.trials if trial.state in (state.COMPLETE, state.RUNNING)]
-        self._again = [trial for trial in known if trial.state == state.RUNNING]
+        self._unfinished = [trial for trial in known if trial.state == state.RUNNING]
         settled = {tuple(sorted(trial.params.items())) for trial in known}
         for trial in self.study.trials:
             if trial.state == state.FAIL and tuple(sorted(trial.params.items())) not in settled:
                 settled.add(tuple(sorted(trial.params.items())))
                 self.study.enqueue_trial(trial.params)
-        done = [self._job(trial) for trial in known if trial.state == state.COMPLETE][: self.wanted]
+        done = [self._job(trial) for trial in known if trial.state == state.COMPLETE][: self.total]
         return [*done, *(job for _ in range(at_once) for job in self._new())]
 
     def next(self, ended: JobStatus) -> list[SweepJob]:
-        """Tell the study what became of a job; the next one, if there is one to do."""
-        number = self._asked.pop(ended.job.number, None)
+        """Report an ended job to the study; the next job, in a list, or []."""
+        number = self._trials.pop(ended.job.number, None)
         if number is None:
-            return []  # known to be finished
+            return []  # finished before
         if ended.state == "done" and ended.objective is not None:
             self.study.tell(number, ended.objective.value, skip_if_finished=True)
         elif ended.state != "stopped":
@@ -150,26 +150,26 @@ class Trials:
         return self._new() if ended.state != "stopped" else []
 
     def _new(self) -> list[SweepJob]:
-        if self._again:
-            trial = self._again.pop(0)
+        if self._unfinished:
+            trial = self._unfinished.pop(0)
             missing = [name for name in self.space if name not in trial.params]
-            if missing:  # killed between asking and beginning
+            if missing:  # the sweep was killed between proposing and starting it
                 self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
                 return self._new()
         else:
             states = self.optuna.trial.TrialState
             counted = [t for t in self.study.trials if t.state in (states.COMPLETE, states.RUNNING)]
-            if len(counted) + self._failed >= self.wanted:
+            if len(counted) + self._failed >= self.total:
                 return []
             trial = self.study.ask(self.space)
         try:
             job = self._job(trial)
-        except UserError as error:  # values that do not go together: each was tried beside the first ones of the others
-            print(f"kdlab: a trial is left out: {error}", file=sys.stderr, flush=True)
+        except UserError as error:  # values that contradict each other: `_corners` has checked each only with the first values of the others
+            print(f"kdlab: a trial is skipped: {error}", file=sys.stderr, flush=True)
             self._failed += 1
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return self._new()
-        self._asked[job.number] = trial.number
+        self._trials[job.number] = trial.number
         return [job]
 
     def _job(self, trial: Any) -> SweepJob:
@@ -178,7 +178,7 @@ class Trials:
 
 
 def _digest(direction: str, space: Sequence[Override]) -> str:
-    """Another search, over other ranges, is another study: Optuna refuses to mix them."""
+    """A hash of direction and ranges in the study's name: Optuna refuses other ranges in one study."""
     lines = [direction, *sorted(str(one.input_line) for one in space)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
@@ -189,7 +189,7 @@ def _journal(optuna: Any, path: Path) -> Any:
 
 
 def _distribution(optuna: Any, one: Override) -> Any:
-    """The distribution of Optuna's that a sweep of Hydra's asks for; a choice is among the texts of overrides."""
+    """The Optuna distribution of a Hydra sweep; the choices of a categorical one are the texts of overrides."""
     value, kinds = one.value(), optuna.distributions
     log = isinstance(value, Sweep) and "log" in value.tags
     if isinstance(value, IntervalSweep):
@@ -203,7 +203,7 @@ def _distribution(optuna: Any, one: Override) -> Any:
 
 
 def _corners(whole: Expansion, space: Sequence[Override], fixed: Sequence[str]) -> list[SweepJob]:
-    """Jobs at both ends, or at each choice, of every search range: what is wrong with one shows before the first."""
+    """Jobs at both ends, or at each choice, of every search range, to find errors before the first trial."""
     ends: list[list[str]] = []
     for one in space:
         value, key = one.value(), one.get_key_element()

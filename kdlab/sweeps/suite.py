@@ -1,9 +1,8 @@
 """A suite: one model fine-tuned on several tasks and seeds, each an ordinary run in its own process and folder.
 
-`+exp=glue` is one. A job is the suite's own command with `suite=null`, a task, a seed and a folder, so whatever else
-the command says holds for all of them. The suite's folder is named by what its jobs have in common: the same command
-goes on where it was stopped, and one with more tasks or seeds adds to it. The teacher's jobs lie in a folder that the
-suites of all students share.
+`+exp=glue` is one. A job is the suite's own command with `suite=null`, a task, a seed and a folder; all other overrides
+hold for all jobs. The name of the suite's folder is a hash of what its jobs share: the same command resumes it, and one
+with more tasks or seeds adds to it. The teacher's jobs are in a folder that the suites of all students share.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from kdlab.stages.validation import check
 from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of
 
 TEACHER_SEED = 1
-# what jobs have their own of, and what makes a student out of a teacher
+# keys that each job sets, keys that only the student's jobs use, overrides of the teacher's jobs
 OWN = ("suite", "seed", "overwrite", "hydra.run.dir")
 STUDENT = (
     "student",
@@ -77,7 +76,7 @@ class SuiteJob:
 
 @dataclass(frozen=True)
 class SuitePlan:
-    """What a suite is to do: its jobs and its folder, a hash of what made it, whether another suite is in the folder."""
+    """The plan of a suite: its jobs, its folder, a hash of its inputs, `foreign`: True if the folder has another suite."""
 
     jobs: list[SuiteJob]
     home: Path
@@ -86,20 +85,20 @@ class SuitePlan:
 
 
 def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> int:
-    """Check the inputs of all jobs, do those that are not finished yet, and print the table; 1 if a job has failed.
+    """Check the inputs of all jobs, run the unfinished ones, and print the table; exit code 1 if a job has failed.
 
-    `folder` is where a run of this configuration would lie, `chosen` that the user named it. UserError, before anything
-    is written, for inputs that are missing or contradict each other.
+    `folder` is that of a single run of this configuration, `chosen` True if the user named it. UserError, before
+    anything is written, for missing or contradicting inputs.
     """
     single.check_machine(config)
     suite = plan(config, resolved, folder, chosen, overrides)
     jobs, home = suite.jobs, suite.home
-    if config.overwrite:  # only now: what is replaced must not be lost to a mistake in the new command
+    if config.overwrite:  # only now: a mistake in the new command must not delete the old runs
         for replaced in [home] if suite.foreign else [job.folder for job in jobs]:
             shutil.rmtree(replaced, ignore_errors=True)
 
     print(
-        f"kdlab: {len(jobs)} run{'s' * (len(jobs) > 1)} in {home}; the same command goes on with those that are not finished",
+        f"kdlab: {len(jobs)} run{'s' * (len(jobs) > 1)} in {home}; the same command resumes those that are not finished",
         flush=True,
     )
     about = {
@@ -125,7 +124,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
 
 
 def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> SuitePlan:
-    """The jobs of a suite, their inputs checked; `start` says what is given, and what is refused. Writes nothing."""
+    """The jobs of a suite, with checked inputs; arguments and errors as `start`. Writes nothing."""
     suite = config.suite
     assert suite is not None
     tasks = [find(name) for name in suite.tasks]
@@ -151,11 +150,11 @@ def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, o
     return SuitePlan(jobs, home, made_of, foreign)
 
 
-# ---- what the jobs are
+# ---- jobs
 
 
 def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
-    """What the overrides of all student jobs, and of all teacher jobs, begin with."""
+    """The overrides that all student jobs, and all teacher jobs, share. UserError for a suite that cannot be."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "a suite starts a process for each run: start it without torchrun; trainer.devices= is for each"
@@ -174,7 +173,7 @@ def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
         raise UserError("seed=: a suite has its own: suite.seeds=[1,2,3]")
 
     if config.student.path is None and not any(key.startswith("student") for key, _ in parsed):
-        raise UserError("student.path=: which student? the student/ in the folder of a pre-training run, or a Hub name")
+        raise UserError("student.path= is missing: the student/ in the folder of a pre-training run, or a Hub name")
 
     def without(keys: Sequence[str]) -> list[str]:
         return [line for name, line in parsed if not any(name == key or name.startswith(f"{key}.") for key in keys)]
@@ -186,7 +185,7 @@ def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _homes(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> tuple[str, dict[str, Path]]:
-    """A hash of what the student's jobs have in common, and the folder of each one's jobs."""
+    """A hash of what the student's jobs share, and the folders of the student's and the teacher's jobs."""
     kept = {key: value for key, value in resolved.items() if key not in (*folders.IRRELEVANT_KEYS, "suite", "seed")}
     teacher = stage_of(config, print).source_hash()
     student = _weights(config.student.path)
@@ -211,7 +210,7 @@ def _weights(path: str | None) -> str | None:
     return sha256_of(weights) if path and weights.is_file() else path
 
 
-# ---- what can be checked before the first job
+# ---- checks before the first job
 
 
 def _check_folders(path: str | None, tasks: Sequence[Task]) -> None:
@@ -255,7 +254,7 @@ def _check_student(path: str | None) -> None:
 
 
 def _check_home(home: Path, made_of: str, overwrite: bool) -> bool:
-    """Whether the suite's folder holds another suite, which `overwrite` allows to replace; UserError otherwise."""
+    """True if the folder has another suite, which `overwrite` replaces; UserError without `overwrite`, and for other files."""
     if home.exists() and not home.is_dir():
         raise UserError(f"hydra.run.dir={home} is a file: choose a folder")
     if not home.is_dir() or not any(home.iterdir()):
@@ -273,7 +272,7 @@ def _check_home(home: Path, made_of: str, overwrite: bool) -> bool:
 
 
 def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Config], overwrite: bool) -> None:
-    """UserError for inputs that a job could not use, or that a finished job did not have."""
+    """UserError for inputs that a job cannot use, or that differ from those of a finished job."""
     read: set[str] = set()
     for job in jobs:
         stage = stage_of(configs[job.who, job.task.name], print)
@@ -288,11 +287,11 @@ def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Co
             check(stage)
 
 
-# ---- what came out
+# ---- results
 
 
 def _write(home: Path, about: dict[str, Any], jobs: Sequence[SuiteJob]) -> glue_scoreboard.Scoreboard:
-    """The table of the jobs that are finished; also as glue.json and glue.md in the suite's folder."""
+    """Write glue.json and glue.md, the scores of the finished jobs, into the suite's folder; the scores."""
     runs = [(job, finished_result(job.folder)) for job in jobs if folders.status(job.folder) == "finished"]
     seeds = len({job.seed for job in jobs if job.who == "student"})
     names = {

@@ -1,7 +1,7 @@
-"""`python -m kdlab.run -m ...`: a sweep, from its command line to a list of what has failed.
+"""`python -m kdlab.run -m ...`: run a sweep, from its command line to a list of the failed jobs.
 
-Hydra's names stand on the command line (`hydra/launcher=`, `hydra/sweeper=`), and what stands behind them is kdlab's:
-a launcher of Hydra's own would run the jobs inside one process, where the ranks of a distributed job run the sweep again.
+The command line has Hydra's names (`hydra/launcher=`, `hydra/sweeper=`), but the classes are kdlab's: Hydra's launchers
+would run the jobs inside one process, where the ranks of a distributed job start the sweep again.
 """
 
 from __future__ import annotations
@@ -23,51 +23,51 @@ from kdlab.sweeps.expansion import Expansion, common_folder
 from kdlab.sweeps.job_status import SweepStatus
 from kdlab.sweeps.scheduler import Launcher, Scheduler
 
-OURS = "kdlab."  # targets of Hydra's groups launcher and sweeper that are taken
+OWN_TARGETS = "kdlab."  # accepted targets of Hydra's groups launcher and sweeper
 
 
 def start(overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> int:
-    """Do the sweep; its exit code: 1 where a job has failed, 128 + the number of the signal that stopped it.
+    """Run the sweep of the command line `overrides`; exit code 1 if a job failed, 128 + the signal that stopped it.
 
-    `own` are overrides that every job gets as well, and `folders` those of --config-dir. UserError, before the first job
-    and with nothing written, for any job that is no valid run.
+    `own` are overrides added to every job, `folders` those of --config-dir. UserError, before the first job and before
+    anything is written, for a job that is not a valid run.
     """
     whole = Expansion(overrides, own, folders)
     settings = whole.settings("launcher", "sweeper")
-    launcher: Launcher = _made("launcher", settings.launcher)
-    return _outcome(*_made("sweeper", settings.sweeper).run(whole, launcher))
+    launcher: Launcher = _instance("launcher", settings.launcher)
+    return _outcome(*_instance("sweeper", settings.sweeper).run(whole, launcher))
 
 
-def _made(group: str, node: Any) -> Any:
-    """The launcher or sweeper of a configuration; UserError for one that is not kdlab's, and for unknown keys."""
+def _instance(group: str, node: Any) -> Any:
+    """Instantiate the launcher or sweeper of a configuration; UserError for a foreign one, and for unknown keys."""
     settings = to_plain(node)
     target = str(settings.pop("_target_", ""))
-    if not target.startswith(OURS):
+    if not target.startswith(OWN_TARGETS):
         known = [file.stem for file in (CONF / "hydra" / group).glob("*.yaml")]
         raise UserError(f"hydra/{group}: {target} is not kdlab's; {nearest('', known)}")
-    wanted = get_class(target)
-    known = list(signature(wanted).parameters)
+    cls = get_class(target)
+    known = list(signature(cls).parameters)
     for key in settings:
         if key not in known:
             raise UserError(f"unknown key hydra.{group}.{key}: {nearest(str(key), known)}")
-    return wanted(**settings)
+    return cls(**settings)
 
 
 class Product:
-    """Every combination of the values that the command line, or `params` of a file, gives to its keys."""
+    """Sweeper over every combination of the values that the command line, or `params` of a file, gives to its keys."""
 
     def __init__(self, params: dict[str, Any] | None = None) -> None:
         self.params = params or {}
 
     def run(self, whole: Expansion, launcher: Launcher) -> tuple[SweepStatus, int | None]:
-        """Run all jobs; what has become of them, and the signal that stopped the sweep, if one did."""
+        """Run all jobs; their status, and the signal that stopped the sweep, or None."""
         jobs = expansion.jobs(whole, self.params)
         name = whole.title(jobs[0])
         launcher.prepare(jobs, name)
         validation.check(jobs)
         status = SweepStatus(launcher.at_once)
         print(
-            f"kdlab: {_jobs(len(jobs))} in {common_folder(jobs)}; the same command goes on with those that are not finished",
+            f"kdlab: {_jobs(len(jobs))} in {common_folder(jobs)}; the same command resumes those that are not finished",
             flush=True,
         )
         display = display_of(status, name, sys.stdout)
@@ -82,7 +82,7 @@ def _jobs(count: int) -> str:
 
 
 def _outcome(status: SweepStatus, stopped: int | None) -> int:
-    """Say how the sweep has ended; its exit code."""
+    """Print the result of the sweep; its exit code."""
     done, failed = status.of("done"), status.of("failed")
     before = sum(one.before for one in done)
     for one in status.best():

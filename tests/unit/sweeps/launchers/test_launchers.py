@@ -29,7 +29,7 @@ TASKS = ["+exp=adads_finetune", "hydra/launcher=submitit_slurm"]
 
 def launcher(*given: str) -> tuple[slurm.Submitit, list[expansion.SweepJob]]:
     whole = Expansion([*TASKS, *given], [])
-    return sweep._made("launcher", whole.settings("launcher").launcher), expansion.jobs(whole, {})
+    return sweep._instance("launcher", whole.settings("launcher").launcher), expansion.jobs(whole, {})
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_sweeps_of_hydra_are_distributions_of_optuna():
     ("given", "said"),
     [
         (["select.ratio=interval(0.1,1.5)"], "select.ratio=1.5"),
-        (["select.ratio=0.1"], "nothing is searched over"),
+        (["select.ratio=0.1"], "no search space"),
         (["select.ratio=interval(0.1,0.5)", "hydra.sweeper.n_trials=0"], "n_trials=0: at least 1"),
         (["select.ratio=interval(0.1,0.5)", "hydra.sweeper.trials=9"], "did you mean n_trials"),
         (["select.ratio=interval(0.1,0.5)", "hydra.sweeper.direction=up"], "minimize, maximize or null"),
@@ -239,5 +239,5 @@ def test_a_search_goes_on_where_values_do_not_go_together(capsys, monkeypatch):
     trials = optunasearch.Trials(optuna, study, whole, [space], [], 3)
     assert [one.number for one in trials.first(2)] == [1, 2]
     assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING", "RUNNING"]
-    assert capsys.readouterr().err == "kdlab: a trial is left out: select.pool=8: too few\n"
+    assert capsys.readouterr().err == "kdlab: a trial is skipped: select.pool=8: too few\n"
     assert trials._new() == []  # three were wanted
