@@ -93,7 +93,7 @@ def weighing(
 
 
 def looks(stage: Stage) -> frozenset[str]:
-    """What the run's weighing rules look at (`kdlab.methods.knowledge.weighing.looks_of`)."""
+    """The parts of WeighingContext that the run's weighing rules need (`kdlab.methods.marks`)."""
     return frozenset().union(*(marks_of(arm).needs for arm in _arms(stage).values()))
 
 

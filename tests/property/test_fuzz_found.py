@@ -1,4 +1,4 @@
-"""What fuzzing has found, kept with its input: each of these was a traceback once."""
+"""Regressions found by fuzzing, with their inputs: each of these was a traceback once."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ points = st.lists(st.tuples(numbers, numbers), max_size=30)
 
 
 def beaten(one: tuple[float, float], by: tuple[float, float]) -> bool:
-    """Whether `by` costs no more and scores no less, and is not the same."""
+    """True if `by` costs no more and scores no less, and differs."""
     return by[0] <= one[0] and by[1] >= one[1] and by != one
 
 

@@ -1,4 +1,4 @@
-"""What must hold of policies and rewards whatever is rewarded."""
+"""Laws of policies and rewards, for any series of rewards."""
 
 from __future__ import annotations
 

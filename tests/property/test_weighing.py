@@ -1,4 +1,4 @@
-"""What must hold of weighing rules whatever they see."""
+"""Laws of weighing rules, for any context."""
 
 from __future__ import annotations
 

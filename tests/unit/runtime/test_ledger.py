@@ -214,7 +214,7 @@ STEPS = 24
 
 
 def step(ledger: Ledger, number: int, of: range) -> None:
-    """What ranks `of` do in step `number`."""
+    """Record the work of ranks `of` in step `number`."""
     epoch = number // 5
     for rank in of:
         rows = (torch.arange(6) * (7 if rank else 3) + number * 5) % ROWS

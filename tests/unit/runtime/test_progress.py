@@ -1,4 +1,4 @@
-"""What long steps tell: a line a minute where there is no terminal, a bar where there is one. The clock is a test's."""
+"""Progress of long steps: a line a minute where there is no terminal, a bar where there is one. The clock is a test's."""
 
 from __future__ import annotations
 
