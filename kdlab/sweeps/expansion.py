@@ -77,7 +77,7 @@ class Expansion:
 
     @property
     def digest(self) -> str:
-        """What the jobs have in common, as 8 hex digits; where they run is no part of it.
+        """A hash of the overrides that all jobs share, 8 hex digits, without those of Hydra (launcher, sweeper).
 
         Hashed in former spellings, so that the same command finds the folder of a sweep that was begun with them."""
         shared = [str(one.input_line) for one in self.shared if not one.is_hydra_override()]
