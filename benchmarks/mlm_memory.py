@@ -41,9 +41,9 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
     from kdlab.methods.selection import strategies
     from kdlab.models.encoder import Encoder
     from kdlab.models.student import set_dropout, student_from
-    from kdlab.modules.distiller import Distiller
     from kdlab.modules.objective import WeightedTerm
     from kdlab.modules.optimizer import OptimizerSettings
+    from kdlab.modules.student import StudentModule
     from kdlab.teachers.teacher import Teacher
     from kdlab.types import IGNORE, Batch
 
@@ -62,7 +62,7 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
         "mlm": WeightedTerm(logits.label_cross_entropy, 2.0),
         "cosine": WeightedTerm(hidden_states.cosine, 1.0, "tokens"),
     }
-    module = Distiller(student, knowledge, OptimizerSettings(lr=1e-4), 10, [teacher])
+    module = StudentModule(student, knowledge, OptimizerSettings(lr=1e-4), 10, [teacher])
 
     def batch(n: int) -> Batch:
         ids = torch.randint(1000, VOCABULARY, (n, length))
@@ -72,9 +72,9 @@ def measure(way: str, rows: int, length: int, dropout: float) -> None:
 
     def ours(b: Batch) -> None:
         with torch.no_grad():
-            hidden = module.show(b)
+            hidden = module.encode(b)
             torch.cat([strategies.entropy(part) for part in module.evidence(b, hidden)])
-        module.loss(b, alone=True).backward()
+        module.loss(b, local=True).backward()
 
     def every_position(b: Batch) -> None:
         with torch.no_grad():

@@ -20,9 +20,9 @@ from kdlab.methods.selection import strategies
 from kdlab.methods.selection.top_k import top_k
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch, Evidence
@@ -113,7 +113,7 @@ class Ours:
             "label": WeightedTerm(terms.label_cross_entropy, 0.5),
             "soft": WeightedTerm(functools.partial(terms.soft_cross_entropy, temperature=1.0), 0.5, "all"),
         }
-        self.module = Distiller(self.encoder, knowledge, OptimizerSettings(lr=1e-5), 10**6, [told])
+        self.module = StudentModule(self.encoder, knowledge, OptimizerSettings(lr=1e-5), 10**6, [told])
         self.optimizer = self.module.configure_optimizers()["optimizer"]
 
     def evidence(self, b: Batch) -> Evidence:
@@ -133,7 +133,7 @@ class Ours:
     def learn(self, b: Batch) -> None:
         """Forward, teacher, backward and update on every row of `b`."""
         with self.sizes.autocast():
-            loss = self.module.loss(b, alone=True)
+            loss = self.module.loss(b, local=True)
         loss.backward()
         self.update()
 

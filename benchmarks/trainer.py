@@ -39,7 +39,7 @@ from benchmarks.steps import Sizes
 from kdlab.config.composition import composition, to_plain
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.modules.distiller import Distiller
+from kdlab.modules.student import StudentModule
 from kdlab.runs import single
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages.base import Stage
@@ -111,7 +111,7 @@ def kdlab_run(overrides: list[str], folder: Path) -> Training:
     return train
 
 
-def prepared(overrides: list[str]) -> tuple[Stage, Distiller, Any]:
+def prepared(overrides: list[str]) -> tuple[Stage, StudentModule, Any]:
     """What the run would train, and its rows."""
     stage = stage_of(checked(composition(overrides)[0]), lambda line: None)
     steps = stage.config.trainer.max_steps
@@ -138,9 +138,9 @@ def loop(overrides: list[str], folder: Path, clock: Clock) -> Training:
         saving, started = 0.0, clock()
         for step, batch in enumerate(data.train_dataloader(), 1):
             with torch.autocast("cpu", torch.bfloat16):
-                loss = module.loss(batch, alone=True)
+                loss = module.loss(batch, local=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), module.optim.clip)
+            torch.nn.utils.clip_grad_norm_(module.parameters(), module.optimization.settings.clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -183,7 +183,7 @@ def hf_trainer(overrides: list[str], folder: Path, clock: Clock) -> Training:
                 timed.saving += clock() - before
 
             def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
-                return module.loss(inputs["batch"], alone=True)
+                return module.loss(inputs["batch"], local=True)
 
             def get_train_dataloader(self) -> Any:
                 loader = data.train_dataloader()
@@ -193,7 +193,7 @@ def hf_trainer(overrides: list[str], folder: Path, clock: Clock) -> Training:
 
         every = saves_every(folder, module.total_steps)
         given = transformers.TrainingArguments(
-            output_dir=str(folder / "hf"), max_steps=module.total_steps, bf16=True, use_cpu=True, max_grad_norm=module.optim.clip,
+            output_dir=str(folder / "hf"), max_steps=module.total_steps, bf16=True, use_cpu=True, max_grad_norm=module.optimization.settings.clip,
             save_strategy="steps" if every else "no", save_steps=max(1, every), save_total_limit=2, logging_steps=50,
             report_to=[], remove_unused_columns=False,
         )  # fmt: skip

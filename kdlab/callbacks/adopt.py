@@ -1,18 +1,20 @@
-"""The callback `Adopt`."""
+"""`Adopt`: which teacher speaks to each row?"""
 
 from __future__ import annotations
 
 from kdlab.callbacks.decision import DecisionCallback
-from kdlab.modules.distiller import Distiller
-from kdlab.types import Batch
+from kdlab.types import Batch, StudentView
 
 
 class Adopt(DecisionCallback):
-    """Which teacher speaks to each row? The adoption rule (`kdlab.methods.adoption`) that the chooser picks."""
+    """Puts the adoption rule (`kdlab.methods.adoption`) that its selector picks into the plan of each batch.
 
-    def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+    The training step applies it to the student's forward: weights (k, T) of the teachers.
+    """
+
+    def answer(self, student: StudentView, batch: Batch, batch_idx: int) -> None:
         assert batch.plan is not None
-        batch.plan.adopt = self.chooser.chosen
+        batch.plan.adopt = self.selector.rule
 
     @property
     def state_key(self) -> str:

@@ -1,33 +1,33 @@
-"""The callback that saves checkpoints."""
+"""Save checkpoints during a training, and before it stops at a signal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 
-from kdlab.callbacks.checkpoint_schedule import PART, TIMES, CheckpointSchedule
+from kdlab.callbacks.checkpoint_schedule import PART, CheckpointSchedule
 from kdlab.callbacks.nonfinite import NonFiniteGuard
-from kdlab.modules.distiller import Distiller
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.signals import Stopped
 from kdlab.storage import checkpoints
 from kdlab.storage.tables import Table
+from kdlab.types import TrainedView
 
 
 class CheckpointCallback(pl.Callback):
-    """Saves a checkpoint into `folder` every `every` optimizer steps, or, where that is None, when one is due by the first
-    rank's `CheckpointSchedule`; after the step and before any evaluation.
+    """Saves a checkpoint into `folder` every `every` optimizer steps, or, if None, when rank 0's schedule says it is due.
 
-    The tables are flushed to the disk first (`before` is called before that): a checkpoint counts on the rows written
-    before it. Where `guard` has heard of a signal, on any rank, it saves at once and raises `Stopped`. Ranks other than
-    the first hear through `guard` that one is due, two steps later.
+    It saves after the step and before any evaluation. Before that it calls `before` and flushes `tables` to the disk: a
+    checkpoint counts on the rows written before it. When `guard` has read of a signal on any rank, it saves at once and
+    raises `Stopped`. Ranks other than 0 read through `guard` that one is due, two steps later. `say` takes one line if
+    checkpoints are further apart than a user might expect.
     """
 
-    FAR = 600.0  # seconds: checkpoints that lie further apart than a user might think are told of
+    FAR = 600.0  # seconds between checkpoints that the user is informed of
 
     def __init__(
         self,
@@ -42,20 +42,20 @@ class CheckpointCallback(pl.Callback):
     ) -> None:
         self.folder, self.every, self.total_steps, self.ledger = folder, every, total_steps, ledger
         self.guard, self.tables, self.before, self.say = guard, tables, before, say
-        self.cadence = CheckpointSchedule(ledger)
-        self._told = False
+        self.schedule = CheckpointSchedule(ledger)
+        self._informed = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.cadence.begin(pl_module.parameters())
+        self.schedule.begin(pl_module.parameters())
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Distiller)
+        module = cast(TrainedView, pl_module)
         step, signum = trainer.global_step, self.guard.signum
         if (batch_idx + 1) % trainer.accumulate_grad_batches or step >= self.total_steps:
             return
-        if not (self._due(pl_module, step) or signum):
+        if not (self._due(module, step) or signum):
             return
         before = self.ledger.elapsed(PART)
         with self.ledger.time(PART):
@@ -65,40 +65,42 @@ class CheckpointCallback(pl.Callback):
             for table in self.tables:
                 table.sync()
             trainer.save_checkpoint(self.folder / checkpoints.name_of(step))
-        self.guard.wants_save = pl_module.health.wants_save = False  # after the guard has read of the wish
-        self.cadence.wrote(self.ledger.elapsed(PART) - before)
+        self.guard.wants_checkpoint = module.health.wants_checkpoint = False  # after the guard has read the request
+        self.schedule.record(self.ledger.elapsed(PART) - before)
         if signum:
             raise Stopped(signum, step)
-        if self.every is None and not self._told and TIMES * self.cadence.expected > self.FAR:
-            self._told = True
-            apart = TIMES * self.cadence.expected / 60
+        if self.every is None and not self._informed and self.schedule.gap > self.FAR:
+            self._informed = True
             self.say(
-                f"a checkpoint takes {self.cadence.expected:.0f} s here, so one is written every {apart:.0f} minutes; "
-                "trainer.checkpoint_every= sets a number of steps"
+                f"a checkpoint takes {self.schedule.expected:.0f} s here, so one is written every "
+                f"{self.schedule.gap / 60:.0f} minutes; trainer.checkpoint_every= sets a number of steps"
             )
 
-    def _due(self, module: Distiller, step: int) -> bool:
+    def _due(self, module: TrainedView, step: int) -> bool:
+        """True if all ranks save after this step."""
         if self.every is not None:
             return step % self.every == 0
-        wanted = distributed.rank() == 0 and self.cadence.due()
+        due = distributed.rank() == 0 and self.schedule.due()
         if distributed.world() == 1:
-            return wanted
-        module.health.wants_save = wanted
-        return self.guard.wants_save
+            return due
+        module.health.wants_checkpoint = due
+        return self.guard.wants_checkpoint
 
-    def took(self, seconds: dict[str, float]) -> dict[str, float]:
-        """How many were written, and which share of a run's `seconds` (as of `Ledger.totals`) that took. One that a run
-        has gone on from is in neither: the ledger in it was written before it was."""
-        spent = seconds.get(PART, 0.0)
-        share = spent / seconds["total"] if spent else 0.0
-        return {"written": self.cadence.written, "seconds": spent, "share": share}
+    def cost(self, seconds: dict[str, float]) -> dict[str, float]:
+        """Number of checkpoints `written`, their `seconds`, and their `share` of a run's `seconds` (of `Ledger.totals`).
+
+        A checkpoint that the run was resumed from is not in them: its ledger was saved before it was written.
+        """
+        own = seconds.get(PART, 0.0)
+        share = own / seconds["total"] if own else 0.0
+        return {"written": self.schedule.written, "seconds": own, "share": share}
 
     @property
     def state_key(self) -> str:
-        return "Keep"  # in checkpoints
+        return "Keep"  # the name of the class in the first checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        return self.cadence.state_dict()
+        return self.schedule.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.cadence.load_state_dict(state_dict)
+        self.schedule.load_state_dict(state_dict)

@@ -1,26 +1,25 @@
-"""The callback that keeps the ledger of a training: seconds, FLOPs, and the cost of distilling on all rows."""
+"""Record the cost of a training in the ledger, and the cost that distillation on all rows would have."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 
 from kdlab.callbacks.checkpoint_schedule import PART
-from kdlab.modules.distiller import Distiller
 from kdlab.runtime.ledger import Ledger
-from kdlab.types import Batch
+from kdlab.types import Batch, StudentView
 
 
 class CostCallback(pl.Callback):
-    """Keeps the ledger: seconds of the parts the distiller cannot time itself, and what all-data training would cost.
+    """Records in `ledger` the seconds of backward, optimizer and loop, and the FLOPs of all-data distillation.
 
-    At `probes` steps, evenly spread over `total_steps`, the whole batch is put through the plain distillation step as
-    well (forward, teacher, backward; no update) and timed, so that the comparison in wall-clock is measured in the
-    same run, on the same machine, under the same load. Must come before `Select`.
+    At `probes` steps, evenly spread over `total_steps`, the whole batch runs through the plain distillation step as well
+    (forward, teacher, backward; no update) and is timed: the comparison of wall-clock is measured in the same run, on
+    the same machine, under the same load. `probe_seconds`: their seconds an optimizer step. Must come before `Select`.
     """
 
     def __init__(self, ledger: Ledger, total_steps: int, probes: int) -> None:
@@ -43,24 +42,26 @@ class CostCallback(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Distiller)
-        pl_module.hearing.begins(batch_idx)
-        student, teacher = pl_module.cost(batch)
+        module = cast(StudentView, pl_module)
+        module.begin_queries(batch_idx)
+        student, teacher = module.plain_flops(batch)
         self.ledger.all_data(3 * student + teacher, int(batch.real.sum()))
         first = batch_idx % trainer.accumulate_grad_batches == 0
-        if first and trainer.global_step in self.probe_steps and pl_module.needs_teacher:
+        if first and trainer.global_step in self.probe_steps and module.needs_teacher:
             with self.ledger.time("probe"):
-                self.probe_seconds.append(self._probe(trainer, pl_module, batch))
+                self.probe_seconds.append(self._probe(trainer, module, batch))
 
-    def _probe(self, trainer: pl.Trainer, module: Distiller, batch: Batch) -> float:
+    def _probe(self, trainer: pl.Trainer, module: StudentView, batch: Batch) -> float:
+        """Seconds of an optimizer step of plain distillation on batches like `batch`."""
         started = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            loss = module.loss(batch, alone=True)
+            loss = module.loss(batch, local=True)
         # not backward(): under DDP its hooks would start to reduce
-        grads = torch.autograd.grad(loss, [p for p in module.parameters() if p.requires_grad], allow_unused=True)
+        parameters = [p for _, p in module.named_parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         if loss.is_cuda:
             torch.cuda.synchronize()
-        del grads
+        del gradients
         return (time.perf_counter() - started) * trainer.accumulate_grad_batches
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
@@ -84,7 +85,7 @@ class CostCallback(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        return "Account"  # in checkpoints
+        return "Account"  # the name of the class in the first checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         return {"ledger": self.ledger.state_dict(), "probe_seconds": list(self.probe_seconds)}
@@ -98,5 +99,5 @@ NOT_TRAINING = ("evaluation", "probe", PART)
 
 
 def training_seconds(seconds: dict[str, float]) -> float:
-    """Wall-clock of the training itself: without evaluations, checkpoints and the all-data probes."""
+    """Seconds of the training itself: without evaluations, checkpoints and probes of all-data distillation."""
     return seconds.get("total", 0.0) - sum(seconds.get(part, 0.0) for part in NOT_TRAINING)

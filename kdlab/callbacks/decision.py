@@ -1,31 +1,27 @@
-"""Arms and the policy that picks one; the callbacks that answer the second and third question of a batch.
-
-Which teacher speaks to each row (`Adopt`), which knowledge counts how much (`Weigh`). Both put a rule into the batch's
-plan at `on_train_batch_start`; the distiller applies it in the step, to what the one forward shows.
-"""
+"""Arms and the policy that picks one (`ArmSelector`); the base of `Select`, `Adopt` and `Weigh` (`DecisionCallback`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 
 from kdlab.errors import UserError
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
-from kdlab.modules.distiller import Distiller
 from kdlab.runtime.seeding import generator
-from kdlab.types import Batch, Plan
+from kdlab.types import Batch, Plan, StudentView
 
 
 class ArmSelector:
-    """The arm that serves: chosen once an optimizer step, or, with a `reward`, once every `interval` steps.
+    """Picks the arm in force: once an optimizer step, or, with a `reward`, once every `interval` steps.
 
-    With a reward it is chosen after the last arm's effect was seen: `observe`, called without arguments, the same value
-    on all ranks. `key` names its draws; `write` takes a row whenever something was decided. An observation that is
-    not finite is no reward: UserError, or, if `tolerant`, it is left out.
+    `key` names its random draws, keyed by `seed` and step; `total_steps` optimizer steps of the training. With a reward
+    it picks an arm after it has observed the effect of the last one: `observe()` returns the observation, the same on
+    all ranks. `write` takes a row after each decision, with `columns`. An observation that is not finite is a UserError,
+    or, if `tolerant`, is skipped. `arm`: the name of the arm in force (None before the first step).
     """
 
     def __init__(
@@ -48,8 +44,8 @@ class ArmSelector:
         self.arm: str | None = None
         self.last_reward: float | None = None
 
-    def decide(self, module: Distiller, step: int) -> None:
-        """Choose the arm of an optimizer step, at its start (collective)."""
+    def decide(self, module: StudentView, step: int) -> None:
+        """Pick the arm of an optimizer step, at its start (collective)."""
         rng = generator(self.seed, self.key, step)
         progress = step / self.total_steps
         if self.reward is None:
@@ -57,31 +53,36 @@ class ArmSelector:
             if step % self.interval == 0 or self.arm != before:
                 self._record(module, step, None, None, None)
         elif step % self.interval == 0:
-            assert self.observe is not None
-            observation, speed, reward = self.observe(), None, None
-            if math.isfinite(observation):
-                speed, reward = self.reward.observe(observation)
-            elif self.tolerant:
-                observation = None
-            else:
-                raise UserError(
-                    f"the loss that the policy observes is {observation} at step {step}, and nothing can be learnt from "
-                    "that; trainer.on_nonfinite=skip leaves such observations out"
-                )
-            if reward is not None and self.arm is not None:
-                self.policy.learn(self.arm, reward)  # pyright: ignore[reportAttributeAccessIssue]
-            self.last_reward = reward
+            observation, speed = self._observation(step), None
+            self.last_reward = None
+            if observation is not None:
+                speed, self.last_reward = self.reward.observe(observation)
+            if self.last_reward is not None and self.arm is not None:
+                self.policy.learn(self.arm, self.last_reward)  # pyright: ignore[reportAttributeAccessIssue]
             self.arm = self.policy.choose(progress, rng)
-            self._record(module, step, observation, speed, reward)
+            self._record(module, step, observation, speed, self.last_reward)
+
+    def _observation(self, step: int) -> float | None:
+        """The observation at `step`; None if it is skipped."""
+        assert self.observe is not None
+        observation = self.observe()
+        if math.isfinite(observation):
+            return observation
+        if self.tolerant:
+            return None
+        raise UserError(
+            f"the loss that the policy observes is {observation} at step {step}, and nothing can be learnt from "
+            "that; trainer.on_nonfinite=skip leaves such observations out"
+        )
 
     @property
-    def chosen(self) -> Any:
-        """The arm's function."""
+    def rule(self) -> Any:
+        """The rule of the arm in force: a strategy, an adoption rule or a weighing rule."""
         assert self.arm is not None
         return self.arms[self.arm]
 
     def _record(
-        self, module: Distiller, step: int, observation: float | None, speed: float | None, reward: float | None
+        self, module: StudentView, step: int, observation: float | None, speed: float | None, reward: float | None
     ) -> None:
         row = {"step": step, "arm": self.arm, "observation": observation, "speed": speed, "reward": reward}
         row |= {f"q_{arm}": value for arm, value in getattr(self.policy, "q", {}).items()}
@@ -90,7 +91,7 @@ class ArmSelector:
         self.write(row)
 
     def columns(self) -> list[str]:
-        """The columns of the rows that are written."""
+        """The columns of the rows that `write` takes."""
         values = [f"q_{arm}" for arm in getattr(self.policy, "q", {})]
         return ["step", "arm", "observation", "speed", "reward", *values, "teacher_queries"]
 
@@ -110,26 +111,29 @@ class ArmSelector:
 
 
 class DecisionCallback(pl.Callback):
-    """A callback that answers a question about each batch as its chooser's arm says."""
+    """Answers one question about each batch, before its step, by the rule that `selector` picks.
 
-    def __init__(self, chooser: ArmSelector) -> None:
-        self.chooser = chooser
+    Its module must be a `StudentView`.
+    """
+
+    def __init__(self, selector: ArmSelector) -> None:
+        self.selector = selector
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Distiller)
+        student = cast(StudentView, pl_module)
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self.chooser.decide(pl_module, trainer.global_step)
+            self.selector.decide(student, trainer.global_step)
         batch.plan = batch.plan or Plan()
-        self.answer(pl_module, batch, batch_idx)
+        self.answer(student, batch, batch_idx)
 
-    def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
-        """Put the arm's answer into the plan of `batch`."""
+    def answer(self, student: StudentView, batch: Batch, batch_idx: int) -> None:
+        """Put the answer into the plan of `batch`."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        return self.chooser.state_dict()
+        return self.selector.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.chooser.load_state_dict(state_dict)
+        self.selector.load_state_dict(state_dict)

@@ -1,47 +1,48 @@
-"""The callback that records the decisions of adoption and weighing rules."""
+"""Record the decisions of adoption and weighing rules (knowledge.csv)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 
 from kdlab.callbacks.adopt import Adopt
 from kdlab.callbacks.weigh import Weigh
-from kdlab.modules.distiller import Distiller
+from kdlab.types import StudentView
 
 
 class DecisionLog(pl.Callback):
-    """Writes a row of knowledge.csv each optimizer step: what the rules decided, as means over the global batch.
+    """Writes a row of knowledge.csv each optimizer step: the rules' decisions, as means over the global batch.
 
-    Columns: step, the arms of `adopt` and `weigh` where there are any, and `Rules.columns`. Nothing is read from
-    the device before `flush`, which the table's owner calls before a checkpoint, or `every` steps have gathered.
+    Columns: step, the arms of `adopt` and `weigh` if there are any, and `StudentView.decision_columns`. Nothing is read
+    from the device before `flush`, which must be called before a checkpoint; it also runs every `every` steps.
     """
 
     def __init__(
         self, write: Callable[[dict[str, Any]], None], adopt: Adopt | None, weigh: Weigh | None, every: int = 50
     ) -> None:
         self.write, self.every = write, every
-        self.choosers = {name: one.chooser for name, one in (("adopt", adopt), ("weigh", weigh)) if one is not None}
-        self._micro: list[dict[str, torch.Tensor]] = []
+        callbacks = {"adopt": adopt, "weigh": weigh}
+        self.selectors = {name: one.selector for name, one in callbacks.items() if one is not None}
+        self._micro_steps: list[dict[str, torch.Tensor]] = []
         self._rows: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
 
-    def columns(self, module: Distiller) -> list[str]:
+    def columns(self, student: StudentView) -> list[str]:
         """The columns of knowledge.csv for this module."""
-        return ["step", *self.choosers, *module.rules.columns(self.choosers.keys())]
+        return ["step", *self.selectors, *student.decision_columns(self.selectors.keys())]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Distiller)
-        self._micro.append(pl_module.rules.decided)
+        self._micro_steps.append(dict(cast(StudentView, pl_module).decisions))
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            means = {name: torch.stack([m[name] for m in self._micro]).mean(0) for name in self._micro[0]}
-            arms = {name: chooser.arm for name, chooser in self.choosers.items()}
+            names = self._micro_steps[0]
+            means = {name: torch.stack([values[name] for values in self._micro_steps]).mean(0) for name in names}
+            arms = {name: selector.arm for name, selector in self.selectors.items()}
             self._rows.append(({"step": trainer.global_step - 1, **arms}, means))
-            self._micro = []
+            self._micro_steps = []
         if len(self._rows) >= self.every:
             self.flush()
 

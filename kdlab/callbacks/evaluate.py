@@ -1,27 +1,27 @@
-"""The callback that evaluates the student on held-out rows."""
+"""Evaluate the student on held-out rows during its training (metrics.csv)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 
 from kdlab.callbacks.cost import training_seconds
 from kdlab.errors import UserError
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import over_splits
 from kdlab.runtime.ledger import Ledger
-from kdlab.types import Batch
+from kdlab.types import Batch, StudentView
 
 
 class EvaluationCallback(pl.Callback):
-    """Evaluates the student on held-out rows every `every` steps, before the step, and writes a row of metrics.csv.
+    """Evaluates the student on held-out rows every `every` steps, before the step, and after the last one.
 
-    `heldout` gives the splits (`final`: all of their rows, after the last step). Columns: step, epoch, train_loss and
-    train_<term> (of the step before, over all ranks), heldout_<score> of each score, teacher_queries
-    (of several teachers also queries_<name> of each), flops (of training, so far), seconds (of training), lr.
+    `heldout` returns the splits (`final`: all of their rows, after the last step); `write` takes a row of metrics.csv.
+    Columns: step, epoch, train_loss and train_<term> (of the step before, over all ranks), heldout_<score> of each score,
+    teacher_queries (of several teachers also queries_<name> of each), flops (of training, so far), seconds (of
+    training), lr. `last`: the scores of the last evaluation. UserError for a loss that is not finite.
     """
 
     def __init__(
@@ -29,18 +29,18 @@ class EvaluationCallback(pl.Callback):
         every: int,
         total_steps: int,
         heldout: Callable[[bool], dict[str, Iterator[Batch]]],
-        module: Distiller,
+        student: StudentView,
         write: Callable[[dict[str, Any]], None],
         ledger: Ledger,
     ) -> None:
         self.every, self.total_steps = every, total_steps
         self.heldout = heldout
-        self.terms, self.scores = list(module.terms), list(module.score.names)
+        self.terms, self.scores = list(student.terms), list(student.score_names)
         self.write = write
         self.ledger = ledger
         self.last: dict[str, float] = {}
-        names = [teacher.name for teacher in module.teachers]
-        self.asked = {f"queries_{name}": name for name in names} if len(names) > 1 else {}
+        names = student.teacher_names
+        self.queries = {f"queries_{name}": name for name in names} if len(names) > 1 else {}
 
     def columns(self) -> list[str]:
         """The columns of metrics.csv for these terms and scores."""
@@ -50,38 +50,38 @@ class EvaluationCallback(pl.Callback):
         ]
         scores += ["heldout_score"] if "score" in self.scores else []
         trained = ["train_loss", *(f"train_{term}" for term in self.terms)]
-        return ["step", "epoch", *trained, *scores, "teacher_queries", *self.asked, "flops", "seconds", "lr"]
+        return ["step", "epoch", *trained, *scores, "teacher_queries", *self.queries, "flops", "seconds", "lr"]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         first = batch_idx % trainer.accumulate_grad_batches == 0
         if first and trainer.global_step % self.every == 0:
-            self._look(trainer, pl_module, batch.epoch)
+            self._evaluate(trainer, cast(StudentView, pl_module), batch.epoch)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._look(trainer, pl_module, None)
+        self._evaluate(trainer, cast(StudentView, pl_module), None)
 
-    def _look(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int | None) -> None:
-        assert isinstance(module, Distiller)
+    def _evaluate(self, trainer: pl.Trainer, student: StudentView, epoch: int | None) -> None:
+        """Evaluate and write a row; `epoch` None: after the last step."""
         with self.ledger.time("evaluation"):
-            self.last = over_splits(module.measure, self.heldout(epoch is None))
+            self.last = over_splits(student.evaluate, self.heldout(epoch is None))
         if bad := [name for name, value in self.last.items() if name.startswith("loss") and not math.isfinite(value)]:
             raise UserError(
                 f"the student's {bad[0]} on held-out rows is {self.last[bad[0]]} after step {trainer.global_step}: the "
                 "training has diverged; try a smaller learning rate"
             )
-        report = module.mean_report()
+        losses = student.mean_losses()
         totals = self.ledger.totals()
         per_teacher = totals["teacher_queries"]["per_teacher"]
         self.write(
             {
                 "step": trainer.global_step,
                 "epoch": epoch,
-                **{f"train_{name}": value for name, value in report.items()},
+                **{f"train_{name}": value for name, value in losses.items()},
                 **{f"heldout_{name}": value for name, value in self.last.items()},
                 "teacher_queries": totals["teacher_queries"]["total"],
-                **{column: per_teacher.get(name, {}).get("total", 0) for column, name in self.asked.items()},
+                **{column: per_teacher.get(name, {}).get("total", 0) for column, name in self.queries.items()},
                 "flops": totals["flops"]["total"],
                 "seconds": training_seconds(totals["seconds"]),
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],

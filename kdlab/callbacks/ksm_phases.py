@@ -1,17 +1,17 @@
-"""A student's training as an episode of a module that learns to weigh: a reward at the end of every phase."""
+"""Train a knowledge selection module while a student trains: an episode, with a reward at the end of every phase."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 
 from kdlab.errors import UserError
 from kdlab.methods.ksm.module import KSM
-from kdlab.modules.distiller import Distiller
+from kdlab.types import StudentView
 
 
 def columns(ksm: KSM) -> list[str]:
@@ -21,11 +21,12 @@ def columns(ksm: KSM) -> list[str]:
 
 
 class KSMPhases(pl.Callback):
-    """Teaches `ksm` while a student learns: every `length` optimizer steps it is told how far the loss has fallen.
+    """Trains `ksm` during one training of a student: every `length` optimizer steps its reward is the decrease of a loss.
 
-    KSM (Wang et al. 2023), section 5.3.3. `measure` gives a number that should fall (the loss, or minus a score) of rows
-    that are not trained on. A last phase may be shorter. `write` takes a row a phase: step, `measured` at its end,
-    reward, the mean weight of each term, and what the module says of what it learnt from it (`KSM.learn`).
+    KSM (Wang et al. 2023), section 5.3.3. `measure` returns a number that should fall (the loss, or minus a score) on rows
+    that are not trained on. The last phase may be shorter than `length`. `write` takes a row a phase: step, `measured` at
+    its end, reward, the mean weight of each term, and the losses of the update that learnt from it (`KSM.learn`).
+    UserError for a measure that is not finite.
     """
 
     def __init__(
@@ -38,19 +39,18 @@ class KSMPhases(pl.Callback):
     ) -> None:
         self.ksm, self.length, self.total_steps = ksm, length, total_steps
         self.measure, self.write = measure, write
-        self.before = 0.0
+        self._before = 0.0
         self._weights: list[dict[str, torch.Tensor]] = []
-        self._unlearnt: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []  # rows of phases that the module has not learnt from yet
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.ksm.begin_episode()
-        self.before = self.measure()
+        self._before = self.measure()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Distiller)
-        self._weights.append(pl_module.rules.decided)
+        self._weights.append(dict(cast(StudentView, pl_module).decisions))
         step = trainer.global_step
         last = step == self.total_steps
         if (batch_idx + 1) % trainer.accumulate_grad_batches or (step % self.length and not last):
@@ -58,11 +58,11 @@ class KSMPhases(pl.Callback):
         after = self.measure()
         if not math.isfinite(after):
             raise UserError(f"what rewards the module is {after} at step {step}: the student has diverged")
-        reward, self.before = self.before - after, after
+        reward, self._before = self._before - after, after
         names = [f"weight_{term}" for term in self.ksm.terms]
-        means = {name: float(torch.stack([one[name] for one in self._weights]).mean()) for name in names}
+        means = {name: float(torch.stack([weights[name] for weights in self._weights]).mean()) for name in names}
         self._weights = []
-        self._unlearnt.append({"step": step, "measured": after, "reward": reward, **means})
-        for found in self.ksm.learn(reward, last=last):
-            known = {name: found[name] for name in columns(self.ksm) if name in found and name != "reward"}
-            self.write({**self._unlearnt.pop(0), **known})
+        self._pending.append({"step": step, "measured": after, "reward": reward, **means})
+        for update in self.ksm.learn(reward, last=last):
+            values = {name: update[name] for name in columns(self.ksm) if name in update and name != "reward"}
+            self.write({**self._pending.pop(0), **values})

@@ -1,45 +1,48 @@
-"""The observation of an adaptive policy."""
+"""The observation of an adaptive policy (AdaDS Eq. 11)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
+import pytorch_lightning as pl
 import torch
 
-from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import TeacherAnswer
 from kdlab.runtime import distributed
-from kdlab.types import Batch
+from kdlab.types import Batch, StudentView
 
 
 class LossObserver:
-    """The student's loss on rows of the training set drawn once: what an adaptive policy sees (AdaDS Eq. 11).
+    """The student's loss on M rows of the training set, drawn once: the observation of an adaptive policy (AdaDS Eq. 11).
 
-    `batches` gives this rank's share of the M rows. `kd` False: the task's own loss, no teacher is asked. True: the
-    whole distillation loss; the teacher answers once for all M rows (M queries, counted) and its answers are kept.
+    `module` must be a `StudentView`. `batches` returns this rank's share of the rows. `kd` False: the task's own loss,
+    without a teacher. True: the whole distillation loss; the teacher is queried once for all rows (M queries, counted),
+    and its answers are stored.
     """
 
-    def __init__(self, module: Distiller, batches: Callable[[], Iterable[Batch]], kd: bool = False) -> None:
+    def __init__(self, module: pl.LightningModule, batches: Callable[[], Iterable[Batch]], kd: bool = False) -> None:
         self.module = module
         self.batches = batches
         self.kd = kd
-        self._held: list[Batch] | None = None
-        self._answers: list[list[TeacherAnswer]] = []
+        self._rows: list[Batch] | None = None
+        self._answers: list[Any] = []
 
     def __call__(self) -> float:
-        """Mean loss in nats over the rows of all ranks (collective); eval mode, no gradient."""
-        module = self.module
-        with module.metered("observation"):
-            if self._held is None:
-                self._held = [batch.to(module.device) for batch in self.batches()]
+        """Mean loss in nats over the rows of all ranks, in eval mode, without gradient (collective)."""
+        student = cast(StudentView, self.module)
+        with student.timed("observation"):
+            if self._rows is None:
+                self._rows = [batch.to(student.device) for batch in self.batches()]
                 if self.kd:
-                    most = int(distributed.all_max(torch.tensor(len(self._held))))
-                    # the first observation is at step 0: later, a resumed run asks again what is already counted
-                    self._answers = [
-                        module.answer(batch, count=module.trainer.global_step == 0) for batch in self._held
-                    ]
-                    for _ in range(most - len(self._held)):
-                        module.hearing.catch_up()
+                    self._query(student, self._rows)
             if self.kd:
-                return module.distillation_loss(zip(self._held, self._answers, strict=True), part="observation")
-            return module.measure(self._held, part="observation")["loss"]
+                return student.distillation_loss(zip(self._rows, self._answers, strict=True), part="observation")
+            return student.evaluate(self._rows, part="observation")["loss"]
+
+    def _query(self, student: StudentView, rows: list[Batch]) -> None:
+        most = int(distributed.all_max(torch.tensor(len(rows))))
+        # the first observation is at step 0; a resumed run repeats queries that are counted already
+        first = self.module.trainer.global_step == 0
+        self._answers = [student.query_teachers(batch, count=first) for batch in rows]
+        for _ in range(most - len(rows)):
+            student.catch_up()

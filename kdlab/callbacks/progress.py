@@ -1,50 +1,53 @@
-"""The callback that shows the progress of a training."""
+"""Show the progress of a training."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 
 from kdlab.callbacks.decision import ArmSelector
-from kdlab.modules.distiller import Distiller
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.progress import ProgressBar
+from kdlab.types import TrainedView
 
 
 class ProgressCallback(pl.Callback):
-    """Tells how far the training is (`kdlab.runtime.progress`), with its loss, current arm, last reward and teacher queries."""
+    """Shows a progress bar of `total_steps` optimizer steps, headed by `title` (`kdlab.runtime.progress`).
 
-    def __init__(self, total_steps: int, ledger: Ledger, chooser: ArmSelector | None, what: str = "training") -> None:
-        self.total_steps, self.ledger, self.chooser, self.what = total_steps, ledger, chooser, what
-        self._told: ProgressBar | None = None
+    Beside it the loss, the arm in force and last reward of `selector`, if there is one, and the teacher queries in
+    `ledger`.
+    """
+
+    def __init__(self, total_steps: int, ledger: Ledger, selector: ArmSelector | None, title: str = "training") -> None:
+        self.total_steps, self.ledger, self.selector, self.title = total_steps, ledger, selector, title
+        self._bar: ProgressBar | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._told = ProgressBar(self.what, self.total_steps, "steps", trainer.global_step)
+        self._bar = ProgressBar(self.title, self.total_steps, "steps", trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._told is not None:
-            self._told.to(trainer.global_step, lambda: self._more(pl_module))
+        if self._bar is not None:
+            self._bar.to(trainer.global_step, lambda: self._values(cast(TrainedView, pl_module)))
 
-    def _more(self, module: pl.LightningModule) -> str:
-        assert isinstance(module, Distiller)
-        shown: dict[str, Any] = {}
-        if "loss" in module.report:
-            shown["loss"] = f"{float(module.report['loss']):.3f}"
-        if self.chooser is not None and self.chooser.arm is not None:
-            shown["arm"] = self.chooser.arm
-            if self.chooser.last_reward is not None:
-                shown["reward"] = f"{self.chooser.last_reward:+.4f}"
+    def _values(self, module: TrainedView) -> str:
+        values: dict[str, Any] = {}
+        if "loss" in module.losses:
+            values["loss"] = f"{float(module.losses['loss']):.3f}"
+        if self.selector is not None and self.selector.arm is not None:
+            values["arm"] = self.selector.arm
+            if self.selector.last_reward is not None:
+                values["reward"] = f"{self.selector.last_reward:+.4f}"
         if module.needs_teacher:
-            shown["queries"] = self.ledger.queries()
-        return "  ".join(f"{name} {value}" for name, value in shown.items())
+            values["queries"] = self.ledger.queries()
+        return "  ".join(f"{name} {value}" for name, value in values.items())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._told is not None:
-            self._told.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if self._told is not None:
-            self._told.close()
+        if self._bar is not None:
+            self._bar.close()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class ScoreMemory:
-    """The scores that rows had at their last visit, by strategy; after `refresh` epochs a row is looked at again."""
+    """The scores of all `rows` rows of the data set at their last visit, by strategy; valid for `refresh` epochs."""
 
     def __init__(self, rows: int, refresh: int) -> None:
         self.rows, self.refresh = rows, refresh
@@ -17,20 +17,20 @@ class ScoreMemory:
         self._epochs: dict[str, Tensor] = {}  # (rows,) the epoch of each score, -1 where there is none
 
     def due(self, strategies: Sequence[str], rows: Tensor, epoch: int) -> Tensor:
-        """Which of `rows` (n,) lack a score by one of the strategies that is young enough, (n,) bool."""
-        found = torch.zeros(len(rows), dtype=torch.bool)
+        """Mask (n,) bool of `rows` (n,) that lack a valid score of some strategy."""
+        due = torch.zeros(len(rows), dtype=torch.bool)
         for name in strategies:
-            seen = self._of(name)[1][rows]
-            found |= (seen < 0) | (epoch - seen >= self.refresh)
-        return found
+            epochs = self._of(name)[1][rows]
+            due |= (epochs < 0) | (epoch - epochs >= self.refresh)
+        return due
 
     def store(self, strategy: str, rows: Tensor, epoch: int, scores: Tensor) -> None:
-        """Keep `scores` (n,) of `rows` (n,)."""
-        kept, epochs = self._of(strategy)
-        kept[rows], epochs[rows] = scores.cpu().double(), epoch
+        """Store `scores` (n,) of `rows` (n,) from a visit in `epoch`."""
+        stored, epochs = self._of(strategy)
+        stored[rows], epochs[rows] = scores.cpu().double(), epoch
 
     def recall(self, strategy: str, rows: Tensor) -> Tensor:
-        """The scores (n,) of `rows` (n,)."""
+        """The stored scores (n,) of `rows` (n,), float64."""
         return self._of(strategy)[0][rows]
 
     def _of(self, strategy: str) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
-"""The Lightning callback that answers the first question: which rows of this batch query the teacher?"""
+"""`Select`: which rows of a batch query the teacher?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,39 +15,44 @@ from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size, top_k
-from kdlab.modules.distiller import Distiller
-from kdlab.modules.scoring_pass import whole
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
-from kdlab.types import IGNORE, Batch, Evidence, Outputs
+from kdlab.types import IGNORE, Batch, Evidence, Outputs, StudentView
+
+Forward = Callable[[StudentView, Batch, frozenset[str]], Outputs]  # student, rows, needed outputs -> its outputs
+
+
+def full_forward(student: StudentView, batch: Batch, needed: frozenset[str] = frozenset()) -> Outputs:
+    """The outputs of all layers of the student (`Forward`), for scoring."""
+    return student.encode(batch, "scoring", needed)
 
 
 class Select(DecisionCallback):
-    """Keeps the share `ratio` of each batch that the chosen arm scores highest.
+    """Keeps the share `ratio` of each batch that the strategy of the current arm scores highest.
 
-    The `chooser`'s arms are strategies (`kdlab.methods.selection.strategies`). `scope` "global": the best rows of the whole global batch,
-    then shared out evenly, so that any number of ranks keeps the same rows; "local": the best of each rank's own. At
-    ratio 1 it does nothing at all, and the run is plain distillation bit for bit. `look` is how the student is looked at
-    (`kdlab.modules.scoring_pass`); with a `memory`, at rows that it has no young score of alone, and strategies must score each row
-    by itself.
+    The `selector`'s arms are strategies (`kdlab.methods.selection.strategies`). `scope` "global": the best rows of the
+    whole global batch, then shared out evenly, so any number of ranks keeps the same rows; "local": the best of each
+    rank's own. At ratio 1 it does nothing, and the run is plain distillation bit for bit. `forward`: the student's
+    outputs for scoring (`full_forward`, or `kdlab.modules.early_exit.EarlyExit`). With a `memory` only rows without a
+    recent score run; strategies must then be rowwise.
     """
 
     def __init__(
         self,
-        chooser: ArmSelector,
+        selector: ArmSelector,
         ratio: float,
         scope: str = "global",
-        look: Callable[[Distiller, Batch, frozenset[str]], Outputs] = whole,
+        forward: Forward = full_forward,
         memory: ScoreMemory | None = None,
     ) -> None:
-        super().__init__(chooser)
+        super().__init__(selector)
         self.ratio = ratio
-        self.everywhere = scope == "global"
-        self.look, self.memory = look, memory
+        self.all_ranks = scope == "global"
+        self.forward, self.memory = forward, memory
 
     @property
     def state_key(self) -> str:
-        return "Select"  # in checkpoints
+        return "Select"
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
@@ -65,109 +71,130 @@ class Select(DecisionCallback):
 
     # ---- the rows
 
-    def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+    def answer(self, student: StudentView, batch: Batch, batch_idx: int) -> None:
         assert batch.plan is not None
-        together = self.everywhere and distributed.world() > 1
-        places = (distributed.gather_rows(batch.real) if together else batch.real).nonzero().flatten()
-        if len(places):
-            rank = () if self.everywhere else (distributed.rank(),)  # the same draw on any number of ranks
-            rng = generator(self.chooser.seed, "select", batch_idx, *rank)
-            chosen = places[top_k(self._scores(module, batch, together, places, rng), self.ratio).to(places.device)]
+        gather = self.all_ranks and distributed.world() > 1
+        real = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
+        if len(real):
+            rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
+            rng = generator(self.selector.seed, "select", batch_idx, *rank)
+            scores = self._scores(student, batch, gather, real, rng)
+            chosen = real[top_k(scores, self.ratio).to(real.device)]
         else:
             chosen = torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
-        if together and module.labels_on_all:  # every rank keeps its rows, for their labels
-            first = sum(_heights(len(batch))[: distributed.rank()])
-            mine = chosen[(chosen >= first) & (chosen < first + len(batch))] - first
-            batch.plan.rows = mine.to(batch.input_ids.device)
-        elif together:
+        if gather and student.labels_on_all:  # every rank keeps its rows, for their labels
+            batch.plan.rows = _own(batch, chosen).to(batch.input_ids.device)
+        elif gather:
             _share_out(batch, chosen)
         else:
             batch.plan.rows = chosen.to(batch.input_ids.device)
 
-    def _scores(self, module: Distiller, batch: Batch, together: bool, places: Tensor, rng: torch.Generator) -> Tensor:
-        """Scores (N,) by the current arm of the real rows, at `places` of the global batch (or of this rank's)."""
-        arm = self.chooser.chosen
-        members: Mapping[str, Strategy] = members_of(arm)
+    def _scores(self, student: StudentView, batch: Batch, gather: bool, real: Tensor, rng: torch.Generator) -> Tensor:
+        """Scores (N,) by the current arm of the real rows, at `real` (N,) of the global batch (or of this rank's)."""
+        arm: Strategy = self.selector.rule
+        members = members_of(arm)
 
-        def everyones(rows: Tensor, pad: float | None = None) -> Tensor:
-            return (distributed.gather_rows(rows, pad) if together else rows)[places]
+        def of_real(rows: Tensor, pad: float | None = None) -> Tensor:
+            return (distributed.gather_rows(rows, pad) if gather else rows)[real]
 
-        common = {"keep": selection_size(len(places), self.ratio), "progress": module.progress, "rng": rng}
+        evidence = Evidence(
+            rows=of_real(batch.rows), keep=selection_size(len(real), self.ratio), progress=student.progress, rng=rng
+        )
         needs = {name: marks_of(member).needs for name, member in members.items()}
-        needed = frozenset().union(*needs.values())
-        scored = {name: member for name, member in members.items() if needs[name] & FORWARD}
-        evidence = Evidence(rows=everyones(batch.rows), **common)
-        if "labels" in needed:
+        if any("labels" in fields for fields in needs.values()):
             labels, mask = _labels(batch)
-            evidence.labels = everyones(labels, IGNORE)
-            evidence.mask = None if mask is None else everyones(mask, 0)
+            evidence.labels = of_real(labels, IGNORE)
+            evidence.mask = None if mask is None else of_real(mask, 0)
+        scored = {name: member for name, member in members.items() if needs[name] & FORWARD}
         if not scored:
             return _combined(arm, [member(evidence.only(needs[name])) for name, member in members.items()])
-        if self.memory is not None:
-            self._remember(module, batch, scored, self.memory, common)
-            # strategies that need no forward (a random draw) are not cached
-            return _combined(
-                arm,
-                [
-                    self.memory.recall(f"{self.chooser.arm} {name}", evidence.rows.cpu())  # pyright: ignore
-                    if name in scored
-                    else member(evidence.only(needs[name])).cpu().double()
-                    for name, member in members.items()
-                ],
-            )
+        if self.memory is None:
+            return self._fresh_scores(student, batch, arm, evidence, of_real)
+        self._update_memory(student, batch, scored, self.memory, evidence)
+        # strategies that need no forward (a random draw) are not cached
+        return _combined(
+            arm,
+            [
+                self.memory.recall(self._key(name), evidence.rows.cpu())  # pyright: ignore
+                if name in scored
+                else member(evidence.only(needs[name])).cpu().double()
+                for name, member in members.items()
+            ],
+        )
 
-        by_row = [name for name, member in members.items() if marks_of(member).rowwise and "logits" in needs[name]]
-        whole_logits = "logits" in frozenset().union(*(needs[name] for name in members if name not in by_row))
-        scores: dict[str, list[Tensor]] = {name: [] for name in by_row}
-        with module.metered("scoring"), module.quiet():
-            featured = "features" in needed
-            shown = self.look(module, batch, frozenset({"hidden"} if featured and not module.student.per_row else ()))
-            if featured:
-                evidence.features = everyones(module.student.features(shown))
-            parts = []
-            if by_row or whole_logits:
-                for part in module.evidence(batch, shown, "scoring"):
-                    part.keep, part.progress, part.rng = common["keep"], common["progress"], rng
-                    for name in by_row:
+    def _fresh_scores(
+        self,
+        student: StudentView,
+        batch: Batch,
+        arm: Strategy,
+        evidence: Evidence,
+        of_real: Callable[..., Tensor],
+    ) -> Tensor:
+        """Scores (N,) by `arm` from a forward now. Rowwise strategies score a few rows at a time, before the logits of
+        the batch are gathered; `evidence` gets the rest. `of_real` gathers rows of all ranks and takes the real ones."""
+        members = members_of(arm)
+        needs = {name: marks_of(member).needs for name, member in members.items()}
+        rowwise = [name for name, member in members.items() if marks_of(member).rowwise and "logits" in needs[name]]
+        all_logits = any("logits" in needs[name] for name in members if name not in rowwise)
+        features = any("features" in fields for fields in needs.values())
+        scores: dict[str, list[Tensor]] = {name: [] for name in rowwise}
+        with student.timed("scoring"), student.inference_mode():
+            needed = frozenset({"hidden"} if features and not student.per_row else ())
+            outputs = self.forward(student, batch, needed)
+            if features:
+                evidence.features = of_real(student.features(outputs))
+            parts: list[Evidence] = []
+            if rowwise or all_logits:
+                for part in self._parts(student, batch, outputs, evidence):
+                    for name in rowwise:
                         scores[name].append(members[name](part.only(needs[name])))
-                    parts += [part] if whole_logits else []
+                    parts += [part] if all_logits else []
             if parts:
-                evidence.logits = everyones(torch.cat([p.logits for p in parts]), 0.0)  # pyright: ignore
+                evidence.logits = of_real(torch.cat([p.logits for p in parts]), 0.0)  # pyright: ignore
                 if parts[0].mask is not None:
-                    evidence.mask = everyones(torch.cat([p.mask for p in parts]), 0)  # pyright: ignore
+                    evidence.mask = of_real(torch.cat([p.mask for p in parts]), 0)  # pyright: ignore
             rows = [
-                everyones(torch.cat(scores[name])) if name in by_row else member(evidence.only(needs[name]))
+                of_real(torch.cat(scores[name])) if name in rowwise else member(evidence.only(needs[name]))
                 for name, member in members.items()
             ]
         return _combined(arm, rows)
 
-    def _remember(
+    def _parts(self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence) -> Iterator[Evidence]:
+        """Evidence of a few rows of `batch` at a time, with the facts of the `whole` selection."""
+        for part in student.evidence(batch, outputs, "scoring"):
+            yield replace(part, keep=whole.keep, progress=whole.progress, rng=whole.rng)
+
+    def _update_memory(
         self,
-        module: Distiller,
+        student: StudentView,
         batch: Batch,
         members: Mapping[str, Strategy],
         memory: ScoreMemory,
-        common: dict[str, Any],
+        whole: Evidence,
     ) -> None:
-        """Score the rows of the global batch whose scores are missing or old; every rank keeps all of them (collective)."""
-        names = {name: f"{self.chooser.arm} {name}" for name in members}
+        """Score the rows of the global batch whose scores are missing or old; every rank stores all of them (collective)."""
         real = batch.real.nonzero().flatten()
-        due = real[memory.due(list(names.values()), batch.rows[real].cpu(), batch.epoch).to(real.device)]
+        keys = [self._key(name) for name in members]
+        due = real[memory.due(keys, batch.rows[real].cpu(), batch.epoch).to(real.device)]
         scores: dict[str, list[Tensor]] = {name: [batch.rows.new_zeros(0, dtype=torch.float64)] for name in members}
         if len(due):
-            some = batch.take(due)
-            with module.metered("scoring"), module.quiet():
-                for part in module.evidence(some, self.look(module, some, frozenset()), "scoring"):
-                    part.keep, part.progress, part.rng = common["keep"], common["progress"], common["rng"]
+            rows = batch.take(due)
+            with student.timed("scoring"), student.inference_mode():
+                outputs = self.forward(student, rows, frozenset())
+                for part in self._parts(student, rows, outputs, whole):
                     for name, member in members.items():
                         scores[name].append(member(part.only(marks_of(member).needs)).double())
-        rows = distributed.gather_rows(batch.rows[due]).cpu()
+        ids = distributed.gather_rows(batch.rows[due]).cpu()
         for name in members:
-            memory.store(names[name], rows, batch.epoch, distributed.gather_rows(torch.cat(scores[name])))
+            memory.store(self._key(name), ids, batch.epoch, distributed.gather_rows(torch.cat(scores[name])))
+
+    def _key(self, member: str) -> str:
+        """A strategy's key in the memory (it is saved in checkpoints)."""
+        return f"{self.selector.arm} {member}"
 
 
 def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """The labels of `batch` as strategies get them: (B,), or (B, P) in masked-LM with the mask (B, P) of what exists."""
+    """Labels of `batch` for strategies: (B,), or in masked-LM (B, P) with the mask (B, P) of those that exist."""
     if batch.labels.ndim == 1:
         return batch.labels, None
     places, exists = batch.label_places()
@@ -175,30 +202,32 @@ def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:
 
 
 def _combined(arm: Strategy, scores: list[Tensor]) -> Tensor:
+    """The arm's scores (N,) from those of its members."""
     combine = getattr(arm, "combine", None)
     return scores[0] if combine is None else combine(torch.stack(scores))
 
 
+def _own(batch: Batch, chosen: Tensor) -> Tensor:
+    """Those of the rows `chosen` (k,) of the global batch that are this rank's, numbered in `batch` (collective)."""
+    heights = distributed.gather_rows(torch.tensor([len(batch)])).tolist()
+    first = sum(heights[: distributed.rank()])
+    return chosen[(chosen >= first) & (chosen < first + len(batch))] - first
+
+
 def _share_out(batch: Batch, chosen: Tensor) -> None:
-    """Put the rows `chosen` of the global batch into `batch`, evenly over ranks, in place; collective."""
-    first = sum(_heights(len(batch))[: distributed.rank()])
-    mine = chosen[(chosen >= first) & (chosen < first + len(batch))] - first
-    sub = batch.take(mine)
+    """Put the rows `chosen` (k,) of the global batch into `batch`, evenly over ranks, in place (collective)."""
+    own = batch.take(_own(batch, chosen))
     whole = Batch(
-        rows=distributed.gather_rows(sub.rows),
+        rows=distributed.gather_rows(own.rows),
         epoch=batch.epoch,
-        input_ids=distributed.gather_rows(sub.input_ids, pad=0),
-        attention_mask=distributed.gather_rows(sub.attention_mask, pad=0),
-        labels=distributed.gather_rows(sub.labels, pad=IGNORE if sub.labels.ndim == 2 else None),
-        real=distributed.gather_rows(sub.real),
-        token_types=None if sub.token_types is None else distributed.gather_rows(sub.token_types, pad=0),
+        input_ids=distributed.gather_rows(own.input_ids, pad=0),
+        attention_mask=distributed.gather_rows(own.attention_mask, pad=0),
+        labels=distributed.gather_rows(own.labels, pad=IGNORE if own.labels.ndim == 2 else None),
+        real=distributed.gather_rows(own.real),
+        token_types=None if own.token_types is None else distributed.gather_rows(own.token_types, pad=0),
     )
     part = torch.tensor_split(torch.arange(len(whole.rows)), distributed.world())[distributed.rank()]
     idle = len(part) == 0
     share = whole.take(torch.zeros(1, dtype=torch.long) if idle else part)
     batch.rows, batch.input_ids, batch.attention_mask = share.rows, share.input_ids, share.attention_mask
     batch.labels, batch.real, batch.token_types = share.labels, share.real & (not idle), share.token_types
-
-
-def _heights(rows: int) -> list[int]:
-    return distributed.gather_rows(torch.tensor([rows])).tolist()

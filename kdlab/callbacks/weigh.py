@@ -1,18 +1,21 @@
-"""The callback `Weigh`."""
+"""`Weigh`: which knowledge counts, how much?"""
 
 from __future__ import annotations
 
 from kdlab.callbacks.decision import DecisionCallback
-from kdlab.modules.distiller import Distiller
-from kdlab.types import Batch
+from kdlab.types import Batch, StudentView
 
 
 class Weigh(DecisionCallback):
-    """Which knowledge counts, how much? The weighing rule (`kdlab.methods.knowledge.weighing`, `kdlab.methods.ksm.module`) that the chooser picks."""
+    """Puts the weighing rule (`kdlab.methods.knowledge.weighing`, `kdlab.methods.ksm`) that its selector picks into the
+    plan of each batch.
 
-    def answer(self, module: Distiller, batch: Batch, batch_idx: int) -> None:
+    The training step applies it to the student's forward: weights (k, M) of the knowledge terms.
+    """
+
+    def answer(self, student: StudentView, batch: Batch, batch_idx: int) -> None:
         assert batch.plan is not None
-        batch.plan.weigh = self.chooser.chosen
+        batch.plan.weigh = self.selector.rule
 
     @property
     def state_key(self) -> str:

@@ -1,17 +1,29 @@
-"""The optimizer's settings and the learning rate's schedule."""
+"""AdamW and its learning-rate schedule, and the part of a training step that all LightningModules share."""
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from kdlab.modules.finite_checks import StepHealth
+from kdlab.runtime import distributed
+from kdlab.runtime.seeding import reseed
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with linear warm-up and linear decay to zero; `warmup` is a share of the steps, `clip` a gradient norm.
+    """AdamW with linear warm-up and linear decay to zero.
 
-    `restarts` are shares of the training at which the schedule begins anew (the phases of TinyBERT). `fused` must be
-    off where gradients are scaled (float16): the fused step would unscale them after they are clipped.
+    `lr`: the peak learning rate; `betas`, `eps`: AdamW's; `weight_decay`: of matrices, not of vectors (biases, norms);
+    `warmup`: share of the steps in [0, 1]; `clip`: largest norm of the gradient; `fused`: AdamW's fused step (False where
+    gradients are scaled, in float16: it would unscale them after clipping); `restarts`: shares of the training at which
+    the schedule begins anew (the phases of TinyBERT).
     """
 
     lr: float
@@ -24,8 +36,8 @@ class OptimizerSettings:
     restarts: tuple[float, ...] = ()
 
     def factor(self, step: int, total_steps: int) -> float:
-        """The learning rate at `step`, as a share of `lr`."""
-        # the first step n with n / total_steps >= share, as terms decide it
+        """Learning rate at `step` as a share of `lr`, in [0, 1]."""
+        # the first step n with n / total_steps >= share: terms change at the same step
         begins = (
             bisect.bisect_left(range(total_steps), share, key=lambda n: n / total_steps) for share in self.restarts
         )
@@ -35,3 +47,44 @@ class OptimizerSettings:
         warmup = max(1, round(self.warmup * steps))
         step -= start
         return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+
+
+class Optimization:
+    """Optimizer, gradient clipping, dropout seeds and finite checks of one training of `total_steps` optimizer steps.
+
+    Each LightningModule of this package holds one and forwards its hooks to it. `health`: the finite checks.
+    """
+
+    def __init__(self, settings: OptimizerSettings, total_steps: int, seed: int) -> None:
+        self.settings, self.total_steps, self.seed = settings, total_steps, seed
+        self.health = StepHealth()
+        self._trained: list[nn.Parameter] = []
+
+    def configure(self, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
+        """The result of `configure_optimizers`: AdamW on the trainable parameters, the schedule once a step."""
+        given = self.settings
+        self._trained = [p for p in parameters if p.requires_grad]
+        groups = [
+            {"params": [p for p in self._trained if p.ndim >= 2], "weight_decay": given.weight_decay},
+            {"params": [p for p in self._trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=given.lr, betas=given.betas, eps=given.eps, fused=given.fused)
+
+        def factor(step: int) -> float:
+            return given.factor(step, self.total_steps)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def begin_batch(self, batch_idx: int) -> None:
+        """Seed dropout by batch and rank: a resumed run draws the same."""
+        reseed(self.seed, "step", batch_idx, distributed.rank())
+
+    def clip(self, module: pl.LightningModule, optimizer: Any) -> None:
+        """Clip the gradient, and have the optimizer skip the step if a loss or the norm is not finite (collective)."""
+        # Lightning refuses to clip for a fused optimizer under any mixed precision, though only float16 is scaled
+        parameters = self._trained or module.parameters()
+        norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], self.settings.clip)
+        if module._trainer is not None:
+            scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
+            self.health.judge(norm, optimizer, module.trainer.global_step, scaled)

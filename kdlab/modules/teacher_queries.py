@@ -1,4 +1,4 @@
-"""Asking the teachers as a plan says, and what rules get to see on the way."""
+"""Query teachers for the rows the plan assigns to them; build the inputs of adoption and weighing rules."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from kdlab.types import Batch, Outputs, WeighingContext
 
 @torch.no_grad()
 def row_uncertainty(project: Callable[[Tensor], Tensor], vectors: Tensor, row: Tensor, rows: int, chunk: int) -> Tensor:
-    """A model's uncertainty (rows,) of each row: entropy / log C in [0, 1], the mean over the row's units (0: it has none).
+    """Uncertainty (rows,) of a model about each row: entropy / log C in [0, 1], the mean over the row's units.
 
     `project` turns the vectors (U, H) of the units, which belong to the rows `row` (U,), into logits, `chunk` at a time.
+    A row without units has 0. UserError for a model of one output.
     """
     total = torch.zeros(rows, device=row.device)
     for start in range(0, len(row), chunk):
@@ -37,199 +38,218 @@ def row_uncertainty(project: Callable[[Tensor], Tensor], vectors: Tensor, row: T
     return (total / torch.bincount(row, minlength=rows).clamp_min(1)).clamp(0, 1)
 
 
-def gather_rows_of_all(tensor: Tensor, alone: bool) -> Tensor:
-    """The rows of all ranks (collective), or this rank's."""
-    return tensor.detach() if alone else distributed.gather_rows(tensor)
+def gather_rows_of_all(tensor: Tensor, local: bool) -> Tensor:
+    """Rows of all ranks, in rank order (collective); `local`: this rank's."""
+    return tensor.detach() if local else distributed.gather_rows(tensor)
 
 
-def own_rows(tensor: Tensor, rows: int, alone: bool) -> Tensor:
-    """This rank's `rows` rows of what `gather_rows_of_all` gave (collective)."""
-    heights = [rows] if alone else distributed.gather_rows(torch.tensor([rows])).tolist()
-    first = 0 if alone else sum(heights[: distributed.rank()])
+def own_rows(tensor: Tensor, rows: int, local: bool) -> Tensor:
+    """This rank's `rows` rows of a result of `gather_rows_of_all` (collective, unless `local`)."""
+    heights = [rows] if local else distributed.gather_rows(torch.tensor([rows])).tolist()
+    first = 0 if local else sum(heights[: distributed.rank()])
     return tensor[first : first + rows]
 
 
 class TeacherQueries:
-    """Asks `teachers`, from small to large, for the rows that heed them.
+    """Queries `teachers`, ordered from small to large, each for the rows whose weight for it is above 0.
 
-    Without a rule each row heeds the last one alone, or, where `together`, all of them (specialists for some classes
-    each; terms that read all teachers at once). `joint`: there are such terms, so that all are asked about every row.
+    Without an adoption rule each row queries the last one; with `query_all` all of them (specialists for some classes
+    each; terms that read all teachers at once). `joint`: there are such terms, so each teacher is queried for every row.
+    `chunk`: units with logits at a time.
     """
 
-    def __init__(self, student: Encoder, teachers: Sequence[Teacher], together: bool, joint: bool, chunk: int) -> None:
+    def __init__(self, student: Encoder, teachers: Sequence[Teacher], query_all: bool, joint: bool, chunk: int) -> None:
         self.student, self.teachers, self.chunk = student, teachers, chunk
-        self.together, self.joint = together, joint
+        self.query_all, self.joint = query_all, joint
 
     @property
     def caches(self) -> list[AnswerCache]:
+        """The answer caches in use."""
         return [teacher.cache for teacher in self.teachers if teacher.cache and teacher.cache.usable]
 
     @property
-    def spends(self) -> str:
-        """What the time of asking is called: where caches answer, a forward's is told apart."""
+    def ledger_part(self) -> str:
+        """Ledger entry for teacher time: `teacher_cache` with a cache (which times its forwards itself), else
+        `teacher_forward`."""
         return "teacher_cache" if self.caches else "teacher_forward"
 
-    def agree(self) -> None:
-        """Call the run by one name on all ranks (collective)."""
-        run = distributed.broadcast_object(
-            self.caches[0].run if self.caches else None
-        )  # also where a rank has no cache
+    def share_run_id(self) -> None:
+        """Give the caches of all ranks rank 0's identity of the run (collective)."""
+        run = distributed.broadcast_object(self.caches[0].run if self.caches else None)  # ranks without a cache too
         for cache in self.caches:
             cache.run = cache.run if run is None else run
 
-    def begins(self, step: int) -> None:
-        """What is asked from here on belongs to micro-step `step`."""
+    def begin_step(self, step: int) -> None:
+        """Assign all queries from here on to micro-step `step`."""
         for cache in self.caches:
             cache.step = step
 
     def catch_up(self) -> None:
-        """Take part in what other ranks hear, having no batch to hear about (collective)."""
+        """Join the queries of other ranks to shared teachers, on a rank without a batch (collective)."""
         for teacher in self.teachers:
             teacher.catch_up()
 
-    def heed(self, rule: Rule | None, batch: Batch, shown: Outputs, alone: bool) -> Tensor:
-        """The weights (k, T) of the teachers for this rank's rows, by a rule that needs no teacher's answer (collective)."""
-        reads = frozenset() if rule is None else marks_of(rule).needs
+    def weights(self, rule: Rule | None, batch: Batch, outputs: Outputs, local: bool) -> Tensor:
+        """Adoption weights (k, T) of this rank's rows by a rule that reads no teacher's answer (collective)."""
+        needs = frozenset() if rule is None else marks_of(rule).needs
         own = (
-            self.uncertainty(batch, shown) if "student" in reads else torch.zeros(len(batch), device=batch.rows.device)
+            self.uncertainty(batch, outputs)
+            if "student" in needs
+            else torch.zeros(len(batch), device=batch.rows.device)
         )
-        return self._decide(rule, own, None, batch, alone)
+        return self._apply(rule, own, None, batch, local)
 
-    def hear(
+    def query(
         self,
         rule: Rule | None,
         batch: Batch,
-        shown: Outputs,
-        wants: frozenset[str] = frozenset(),
+        outputs: Outputs,
+        needed: frozenset[str] = frozenset(),
         count: bool = True,
-        alone: bool = False,
-        remembered: bool = True,
+        local: bool = False,
+        cached: bool = True,
     ) -> tuple[list[TeacherAnswer], Tensor]:
-        """What the teachers say about the rows that heed them, and the weights (k, T) (collective).
+        """Query teachers for the rows that an adoption rule assigns to each; the answers, and weights (k, T) (collective).
 
-        `shown`: what the student showed of the batch. `count`: as queries of the ledger. `remembered`: caches may answer.
+        `outputs`: the student's of the batch; `needed`: outputs of the teachers that are read; `count`: enter queries
+        into the ledger; `local`: the rule sees this rank's rows only; `cached`: caches may answer.
         """
         if rule is not None and "teachers" in marks_of(rule).needs:
-            answers = [teacher.answer(batch, count, wants, remembered) for teacher in self.teachers]
-            theirs = torch.stack(
-                [self._their_uncertainty(*pair, batch) for pair in zip(self.teachers, answers, strict=True)], 1
-            )
-            own = (
-                self.uncertainty(batch, shown) if "student" in marks_of(rule).needs else torch.zeros_like(theirs[:, 0])
-            )
-            weights = self._decide(rule, own, theirs, batch, alone)
-            every = zip(self.teachers, answers, weights.T, strict=True)
-            heard = [
-                TeacherAnswer(i, teacher, said.shown, batch, None, weight, said.units, said.ran)
-                for i, (teacher, said, weight) in enumerate(every)
-            ]
-            return heard, weights
-        weights = self.heed(rule, batch, shown, alone)
-        heard = []
-        for i, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
+            return self._query_first(rule, batch, outputs, needed, count, local, cached)
+        weights = self.weights(rule, batch, outputs, local)
+        answers = []
+        for number, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
             index = ((weight > 0) | self.joint).nonzero().flatten()
             if len(index) == 0:
                 teacher.catch_up()
                 continue
             whole = len(index) == len(batch)
-            asked = batch if whole else batch.take(index)
-            some = weight if whole else weight[index]
-            said = teacher.answer(asked, count, wants, remembered)
-            heard.append(
+            queried = batch if whole else batch.take(index)
+            weight = weight if whole else weight[index]
+            lookup = teacher.answer(queried, count, needed, cached)
+            answers.append(
                 TeacherAnswer(
-                    i,
+                    number,
                     teacher,
-                    said.shown,
-                    asked,
+                    lookup.outputs,
+                    queried,
                     None if whole else index,
-                    None if bool((some == 1).all()) else some,
-                    said.units,
-                    said.ran,
+                    None if bool((weight == 1).all()) else weight,
+                    lookup.logits,
+                    lookup.forwards,
                 )
             )
-        return heard, weights
+        return answers, weights
 
-    def _decide(self, rule: Rule | None, own: Tensor, theirs: Tensor | None, batch: Batch, alone: bool) -> Tensor:
+    def _query_first(
+        self,
+        rule: Rule,
+        batch: Batch,
+        outputs: Outputs,
+        needed: frozenset[str],
+        count: bool,
+        local: bool,
+        cached: bool,
+    ) -> tuple[list[TeacherAnswer], Tensor]:
+        """`query` for a rule that reads the teachers' uncertainty: each is queried for every row, before it decides."""
+        lookups = [teacher.answer(batch, count, needed, cached) for teacher in self.teachers]
+        theirs = torch.stack(
+            [self._teacher_uncertainty(*pair, batch) for pair in zip(self.teachers, lookups, strict=True)], 1
+        )
+        own = self.uncertainty(batch, outputs) if "student" in marks_of(rule).needs else torch.zeros_like(theirs[:, 0])
+        weights = self._apply(rule, own, theirs, batch, local)
+        answers = [
+            TeacherAnswer(i, teacher, lookup.outputs, batch, None, weight, lookup.logits, lookup.forwards)
+            for i, (teacher, lookup, weight) in enumerate(zip(self.teachers, lookups, weights.T, strict=True))
+        ]
+        return answers, weights
+
+    def _apply(self, rule: Rule | None, own: Tensor, theirs: Tensor | None, batch: Batch, local: bool) -> Tensor:
+        """Weights (k, T) of this rank's rows by a rule on the real rows of the global batch; `own` (k,), `theirs` (k, T)
+        are uncertainties. UserError for weights of another shape or below 0."""
         count = len(self.teachers)
         weights = own.new_zeros(len(batch), count)
         if rule is None:
-            weights[:, 0 if self.together else -1 :] = 1
+            weights[:, 0 if self.query_all else -1 :] = 1
             return weights
-        real = gather_rows_of_all(batch.real, alone)
+        real = gather_rows_of_all(batch.real, local)
         where = real.nonzero().flatten()
-        own, theirs = (
-            gather_rows_of_all(own, alone)[where],
-            None if theirs is None else gather_rows_of_all(theirs, alone)[where],
-        )
-        found = rule(own, theirs, count).to(weights)
-        if found.shape != (len(where), count) or not bool((found >= 0).all()):
+        own = gather_rows_of_all(own, local)[where]
+        theirs = None if theirs is None else gather_rows_of_all(theirs, local)[where]
+        ruled = rule(own, theirs, count).to(weights)
+        if ruled.shape != (len(where), count) or not bool((ruled >= 0).all()):
             raise UserError(
-                f"the adoption rule gave weights of shape {tuple(found.shape)}, expected {(len(where), count)}, none below 0"
+                f"the adoption rule gave weights of shape {tuple(ruled.shape)}, expected {(len(where), count)}, none below 0"
             )
         whole = weights.new_zeros(len(real), count)
-        whole[where] = found
-        weights = own_rows(whole, len(batch), alone)
+        whole[where] = ruled
+        weights = own_rows(whole, len(batch), local)
         if not bool(batch.real.any()):  # a row that only keeps an idle rank in step: all parameters must take part
             weights = weights.clone()
-            weights[:, 0 if self.together else -1 :] = 1
+            weights[:, 0 if self.query_all else -1 :] = 1
         return weights
 
-    def uncertainty(self, batch: Batch, shown: Outputs) -> Tensor:
-        """The student's uncertainty (k,) of each row, by the forward that is there, its head without dropout; kept in
-        `shown`."""
-        if shown.uncertainty is None:
-            row, place = units_of(batch, self.doubted)
+    def uncertainty(self, batch: Batch, outputs: Outputs) -> Tensor:
+        """The student's uncertainty (k,) of each row, from its hidden states in `outputs`, its head without dropout.
+
+        Computed once and stored in `outputs`.
+        """
+        if outputs.uncertainty is None:
+            row, token = units_of(batch, self.uncertainty_units)
             training = self.student.training
             self.student.eval()
             try:
                 with torch.no_grad():
-                    vectors = self.student.vectors(shown, row, place).detach()
-                shown.uncertainty = row_uncertainty(self.student.project, vectors, row, len(batch), self.chunk)
+                    vectors = self.student.vectors(outputs, row, token).detach()
+                outputs.uncertainty = row_uncertainty(self.student.project, vectors, row, len(batch), self.chunk)
             finally:
                 self.student.train(training)
-        return shown.uncertainty
+        return outputs.uncertainty
 
     @property
-    def doubted(self) -> str:
-        """The units that uncertainty is a mean over: a row's own, or its masked positions."""
+    def uncertainty_units(self) -> str:
+        """Units that uncertainty is a mean over (`WeightedTerm.at`): a classifier's row itself, else masked positions."""
         return "all" if self.student.per_row else "labelled"
 
-    def _their_uncertainty(self, teacher: Teacher, said: CacheLookup, batch: Batch) -> Tensor:
-        row, place = units_of(batch, self.doubted)
-        if said.units is not None:
-            return row_uncertainty(said.units.of, said.units.index(row, place), row, len(batch), self.chunk)
-        return row_uncertainty(
-            teacher.project, teacher.encoder.vectors(said.shown, row, place), row, len(batch), self.chunk
-        )
+    def _teacher_uncertainty(self, teacher: Teacher, lookup: CacheLookup, batch: Batch) -> Tensor:
+        row, token = units_of(batch, self.uncertainty_units)
+        if lookup.logits is not None:
+            return row_uncertainty(lookup.logits.of, lookup.logits.index(row, token), row, len(batch), self.chunk)
+        vectors = teacher.encoder.vectors(lookup.outputs, row, token)
+        return row_uncertainty(teacher.project, vectors, row, len(batch), self.chunk)
 
-    def situation(
+    def weighing_context(
         self,
-        looks: frozenset[str],
+        fields: frozenset[str],
         batch: Batch,
-        shown: Outputs,
-        heard: Sequence[TeacherAnswer],
-        heed: Tensor,
-        alone: bool,
+        outputs: Outputs,
+        answers: Sequence[TeacherAnswer],
+        weights: Tensor,
+        local: bool,
     ) -> WeighingContext:
-        """What a weighing rule that looks at "uncertainty" or "features" is shown: all ranks' real rows (collective)."""
-        assert shown.hidden is not None
-        real = gather_rows_of_all(batch.real, alone)
-        seen = WeighingContext(teacher_weights=gather_rows_of_all(heed, alone)[real], epoch=batch.epoch)
-        if "uncertainty" in looks:
-            seen.uncertainty = gather_rows_of_all(self.uncertainty(batch, shown), alone)[real]
-        if "features" in looks:
-            seen.student = gather_rows_of_all(shown.hidden[:, 0].float(), alone)[real]
-            found = {one.place: self._first_states(one, len(batch)) for one in heard}
-            nobody = [shown.hidden.new_zeros(len(batch), t.encoder.model.config.hidden_size) for t in self.teachers]
-            seen.teachers = tuple(
-                gather_rows_of_all(found.get(i, nobody[i]).float(), alone)[real] for i in range(len(self.teachers))
-            )
-        return seen
+        """The input of a weighing rule that reads `fields` ("uncertainty", "features"): all ranks' real rows (collective).
 
-    @staticmethod
-    def _first_states(one: TeacherAnswer, rows: int) -> Tensor:
-        assert one.answer.hidden is not None
-        states = one.answer.hidden[:, 0]
-        return (
-            states if one.index is None else states.new_zeros(rows, states.shape[-1]).index_copy(0, one.index, states)
-        )
+        `outputs`: the student's; `weights` (k, T): the adoption weights.
+        """
+        assert outputs.hidden is not None
+        real = gather_rows_of_all(batch.real, local)
+        context = WeighingContext(teacher_weights=gather_rows_of_all(weights, local)[real], epoch=batch.epoch)
+        if "uncertainty" in fields:
+            context.uncertainty = gather_rows_of_all(self.uncertainty(batch, outputs), local)[real]
+        if "features" in fields:
+            context.student = gather_rows_of_all(outputs.hidden[:, 0].float(), local)[real]
+            states = {answer.number: _first_states(answer, len(batch)) for answer in answers}
+            zeros = [outputs.hidden.new_zeros(len(batch), t.encoder.model.config.hidden_size) for t in self.teachers]
+            context.teachers = tuple(
+                gather_rows_of_all(states.get(i, zeros[i]).float(), local)[real] for i in range(len(self.teachers))
+            )
+        return context
+
+
+def _first_states(answer: TeacherAnswer, rows: int) -> Tensor:
+    """Last state (rows, H) of each row's first token, zeros for rows that the answer is not about."""
+    assert answer.outputs.hidden is not None
+    states = answer.outputs.hidden[:, 0]
+    if answer.index is None:
+        return states
+    return states.new_zeros(rows, states.shape[-1]).index_copy(0, answer.index, states)

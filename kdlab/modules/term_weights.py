@@ -1,4 +1,4 @@
-"""Weighing rules applied to a step, and what all rules of a step decided."""
+"""Apply weighing rules to the knowledge terms of a step, and record the decisions of all its rules."""
 
 from __future__ import annotations
 
@@ -18,57 +18,59 @@ from kdlab.types import Batch, Outputs
 
 
 class TermWeights:
-    """Applies weighing rules to `terms`, and keeps what was decided.
+    """Applies weighing rules to `terms`, and records the decisions of a step.
 
-    `layers`: how many each teacher has. `decided`: what the last step's rules decided, means over all ranks' rows.
+    `layers`: the number of layers of each teacher. `decisions`: means of the last step's over all ranks' real rows, by
+    column of knowledge.csv, each () on the device.
     """
 
     def __init__(
-        self, terms: Mapping[str, WeightedTerm], hearing: TeacherQueries, objective: Objective, layers: Sequence[int]
+        self, terms: Mapping[str, WeightedTerm], queries: TeacherQueries, objective: Objective, layers: Sequence[int]
     ) -> None:
-        self.terms, self.hearing, self.objective, self.layers = terms, hearing, objective, layers
-        self.decided: dict[str, Tensor] = {}
+        self.terms, self.queries, self.objective, self.layers = terms, queries, objective, layers
+        self.decisions: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
 
     @property
     def teachers(self) -> Sequence[Teacher]:
-        return self.hearing.teachers
+        """The teachers that are queried, from small to large."""
+        return self.queries.teachers
 
-    def scales(
+    def factors(
         self,
         rule: Weighing | None,
         batch: Batch,
-        shown: Outputs,
-        heard: Sequence[TeacherAnswer],
-        heed: Tensor,
+        outputs: Outputs,
+        answers: Sequence[TeacherAnswer],
+        teacher_weights: Tensor,
         progress: float,
         rng: torch.Generator,
-        alone: bool,
+        local: bool,
     ) -> dict[str, Tensor]:
         """The factor (k,) of each term for this rank's rows by a weighing rule (collective); empty without one.
 
-        UserError for a rule that gives anything but (M,) or (k, M) of the global batch's rows.
+        UserError for a rule that returns another shape than (M,) or (k, M) of the global batch's real rows.
         """
         self._weights = {}
         if rule is None:
             return {}
-        seen = self.hearing.situation(marks_of(rule).needs, batch, shown, heard, heed, alone)
-        seen.progress, seen.rng = progress, rng
+        context = self.queries.weighing_context(marks_of(rule).needs, batch, outputs, answers, teacher_weights, local)
+        context.progress, context.rng = progress, rng
         names = tuple(self.terms)
-        found = rule(seen, names).to(device=batch.rows.device, dtype=torch.float32).detach()
-        real = gather_rows_of_all(batch.real, alone)
+        ruled = rule(context, names).to(device=batch.rows.device, dtype=torch.float32).detach()
+        real = gather_rows_of_all(batch.real, local)
         rows = int(real.sum())
-        if found.shape not in ((len(names),), (rows, len(names))):
+        if ruled.shape not in ((len(names),), (rows, len(names))):
             raise UserError(
-                f"the weighing rule gave weights of shape {tuple(found.shape)}, expected {(len(names),)} or {(rows, len(names))}"
+                f"the weighing rule gave weights of shape {tuple(ruled.shape)}, expected {(len(names),)} or {(rows, len(names))}"
             )
-        whole = found.new_ones(len(real), len(names))
-        whole[real] = found
-        self._weights = {f"weight_{name}": one for name, one in zip(names, whole[real].mean(0), strict=True)}
-        return dict(zip(names, own_rows(whole, len(batch), alone).unbind(1), strict=True))
+        whole = ruled.new_ones(len(real), len(names))
+        whole[real] = ruled
+        self._weights = {f"weight_{name}": mean for name, mean in zip(names, whole[real].mean(0), strict=True)}
+        return dict(zip(names, own_rows(whole, len(batch), local).unbind(1), strict=True))
 
     def columns(self, kinds: Iterable[str]) -> list[str]:
-        """The names that `decided` may hold, where rules of these kinds ("adopt", "weigh") are at work."""
+        """The keys that `decisions` may have under rules of these kinds ("adopt", "weigh")."""
         names = [f"weight_{name}" for name in self.terms] if "weigh" in kinds else []
         names += [f"asked_{teacher.name}" for teacher in self.teachers] if len(self.teachers) > 1 else []
         for name, w in self.terms.items():
@@ -77,33 +79,37 @@ class TermWeights:
                     names += _layer_names(name, teacher, layers)
         return names
 
-    def note(
+    def record(
         self,
         terms: Mapping[str, WeightedTerm],
-        heed: Tensor,
+        teacher_weights: Tensor,
         batch: Batch,
-        shown: Outputs,
-        heard: Sequence[TeacherAnswer],
+        outputs: Outputs,
+        answers: Sequence[TeacherAnswer],
     ) -> None:
-        """Keep what this step's rules decided (collective): weights of terms, the share of rows that heed each teacher
-        (where there are several), the share that each layer of theirs is chosen in."""
-        sums = [torch.stack([(h * batch.real).sum() for h in (heed > 0).T.float()])] if len(self.teachers) > 1 else []
-        names = [f"asked_{teacher.name}" for teacher in self.teachers] if sums else []
+        """Record this step's decisions (collective): weights of terms; with several teachers the share of rows that
+        query each; the share of rows in which a term layer_mask each teacher layer. `teacher_weights` (k, T)."""
+        sums, names = [], []
+        if len(self.teachers) > 1:
+            sums = [torch.stack([(queries * batch.real).sum() for queries in (teacher_weights > 0).T.float()])]
+            names = [f"asked_{teacher.name}" for teacher in self.teachers]
         rows = [batch.real.sum().expand(len(names))]
-        said = {one.place: one for one in heard}
+        by_teacher = {answer.number: answer for answer in answers}
         for name, w in terms.items():
-            chooses = marks_of(w.term).layer_mask
-            for i, teacher in enumerate(self.teachers if chooses else ()):
+            layer_mask = marks_of(w.term).layer_mask
+            for i, teacher in enumerate(self.teachers if layer_mask else ()):
                 chosen = torch.zeros(0, self.layers[i])
-                if i in said and chooses is not None:
-                    chosen = chooses(self.objective.to(shown, said[i]), said[i].answer)[said[i].asked.real]
+                if i in by_teacher and layer_mask is not None:
+                    answer = by_teacher[i]
+                    chosen = layer_mask(self.objective.projected(outputs, answer), answer.outputs)[answer.queried.real]
                 names += _layer_names(name, teacher, self.layers[i])
-                sums.append(chosen.float().sum(0).to(heed.device))
-                rows.append(torch.tensor(len(chosen), device=heed.device).expand(self.layers[i]))
-        self.decided = dict(self._weights)
+                sums.append(chosen.float().sum(0).to(teacher_weights.device))
+                rows.append(torch.tensor(len(chosen), device=teacher_weights.device).expand(self.layers[i]))
+        self.decisions = dict(self._weights)
         if names:
-            found = distributed.all_sum(torch.stack([torch.cat(sums).double(), torch.cat(rows).double()]))
-            self.decided |= dict(zip(names, (found[0] / found[1].clamp_min(1)).unbind(), strict=True))
+            totals = distributed.all_sum(torch.stack([torch.cat(sums).double(), torch.cat(rows).double()]))
+            means = (totals[0] / totals[1].clamp_min(1)).unbind()
+            self.decisions |= dict(zip(names, means, strict=True))
 
 
 def _layer_names(term: str, teacher: Teacher, layers: int) -> list[str]:

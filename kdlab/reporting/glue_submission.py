@@ -146,7 +146,7 @@ def _logits(encoder: Encoder, tokenizer: Any, data: TaskData, split: str, config
         rows = dataset.load(Path(folder), split)
         device = next(encoder.parameters()).device
         batches = _batches(rows, int(tokenizer.pad_token_id or 0), config.data.batch_size)
-        order, logits, _ = evaluation.answers(encoder, batches, device)
+        order, logits, _ = evaluation.predictions(encoder, batches, device)
     if not logits.isfinite().all():
         raise UserError(f"the student of {config.data.task} answers NaN or infinity: it has diverged")
     return logits[order.argsort()]

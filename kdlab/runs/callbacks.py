@@ -17,7 +17,7 @@ from kdlab.callbacks.progress import ProgressCallback
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
 from kdlab.callbacks.weigh import Weigh
-from kdlab.modules.row_pool import chosen
+from kdlab.modules.row_pool import named_strategies
 from kdlab.runs.prepare import PreparedRun
 from kdlab.runs.process import say
 from kdlab.runs.record import RunRecord
@@ -69,10 +69,10 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     folder, tables = prepared.folder / "checkpoints", record.tables.values()
     every = None if config.checkpoint_every == "auto" else config.checkpoint_every
     checkpoint = CheckpointCallback(folder, every, total, prepared.ledger, guard, tables, decisions.flush, say)
-    chooser = select.chooser if select else None
+    selector = select.selector if select else None
     columns = {
         "metrics": evaluation.columns(),
-        "selector": chooser.columns() if chooser else ["step", "arm", "teacher_queries"],
+        "selector": selector.columns() if selector else ["step", "arm", "teacher_queries"],
         "selected": list(COLUMNS) if trace else [],
         "knowledge": decisions.columns(module),
     }
@@ -87,7 +87,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         decisions=decisions if len(columns["knowledge"]) > 1 else None,
         checkpoint=checkpoint,
         check_teachers=LambdaCallback(on_train_start=lambda *_: prepared.stage.meet(prepared.teachers)),
-        progress=ProgressCallback(total, prepared.ledger, chooser) if record.main else None,
+        progress=ProgressCallback(total, prepared.ledger, selector) if record.main else None,
         columns={name: names for name, names in columns.items() if len(names) > 1},  # more than the step
     )
 
@@ -99,7 +99,7 @@ def _trace(prepared: PreparedRun, record: RunRecord, selection: Selection) -> Se
     return SelectionTrace(
         every,
         lambda: prepared.data.observed_batches(config.trainer.trace_rows),
-        chosen(None, selection.arms, False),
+        named_strategies(None, selection.arms, False),
         config.select.ratio,
         prepared.total_steps,
         config.seed,

@@ -16,7 +16,7 @@ import transformers
 
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
-from kdlab.modules.distiller import Distiller
+from kdlab.modules.student import StudentModule
 from kdlab.runs import folders
 from kdlab.runs.process import say
 from kdlab.runtime.ledger import Ledger
@@ -51,7 +51,7 @@ class PreparedRun:
     data: Any  # the LightningDataModule
     ledger: Ledger
     teachers: list[Teacher]
-    module: Distiller
+    module: StudentModule
     baselines: dict[str, dict[str, float]]  # scores by metric of each baseline
     weighing: Selection | None  # weighing rules and their policy; None: constant term weights
     ksm_log: Path | None  # ksm.csv of the module that weighs the terms

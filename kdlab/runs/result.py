@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kdlab.callbacks.cost import training_seconds
-from kdlab.modules.distiller import Distiller
+from kdlab.modules.student import StudentModule
 from kdlab.runs import environment
 from kdlab.runtime.ledger import speedup
 from kdlab.stages import ksm_training
@@ -17,7 +17,7 @@ DISTILLATION = ("scoring", "observation", "teacher_forward", "teacher_cache", "s
 
 def result_of(
     stage: Stage,
-    module: Distiller,
+    module: StudentModule,
     metrics: dict[str, dict[str, float]],
     totals: dict[str, Any],
     probes: list[list[float]],

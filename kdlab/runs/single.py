@@ -90,7 +90,7 @@ def run(
 def trainer_of(prepared: PreparedRun, ordered: list[pl.Callback]) -> pl.Trainer:
     """Lightning's trainer for the run, with these callbacks."""
     config, trainer = prepared.config, prepared.config.trainer
-    ddp = "ddp_find_unused_parameters_true" if prepared.module.phased else "ddp"
+    ddp = "ddp_find_unused_parameters_true" if prepared.module.has_idle_parameters else "ddp"
     return pl.Trainer(
         accelerator=trainer.accelerator if trainer.accelerator != "auto" or torch.cuda.is_available() else "cpu",
         devices=prepared.devices,
@@ -120,7 +120,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer) -> N
     """Evaluate (collective); on rank 0 write student/, result.json and figures/, and print the summary."""
     stage, module, data, folder = prepared.stage, prepared.module, prepared.data, prepared.folder
     metrics = {
-        "student": built.evaluation.last or over_splits(module.measure, data.heldout_splits(final=True)),
+        "student": built.evaluation.last or over_splits(module.evaluate, data.heldout_splits(final=True)),
         **(stage.teachers_on_heldout(module, prepared.teachers, data) if prepared.teachers else {}),
         **prepared.baselines,
     }
@@ -133,7 +133,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer) -> N
         stage.tokenizer.save_pretrained(folder / "student")
     result = result_of(stage, module, metrics, totals, probes, prepared.world, prepared.overrides)
     result["events"] = dict(built.guard.counts)
-    result["checkpoints"] = built.checkpoint.took(totals["seconds"])
+    result["checkpoints"] = built.checkpoint.cost(totals["seconds"])
     atomic_write_text(folder / "student" / "README.md", card(result))
     atomic_write_json(folder / "result.json", result)
     run_figures.draw(folder)

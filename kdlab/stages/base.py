@@ -21,10 +21,10 @@ from kdlab.methods.knowledge.base import is_joint, queries_teacher
 from kdlab.models import loading, varlen
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, pick_layers, random_student, set_dropout, student_from
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import Scorer
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.student import StudentModule
 from kdlab.runtime.devices import first_device, precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import components
@@ -98,7 +98,7 @@ class Stage:
         that has nothing to teach."""
 
     def teachers_on_heldout(
-        self, module: Distiller, teachers: Sequence[Teacher], data: Any
+        self, module: StudentModule, teachers: Sequence[Teacher], data: Any
     ) -> dict[str, dict[str, float]]:
         """The teachers' scores on the held-out rows (collective), by title: "teacher" the main one, "assistant",
         "teacher NAME"; a specialist's on the rows of its classes."""
@@ -248,9 +248,9 @@ class Stage:
 
     def distiller(
         self, student: Encoder, teachers: Sequence[Teacher], ledger: Ledger, total_steps: int, seed: int | None = None
-    ) -> Distiller:
+    ) -> StudentModule:
         """What trains `student` as the configuration says; `seed` of dropout and projections (None: the run's)."""
-        return Distiller(
+        return StudentModule(
             student,
             self.terms(),
             self.optim(),

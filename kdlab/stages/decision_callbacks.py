@@ -12,8 +12,8 @@ from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.weigh import Weigh
 from kdlab.config.groups import SelectConfig
-from kdlab.modules.distiller import Distiller
-from kdlab.modules.scoring_pass import EarlyExit
+from kdlab.modules.early_exit import EarlyExit
+from kdlab.modules.student import StudentModule
 from kdlab.stages.components import Selection, exit_layer
 
 
@@ -24,7 +24,7 @@ def _ignore(row: dict[str, Any]) -> None:
 def select_callback(
     selection: Selection,
     select: SelectConfig,
-    module: Distiller,
+    module: StudentModule,
     data: Any,
     total_steps: int,
     seed: int,
@@ -48,7 +48,7 @@ def select_callback(
     if select.scoring == "stale":
         scoring = {"memory": ScoreMemory(len(data.train), select.refresh)}
     elif select.scoring == "early_exit":
-        scoring = {"look": EarlyExit(exit_layer(select, module.shape.layers))}
+        scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
     return Select(chooser, select.ratio, select.scope, **scoring)
 
 

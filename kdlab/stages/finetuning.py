@@ -22,8 +22,8 @@ from kdlab.methods.marks import marks_of
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.strategies import random
 from kdlab.models import loading
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import TaskScore, over_splits
+from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages import augmented_rows
@@ -176,7 +176,7 @@ class FinetuneStage(Stage):
         return self.teacher_pool.scores
 
     def teachers_on_heldout(
-        self, module: Distiller, teachers: Sequence[Teacher], data: GLUEDataModule
+        self, module: StudentModule, teachers: Sequence[Teacher], data: GLUEDataModule
     ) -> dict[str, dict[str, float]]:
         return self.teacher_scores_all() if teachers else {}
 
@@ -233,7 +233,7 @@ class FinetuneStage(Stage):
             score = self.score
             optim = replace(self.optim(), restarts=())  # labels have no phases
             ledger = Ledger(len(data.train), self.fixed_inputs)
-            module = Distiller(self.student(), LABELS, optim, steps, ledger=ledger, seed=given.seed, score=score)
+            module = StudentModule(self.student(), LABELS, optim, steps, ledger=ledger, seed=given.seed, score=score)
             at_random = Selection({"random": random}, Fixed(["random"]))
             how = replace(given.select, scope="global", scoring="fresh")  # the same rows, whatever the run does
             select = select_callback(at_random, how, module, data, steps, given.seed)
@@ -243,7 +243,7 @@ class FinetuneStage(Stage):
                 accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=self.precision,
             )  # fmt: skip
             splits = data.heldout_splits(final=True)
-            atomic_write_json(out / "scores.json", over_splits(lambda b: module.measure(b), splits))
+            atomic_write_json(out / "scores.json", over_splits(module.evaluate, splits))
             return cost
 
         folder = self.preparation_of.get(

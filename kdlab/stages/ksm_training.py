@@ -21,7 +21,7 @@ from kdlab.errors import UserError, nearest
 from kdlab.methods.ksm.module import KSM
 from kdlab.methods.marks import function_of, marks_of
 from kdlab.methods.selection.policies import Fixed
-from kdlab.modules.distiller import Distiller
+from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import stable
 from kdlab.stages.components import Selection, made
@@ -243,7 +243,7 @@ def _write(table: Table, episode: int, row: dict[str, Any]) -> None:
     table.write({"episode": episode, **row})
 
 
-def _measure(stage: Stage, distiller: Distiller, data: Any) -> Callable[[], float]:
+def _measure(stage: Stage, distiller: StudentModule, data: Any) -> Callable[[], float]:
     """What should fall: the student's loss, or minus its accuracy or F1, on rows it does not learn from."""
     given = stage.config.weigh
     sign = 1.0 if given.reward == "loss" else -1.0
@@ -253,7 +253,7 @@ def _measure(stage: Stage, distiller: Distiller, data: Any) -> Callable[[], floa
         if not held:
             batches = data.aside_batches() if given.reward_data == "heldout" else data.heldout_splits(final=True)[""]
             held.extend(batch.to(distiller.device) for batch in batches)
-        with distiller.metered("observation"):
-            return sign * distiller.measure(held, part="observation")[given.reward]
+        with distiller.timed("observation"):
+            return sign * distiller.evaluate(held, part="observation")[given.reward]
 
     return measure

@@ -12,8 +12,10 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from kdlab.callbacks.nonfinite import NonFiniteGuard
 from kdlab.callbacks.progress import ProgressCallback
-from kdlab.modules.distiller import Distiller
+from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.lightning_options import PLAIN_TRAINER
+from kdlab.modules.student import StudentModule
+from kdlab.modules.teacher import TeacherModule
 from kdlab.runtime.devices import first_device
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import atomic_write_json, read_json
@@ -22,7 +24,7 @@ COST = "cost.json"  # file of a trained artifact: the cost of its training
 
 
 def fit(
-    module: Distiller,
+    module: StudentModule | TeacherModule | AssistantModule,
     data: Any,
     steps: int,
     title: str,

@@ -18,8 +18,8 @@ from kdlab.data.text.masking import Masker
 from kdlab.data.text.sources import TextFolder
 from kdlab.errors import UserError
 from kdlab.models import loading
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import MaskedLMScore
+from kdlab.modules.student import StudentModule
 from kdlab.stages.base import Stage, vocabulary_hash
 from kdlab.stages.components import made
 from kdlab.stages.teachers.masked_lms import TextTeacherPool
@@ -58,11 +58,11 @@ class PretrainStage(Stage):
         return TextTeacherPool(self)
 
     def teachers_on_heldout(
-        self, module: Distiller, teachers: Sequence[Teacher], data: CorpusDataModule
+        self, module: StudentModule, teachers: Sequence[Teacher], data: CorpusDataModule
     ) -> dict[str, dict[str, float]]:
         titles = {member.name: member.title for member in self.teacher_pool.members}
         return {
-            titles[teacher.name]: module.measure(data.heldout_splits(final=True)[""], teacher=teacher)
+            titles[teacher.name]: module.evaluate(data.heldout_splits(final=True)[""], teacher=teacher)
             for teacher in teachers
         }
 

@@ -47,13 +47,35 @@ def without_figures() -> None:
     run_figures.draw = lambda folder: []  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def training_modules() -> tuple[type[Any], ...]:
+    """The LightningModules that kdlab trains: those of a run itself and of its prerequisites."""
+    from kdlab.modules.assistant import AssistantModule
+    from kdlab.modules.student import StudentModule
+    from kdlab.modules.teacher import TeacherModule
+
+    return StudentModule, TeacherModule, AssistantModule
+
+
+def before_each(name: str, action: Callable[[Any], None]) -> None:
+    """Call `action` with the module before each call of the method `name` of a training module."""
+
+    def trapped(original: Callable[..., Any]) -> Callable[..., Any]:
+        def trap(module: Any, *arguments: Any, **named: Any) -> Any:
+            action(module)
+            return original(module, *arguments, **named)
+
+        return trap
+
+    for trained in training_modules():
+        setattr(trained, name, trapped(getattr(trained, name)))
+
+
 def watch(visit: Callable[[Moment], None]) -> None:
     """Have `visit` called in every moment of what this process runs from now on."""
     from kdlab.callbacks import checkpoint, evaluate
     from kdlab.callbacks.observer import LossObserver
     from kdlab.callbacks.progress import ProgressCallback
     from kdlab.methods.ksm.module import KSM
-    from kdlab.modules.distiller import Distiller
     from kdlab.storage import artifacts
     from kdlab.teachers.cache.store import DiskStore
 
@@ -62,9 +84,9 @@ def watch(visit: Callable[[Moment], None]) -> None:
     def locate(first: Any) -> None:
         """Where the training is, as far as an argument tells."""
         module = getattr(getattr(first, "__self__", first), "module", getattr(first, "__self__", first))
-        if isinstance(module, Distiller) and module._trainer is not None:
+        if isinstance(module, training_modules()) and module._trainer is not None:
             bars = [one for one in module.trainer.callbacks if isinstance(one, ProgressCallback)]  # pyright: ignore
-            now.update(step=module.trainer.global_step, stage=bars[0].what if bars else "training")
+            now.update(step=module.trainer.global_step, stage=bars[0].title if bars else "training")
 
     def at(when: str) -> None:
         visit(Moment(str(now["stage"]), int(now["step"]), when))
@@ -94,9 +116,10 @@ def watch(visit: Callable[[Moment], None]) -> None:
         locate(arguments[2])
         at(f"save {number}")
 
-    before(Distiller, "training_step", "start")
-    before(Distiller, "configure_gradient_clipping", "gradient")
-    before(Distiller, "on_train_batch_end", "end")
+    for trained in training_modules():
+        before(trained, "training_step", "start")
+        before(trained, "configure_gradient_clipping", "gradient")
+        before(trained, "on_train_batch_end", "end")
     after(LossObserver, "__call__", "observation")
     after(evaluate, "over_splits", "evaluation")
     before(KSM, "learn", "phase")
@@ -184,15 +207,15 @@ class Spoil:
     what: str = "loss"
 
     def __call__(self) -> None:
-        from kdlab.modules.distiller import Distiller
+        from kdlab.modules.student import StudentModule
 
-        original = Distiller.loss
+        original = StudentModule.loss
         spoiled = self
 
-        def loss(module: Any, *arguments: Any, alone: bool = False, **named: Any) -> Any:
-            found = original(module, *arguments, alone=alone, **named)
+        def loss(module: Any, *arguments: Any, local: bool = False, **named: Any) -> Any:
+            found = original(module, *arguments, local=local, **named)
             prepared = module._trainer is None or module.trainer.max_epochs is None
-            if alone or prepared or module.trainer.global_step not in spoiled.steps:
+            if local or prepared or module.trainer.global_step not in spoiled.steps:
                 return found
             if spoiled.what == "loss":
                 return found * float("nan")
@@ -200,7 +223,7 @@ class Spoil:
             return found
 
         without_figures()
-        Distiller.loss = loss  # pyright: ignore[reportAttributeAccessIssue]
+        StudentModule.loss = loss  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass
@@ -210,16 +233,12 @@ class Measure:
     file: Path
 
     def __call__(self) -> None:
-        from kdlab.modules.distiller import Distiller
-
-        original = Distiller.training_step
         page = os.sysconf("SC_PAGE_SIZE")
 
-        def trap(module: Any, *arguments: Any) -> Any:
+        def measure(module: Any) -> None:
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
             with open(self.file, "a") as out:
                 out.write(f"{time.perf_counter()},{resident},{len(os.listdir('/proc/self/fd'))}\n")
-            return original(module, *arguments)
 
         without_figures()
-        Distiller.training_step = trap  # pyright: ignore[reportAttributeAccessIssue]
+        before_each("training_step", measure)

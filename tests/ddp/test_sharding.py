@@ -16,7 +16,7 @@ from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import transformer_layers
-from kdlab.modules.evaluation import answers
+from kdlab.modules.evaluation import predictions
 from kdlab.teachers.teacher import Teacher
 from kdlab.testing.child_process import PRELOADED
 from kdlab.types import Batch
@@ -55,18 +55,18 @@ def two_ranks(number: int, folder: Path) -> None:
         layers = transformer_layers(teacher.encoder.model)
         found[f"held {family}"] = [held(layers), held(teacher.encoder.model)]
         mine = batch(LENGTHS[number])
-        said = [teacher.answer(mine, wants=wants)] if number == 0 else []
-        said += [teacher.answer(mine, wants=wants)]  # rank 1 only runs along with the second of rank 0
+        said = [teacher.answer(mine, needed=wants)] if number == 0 else []
+        said += [teacher.answer(mine, needed=wants)]  # rank 1 only runs along with the second of rank 0
         if number == 1:
             teacher.catch_up()
         found[execution] = said[-1].shown
-        found[f"read {execution}"] = teacher.answer(mine).shown.hidden
+        found[f"read {execution}"] = teacher.answer(mine).outputs.hidden
         # batches that only one rank has: scores are of all ranks' rows
         some = [mine, mine, mine] if number == 0 else []
-        found["scored"] = answers(teacher.encoder, teacher.over(some), None, lambda *_: None, teacher.project)[1]
+        found["scored"] = predictions(teacher.encoder, teacher.over(some), None, lambda *_: None, teacher.project)[1]
         found[f"held {family}"].append(held(layers))
     half = Teacher("t", Encoder(model()), shared=True).hold("bf16-mixed").to(torch.device("cpu"))
-    found["half"] = half.answer(batch(LENGTHS[number])).shown.hidden
+    found["half"] = half.answer(batch(LENGTHS[number])).outputs.hidden
     if number == 0:
         half.ask(batch(LENGTHS[number]))  # rank 1 runs along
     half.catch_up()
@@ -105,7 +105,7 @@ def test_each_rank_holds_half_of_every_layer_and_the_rest_whole(family, both):
 def test_answers_are_those_of_the_whole_teacher(execution, both):
     alone = Teacher("t", Encoder(model(FAMILIES[execution]), execution))
     for found, lengths in zip(both, LENGTHS, strict=True):
-        shown, wanted = found[execution], alone.ask(batch(lengths), wants=frozenset({"states"}))
+        shown, wanted = found[execution], alone.query(batch(lengths), needed=frozenset({"states"}))
         assert wanted.hidden is not None and wanted.states is not None
         assert torch.equal(shown.hidden, wanted.hidden)
         assert len(shown.states) == len(wanted.states) == alone.encoder.model.config.num_hidden_layers + 1

@@ -479,9 +479,9 @@ class Witness:
     def __call__(self) -> None:
         plainly()
         from kdlab.data.datamodules import TrainingDataModule
-        from kdlab.modules.distiller import Distiller
+        from kdlab.modules.student import StudentModule
 
-        step, aside = Distiller.training_step, TrainingDataModule.set_aside
+        step, aside = StudentModule.training_step, TrainingDataModule.set_aside
 
         def trap(module: Any, batch: Any, batch_idx: int) -> Any:
             self.note("trained", batch.rows[batch.real].tolist())
@@ -492,7 +492,7 @@ class Witness:
             held = [row for batch in data.aside_batches() for row in batch.rows.tolist()]
             self.note("aside", held)
 
-        Distiller.training_step = trap  # pyright: ignore
+        StudentModule.training_step = trap  # pyright: ignore
         TrainingDataModule.set_aside = setting
 
     def note(self, what: str, rows: list[int]) -> None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from kdlab.testing.fault_points import before_each
+
 
 class Forked:
     """What `kdlab.runs.process.spawn` returns, as far as it is used."""
@@ -84,16 +86,11 @@ class FailAt:
         self.step = step
 
     def __call__(self) -> None:
-        from kdlab.modules.distiller import Distiller
-
-        original = Distiller.training_step
-
-        def trap(module, *arguments):
+        def fail(module):
             if module.trainer.global_step == self.step:
                 raise RuntimeError("boom")
-            return original(module, *arguments)
 
-        Distiller.training_step = trap  # pyright: ignore
+        before_each("training_step", fail)
 
 
 class InterruptSweepAt:
@@ -105,12 +102,9 @@ class InterruptSweepAt:
     def __call__(self) -> None:
         import time
 
-        from kdlab.modules.distiller import Distiller
-
-        original = Distiller.training_step
         came: list[int] = []
 
-        def trap(module, *arguments):
+        def interrupt(module):
             if module.trainer.global_step == self.step:
                 handler = signal.getsignal(self.number)
 
@@ -123,6 +117,5 @@ class InterruptSweepAt:
                 os.kill(os.getppid(), self.number)
                 while not came:
                     time.sleep(0.02)
-            return original(module, *arguments)
 
-        Distiller.training_step = trap  # pyright: ignore
+        before_each("training_step", interrupt)

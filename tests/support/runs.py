@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.testing.child_process import PRELOADED, TINY, TINY_TASK, ChildResult, call, outcome, tiny, tiny_task  # noqa: F401
+from kdlab.testing.fault_points import before_each
 
 PRELOADED += ["tests.conftest", "tests.support.runs"]
 
@@ -39,17 +40,13 @@ class KillAt:
         self.step, self.when = step, when
 
     def __call__(self) -> None:
-        from kdlab.modules.distiller import Distiller
-
         name = "on_train_batch_end" if self.when == "end" else "training_step"
-        original = getattr(Distiller, name)
 
-        def trap(module: Any, *arguments: Any, **named: Any) -> Any:
+        def kill(module: Any) -> None:
             if module.trainer.global_step == self.step:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(module, *arguments, **named)
 
-        setattr(Distiller, name, trap)
+        before_each(name, kill)
 
 
 class CtrlCAt:
@@ -59,17 +56,13 @@ class CtrlCAt:
         self.step = step
 
     def __call__(self) -> None:
-        from kdlab.modules.distiller import Distiller
-
-        original = Distiller.training_step
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
-        def trap(module: Any, *arguments: Any) -> Any:
+        def interrupt(module: Any) -> None:
             if module.trainer.global_step == self.step:
                 os.kill(os.getpid(), signal.SIGINT)
-            return original(module, *arguments)
 
-        Distiller.training_step = trap  # pyright: ignore
+        before_each("training_step", interrupt)
 
 
 def run_folder(folder: Path, name: str = "adads_pretrain") -> Path:

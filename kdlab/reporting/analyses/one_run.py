@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlab.callbacks.selection_trace import ALL, traced
 from kdlab.data.tasks.dataset import TokenizedRows
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
 from kdlab.models.encoder import Encoder
-from kdlab.modules.row_pool import keeps, look
+from kdlab.modules.row_pool import ALL, row_pool, selection_mask, selection_rows
 from kdlab.plotting import style
 from kdlab.reporting.analyses.gradients import cosines
 from kdlab.reporting.analyses.open_run import OpenRun
@@ -59,9 +58,9 @@ def gradients(run: OpenRun, rows: int, names: Sequence[str] | None, head: bool) 
     kept: dict[tuple[str, float], list[Tensor]] = {(name, ratio): [] for name in arms for ratio in RATIOS}
     for batch in track(every, "gradients", "batches"):
         batch = batch.to(run.device)
-        pool = run.look(batch)
+        pool = run.row_pool(batch)
         for (name, ratio), mine in kept.items():
-            mine.append(keeps(pool, arms[name], ratio, run.config.seed, "gradients", name))
+            mine.append(selection_mask(pool, arms[name], ratio, run.config.seed, "gradients", name))
         parts.append(cosines(run.student, batch, run.told(batch), soft, parameters))
     cosine = torch.cat(parts)
     found = []
@@ -139,8 +138,8 @@ def _looked(run: OpenRun, rows: int, names: Sequence[str] | None) -> list[dict[s
     found = []
 
     def point(encoder: Encoder, step: int) -> None:
-        pool = look(encoder, every, run.device)
-        found.extend(traced(pool, arms, ratio, step, step / run.steps, run.config.seed))
+        pool = row_pool(encoder, every, run.device)
+        found.extend(selection_rows(pool, arms, ratio, step, step / run.steps, run.config.seed))
 
     encoder = run.start()
     point(encoder, 0)
@@ -178,10 +177,10 @@ def tsne(run: OpenRun, rows: int, names: Sequence[str] | None, ratio: float | No
         raise UserError("t-SNE needs scikit-learn: pip install scikit-learn") from error
     share = run.ratio(ratio)
     arms = run.strategies(names, ["margin", "random"] if not run.regression else ["density", "random"])
-    pool = look(run.student, run.batches(rows), run.device)
+    pool = row_pool(run.student, run.batches(rows), run.device)
     if len(pool) < 4:
         raise UserError(f"t-SNE of {len(pool)} rows says nothing: --rows 4 or more")
-    picks = {name: keeps(pool, s, share, run.config.seed, "tsne", name) for name, s in arms.items()}
+    picks = {name: selection_mask(pool, s, share, run.config.seed, "tsne", name) for name, s in arms.items()}
     features = pool.features.double().numpy()
     perplexity = min(30.0, (len(pool) - 1) / 3)
     # PCA's own start fails on features with fewer than two dimensions of spread

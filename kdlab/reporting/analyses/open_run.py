@@ -16,7 +16,7 @@ from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze
-from kdlab.modules.row_pool import RowPool, chosen, look, look_at_text
+from kdlab.modules.row_pool import RowPool, named_strategies, row_pool, text_pool
 from kdlab.reporting.analyses.gradients import Loss, units
 from kdlab.runs import finished
 from kdlab.stages.finetuning import FinetuneStage
@@ -108,7 +108,7 @@ class OpenRun:
         return self.teacher.project(self.teacher.encoder.vectors(shown, *units(batch))).float()
 
     def strategies(self, names: Sequence[str] | None, default: Sequence[str] | None = None) -> dict[str, Strategy]:
-        return chosen(names, self.stage.selection().arms, self.regression, default)
+        return named_strategies(names, self.stage.selection().arms, self.regression, default)
 
     def ratio(self, given: float | None) -> float:
         """The share of the rows to select: as given, or the run's own; UserError where that is all of them."""
@@ -130,9 +130,9 @@ class OpenRun:
 
         return loss
 
-    def look(self, batch: Batch) -> RowPool:
+    def row_pool(self, batch: Batch) -> RowPool:
         """What strategies see of a batch that is on the device."""
-        return look_at_text(self.student, batch) if self.text else look(self.student, [batch], self.device)
+        return text_pool(self.student, batch) if self.text else row_pool(self.student, [batch], self.device)
 
     def batches(self, rows: int) -> Iterator[Batch]:
         """`rows` training rows drawn once (those that a policy watches), in batches of the run's size."""

@@ -19,7 +19,7 @@ from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.cache.maintenance import ENDING
 from kdlab.teachers.cache.store import DiskStore, MemoryStore
 from kdlab.teachers.specs import TeacherSpec
-from kdlab.teachers.teacher import Teacher, held_in
+from kdlab.teachers.teacher import Teacher, teacher_dtype
 
 if TYPE_CHECKING:
     from kdlab.stages.base import Stage
@@ -93,7 +93,7 @@ def remember(
         "rows": dict(rows_parts),
         "mask_seed": None if stage.fixed_inputs else stage.config.seed,
         "precision": precision,
-        **({"held": str(held_in(precision))} if held_in(precision) else {}),
+        **({"held": str(teacher_dtype(precision))} if teacher_dtype(precision) else {}),
         "keeps": asdict(keeps),
     }
     key = key_of(parts)
@@ -123,10 +123,10 @@ def _config_of(teacher: Teacher) -> dict[str, Any]:
 
 def _opened(cache: AnswerCache, store: DiskStore) -> bool:
     try:
-        store.open(cache.mind)
+        store.open(cache.handle_fault)
     except CacheUnusable:
         return False
     except OSError as error:
-        cache.failed(error, "it")
+        cache.handle_error(error, "it")
         return False
     return True

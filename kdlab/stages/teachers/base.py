@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlab.config.teacher_groups import AssistantConfig
-from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import set_dropout
-from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.devices import precision_of
 from kdlab.runtime.ledger import Ledger
@@ -164,20 +162,19 @@ class TeacherPool:
         data = self.rows(member, given.seed, given.batch_size, given.max_steps, given.max_epochs)
         steps = data.sampler().batches
         ledger = Ledger(len(data.train), stage.fixed_inputs)
-        soft = WeightedTerm(partial(soft_loss, temperature=given.temperature), 1 - given.label_weight)
-        terms = {"label": WeightedTerm(label_loss, given.label_weight), "soft": soft}
         optim = OptimizerSettings(
             lr=given.lr, weight_decay=given.weight_decay, warmup=given.warmup, fused=precision != "16-mixed"
         )
         teacher = self.teacher(self.main, ledger)
         self.remember(member, teacher, len(data.train), ledger, precision)
-        module = Distiller(
+        module = AssistantModule(
             Encoder(model.train()),
-            {name: w for name, w in terms.items() if w.weight > 0},
+            teacher,
             optim,
             steps,
-            [teacher],
-            ledger,
+            temperature=given.temperature,
+            label_weight=given.label_weight,
+            ledger=ledger,
             seed=given.seed,
             score=stage.score,
         )
@@ -198,5 +195,5 @@ class TeacherPool:
         """Let the main teacher keep its answers to the `rows` rows that an assistant learns from. Of text it does not:
         an assistant's masks are its own."""
 
-    def finish(self, module: Distiller, data: Any, out: Path) -> None:
+    def finish(self, module: AssistantModule, data: Any, out: Path) -> None:
         """What is kept of a new teacher beside its weights."""

@@ -20,10 +20,10 @@ from kdlab.methods.knowledge.logits import label_loss
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.evaluation import TaskScore, over_splits
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.teacher import TeacherModule
 from kdlab.runtime import distributed
 from kdlab.runtime.devices import first_device, precision_of
 from kdlab.runtime.ledger import Ledger
@@ -34,7 +34,7 @@ from kdlab.stages.teachers.base import TeacherPool
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
-from kdlab.teachers.teacher import Teacher, held_in
+from kdlab.teachers.teacher import Teacher, teacher_dtype
 from kdlab.types import TaskShape
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ class TaskTeacherPool(TeacherPool):
         steps = data.sampler().batches
         optim = OptimizerSettings(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
         ledger = Ledger(len(data.train), self.stage.fixed_inputs)
-        module = Distiller(
-            Encoder(model.train()), LABELS, optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(shape)
+        module = TeacherModule(
+            Encoder(model.train()), optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(shape)
         )
         accelerator = self.stage.config.trainer.accelerator
         cost = fit(
@@ -220,7 +220,7 @@ class TaskTeacherPool(TeacherPool):
             data_parts = {**data_parts, "classes": list(member.classes)}
 
         parts = {**self.weights(member), "task": data_parts}
-        if met is not None and (dtype := held_in(stage.precision)) is not None:
+        if met is not None and (dtype := teacher_dtype(stage.precision)) is not None:
             parts["numbers"] = str(dtype)
         together: dict[str, float] = {}
 

@@ -11,13 +11,12 @@ import numpy as np
 from kdlab.config.teacher_groups import PrepareConfig
 from kdlab.data.datamodules import CorpusDataModule
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.logits import label_cross_entropy
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
-from kdlab.modules.distiller import Distiller
-from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.teacher import TeacherModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.preparation import fit
@@ -118,10 +117,9 @@ class TextTeacherPool(TeacherPool):
         data = stage.rows_of(
             prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
         )
-        terms = {"mlm": WeightedTerm(label_cross_entropy, 1.0)}
         optim = OptimizerSettings(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
         ledger = Ledger(len(data.train), stage.fixed_inputs)
-        module = Distiller(Encoder(model.train()), terms, optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
+        module = TeacherModule(Encoder(model.train()), optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
         accelerator = stage.config.trainer.accelerator
         cost = fit(module, data, prepare.max_steps, f"preparing {member.title}", accelerator=accelerator)
         self.finish(module, data, out)
@@ -129,8 +127,8 @@ class TextTeacherPool(TeacherPool):
         stage.tokenizer.save_pretrained(out)
         return cost
 
-    def finish(self, module: Distiller, data: Any, out: Path) -> None:
-        atomic_write_json(out / "heldout.json", module.measure(data.heldout_splits()[""]))
+    def finish(self, module: TeacherModule | AssistantModule, data: Any, out: Path) -> None:
+        atomic_write_json(out / "heldout.json", module.evaluate(data.heldout_splits()[""]))
 
     def _distilled(self, member: TeacherSpec) -> Path:
         folder = super()._distilled(member)

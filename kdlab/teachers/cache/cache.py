@@ -1,7 +1,7 @@
-"""A teacher that remembers: what it said about a row is kept, and whoever asks next is answered without a forward.
+"""A teacher's answer cache: each answer is stored by row, and later queries for the row run no forward.
 
-What is used is always what stands in the store: fresh answers are written first and read back. The last bits of a fresh
-answer depend on the rows that ran beside it, so what was stored first is the row's answer from then on.
+Answers always come from the store: fresh ones are written first and read back. The last bits of a fresh answer depend on
+the rows that ran beside it, so the first one stored is the row's answer from then on.
 """
 
 from __future__ import annotations
@@ -18,187 +18,190 @@ from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.runtime.ledger import ALWAYS, Ledger
 from kdlab.runtime.seeding import stable
-from kdlab.teachers.cache.codec import CacheSpec, Project, UnitLogits, put_together, taken_apart
+from kdlab.teachers.cache.codec import CacheSpec, Project, UnitLogits, encode_rows, join_rows
 from kdlab.teachers.cache.store import CachedRow, DiskStore, MemoryStore
 from kdlab.types import Batch, Outputs
 
 
 @dataclass
 class CacheLookup:
-    """What a teacher shows for the rows of a batch.
+    """A teacher's answer about the rows of a batch.
 
-    `units`: the logits, where a cache keeps these and not what they are made of; `ran`: the batches that a forward was
-    run for.
+    `outputs`: its hidden states; `logits`: those that a cache stored in the place of hidden states (None: they follow from
+    `outputs`); `forwards`: the batches that a forward ran for.
     """
 
-    shown: Outputs
-    units: UnitLogits | None = None
-    ran: list[Batch] = field(default_factory=list)
+    outputs: Outputs
+    logits: UnitLogits | None = None
+    forwards: list[Batch] = field(default_factory=list)
 
 
 class CacheUnusable(Exception):
-    """The cache cannot be used, and the run goes on without."""
+    """The cache cannot be used, and the run continues without it."""
 
 
 class AnswerCache:
-    """What one teacher said, row by row, in `store`; of each answer it keeps what `keeps` says.
+    """The answers of one teacher by row, in `store`; `spec`: the part of an answer that is stored.
 
-    `outputs` C (or V) of its logits. `key` names the answers and decides what is drawn. `fixed_inputs`: a row is the same
-    input in every epoch. `alone`: a missing row runs by itself, so that its bits do not depend on other rows.
-    `trouble`, of a damaged store or a full disk: "rebuild" asks again what is damaged, and writes no more where the disk
-    is full; "without" goes on without a cache; "refuse" is a UserError.
+    `outputs`: C (or V) of its logits. `key` names the answers and seeds the sampled ones. `fixed_inputs`: a row is the same
+    input in every epoch. `single_rows`: a missing row runs in a batch of its own, so that its bits do not depend on other
+    rows. `on_fault`, of a damaged store or a full disk: "rebuild" queries damaged rows again, and stops writing when the
+    disk is full; "without" continues without the cache; "refuse" raises UserError. `say` takes a line for the user.
 
-    `run` names a run over all its interruptions, `step` counts its steps: what this run asked at this very step before
-    it was killed, and went on from a checkpoint, is counted as asked, as in the run that was never killed.
+    `run` identifies a run across its interruptions, `step` counts its micro-steps. Rows that this run queried at the same
+    step before it was killed, and resumed from a checkpoint, count as queries, as in a run that was never killed.
     """
 
     def __init__(
         self,
         store: DiskStore | MemoryStore,
-        keeps: CacheSpec,
+        spec: CacheSpec,
         outputs: int,
         key: str,
         fixed_inputs: bool,
         ledger: Ledger | None = None,
-        alone: bool = False,
-        trouble: str = "rebuild",
+        single_rows: bool = False,
+        on_fault: str = "rebuild",
         say: Callable[[str], None] = print,
     ) -> None:
-        self.store, self.keeps, self.outputs, self.key = store, keeps, outputs, key
-        self.fixed_inputs, self.ledger, self.alone = fixed_inputs, ledger, alone
-        self._trouble, self._say = trouble, say
+        self.store, self.spec, self.outputs, self.key = store, spec, outputs, key
+        self.fixed_inputs, self.ledger, self.single_rows = fixed_inputs, ledger, single_rows
+        self._on_fault, self._say = on_fault, say
         self.run, self._step = 0, 0
-        self._this_step: set[tuple[int, int]] = set()
-        self._said = False
+        self._this_step: set[tuple[int, int]] = set()  # (epoch, row) of the rows looked up at this step
+        self._informed = False
         self.usable = self.writes = True
 
     @property
     def step(self) -> int:
+        """The micro-step of the run."""
         return self._step
 
     @step.setter
     def step(self, step: int) -> None:
         self._step, self._this_step = step, set()
 
-    def ask(self, name: str, encoder: Encoder, project: Project, batch: Batch, count: bool) -> CacheLookup:
-        """What the teacher says about the rows of `batch`: what is missing is asked, and kept. Raises Unusable.
+    def lookup(self, name: str, encoder: Encoder, project: Project, batch: Batch, count: bool) -> CacheLookup:
+        """The answer about the rows of `batch`; rows that are missing run a forward and are stored. Raises CacheUnusable.
 
-        `count`: the ledger learns which real rows were asked, and which answered from here.
+        `count`: enter into the ledger, by the teacher's `name`, the real rows that were queried and those answered here.
         """
         with self._time("teacher_cache"):
             epoch = ALWAYS if self.fixed_inputs else batch.epoch
-            rows, real, contents = batch.rows.tolist(), batch.real.tolist(), self._contents(batch)
-            found = self._read(epoch, rows, contents)
-            missing = [one is None for one in found]
+            rows, real, checksums = batch.rows.tolist(), batch.real.tolist(), self._checksums(batch)
+            stored = self._read(epoch, rows, checksums)
             now = (self.run, self._step)
-            asked = [
-                one is None or ((one.run, one.step) == now and (epoch, row) not in self._this_step)
-                for one, row in zip(found, rows, strict=True)
+            queried = [
+                entry is None or ((entry.run, entry.step) == now and (epoch, row) not in self._this_step)
+                for entry, row in zip(stored, rows, strict=True)
             ]
-            ran = self._batches(batch, asked)
-            if any(missing):
-                # rows of this step that are there were stored by this run just before it was killed: they run again
-                # with the others, so that the answers of these have the same bits
+            forwards = self._batches(batch, queried)
+            if any(entry is None for entry in stored):
+                # this run stored rows of this step just before it was killed: they run again with the missing ones, so
+                # that the answers to these have the same bits
                 with self._time("teacher_forward"):
-                    made = [one for some in ran for one in self._rows_of(encoder, project, some)]
-                self._keep(epoch, rows, contents, [i for i, one in enumerate(asked) if one], made, real, found)
+                    payloads = [row for part in forwards for row in self._encode(encoder, project, part)]
+                places = [i for i, one in enumerate(queried) if one]
+                self._store(epoch, rows, checksums, places, payloads, real, stored)
             if count and self.ledger is not None:
-                which = torch.tensor(asked, device=batch.rows.device)
-                self.ledger.ask(name, batch.rows[which & batch.real], batch.epoch)
-                self.ledger.answered(name, batch.rows[~which & batch.real])
-            both = zip(rows, asked, real, strict=True)
-            self._this_step.update((epoch, row) for row, one, genuine in both if one and genuine)
-            payloads = [one.payload for one in found if one is not None]
+                mask = torch.tensor(queried, device=batch.rows.device)
+                self.ledger.ask(name, batch.rows[mask & batch.real], batch.epoch)
+                self.ledger.answered(name, batch.rows[~mask & batch.real])
+            self._this_step.update(
+                (epoch, row) for row, one, counts in zip(rows, queried, real, strict=True) if one and counts
+            )
+            payloads = [entry.payload for entry in stored if entry is not None]
             layers = encoder.model.config.num_hidden_layers
-            return CacheLookup(*put_together(self.keeps, batch, payloads, self.outputs, layers), ran)
+            return CacheLookup(*join_rows(self.spec, batch, payloads, self.outputs, layers), forwards)
 
-    def _batches(self, batch: Batch, which: Sequence[bool]) -> list[Batch]:
-        """The batches in which some rows of `batch` run."""
-        index = [i for i, one in enumerate(which) if one]
-        if self.alone:
+    def _batches(self, batch: Batch, mask: Sequence[bool]) -> list[Batch]:
+        """The batches in which the rows in `mask` run."""
+        index = [i for i, one in enumerate(mask) if one]
+        if self.single_rows:
             return [batch.take(torch.tensor([i], device=batch.rows.device)) for i in index]
         if len(index) == len(batch):
             return [batch]
         return [batch.take(torch.tensor(index, device=batch.rows.device))] if index else []
 
-    def _rows_of(self, encoder: Encoder, project: Project, batch: Batch) -> list[bytes]:
-        rows, k = batch.rows.tolist(), self.keeps.k
+    def _encode(self, encoder: Encoder, project: Project, batch: Batch) -> list[bytes]:
+        """The bytes to store of each row, after a forward over `batch`."""
+        rows, k = batch.rows.tolist(), self.spec.k
 
         def draw(i: int, units: int) -> np.ndarray:
-            """A row's draws depend on nothing but the row and its masks."""
+            """Uniform numbers (units, k) of a row, which depend on the row and its masks alone."""
             rng = np.random.Generator(np.random.Philox(key=stable("answers", self.key, batch.epoch, rows[i])))
             return rng.random((units, k))
 
-        return taken_apart(self.keeps, encoder, project, batch, self.outputs, draw)
+        return encode_rows(self.spec, encoder, project, batch, self.outputs, draw)
 
-    def _keep(
+    def _store(
         self,
         epoch: int,
         rows: Sequence[int],
-        contents: Sequence[int],
+        checksums: Sequence[int],
         places: Sequence[int],
-        made: Sequence[bytes],
+        payloads: Sequence[bytes],
         real: Sequence[bool],
-        found: list[CachedRow | None],
+        stored: list[CachedRow | None],
     ) -> None:
-        """Write fresh answers to the rows at `places` (real ones), and put what is there now into `found`."""
-        for i, payload in zip(places, made, strict=True):
-            found[i] = CachedRow(np.frombuffer(payload, np.uint8), self.run, self._step)
-        kept = [(i, payload) for i, payload in zip(places, made, strict=True) if real[i]]
-        if not kept or not self.writes:
+        """Write `payloads`, the answers to the rows at `places`, if they are real; put the stored ones into `stored`."""
+        for i, payload in zip(places, payloads, strict=True):
+            stored[i] = CachedRow(np.frombuffer(payload, np.uint8), self.run, self._step)
+        written = [(i, payload) for i, payload in zip(places, payloads, strict=True) if real[i]]
+        if not written or not self.writes:
             return
-        some, their = [rows[i] for i, _ in kept], [contents[i] for i, _ in kept]
+        ids, sums = [rows[i] for i, _ in written], [checksums[i] for i, _ in written]
         try:
-            self.store.write(epoch, some, their, [payload for _, payload in kept], self.run, self._step)
+            self.store.write(epoch, ids, sums, [payload for _, payload in written], self.run, self._step)
         except OSError as error:
             self.writes = False
-            self.usable = self._trouble != "without"
-            self.failed(error, "writing to it" if self.usable else "it")
+            self.usable = self._on_fault != "without"
+            self.handle_error(error, "writing to it" if self.usable else "it")
             return
-        for (i, _), one in zip(kept, self._read(epoch, some, their), strict=True):
-            found[i] = one or found[i]
+        for (i, _), entry in zip(written, self._read(epoch, ids, sums), strict=True):
+            stored[i] = entry or stored[i]
 
-    def _read(self, epoch: int, rows: Sequence[int], contents: Sequence[int]) -> list[CachedRow | None]:
+    def _read(self, epoch: int, rows: Sequence[int], checksums: Sequence[int]) -> list[CachedRow | None]:
         try:
-            return self.store.read(epoch, rows, contents, self.mind)
+            return self.store.read(epoch, rows, checksums, self.handle_fault)
         except OSError as error:
             self.usable = False
-            self.failed(error, "it")
+            self.handle_error(error, "it")
             raise CacheUnusable from error
 
-    def failed(self, error: OSError, without: str) -> None:
-        """What is done where the disk fails: it is full, say."""
+    def handle_error(self, error: OSError, without: str) -> None:
+        """Report that the disk fails (it is full, say) and the run continues without `without`; UserError for "refuse"."""
         what = f"{error.strerror or error} in {getattr(self.store, 'folder', 'memory')}"
-        if self._trouble == "refuse":
+        if self._on_fault == "refuse":
             raise UserError(f"teacher cache: {what}; free some space, or teachers.cache_trouble=without") from error
         self._say(f"teacher cache: {what}; the run goes on without {without}")
 
-    def mind(self, fault: str) -> None:
-        """What is done about something damaged that the store found, as `trouble` says."""
-        if self._trouble == "refuse":
+    def handle_fault(self, fault: str) -> None:
+        """Handle damage that the store found, as `on_fault` demands; the first fault is reported."""
+        if self._on_fault == "refuse":
             raise UserError(
                 f"teacher cache: {fault}; teachers.cache_trouble=rebuild asks the teacher again, without goes on without"
             )
-        if not self._said:
-            self._said = True
-            rest = "goes on without this cache" if self._trouble == "without" else "asks the teacher again"
+        if not self._informed:
+            self._informed = True
+            rest = "goes on without this cache" if self._on_fault == "without" else "asks the teacher again"
             self._say(f"teacher cache: {fault}; the run {rest}")
-        if self._trouble == "without":
+        if self._on_fault == "without":
             self.usable = False
             raise CacheUnusable
 
-    def _contents(self, batch: Batch) -> list[int]:
-        """A checksum of each row's tokens, their segments and the places of its units, begun with the key's."""
+    def _checksums(self, batch: Batch) -> list[int]:
+        """A checksum of each row's tokens, their segments and the positions of its units, seeded by the key's."""
         key = zlib.crc32(self.key.encode())
-        columns = [batch.input_ids.to("cpu", torch.int32), self.keeps.units(batch).to("cpu", torch.int8)]
+        columns = [batch.input_ids.to("cpu", torch.int32), self.spec.units(batch).to("cpu", torch.int8)]
         columns += [] if batch.token_types is None else [batch.token_types.to("cpu", torch.int8)]
-        arrays, found = [column.numpy() for column in columns], []
+        arrays, checksums = [column.numpy() for column in columns], []
         for i, length in enumerate(batch.attention_mask.sum(1).tolist()):
-            content = key
+            checksum = key
             for array in arrays:
-                content = zlib.crc32(array[i, :length].tobytes(), content)
-            found.append(content)
-        return found
+                checksum = zlib.crc32(array[i, :length].tobytes(), checksum)
+            checksums.append(checksum)
+        return checksums
 
     def _time(self, part: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.ledger is None else self.ledger.time(part)

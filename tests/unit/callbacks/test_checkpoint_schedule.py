@@ -15,8 +15,8 @@ from kdlab.callbacks.checkpoint import CheckpointCallback
 from kdlab.callbacks.checkpoint_schedule import PART, CheckpointSchedule
 from kdlab.config.groups import TrainerConfig
 from kdlab.errors import UserError
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.finite_checks import StepHealth
+from kdlab.modules.student import StudentModule
 from kdlab.runtime import ledger as room
 from kdlab.runtime.ledger import Ledger
 
@@ -47,7 +47,7 @@ def trained(
                 due.append(clock.now - begun)
                 with cadence.ledger.time(PART):
                     clock.now += (cost := next(costs))
-                cadence.wrote(cost)
+                cadence.record(cost)
     return due
 
 
@@ -110,15 +110,15 @@ def test_what_is_no_cadence_is_refused(given):
 def test_a_checkpoint_that_takes_long_is_told_of_once_with_how_far_they_lie_apart(clock, tmp_path):
     said: list[str] = []
     ledger = Ledger(10)
-    guard = SimpleNamespace(signum=0, wants_save=False, read=lambda: None, check_weights=lambda step: None)
+    guard = SimpleNamespace(signum=0, wants_checkpoint=False, read=lambda: None, check_weights=lambda step: None)
     keep = CheckpointCallback(tmp_path, None, 9, ledger, cast(Any, guard), say=said.append)
 
     def save(path: Path) -> None:
         clock.now += 12.0
 
-    module = Distiller.__new__(Distiller)
+    module = StudentModule.__new__(StudentModule)
     torch.nn.Module.__init__(module)
-    module.health = StepHealth()
+    module.optimization = SimpleNamespace(health=StepHealth())
     with ledger.time("loop"):
         keep.on_train_start(cast(Any, None), module)
         for step in (1, 2, 3):
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_takes_long_is_told_of_once_with_how_far_they_lie_apar
             trainer = SimpleNamespace(global_step=step, accumulate_grad_batches=1, save_checkpoint=save)
             keep.on_train_batch_end(cast(Any, trainer), module, None, None, step - 1)
     # 12 s are within 2 % of 1000 s; the next two are 75 * 12 s and more later
-    assert keep.cadence.written == 3 and keep.took(ledger.totals()["seconds"])["share"] == pytest.approx(36 / 3036)
+    assert keep.schedule.written == 3 and keep.cost(ledger.totals()["seconds"])["share"] == pytest.approx(36 / 3036)
     assert said == [
         "a checkpoint takes 12 s here, so one is written every 15 minutes; trainer.checkpoint_every= sets a number of steps"
     ]

@@ -115,7 +115,7 @@ def test_a_loss_that_jumps_is_a_spike_and_the_next_usual_one_is_not():
 
 
 def test_what_is_written_and_said_is_bounded(monkeypatch):
-    monkeypatch.setattr(room, "WRITTEN", 3)
+    monkeypatch.setattr(room, "MAX_EVENTS", 3)
     module, guard, rows, _ = guarded(stop=False, limit=100)
     for number in range(8):
         module.step(number, math.nan)

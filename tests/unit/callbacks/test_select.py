@@ -17,8 +17,8 @@ from kdlab.methods.marks import needs
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.strategies import Ensemble
 from kdlab.types import Batch, Evidence, Plan
-from tests.unit.modules import test_distiller, test_distiller_tasks
-from tests.unit.modules.test_distiller_tasks import label as LABEL
+from tests.unit.modules import test_student, test_student_tasks
+from tests.unit.modules.test_student_tasks import label as LABEL
 
 ROWS = 6
 
@@ -38,9 +38,9 @@ def strategy(log: list[Evidence], *fields: str, rowwise: bool = True):
 def selected(arm: Any, stage: str, memory: bool = False) -> Batch:
     """The batch of `stage` after `Select` with the strategy `arm` has put its plan into it."""
     if stage == "pretrain":
-        module, batch = test_distiller.distiller(), test_distiller.batch()
+        module, batch = test_student.distiller(), test_student.batch()
     else:
-        module, batch = test_distiller_tasks.distiller({"label": LABEL}), test_distiller_tasks.batch()
+        module, batch = test_student_tasks.distiller({"label": LABEL}), test_student_tasks.batch()
     module._trainer = SimpleNamespace(global_step=0, precision_plugin=Precision())  # pyright: ignore
     batch.plan = Plan()
     chooser = ArmSelector("policy", {"arm": arm}, Fixed(["arm"]), 10, 0)

@@ -17,13 +17,13 @@ from kdlab.methods.knowledge.hidden_states import cosine, patient
 from kdlab.models import attention_capture, packing
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import student_from
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.student import StudentModule
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch
 from tests.conftest import tiny_config
-from tests.unit.modules.test_distiller_tasks import CLASSES, STUDENT, TEACHER, batch, classifier
+from tests.unit.modules.test_student_tasks import CLASSES, STUDENT, TEACHER, batch, classifier
 
 LENGTHS = [12, 3, 30, 7, 7, 5, 22, 1, 16]
 ALL = frozenset({"states", "scores", "values"})
@@ -83,7 +83,7 @@ def test_attention_scores_and_values_come_back_in_their_own_rows(execution):
         torch.testing.assert_close(a * real[:, None, :, None], c * real[:, None, :, None], rtol=1e-5, atol=2e-6)
 
 
-def distiller(execution: str) -> Distiller:
+def distiller(execution: str) -> StudentModule:
     given = {
         "label": WeightedTerm(logits.label_loss, 0.3),
         "soft": WeightedTerm(functools.partial(logits.soft_loss, temperature=2.0), 0.7, "all"),
@@ -94,7 +94,7 @@ def distiller(execution: str) -> Distiller:
     }
     student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1), execution)
     teacher = Teacher("teacher", Encoder(classifier("bert", TEACHER, CLASSES), execution))
-    return Distiller(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval()
+    return StudentModule(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval()
 
 
 @pytest.mark.parametrize("execution", ["packed", "bucketed"])
@@ -123,7 +123,7 @@ def test_masked_lm_learns_the_same_without_padding():
         }
         teacher = Teacher("teacher", Encoder(model("bert"), execution))
         student = Encoder(student_from(model("bert"), [0, 2]), execution)
-        losses.append(Distiller(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
+        losses.append(StudentModule(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval().loss(b).detach())
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(losses[2], losses[0], rtol=1e-5, atol=1e-6)
 

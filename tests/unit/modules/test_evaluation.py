@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoe
 from kdlab.data.tasks.registry import TASKS
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
-from kdlab.modules.evaluation import MaskedLMScore, TaskScore, answers, over_splits
+from kdlab.modules.evaluation import MaskedLMScore, TaskScore, over_splits, predictions
 from kdlab.types import IGNORE, Batch, TaskShape
 from tests.conftest import tiny_config
 
@@ -136,7 +136,7 @@ def test_another_projection_stands_in_for_the_encoders():
 def test_what_was_spent_is_told_batch_by_batch():
     told = []
     TaskScore(MRPC)(
-        Told(RNG.normal(size=(10, 2))), batches(RNG.integers(0, 2, 10), 4), spent=lambda b, n: told.append((len(b), n))
+        Told(RNG.normal(size=(10, 2))), batches(RNG.integers(0, 2, 10), 4), count=lambda b, n: told.append((len(b), n))
     )
     assert told == [(4, 4), (4, 4), (2, 2)]
 
@@ -176,7 +176,7 @@ def test_answers_of_a_real_classifier_are_its_own():
     ids = torch.randint(6, 100, (5, 9), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(9) < torch.tensor([9, 4, 7, 9, 5]).unsqueeze(1)).long()
     b = Batch(torch.tensor([3, 1, 4, 0, 2]), 0, ids, mask, torch.tensor([0, 1, 2, 0, 1]), torch.ones(5).bool())
-    rows, logits, labels = answers(Encoder(model).eval(), [b.take(torch.arange(3)), b.take(torch.arange(3, 5))])
+    rows, logits, labels = predictions(Encoder(model).eval(), [b.take(torch.arange(3)), b.take(torch.arange(3, 5))])
     with torch.no_grad():
         torch.testing.assert_close(logits, model(input_ids=ids, attention_mask=mask).logits, rtol=1e-5, atol=1e-5)
     assert torch.equal(rows, b.rows) and torch.equal(labels, b.labels)
@@ -229,7 +229,7 @@ def test_masked_words_are_scored_at_the_masked_positions_of_real_rows(chunk):
     where = (b.labels != IGNORE).numpy() & b.real.numpy()[:, None]
     wanted = b.labels.numpy()[where]
     spent = []
-    found = MaskedLMScore(chunk)(Encoder(model), [b], spent=lambda _, n: spent.append(n))
+    found = MaskedLMScore(chunk)(Encoder(model), [b], count=lambda _, n: spent.append(n))
     right = -log_softmax(logits[where], axis=1)[np.arange(len(wanted)), wanted]
     assert found["loss"] == pytest.approx(right.mean(), rel=1e-5)
     assert found["accuracy"] == pytest.approx((logits[where].argmax(1) == wanted).mean())

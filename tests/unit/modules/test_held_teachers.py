@@ -15,12 +15,12 @@ from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models import attention_capture
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import student_from
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages.preparation import fit
-from kdlab.teachers.teacher import Teacher, held_in
+from kdlab.teachers.teacher import Teacher, teacher_dtype
 from kdlab.types import Batch
 from tests.conftest import tiny_config
 from tests.unit.models.test_packing import LARGE, texts
@@ -55,7 +55,7 @@ def teacher(family: str, auto: Any, execution: str = "padded") -> Teacher:
 
 def said(who: Teacher, batch: Batch, wants: frozenset[str] = frozenset()) -> dict[str, Tensor]:
     """What a teacher shows at real tokens, and its logits at each row's second token (a classifier's: of each row)."""
-    shown = who.ask(batch, wants=wants)
+    shown = who.query(batch, needed=wants)
     row = torch.arange(len(batch))
     found = {"logits": who.project(who.encoder.vectors(shown, row, torch.zeros_like(row) + 1)), "hidden": shown.hidden}
     for name in wants:
@@ -142,8 +142,8 @@ def test_what_autocast_does_not_round_stays_float32(family):
 
 
 def test_which_precisions_hold():
-    assert held_in("bf16-mixed") == torch.bfloat16
-    assert held_in("16-mixed") is held_in("32-true") is None
+    assert teacher_dtype("bf16-mixed") == torch.bfloat16
+    assert teacher_dtype("16-mixed") is teacher_dtype("32-true") is None
     one = teacher("bert", TASK).hold("32-true").hold("16-mixed")
     assert all(p.dtype == torch.float32 for p in one.encoder.parameters()) and one.encoder.weight_dtype is None
 
@@ -167,7 +167,7 @@ def test_a_training_holds_its_teacher_and_never_what_it_trains(precision):
     student = Encoder(student_from(model("bert", TASK), [0, 1]).train())
     who, ledger = teacher("bert", TASK), Ledger(8, True)
     terms = {"label": WeightedTerm(label_loss, 0.5), "soft": WeightedTerm(soft_loss, 0.5)}
-    module = Distiller(student, terms, OptimizerSettings(lr=1e-3), 2, [who], ledger)
+    module = StudentModule(student, terms, OptimizerSettings(lr=1e-3), 2, [who], ledger)
     before = [p.clone() for p in student.parameters()]
     fit(module, Rows(), 2, "test", accelerator="cpu", precision=precision)
     assert who.encoder.weight_dtype == (torch.bfloat16 if precision == HALF else None)

@@ -16,14 +16,14 @@ from kdlab.methods.knowledge.joint import FeatureAlignment
 from kdlab.methods.marks import needs
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.specs import weights_of
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Plan
-from tests.unit.modules.test_distiller_tasks import CLASSES, ROWS, STUDENT, batch, classifier, kl
+from tests.unit.modules.test_student_tasks import CLASSES, ROWS, STUDENT, batch, classifier, kl
 
 SOFT = WeightedTerm(functools.partial(terms.soft_loss, temperature=2.0), 0.7, "all")
 LABEL = WeightedTerm(terms.label_loss, 0.3)
@@ -38,10 +38,10 @@ def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 
         model = classifier("bert", layers, CLASSES if known is None else len(known), seed=0 if same else 5 + i)
         teachers.append(Teacher(f"t{i}", Encoder(model), ledger.ask, classes=known))
     student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1, width=width))
-    return Distiller(student, given, OptimizerSettings(lr=1e-3), 10, teachers, ledger, labels_on=labels_on).eval()
+    return StudentModule(student, given, OptimizerSettings(lr=1e-3), 10, teachers, ledger, labels_on=labels_on).eval()
 
 
-def logits(module: Distiller, b) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def logits(module: StudentModule, b) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The student's with gradient, the teachers' without, by transformers' own forward."""
     given = {"input_ids": b.input_ids, "attention_mask": b.attention_mask}
     with torch.no_grad():
@@ -54,13 +54,13 @@ def uncertainty(found: torch.Tensor) -> torch.Tensor:
     return -(p * p.log()).sum(-1) / math.log(found.shape[-1])
 
 
-def asked(module: Distiller) -> list[int]:
+def asked(module: StudentModule) -> list[int]:
     assert module.ledger is not None
     per_teacher = module.ledger.totals()["teacher_queries"]["per_teacher"]
     return [per_teacher.get(t.name, {"total": 0})["total"] for t in module.teachers]
 
 
-def assert_same_gradient(module: Distiller, loss: torch.Tensor, plain: torch.Tensor) -> None:
+def assert_same_gradient(module: StudentModule, loss: torch.Tensor, plain: torch.Tensor) -> None:
     torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-6)
     some = [p for p in module.student.parameters() if p.requires_grad]
     mine = torch.autograd.grad(loss, some, allow_unused=True)
@@ -85,7 +85,7 @@ def test_hard_asks_each_teacher_for_its_half_alone():
     plain = 0.3 * torch.nn.functional.cross_entropy(s, b.labels) + 0.7 * kl(target, s, 2.0).mean()
     assert_same_gradient(module, loss, plain)
     spent = module.ledger.totals()["flops"]["teacher_forward"]  # pyright: ignore
-    whole = sum(flops.forward(shape, *b.input_ids.shape) for shape in module.teacher_shapes)
+    whole = sum(flops.forward(shape, *b.input_ids.shape) for shape in module.distillation.flops.teacher_shapes)
     assert 0.4 * whole < spent < 0.6 * whole
 
 
@@ -221,8 +221,8 @@ def test_rows_are_weighed_by_the_students_uncertainty():
     plain = 0.3 * torch.nn.functional.cross_entropy(s, b.labels)
     plain = plain + 0.7 * ((1 - u) * kl(t[1], s, 2.0)).mean() + 0.5 * (u * apart).mean()
     assert_same_gradient(module, loss, plain)
-    assert float(module.rules.decided["weight_soft"]) == pytest.approx(float((1 - u).mean()), rel=1e-5)
-    assert float(module.rules.decided["weight_label"]) == 1.0
+    assert float(module.decisions["weight_soft"]) == pytest.approx(float((1 - u).mean()), rel=1e-5)
+    assert float(module.decisions["weight_label"]) == 1.0
 
 
 def test_labels_of_rows_that_nobody_asks_about_keep_their_weight():
@@ -232,7 +232,7 @@ def test_labels_of_rows_that_nobody_asks_about_keep_their_weight():
     def halves(seen, terms):
         return torch.full((len(seen.teacher_weights), 2), 0.5)
 
-    loss = module.loss(b, asked=rows, plan=Plan(weigh=halves))
+    loss = module.loss(b, queried=rows, plan=Plan(weigh=halves))
     s, t = logits(module, b)
     each = torch.nn.functional.cross_entropy(s, b.labels, reduction="none")
     each = each * torch.tensor([1, 0.5, 1, 1, 0.5, 1])
@@ -249,7 +249,9 @@ def test_a_rule_that_gives_something_else_is_refused_in_one_line():
         module.loss(b, plan=Plan(weigh=lambda seen, terms: torch.ones(7)))
     regression = classifier("bert", 2, 1)
     student = Encoder(classifier("bert", 2, 1, seed=1))
-    one = Distiller(student, {"soft": SOFT}, OptimizerSettings(lr=1e-3), 10, [Teacher("t", Encoder(regression))] * 2)
+    one = StudentModule(
+        student, {"soft": SOFT}, OptimizerSettings(lr=1e-3), 10, [Teacher("t", Encoder(regression))] * 2
+    )
     with pytest.raises(UserError, match="never uncertain"):
         one.loss(batch(regression=True), plan=Plan(adopt=adoption.hard))
 

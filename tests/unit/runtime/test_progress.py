@@ -19,7 +19,7 @@ from kdlab.data.text.sources import TextFolder
 from kdlab.models.encoder import Encoder
 from kdlab.models.loading import load_masked_lm
 from kdlab.modules import evaluation as scoring
-from kdlab.modules.row_pool import look
+from kdlab.modules.row_pool import row_pool
 from kdlab.reporting.report import build_report
 from kdlab.runtime import progress
 from kdlab.runtime.progress import ProgressBar, redirect_tqdm, track
@@ -175,11 +175,11 @@ def fingerprint(folder: Path, teacher: Path) -> None:
 
 
 def evaluation(folder: Path, teacher: Path) -> None:
-    scoring.answers(classifier(teacher), iter(batches()))
+    scoring.predictions(classifier(teacher), iter(batches()))
 
 
 def looking(folder: Path, teacher: Path) -> None:
-    look(classifier(teacher), batches())
+    row_pool(classifier(teacher), batches())
 
 
 def classifier(teacher: Path) -> Encoder:

@@ -17,10 +17,10 @@ from kdlab.callbacks import selection_trace
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.methods.selection import strategies
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.row_pool import RowPool, centre_distances, chosen, joined, keeps, look
+from kdlab.modules.student import StudentModule
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.analyses.across_runs import ratio, temperature
 from kdlab.reporting.analyses.gradients import cosines
@@ -184,7 +184,7 @@ def test_a_trace_comes_every_so_many_steps_and_leaves_the_training_as_it_is() ->
     def trained(*callbacks: pl.Callback) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         model = transformers.AutoModelForSequenceClassification.from_config(config)
-        module = Distiller(
+        module = StudentModule(
             Encoder(model.train()), {"label": WeightedTerm(label_loss, 1.0)}, OptimizerSettings(lr=1e-2), 5
         )
         quiet = {

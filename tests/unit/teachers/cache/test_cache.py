@@ -62,7 +62,7 @@ def teacher(
     found.cache = AnswerCache(store, keeps, V if text else 3, KEY, not text, ledger, say=said.append, **more)
     found.cache.run = run
     if isinstance(store, DiskStore):
-        store.open(found.cache.mind)
+        store.open(found.cache.handle_fault)
     return found, ledger, said
 
 
@@ -71,10 +71,10 @@ def queries(ledger: Ledger) -> tuple[int, int, int]:
     return found["total"], found["unique"], found["cached"]
 
 
-def logits(who: Teacher, batch: Batch, at: str, remembered: bool = True) -> torch.Tensor:
-    said = who.answer(batch, False, remembered=remembered)
+def logits(who: Teacher, batch: Batch, at: str, cached: bool = True) -> torch.Tensor:
+    said = who.answer(batch, False, cached=cached)
     row, place = units_of(batch, at)
-    return who.logits(said.shown, said.units, row, place)(slice(0, len(row)))
+    return who.logits(said.outputs, said.logits, row, place)(slice(0, len(row)))
 
 
 @pytest.mark.parametrize("folder", [False, True], ids=["memory", "disk"])
@@ -82,20 +82,20 @@ def logits(who: Teacher, batch: Batch, at: str, remembered: bool = True) -> torc
 def test_logits_are_those_of_the_teacher_bit_for_bit(tmp_path, folder, text, kept, at):
     who, _, _ = teacher(CacheSpec(kept), tmp_path if folder else None, text)
     batch = rows([3, 1, 8], text)
-    fresh = logits(who, batch, at, remembered=False)
+    fresh = logits(who, batch, at, cached=False)
     assert torch.equal(logits(who, batch, at), fresh)
     again = rows([8, 3], text)  # other rows beside them, another padding
     mine = torch.cat([fresh[units_of(batch, at)[0] == i] for i in (2, 0)])
     assert torch.equal(logits(who, again, at), mine)
-    assert who.answer(again, False).ran == []
+    assert who.answer(again, False).forwards == []
 
 
 def test_all_that_terms_read_comes_back(tmp_path):
     who, _, _ = teacher(CacheSpec("row", hidden="all", others=("scores", "states", "values")), tmp_path)
     batch = rows([3, 1, 8], False)
-    fresh = who.ask(batch, False, EVERYTHING)
+    fresh = who.query(batch, False, EVERYTHING)
     for _ in range(2):
-        said = who.answer(batch, False).shown
+        said = who.answer(batch, False).outputs
         real = batch.attention_mask.bool()
         assert torch.equal(said.hidden[real], fresh.hidden[real]) and torch.equal(said.mask, fresh.mask)
         assert len(said.states) == 3 and len(said.scores) == len(said.values) == 2
@@ -112,23 +112,23 @@ def test_all_that_terms_read_comes_back(tmp_path):
 def test_the_first_state_alone_where_a_rule_looks_at_it():
     who, _, _ = teacher(CacheSpec("row", hidden="first"))
     batch = rows([3, 1], False)
-    assert torch.equal(who.answer(batch, False).shown.hidden, who.ask(batch, False).hidden[:, :1])
+    assert torch.equal(who.answer(batch, False).outputs.hidden, who.query(batch, False).hidden[:, :1])
 
 
 def test_bfloat16_answers_keep_their_bits():
     who, _, _ = teacher(CacheSpec("row", hidden="all"))
     who.encoder.to(torch.bfloat16)
     batch = rows([3, 1, 8], False)
-    fresh = logits(who, batch, "all", remembered=False)
+    fresh = logits(who, batch, "all", cached=False)
     assert fresh.dtype == torch.bfloat16 and torch.equal(logits(who, batch, "all"), fresh)
-    assert who.answer(batch, False).shown.hidden.dtype == torch.bfloat16
+    assert who.answer(batch, False).outputs.hidden.dtype == torch.bfloat16
 
 
 def test_the_k_largest_and_draws_of_a_row_are_the_same_for_every_asker():
     batch, told = rows([3, 1, 8], True), {}
     for vocabulary in ("topk", "sampled"):
         who, _, _ = teacher(CacheSpec("labelled", vocabulary, 4, 2.0), text=True)
-        other, _, _ = teacher(CacheSpec("labelled", vocabulary, 4, 2.0), text=True, alone=True)
+        other, _, _ = teacher(CacheSpec("labelled", vocabulary, 4, 2.0), text=True, single_rows=True)
         told[vocabulary] = logits(who, batch, "labelled")
         assert (told[vocabulary] > -1e4).sum(1).max() <= 4
         first = logits(other, rows([8], True), "labelled")
@@ -144,12 +144,12 @@ def test_the_ledger_tells_what_was_asked_from_what_was_remembered(tmp_path):
     who, ledger, _ = teacher(CacheSpec("row"), tmp_path)
     batch = rows([3, 1, 8], False)
     batch.real[1] = False
-    assert [len(b) for b in who.answer(batch).ran] == [3]
+    assert [len(b) for b in who.answer(batch).forwards] == [3]
     assert queries(ledger) == (2, 2, 0)
-    assert [b.rows.tolist() for b in who.answer(batch).ran] == [[1]]  # a row that is not real is not kept
+    assert [b.rows.tolist() for b in who.answer(batch).forwards] == [[1]]  # a row that is not real is not kept
     assert queries(ledger) == (2, 2, 2)
     second, ledger, _ = teacher(CacheSpec("row"), tmp_path, run=2)
-    assert [b.rows.tolist() for b in second.answer(rows([8, 5, 3], False)).ran] == [[5]]
+    assert [b.rows.tolist() for b in second.answer(rows([8, 5, 3], False)).forwards] == [[5]]
     assert queries(ledger) == (1, 1, 2)
     assert set(ledger.totals()["seconds"]) == {"teacher_cache", "teacher_forward", "total"}
 
@@ -174,22 +174,22 @@ def test_a_step_that_is_done_again_after_a_kill_is_counted_and_computed_as_at_fi
     again, ledger, _ = teacher(CacheSpec("row"), tmp_path / "killed")
     again.cache.step = 5
     said = again.answer(batch)
-    assert [len(b) for b in said.ran] == [4] and queries(ledger) == (4, 4, 0)
-    assert torch.equal(said.units.of(torch.arange(4)), expected)
-    assert again.answer(batch).ran == [] and queries(ledger) == (4, 4, 4)
+    assert [len(b) for b in said.forwards] == [4] and queries(ledger) == (4, 4, 0)
+    assert torch.equal(said.logits.of(torch.arange(4)), expected)
+    assert again.answer(batch).forwards == [] and queries(ledger) == (4, 4, 4)
     whole, ledger, _ = teacher(CacheSpec("row"), tmp_path / "killed")  # and where all rows had been stored
     whole.cache.step = 5
-    assert sum(len(b) for b in whole.answer(batch).ran) == 4 and queries(ledger) == (4, 4, 0)
+    assert sum(len(b) for b in whole.answer(batch).forwards) == 4 and queries(ledger) == (4, 4, 0)
     whole.cache.step = 6
-    assert whole.answer(batch).ran == [] and queries(ledger) == (4, 4, 4)
+    assert whole.answer(batch).forwards == [] and queries(ledger) == (4, 4, 4)
 
 
 def test_alone_a_row_has_the_same_bits_whoever_is_asked_beside_it(tmp_path):
-    one, _, _ = teacher(CacheSpec("row", hidden="all"), alone=True)
-    other, _, _ = teacher(CacheSpec("row", hidden="all"), alone=True)
+    one, _, _ = teacher(CacheSpec("row", hidden="all"), single_rows=True)
+    other, _, _ = teacher(CacheSpec("row", hidden="all"), single_rows=True)
     assert torch.equal(logits(one, rows([3, 1, 8, 4, 5], False), "all")[2:3], logits(other, rows([8], False), "all"))
     said = other.answer(rows([9, 8, 10], False), False)
-    assert [b.rows.tolist() for b in said.ran] == [[9], [10]] and said.ran[0].input_ids.shape == (1, 7)
+    assert [b.rows.tolist() for b in said.forwards] == [[9], [10]] and said.forwards[0].input_ids.shape == (1, 7)
 
 
 @pytest.mark.parametrize("trouble", ["rebuild", "without", "refuse"])
@@ -198,7 +198,7 @@ def test_a_damaged_answer_is_named_and_never_used(tmp_path, trouble):
     expected = logits(teacher(CacheSpec("row"), tmp_path)[0], batch, "all")
     path = tmp_path / "answers" / "000001.data"
     path.write_bytes(path.read_bytes()[:-1] + b"\x77")
-    who, ledger, said = teacher(CacheSpec("row"), tmp_path, run=2, trouble=trouble)
+    who, ledger, said = teacher(CacheSpec("row"), tmp_path, run=2, on_fault=trouble)
     if trouble == "refuse":
         with pytest.raises(UserError, match=r"row 8 .* is damaged.*cache_trouble=rebuild"):
             who.answer(batch)
@@ -209,7 +209,7 @@ def test_a_damaged_answer_is_named_and_never_used(tmp_path, trouble):
     who.answer(batch)
     assert queries(ledger) == ((0, 0, 3) if trouble == "rebuild" else (3, 3, 0))
     third = teacher(CacheSpec("row"), tmp_path, run=3)[0].answer(batch, False)
-    assert sum(len(b) for b in third.ran) == (0 if trouble == "rebuild" else 1)
+    assert sum(len(b) for b in third.forwards) == (0 if trouble == "rebuild" else 1)
 
 
 @pytest.mark.parametrize("trouble", ["rebuild", "without", "refuse"])
@@ -220,7 +220,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_as_told(tmp_path, trouble):
     if os.system(f"mount -t tmpfs -o size=256k tmpfs {small} 2>/dev/null"):
         pytest.skip("no file system may be mounted here")
     try:
-        who, ledger, said = teacher(CacheSpec("row", hidden="all", others=("states",)), small, trouble=trouble)
+        who, ledger, said = teacher(CacheSpec("row", hidden="all", others=("states",)), small, on_fault=trouble)
         who.answer(rows([3, 1], False))
         (small / "filler").write_bytes(b"x" * 1024)
         with pytest.raises(OSError) as full, open(small / "filler", "ab", buffering=0) as file:
@@ -232,9 +232,9 @@ def test_a_full_disk_is_named_and_the_run_goes_on_as_told(tmp_path, trouble):
             with pytest.raises(UserError, match="No space left.*free some space"):
                 who.answer(more)
             return
-        assert [len(b) for b in who.answer(more).ran] == [8]
+        assert [len(b) for b in who.answer(more).forwards] == [8]
         assert len(said) == 1 and "No space left" in said[0]
-        assert who.answer(rows([1, 3], False)).ran == [] or trouble == "without"
+        assert who.answer(rows([1, 3], False)).forwards == [] or trouble == "without"
         assert queries(ledger) == ((10, 10, 2) if trouble == "rebuild" else (12, 10, 0))
     finally:
         os.system(f"umount -l {small}")

@@ -100,10 +100,10 @@ def opened(folder: Path, trouble: str) -> Any:
     said: list[str] = []
     who, ledger, _ = teacher(CacheSpec("row"))
     store = DiskStore(folder / "answers", KEY, ROWS, {})
-    cache = AnswerCache(store, CacheSpec("row"), 3, KEY, True, ledger, trouble=trouble, say=said.append)
+    cache = AnswerCache(store, CacheSpec("row"), 3, KEY, True, ledger, on_fault=trouble, say=said.append)
     cache.run, who.cache = 2, None
     try:
-        store.open(cache.mind)
+        store.open(cache.handle_fault)
         who.cache = cache
     except CacheUnusable:
         pass
@@ -131,7 +131,7 @@ def test_without(tmp_path, what):
     BAD[what][0](tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / "answers").iterdir()}
     who, ledger, said = opened(tmp_path, "without")
-    expected = logits(who, rows(ASKED, False), "all", remembered=False)
+    expected = logits(who, rows(ASKED, False), "all", cached=False)
     assert torch.equal(logits(who, rows(ASKED, False), "all"), expected)
     who.answer(rows(ASKED, False))
     assert len(said) == 1 and BAD[what][1] in said[0] and said[0].endswith("goes on without this cache")
@@ -158,12 +158,12 @@ def test_no_room_is_named_and_the_run_goes_on_as_told(tmp_path, trouble, when):
     keeps = CacheSpec("row", hidden="all", others=("states",))
 
     def work() -> None:
-        who, ledger, said = teacher(keeps, tmp_path, trouble=trouble)
+        who, ledger, said = teacher(keeps, tmp_path, on_fault=trouble)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
         found = refused = None
         try:
-            found = who.answer(rows(ASKED, False)).ran
+            found = who.answer(rows(ASKED, False)).forwards
             who.answer(rows(ASKED, False))
         except UserError as error:
             refused = str(error)
@@ -179,4 +179,4 @@ def test_no_room_is_named_and_the_run_goes_on_as_told(tmp_path, trouble, when):
     assert told["refused"] is None and told["ran"] == [3]
     assert len(told["said"]) == 1 and f"File too large in {tmp_path / 'answers'}; the run goes on" in told["said"][0]
     assert told["queries"] == [6, 3, 0]  # nothing was kept
-    assert teacher(keeps, tmp_path, run=2)[0].answer(rows(ASKED, False)).ran != []
+    assert teacher(keeps, tmp_path, run=2)[0].answer(rows(ASKED, False)).forwards != []

@@ -15,9 +15,9 @@ from kdlab.methods.knowledge import hidden_states
 from kdlab.methods.knowledge import logits as terms
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import student_from
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
-from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.optimizer import Optimization, OptimizerSettings
+from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE, Batch
@@ -49,20 +49,20 @@ def weighted(at: str = "labelled") -> dict[str, WeightedTerm]:
     }
 
 
-def distiller(family: str = "bert", reduce: str = "tokens", at: str = "labelled", chunk: int = 5) -> Distiller:
+def distiller(family: str = "bert", reduce: str = "tokens", at: str = "labelled", chunk: int = 5) -> StudentModule:
     torch.manual_seed(0)
     model = transformers.AutoModelForMaskedLM.from_config(tiny_config(family))
     student = Encoder(student_from(model, [0, 2]))
     ledger = Ledger(ROWS)
     teacher = Teacher("teacher", Encoder(model), ledger.ask)
-    return Distiller(student, weighted(at), OptimizerSettings(lr=1e-3), 10, [teacher], ledger, reduce, chunk=chunk)
+    return StudentModule(student, weighted(at), OptimizerSettings(lr=1e-3), 10, [teacher], ledger, reduce, chunk=chunk)
 
 
-def plainly(module: Distiller, b: Batch, reduce: str, at: str) -> torch.Tensor:
+def plainly(module: StudentModule, b: Batch, reduce: str, at: str) -> torch.Tensor:
     """The loss as a textbook would write it: whole logits of both models, row by row."""
     student = module.student.model(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True)
     with torch.no_grad():
-        teacher = module.teacher.encoder.model(
+        teacher = module.teachers[-1].encoder.model(
             input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True
         )
     masked, real = b.labels != IGNORE, b.attention_mask.bool()
@@ -99,7 +99,7 @@ def test_loss_and_gradient_equal_the_plain_way(family, reduce, at):
 def test_the_report_adds_up_to_the_loss():
     module = distiller()
     loss = module.loss(batch()).detach()
-    report = module.mean_report()
+    report = module.mean_losses()
     assert report["loss"] == pytest.approx(float(loss), rel=1e-6)
     assert 5 * report["soft"] + 2 * report["mlm"] + report["cosine"] == pytest.approx(float(loss), rel=1e-5)
 
@@ -130,7 +130,7 @@ def test_no_tensor_of_rows_by_length_by_vocabulary_is_made():
     with Watch():
         module.loss(b).backward()
         with torch.no_grad():
-            for _ in module.evidence(b, module.show(b)):
+            for _ in module.evidence(b, module.encode(b)):
                 pass
     assert 0 < largest <= 8 < ROWS * LENGTH
 
@@ -140,7 +140,7 @@ def test_evidence_holds_the_logits_of_each_rows_masked_positions():
     module.student.eval()
     with torch.no_grad():
         whole = module.student.model(input_ids=b.input_ids, attention_mask=b.attention_mask).logits
-        parts = list(module.evidence(b, module.show(b)))
+        parts = list(module.evidence(b, module.encode(b)))
     assert len(parts) > 1
     row = 0
     for part in parts:
@@ -156,30 +156,32 @@ def test_the_ledger_counts_one_query_a_row_and_the_flops_of_each_part():
     module, b = distiller(), batch()
     module.loss(b)
     totals = module.ledger.totals()
-    student, teacher = module.cost(b)
+    student, teacher = module.plain_flops(b)
     assert totals["teacher_queries"]["per_teacher"]["teacher"]["total"] == ROWS
     assert totals["flops"]["student_forward"] == student
     assert totals["flops"]["student_backward"] == 2 * student
     assert totals["flops"]["teacher_forward"] == teacher
-    module.loss(b, alone=True)
+    module.loss(b, local=True)
     assert module.ledger.totals()["flops"] == totals["flops"]
 
 
 def test_the_teacher_is_frozen_and_in_no_state_of_the_module():
     module = distiller()
-    teacher = set(module.teacher.encoder.parameters())
+    teacher = set(module.teachers[-1].encoder.parameters())
     assert not teacher & set(module.parameters())
     assert not any(p.requires_grad for p in teacher)
     assert len(module.state_dict()) == len(module.student.state_dict())
     module.train()
-    assert not module.teacher.encoder.training
+    assert not module.teachers[-1].encoder.training
 
 
 def test_terms_that_read_a_teacher_need_one():
     student = distiller().student
     with pytest.raises(UserError, match="teacher"):
-        Distiller(student, weighted(), OptimizerSettings(lr=1e-3), 10)
-    alone = Distiller(student, {"mlm": WeightedTerm(terms.label_cross_entropy, 1.0)}, OptimizerSettings(lr=1e-3), 10)
+        StudentModule(student, weighted(), OptimizerSettings(lr=1e-3), 10)
+    alone = StudentModule(
+        student, {"mlm": WeightedTerm(terms.label_cross_entropy, 1.0)}, OptimizerSettings(lr=1e-3), 10
+    )
     b = batch()
     row, place = (b.labels != IGNORE).nonzero(as_tuple=True)
     logits = student.model(input_ids=b.input_ids, attention_mask=b.attention_mask).logits[row, place]
@@ -188,7 +190,7 @@ def test_terms_that_read_a_teacher_need_one():
 
 def test_gradients_are_clipped_to_their_joint_norm():
     module = distiller()
-    module.optim = OptimizerSettings(lr=1e-3, clip=0.5)
+    module.optimization = Optimization(OptimizerSettings(lr=1e-3, clip=0.5), 10, 0)
     module.loss(batch()).backward()
     before = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
     norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in before.values()]))
@@ -201,7 +203,7 @@ def test_gradients_are_clipped_to_their_joint_norm():
 
 def test_the_learning_rate_rises_then_falls_to_zero():
     module = distiller()
-    module.total_steps, module.optim = 100, OptimizerSettings(lr=1.0, warmup=0.1)
+    module.optimization = Optimization(OptimizerSettings(lr=1.0, warmup=0.1), 100, 0)
     schedule = module.configure_optimizers()["lr_scheduler"]["scheduler"]
     rates = [schedule.lr_lambdas[0](step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates.index(1.0) == 9

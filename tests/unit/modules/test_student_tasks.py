@@ -18,9 +18,9 @@ from kdlab.methods.knowledge import attention, hidden_states, logits
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import transformer_layers
-from kdlab.modules.distiller import Distiller
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE, Batch
@@ -85,16 +85,16 @@ def distiller(
     reduce: str = "tokens",
     labels_on: str = "selected",
     width: int = 32,
-) -> Distiller:
+) -> StudentModule:
     student = Encoder(classifier(family, STUDENT, outputs, seed=1, width=width))
     ledger = Ledger(ROWS, fixed_inputs=True)
     teacher = Teacher("teacher", Encoder(classifier(family, TEACHER, outputs)), ledger.ask)
-    return Distiller(
+    return StudentModule(
         student, given, OptimizerSettings(lr=1e-3), 10, [teacher], ledger, reduce, labels_on=labels_on
     ).eval()
 
 
-def at(module: Distiller, step: int) -> Distiller:
+def at(module: StudentModule, step: int) -> StudentModule:
     """`module` as if `step` of its steps were done."""
     module._trainer = SimpleNamespace(global_step=step)  # pyright: ignore
     return module
@@ -128,11 +128,11 @@ class Plain:
         return v @ v.transpose(2, 3) / v.shape[-1] ** 0.5
 
 
-def plainly(module: Distiller, b: Batch, of: dict[str, WeightedTerm] | None = None) -> torch.Tensor:
+def plainly(module: StudentModule, b: Batch, of: dict[str, WeightedTerm] | None = None) -> torch.Tensor:
     """The loss as a textbook would write it: row by row, term by term."""
     s = Plain(module.student.model, b)
     with torch.no_grad():
-        t = Plain(module.teacher.encoder.model, b)
+        t = Plain(module.teachers[-1].encoder.model, b)
     return sum(w.weight * TEXTBOOK[name](s, t, b) for name, w in (of or module.terms).items())  # pyright: ignore
 
 
@@ -200,7 +200,7 @@ KNOWLEDGE = {
 }
 
 
-def assert_same(module: Distiller, loss: torch.Tensor, wanted: torch.Tensor) -> None:
+def assert_same(module: StudentModule, loss: torch.Tensor, wanted: torch.Tensor) -> None:
     """Loss and every gradient are the textbook's."""
     names, parameters = zip(*module.named_parameters(), strict=True)
     wanted_grads = torch.autograd.grad(wanted, parameters, allow_unused=True)
@@ -224,7 +224,7 @@ def test_regression_learns_numbers_and_the_teachers_number(family):
     module, b = distiller(KNOWLEDGE["response"], family, outputs=1), batch(regression=True)
     s, t = (
         m(input_ids=b.input_ids, attention_mask=b.attention_mask).logits[:, 0]
-        for m in (module.student.model, module.teacher.encoder.model)
+        for m in (module.student.model, module.teachers[-1].encoder.model)
     )
     assert_same(module, module.loss(b), 0.3 * F.mse_loss(s, b.labels) + 0.7 * F.mse_loss(s, t))
 
@@ -238,7 +238,7 @@ def test_what_a_row_learns_from_the_teacher_is_torchs_divergence_of_that_row():
         with torch.no_grad():
             s, t = (
                 m(input_ids=one.input_ids, attention_mask=one.attention_mask).logits
-                for m in (module.student.model, module.teacher.encoder.model)
+                for m in (module.student.model, module.teachers[-1].encoder.model)
             )
         rows.append(tau**2 * F.kl_div(F.log_softmax(s / tau, -1), F.softmax(t / tau, -1), reduction="batchmean"))
         torch.testing.assert_close(module.loss(one).detach(), rows[-1], rtol=1e-4, atol=1e-6)
@@ -250,7 +250,7 @@ def test_reduce_rows_is_the_mean_of_row_means():
     module, b = distiller(given, reduce="rows"), batch(hidden=(2,))
     s = Plain(module.student.model, b)
     with torch.no_grad():
-        t = Plain(module.teacher.encoder.model, b)
+        t = Plain(module.teachers[-1].encoder.model, b)
     apart = 1 - F.cosine_similarity(s.states[-1], t.states[-1], dim=-1)
     wanted = plainly(module, b, {"label": label, "soft": soft()}) + 2 * over_rows(lambda r, n: apart[r, :n].mean(), b)
     assert_same(module, module.loss(b), wanted)
@@ -278,7 +278,7 @@ def test_a_batch_without_any_label_learns_from_the_teacher_alone(reduce):
     loss = module.loss(b)
     wanted = plainly(module, b, {"soft": soft()})
     assert_same(module, loss, wanted)
-    assert float(module.report["label"]) == 0
+    assert float(module.losses["label"]) == 0
 
 
 def test_rows_that_are_not_real_change_nothing():
@@ -293,8 +293,8 @@ def test_rows_that_are_not_real_change_nothing():
 def test_the_report_adds_up_to_the_loss():
     for knowledge, labels_on in (("pkd", "selected"), ("distilbert", "all")):
         module = distiller(KNOWLEDGE[knowledge], labels_on=labels_on)
-        loss = module.loss(batch(), asked=torch.tensor([1, 3]) if labels_on == "all" else None)
-        report = module.mean_report()
+        loss = module.loss(batch(), queried=torch.tensor([1, 3]) if labels_on == "all" else None)
+        report = module.mean_losses()
         assert report["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
         parts = sum(w.weight * report[name] for name, w in module.terms.items())
         assert parts == pytest.approx(float(loss.detach()), rel=1e-5)
@@ -311,20 +311,20 @@ def test_labels_on_all_learns_labels_of_all_rows_and_the_teacher_on_the_chosen_o
     wanted = plainly(module, b.take(asked), named)
     if "label" in module.terms:
         wanted = wanted + plainly(module, b, {"label": label})
-    assert_same(module, module.loss(b, asked=asked), wanted)
+    assert_same(module, module.loss(b, queried=asked), wanted)
     assert module.ledger.totals()["teacher_queries"]["total"] == len(rows)
 
 
 def test_a_plan_that_keeps_every_row_equals_no_plan_under_labels_on_all():
     module, b = distiller(KNOWLEDGE["response"], labels_on="all"), batch()
-    torch.testing.assert_close(module.loss(b, asked=torch.arange(ROWS)), module.loss(b))
+    torch.testing.assert_close(module.loss(b, queried=torch.arange(ROWS)), module.loss(b))
 
 
 def test_the_ledger_of_labels_on_all_is_fs_and_bs_of_all_and_ft_of_the_chosen():
     module, b = distiller(KNOWLEDGE["response"], labels_on="all"), batch(lengths=[12] * 6)
-    module.loss(b, asked=torch.tensor([0, 2, 3]))
+    module.loss(b, queried=torch.tensor([0, 2, 3]))
     found = module.ledger.totals()
-    shapes = [flops.shape_of(m.config, CLASSES) for m in (module.student.model, module.teacher.encoder.model)]
+    shapes = [flops.shape_of(m.config, CLASSES) for m in (module.student.model, module.teachers[-1].encoder.model)]
     fs, ft = (flops.forward(shape, 1, 12) for shape in shapes)
     spent = found["flops"]
     assert (spent["student_forward"], spent["student_backward"], spent["teacher_forward"]) == (6 * fs, 12 * fs, 3 * ft)
@@ -335,7 +335,7 @@ def test_the_ledger_of_labels_on_all_is_fs_and_bs_of_all_and_ft_of_the_chosen():
 
 def test_an_idle_rank_asks_nothing_and_still_touches_all_parameters():
     module, b = distiller(KNOWLEDGE["response"], labels_on="all"), batch()
-    loss = module.loss(b, asked=torch.zeros(0, dtype=torch.long))
+    loss = module.loss(b, queried=torch.zeros(0, dtype=torch.long))
     wanted = plainly(module, b, {"label": label})
     assert_same(module, loss, wanted)
     assert module.ledger.totals()["teacher_queries"]["total"] == 0
@@ -352,7 +352,7 @@ def test_terms_count_from_since_to_before_until():
         first = step < 5
         names = {"hidden": given["hidden"]} if first else {"soft": given["soft"]}
         assert_same(module, module.loss(b), plainly(module, b, names))
-        assert set(module.mean_report()) == {"loss", "hidden" if first else "soft"}
+        assert set(module.mean_losses()) == {"loss", "hidden" if first else "soft"}
 
 
 def test_a_step_without_teacher_terms_asks_no_teacher():
@@ -371,9 +371,11 @@ def test_the_schedule_begins_anew_at_the_very_step_at_which_the_terms_change(tot
     share = 0.87
     given = {"hidden": WeightedTerm(hidden_states.hidden_mse, 1.0, "all", until=share), "soft": soft(since=share)}
     module = distiller(given)
-    module.total_steps, module.optim = total, OptimizerSettings(lr=1.0, warmup=0.0, restarts=(share,))
-    changed = next(step for step in range(total) if "soft" in at(module, step).trained_by)
-    rates = [module.optim.factor(step, total) for step in range(total)]
+    module.total_steps, settings = total, OptimizerSettings(lr=1.0, warmup=0.0, restarts=(share,))
+    changed = next(
+        step for step in range(total) if "soft" in module.distillation.active_terms(at(module, step).progress)
+    )
+    rates = [settings.factor(step, total) for step in range(total)]
     again = next(step for step in range(1, total) if rates[step] > rates[step - 1])
     assert changed == again
 
@@ -401,7 +403,7 @@ def test_projections_carry_the_students_states_over():
     s, wide = Plain(module.student.model, b), module.bridges["0"]
     s.states = (wide["embeddings"](s.states[0]), *(wide["states"](state) for state in s.states[1:]))
     with torch.no_grad():
-        t = Plain(module.teacher.encoder.model, b)
+        t = Plain(module.teachers[-1].encoder.model, b)
     wanted = sum(w.weight * TEXTBOOK[name](s, t, b) for name, w in module.terms.items())
     assert_same(module, module.loss(b), wanted)
 
@@ -437,7 +439,7 @@ def test_evidence_is_the_models_own_logits_and_first_token(family):
     module, b = distiller({"soft": soft()}, family), batch()
     with torch.no_grad():
         whole = module.student.model(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True)
-        (part,) = module.evidence(b, module.show(b))
+        (part,) = module.evidence(b, module.encode(b))
     torch.testing.assert_close(part.logits, whole.logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(part.features, whole.hidden_states[-1][:, 0], rtol=1e-5, atol=1e-5)
     assert torch.equal(part.labels, b.labels) and part.mask is None
@@ -463,7 +465,7 @@ def test_a_teacher_that_numbers_the_classes_otherwise_teaches_the_same():
         teacher = Teacher("teacher", Encoder(model), order=order)
         given = {**KNOWLEDGE["response"], "logits": WeightedTerm(logits.mean_squared_error, 0.7, "all")}
         losses[name] = float(
-            Distiller(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval().loss(b).detach()
+            StudentModule(student, given, OptimizerSettings(lr=1e-3), 10, [teacher]).eval().loss(b).detach()
         )
     assert losses["reversed"] == pytest.approx(losses["as the data"], rel=1e-6)
     assert losses["reversed, taken by number"] != pytest.approx(losses["as the data"], rel=1e-2)  # the trap is real
@@ -471,7 +473,7 @@ def test_a_teacher_that_numbers_the_classes_otherwise_teaches_the_same():
 
 def test_the_teacher_is_no_part_of_the_module():
     module = distiller(KNOWLEDGE["pkd"])
-    assert not set(module.teacher.encoder.parameters()) & set(module.parameters())
+    assert not set(module.teachers[-1].encoder.parameters()) & set(module.parameters())
     assert len(module.state_dict()) == len(module.student.state_dict())
 
 
@@ -493,7 +495,7 @@ def test_response_is_one_minus_lambda_ce_plus_lambda_tau_squared_kl(lambda_):
     module, b = distiller(composed("response", *more)), batch()
     s, t = (
         m(input_ids=b.input_ids, attention_mask=b.attention_mask).logits
-        for m in (module.student.model, module.teacher.encoder.model)
+        for m in (module.student.model, module.teachers[-1].encoder.model)
     )
     wanted = (1 - lambda_) * F.cross_entropy(s, b.labels) + lambda_ * kl(t.detach(), s, tau).mean()
     assert_same(module, module.loss(b), wanted)
@@ -504,6 +506,6 @@ def test_attention_is_refused_where_the_numbers_of_heads_differ():
     config.num_attention_heads, config.num_labels = 2, CLASSES
     student = Encoder(transformers.BertForSequenceClassification(config))
     teacher = Teacher("teacher", Encoder(classifier()))
-    module = Distiller(student, TINYBERT, OptimizerSettings(lr=1e-3), 10, [teacher]).eval()
+    module = StudentModule(student, TINYBERT, OptimizerSettings(lr=1e-3), 10, [teacher]).eval()
     with pytest.raises(UserError, match="heads"):
         module.loss(batch())

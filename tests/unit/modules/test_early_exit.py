@@ -16,7 +16,7 @@ from kdlab.methods.selection import strategies
 from kdlab.models import attention_capture
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import set_dropout, student_from, transformer_layers
-from kdlab.modules.scoring_pass import first_layers
+from kdlab.modules.early_exit import first_layers
 from kdlab.stages import components
 from kdlab.types import Evidence, Outputs
 from tests.unit.models.test_packing import model, texts
@@ -65,10 +65,10 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
         yield Evidence(logits=logits[some.rows])
 
     still = contextlib.nullcontext
-    module = SimpleNamespace(progress=0.0, metered=lambda part: still(), quiet=still, evidence=evidence)
+    module = SimpleNamespace(progress=0.0, timed=lambda part: still(), inference_mode=still, evidence=evidence)
     arm = strategies.Ensemble([strategies.random, strategies.entropy])
-    chooser = SimpleNamespace(arm="both", chosen=arm)
-    chosen = select.Select(chooser, 0.5, look=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
+    chooser = SimpleNamespace(arm="both", rule=arm)
+    chosen = select.Select(chooser, 0.5, forward=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
     for seed in (1, 2):
         expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
         found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed))  # pyright: ignore

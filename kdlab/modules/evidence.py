@@ -1,0 +1,42 @@
+"""Evidence of a batch for selection strategies, from the student's hidden states, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from kdlab.models.encoder import Encoder
+from kdlab.types import Batch, Evidence, Outputs
+
+
+def evidence_of(
+    student: Encoder, batch: Batch, outputs: Outputs, chunk: int, count: Callable[[int], None]
+) -> Iterator[Evidence]:
+    """Evidence with logits, features and labels; in masked-LM in parts, so that at most `chunk` units have logits.
+
+    `outputs`: the student's of `batch`; features of masked-LM need its "hidden". `count` receives the units of each
+    run of the head.
+    """
+    if student.per_row:
+        every = torch.arange(len(batch), device=batch.rows.device)
+        vectors = student.vectors(outputs, every, every)
+        count(len(batch))
+        yield Evidence(rows=batch.rows, logits=student.project(vectors), features=vectors, labels=batch.labels)
+        return
+    hidden, features = outputs.hidden, student.features(outputs)
+    assert hidden is not None
+    order, exists = batch.label_places()  # where none exists, token 0, whose hidden state is always there
+    widest = order.shape[1]
+    step = max(1, chunk // widest)
+    for start in range(0, len(batch), step):
+        part = slice(start, start + step)
+        vectors = hidden[part].gather(1, order[part].unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        count(vectors.shape[0] * widest)
+        yield Evidence(
+            rows=batch.rows[part],
+            logits=student.project(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2]),
+            features=features[part],
+            labels=batch.labels[part].gather(1, order[part]),
+            mask=exists[part],
+        )
