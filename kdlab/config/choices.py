@@ -81,13 +81,25 @@ def composed(group: str, name: str) -> DictConfig:
 
 @cache
 def settings() -> dict[str, dict[str, Any]]:
-    """Every dotted key that a choice sets itself, with the values by "group=choice"."""
+    """Every dotted key that a choice sets, itself or by a file of conf/base, with the values by "group=choice"."""
     found: dict[str, dict[str, Any]] = {}
     for group, names in groups().items():
         for name in names if not group.startswith(("hydra", "sweep")) else ():
-            own = {key: value for key, value in _own(group, name).items() if key != "defaults"}
-            for key, value in _flat(_packaged(group, name, own), ""):
-                found.setdefault(key, {})[f"{group}={name}"] = value
+            for key, value in _flat(_packaged(group, name, _with_bases(group, name)), ""):
+                if value != "???":
+                    found.setdefault(key, {})[f"{group}={name}"] = value
+    return found
+
+
+def _with_bases(group: str, name: str) -> dict[str, Any]:
+    """A choice's own content over that of the files of conf/base that it begins with."""
+    own = _own(group, name)
+    entries = [entry for entry in own.get("defaults", ()) if str(entry).startswith("/base/")]
+    bases = [OmegaConf.to_container(composed("base", entry.removesuffix("@_here_")[6:])) for entry in entries]
+    found: dict[str, Any] = {}
+    for content in (*bases, own):
+        assert isinstance(content, dict)
+        found |= {str(key): value for key, value in content.items() if key != "defaults"}
     return found
 
 

@@ -101,10 +101,19 @@ def _key(name: str, key: Key) -> list[str]:
         "  default: " + (defaults["demo"] if same else ", ".join(f"{v} (scale={k})" for k, v in defaults.items()))
     )
     if set_by := choices.settings().get(name):
-        lines += _wrapped("set by: " + "; ".join(f"{who} {value_words(value)}" for who, value in set_by.items()))
+        lines += _wrapped(f"set by: {_set_by(set_by)}")
     if key.group is not None and exact:
         lines += ["  keys:", *_keys_below(name, key.name)]
     return lines
+
+
+def _set_by(values: dict[str, Any]) -> str:
+    """The values that choices give a key, each with its choices: "0.5 (exp=dekd), 0.1 (select=adads, ...)"."""
+    choosing: dict[str, list[str]] = {}
+    for choice, value in values.items():
+        choosing.setdefault(value_words(value), []).append(choice)
+    named = {words: (*some[:3], *(["..."] if len(some) > 3 else [])) for words, some in choosing.items()}
+    return "; ".join(f"{words} ({', '.join(some)})" for words, some in named.items())
 
 
 def _group(name: str) -> list[str]:
