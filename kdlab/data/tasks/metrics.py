@@ -8,7 +8,7 @@ each case in which its ready-made metric is not used:
 - Matthews correlation of a single class in predictions and labels: 1 there; 0 here, as in scikit-learn.
 - F1: macro over the classes by default there; binary F1 of class 1 here, as GLUE scores MRPC and QQP.
 - Pearson of constant predictions or labels: NaN there; 0 here, because such predictions carry no information and a NaN
-  would spoil every average. Pearson of tiny numbers: NaN there, and its last bit differs.
+  would spoil every average. Elsewhere its last bit differs.
 - Spearman: an epsilon in the denominator there, an error of 4e-6 on few rows.
 """
 

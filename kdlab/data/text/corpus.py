@@ -37,8 +37,11 @@ _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "doc": pa.int32()})
 
 @dataclass
 class CorpusStats:
-    """What a corpus holds: `documents` and `characters` read, sequences and tokens of both splits (tokens with the
-    special ones), and `dropped`, how many pieces of a document were shorter than a sequence may be."""
+    """Counts of a prepared corpus.
+
+    `documents` and `characters` read; `sequences` and `tokens` of both splits (special tokens included) and of the held-out
+    one; `dropped` pieces of documents, shorter than a sequence may be.
+    """
 
     documents: int = 0
     characters: int = 0
@@ -59,21 +62,48 @@ def prepare(
     heldout: float = 0.05,
     seed: int,
 ) -> None:
-    """Tokenise `source` into the existing folder `out`: train/, heldout/, token_counts.npy (V,), stats.json.
+    """Tokenise `source` into the existing folder `out`: train/, heldout/, token_counts.npy (V,) int64, stats.json.
 
-    A sequence holds `min_length` to `max_length` tokens with its special tokens (classifier and separator, or begin
-    and end), and is stored with the number of its document. `token_counts.npy` counts each token of train/ (int64).
+    A sequence has `min_length` to `max_length` tokens, special tokens included (classifier and separator, or begin and
+    end), and is stored with the number of its document. `token_counts.npy` counts the tokens of train/.
 
-    About `heldout` (a share) of the documents that give a sequence are held out, chosen by a stable hash of (seed,
-    document number); of the first 20, the one with the smallest hash always is, so that no side is empty. A corpus of
-    fewer than 20 documents (a book, say) is split within them: of each document, that share of its sequences, in one
-    stretch at a place that the seed decides, so that held-out text is not interleaved with training text.
+    About a share `heldout` of the documents that give a sequence are held out, chosen by a stable hash of (seed, document
+    number); see `_split` for short corpora. Progress is reported (`kdlab.runtime.progress`). All cores tokenise
+    (RAYON_NUM_THREADS limits them).
 
-    It tells how far it is (`kdlab.runtime.progress`). All cores tokenise (RAYON_NUM_THREADS limits them).
-
-    Raises UserError for text that gives no two sequences, a tokenizer without special tokens, a full disk, and
-    whatever the source finds wrong with its files.
+    UserError for text of fewer than two sequences, a tokenizer without special tokens, a full disk, lengths or shares out
+    of range, and faults of the source's files.
     """
+    ends = _special_ends(tokenizer)
+    if not 2 < min_length <= max_length or not 0 < heldout < 1:
+        raise UserError(
+            f"min_length {min_length}, max_length {max_length}, heldout {heldout}; "
+            "2 < min_length <= max_length, and heldout is a share between 0 and 1"
+        )
+    if (size := source.size()) is not None:  # a token takes 4 bytes and stands for 2 bytes of text or more (English: 5)
+        require_space(out, 2 * size, "the tokenised text")
+    stats, doing = CorpusStats(), "writing the tokenised text"
+    with user_errors(doing, out), ProgressBar("tokenising the text", size, "characters") as bar, ExitStack() as stack:
+        train, held = (stack.enter_context(_Writer(out / split, len(tokenizer))) for split in SPLITS)
+        documents = tokenised(_counted(source.documents(), stats, bar), tokenizer)
+        sequences = _sequences(documents, ends, min_length, max_length, stats)
+        for is_held, number, rows in _split(sequences, heldout, seed):
+            (held if is_held else train).write(number, rows)
+    stats.sequences, stats.tokens = train.sequences + held.sequences, train.tokens + held.tokens
+    stats.heldout_sequences, stats.heldout_tokens = held.sequences, held.tokens
+    if not train.sequences or not held.sequences:
+        raise UserError(
+            f"the text is too short: {stats.documents} documents with {stats.characters} characters give "
+            f"{stats.sequences} sequences of {min_length} to {max_length} tokens; two are the least "
+            "(one to learn from, one held out)"
+        )
+    with user_errors(doing, out):
+        np.save(out / "token_counts.npy", train.counts)
+        (out / "stats.json").write_text(json.dumps(asdict(stats), indent=1) + "\n")
+
+
+def _special_ends(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """The special tokens at the beginning and end of a sequence, (2, 1) int32; UserError for a tokenizer without them."""
     first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if first is None or last is None:
@@ -81,46 +111,23 @@ def prepare(
             f"the tokenizer {type(tokenizer).__name__} has neither [CLS] and [SEP] nor begin and end tokens; "
             "a masked language model's tokenizer has"
         )
-    if not 2 < min_length <= max_length or not 0 < heldout < 1:
-        raise UserError(
-            f"min_length {min_length}, max_length {max_length}, heldout {heldout}; "
-            "2 < min_length <= max_length, and heldout is a share between 0 and 1"
-        )
-    if (size := source.size()) is not None:  # a token takes 4 bytes, and comes of 2 bytes of text or more (English: 5)
-        require_space(out, 2 * size, "the tokenised text")
-    stats = CorpusStats()
+    return np.array([[first], [last]], dtype=np.int32)
 
-    ends = np.array([[first], [last]], dtype=np.int32)
 
-    def sequences() -> Iterator[tuple[int, list[np.ndarray]]]:
-        documents = _counted(source.documents(), stats, told)
-        for number, tokens in enumerate(tokenised(documents, tokenizer)):
-            cut = [tokens[start : start + max_length - 2] for start in range(0, len(tokens), max_length - 2)]
-            rows = [np.concatenate((ends[0], piece, ends[1])) for piece in cut if len(piece) + 2 >= min_length]
-            stats.dropped += len(cut) - len(rows)
-            if rows:
-                yield number, rows
-
-    doing = "writing the tokenised text"
-    with user_errors(doing, out), ProgressBar("tokenising the text", size, "characters") as told, ExitStack() as stack:
-        train, held = (stack.enter_context(_Writer(out / split, len(tokenizer))) for split in SPLITS)
-        for is_held, number, rows in _split(sequences(), heldout, seed):
-            (held if is_held else train).write(number, rows)
-    if not train.sequences or not held.sequences:
-        raise UserError(
-            f"the text is too short: {stats.documents} documents with {stats.characters} characters give "
-            f"{train.sequences + held.sequences} sequences of {min_length} to {max_length} tokens; two are the least "
-            "(one to learn from, one held out)"
-        )
-    stats.sequences, stats.tokens = train.sequences + held.sequences, train.tokens + held.tokens
-    stats.heldout_sequences, stats.heldout_tokens = held.sequences, held.tokens
-    with user_errors(doing, out):
-        np.save(out / "token_counts.npy", train.counts)
-        (out / "stats.json").write_text(json.dumps(asdict(stats), indent=1) + "\n")
+def _sequences(
+    documents: Iterable[np.ndarray], ends: np.ndarray, min_length: int, max_length: int, stats: CorpusStats
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """(document number, its sequences) of each tokenised document that gives one; counts the dropped pieces in `stats`."""
+    for number, tokens in enumerate(documents):
+        pieces = [tokens[start : start + max_length - 2] for start in range(0, len(tokens), max_length - 2)]
+        rows = [np.concatenate((ends[0], piece, ends[1])) for piece in pieces if len(piece) + 2 >= min_length]
+        stats.dropped += len(pieces) - len(rows)
+        if rows:
+            yield number, rows
 
 
 def load(folder: Path, split: str) -> datasets.Dataset:
-    """The sequences of a prepared folder, memory-mapped: columns `input_ids` (list of int32) and `doc` (int32).
+    """Open the sequences of a prepared folder, memory-mapped: columns `input_ids` (list of int32) and `doc` (int32).
 
     `split` is "train" or "heldout".
     """
@@ -164,22 +171,28 @@ class TokenizedText:
 
 
 def read_stats(folder: Path) -> CorpusStats:
-    """The counts that `prepare` left in a folder."""
+    """Read the counts that `prepare` wrote into a folder."""
     return CorpusStats(**json.loads((Path(folder) / "stats.json").read_text()))
 
 
-def _counted(texts: Iterable[str], stats: CorpusStats, told: ProgressBar) -> Iterator[str]:
+def _counted(texts: Iterable[str], stats: CorpusStats, bar: ProgressBar) -> Iterator[str]:
     for text in texts:
         stats.documents += 1
         stats.characters += len(text)
         yield text
-        told.to(stats.characters)
+        bar.to(stats.characters)
 
 
 def _split(
     documents: Iterator[tuple[int, list[np.ndarray]]], share: float, seed: int
 ) -> Iterator[tuple[bool, int, list[np.ndarray]]]:
-    """(whether held out, document number, sequences), as `prepare` describes the split."""
+    """Yield (held out, document number, sequences), in which a document may come twice.
+
+    A document is held out by a hash of (seed, number); of the first `FEW` the one with the smallest hash always is, and
+    the one with the largest never, so that no side is empty. A corpus of fewer documents (a book, say) is split within
+    them: of each, that share of its sequences, in one stretch at a place that the seed decides, so that held-out text is
+    not interleaved with training text.
+    """
 
     def draw(number: int) -> float:
         return stable("held out", seed, number) / 2**63
@@ -192,12 +205,12 @@ def _split(
             yield number == always or (draw(number) < share and number != never), number, rows
         return
     sizes = [len(rows) for _, rows in few]
-    wanted = [round(share * size) for size in sizes]
-    if few and sum(wanted) == 0:
-        wanted[int(np.argmax(sizes))] = 1
-    if few and sum(wanted) == sum(sizes):
-        wanted[int(np.argmax(sizes))] -= 1
-    for (number, rows), size in zip(few, wanted, strict=True):
+    heldout = [round(share * size) for size in sizes]
+    if few and sum(heldout) == 0:
+        heldout[int(np.argmax(sizes))] = 1
+    if few and sum(heldout) == sum(sizes):
+        heldout[int(np.argmax(sizes))] -= 1
+    for (number, rows), size in zip(few, heldout, strict=True):
         start = stable("stretch", seed, number) % (len(rows) - size + 1)
         yield True, number, rows[start : start + size]
         yield False, number, rows[:start] + rows[start + size :]

@@ -165,7 +165,5 @@ def test_torchmetrics_own_scores_are_not_those_of_the_tasks() -> None:
     assert abs(macro - f1(b, u)) > 1e-3 and macro == pytest.approx(macro_f1(b, u))
     varied, flat = torch.arange(7.0, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
     assert math.isnan(float(tm.pearson_corrcoef(flat, varied))) and pearson(flat, varied) == 0.0
-    assert math.isnan(float(tm.pearson_corrcoef(1e-30 * varied, varied)))
-    assert pearson(1e-30 * varied, varied) == pytest.approx(1.0)
     x, y = varied[:2], varied[:2].flip(0)
     assert abs(float(tm.spearman_corrcoef(x, y)) + 1) > 1e-7 > abs(spearman(x, y) + 1)
