@@ -103,3 +103,21 @@ def test_the_command_line_is_translated_and_files_of_ones_own_are_refused_with_t
     (tmp_path / "policy").mkdir()
     assert main(["--config-dir", str(tmp_path), "seed=1"]) == 2
     assert "rename the folder to weigh" in capsys.readouterr().err
+
+
+def test_old_and_new_runs_fall_into_one_group(tmp_path: Path):
+    import yaml
+
+    from kdlab.reporting import seed_groups
+
+    weigh = {"name": "fixed", "arms": {}, "path": None}
+    target = {"_target_": "kdlab.methods.selection.policies.Fixed"}
+    written = {
+        "old": {"seed": 1, "policy": {**weigh, "chooser": {"_target_": "kdlab.policies.Fixed"}}},
+        "new": {"seed": 1, "weigh": {**weigh, "policy": target}},
+    }
+    for name, config in written.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+    old, new = (seed_groups._facts(tmp_path / name) for name in written)
+    assert old == new and "weigh.policy._target_" in new
