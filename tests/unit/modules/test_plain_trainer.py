@@ -1,0 +1,93 @@
+"""The three LightningModules with a user's own `pl.Trainer`: no Hydra, no run folder, callbacks by choice."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from kdlab.callbacks.decision import ArmSelector
+from kdlab.callbacks.select import Select
+from kdlab.methods.knowledge.logits import label_loss, soft_loss
+from kdlab.methods.selection.policies import Fixed
+from kdlab.methods.selection.strategies import entropy
+from kdlab.models.encoder import Encoder
+from kdlab.modules.assistant import AssistantModule
+from kdlab.modules.evaluation import TaskScore
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.student import StudentModule
+from kdlab.modules.teacher import TeacherModule
+from kdlab.runtime.ledger import Ledger
+from kdlab.teachers.teacher import Teacher
+from kdlab.types import TaskShape
+from tests.unit.modules.test_student import batch as text_batch
+from tests.unit.modules.test_student import distiller
+from tests.unit.modules.test_student_tasks import CLASSES, batch, classifier
+
+STEPS = 3
+OPTIM = OptimizerSettings(lr=1e-2)
+SHAPE = TaskShape(1, tuple(f"class {i}" for i in range(CLASSES)), ("accuracy",))
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+]
+
+
+def encoder(layers: int, seed: int = 0) -> Encoder:
+    return Encoder(classifier("bert", layers, CLASSES, seed=seed).train())
+
+
+def fit(module: pl.LightningModule, *callbacks: pl.Callback, text: bool = False) -> list[str]:
+    """Train a few steps; the names of the parameters that have changed."""
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    rows = [text_batch() if text else batch() for _ in range(STEPS)]
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.fit(module, train_dataloaders=DataLoader(rows, batch_size=None))  # pyright: ignore[reportArgumentType]
+    assert trainer.global_step == STEPS
+    return [name for name, p in module.named_parameters() if not torch.equal(p, before[name])]
+
+
+def test_a_teacher_learns_from_labels():
+    module = TeacherModule(encoder(2), OPTIM, STEPS, score=TaskScore(SHAPE))
+    assert fit(module) and set(module.losses) == {"loss", "label"}
+    assert 0 <= module.evaluate([batch()])["accuracy"] <= 1
+
+
+def test_a_teacher_learns_from_masked_tokens():
+    module = TeacherModule(distiller().student, OPTIM, STEPS)
+    assert fit(module, text=True)
+    assert set(module.evaluate([text_batch()])) == {"loss", "accuracy"}
+
+
+def test_an_assistant_learns_from_its_teacher_which_stays_as_it_is():
+    teacher = Teacher("teacher", encoder(4))
+    weights = [p.clone() for p in teacher.encoder.parameters()]
+    module = AssistantModule(encoder(2, seed=1), teacher, OPTIM, STEPS, temperature=2.0, label_weight=0.3)
+    changed = fit(module)
+    assert changed and all(name.startswith("assistant.model.") for name in changed)
+    assert set(module.losses) == {"loss", "label", "soft"}
+    assert all(torch.equal(a, b) for a, b in zip(teacher.encoder.parameters(), weights, strict=True))
+
+
+@pytest.mark.parametrize("selects", [False, True])
+def test_a_student_learns_from_its_teacher_on_selected_rows(selects):
+    queried: list[int] = []
+    teacher = Teacher("teacher", encoder(4), lambda name, rows, epoch: queried.append(len(rows)))
+    terms = {"label": WeightedTerm(label_loss, 0.5), "soft": WeightedTerm(partial(soft_loss, temperature=2.0), 0.5)}
+    module = StudentModule(
+        encoder(2, seed=1), terms, OPTIM, STEPS, [teacher], Ledger(len(batch()), True), score=TaskScore(SHAPE)
+    )
+    select = Select(ArmSelector("policy", {"entropy": entropy}, Fixed(["entropy"]), STEPS, 0), 0.5)
+    changed = fit(module, *([select] if selects else []))
+    assert changed and all(name.startswith("student.model.") for name in changed)
+    assert queried == [len(batch()) // (2 if selects else 1)] * STEPS
+    assert set(module.evaluate([batch()])) == {"loss", "accuracy", "score"}
