@@ -1,0 +1,1 @@
+"""Lightning Callbacks: select, adopt, weigh; evaluation, checkpoints, cost, progress, traces."""

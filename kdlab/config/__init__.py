@@ -1,0 +1,1 @@
+"""The configuration: schema, validators, allow-list of targets, composition, documentation of keys."""

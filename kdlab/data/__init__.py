@@ -1,0 +1,1 @@
+"""LightningDataModules, and the text and tasks they read."""

@@ -1,0 +1,1 @@
+"""The equations of the papers: selection, adoption, knowledge and KSM. They need torch alone."""

@@ -1,0 +1,1 @@
+"""LightningModules for student, teacher and assistant, and the parts of a training step."""

@@ -1,0 +1,1 @@
+"""Many runs: groups over seeds, statistics, comparison, the report page, published tables."""

@@ -1,0 +1,1 @@
+"""One run folder from start to end."""

@@ -1,0 +1,1 @@
+"""Processes: distributed reductions, devices, seeding, signals, progress, and the ledger of costs."""

@@ -1,0 +1,1 @@
+"""Pre-training and fine-tuning: from a checked configuration to inputs, teachers and modules."""

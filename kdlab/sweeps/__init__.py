@@ -1,0 +1,1 @@
+"""Many jobs: expansion, scheduler, launchers, search, suites."""

@@ -1,0 +1,1 @@
+"""One teacher: its specification, the frozen model, its answer cache."""

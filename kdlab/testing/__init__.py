@@ -1,0 +1,1 @@
+"""Tiny models and data, runs in child processes, fault injection."""

@@ -1,0 +1,1 @@
+"""Labelled rows: the table of tasks, sources, files, labels, metrics."""

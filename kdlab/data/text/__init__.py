@@ -1,0 +1,1 @@
+"""Plain text for pre-training: sources, files, cleaning, tokenization, masking."""

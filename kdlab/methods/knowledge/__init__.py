@@ -1,0 +1,1 @@
+"""Knowledge terms (logits, hidden states, attention, several teachers), layer maps and weighing rules."""

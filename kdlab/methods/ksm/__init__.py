@@ -1,0 +1,1 @@
+"""KSM, the actor-critic that weighs knowledge terms."""

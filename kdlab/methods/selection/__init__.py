@@ -1,0 +1,1 @@
+"""Selection of the rows that query the teacher: strategies, policies, rewards, top-k, clustering."""

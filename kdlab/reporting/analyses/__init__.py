@@ -1,0 +1,1 @@
+"""The papers' analyses of one run and across runs."""

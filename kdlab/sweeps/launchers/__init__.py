@@ -1,0 +1,1 @@
+"""Launchers of sweep jobs: this machine, SLURM, Ray."""

@@ -1,0 +1,1 @@
+"""Cached answers of teachers: rows in memory or on disk."""
