@@ -29,7 +29,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def summary(group: str, name: str) -> str:
-    """What a choice is, in one line: the question of a sweep file, else the file's first comment; "" without one."""
+    """Description of a choice in one line: the question of a sweep file, else the file's first comment; "" without one."""
     if group == "sweep":
         return str(_own(group, name)["question"])
     comments = [line for line in _text(group, name).splitlines() if line.startswith("# ")]

@@ -1,4 +1,7 @@
-"""What a configuration may say: plain texts without secrets, and code of the allow-list only (`_target_`)."""
+"""Checks of the texts in a configuration (no secrets, no control characters) and of its `_target_`s (allow-list).
+
+Also the table of targets that have moved since older versions wrote them into files.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +141,7 @@ def check_hydra(node: Any, where: str = "hydra") -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """UserError where a configuration file, not the user's own command, puts the run folder outside of this one."""
+    """UserError where a configuration file (not the command line) puts the run folder outside of the present folder."""
     here = os.path.abspath(".")
     if os.path.commonpath([here, os.path.abspath(folder)]) != here:
         raise UserError(
@@ -147,7 +150,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_overrides(overrides: Any) -> None:
-    """UserError for an override that looks like it holds a secret: it would stand in result.json and in folders' names."""
+    """UserError for an override that seems to hold a secret: overrides are written to result.json and folder names."""
     for override in overrides:
         key, _, value = str(override).partition("=")
         if why := redaction.secret_reason(key.lstrip("+~"), value.strip("'\"")):
@@ -155,7 +158,7 @@ def check_overrides(overrides: Any) -> None:
 
 
 def _texts(node: Any, where: str) -> Iterator[tuple[str, str, bool]]:
-    """Every text of a configuration with its dotted key, and whether it is a key itself; a target need be no text."""
+    """All texts of a configuration: dotted key, text, True for a key itself. A target is given as text, whatever it is."""
     if is_dataclass(node) and not isinstance(node, type):
         node = {f.name: getattr(node, f.name) for f in fields(node)}
     if isinstance(node, dict):
