@@ -38,18 +38,6 @@ def row_uncertainty(project: Callable[[Tensor], Tensor], vectors: Tensor, row: T
     return (total / torch.bincount(row, minlength=rows).clamp_min(1)).clamp(0, 1)
 
 
-def gather_rows_of_all(tensor: Tensor, local: bool) -> Tensor:
-    """Rows of all ranks, in rank order (collective); `local`: this rank's."""
-    return tensor.detach() if local else distributed.gather_rows(tensor)
-
-
-def own_rows(tensor: Tensor, rows: int, local: bool) -> Tensor:
-    """This rank's `rows` rows of a result of `gather_rows_of_all` (collective, unless `local`)."""
-    heights = [rows] if local else distributed.gather_rows(torch.tensor([rows])).tolist()
-    first = 0 if local else sum(heights[: distributed.rank()])
-    return tensor[first : first + rows]
-
-
 class TeacherQueries:
     """Queries `teachers`, ordered from small to large, each for the rows whose weight for it is above 0.
 
@@ -172,10 +160,10 @@ class TeacherQueries:
         if rule is None:
             weights[:, 0 if self.query_all else -1 :] = 1
             return weights
-        real = gather_rows_of_all(batch.real, local)
+        real = distributed.gather_unless_local(batch.real, local)
         where = real.nonzero().flatten()
-        own = gather_rows_of_all(own, local)[where]
-        theirs = None if theirs is None else gather_rows_of_all(theirs, local)[where]
+        own = distributed.gather_unless_local(own, local)[where]
+        theirs = None if theirs is None else distributed.gather_unless_local(theirs, local)[where]
         ruled = rule(own, theirs, count).to(weights)
         if ruled.shape != (len(where), count) or not bool((ruled >= 0).all()):
             raise UserError(
@@ -183,7 +171,7 @@ class TeacherQueries:
             )
         whole = weights.new_zeros(len(real), count)
         whole[where] = ruled
-        weights = own_rows(whole, len(batch), local)
+        weights = distributed.rows_of_this_rank(whole, len(batch), local)
         if not bool(batch.real.any()):  # a row that only keeps an idle rank in step: all parameters must take part
             weights = weights.clone()
             weights[:, 0 if self.query_all else -1 :] = 1
@@ -232,16 +220,19 @@ class TeacherQueries:
         `outputs`: the student's; `weights` (k, T): the adoption weights.
         """
         assert outputs.hidden is not None
-        real = gather_rows_of_all(batch.real, local)
-        context = WeighingContext(teacher_weights=gather_rows_of_all(weights, local)[real], epoch=batch.epoch)
+        real = distributed.gather_unless_local(batch.real, local)
+        context = WeighingContext(
+            teacher_weights=distributed.gather_unless_local(weights, local)[real], epoch=batch.epoch
+        )
         if "uncertainty" in fields:
-            context.uncertainty = gather_rows_of_all(self.uncertainty(batch, outputs), local)[real]
+            context.uncertainty = distributed.gather_unless_local(self.uncertainty(batch, outputs), local)[real]
         if "features" in fields:
-            context.student = gather_rows_of_all(outputs.hidden[:, 0].float(), local)[real]
+            context.student = distributed.gather_unless_local(outputs.hidden[:, 0].float(), local)[real]
             states = {answer.number: _first_states(answer, len(batch)) for answer in answers}
             zeros = [outputs.hidden.new_zeros(len(batch), t.encoder.model.config.hidden_size) for t in self.teachers]
             context.teachers = tuple(
-                gather_rows_of_all(states.get(i, zeros[i]).float(), local)[real] for i in range(len(self.teachers))
+                distributed.gather_unless_local(states.get(i, zeros[i]).float(), local)[real]
+                for i in range(len(self.teachers))
             )
         return context
 

@@ -11,7 +11,7 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.weighing import Weighing
 from kdlab.methods.marks import marks_of
 from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm
-from kdlab.modules.teacher_queries import TeacherQueries, gather_rows_of_all, own_rows
+from kdlab.modules.teacher_queries import TeacherQueries
 from kdlab.runtime import distributed
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch, Outputs
@@ -58,7 +58,7 @@ class TermWeights:
         context.progress, context.rng = progress, rng
         names = tuple(self.terms)
         ruled = rule(context, names).to(device=batch.rows.device, dtype=torch.float32).detach()
-        real = gather_rows_of_all(batch.real, local)
+        real = distributed.gather_unless_local(batch.real, local)
         rows = int(real.sum())
         if ruled.shape not in ((len(names),), (rows, len(names))):
             raise UserError(
@@ -67,7 +67,7 @@ class TermWeights:
         whole = ruled.new_ones(len(real), len(names))
         whole[real] = ruled
         self._weights = {f"weight_{name}": mean for name, mean in zip(names, whole[real].mean(0), strict=True)}
-        return dict(zip(names, own_rows(whole, len(batch), local).unbind(1), strict=True))
+        return dict(zip(names, distributed.rows_of_this_rank(whole, len(batch), local).unbind(1), strict=True))
 
     def columns(self, kinds: Iterable[str]) -> list[str]:
         """The keys that `decisions` may have under rules of these kinds ("adopt", "weigh")."""

@@ -73,6 +73,18 @@ def gather_rows(tensor: Tensor, pad: float | None = None) -> Tensor:
     return torch.cat(rows).to(tensor.device)
 
 
+def gather_unless_local(tensor: Tensor, local: bool) -> Tensor:
+    """Rows of all ranks, in rank order, detached; with `local` this rank's rows only, without communication."""
+    return tensor.detach() if local else gather_rows(tensor)
+
+
+def rows_of_this_rank(tensor: Tensor, rows: int, local: bool) -> Tensor:
+    """This rank's `rows` rows of a result of `gather_unless_local`, called with the same `local`."""
+    heights = [rows] if local else gather_rows(torch.tensor([rows])).tolist()
+    first = 0 if local else sum(heights[: rank()])
+    return tensor[first : first + rows]
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Every rank's `value`, in rank order. Small picklable values only."""
     if not initialised():

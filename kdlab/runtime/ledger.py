@@ -25,30 +25,30 @@ ALWAYS = -1  # the epoch of inputs that are the same in every epoch
 
 @dataclass
 class Queries:
-    """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct rows of past epochs. `asked[epoch]` is
-    a bit map over the rows of the current epoch, 8 to a byte."""
+    """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct rows of past epochs. `bitmaps[epoch]`:
+    the rows queried in the current epoch, 8 to a byte."""
 
     total: int = 0
     cached: int = 0
     closed: int = 0
-    asked: dict[int, np.ndarray] = field(default_factory=dict)
+    bitmaps: dict[int, np.ndarray] = field(default_factory=dict)
 
     def add(self, other: Queries) -> None:
         """Add the counts of `other`; rows queried by both count as one distinct row."""
         self.total += other.total
         self.cached += other.cached
         self.closed += other.closed
-        for epoch, bits in other.asked.items():
-            self.asked[epoch] = self.asked[epoch] | bits if epoch in self.asked else bits
+        for epoch, bits in other.bitmaps.items():
+            self.bitmaps[epoch] = self.bitmaps[epoch] | bits if epoch in self.bitmaps else bits
 
     def close(self) -> None:
         """Replace the bit maps of past epochs by their counts."""
-        for epoch in [epoch for epoch in self.asked if ALWAYS < epoch < max(self.asked)]:
-            self.closed += _ones(self.asked.pop(epoch))
+        for epoch in [epoch for epoch in self.bitmaps if ALWAYS < epoch < max(self.bitmaps)]:
+            self.closed += _ones(self.bitmaps.pop(epoch))
 
     def unique(self) -> int:
         """The number of distinct inputs queried."""
-        return self.closed + sum(_ones(bits) for bits in self.asked.values())
+        return self.closed + sum(_ones(bits) for bits in self.bitmaps.values())
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Ledger:
         self._running: list[str] = []
         self._mark = 0.0
 
-    def ask(self, teacher: str, rows: Tensor, epoch: int) -> None:
+    def count_queries(self, teacher: str, rows: Tensor, epoch: int) -> None:
         """Count a forward of `teacher` on this rank for the rows with ids `rows` (k,) int64 of `epoch`.
 
         Epochs of one teacher never go back (ValueError): only the rows of the newest one are stored.
@@ -100,15 +100,15 @@ class Ledger:
         if ids.min() < 0 or ids.max() >= self.rows:
             raise ValueError(f"row ids {ids.min()} to {ids.max()} in a ledger of {self.rows} rows")
         known = self._base.teachers.get(teacher, Queries())
-        newest = max([*known.asked, *queries.asked], default=ALWAYS)
+        newest = max([*known.bitmaps, *queries.bitmaps], default=ALWAYS)
         if ALWAYS < epoch < newest:
-            raise ValueError(f"teacher {teacher!r} was asked about epoch {epoch} after epoch {newest}")
-        if epoch not in queries.asked:
-            queries.asked[epoch] = np.zeros((self.rows + 7) // 8, np.uint8)
-        np.bitwise_or.at(queries.asked[epoch], ids >> 3, (1 << (ids & 7)).astype(np.uint8))
+            raise ValueError(f"teacher {teacher!r} was queried about epoch {epoch} after epoch {newest}")
+        if epoch not in queries.bitmaps:
+            queries.bitmaps[epoch] = np.zeros((self.rows + 7) // 8, np.uint8)
+        np.bitwise_or.at(queries.bitmaps[epoch], ids >> 3, (1 << (ids & 7)).astype(np.uint8))
         queries.total += len(ids)
 
-    def answered(self, teacher: str, rows: Tensor) -> None:
+    def count_cached(self, teacher: str, rows: Tensor) -> None:
         """Count cached answers of `teacher` for `rows` (k,): no forward was run, so these are no queries."""
         self._since.teachers.setdefault(teacher, Queries()).cached += len(rows)
 
@@ -168,8 +168,8 @@ class Ledger:
         self._agree()
         base = self._base
         per_teacher = {
-            name: {"unique": asked.unique(), "total": asked.total, "cached": asked.cached}
-            for name, asked in sorted(base.teachers.items())
+            name: {"unique": queries.unique(), "total": queries.total, "cached": queries.cached}
+            for name, queries in sorted(base.teachers.items())
         }
         queries = {key: sum(one[key] for one in per_teacher.values()) for key in ("unique", "total", "cached")}
         return {
@@ -188,12 +188,12 @@ class Ledger:
         self._agree()
         teachers = {
             name: {
-                "total": asked.total,
-                "cached": asked.cached,
-                "closed": asked.closed,
-                "asked": {epoch: torch.from_numpy(bits.copy()) for epoch, bits in asked.asked.items()},
+                "total": queries.total,
+                "cached": queries.cached,
+                "closed": queries.closed,
+                "asked": {epoch: torch.from_numpy(bits.copy()) for epoch, bits in queries.bitmaps.items()},
             }
-            for name, asked in self._base.teachers.items()
+            for name, queries in self._base.teachers.items()
         }
         return {
             "rows": self.rows,

@@ -68,7 +68,7 @@ def two_ranks(number: int, folder: Path) -> None:
     half = Teacher("t", Encoder(model()), shared=True).hold("bf16-mixed").to(torch.device("cpu"))
     found["half"] = half.answer(batch(LENGTHS[number])).outputs.hidden
     if number == 0:
-        half.ask(batch(LENGTHS[number]))  # rank 1 runs along
+        half.query(batch(LENGTHS[number]))  # rank 1 runs along
     half.catch_up()
     found["held half"] = {str(p.dtype) for p in transformer_layers(half.encoder.model).parameters()}
     torch.save(found, folder / f"{number}.pt")
@@ -110,7 +110,9 @@ def test_answers_are_those_of_the_whole_teacher(execution, both):
         assert torch.equal(shown.hidden, wanted.hidden)
         assert len(shown.states) == len(wanted.states) == alone.encoder.model.config.num_hidden_layers + 1
         assert all(torch.equal(a, b) for a, b in zip(shown.states, wanted.states, strict=True))
-        read = alone.ask(batch(lengths)).hidden  # packed, the last layer runs for first tokens alone, shared out or not
+        read = alone.query(
+            batch(lengths)
+        ).hidden  # packed, the last layer runs for first tokens alone, shared out or not
         assert read is not None and torch.equal(found[f"read {execution}"], read)
         assert read.shape[1] == (1 if execution in ("packed", "varlen") else max(lengths))
 
@@ -123,7 +125,7 @@ def test_in_bfloat16_it_is_the_frozen_copy(both):
     copy = Teacher("t", Encoder(model())).hold("bf16-mixed")
     for found, lengths in zip(both, LENGTHS, strict=True):
         assert found["held half"] == {"torch.bfloat16", "torch.float32"}  # matrices, norms
-        wanted = copy.ask(batch(lengths)).hidden
+        wanted = copy.query(batch(lengths)).hidden
         assert wanted is not None and torch.equal(found["half"], wanted)
 
 

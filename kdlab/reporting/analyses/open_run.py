@@ -104,7 +104,7 @@ class OpenRun:
 
     def told(self, batch: Batch) -> Tensor:
         """The teacher's logits (U, C) at a batch's units; not in any ledger."""
-        shown = self.teacher.ask(batch, count=False)
+        shown = self.teacher.query(batch, count=False)
         return self.teacher.project(self.teacher.encoder.vectors(shown, *units(batch))).float()
 
     def strategies(self, names: Sequence[str] | None, default: Sequence[str] | None = None) -> dict[str, Strategy]:

@@ -120,10 +120,10 @@ class TeacherPool:
     def teacher(self, member: TeacherSpec, ledger: Ledger | None = None) -> Teacher:
         """A teacher, loaded and frozen, counted by `ledger`."""
         encoder = Encoder(self.load(member), self.stage.execution)
-        ask = ledger.ask if ledger else None
+        count = ledger.count_queries if ledger else None
         given = self.stage.config.trainer
         shared = given.shard_teacher and member.assistant is None
-        return Teacher(member.name, encoder, ask, self.order(member), member.classes, shared)
+        return Teacher(member.name, encoder, count, self.order(member), member.classes, shared)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
         """Where a teacher keeps each class that it knows of the data; None: in their order."""

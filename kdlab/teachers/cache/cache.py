@@ -105,8 +105,8 @@ class AnswerCache:
                 self._store(epoch, rows, checksums, places, payloads, real, stored)
             if count and self.ledger is not None:
                 mask = torch.tensor(queried, device=batch.rows.device)
-                self.ledger.ask(name, batch.rows[mask & batch.real], batch.epoch)
-                self.ledger.answered(name, batch.rows[~mask & batch.real])
+                self.ledger.count_queries(name, batch.rows[mask & batch.real], batch.epoch)
+                self.ledger.count_cached(name, batch.rows[~mask & batch.real])
             self._this_step.update(
                 (epoch, row) for row, one, counts in zip(rows, queried, real, strict=True) if one and counts
             )

@@ -228,7 +228,7 @@ def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_tu
     logits = []
     for made in (plain, turned):
         (teacher,) = made.teachers(None)
-        logits.append(teacher.project(teacher.encoder.vectors(teacher.ask(b), every, every)))
+        logits.append(teacher.project(teacher.encoder.vectors(teacher.query(b), every, every)))
     torch.testing.assert_close(logits[0], logits[1])
 
 

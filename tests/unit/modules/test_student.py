@@ -54,7 +54,7 @@ def distiller(family: str = "bert", reduce: str = "tokens", at: str = "labelled"
     model = transformers.AutoModelForMaskedLM.from_config(tiny_config(family))
     student = Encoder(student_from(model, [0, 2]))
     ledger = Ledger(ROWS)
-    teacher = Teacher("teacher", Encoder(model), ledger.ask)
+    teacher = Teacher("teacher", Encoder(model), ledger.count_queries)
     return StudentModule(student, weighted(at), OptimizerSettings(lr=1e-3), 10, [teacher], ledger, reduce, chunk=chunk)
 
 

@@ -88,7 +88,7 @@ def distiller(
 ) -> StudentModule:
     student = Encoder(classifier(family, STUDENT, outputs, seed=1, width=width))
     ledger = Ledger(ROWS, fixed_inputs=True)
-    teacher = Teacher("teacher", Encoder(classifier(family, TEACHER, outputs)), ledger.ask)
+    teacher = Teacher("teacher", Encoder(classifier(family, TEACHER, outputs)), ledger.count_queries)
     return StudentModule(
         student, given, OptimizerSettings(lr=1e-3), 10, [teacher], ledger, reduce, labels_on=labels_on
     ).eval()

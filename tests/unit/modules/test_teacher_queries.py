@@ -36,7 +36,7 @@ def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 
     teachers = []
     for i, (known, layers) in enumerate(classes):
         model = classifier("bert", layers, CLASSES if known is None else len(known), seed=0 if same else 5 + i)
-        teachers.append(Teacher(f"t{i}", Encoder(model), ledger.ask, classes=known))
+        teachers.append(Teacher(f"t{i}", Encoder(model), ledger.count_queries, classes=known))
     student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1, width=width))
     return StudentModule(student, given, OptimizerSettings(lr=1e-3), 10, teachers, ledger, labels_on=labels_on).eval()
 

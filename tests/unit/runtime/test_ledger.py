@@ -24,10 +24,10 @@ def ids(*rows: int) -> torch.Tensor:
 
 def test_unique_counts_each_input_once_an_epoch():
     ledger = Ledger(ROWS)
-    ledger.ask("large", ids(0, 3, 36), epoch=0)
-    ledger.ask("large", ids(3, 4), epoch=0)
-    ledger.ask("large", ids(3), epoch=1)
-    ledger.ask("small", ids(3, 3), epoch=1)
+    ledger.count_queries("large", ids(0, 3, 36), epoch=0)
+    ledger.count_queries("large", ids(3, 4), epoch=0)
+    ledger.count_queries("large", ids(3), epoch=1)
+    ledger.count_queries("small", ids(3, 3), epoch=1)
     assert ledger.queries() == 8
     assert ledger.totals()["teacher_queries"] == {
         "unique": 6,
@@ -43,7 +43,7 @@ def test_unique_counts_each_input_once_an_epoch():
 def test_fixed_inputs_count_once_a_run():
     ledger = Ledger(ROWS, fixed_inputs=True)
     for epoch in (0, 1, 2, 0):
-        ledger.ask("t", ids(3, 4), epoch)
+        ledger.count_queries("t", ids(3, 4), epoch)
     assert ledger.totals()["teacher_queries"]["unique"] == 2
     assert ledger.totals()["teacher_queries"]["total"] == 8
 
@@ -51,14 +51,14 @@ def test_fixed_inputs_count_once_a_run():
 def test_negative_epoch_marks_inputs_that_stay_the_same():
     ledger = Ledger(ROWS)
     for epoch in (-1, 0, -1, 1, -1):
-        ledger.ask("t", ids(3, 4), epoch)
+        ledger.count_queries("t", ids(3, 4), epoch)
         ledger.totals()
     assert ledger.totals()["teacher_queries"]["unique"] == 6
 
 
 def test_cache_hits_are_no_queries():
     ledger = Ledger(ROWS)
-    ledger.answered("t", ids(1, 2, 3))
+    ledger.count_cached("t", ids(1, 2, 3))
     queries = ledger.totals()["teacher_queries"]
     assert (queries["unique"], queries["total"], queries["cached"]) == (0, 0, 3)
 
@@ -87,25 +87,25 @@ def test_sums_are_no_parts(part):
 @pytest.mark.parametrize("bad", [-1, ROWS])
 def test_row_outside_the_data_is_refused(bad):
     with pytest.raises(ValueError, match="37 rows"):
-        Ledger(ROWS).ask("t", ids(0, bad), epoch=0)
+        Ledger(ROWS).count_queries("t", ids(0, bad), epoch=0)
 
 
 @pytest.mark.parametrize("agree", [True, False])
 def test_epochs_do_not_go_back(agree):
     ledger = Ledger(ROWS)
-    ledger.ask("t", ids(0), epoch=1)
+    ledger.count_queries("t", ids(0), epoch=1)
     if agree:
         ledger.totals()
     with pytest.raises(ValueError, match="epoch 0 after epoch 1"):
-        ledger.ask("t", ids(0), epoch=0)
-    ledger.ask("other", ids(0), epoch=0)
+        ledger.count_queries("t", ids(0), epoch=0)
+    ledger.count_queries("other", ids(0), epoch=0)
     assert ledger.totals()["teacher_queries"]["total"] == 2
 
 
 def test_memory_is_one_bit_a_row_and_does_not_grow_with_epochs():
     ledger = Ledger(80_000)
     for epoch in range(20):
-        ledger.ask("t", torch.arange(0, 80_000, 2), epoch)
+        ledger.count_queries("t", torch.arange(0, 80_000, 2), epoch)
         state = ledger.state_dict()
     assert sum(bits.numel() for bits in state["teachers"]["t"]["asked"].values()) == 10_000
     assert ledger.totals()["teacher_queries"]["unique"] == 20 * 40_000
@@ -166,7 +166,7 @@ def test_seconds_go_on_after_a_resume(clock):
 
 def test_totals_are_json():
     ledger = Ledger(ROWS)
-    ledger.ask("t", ids(1), epoch=0)
+    ledger.count_queries("t", ids(1), epoch=0)
     ledger.flops("scoring", 10**19)
     assert json.loads(json.dumps(ledger.totals())) == ledger.totals()
 
@@ -179,14 +179,14 @@ def test_a_ledger_of_other_data_is_a_user_error(other):
 
 def test_loading_drops_what_was_counted_before(clock):
     saved, used = Ledger(ROWS), Ledger(ROWS)
-    saved.ask("t", ids(1), epoch=4)
-    used.ask("t", ids(2, 3), epoch=7)
+    saved.count_queries("t", ids(1), epoch=4)
+    used.count_queries("t", ids(2, 3), epoch=7)
     used.flops("scoring", 5)
     with used.time("step"):
         clock.pass_(1)
     used.load_state_dict(saved.state_dict())
-    used.ask("t", ids(1, 2), epoch=4)
-    saved.ask("t", ids(1, 2), epoch=4)
+    used.count_queries("t", ids(1, 2), epoch=4)
+    saved.count_queries("t", ids(1, 2), epoch=4)
     assert used.queries() == 3
     assert used.totals() == saved.totals()
 
@@ -196,7 +196,7 @@ def test_speedup_by_hand():
     ledger.all_data(564, rows=10)
     ledger.flops("scoring", 113)
     ledger.flops("teacher_forward", 45)
-    ledger.ask("t", ids(5), epoch=0)
+    ledger.count_queries("t", ids(5), epoch=0)
     totals = ledger.totals() | {"seconds": {"total": 4.0}}
     assert speedup(totals) == {"flops": 564 / 158, "queries": 10.0, "wallclock": None}
     assert speedup(totals, all_data_seconds=10.0)["wallclock"] == 2.5
@@ -208,7 +208,7 @@ def test_speedup_where_nothing_was_spent_is_none():
     assert speedup(ledger.totals(), 1.0) == {"flops": None, "queries": None, "wallclock": None}
 
 
-# Two ranks, one process: the same steps, split between ranks. Rows overlap between ranks on purpose, rank 1 alone asks
+# Two ranks, one process: the same steps, split between ranks. Rows overlap between ranks on purpose, rank 1 alone queries
 # the assistant, and the first half goes through a checkpoint.
 STEPS = 24
 
@@ -218,10 +218,10 @@ def step(ledger: Ledger, number: int, of: range) -> None:
     epoch = number // 5
     for rank in of:
         rows = (torch.arange(6) * (7 if rank else 3) + number * 5) % ROWS
-        ledger.ask("teacher", rows, epoch)
-        ledger.answered("teacher", rows[:rank])
+        ledger.count_queries("teacher", rows, epoch)
+        ledger.count_cached("teacher", rows[:rank])
         if rank and number % 3 == 0:
-            ledger.ask("assistant", rows[:2], epoch)
+            ledger.count_queries("assistant", rows[:2], epoch)
         ledger.flops("teacher_forward", 10**18 * (rank + 1) + number)
         ledger.flops(f"only_{rank}", 1)
         ledger.all_data(7 * 10**18, rows=8)

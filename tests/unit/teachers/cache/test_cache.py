@@ -57,7 +57,7 @@ def teacher(
 ) -> tuple[Teacher, Ledger, list[str]]:
     said: list[str] = []
     ledger = Ledger(ROWS, not text)
-    found = Teacher("t", encoder(text), ledger.ask)
+    found = Teacher("t", encoder(text), ledger.count_queries)
     store = MemoryStore() if folder is None else DiskStore(folder / "answers", KEY, ROWS, {})
     found.cache = AnswerCache(store, keeps, V if text else 3, KEY, not text, ledger, say=said.append, **more)
     found.cache.run = run
