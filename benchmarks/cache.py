@@ -1,4 +1,4 @@
-"""What a teacher cache saves, and what a large one takes: python -m benchmarks.cache [--data FOLDER] [--minutes 8]
+"""Time that a teacher cache saves, and the cost of a large one: python -m benchmarks.cache [--data FOLDER] [--minutes 8]
 
 Jobs: one fine-tuning job (the embedded 6-layer teacher, a 3-layer student, all rows asked) as a user runs it, in a
 process of its own: without a cache, with an empty one, with the one that the run before has filled. They take turns

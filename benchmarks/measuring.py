@@ -1,4 +1,4 @@
-"""What the benchmarks share: the command line, the machine, rows of real lengths, ways that take turns, and tables."""
+"""Shared parts of the benchmarks: command line, machine, rows of real lengths, alternating timing, tables."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def parser_of(doc: str | None, minutes: float | None) -> argparse.ArgumentParser
 
 
 def clock_of(name: str) -> Callable[[], float]:
-    """What seconds are read from, by the ledger too."""
+    """The clock that seconds are read from, the ledger's too."""
     ledger.perf_counter = CLOCKS[name]
     return CLOCKS[name]
 
@@ -138,7 +138,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def times(base: Sequence[float], way: Sequence[float]) -> float:
-    """How many times faster `way` is than `base`: the median over turns of their quotient in the same turn."""
+    """Speed-up of `way` over `base`: the median over turns of their quotient in the same turn."""
     return statistics.median(b / w for b, w in zip(base, way, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""How long `python -m kdlab.report` takes: `python -m benchmarks.report_time [--runs 300]`.
+"""Time that `python -m kdlab.report` takes: `python -m benchmarks.report_time [--runs 300]`.
 
 Makes run folders with real configurations and tables as long as a paper's (200 decisions, 20 evaluations), five tasks,
 five strategies, four ratios, then times the command as a process of its own, start-up included.

@@ -60,7 +60,7 @@ def share_of(b: Batch, rank: int, world: int) -> Batch:
 
 
 def ways_of(sizes: Sizes, rows: list[Batch], rank: int, world: int, ratio: float) -> dict[str, Callable[[int], None]]:
-    """What is timed, from barrier to barrier."""
+    """The timed functions, from barrier to barrier."""
     alone, shared = Ours(sizes), Shared(sizes)
 
     def one(work: Callable[[Batch], None]) -> Callable[[int], None]:
@@ -88,7 +88,7 @@ def ways_of(sizes: Sizes, rows: list[Batch], rank: int, world: int, ratio: float
 
 
 def work(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
-    """What each process does; rank 0 prints."""
+    """Body of each process; rank 0 prints."""
     torch.set_num_threads(arguments.threads)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=arguments.world)
     lengths = lengths_of(arguments.data, arguments.max_length, arguments.task)
@@ -106,7 +106,7 @@ def work(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
 
 
 def slowest(found: list[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Of each way and turn, the seconds of the rank that took the longest."""
+    """Seconds of the slowest rank, by way and turn."""
     return {name: [max(turn) for turn in zip(*(one[name] for one in found), strict=True)] for name in found[0]}
 
 

@@ -1,4 +1,4 @@
-"""What selection itself gains: ratio 0.1 against our own ratio 1 on the same packed kernels, and against the peers' way.
+"""Speed-up by selection: ratio 0.1 against our own ratio 1 on the same packed kernels, and against the peers' way.
 
     python -m benchmarks.selection [--data FOLDER] [--task SST-2] [--batch 64] [--in-batch 256] [--ratio 0.1] [--minutes 9]
 
@@ -42,7 +42,7 @@ class Phases:
         )  # fmt: skip
 
     def forecast(self, ratio: float, look: float | None = None) -> float:
-        """How many times less a row costs when all are looked at, `look` seconds each (None: `forward`), and the share
+        """Cost reduction per row when all are scored, `look` seconds each (None: `forward`), and the share
         `ratio` is learnt from (METHODS: Fs + r (Fs + Bs + Ft))."""
         whole = self.forward + self.backward + self.teacher
         return whole / ((self.forward if look is None else look) + ratio * whole)

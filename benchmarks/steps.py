@@ -30,7 +30,7 @@ from kdlab.types import Batch, Evidence
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the models: width, layers of student and teacher, words; a head for every 32 of the width. `freeze`: parts of
+    """Sizes of the models: width, layers of student and teacher, words; a head for every 32 of the width. `freeze`: parts of
     the student that are not trained; `device`: where they run."""
 
     hidden: int = 384
@@ -117,7 +117,7 @@ class Ours:
         self.optimizer = self.module.configure_optimizers()["optimizer"]
 
     def evidence(self, b: Batch) -> Evidence:
-        """What the student shows of every row, without gradient and dropout."""
+        """The student's evidence of every row, without gradient and dropout."""
         self.student.eval()
         with torch.no_grad(), self.sizes.autocast():
             every = torch.arange(len(b), device=b.rows.device)

@@ -1,4 +1,4 @@
-"""What choosing costs: every selection strategy, without the scoring forward, as a share of a real step.
+"""Cost of selection: every strategy, without the scoring forward, as a share of a real step.
 
     python -m benchmarks.strategies [--data FOLDER] [--task SST-2] [--batch 256,2048] [--ratio 0.1] [--minutes 9]
 

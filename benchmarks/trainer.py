@@ -1,4 +1,4 @@
-"""What the training loop costs: a whole kdlab run against a hand-written loop over the same kernels, and HF's Trainer.
+"""Cost of the training loop: a whole kdlab run against a hand-written loop over the same kernels, and HF's Trainer.
 
     python -m benchmarks.trainer [--data FOLDER] [--task SST-2] [--batch 8] [--steps 120] [--minutes 9] [--hf]
 
@@ -112,7 +112,7 @@ def kdlab_run(overrides: list[str], folder: Path) -> Training:
 
 
 def prepared(overrides: list[str]) -> tuple[Stage, StudentModule, Any]:
-    """What the run would train, and its rows."""
+    """The module that the run trains, and its rows."""
     stage = stage_of(checked(composition(overrides)[0]), lambda line: None)
     steps = stage.config.trainer.max_steps
     assert steps is not None

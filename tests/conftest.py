@@ -16,7 +16,7 @@ import torch
 from kdlab.testing.tiny import (  # noqa: F401
     SYLLABLES,
     WORDS,
-    made_text,
+    generated_text,
     task_rows,
     tiny_config,
     tiny_tokenizer,

@@ -12,14 +12,14 @@ from kdlab.reporting.seed_groups import Group, Run, distance, grouped
 from kdlab.reporting.statistics import Paired
 
 DEFAULT = "random selection at the same ratio, else vanilla KD, else the first group"
-# How a group may serve as a baseline, and which of those it may have itself.
+# Kinds of baselines, and the kinds that a group of each kind is compared with.
 RANDOM, VANILLA, WHOLE = 0, 1, 2
 _ALLOWED = {None: (RANDOM, VANILLA, WHOLE), RANDOM: (VANILLA, WHOLE), VANILLA: (), WHOLE: (VANILLA,)}
 
 
 @dataclass
 class ComparisonLine:
-    """A group: its `values` of the metric by seed, and what the test against `baseline` found (None: no common seed).
+    """A group: `values` of the metric by seed, and `found`, its test against `baseline` (None: no common seed).
 
     `holm`: p adjusted for all tests made together; None where there was no test."""
 
@@ -40,17 +40,17 @@ class Comparison:
 
     @property
     def lower(self) -> bool:
-        """Whether lower is better: of losses."""
+        """True for losses, where lower is better."""
         return self.metric.startswith("loss")
 
     @property
     def unit(self) -> str:
-        """What the numbers of a table or a figure are: losses as they are, scores times 100."""
+        """The unit of tables and figures: losses unscaled, scores times 100."""
         return self.metric if self.lower else f"{self.metric} x 100"
 
     @property
     def described(self) -> str:
-        """The unit, and which way is better."""
+        """The unit, and the direction of improvement."""
         return f"{self.unit}, {'lower' if self.lower else 'higher'} is better"
 
     @property
@@ -67,8 +67,8 @@ def compare(
 ) -> list[Comparison]:
     """A comparison for each task, in the order of their first runs, by `metric` (default: score; on text: loss).
 
-    `baseline`: part of the name of the group that all are compared with (default: DEFAULT). `say` is told of runs that
-    are left out. UserError where runs, names or metric do not fit together.
+    `baseline`: part of the name of the group that all are compared with (default: DEFAULT). `say` receives
+    a message for each run that is left out. UserError where runs, names or metric do not fit together.
     """
     stages = {run.stage: run for run in reversed(runs)}
     if len(stages) > 1:
@@ -149,16 +149,16 @@ def _defaults(groups: Sequence[Group]) -> list[int | None]:
     return [0 if place is None and i > 0 and i not in used else place for i, place in enumerate(places)]
 
 
-def beside_random(group: Group, groups: Sequence[Group]) -> Group | None:
-    """The group that differs in nothing but that it draws its rows at random, at the same ratio; None for itself."""
+def random_counterpart(group: Group, groups: Sequence[Group]) -> Group | None:
+    """The group that differs only by random selection at the same ratio; None for random and full-data groups."""
     if group.one.ratio == 1 or group.one.select == "random":
         return None
     found = [other for other in groups if _kind(other, group.one.ratio) == RANDOM and not distance(group, other)]
     return found[0] if found else None
 
 
-def whole_data(group: Group, groups: Sequence[Group]) -> Group | None:
-    """Of the groups that ask a teacher about whole batches the one that differs least; None for such a group."""
+def full_data_counterpart(group: Group, groups: Sequence[Group]) -> Group | None:
+    """The full-data group (ratio 1, with a teacher) that differs least in its settings; None for a full-data group."""
     if group.one.ratio == 1:
         return None
     kinds = [(_kind(other, 1.0), distance(group, other), i) for i, other in enumerate(groups) if other.one.ratio == 1]
@@ -167,7 +167,7 @@ def whole_data(group: Group, groups: Sequence[Group]) -> Group | None:
 
 
 def _kind(group: Group, ratio: float) -> int | None:
-    """As what a group may serve one that selects `ratio` of its rows; None: as nothing."""
+    """The kind of baseline that a group is for one that selects `ratio` of its rows; None: no baseline."""
     run = group.one
     if run.ratio < 1:
         return RANDOM if run.select == "random" and run.ratio == ratio else None

@@ -1,4 +1,4 @@
-"""The figures of a report, narrow enough for a phone: what they show stands in the captions of the page.
+"""Figures of a report, narrow enough for a phone; the page writes their captions.
 
 Strategies have the colours of all figures (`kdlab.plotting.style`); a number is a row of the page's table.
 """
@@ -168,7 +168,7 @@ def averaged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def schedule(row: TableRow, say: Say) -> Figure | None:
     """The share of the steps that each strategy served, by window of the training, mean over seeds (AdaDS Fig. 5).
 
-    None where the group's runs never changed their strategy. `say` is told of tables that cannot be read.
+    None where the group's runs never changed their strategy. `say` receives a message for each table that cannot be read.
     """
     logs = [log for run in row.group.runs.values() if (log := _decisions(run, say))]
     arms = arms_in([one for log, _ in logs for one in log])
@@ -193,11 +193,11 @@ def schedule(row: TableRow, say: Say) -> Figure | None:
     return figure
 
 
-# ---- what they are made of
+# ---- parts
 
 
 def _along(table: TaskTable, row: TableRow, against: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Where a group's seeds were evaluated (n,), the metric's mean over them (n,), its standard deviation (n,)."""
+    """Steps or queries (n,) of a group's evaluations; the metric's mean (n,) and standard deviation (n,) over seeds."""
     each = [{one.step: one for one in table.curves[run.folder]} for run in row.group.runs.values()]
     each = [known for known in each if known]
     steps = sorted(set.intersection(*map(set, each))) if each else []

@@ -1,4 +1,4 @@
-"""Which runs a report is about: `--where KEY=VALUE`, by the configuration they were made with."""
+"""Filter runs by their configuration (`--where KEY=VALUE`)."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Scoreboard:
 
     @property
     def partly(self) -> bool:
-        """Whether the average is over fewer columns than the paper's."""
+        """True if the average is over fewer columns than the paper's."""
         return any(set(self.averaged) != set(line.scores) for line in self.published)
 
 
@@ -65,7 +65,7 @@ def columns_of(task: Task) -> list[ScoreboardColumn]:
 
 
 def percent(metrics: Mapping[str, float], column: ScoreboardColumn) -> float | None:
-    """What a run's metrics say of a column: the mean of the task's metrics on that split; None where it has none."""
+    """Score of a run in a column, in percent: the mean of the task's metrics on that split; None where one is missing."""
     found = [metrics.get(name + column.suffix) for name in column.task.shape.metrics]
     known = [value for value in found if value is not None]
     return 100 * statistics.fmean(known) if known and len(known) == len(found) else None
@@ -134,11 +134,11 @@ def _printed() -> list[ScoreboardLine]:
     return list(lines.values())
 
 
-# ---- how it reads
+# ---- rendering
 
 
 def text(found: Scoreboard) -> str:
-    """The table for a terminal, with what has to be known to read it."""
+    """The table for a terminal, with notes that explain it."""
     head = [*found.columns, "Avg*" if found.partly else "Avg"]
     width = max(9, *(len(title) + 2 for title in head))
 
@@ -173,7 +173,7 @@ def markdown(found: Scoreboard) -> str:
 
 
 def notes(found: Scoreboard) -> list[str]:
-    """What has to be known to read the table."""
+    """Sentences that explain the table."""
     said = [
         "one number a task, as GLUE counts: the mean of its official metrics (MRPC, QQP: accuracy and F1; STS-B: Pearson "
         "and Spearman; CoLA: Matthews); Table 4 does not say which it prints",

@@ -168,7 +168,7 @@ def _text(logits: Tensor, task: Task) -> str:
 
 
 def written(logits: Tensor, task: Task) -> list[str]:
-    """How the server wants the answers that logits (N, C) give: class names or numbers; scores clipped to [0, 5]."""
+    """Predictions of logits (N, C) in the server's format: class names or numbers; scores clipped to [0, 5]."""
     shape: TaskShape = task.shape
     found = predicted(logits)
     if shape.labels is None:

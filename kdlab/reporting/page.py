@@ -1,4 +1,4 @@
-"""How a report reads: the cells of its tables and its sentences, as one HTML page that loads nothing, and as Markdown.
+"""Render a report: cells of its tables and sentences, as one HTML page that loads nothing, and as Markdown.
 
 Names, paths and commands come from files that strangers may have written: the page escapes all of them and forbids
 itself scripts and requests (its Content-Security-Policy); Markdown has them as code.
@@ -57,8 +57,11 @@ class Section:
 
 @dataclass
 class ReportPage:
-    """All that a report says. `left`: folders that were left out, and why; `said`: other things a reader must know;
-    `asked`: how the command chose among the runs."""
+    """The content of a report.
+
+    `left`: folders left out, with the reason; `said`: remarks for the reader; `asked`: conditions of `--where`;
+    `paper`: key of `PAPERS`; `baseline`: as given on the command line.
+    """
 
     sections: list[Section]
     pictures: list[Picture]
@@ -130,10 +133,10 @@ def _printed(row: PublishedNumber) -> str:
 
 
 def headlines(table: TaskTable) -> list[str]:
-    """What a table says first: for each ratio the best and the worst, and where random selection stands."""
+    """Sentences above a table: for each ratio the best and the worst group, and random selection."""
     said = []
     for ratio in dict.fromkeys(row.ratio for row in table.rows):
-        peers = [row for row in table.rows if row.ratio == ratio and row.asks]
+        peers = [row for row in table.rows if row.ratio == ratio and row.queries_teacher]
         if not peers:
             continue
         best, worst = peers[0], peers[-1]
@@ -160,7 +163,7 @@ def headlines(table: TaskTable) -> list[str]:
 
 
 def explained(report: ReportPage) -> list[str]:
-    """What has to be known to read the report."""
+    """Sentences that explain the report."""
     said = notes([table.found for table in report.tables], report.baseline)
     said += [
         f"best, worst: by the mean, among the groups that ask a teacher at the same ratio; {BELOW}: a lower mean than the "
@@ -233,7 +236,7 @@ def _section(section: Section) -> dict[str, Any]:
 
 
 def references(table: TaskTable) -> list[tuple[str, str]]:
-    """What the students are read against: who, and its value (or from least to largest)."""
+    """References of a table (teacher, majority class, ...) with their value, or range of values."""
     return [
         (name, shown(table.found, low) + (f" to {shown(table.found, high)}" if high != low else ""))
         for name, (low, high) in table.references.items()

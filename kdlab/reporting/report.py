@@ -133,7 +133,7 @@ def _pictures(table: TaskTable, say: Say) -> list[Picture]:
             figures.learning(table, members, "step"),
             f"{task}, ratio {ratio:g}: {along}; dashed: full data.",
         )
-    add(figures.learning(table, [row for row in table.rows if row.asks], "queries"), f"{task}: {along}.")
+    add(figures.learning(table, [row for row in table.rows if row.queries_teacher], "queries"), f"{task}: {along}.")
     for row in table.rows:
         seeds = len(row.group.runs)
         add(

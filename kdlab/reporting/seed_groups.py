@@ -1,4 +1,4 @@
-"""Finished runs, read in moments (no torch, no Hydra), and groups of them that differ in nothing but the seed."""
+"""Read finished runs (without torch and Hydra) and group those that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdlab.runtime.progress import track
 
 Facts = dict[str, Any]
 
-# what does not change what a run learns
+# settings without influence on what a run learns
 NEUTRAL = (
     "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.IRRELEVANT_KEYS, "trainer.evaluate_every",
     "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
@@ -73,7 +73,7 @@ class Run:
         return {k: v for k, v in self.facts.items() if k not in NEUTRAL and not k.startswith(_NEUTRAL_PARTS)}
 
     def essence(self) -> Facts:
-        """What is kept, made equal for all seeds of one command.
+        """`kept`, made equal for all seeds of one command.
 
         At ratio 1 the settings of the selection mean nothing. A path may name the run's own seed (a student distilled
         from an assistant of the same seed)."""
@@ -160,7 +160,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def distance(one: Group, other: Group) -> int:
-    """In how many facts two groups differ, apart from how they select."""
+    """Number of settings in which two groups differ, those of the selection excluded."""
     keys = [key for key in one.facts | other.facts if not _below(key, "select")]
     return sum(repr(one.facts.get(key)) != repr(other.facts.get(key)) for key in keys)
 
@@ -169,7 +169,7 @@ def distance(one: Group, other: Group) -> int:
 
 
 def _unfinished(folder: Path) -> str:
-    """Why a folder with a result.json holds no finished run; "" if it does."""
+    """Reason why a folder with a result.json holds no finished run; "" if it does."""
     status = folders.status(folder)
     if status is not None:
         return "" if status == "finished" else status
@@ -181,7 +181,7 @@ def _unfinished(folder: Path) -> str:
 
 
 def _inside(node: Any, name: str) -> Any:
-    """What stands at a dotted name; None where nothing does."""
+    """The value at a dotted name; None if it is absent."""
     for part in name.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return node
@@ -253,7 +253,7 @@ def _label(key: str, every: Iterable[str]) -> str:
 
 
 def _values(key: str, values: Sequence[Any]) -> list[str]:
-    """How values read: of paths, and of the names of code, only the last part where that tells them apart."""
+    """Values as text: of paths and code names only the last part, if these differ."""
     texts = ["null" if v is None else re.sub(r"\s+|\.0$", "", str(v)) for v in values]
     ends = [text.rsplit("." if key.endswith("_target_") else "/", 1)[-1] for text in texts]
     return ends if all(ends) and len({*ends}) == len({*texts}) else texts

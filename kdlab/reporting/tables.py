@@ -1,6 +1,6 @@
-"""What a report says of the runs of one task: a row a group, with its costs, its marks and the numbers beside it.
+"""The table of one task in a report: a row per group with its costs, its marks and the published numbers.
 
-Numbers alone; how they look is `kdlab.reporting.page`'s and `kdlab.reporting.figures`' business.
+Numbers only; `kdlab.reporting.page` and `kdlab.reporting.figures` render them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from kdlab.errors import UserError
 from kdlab.plotting.run_tables import number_in, rows_of
 from kdlab.reporting import papers
-from kdlab.reporting.comparison import Comparison, ComparisonLine, beside_random, whole_data
+from kdlab.reporting.comparison import Comparison, ComparisonLine, full_data_counterpart, random_counterpart
 from kdlab.reporting.comparison_text import numbers
 from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.seed_groups import Group, Run
 
 BEST, WORST, BELOW = "best", "worst", "worse than random"
-GAP = 0.5  # evaluations that far apart, as a share of the cost between them, say nothing of what lies between
+GAP = 0.5  # evaluations that far apart, as a share of the cost, are not interpolated
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class TableRow:
         return self.group.one.ratio
 
     @property
-    def asks(self) -> bool:
-        """Whether a teacher was asked."""
+    def queries_teacher(self) -> bool:
+        """True if the group queries a teacher."""
         return self.queries.value > 0
 
 
@@ -96,20 +96,22 @@ class TaskTable:
 
 
 def task_table(found: Comparison, paper: str | None, say: Callable[[str], None]) -> TaskTable:
-    """The table of one task. `say` is told of tables of runs that cannot be read."""
+    """The table of one task; `say` receives a message for each metrics.csv that cannot be read."""
     groups = [line.group for line in found.lines]
     order = sorted(found.lines, key=lambda line: (-line.group.one.ratio, _rank(found, line)))
     rows = [_row(found, number, line) for number, line in enumerate(order, 1)]
     of = {id(row.group): row for row in rows}
     curves = {run.folder: curve(run, found.metric, say) for row in rows for run in row.group.runs.values()}
     for row in rows:
-        peers = [other for other in rows if other.ratio == row.ratio and other.asks]
-        if row.asks and peers[0].mean != peers[-1].mean:  # peers stand the best first; equal ones share the mark
+        peers = [other for other in rows if other.ratio == row.ratio and other.queries_teacher]
+        if (
+            row.queries_teacher and peers[0].mean != peers[-1].mean
+        ):  # peers stand the best first; equal ones share the mark
             row.marks += [BEST] if row.mean == peers[0].mean else [WORST] if row.mean == peers[-1].mean else []
-        rival = beside_random(row.group, groups)
+        rival = random_counterpart(row.group, groups)
         if rival is not None and better(found, of[id(rival)].mean, row.mean):
             row.marks.append(BELOW)
-        whole = whole_data(row.group, groups)
+        whole = full_data_counterpart(row.group, groups)
         if whole is not None:
             row.same_cost = at_cost([curves[run.folder] for run in whole.runs.values()], row.flops.value)
         row.published = papers.numbers_beside(row.group.one, paper) if paper else []
@@ -118,7 +120,7 @@ def task_table(found: Comparison, paper: str | None, say: Callable[[str], None])
 
 
 def better(found: Comparison, one: float, other: float) -> bool:
-    """Whether a value of the metric is better than another."""
+    """True if `one` is a better value of the metric than `other`."""
     return one < other if found.lower else one > other
 
 

@@ -102,7 +102,7 @@ def call(
     trapped: int = -1,
     grace: float = 0.0,
 ) -> ChildResult:
-    """`python -m kdlab.run ARGUMENTS` in `folder`; `prepare` runs first in the rank `trapped`, by default the last (it may set a trap).
+    """`python -m kdlab.run ARGUMENTS` in `folder`; `prepare` runs first in the rank `trapped`, by default the last (it may inject a fault).
 
     Several `ranks` are started as torchrun would start them. When one fails, the others are killed after `grace` seconds.
     """
@@ -158,7 +158,7 @@ def free_port() -> int:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What must not differ between two runs of one command: weights, selector.csv, metrics and ledger, less seconds."""
+    """The reproducible part of a run: weights, selector.csv, knowledge.csv, metrics and ledger, without seconds."""
     import safetensors.torch
 
     result = json.loads((folder / "result.json").read_text())

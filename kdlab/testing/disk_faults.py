@@ -17,8 +17,8 @@ from typing import Any
 
 from kdlab.storage import checkpoints
 from kdlab.testing.child_process import outcome
-from kdlab.testing.fault_lab import FaultLab, FaultResult, judge, one_line
-from kdlab.testing.fault_points import Send, TrapAt
+from kdlab.testing.fault_lab import FaultLab, FaultResult, one_line, record_outcome
+from kdlab.testing.fault_points import FaultAt, SendSignal
 
 
 def full_disks(lab: FaultLab, sizes: int = 8) -> FaultResult:
@@ -37,7 +37,7 @@ def full_disks(lab: FaultLab, sizes: int = 8) -> FaultResult:
                 continue
             fine = one_line(done, "no space left") and _last_good(folder)
             subprocess.run(["mount", "-o", f"remount,size={needed * 4}", str(folder)], check=True)
-            judge(found, lab, folder, fine, f"a disk of {size} bytes", done)
+            record_outcome(found, lab, folder, fine, f"a disk of {size} bytes", done)
     return found
 
 
@@ -47,14 +47,14 @@ def read_only(lab: FaultLab) -> FaultResult:
     folder = lab.fresh()
     with mounted(folder / "run", 500_000_000) as worked:
         if worked:
-            done = lab.run(folder, prepare=TrapAt(5, Remount(folder / "run")))
+            done = lab.run(folder, prepare=FaultAt(5, Remount(folder / "run")))
             fine = one_line(done, "read-only") and _last_good(folder)
             subprocess.run(["mount", "-o", "remount,rw", str(folder / "run")], check=True)
-            judge(found, lab, folder, fine, "a read-only file system", done)
+            record_outcome(found, lab, folder, fine, "a read-only file system", done)
     folder = lab.fresh()
-    done = lab.run(folder, prepare=TrapAt(5, Forbid(folder / "run" / "checkpoints")))
+    done = lab.run(folder, prepare=FaultAt(5, Forbid(folder / "run" / "checkpoints")))
     os.chmod(folder / "run" / "checkpoints", 0o755)
-    judge(found, lab, folder, one_line(done, "no permission") and _last_good(folder), "no permission", done)
+    record_outcome(found, lab, folder, one_line(done, "no permission") and _last_good(folder), "no permission", done)
     return found
 
 
@@ -110,7 +110,7 @@ def damaged(lab: FaultLab) -> FaultResult:
     """The newest checkpoint, or both, are damaged while nothing runs: named, the one before is used."""
     found = FaultResult()
     stopped = lab.fresh()
-    lab.run(stopped, prepare=TrapAt(8, Send(signal.SIGKILL)))
+    lab.run(stopped, prepare=FaultAt(8, SendSignal(signal.SIGKILL)))
     for name, damage in lab.some(DAMAGES.items()):
         for both in lab.some((True, False)):
             folder = lab.folder / f"damaged-{name}-{both}"
@@ -118,7 +118,7 @@ def damaged(lab: FaultLab) -> FaultResult:
             files = sorted((folder / "run" / "checkpoints").glob("*.ckpt"), reverse=True)
             for file in files[: 2 if both else 1]:
                 damage(file)
-            found.tried += 1
+            found.injected += 1
             done = lab.run(folder)
             named = sum(f"{file.name} is damaged" in done.output for file in files)
             ended = outcome(folder / "run") if done.code == 0 else {}

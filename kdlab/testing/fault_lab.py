@@ -1,4 +1,4 @@
-"""Where faults are caused (`FaultLab`), and the account that is given of one (`FaultResult`)."""
+"""A folder to inject faults in (`FaultLab`), and the result of a fault (`FaultResult`)."""
 
 from __future__ import annotations
 
@@ -21,39 +21,41 @@ RUN = ("hydra.run.dir=run",)
 
 @dataclass
 class FaultResult:
-    """What came of a fault: how often it was caused, how often something was wrong, and what.
+    """Result of a fault: times `injected`, times the outcome was `wrong`, and `notes` on it.
 
-    `kinds` counts, where there are several, in what kind of moment and under which conditions. `seconds`: of its runs,
-    of which several may have been at once.
+    `kinds`: injections by kind of moment and condition. `seconds`: sum over its runs, several of which may overlap.
     """
 
-    tried: int = 0
+    injected: int = 0
     wrong: int = 0
     notes: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
     def add(self, other: FaultResult) -> None:
-        self.tried, self.wrong = self.tried + other.tried, self.wrong + other.wrong
+        self.injected, self.wrong = self.injected + other.injected, self.wrong + other.wrong
         self.notes += other.notes
         self.kinds += other.kinds
         self.seconds += other.seconds
 
 
 def timed(cause: Callable[..., FaultResult], *given: Any) -> FaultResult:
-    """What came of `cause`, with its seconds; one that breaks off is not as promised, and the others go on."""
+    """Result of `cause(*given)` with its seconds; an exception counts as one wrong outcome."""
     started = time.monotonic()
     try:
         found = cause(*given)
     except Exception:
-        found = FaultResult(tried=1, wrong=1, notes=[traceback.format_exc()])
+        found = FaultResult(injected=1, wrong=1, notes=[traceback.format_exc()])
     found.seconds = time.monotonic() - started
     return found
 
 
 @dataclass
 class FaultLab:
-    """Where faults are caused: a command of ten steps, an undisturbed run of it, and its artifacts. `few`: one of each."""
+    """A command of ten steps, the outcome of an undisturbed run of it (`whole`), and its artifacts.
+
+    `few`: inject one fault of each kind. `ranks`: processes per run.
+    """
 
     folder: Path
     command: tuple[str, ...]
@@ -77,11 +79,11 @@ class FaultLab:
         return folder
 
     def run(self, folder: Path, *more: str, prepare: Callable[[], None] = without_figures) -> ChildResult:
-        """The run, with a trap in its last rank."""
+        """Run the command in `folder`; `prepare` injects a fault into its last rank."""
         return call([*self.command, *RUN, *more], folder, prepare, timeout=300, ranks=self.ranks, grace=20)
 
-    def goes_on(self, folder: Path, note: str) -> str | None:
-        """What is wrong after the command was given again; None if it ended as undisturbed."""
+    def check_rerun(self, folder: Path, note: str) -> str | None:
+        """Repeat the command; the difference from the undisturbed run, or None if there is none."""
         done = self.run(folder)
         if done.code != 0:
             return f"{note}: the next run ends with {done.code}: {done.output[-1500:]}"
@@ -91,7 +93,7 @@ class FaultLab:
 
 
 def one_line(done: ChildResult, *words: str) -> bool:
-    """Whether a run ended with one line of ours that holds `words`, code 2 and no traceback."""
+    """True if a run ended with code 2 and one line of kdlab's that contains `words`, without a traceback."""
     lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
     told = len(lines) == 1 and all(word in lines[0] for word in words)
     return done.code == 2 and told and "Traceback" not in done.output
@@ -101,10 +103,12 @@ def result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run" / "result.json").read_text())
 
 
-def judge(found: FaultResult, lab: FaultLab, folder: Path, fine: bool, note: str, done: ChildResult | None) -> None:
-    found.tried += 1
+def record_outcome(
+    found: FaultResult, lab: FaultLab, folder: Path, fine: bool, note: str, done: ChildResult | None
+) -> None:
+    found.injected += 1
     problem = None if fine else f"{note}: {done.code if done else ''}: {done.output[-1500:] if done else ''}"
-    problem = problem or lab.goes_on(folder, note)
+    problem = problem or lab.check_rerun(folder, note)
     if problem:
         found.wrong += 1
         found.notes.append(problem)

@@ -1,4 +1,4 @@
-"""What befalls a run in a child process (`kdlab.testing.child_process.call`, `prepare=`): set before it begins, sprung at a moment of it."""
+"""Faults injected into a child run at a given step and phase (`kdlab.testing.child_process.call`, argument `prepare`)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment of a run: the training (what its progress bar says), its optimizer step, and what is going on.
+    """A moment of a run: the training (title of its progress bar), its optimizer step, and its phase.
 
     `when`: "start" of a step, "gradient" (before the update), "end", "observation", "evaluation", "phase" (of a module
-    that learns), "save N" (call N to the file system of a checkpoint), "artifact N" (of keeping something made),
-    "answers N" (of remembering answers of a teacher), "answers index N" (of beginning to).
+    that learns), "save N" (call N to the file system of a checkpoint), "artifact N" (of writing an artifact),
+    "answers N" (of caching a teacher's answers), "answers index N" (of creating that cache).
     """
 
     stage: str
@@ -26,8 +26,8 @@ class Moment:
 
 
 @dataclass
-class PidRecord:
-    """Write every moment of the run to `file`, a line of JSON each."""
+class RecordMoments:
+    """Append every moment of the run to `file`, a line of JSON each."""
 
     file: Path
 
@@ -37,11 +37,11 @@ class PidRecord:
                 out.write(json.dumps([moment.stage, moment.step, moment.when]) + "\n")
 
         without_figures()
-        watch(visit)
+        observe_moments(visit)
 
 
 def without_figures() -> None:
-    """Figures take longer than the rest of a tiny run."""
+    """Draw no figures: they take longer than the rest of a tiny run."""
     from kdlab.plotting import run_figures
 
     run_figures.draw = lambda folder: []  # pyright: ignore[reportAttributeAccessIssue]
@@ -70,79 +70,93 @@ def before_each(name: str, action: Callable[[Any], None]) -> None:
         setattr(trained, name, trapped(getattr(trained, name)))
 
 
-def watch(visit: Callable[[Moment], None]) -> None:
-    """Have `visit` called in every moment of what this process runs from now on."""
+class _MomentObserver:
+    """Call `visit` with the current stage and step at the moments of a run."""
+
+    def __init__(self, visit: Callable[[Moment], None]) -> None:
+        self.visit, self.stage, self.step = visit, "", 0
+
+    def locate(self, source: Any) -> None:
+        """Read stage and step from a module, a callback or a bound method of one; keep the last ones for others."""
+        from kdlab.callbacks.progress import ProgressCallback
+
+        module = getattr(getattr(source, "__self__", source), "module", getattr(source, "__self__", source))
+        if isinstance(module, training_modules()) and module._trainer is not None:
+            bars = [one for one in module.trainer.callbacks if isinstance(one, ProgressCallback)]  # pyright: ignore
+            self.step, self.stage = module.trainer.global_step, bars[0].title if bars else "training"
+
+    def at(self, when: str) -> None:
+        """Visit the moment `when` of the current step."""
+        self.visit(Moment(str(self.stage), int(self.step), when))
+
+    def before(self, owner: Any, name: str, when: str) -> None:
+        """Visit `when` before each call of a function of `owner`."""
+        original = getattr(owner, name)
+
+        def observed(*arguments: Any, **named: Any) -> Any:
+            self.locate(arguments[0])
+            self.at(when)
+            return original(*arguments, **named)
+
+        setattr(owner, name, observed)
+
+    def after(self, owner: Any, name: str, when: str) -> None:
+        """Visit `when` after each call of a function of `owner`."""
+        original = getattr(owner, name)
+
+        def observed(*arguments: Any, **named: Any) -> Any:
+            result = original(*arguments, **named)
+            self.locate(arguments[0])
+            self.at(when)
+            return result
+
+        setattr(owner, name, observed)
+
+
+def observe_moments(visit: Callable[[Moment], None]) -> None:
+    """Call `visit` at every moment of the runs of this process from now on."""
     from kdlab.callbacks import checkpoint, evaluate
     from kdlab.callbacks.observer import LossObserver
-    from kdlab.callbacks.progress import ProgressCallback
     from kdlab.methods.ksm.module import KSM
     from kdlab.storage import artifacts
     from kdlab.teachers.cache.store import DiskStore
 
-    now = {"stage": "", "step": 0}
-
-    def locate(first: Any) -> None:
-        """Where the training is, as far as an argument tells."""
-        module = getattr(getattr(first, "__self__", first), "module", getattr(first, "__self__", first))
-        if isinstance(module, training_modules()) and module._trainer is not None:
-            bars = [one for one in module.trainer.callbacks if isinstance(one, ProgressCallback)]  # pyright: ignore
-            now.update(step=module.trainer.global_step, stage=bars[0].title if bars else "training")
-
-    def at(when: str) -> None:
-        visit(Moment(str(now["stage"]), int(now["step"]), when))
-
-    def before(owner: Any, name: str, when: str) -> None:
-        original = getattr(owner, name)
-
-        def trap(*arguments: Any, **named: Any) -> Any:
-            locate(arguments[0])
-            at(when)
-            return original(*arguments, **named)
-
-        setattr(owner, name, trap)
-
-    def after(owner: Any, name: str, when: str) -> None:
-        original = getattr(owner, name)
-
-        def trap(*arguments: Any, **named: Any) -> Any:
-            found = original(*arguments, **named)
-            locate(arguments[0])
-            at(when)
-            return found
-
-        setattr(owner, name, trap)
+    observer = _MomentObserver(visit)
 
     def saving(number: int, arguments: tuple[Any, ...]) -> None:
-        locate(arguments[2])
-        at(f"save {number}")
+        observer.locate(arguments[2])
+        observer.at(f"save {number}")
 
     for trained in training_modules():
-        before(trained, "training_step", "start")
-        before(trained, "configure_gradient_clipping", "gradient")
-        before(trained, "on_train_batch_end", "end")
-    after(LossObserver, "__call__", "observation")
-    after(evaluate, "over_splits", "evaluation")
-    before(KSM, "learn", "phase")
-    during(checkpoint.CheckpointCallback, "on_train_batch_end", saving)
-    during(
+        observer.before(trained, "training_step", "start")
+        observer.before(trained, "configure_gradient_clipping", "gradient")
+        observer.before(trained, "on_train_batch_end", "end")
+    observer.after(LossObserver, "__call__", "observation")
+    observer.after(evaluate, "over_splits", "evaluation")
+    observer.before(KSM, "learn", "phase")
+    intercept_calls(checkpoint.CheckpointCallback, "on_train_batch_end", saving)
+    intercept_calls(
         artifacts.ArtifactStore,
         "_make",
         lambda number, arguments: visit(Moment(str(arguments[4]), 0, f"artifact {number}")),
         only_at=("open", "write", "fsync", "replace", "rename", "mkdir"),
     )
-    during(DiskStore, "write", lambda number, _: at(f"answers {number}"), only_at=("open", "pwrite"))
-    during(
-        DiskStore, "_new_index", lambda number, _: at(f"answers index {number}"), only_at=("open", "fsync", "replace")
+    intercept_calls(DiskStore, "write", lambda number, _: observer.at(f"answers {number}"), only_at=("open", "pwrite"))
+    intercept_calls(
+        DiskStore,
+        "_new_index",
+        lambda number, _: observer.at(f"answers index {number}"),
+        only_at=("open", "fsync", "replace"),
     )
 
 
 CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "ftruncate")
 
 
-def during(
+def intercept_calls(
     owner: Any, name: str, visit: Callable[[int, tuple[Any, ...]], None], only_at: Sequence[str] = CALLS
 ) -> None:
-    """Have `visit` called before each of the file-system calls that a method makes, with their number."""
+    """Call `visit(number, arguments)` before each file-system call in `only_at` that a method makes."""
     original = getattr(owner, name)
 
     def method(*arguments: Any, **named: Any) -> Any:
@@ -170,26 +184,26 @@ def during(
 
 
 @dataclass
-class TrapAt:
-    """Do something to this process when the training `stage` starts its step `step` (or ends it, or is evaluated)."""
+class FaultAt:
+    """Call `action` in this process at the moment (`stage`, `step`, `when`); see `Moment`."""
 
     step: int
-    deed: Callable[[], None]
+    action: Callable[[], None]
     when: str = "start"
     stage: str = "training"
 
     def __call__(self) -> None:
         def visit(moment: Moment) -> None:
             if moment == Moment(self.stage, self.step, self.when):
-                self.deed()
+                self.action()
 
         without_figures()
-        watch(visit)
+        observe_moments(visit)
 
 
 @dataclass
-class Send:
-    """Send this process signals."""
+class SendSignal:
+    """SendSignal this process signals."""
 
     signum: int
     times: int = 1
@@ -200,8 +214,8 @@ class Send:
 
 
 @dataclass
-class Spoil:
-    """Have a loss ("loss") or its gradient ("gradient") be NaN in some optimizer steps of the run itself, on this rank."""
+class InjectNonFinite:
+    """Make the loss NaN (`what="loss"`) or its gradient infinite ("gradient") at some optimizer steps, on this rank."""
 
     steps: tuple[int, ...]
     what: str = "loss"
@@ -227,7 +241,7 @@ class Spoil:
 
 
 @dataclass
-class Measure:
+class MeasureSteps:
     """Write seconds, resident bytes and open files at the start of each step to `file`, a CSV line each."""
 
     file: Path

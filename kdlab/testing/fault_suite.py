@@ -17,7 +17,7 @@ from kdlab.testing import fault_tables
 from kdlab.testing.child_process import tiny, tiny_task
 from kdlab.testing.disk_faults import damaged, full_disks, read_only
 from kdlab.testing.fault_lab import FaultLab, FaultResult, timed
-from kdlab.testing.kills import KillCase, campaign, undisturbed
+from kdlab.testing.kills import KillCase, reference_run, start_kills
 from kdlab.testing.long_run import long_run
 from kdlab.testing.rank_faults import dying_ranks
 from kdlab.testing.signals_and_nans import nonfinite, nonfinite_skipped, signals, signals_preparing, two_makers
@@ -112,7 +112,7 @@ def _injected(
         ranks: KillCase("undisturbed", override(command, *RANKS) if ranks > 1 else command, ranks=ranks)
         for ranks in sorted({fault.ranks for fault in faults})
     }
-    references = {ranks: pool.submit(undisturbed, case, top / f"whole-{ranks}") for ranks, case in runs.items()}
+    references = {ranks: pool.submit(reference_run, case, top / f"whole-{ranks}") for ranks, case in runs.items()}
     for number, fault in enumerate(faults):
         reference, overrides = references[fault.ranks].result(), runs[fault.ranks].command
         artifacts = reference.folder / "artifacts"
@@ -142,7 +142,7 @@ class FaultOptions:
     table: Path | None = None
 
     def chooses(self, name: str) -> bool:
-        """Whether a fault is chosen by its name."""
+        """True if a fault's name is chosen."""
         included = not self.only or any(word in name for word in self.only)
         return included and not any(word in name for word in self.but)
 
@@ -204,7 +204,7 @@ class _Suite:
                 kills = [case for case in cases(teacher, text, task, options.quick) if options.chooses(case.name)]
                 faults = [fault for fault in other_faults(options.quick) if options.chooses(fault.name)]
                 started = [
-                    *campaign(kills, top / "killed", pool),
+                    *start_kills(kills, top / "killed", pool),
                     *_injected(faults, command, top, options.quick, pool),
                 ]
                 for name, futures in started:
@@ -223,7 +223,7 @@ class _Suite:
 
     def _report(self, name: str, result: FaultResult) -> None:
         """Print the row of a fault with its notes, and add it to the table."""
-        if name.startswith(fault_tables.KILLED) and not result.tried:
+        if name.startswith(fault_tables.KILLED) and not result.injected:
             result.wrong, result.notes = 1, [*result.notes, "nothing was killed"]
         self.rows.append(fault_tables.row(name, result))
         print(fault_tables.line([self.rows[-1][key] for key in fault_tables.HEAD]), flush=True)

@@ -1,4 +1,4 @@
-"""What came of causing faults, as tables; and the file in which several calls of `python -m kdlab.faults` put theirs."""
+"""Tables of fault results, and the file in which several calls of `python -m kdlab.faults` collect theirs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HEAD = ("fault", "caused", "wrong", "seconds")
 
 
 def row(name: str, found: FaultResult) -> dict[str, Any]:
-    """What is kept of a fault."""
-    kept = {"fault": name, "caused": found.tried, "wrong": found.wrong, "seconds": round(found.seconds)}
+    """The row of a fault, as written to the file."""
+    kept = {"fault": name, "caused": found.injected, "wrong": found.wrong, "seconds": round(found.seconds)}
     return kept | {"notes": found.notes, "kinds": dict(found.kinds)}
 
 

@@ -1,4 +1,4 @@
-"""Runs killed by SIGKILL in every kind of moment and gone on with by the same command: nothing may differ in the end.
+"""Kill runs with SIGKILL at every kind of moment and resume them by the same command: no result may differ.
 
 An undisturbed run is recorded first: its moments (`kdlab.testing.fault_points.Moment`) are the points to kill at. Points are gone
 through in chains: run, killed, run again, killed later, and so on until a run ends, whose results are then compared bit
@@ -18,7 +18,7 @@ from typing import Any
 
 from kdlab.testing.child_process import call, outcome
 from kdlab.testing.fault_lab import RUN, FaultResult, timed
-from kdlab.testing.fault_points import Moment, PidRecord, Send, TrapAt
+from kdlab.testing.fault_points import FaultAt, Moment, RecordMoments, SendSignal
 
 CHAIN = 6  # kills before a run may end
 KINDS = {
@@ -49,7 +49,7 @@ class KillCase:
 
 
 @dataclass
-class UndisturbedRun:
+class ReferenceRun:
     """An undisturbed run: its moments in order, its outcome, its folder with artifacts."""
 
     folder: Path
@@ -57,14 +57,14 @@ class UndisturbedRun:
     outcome: dict[str, Any]
 
 
-def undisturbed(case: KillCase, folder: Path) -> UndisturbedRun:
+def reference_run(case: KillCase, folder: Path) -> ReferenceRun:
     """Do the run, recording it. RuntimeError if it fails.
 
     A run whose modules were made by asking teachers is done again without those answers: killed runs begin so too.
     """
     log, answers = folder / "moments.jsonl", folder / "artifacts" / "answers"
     for again in (False, True):
-        done = call([*case.command, *RUN], folder, PidRecord(log), timeout=600, ranks=case.ranks, trapped=0)
+        done = call([*case.command, *RUN], folder, RecordMoments(log), timeout=600, ranks=case.ranks, trapped=0)
         if done.code != 0:
             raise RuntimeError(f"{case.name} fails undisturbed:\n{done.output}")
         if again or not case.prepared or not answers.exists():
@@ -73,7 +73,7 @@ def undisturbed(case: KillCase, folder: Path) -> UndisturbedRun:
             shutil.rmtree(left)
         log.unlink()
     moments = [Moment(*json.loads(line)) for line in log.read_text().splitlines()]
-    return UndisturbedRun(folder, list(dict.fromkeys(moments)), outcome(folder / "run"))
+    return ReferenceRun(folder, list(dict.fromkeys(moments)), outcome(folder / "run"))
 
 
 def points(case: KillCase, moments: Sequence[Moment]) -> list[Moment]:
@@ -108,7 +108,7 @@ def chains(case: KillCase, moments: Sequence[Moment]) -> list[list[Moment]]:
     return [chosen[start::count] for start in range(count)]
 
 
-def killed(case: KillCase, whole: UndisturbedRun, chain: Sequence[Moment], folder: Path) -> FaultResult:
+def kill_chain(case: KillCase, whole: ReferenceRun, chain: Sequence[Moment], folder: Path) -> FaultResult:
     """Kill at the chain's moments one after the other, end the run, compare."""
     folder.mkdir(parents=True)
     if case.prepared:  # but for remembered answers, which are written in the training
@@ -116,13 +116,13 @@ def killed(case: KillCase, whole: UndisturbedRun, chain: Sequence[Moment], folde
     found = FaultResult()
     for moment in chain:
         rank = 0 if _kind(moment) == "save" else moment.step % case.ranks  # the first rank alone saves
-        trap = TrapAt(moment.step, Send(signal.SIGKILL), moment.when, moment.stage)
+        trap = FaultAt(moment.step, SendSignal(signal.SIGKILL), moment.when, moment.stage)
         done = call([*case.command, *RUN], folder, trap, timeout=600, ranks=case.ranks, trapped=rank)
         if done.code == -9:
-            found.tried += 1
+            found.injected += 1
             found.kinds.update(kinds(case, whole.moments, moment))
         if done.code not in (0, -9):
-            found.wrong = max(1, found.tried)
+            found.wrong = max(1, found.injected)
             found.notes.append(f"{case.name}, before {moment}: exit code {done.code}: {done.output[-2000:]}")
             return found
         if done.code == 0:  # what the kill before had reached is not done again
@@ -132,14 +132,14 @@ def killed(case: KillCase, whole: UndisturbedRun, chain: Sequence[Moment], folde
     ended = outcome(folder / "run") if done.code == 0 else {}
     different = [part for part, value in whole.outcome.items() if ended.get(part) != value]
     if different:
-        found.wrong = max(1, found.tried)
+        found.wrong = max(1, found.injected)
         found.notes.append(f"{case.name}, {list(chain)}: {', '.join(different)} differ: {done.output[-2000:]}")
     shutil.rmtree(folder)
     return found
 
 
 def kinds(case: KillCase, moments: Sequence[Moment], moment: Moment) -> list[str]:
-    """What a kill at `moment` counts as: the kind of moment, and under which conditions."""
+    """Categories of a kill: its kind of moment, and its conditions (ranks, loader workers)."""
     steps = max((m.step + 1 for m in moments if (m.stage, m.when) == ("training", "start")), default=0)
     found = [KINDS[_kind(moment)]]
     done = moment.step - (moment.when == "end")  # the step has been counted by then
@@ -151,17 +151,17 @@ def kinds(case: KillCase, moments: Sequence[Moment], moment: Moment) -> list[str
     return found
 
 
-def campaign(
+def start_kills(
     cases: Sequence[KillCase], folder: Path, pool: Executor
 ) -> Iterator[tuple[str, list[Future[FaultResult]]]]:
     """The name of each case and its chains, which are under way in `pool` by then."""
-    wholes = [pool.submit(undisturbed, case, folder / str(number) / "whole") for number, case in enumerate(cases)]
+    wholes = [pool.submit(reference_run, case, folder / str(number) / "whole") for number, case in enumerate(cases)]
     for number, (case, future) in enumerate(zip(cases, wholes, strict=True)):
         whole = future.result()
         yield (
             case.name,
             [
-                pool.submit(timed, killed, case, whole, chain, folder / str(number) / f"chain-{start}")
+                pool.submit(timed, kill_chain, case, whole, chain, folder / str(number) / f"chain-{start}")
                 for start, chain in enumerate(chains(case, whole.moments))
             ],
         )

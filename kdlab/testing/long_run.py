@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from kdlab.testing.child_process import call
 from kdlab.testing.fault_lab import FaultLab, FaultResult
-from kdlab.testing.fault_points import Measure
+from kdlab.testing.fault_points import MeasureSteps
 
 GROWTH = 0.02  # of resident memory
 SLOWER = 0.25  # of the median step, on a machine that others use as well
@@ -23,7 +23,7 @@ def long_run(lab: FaultLab, steps: int) -> FaultResult:
             "trainer.evaluate_every=50", "select.interval=10", "hydra.run.dir=run"]  # fmt: skip
     given = [o for o in lab.command if o.split("=")[0] not in {m.split("=")[0] for m in more}]
     log = folder / "steps.csv"
-    done = call([*given, *more], folder, Measure(log), timeout=36_000)
+    done = call([*given, *more], folder, MeasureSteps(log), timeout=36_000)
     if done.code != 0:
         return FaultResult(1, 1, [f"the long run ends with {done.code}: {done.output[-2000:]}"])
     with open(log) as file:
@@ -48,5 +48,5 @@ def long_run(lab: FaultLab, steps: int) -> FaultResult:
 
 
 def _ratio(values: Sequence[float], early: slice, late: slice) -> float:
-    """By how much the median has grown."""
+    """Relative growth of the median from `early` to `late`."""
     return statistics.median(values[late]) / statistics.median(values[early]) - 1

@@ -15,7 +15,7 @@ from kdlab.testing.child_process import ChildResult, free_port
 from kdlab.testing.fault_lab import RUN, FaultLab, FaultResult, result
 
 SECONDS = 60.0
-MADE = "an error that was made on purpose"
+MESSAGE = "an error that was made on purpose"
 # what a user's `python -m kdlab.run` does, with a trap in one rank
 SCRIPT = """
 import os, signal, sys, time
@@ -26,7 +26,7 @@ def dies(module):
         Path("died").write_text(repr(time.time()))
         if sys.argv[1] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise ValueError("MADE")
+        raise ValueError("MESSAGE")
 
 if __name__ == "__main__":
     how, rank = sys.argv[1:3]
@@ -46,9 +46,9 @@ def dying_ranks(lab: FaultLab, launchers: Sequence[str] = ("devices", "torchrun"
         for how, rank in (("kill", 1), ("raise", 1), ("kill", 0)):
             folder = lab.fresh()
             done, seconds, left = _job(lab, folder, launcher, how, rank)
-            found.tried += 1
+            found.injected += 1
             fine = done.code != 0 and seconds < SECONDS and not left
-            told = MADE if how == "raise" else "rank 1 was ended by SIGKILL"
+            told = MESSAGE if how == "raise" else "rank 1 was ended by SIGKILL"
             if rank == 1 and (how == "raise" or launcher == "devices"):
                 fine = fine and told in done.output
             if rank == 1 and launcher == "devices":
@@ -62,7 +62,7 @@ def dying_ranks(lab: FaultLab, launchers: Sequence[str] = ("devices", "torchrun"
 def _job(lab: FaultLab, folder: Path, launcher: str, how: str, rank: int) -> tuple[ChildResult, float, list[int]]:
     """Run until it ends; the seconds since the rank died, and the processes that are left."""
     script = folder / "trapped.py"
-    script.write_text(SCRIPT.replace("MADE", MADE))
+    script.write_text(SCRIPT.replace("MESSAGE", MESSAGE))
     given = [how, str(rank), *lab.command, *RUN, "trainer.devices=2", "trainer.accelerator=cpu"]
     port = f"--master-port={free_port()}"
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", port] if launcher == "torchrun" else []

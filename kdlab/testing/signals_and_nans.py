@@ -12,8 +12,8 @@ from typing import Any
 
 from kdlab.storage import checkpoints, tables
 from kdlab.testing.child_process import ChildResult, call, outcome
-from kdlab.testing.fault_lab import RUN, FaultLab, FaultResult, judge, result
-from kdlab.testing.fault_points import Send, Spoil, TrapAt, without_figures
+from kdlab.testing.fault_lab import RUN, FaultLab, FaultResult, record_outcome, result
+from kdlab.testing.fault_points import FaultAt, InjectNonFinite, SendSignal, without_figures
 
 # ---- signals
 
@@ -25,22 +25,22 @@ def signals(lab: FaultLab) -> FaultResult:
     for signum, code in lab.some(codes.items()):
         for step, when in lab.some(((1, "start"), (4, "evaluation"), (7, "gradient"), (4, "end"))):
             folder = lab.fresh()
-            done = lab.run(folder, prepare=TrapAt(step, Send(signum), when))
+            done = lab.run(folder, prepare=FaultAt(step, SendSignal(signum), when))
             told = result(folder)
             kept = checkpoints.newest_valid(folder / "run" / "checkpoints")
             fine = done.code == code and told["status"] == "preempted" and "Traceback" not in done.output
             fine = fine and kept is not None and checkpoints.step_of(kept) == told["step"] in range(step, step + 3)
-            judge(found, lab, folder, fine, f"signal {signum} at {step} {when}", done)
+            record_outcome(found, lab, folder, fine, f"signal {signum} at {step} {when}", done)
         if lab.ranks > 1:  # what follows, a launcher has to pass on to all
             continue
         folder = lab.fresh()
-        done = lab.run(folder, prepare=TrapAt(5, Send(signum, 2)))
+        done = lab.run(folder, prepare=FaultAt(5, SendSignal(signum, 2)))
         fine = done.code == code and result(folder)["status"] == "running"
-        judge(found, lab, folder, fine, f"signal {signum} twice", done)
+        record_outcome(found, lab, folder, fine, f"signal {signum} twice", done)
         folder = lab.fresh()
-        done = lab.run(folder, prepare=TrapAt(10, Send(signum), "evaluation"))
+        done = lab.run(folder, prepare=FaultAt(10, SendSignal(signum), "evaluation"))
         fine = done.code == code and result(folder)["status"] == "preempted" and "Traceback" not in done.output
-        judge(found, lab, folder, fine, f"signal {signum} in the last evaluation", done)
+        record_outcome(found, lab, folder, fine, f"signal {signum} in the last evaluation", done)
     return found
 
 
@@ -49,10 +49,10 @@ def signals_preparing(lab: FaultLab) -> FaultResult:
     found = FaultResult()
     for signum, code in lab.some({signal.SIGINT: 130, signal.SIGTERM: 143}.items()):
         folder = lab.fresh(prepared=False)
-        done = lab.run(folder, prepare=TrapAt(5, Send(signum), stage="fine-tuning teacher"))
+        done = lab.run(folder, prepare=FaultAt(5, SendSignal(signum), stage="fine-tuning teacher"))
         lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
         fine = done.code == code and len(lines) == 1 and "Traceback" not in done.output
-        judge(found, lab, folder, fine, f"signal {signum} in the preparation", done)
+        record_outcome(found, lab, folder, fine, f"signal {signum} in the preparation", done)
     return found
 
 
@@ -65,10 +65,10 @@ def nonfinite(lab: FaultLab) -> FaultResult:
     for what in lab.some(("gradient", "loss")):
         for step in lab.some((2, 3, 9, 7)):
             folder = lab.fresh()
-            done = lab.run(folder, prepare=Spoil((step,), what))
+            done = lab.run(folder, prepare=InjectNonFinite((step,), what))
             fine = f"the {what} of step {step} is not finite; rows of the batch: " in done.output and done.code == 2
             fine = fine and _all_finite(folder) and result(folder)["status"] == "failed"
-            found.tried += 1
+            found.injected += 1
             again = lab.run(folder)
             ended = outcome(folder / "run") if again.code == 0 else {}
             if not fine or any(ended.get(part) != value for part, value in lab.whole.items()):
@@ -84,8 +84,8 @@ def nonfinite_skipped(lab: FaultLab) -> FaultResult:
     for what in lab.some(("loss", "gradient")):
         for steps in lab.some(((2,), (2, 3, 4), (3, 9))):
             folder = lab.fresh()
-            done = lab.run(folder, *skip, prepare=Spoil(steps, what))
-            found.tried += 1
+            done = lab.run(folder, *skip, prepare=InjectNonFinite(steps, what))
+            found.injected += 1
             events = tables.read(folder / "run" / "events.csv")
             listed = [int(event["step"]) for event in events if event["kind"] == "nonfinite" and event["rows"]]
             fine = listed == list(steps) and _all_finite(folder)
@@ -135,7 +135,7 @@ def two_makers(lab: FaultLab, times: int = 2) -> FaultResult:
             thread.start()
         for thread in both:
             thread.join()
-        found.tried += 1
+        found.injected += 1
         made = [line for done in ended.values() for line in done.output.splitlines() if line.startswith("making ")]
         fine = all(done.code == 0 for done in ended.values()) and len(made) == len(set(made)) > 0
         fine = fine and all(outcome(folder / name / "run") == lab.whole for name in ended)

@@ -15,7 +15,7 @@ SYLLABLES = ["ba", "ke", "lo", "mi", "nu", "ra", "se", "ti", "vo", "zu"]
 WORDS = [a + b for a in SYLLABLES for b in SYLLABLES]
 
 
-def made_text(documents: int, seed: int = 0) -> list[str]:
+def generated_text(documents: int, seed: int = 0) -> list[str]:
     """Documents of sentences with some order in them: a word is mostly followed by its neighbour in the list."""
     rng = np.random.default_rng(seed)
     texts = []
@@ -99,7 +99,7 @@ def write_teacher(folder: Path, family: str = "bert", layers: int = 4, seed: int
 def write_text(folder: Path, documents: int = 60, seed: int = 0) -> Path:
     """A folder of .txt files of made text, one document each."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i, text in enumerate(made_text(documents, seed)):
+    for i, text in enumerate(generated_text(documents, seed)):
         (folder / f"{i:03}.txt").write_text(text + "\n")
     return folder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdlab.testing.child_process import call, outcome, tiny
-from kdlab.testing.fault_points import Send, TrapAt, without_figures
+from kdlab.testing.fault_points import FaultAt, SendSignal, without_figures
 from kdlab.testing.fault_suite import RANKS, override
 
 AUTO = "trainer.checkpoint_every=auto"
@@ -37,7 +37,7 @@ class Hasty:
         CheckpointSchedule.due = due  # pyright: ignore[reportAttributeAccessIssue]
         without_figures()
         if self.kill_at is not None:
-            TrapAt(self.kill_at, Send(signal.SIGKILL))()
+            FaultAt(self.kill_at, SendSignal(signal.SIGKILL))()
 
 
 def kept(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from kdlab.testing import disk_faults, signals_and_nans
 from kdlab.testing.child_process import tiny_task
 from kdlab.testing.fault_lab import FaultLab, FaultResult
 from kdlab.testing.fault_suite import KSM, RANKS, TWO_EPOCHS, override
-from kdlab.testing.kills import KillCase, UndisturbedRun, killed, points, undisturbed
+from kdlab.testing.kills import KillCase, ReferenceRun, kill_chain, points, reference_run
 from kdlab.testing.tiny import write_task
 
 
@@ -26,16 +26,16 @@ def case(teacher_folder, rows) -> KillCase:
 
 
 @pytest.fixture(scope="module")
-def whole(case, tmp_path_factory) -> UndisturbedRun:
-    return undisturbed(case, tmp_path_factory.mktemp("whole") / "whole")
+def whole(case, tmp_path_factory) -> ReferenceRun:
+    return reference_run(case, tmp_path_factory.mktemp("whole") / "whole")
 
 
-def lab_of(case: KillCase, whole: UndisturbedRun, folder: Path) -> FaultLab:
+def lab_of(case: KillCase, whole: ReferenceRun, folder: Path) -> FaultLab:
     return FaultLab(folder, case.command, whole.outcome, whole.folder / "artifacts", case.ranks, few=True)
 
 
-def assert_borne(found: FaultResult, tried: int) -> None:
-    assert (found.tried, found.wrong) == (tried, 0), "\n".join(found.notes)
+def assert_borne(found: FaultResult, injected: int) -> None:
+    assert (found.injected, found.wrong) == (injected, 0), "\n".join(found.notes)
 
 
 def test_a_run_killed_in_moments_of_all_kinds_ends_as_undisturbed(case, whole, tmp_path):
@@ -43,8 +43,8 @@ def test_a_run_killed_in_moments_of_all_kinds_ends_as_undisturbed(case, whole, t
     assert {moment.when.split()[0] for moment in points(KillCase("", (), points=99), whole.moments)} >= {
         "start", "gradient", "end", "observation", "evaluation", "save",
     }  # fmt: skip
-    found = killed(case, whole, chosen, tmp_path / "killed")
-    assert found.tried >= 4 and found.wrong == 0, found.notes  # a step whose checkpoint is written is not done again
+    found = kill_chain(case, whole, chosen, tmp_path / "killed")
+    assert found.injected >= 4 and found.wrong == 0, found.notes  # a step whose checkpoint is written is not done again
 
 
 @pytest.mark.parametrize(
@@ -57,25 +57,25 @@ def test_faults_on_one_process(fault: Callable[[FaultLab], FaultResult], case, w
 def test_a_disk_that_fills_while_a_teacher_is_saved_is_one_line(case, whole, tmp_path):
     lab = FaultLab(whole.folder.parent, case.command, whole.outcome, whole.folder / "artifacts", few=True)
     found = disk_faults.full_disks(lab, 2)
-    if not found.tried:
+    if not found.injected:
         pytest.skip(found.notes[0])
     assert_borne(found, 2)
 
 
 def test_a_forbidden_folder_is_one_line(case, whole, tmp_path):
     found = disk_faults.read_only(lab_of(case, whole, tmp_path))
-    assert found.tried >= 1 and found.wrong == 0, found.notes
+    assert found.injected >= 1 and found.wrong == 0, found.notes
 
 
 @pytest.mark.parametrize("fault", [signals_and_nans.signals, signals_and_nans.nonfinite])
 def test_faults_of_one_of_two_ranks(fault: Callable[[FaultLab], FaultResult], case, tmp_path):
     both = KillCase("two", override(case.command, *RANKS), ranks=2)
-    assert_borne(fault(lab_of(both, undisturbed(both, tmp_path / "whole"), tmp_path)), 1)
+    assert_borne(fault(lab_of(both, reference_run(both, tmp_path / "whole"), tmp_path)), 1)
 
 
 def test_a_run_killed_in_the_phases_of_a_module_makes_the_same_module(teacher_folder, rows, tmp_path):
     command = tuple(tiny_task(teacher_folder, rows, "+exp=ksm", *TWO_EPOCHS, *KSM))
     case = KillCase("ksm", command, prepared=False, points=99)
-    whole = undisturbed(case, tmp_path / "whole")
+    whole = reference_run(case, tmp_path / "whole")
     phases = [moment for moment in points(case, whole.moments) if moment.when == "phase"]
-    assert_borne(killed(case, whole, phases[1:2], tmp_path / "killed"), 1)
+    assert_borne(kill_chain(case, whole, phases[1:2], tmp_path / "killed"), 1)

@@ -12,7 +12,7 @@ from kdlab.testing.fault_points import before_each
 
 
 class Forked:
-    """What `kdlab.runs.process.spawn` returns, as far as it is used."""
+    """A forked job with the interface of `kdlab.runs.process.spawn`'s result."""
 
     def __init__(
         self, work: Callable[[], int], environment: Mapping[str, str], output: int, where: Path | None

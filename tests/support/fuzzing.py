@@ -484,7 +484,7 @@ TARGETS: dict[str, Target] = {
 
 
 def shares(total: int) -> dict[str, int]:
-    """How many of `total` cases each target gets, at least."""
+    """Minimum number of the `total` cases for each target."""
     whole = sum(target.weight for target in TARGETS.values())
     return {name: max(1, math.ceil(total * target.weight / whole)) for name, target in TARGETS.items()}
 

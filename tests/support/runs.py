@@ -1,4 +1,4 @@
-"""Runs for tests: the command line in a fresh child process (`kdlab.testing.child_process`), and what befalls it there."""
+"""Runs for tests: the command line in a fresh child process (`kdlab.testing.child_process`), and faults injected into it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run_folder(folder: Path, name: str = "adads_pretrain") -> Path:
 
 
 class Hurried:
-    """More than a minute passes between any two looks at the clock of `kdlab.runtime.progress`."""
+    """More than a minute passes between any two reads of the clock of `kdlab.runtime.progress`."""
 
     def __call__(self) -> None:
         import itertools

@@ -1,4 +1,4 @@
-"""What an offline W&B run holds, read with wandb's own message format from the log it writes (LevelDB's framing)."""
+"""Read the records of an offline W&B run with wandb's own message format from its log (LevelDB's framing)."""
 
 from __future__ import annotations
 

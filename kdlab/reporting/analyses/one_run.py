@@ -1,7 +1,7 @@
-"""What one run's student does with its rows: gradients that agree, rows that are selected, where they lie.
+"""Analyses of one run's student: agreement of gradients, selected rows, t-SNE of its features.
 
-Each analysis takes an open run and gives a table and a picture of it. They read the run folder; rows and teacher come
-from the artifact store, or are made again as the run made them.
+Each takes an `OpenRun` and returns an `AnalysisResult`. Rows and teacher come from the artifact store, or are prepared
+again as in the run.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _entropies(run: OpenRun, ids: np.ndarray) -> dict[int, float]:
 
 
 def tsne(run: OpenRun, rows: int, names: Sequence[str] | None, ratio: float | None) -> AnalysisResult:
-    """Where the selected rows lie among all: t-SNE of what the student's classifier reads of each row.
+    """t-SNE of the features that the student's classifier reads of each row, with the selected rows marked.
 
     Dynamic KD, Fig. 5 (which shows margin and random). Table: row, x, y, label, selected_<strategy> (0 or 1). Needs
     scikit-learn; UserError where it is missing.

@@ -1,4 +1,4 @@
-"""A finished run, open for questions: its student at any point, its teacher, its rows."""
+"""A finished run loaded for analyses: its student at any checkpoint, its teacher, its rows."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Say = Callable[[str], None]
 
 
 class OpenRun:
-    """A finished run, with what it takes to ask its student and its teacher again.
+    """A finished run with its student, its teacher and its rows, each loaded when first used.
 
-    `checkpoint`: look at the student of that file instead of the finished one. UserError for a run on plain text unless
+    `checkpoint`: load the student of that file instead of the finished one. UserError for a run on plain text unless
     `text` allows it.
     """
 
@@ -62,7 +62,7 @@ class OpenRun:
 
     @property
     def shape(self) -> TaskShape:
-        """What the task looks like; there is none for text."""
+        """Classes, labels and metrics of the task; only for the fine-tuning stage."""
         assert isinstance(self.stage, FinetuneStage)
         return self.stage.shape
 
@@ -131,7 +131,7 @@ class OpenRun:
         return loss
 
     def row_pool(self, batch: Batch) -> RowPool:
-        """What strategies see of a batch that is on the device."""
+        """The evidence of a batch (on the device) that strategies read."""
         return text_pool(self.student, batch) if self.text else row_pool(self.student, [batch], self.device)
 
     def batches(self, rows: int) -> Iterator[Batch]:

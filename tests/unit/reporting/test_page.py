@@ -15,6 +15,7 @@ from scipy import stats
 from kdlab import report
 from kdlab.errors import UserError
 from kdlab.reporting import figures
+from kdlab.reporting import report as reporting_report
 from kdlab.reporting.analyses.across_runs import by_ratio
 from kdlab.reporting.comparison import compare
 from kdlab.reporting.filters import where
@@ -342,7 +343,7 @@ def test_the_ratio_figure_shows_the_metric_of_the_table(tmp_path, monkeypatch):
     for ratio, loss in ((0.1, 1.5), (0.3, 1.25)):
         reported(tmp_path / f"{ratio}", 0.6, select="adads", ratio=ratio, metrics={"loss": loss, "accuracy": loss / 2})
     drawn = []
-    monkeypatch.setattr(report, "picture", lambda figure, caption: drawn.append(figure))
+    monkeypatch.setattr(reporting_report, "picture", lambda figure, caption: drawn.append(figure))
     for metric, label, means in (("loss", "loss", [1.5, 1.25]), ("accuracy", "accuracy x 100", [75, 62.5])):
         drawn.clear()
         build_report([tmp_path], metric=metric, say=quiet)

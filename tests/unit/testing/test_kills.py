@@ -1,4 +1,4 @@
-"""The account that is given of faults: nothing that goes wrong may be counted as nothing."""
+"""Results of faults: no wrong outcome is lost."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from kdlab import faults
 from kdlab.testing import kills
 from kdlab.testing.child_process import ChildResult
 from kdlab.testing.fault_points import Moment
-from kdlab.testing.kills import KillCase, UndisturbedRun, killed
+from kdlab.testing.kills import KillCase, ReferenceRun, kill_chain
 
 
 @pytest.mark.parametrize(("code", "note"), [(1, "exit code 1: no such thing"), (0, "status differ")])
 def test_a_run_that_goes_wrong_without_being_killed_counts(tmp_path, monkeypatch, code, note):
     monkeypatch.setattr(kills, "call", lambda *_, **__: ChildResult(code, "no such thing"))
     monkeypatch.setattr(kills, "outcome", lambda folder: {"status": "failed"})
-    whole = UndisturbedRun(tmp_path, [], {"status": "finished"})
-    found = killed(KillCase("it", (), prepared=False), whole, [Moment("training", 1, "start")], tmp_path / "killed")
-    assert (found.tried, found.wrong) == (0, 1) and note in found.notes[0]
+    whole = ReferenceRun(tmp_path, [], {"status": "finished"})
+    found = kill_chain(KillCase("it", (), prepared=False), whole, [Moment("training", 1, "start")], tmp_path / "killed")
+    assert (found.injected, found.wrong) == (0, 1) and note in found.notes[0]
 
 
 def test_a_word_that_no_fault_has_is_told(tmp_path, capsys):
