@@ -117,7 +117,7 @@ def prepared(overrides: list[str]) -> tuple[Stage, StudentModule, Any]:
     steps = stage.config.trainer.max_steps
     assert steps is not None
     teachers = stage.teachers(None)
-    data = stage.data_module(steps, None)
+    data = stage.inputs.data_module(steps, None)
     module = stage.distiller(stage.student(*teachers), teachers, Ledger(len(data.train)), steps)
     return stage, module, data
 

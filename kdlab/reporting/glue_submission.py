@@ -112,7 +112,7 @@ def _answers(run: Path, task: Task, say: Callable[[str], None]) -> Iterator[tupl
     """For each file of a task, and for AX.tsv with MNLI, logits (N, C) in the order of the rows, or why there are none."""
     config = config_of(run)
     stage = stage_of(config, say)
-    stage.source.check()
+    stage.inputs.source.check()
     model = loading.load_classifier(run / "student")
     if task.shape.labels is not None and loading.labels_of(model.config) != task.shape.labels:
         raise UserError(
@@ -122,17 +122,17 @@ def _answers(run: Path, task: Task, say: Callable[[str], None]) -> Iterator[tupl
     tokenizer = loading.load_tokenizer(run / "student")
     gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     encoder = Encoder(model).eval().to("cuda" if gpu else "cpu")
-    splits = stage.source.read().splits
+    splits = stage.inputs.source.read().splits
     for split, file in task.glue.items():
         if split not in splits:
-            place = stage.source.path if isinstance(stage.source, TaskFolder) else task.hub.name
+            place = stage.inputs.source.path if isinstance(stage.inputs.source, TaskFolder) else task.hub.name
             yield file, f"{place} has no {split} split"
             continue
         yield file, _logits(encoder, tokenizer, TaskData(task.shape, {split: splits[split]}), split, config)
     if task.name == "mnli":
         (file,) = AX.glue.values()
         try:
-            rows = diagnostics(stage.source)
+            rows = diagnostics(stage.inputs.source)
         except UserError as error:
             yield file, str(error)
             return

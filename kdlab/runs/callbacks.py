@@ -86,7 +86,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         weigh=weigh,
         decisions=decisions if len(columns["knowledge"]) > 1 else None,
         checkpoint=checkpoint,
-        check_teachers=LambdaCallback(on_train_start=lambda *_: prepared.stage.meet(prepared.teachers)),
+        check_teachers=LambdaCallback(on_train_start=lambda *_: prepared.stage.check_teachers(prepared.teachers)),
         progress=ProgressCallback(total, prepared.ledger, selector) if record.main else None,
         columns={name: names for name, names in columns.items() if len(names) > 1},  # more than the step
     )

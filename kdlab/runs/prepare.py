@@ -74,12 +74,14 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     world = devices * trainer.num_nodes
     torch.set_num_threads(_threads(trainer.threads, devices))
 
-    data = stage.data_module(trainer.max_steps * trainer.accumulate if trainer.max_steps else None, trainer.max_epochs)
+    data = stage.inputs.data_module(
+        trainer.max_steps * trainer.accumulate if trainer.max_steps else None, trainer.max_epochs
+    )
     batches = data.sampler(0, world).batches
     batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
     if config.select.ratio * batch_size < 1:
         say(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
-    ledger = Ledger(len(data.train), stage.fixed_inputs)
+    ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
     caches = cache_plan.plan(stage, data, batches, world)
     teachers = stage.teachers(ledger)
     baselines = stage.baselines(batches, world)

@@ -34,7 +34,7 @@ class RunRecord:
         prepared = self.prepared
         text = yaml.safe_dump(prepared.resolved, sort_keys=False, allow_unicode=True)
         atomic_write_text(self.folder / "config.yaml", text)
-        prepared.identity["artifacts"] = list(prepared.stage.store.used)
+        prepared.identity["artifacts"] = list(prepared.stage.inputs.store.used)
         atomic_write_json(self.folder / "result.json", {"status": "running", **prepared.identity})
         if prepared.ksm_log is not None:
             atomic_write_text(self.folder / ksm_training.LOG, prepared.ksm_log.read_text(encoding="utf-8"))

@@ -28,11 +28,11 @@ def rescore(run: Path, rows: int | None = None) -> int:
     if rows is not None:
         config.data.heldout_rows = rows
     stage = stage_of(config, print)
-    stage.source.check()
-    student = Encoder(stage.load(run / "student")).eval()
-    splits = stage.data_module(1, None).heldout_splits(final=rows is None)
+    stage.inputs.source.check()
+    student = Encoder(stage.inputs.load(run / "student")).eval()
+    splits = stage.inputs.data_module(1, None).heldout_splits(final=rows is None)
     with torch.autocast("cpu", torch.bfloat16, enabled=result["devices"]["precision"] == "bf16-mixed"):
-        scores = over_splits(lambda batches: stage.score(student, batches), splits)
+        scores = over_splits(lambda batches: stage.inputs.score(student, batches), splits)
     recorded = result["metrics"]["student"]
     print(f"{'held-out rows':<24}" + "".join(f"{name:>22}" for name in scores))
     for title, values in (("student, now", scores), ("student, as recorded", recorded)):

@@ -38,18 +38,18 @@ def result_of(
         "steps": module.total_steps,
         "metrics": metrics,
         "ledger": _ledger(totals, probes, module.total_steps),
-        "preparation": stage.preparation,
+        "preparation": stage.inputs.prerequisites.stages(),
         "seed": config.seed,
         "select": {"name": config.select.name, "ratio": config.select.ratio},
         "adopt": config.adopt.name if taught else None,
         "policy": {"name": config.weigh.name, "reward_data": ksm_training.reward_data(stage)},
         "stage": config.data.stage,
         "knowledge": config.knowledge.name,
-        "data": stage.facts(),
+        "data": stage.inputs.facts(),
         "teacher": {
-            "name": stage.teacher_name,
+            "name": stage.inputs.teacher_name,
             "sha256": stage.teacher_hash() if taught else None,
-            "layers": stage.teacher_config.num_hidden_layers,
+            "layers": stage.inputs.main_source.config.num_hidden_layers,
         },
         "teachers": [
             {
@@ -71,10 +71,10 @@ def result_of(
         "devices": {
             "world": world,
             "kind": str(module.device),
-            "precision": stage.precision,
+            "precision": stage.inputs.precision,
             **environment.machine(module.device),
         },
-        "artifacts": list(stage.store.used),
+        "artifacts": list(stage.inputs.store.used),
     }
 
 

@@ -96,7 +96,7 @@ def trainer_of(prepared: PreparedRun, ordered: list[pl.Callback]) -> pl.Trainer:
         devices=prepared.devices,
         num_nodes=trainer.num_nodes,
         strategy=ddp if prepared.world > 1 else "auto",
-        precision=prepared.stage.precision,  # pyright: ignore[reportArgumentType]
+        precision=prepared.stage.inputs.precision,  # pyright: ignore[reportArgumentType]
         max_steps=prepared.total_steps,
         max_epochs=1,
         accumulate_grad_batches=trainer.accumulate,
@@ -130,7 +130,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer) -> N
         return
     with user_errors("writing the student", folder), native_errors():
         module.student.model.save_pretrained(folder / "student")
-        stage.tokenizer.save_pretrained(folder / "student")
+        stage.inputs.tokenizer.save_pretrained(folder / "student")
     result = result_of(stage, module, metrics, totals, probes, prepared.world, prepared.overrides)
     result["events"] = dict(built.guard.counts)
     result["checkpoints"] = built.checkpoint.cost(totals["seconds"])

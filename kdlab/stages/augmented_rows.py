@@ -1,85 +1,85 @@
-"""A task's training rows with the augmented ones, as data.augment asks for them, once for all runs."""
+"""A task's training rows with augmented copies (`data.augment`, TinyBERT), made once and kept in the artifact store."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from kdlab.config.groups import AugmentConfig
 from kdlab.data.augmentation import tinybert
 from kdlab.data.augmentation.word_vectors import read_word_table
 from kdlab.data.tasks import dataset
+from kdlab.data.tasks.rows import TaskData
 from kdlab.errors import UserError
 from kdlab.models import loading
+from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import sha256_of
-from kdlab.teachers.specs import weights_of
-
-if TYPE_CHECKING:
-    from kdlab.stages.finetuning import FinetuneStage
+from kdlab.teachers.specs import ModelSource, weights_of
 
 
-def check(stage: FinetuneStage) -> None:
-    """UserError where rows cannot be augmented, or nobody could label them."""
-    given = _given(stage)
-    source(stage)
-    if given.table is not None and not Path(given.table).is_file():
-        raise UserError(f"data.augment.table={given.table}: there is no such file of word vectors (GloVe)")
-    if not stage.asks_teacher:
-        raise UserError(
-            f"data.augment: augmented rows are labelled by a teacher, and knowledge={stage.config.knowledge.name} asks none"
-        )
+@dataclass(frozen=True)
+class AugmentedRows:
+    """The augmentation of one task's training rows.
 
+    `config`: data.augment; `max_length`: tokens of a row; `main`, `teacher_name`: the main teacher, whose masked-LM head
+    proposes words unless the configuration names a model; `tokenizer`: of teacher and student; `store`: keeps the rows;
+    `task_parts`: key parts of the rows without augmented ones.
+    """
 
-def folder(stage: FinetuneStage) -> Path:
-    """The tokenised rows, the augmented ones among those of train."""
-    given, place = _given(stage), source(stage)
-    revision = None if given.model else stage.config.teachers.revision
-    max_length = stage.config.data.max_length
-    made_by = {
-        "masked_lm": weights_of(place, stage.config.teachers.revision),
-        "tokenizer": stage.task_parts["tokenizer"],
-        "table": given.table and sha256_of(Path(given.table)),
-    }
-    settings = {name: getattr(given, name) for name in ("copies", "replace", "candidates", "seed")}
+    config: AugmentConfig
+    max_length: int
+    main: ModelSource
+    teacher_name: str
+    tokenizer: Any
+    store: ArtifactStore
+    task_parts: Mapping[str, Any]
 
-    def build(out: Path) -> None:
-        rows = tinybert.augmented(
-            stage.rows,
-            loading.load_masked_lm(place, revision).eval(),
-            stage.tokenizer,
-            tinybert.AugmentationRecipe(max_length=max_length, batch_size=given.batch_size, **settings),
-            read_word_table(given.table) if given.table else None,
-            stage.store,
-            made_by,
-        )
-        dataset.prepare(rows, stage.tokenizer, out, max_length=max_length)
+    def check(self) -> None:
+        """UserError if no model can propose words, or the table of word vectors is missing."""
+        self.word_model()
+        if self.config.table is not None and not Path(self.config.table).is_file():
+            raise UserError(f"data.augment.table={self.config.table}: there is no such file of word vectors (GloVe)")
 
-    parts = {**stage.task_parts, "augment": {**made_by, **settings}}
-    found = stage.store.get("task", parts, build, "augmented rows")
-    stage.say(dataset.read_notes(found)[-1])
-    return found
+    def folder(self, read_rows: Callable[[], TaskData]) -> Path:
+        """The folder of the tokenised rows, augmented ones among those of train; `read_rows` gives the original rows."""
+        config, place = self.config, self.word_model()
+        revision = None if config.model else self.main.revision
+        made_by = {
+            "masked_lm": weights_of(place, self.main.revision),
+            "tokenizer": self.task_parts["tokenizer"],
+            "table": config.table and sha256_of(Path(config.table)),
+        }
+        settings = {name: getattr(config, name) for name in ("copies", "replace", "candidates", "seed")}
 
-
-def source(stage: FinetuneStage) -> str | Path:
-    """The masked-LM model that proposes words; UserError where there is none, or it has other tokens."""
-    given = _given(stage)
-    if given.model is None:
-        if not loading.has_head(stage.teacher_source, stage.teacher_config):
-            raise UserError(
-                f"data.augment: the teacher {stage.teacher_name} has no masked-LM head to propose words; "
-                "data.augment.model= names a folder that has, such as the student of +exp=adads_pretrain"
+        def build(out: Path) -> None:
+            rows = tinybert.augmented(
+                read_rows(),
+                loading.load_masked_lm(place, revision).eval(),
+                self.tokenizer,
+                tinybert.AugmentationRecipe(max_length=self.max_length, batch_size=config.batch_size, **settings),
+                read_word_table(config.table) if config.table else None,
+                self.store,
+                made_by,
             )
-        return stage.teacher_source
-    if loading.load_tokenizer(given.model).get_vocab() != stage.tokenizer.get_vocab():
-        raise UserError(
-            f"data.augment.model={given.model}: its tokens are not those of the teacher {stage.teacher_name}"
-        )
-    if not loading.has_head(given.model, loading.load_config(given.model)):
-        raise UserError(f"data.augment.model={given.model}: it has no masked-LM head to propose words")
-    return given.model
+            dataset.prepare(rows, self.tokenizer, out, max_length=self.max_length)
 
+        parts = {**self.task_parts, "augment": {**made_by, **settings}}
+        return self.store.get("task", parts, build, "augmented rows")
 
-def _given(stage: FinetuneStage) -> AugmentConfig:
-    given = stage.config.data.augment
-    assert given is not None
-    return given
+    def word_model(self) -> str | Path:
+        """Folder or Hub name of the masked-LM model that proposes words; UserError if there is none for these tokens."""
+        model = self.config.model
+        if model is None:
+            if not loading.has_head(self.main.place, self.main.config):
+                raise UserError(
+                    f"data.augment: the teacher {self.teacher_name} has no masked-LM head to propose words; "
+                    "data.augment.model= names a folder that has, such as the student of +exp=adads_pretrain"
+                )
+            return self.main.place
+        if loading.load_tokenizer(model).get_vocab() != self.tokenizer.get_vocab():
+            raise UserError(f"data.augment.model={model}: its tokens are not those of the teacher {self.teacher_name}")
+        if not loading.has_head(model, loading.load_config(model)):
+            raise UserError(f"data.augment.model={model}: it has no masked-LM head to propose words")
+        return model

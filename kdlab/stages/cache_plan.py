@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +15,11 @@ from kdlab.methods.marks import marks_of
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import ksm_training
+from kdlab.stages.base import Stage
 from kdlab.stages.teachers import answer_cache
 from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
-
-if TYPE_CHECKING:
-    from kdlab.stages.base import Stage
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class CachePlan:
 
 def keeps_of(stage: Stage) -> CacheSpec:
     """What the run's terms and rules read of a teacher's answer. UserError where the wanted vocabulary cannot give it."""
-    given, row = stage.config.teachers, stage.fixed_inputs
-    taught = [w for w in stage.terms().values() if queries_teacher(w.term)]
+    given, row = stage.config.teachers, stage.inputs.fixed_inputs
+    taught = [w for w in stage.inputs.terms().values() if queries_teacher(w.term)]
     on = [w for w in taught if on_logits(w.term)]
     reads = frozenset().union(*(marks_of(w.term).needs for w in taught))
     adoption = stage.adoption()
@@ -52,15 +50,15 @@ def keeps_of(stage: Stage) -> CacheSpec:
     where = f"teachers.cache_vocabulary={given.cache_vocabulary}"
     if row:
         raise UserError(f"{where}: a task's classes are few and kept whole; this is for text (cache_vocabulary=full)")
-    if given.cache_k > stage.teacher_config.vocab_size:
+    if given.cache_k > stage.inputs.main_source.config.vocab_size:
         raise UserError(
-            f"teachers.cache_k={given.cache_k}: the vocabulary has {stage.teacher_config.vocab_size} tokens"
+            f"teachers.cache_k={given.cache_k}: the vocabulary has {stage.inputs.main_source.config.vocab_size} tokens"
         )
     if theirs:
         raise UserError(
             f"{where}: adopt={stage.config.adopt.name} goes by the teachers' uncertainty, which takes cache_vocabulary=full"
         )
-    temperatures = {name: _temperature(w.term) for name, w in stage.terms().items() if w in on}
+    temperatures = {name: _temperature(w.term) for name, w in stage.inputs.terms().items() if w in on}
     if None in temperatures.values():
         name = next(name for name, found in temperatures.items() if found is None)
         raise UserError(f"{where}: knowledge.terms.{name} compares all logits: cache_vocabulary=full")
@@ -95,16 +93,16 @@ def plan(stage: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
     UserError where it is more than teachers.cache_limit, unless the run is to go on without.
     """
     given = stage.config.teachers
-    if given.cache == "off" or not stage.asks_teacher:
+    if given.cache == "off" or not stage.inputs.queries_teacher:
         return None
     keeps = keeps_of(stage)
     rows = rows_asked(stage, len(data.train), batches, world)
     members = stage.teacher_pool.members
     size = sum(_row_bytes(stage, keeps, member, data) * rows for member in members)
-    epochs = 1 if stage.fixed_inputs else -(-batches // data.sampler(0, world).per_epoch)
+    epochs = 1 if stage.inputs.fixed_inputs else -(-batches // data.sampler(0, world).per_epoch)
     total = int(size + (32 * len(data.train) * epochs * len(members) if given.cache == "disk" else 0))
-    less = "" if stage.fixed_inputs or keeps.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
-    if not answer_cache.affordable(stage, total, f"{rows:,} rows of {len(members)} teacher(s)", less):
+    less = "" if stage.inputs.fixed_inputs or keeps.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
+    if not answer_cache.affordable(stage.inputs, total, f"{rows:,} rows of {len(members)} teacher(s)", less):
         return None
     return CachePlan(keeps, rows, total)
 
@@ -117,9 +115,11 @@ def rows_asked(stage: Stage, rows: int, batches: int, world: int) -> int:
         if select.scope == "global"
         else world * selection_size(size, select.ratio)
     )
-    trainings = 1 + (stage.config.weigh.episodes if stage.fixed_inputs and stage.config.weigh.path is None else 0)
+    trainings = 1 + (
+        stage.config.weigh.episodes if stage.inputs.fixed_inputs and stage.config.weigh.path is None else 0
+    )
     asked = trainings * batches * each + (select.evaluation_rows if select.observe == "kd" and select.ratio < 1 else 0)
-    return min(rows, asked) if stage.fixed_inputs else asked
+    return min(rows, asked) if stage.inputs.fixed_inputs else asked
 
 
 def _row_bytes(stage: Stage, keeps: CacheSpec, member: TeacherSpec, data: Any) -> float:
@@ -130,7 +130,7 @@ def _row_bytes(stage: Stage, keeps: CacheSpec, member: TeacherSpec, data: Any) -
     elif keeps.logits == "labelled":
         units = float(np.maximum(1, np.round(stage.config.data.mask_probability * (lengths - 2))).mean())
     return answer_cache.row_bytes(
-        stage, keeps, member, units, float(lengths.mean()), float((lengths**2).mean()), stage.precision
+        stage.inputs, keeps, member, units, float(lengths.mean()), float((lengths**2).mean()), stage.inputs.precision
     )
 
 
@@ -141,5 +141,14 @@ def attach(
     if found is not None:
         for member, teacher in zip(stage.teacher_pool.members, teachers, strict=True):
             answer_cache.remember(
-                stage, member, teacher, found.keeps, rows, stage.rows_parts, stage.precision, ledger, run
+                stage.inputs,
+                member,
+                stage.teacher_pool.weights(member),
+                teacher,
+                found.keeps,
+                rows,
+                stage.inputs.rows_parts,
+                stage.inputs.precision,
+                ledger,
+                run,
             )

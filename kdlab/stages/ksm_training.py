@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,6 +24,7 @@ from kdlab.methods.selection.policies import Fixed
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import stable
+from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection, made
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
 from kdlab.stages.preparation import fit
@@ -31,9 +32,6 @@ from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.storage.tables import Table
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import WeighingContext
-
-if TYPE_CHECKING:
-    from kdlab.stages.base import Stage
 
 Remember = Callable[
     [Sequence[Teacher], Ledger, int, str], None
@@ -54,7 +52,7 @@ def check(stage: Stage) -> None:
     modules = [name for name, arm in arms.items() if isinstance(arm, KSM)]
     for name, arm in arms.items():
         reads = marks_of(arm).needs
-        if "uncertainty" in reads and stage.regression:
+        if "uncertainty" in reads and stage.inputs.regression:
             raise UserError(f"weigh.arms.{name} goes by uncertainty, and this task is regression, which has none")
         if name not in modules:
             _rehearse(stage, name, arm)
@@ -68,8 +66,8 @@ def check(stage: Stage) -> None:
         )
     if given.path is not None:
         _loaded(stage, given.path)
-    elif modules and given.reward not in stage.score.names:
-        known = [name for name in stage.score.names if name in ("loss", "accuracy", "f1")]
+    elif modules and given.reward not in stage.inputs.score.names:
+        known = [name for name in stage.inputs.score.names if name in ("loss", "accuracy", "f1")]
         raise UserError(f"weigh.reward={given.reward}: this task is scored by {nearest(given.reward, known)}")
     _policy(stage, arms)
 
@@ -116,15 +114,15 @@ def _policy(stage: Stage, arms: dict[str, Any]) -> Any:
 
 
 def _widths(stage: Stage) -> tuple[int, list[int]]:
-    members = stage.teacher_pool.members if stage.asks_teacher else []
-    return stage.student_cast.width, [member.config.hidden_size for member in members]
+    members = stage.teacher_pool.members if stage.inputs.queries_teacher else []
+    return stage.inputs.student_shape.width, [member.config.hidden_size for member in members]
 
 
 def _arms(stage: Stage) -> dict[str, Any]:
     arms = {}
     for name, target in stage.config.weigh.arms.items():
         arm = made(target, f"weigh.arms.{name}")
-        if "features" in marks_of(arm).needs and not stage.asks_teacher:
+        if "features" in marks_of(arm).needs and not stage.inputs.queries_teacher:
             raise UserError(
                 f"weigh.arms.{name} looks at teachers, and knowledge={stage.config.knowledge.name} asks none"
             )
@@ -132,7 +130,10 @@ def _arms(stage: Stage) -> dict[str, Any]:
             student, teachers = _widths(stage)
             try:
                 arm = arm(
-                    terms=list(stage.terms()), student_width=student, teacher_widths=teachers, seed=stage.config.seed
+                    terms=list(stage.inputs.terms()),
+                    student_width=student,
+                    teacher_widths=teachers,
+                    seed=stage.config.seed,
                 )
             except TypeError as error:
                 raise UserError(f"weigh.arms.{name}: {error}") from error
@@ -144,7 +145,7 @@ def _arms(stage: Stage) -> dict[str, Any]:
 
 def _rehearse(stage: Stage, name: str, arm: Any) -> None:
     student, teachers = _widths(stage)
-    terms = tuple(stage.terms())
+    terms = tuple(stage.inputs.terms())
     rows = torch.full((3,), 0.5)
     seen = WeighingContext(
         rows, torch.ones(3, student), tuple(torch.ones(3, w) for w in teachers), torch.ones(3, len(teachers))
@@ -162,7 +163,7 @@ def _rehearse(stage: Stage, name: str, arm: Any) -> None:
 
 def _loaded(stage: Stage, folder: str | Path) -> KSM:
     module = KSM.load(Path(folder))
-    module.check(list(stage.terms()), *_widths(stage))
+    module.check(list(stage.inputs.terms()), *_widths(stage))
     return module
 
 
@@ -171,7 +172,7 @@ def _trained(stage: Stage, name: str, batches: int, world: int, remember: Rememb
     config = stage.config
     given = asdict(config.weigh)
     parts = {
-        "rows": {**stage.rows_parts, "order": config.data.order},
+        "rows": {**stage.inputs.rows_parts, "order": config.data.order},
         "teachers": [{**stage.teacher_pool.weights(m), "classes_known": m.classes} for m in stage.teacher_pool.members],
         "student": stage.student_parts,
         "knowledge": asdict(config.knowledge),
@@ -184,11 +185,11 @@ def _trained(stage: Stage, name: str, batches: int, world: int, remember: Rememb
         "batches": batches,
         "accumulate": config.trainer.accumulate,
         "batch_size": config.data.batch_size * world,
-        "precision": stage.precision,
+        "precision": stage.inputs.precision,
     }
     if config.select.ratio < 1 and config.select.scoring != "fresh":
         parts["scoring"] = "as the run"  # modules made before 2026-11-28 scored all rows afresh in their episodes
-    return stage.preparation_of.get(
+    return stage.inputs.prerequisites.get(
         "ksm",
         parts,
         lambda out: _train(stage, out, name, batches, world, remember),
@@ -209,13 +210,13 @@ def _train(stage: Stage, out: Path, name: str, batches: int, world: int, remembe
     ledger, teachers = None, []
     for episode in range(given.episodes):
         seed = stable("episode", config.seed, episode) % 2**31
-        data = stage.data_module(batches, None, seed, config.data.batch_size * world)
+        data = stage.inputs.data_module(batches, None, seed, config.data.batch_size * world)
         if given.reward_data == "heldout":
             data.set_aside(given.reward_rows)
         if ledger is None:
-            ledger = Ledger(len(data.train), stage.fixed_inputs)
+            ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
             teachers = stage.teachers(ledger)
-            if stage.fixed_inputs:  # text is masked otherwise in each episode
+            if stage.inputs.fixed_inputs:  # text is masked otherwise in each episode
                 remember(teachers, ledger, len(data.train), uuid.uuid4().hex)
         student = stage.student(*teachers)
         distiller = stage.distiller(student, teachers, ledger, steps, seed)
@@ -230,7 +231,7 @@ def _train(stage: Stage, out: Path, name: str, batches: int, world: int, remembe
         what = f"KSM, episode {episode + 1} of {given.episodes}"
         cost = fit(
             distiller, data, steps, what, *callbacks, phases,
-            accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=stage.precision,
+            accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=stage.inputs.precision,
         )  # fmt: skip
         seconds += cost["seconds"]
     module.learning = False

@@ -1,61 +1,36 @@
-"""The pre-training stage: plain text, masked-LM teachers and students (AdaDS section 4.2, the DistilBERT recipe)."""
+"""The pre-training stage: masked-LM teachers and students on plain text (AdaDS section 4.2, the DistilBERT recipe)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 import transformers
-from torch import Tensor
 
 from kdlab.data.datamodules import CorpusDataModule
-from kdlab.data.text import corpus
-from kdlab.data.text.masking import Masker
-from kdlab.data.text.sources import TextFolder
-from kdlab.errors import UserError
-from kdlab.models import loading
-from kdlab.modules.evaluation import MaskedLMScore
 from kdlab.modules.student import StudentModule
-from kdlab.stages.base import Stage, vocabulary_hash
-from kdlab.stages.components import made
+from kdlab.stages.base import Stage
 from kdlab.stages.teachers.masked_lms import TextTeacherPool
-from kdlab.storage.files import read_json
+from kdlab.stages.text_inputs import TextInputs
 from kdlab.teachers.teacher import Teacher
 
 
 class PretrainStage(Stage):
-    """What a run on text needs."""
+    """The stage of a run on plain text."""
 
-    head = transformers.AutoModelForMaskedLM
-    fixed_inputs = False
+    inputs_class = TextInputs
+    inputs: TextInputs
 
-    @property
-    def score(self) -> MaskedLMScore:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return MaskedLMScore()
-
-    @property
-    def answer(self) -> tuple[int, Tensor]:
-        return 2, torch.zeros(1, dtype=torch.long)
-
-    def load(
-        self, source: str | Path, revision: str | None = None, seed: int | None = None
-    ) -> transformers.PreTrainedModel:
-        return loading.load_masked_lm(source, revision)
+    @cached_property
+    def teacher_pool(self) -> TextTeacherPool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return TextTeacherPool(self.inputs)
 
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
         if (
             teacher is not None and teacher.encoder.weight_dtype is None
-        ):  # in half precision it has lost some of its bits
+        ):  # weights held in half precision have lost bits
             return teacher.encoder.model
         return self.teacher_pool.load(self.teacher_pool.main)
-
-    @cached_property
-    def teacher_pool(self) -> TextTeacherPool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return TextTeacherPool(self)
 
     def teachers_on_heldout(
         self, module: StudentModule, teachers: Sequence[Teacher], data: CorpusDataModule
@@ -65,95 +40,3 @@ class PretrainStage(Stage):
             titles[teacher.name]: module.evaluate(data.heldout_splits(final=True)[""], teacher=teacher)
             for teacher in teachers
         }
-
-    def facts(self) -> dict[str, Any]:
-        """What is known of the text."""
-        return {
-            "source": type(self.source).__name__,
-            "path": self.config.data.path,
-            "fingerprint": self.corpus_parts["text"],
-            **read_json(self.corpus_folder / "stats.json"),
-        }
-
-    @cached_property
-    def source(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        data = self.config.data
-        if data.path is not None:
-            return TextFolder(path=data.path, document=data.document, text_column=data.text_column, group=data.group)
-        if data.source is None:
-            raise UserError("no text: give data.path= (a folder of .txt, .jsonl or .parquet)")
-        return made(data.source, "data.source")
-
-    @cached_property
-    def corpus_parts(self) -> dict[str, Any]:
-        data = self.config.data
-        return {
-            "text": self.source.fingerprint(),
-            "tokenizer": vocabulary_hash(self.tokenizer),
-            **{name: getattr(data, name) for name in ("min_length", "max_length", "heldout", "split_seed")},
-        }
-
-    @cached_property
-    def corpus_folder(self) -> Path:
-        data = self.config.data
-
-        def build(out: Path) -> None:
-            corpus.prepare(
-                self.source,
-                self.tokenizer,
-                out,
-                min_length=data.min_length,
-                max_length=data.max_length,
-                heldout=data.heldout,
-                seed=data.split_seed,
-            )
-
-        return self.store.get("corpus", self.corpus_parts, build, "tokenised text")
-
-    def data_module(
-        self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
-    ) -> CorpusDataModule:
-        given = self.config.data
-        seed = self.config.seed if seed is None else seed
-        size, grouped = batch_size or given.batch_size, given.order == "length"
-        return self.rows_of(seed, size, given.mask_probability, batches, epochs, grouped=grouped)
-
-    @property
-    def rows_parts(self) -> dict[str, Any]:
-        names = ("masking", "mask_probability")
-        return {**self.corpus_parts, **{name: getattr(self.config.data, name) for name in names}}
-
-    def rows_of(
-        self,
-        seed: int,
-        batch_size: int,
-        probability: float,
-        batches: int | None,
-        epochs: int | None = None,
-        crop: int | None = None,
-        grouped: bool = True,
-    ) -> CorpusDataModule:
-        """The prepared text, for a number of micro-batches or of passes; `crop`: stretches of at most so many tokens;
-        `grouped` by length, as teachers are prepared."""
-        data = self.config.data
-        folder = self.corpus_folder
-        facts = {
-            "mask_id": self.tokenizer.mask_token_id,
-            "special_ids": self.tokenizer.all_special_ids,
-            "vocab_size": len(self.tokenizer),
-        }
-        counts = np.load(folder / "token_counts.npy") if data.masking == "rare" else None
-        return CorpusDataModule(
-            folder=folder,
-            masker=Masker(**facts, seed=seed, probability=probability, counts=counts),
-            heldout_masker=Masker(**facts, seed=self.config.data.split_seed),
-            pad=int(self.tokenizer.pad_token_id or 0),  # pyright: ignore[reportArgumentType]
-            batch_size=batch_size,
-            seed=seed,
-            batches=batches,
-            epochs=epochs,
-            heldout_rows=data.heldout_rows,
-            workers=data.workers,
-            crop=crop,
-            grouped=grouped,
-        )

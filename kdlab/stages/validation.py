@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,38 +12,50 @@ from kdlab.methods.marks import function_of, marks_of
 from kdlab.models import loading, packing
 from kdlab.models.student import check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, ksm_training
+from kdlab.stages.base import Stage
 from kdlab.stages.dry_run import rehearse
-
-if TYPE_CHECKING:
-    from kdlab.stages.base import Stage
 
 
 def check(stage: Stage) -> None:
     """UserError for inputs that are missing, damaged or contradict each other. Reads little, writes nothing."""
     stage.selection()
-    stage.terms()
-    stage.source.check()
-    _ = stage.tokenizer
-    loading.has_head(stage.teacher_source, stage.teacher_config, stage.head)  # names a damaged file
+    stage.inputs.terms()
+    stage.inputs.source.check()
+    _ = stage.inputs.tokenizer
+    loading.has_head(
+        stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head
+    )  # names a damaged file
     _student(stage)
-    longest, max_length = getattr(stage.teacher_config, "max_position_embeddings", None), stage.config.data.max_length
+    longest, max_length = (
+        getattr(stage.inputs.main_source.config, "max_position_embeddings", None),
+        stage.config.data.max_length,
+    )
     if longest and max_length > longest:
         raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
-    stage.check_data()
-    if stage.asks_teacher:
+    stage.inputs.check_rows()
+    if stage.inputs.queries_teacher:
         stage.teacher_pool.check()
         _mixed(stage)
         cache_plan.check(stage)
         _shared(stage)
-    outputs, label = stage.answer
-    members = stage.teacher_pool.members if stage.asks_teacher else [stage.teacher_pool.main]
-    rehearse([w.term for w in stage.terms().values()], stage.student_cast, members, outputs, label, stage.head)
+    outputs, label = stage.inputs.example
+    members = stage.teacher_pool.members if stage.inputs.queries_teacher else [stage.teacher_pool.main]
+    rehearse(
+        [w.term for w in stage.inputs.terms().values()],
+        stage.inputs.student_shape,
+        members,
+        outputs,
+        label,
+        stage.inputs.head,
+    )
     ksm_training.check(stage)
     if stage.config.select.scoring == "early_exit":
-        components.exit_layer(stage.config.select, stage.student_cast.layers)
-    kinds = {config.model_type for config in (stage.student_cast.config, *(member.config for member in members))}
+        components.exit_layer(stage.config.select, stage.inputs.student_shape.layers)
+    kinds = {
+        config.model_type for config in (stage.inputs.student_shape.config, *(member.config for member in members))
+    }
     for kind in sorted(kinds - set(packing.PACKED)) if stage.config.exec == "packed" else ():
-        stage.say(
+        stage.inputs.say(
             f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)"
         )
 
@@ -54,7 +65,7 @@ def _mixed(stage: Stage) -> None:
     adoption, members = stage.adoption(), stage.teacher_pool.members
     arms = {} if adoption is None else adoption.arms
     mixes = any(marks_of(rule).mixes == "answers" for rule in arms.values())
-    numbers = [name for name, w in stage.terms().items() if function_of(w.term) is mean_squared_error]
+    numbers = [name for name, w in stage.inputs.terms().items() if function_of(w.term) is mean_squared_error]
     if mixes and numbers and any(member.classes is not None for member in members):
         raise UserError(
             f"adopt={stage.config.adopt.name} makes one answer of what specialists say, as probabilities, and "
@@ -67,16 +78,16 @@ def _shared(stage: Stage) -> None:
     members = stage.teacher_pool.members if stage.config.trainer.shard_teacher else []
     for member in members:
         with torch.device("meta"):
-            transformer_layers(stage.head.from_config(copy.deepcopy(member.config)))
+            transformer_layers(stage.inputs.head.from_config(copy.deepcopy(member.config)))
 
 
 def _student(stage: Stage) -> None:
-    given, teacher = stage.config.student, stage.teacher_config
+    given, teacher = stage.config.student, stage.inputs.main_source.config
     if given.path is not None:
-        theirs, ours = loading.load_tokenizer(given.path).get_vocab(), stage.tokenizer.get_vocab()
+        theirs, ours = loading.load_tokenizer(given.path).get_vocab(), stage.inputs.tokenizer.get_vocab()
         if theirs != ours:
             raise UserError(
-                f"the student in {given.path} and the teacher {stage.teacher_name} have different tokenizers "
+                f"the student in {given.path} and the teacher {stage.inputs.teacher_name} have different tokenizers "
                 f"({len(theirs)} and {len(ours)} tokens, not the same): distillation needs the same vocabulary"
             )
     elif given.hidden is not None:

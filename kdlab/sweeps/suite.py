@@ -31,8 +31,8 @@ from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.runs import folders, single
 from kdlab.runs.finished import finished_result
 from kdlab.runs.process import run_unless_finished
-from kdlab.stages.finetuning import folder_of
 from kdlab.stages.registry import stage_of
+from kdlab.stages.task_inputs import folder_of
 from kdlab.stages.validation import check
 from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of
 
@@ -187,7 +187,7 @@ def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
 def _homes(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> tuple[str, dict[str, Path]]:
     """A hash of what the student's jobs share, and the folders of the student's and the teacher's jobs."""
     kept = {key: value for key, value in resolved.items() if key not in (*folders.IRRELEVANT_KEYS, "suite", "seed")}
-    teacher = stage_of(config, print).source_hash()
+    teacher = stage_of(config, print).inputs.main_source.sha256()
     student = _weights(config.student.path)
     made_of = _digest([_original(kept), student, teacher])
     if chosen:
@@ -277,7 +277,7 @@ def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Co
     for job in jobs:
         stage = stage_of(configs[job.who, job.task.name], print)
         if not overwrite and folders.status(job.folder) == "finished":
-            if finished_result(job.folder)["data"]["fingerprint"] != stage.source.fingerprint():
+            if finished_result(job.folder)["data"]["fingerprint"] != stage.inputs.source.fingerprint():
                 raise UserError(
                     f"{job.folder} was made of other rows than those that {job.task.title} has now: overwrite=true "
                     "makes it again, hydra.run.dir= chooses another folder"

@@ -32,13 +32,13 @@ def check(jobs: Sequence[SweepJob]) -> None:
         return
     print(f"kdlab: checking the inputs of {len(waiting)} job{'s' * (len(waiting) > 1)}", flush=True)
     from kdlab.runs.loggers import base
-    from kdlab.stages.base import Stage
+    from kdlab.stages.inputs import Inputs
     from kdlab.stages.registry import stage_of
     from kdlab.stages.validation import check
     from kdlab.sweeps import suite  # slow imports, after the checks of the configuration
 
     checked: set[str] = set()
-    stages: dict[str, Stage] = {}
+    shared: dict[str, Inputs] = {}
     for job in waiting:
         try:
             if job.config.suite is not None:
@@ -48,7 +48,7 @@ def check(jobs: Sequence[SweepJob]) -> None:
             if (alike := _checked_part(job.config, UNCHECKED_KEYS)) not in checked:
                 base.check(job.config)
                 stage = stage_of(job.config, lambda line: None)
-                stage.share(stages.setdefault(_inputs(job.config), stage))
+                stage.inputs.share(shared.setdefault(_inputs(job.config), stage.inputs))
                 check(stage)
                 checked.add(alike)
         except UserError as error:

@@ -46,7 +46,7 @@ class OpenRun:
         self.run, self.say, self.checkpoint = run, say, checkpoint
         self.steps = int(result["steps"])
         self.stage = PretrainStage(self.config, say) if self.text else FinetuneStage(self.config, say)
-        self.stage.source.check()
+        self.stage.inputs.source.check()
         gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
         self.device = torch.device("cuda" if gpu else "cpu")
         select = result["select"]
@@ -54,22 +54,22 @@ class OpenRun:
 
     @cached_property
     def data(self) -> Any:
-        return self.stage.data_module(1, None)
+        return self.stage.inputs.data_module(1, None)
 
     @cached_property
     def regression(self) -> bool:
-        return self.stage.regression
+        return self.stage.inputs.regression
 
     @property
     def shape(self) -> TaskShape:
         """Classes, labels and metrics of the task; only for the fine-tuning stage."""
         assert isinstance(self.stage, FinetuneStage)
-        return self.stage.shape
+        return self.stage.inputs.shape
 
     @cached_property
     def student(self) -> Encoder:
         """The student, in eval mode, with what the run froze frozen."""
-        encoder = self._ready(self.stage.load(self.run / "student"))
+        encoder = self._ready(self.stage.inputs.load(self.run / "student"))
         if self.checkpoint is not None:
             self.restore(encoder, self.checkpoint)
         return encoder
@@ -119,7 +119,7 @@ class OpenRun:
 
     def soft_loss(self) -> Loss:
         """The run's distillation loss on logits: the weighted sum of its terms that read the teacher's."""
-        terms = [w for w in self.stage.terms().values() if on_logits(w.term) and queries_teacher(w.term)]
+        terms = [w for w in self.stage.inputs.terms().values() if on_logits(w.term) and queries_teacher(w.term)]
         if not terms:
             raise UserError(
                 f"knowledge={self.config.knowledge.name} of {self.run} learns nothing from a teacher's logits"

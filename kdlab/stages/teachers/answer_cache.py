@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdlab.errors import UserError
 from kdlab.models import flops
 from kdlab.runtime.ledger import Ledger
+from kdlab.stages.inputs import Inputs
 from kdlab.storage.artifacts import key_of
 from kdlab.storage.files import free_bytes, readable_size
 from kdlab.teachers.cache.cache import AnswerCache, CacheUnusable
@@ -21,21 +22,18 @@ from kdlab.teachers.cache.store import DiskStore, MemoryStore
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, teacher_dtype
 
-if TYPE_CHECKING:
-    from kdlab.stages.base import Stage
-
 KIND = "answers"  # a folder of the artifact store; what is in it grows, so it is none of the store's artifacts
 FORMAT = 1
 GIGABYTE = 10**9
 
 
-def affordable(stage: Stage, total: int, said: str, mend: str = "") -> bool:
+def affordable(inputs: Inputs, total: int, said: str, mend: str = "") -> bool:
     """Whether answers of `total` bytes are within teachers.cache_limit, which `said` and the rest of the line tells.
 
     UserError where they are not, unless the run is to go on without; `mend`: what else would help.
     """
-    given = stage.config.teachers
-    place = "memory" if given.cache == "memory" else str(Path(stage.config.artifacts) / KIND)
+    given = inputs.config.teachers
+    place = "memory" if given.cache == "memory" else str(Path(inputs.config.artifacts) / KIND)
     said = f"teacher cache: about {readable_size(total)} for {said} in {place}"
     if total > given.cache_limit * GIGABYTE:
         said += f", over the limit of {given.cache_limit:g} GB"
@@ -43,34 +41,35 @@ def affordable(stage: Stage, total: int, said: str, mend: str = "") -> bool:
             raise UserError(
                 f"{said}: raise teachers.cache_limit, or {mend}teachers.cache=off, teachers.cache_over=without"
             )
-        stage.say(f"{said}: the run goes on without")
+        inputs.say(f"{said}: the run goes on without")
         return False
-    free = free_bytes(Path(stage.config.artifacts))
+    free = free_bytes(Path(inputs.config.artifacts))
     if given.cache == "disk" and total > free:
         said += f" ({readable_size(free)} are free: if that is not enough, the run goes on without writing)"
-    stage.say(said)
+    inputs.say(said)
     return True
 
 
-def outputs_of(stage: Stage, member: TeacherSpec) -> int:
+def outputs_of(inputs: Inputs, member: TeacherSpec) -> int:
     """C or V of a teacher's logits."""
-    if not stage.fixed_inputs:
+    if not inputs.fixed_inputs:
         return int(member.config.vocab_size)
-    return stage.answer[0] if member.classes is None else len(member.classes)
+    return inputs.example[0] if member.classes is None else len(member.classes)
 
 
 def row_bytes(
-    stage: Stage, keeps: CacheSpec, member: TeacherSpec, units: float, length: float, squared: float, precision: str
+    inputs: Inputs, keeps: CacheSpec, member: TeacherSpec, units: float, length: float, squared: float, precision: str
 ) -> float:
     """About how many bytes the answer to a row takes; of rows with `units` units and `length` tokens on average."""
     shape = flops.shape_of(member.config)
     cast = (shape.layers, shape.hidden, shape.heads)
-    return keeps.bytes(units, length, squared, outputs_of(stage, member), cast, 4 if precision == "32-true" else 2)
+    return keeps.bytes(units, length, squared, outputs_of(inputs, member), cast, 4 if precision == "32-true" else 2)
 
 
 def remember(
-    stage: Stage,
+    inputs: Inputs,
     member: TeacherSpec,
+    weights: Mapping[str, Any],
     teacher: Teacher,
     keeps: CacheSpec,
     rows: int,
@@ -84,34 +83,34 @@ def remember(
     `precision` of the training that asks; `run` names it over its interruptions. What trains in one process shares what
     is remembered in memory.
     """
-    given = stage.config.teachers
+    given = inputs.config.teachers
     parts = {
         "format": FORMAT,
-        **stage.teacher_pool.weights(member),
+        **weights,
         "config": _config_of(teacher),
         "classes_known": member.classes and list(member.classes),
         "rows": dict(rows_parts),
-        "mask_seed": None if stage.fixed_inputs else stage.config.seed,
+        "mask_seed": None if inputs.fixed_inputs else inputs.config.seed,
         "precision": precision,
         **({"held": str(teacher_dtype(precision))} if teacher_dtype(precision) else {}),
         "keeps": asdict(keeps),
     }
     key = key_of(parts)
-    store = stage.memories.setdefault(key, MemoryStore())
+    store = inputs.memory_stores.setdefault(key, MemoryStore())
     if given.cache == "disk":
-        data = stage.config.data.path or stage.config.data.task or type(stage.source).__name__
-        folder = Path(stage.config.artifacts) / KIND / f"{key}{ENDING}"
+        data = inputs.config.data.path or inputs.config.data.task or type(inputs.source).__name__
+        folder = Path(inputs.config.artifacts) / KIND / f"{key}{ENDING}"
         store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": data})
     cache = AnswerCache(
-        store, keeps, outputs_of(stage, member), key, stage.fixed_inputs, ledger, given.cache_fill == "alone",
-        given.cache_trouble, stage.say,
+        store, keeps, outputs_of(inputs, member), key, inputs.fixed_inputs, ledger, given.cache_fill == "alone",
+        given.cache_trouble, inputs.say,
     )  # fmt: skip
     cache.run = int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "little")
     if isinstance(store, DiskStore):
         if not _opened(cache, store):
             return
-        stage.store.used[f"{KIND}/{store.folder.name}"] = None
-        stage.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
+        inputs.store.used[f"{KIND}/{store.folder.name}"] = None
+        inputs.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
     teacher.cache = cache
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdlab.config.teacher_groups import AssistantConfig
 from kdlab.models import loading
@@ -19,13 +19,11 @@ from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.runtime.devices import precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
+from kdlab.stages.inputs import Inputs
 from kdlab.stages.preparation import fit
 from kdlab.teachers import specs
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
-
-if TYPE_CHECKING:
-    from kdlab.stages.base import Stage
 
 
 class TeacherPool:
@@ -35,8 +33,8 @@ class TeacherPool:
     some of the main teacher's layers), `rows` (what it is trained on), `outputs` (of the main teacher's classifier).
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
         self._folders: dict[str, str | Path] = {}
 
     # ---- who they are
@@ -44,18 +42,18 @@ class TeacherPool:
     @cached_property
     def main(self) -> TeacherSpec:
         """The teacher that the teachers group describes itself."""
-        return TeacherSpec(self.stage.teacher_name, "teacher", self.stage.main_source)
+        return TeacherSpec(self.inputs.teacher_name, "teacher", self.inputs.main_source)
 
     @cached_property
     def members(self) -> list[TeacherSpec]:
         """Every teacher of the run, from small to large; specialists, in the place of the main one, by their classes."""
-        config, source = self.stage.config, self.stage.main_source
+        config, source = self.inputs.config, self.inputs.main_source
         given = config.teachers
         if given.split is not None:
             return specs.specialists(given.split, source, self.classes)
         found = [specs.other(name, one, source) for name, one in given.others.items()]
         if config.adopt.assistant is not None:
-            found.append(specs.assistant(config.adopt.assistant, source, self.stage.student_cast.layers))
+            found.append(specs.assistant(config.adopt.assistant, source, self.inputs.student_shape.layers))
         return specs.ordered([*found, self.main], self.outputs, config.data.max_length)
 
     @property
@@ -70,10 +68,10 @@ class TeacherPool:
     def check(self) -> None:
         """UserError for teachers that cannot be made, or not teach this run's student; nothing is made yet."""
         specs.check_names(self.members)
-        tokens = self.stage.tokenizer.get_vocab()
+        tokens = self.inputs.tokenizer.get_vocab()
         for member in self.members:
             if member.source is not self.main.source:
-                specs.check_vocabulary(member, tokens, self.stage.config.data.max_length)
+                specs.check_vocabulary(member, tokens, self.inputs.config.data.max_length)
             self.check_one(member)
 
     def check_one(self, member: TeacherSpec) -> None:
@@ -119,9 +117,9 @@ class TeacherPool:
 
     def teacher(self, member: TeacherSpec, ledger: Ledger | None = None) -> Teacher:
         """A teacher, loaded and frozen, counted by `ledger`."""
-        encoder = Encoder(self.load(member), self.stage.execution)
+        encoder = Encoder(self.load(member), self.inputs.execution)
         count = ledger.count_queries if ledger else None
-        given = self.stage.config.trainer
+        given = self.inputs.config.trainer
         shared = given.shard_teacher and member.assistant is None
         return Teacher(member.name, encoder, count, self.order(member), member.classes, shared)
 
@@ -140,28 +138,28 @@ class TeacherPool:
             "path": given.path and specs.weights_of(given.path),
             "layers": member.layers and list(member.layers),
         }
-        recipe |= {"precision": precision_of(given.precision, self.stage.config.trainer.accelerator)}
+        recipe |= {"precision": precision_of(given.precision, self.inputs.config.trainer.accelerator)}
         parts = {
             "from": self.weights(self.main),
             "start": member.source.sha256(),
             "data": self.parts,
             "recipe": {name: value for name, value in recipe.items() if name != "pick"},
         }
-        return self.stage.preparation_of.get(
+        return self.inputs.prerequisites.get(
             "assistant", parts, lambda out: self._distil(out, member, given, recipe["precision"]),
             "the assistant, distilled from the teacher", f"assistant, {member.depth} layers, distilled",
         )  # fmt: skip
 
     def _distil(self, out: Path, member: TeacherSpec, given: AssistantConfig, precision: str) -> dict[str, Any]:
         """Vanilla KD on all rows: w CE + (1 - w) tau^2 KL (DeKD section 4.3 says no more of it)."""
-        stage = self.stage
+        inputs = self.inputs
         reseed(given.seed, "assistant")
         model = self.start(member, given.seed)
         if given.dropout is not None:
             set_dropout(model, given.dropout)
         data = self.rows(member, given.seed, given.batch_size, given.max_steps, given.max_epochs)
         steps = data.sampler().batches
-        ledger = Ledger(len(data.train), stage.fixed_inputs)
+        ledger = Ledger(len(data.train), inputs.fixed_inputs)
         optim = OptimizerSettings(
             lr=given.lr, weight_decay=given.weight_decay, warmup=given.warmup, fused=precision != "16-mixed"
         )
@@ -176,19 +174,19 @@ class TeacherPool:
             label_weight=given.label_weight,
             ledger=ledger,
             seed=given.seed,
-            score=stage.score,
+            score=inputs.score,
         )
         cost = fit(
             module,
             data,
             steps,
             "distilling assistant",
-            accelerator=stage.config.trainer.accelerator,
+            accelerator=inputs.config.trainer.accelerator,
             precision=precision,
         )
         self.finish(module, data, out)
         model.save_pretrained(out)
-        stage.tokenizer.save_pretrained(out)
+        inputs.tokenizer.save_pretrained(out)
         return cost
 
     def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -29,6 +29,7 @@ from kdlab.runtime.devices import first_device, precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.preparation import fit
+from kdlab.stages.task_inputs import TaskInputs
 from kdlab.stages.teachers import answer_cache
 from kdlab.stages.teachers.base import TeacherPool
 from kdlab.storage.files import atomic_write_json, read_json
@@ -37,34 +38,31 @@ from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, teacher_dtype
 from kdlab.types import TaskShape
 
-if TYPE_CHECKING:
-    from kdlab.stages.finetuning import FinetuneStage
-
 LABELS = {"label": WeightedTerm(label_loss, 1.0)}
 
 
 class TaskTeacherPool(TeacherPool):
     """The classifiers that teach a task."""
 
-    stage: FinetuneStage
+    inputs: TaskInputs
 
-    def __init__(self, stage: FinetuneStage) -> None:
-        super().__init__(stage)
-        self._met: dict[str, Teacher] = {}
+    def __init__(self, inputs: TaskInputs) -> None:
+        super().__init__(inputs)
+        self._loaded: dict[str, Teacher] = {}
 
     # ---- who they are
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        return self.stage.shape.labels
+        return self.inputs.shape.labels
 
     @property
     def outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.stage.shape.outputs
+        return self.inputs.shape.outputs
 
     def shape(self, member: TeacherSpec) -> TaskShape:
         """The task as a teacher knows it: a specialist's has its own classes alone."""
-        whole = self.stage.shape
+        whole = self.inputs.shape
         if member.classes is None or whole.labels is None:
             return whole
         return replace(whole, labels=tuple(whole.labels[i] for i in member.classes))
@@ -73,13 +71,13 @@ class TaskTeacherPool(TeacherPool):
         """Whether a teacher comes as a classifier and is taken as it is; otherwise it is made here."""
         if member.layers is not None or member.assistant is not None:
             return False
-        return loading.has_head(member.source.place, member.source.config, self.stage.head)
+        return loading.has_head(member.source.place, member.source.config, self.inputs.head)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
         """UserError for a given teacher of another task."""
         if not self.given(member):
             return None
-        theirs, ours = loading.labels_of(member.source.config), self.stage.shape.labels
+        theirs, ours = loading.labels_of(member.source.config), self.inputs.shape.labels
         if ours is None:
             if len(theirs) != 1:
                 raise UserError(f"the teacher {member.name} tells {len(theirs)} classes apart; this task is regression")
@@ -91,7 +89,7 @@ class TaskTeacherPool(TeacherPool):
             _ = member.assistant or self.recipe(member)
         elif member.classes is not None:
             raise UserError(
-                f"teachers.split={self.stage.config.teachers.split}: the teacher {self.main.name} is a classifier already; "
+                f"teachers.split={self.inputs.config.teachers.split}: the teacher {self.main.name} is a classifier already; "
                 "specialists are fine-tuned from an encoder"
             )
         else:
@@ -101,46 +99,46 @@ class TaskTeacherPool(TeacherPool):
 
     def folder_of_rows(self, member: TeacherSpec) -> Path:
         """The tokenised rows that a teacher learns and is scored on: a specialist's are those of its classes."""
-        stage = self.stage
+        inputs = self.inputs
         if member.classes is None:
-            return stage.task_folder
+            return inputs.task_folder
         known = member.classes
 
         def build(out: Path) -> None:
-            dataset.prepare(among(stage.rows, known), stage.tokenizer, out, max_length=stage.config.data.max_length)
+            dataset.prepare(among(inputs.rows, known), inputs.tokenizer, out, max_length=inputs.config.data.max_length)
 
-        parts = {**stage.task_parts, "classes": list(known)}
-        return stage.store.get("task", parts, build, f"the rows of {member.name}")
+        parts = {**inputs.task_parts, "classes": list(known)}
+        return inputs.store.get("task", parts, build, f"the rows of {member.name}")
 
     def rows(
         self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
     ) -> GLUEDataModule:
-        return self.stage.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs)
+        return self.inputs.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs)
 
     @property
     def parts(self) -> dict[str, Any]:
-        return self.stage.task_parts
+        return self.inputs.task_parts
 
     def recipe(self, member: TeacherSpec) -> FinetuneConfig:
         """How a teacher is fine-tuned here; UserError where nothing is said about it."""
-        recipe = self.stage.config.teachers.finetune
+        recipe = self.inputs.config.teachers.finetune
         if recipe is None:
             raise UserError(
                 f"the teacher {member.name} is no classifier, and teachers.finetune says nothing about training one"
             )
-        return replace(recipe, precision=precision_of(recipe.precision, self.stage.config.trainer.accelerator))
+        return replace(recipe, precision=precision_of(recipe.precision, self.inputs.config.trainer.accelerator))
 
     def made(self, member: TeacherSpec) -> str | Path:
         """A classifier of this task: as it was given, or fine-tuned."""
         if self.given(member):
             return member.source.place
         recipe = self.recipe(member)
-        parts = {"model": member.source.sha256(), "task": self.stage.task_parts, "recipe": asdict(recipe)}
+        parts = {"model": member.source.sha256(), "task": self.inputs.task_parts, "recipe": asdict(recipe)}
         parts |= {"layers": list(member.layers)} if member.layers is not None else {}
         parts |= {"classes": list(member.classes)} if member.classes is not None else {}
         who = "the teacher" if member.title == "teacher" else f"the {member.title}"
         title = f"{member.title}, {member.depth} layers, fine-tuned"
-        return self.stage.preparation_of.get(
+        return self.inputs.prerequisites.get(
             "classifier",
             parts,
             lambda out: self._finetune(out, member, recipe),
@@ -158,16 +156,16 @@ class TaskTeacherPool(TeacherPool):
         data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs)
         steps = data.sampler().batches
         optim = OptimizerSettings(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
-        ledger = Ledger(len(data.train), self.stage.fixed_inputs)
+        ledger = Ledger(len(data.train), self.inputs.fixed_inputs)
         module = TeacherModule(
             Encoder(model.train()), optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(shape)
         )
-        accelerator = self.stage.config.trainer.accelerator
+        accelerator = self.inputs.config.trainer.accelerator
         cost = fit(
             module, data, steps, f"fine-tuning {member.title}", accelerator=accelerator, precision=recipe.precision
         )
         model.save_pretrained(out)
-        self.stage.tokenizer.save_pretrained(out)
+        self.inputs.tokenizer.save_pretrained(out)
         return cost
 
     def _encoder(self, member: TeacherSpec, shape: TaskShape) -> Any:
@@ -178,20 +176,22 @@ class TaskTeacherPool(TeacherPool):
     def start(self, member: TeacherSpec, seed: int) -> Any:
         given = member.assistant
         if given is not None and given.path is not None:
-            return self.stage.load(given.path, None, seed)
+            return self.inputs.load(given.path, None, seed)
         reseed(seed, "student head")
-        return self._encoder(member, self.stage.shape)
+        return self._encoder(member, self.inputs.shape)
 
     def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
         """Logits alone: runs whose knowledge reads no more, on the same rows, find them too."""
-        stage, keeps = self.stage, CacheSpec("row")
-        if stage.config.teachers.cache == "off":
+        inputs, keeps = self.inputs, CacheSpec("row")
+        if inputs.config.teachers.cache == "off":
             return
-        each = answer_cache.row_bytes(stage, keeps, self.main, 1.0, 0.0, 0.0, precision)
-        if answer_cache.affordable(stage, int((each + 32) * rows), f"{rows:,} rows that the assistant learns from"):
+        each = answer_cache.row_bytes(inputs, keeps, self.main, 1.0, 0.0, 0.0, precision)
+        if answer_cache.affordable(inputs, int((each + 32) * rows), f"{rows:,} rows that the assistant learns from"):
             parts = {"task": self.folder_of_rows(member).name}
             run = uuid.uuid4().hex
-            answer_cache.remember(stage, self.main, teacher, keeps, rows, parts, precision, ledger, run)
+            answer_cache.remember(
+                inputs, self.main, self.weights(self.main), teacher, keeps, rows, parts, precision, ledger, run
+            )
 
     def load(self, member: TeacherSpec) -> Any:
         return loading.load_classifier(self.folder(member), self.revision(member))
@@ -204,30 +204,30 @@ class TaskTeacherPool(TeacherPool):
 
         UserError for one that is no better than always answering the majority class.
         """
-        return {member.title: self.scores_of(member, self._met.get(member.name)) for member in self.members}
+        return {member.title: self.scores_of(member, self._loaded.get(member.name)) for member in self.members}
 
-    def meet(self, teachers: Sequence[Teacher]) -> None:
-        """Score all teachers before the first step (collective), where any is shared out over the ranks."""
+    def score_sharded(self, teachers: Sequence[Teacher]) -> None:
+        """Score all teachers (collective) if any is sharded over the ranks; call it when every rank has them."""
         if any(teacher.shared for teacher in teachers):
-            self._met = {teacher.name: teacher for teacher in teachers}
+            self._loaded = {teacher.name: teacher for teacher in teachers}
             _ = self.scores
 
-    def scores_of(self, member: TeacherSpec, met: Teacher | None = None) -> dict[str, float]:
-        """A teacher's scores, found or made; `met`: the teacher that all ranks have, who make them together (collective)."""
-        stage = self.stage
-        shape, data_parts = self.shape(member), stage.task_parts
+    def scores_of(self, member: TeacherSpec, loaded: Teacher | None = None) -> dict[str, float]:
+        """A teacher's scores on dev, from the artifact store or new; `loaded`: the teacher if every rank has it; then the ranks score it together (collective)."""
+        inputs = self.inputs
+        shape, data_parts = self.shape(member), inputs.task_parts
         if member.classes is not None:
             data_parts = {**data_parts, "classes": list(member.classes)}
 
         parts = {**self.weights(member), "task": data_parts}
-        if met is not None and (dtype := teacher_dtype(stage.precision)) is not None:
+        if loaded is not None and (dtype := teacher_dtype(inputs.precision)) is not None:
             parts["numbers"] = str(dtype)
         together: dict[str, float] = {}
 
         def scored() -> dict[str, float]:
-            data = self.rows(member, 0, stage.config.data.batch_size, 1, None)
-            device = first_device(stage.config.trainer.accelerator)
-            teacher, score = met or self.teacher(member).to(device), TaskScore(shape)
+            data = self.rows(member, 0, inputs.config.data.batch_size, 1, None)
+            device = first_device(inputs.config.trainer.accelerator)
+            teacher, score = loaded or self.teacher(member).to(device), TaskScore(shape)
             return over_splits(
                 lambda b: score(teacher.encoder, teacher.over(b), device, project=teacher.project),
                 data.heldout_splits(final=True),
@@ -236,22 +236,22 @@ class TaskTeacherPool(TeacherPool):
         def build(out: Path) -> None:
             atomic_write_json(out / "scores.json", together or scored())
 
-        if met is not None and not distributed.broadcast_object(stage.store.find("scores", parts) is not None):
+        if loaded is not None and not distributed.broadcast_object(inputs.store.find("scores", parts) is not None):
             together = scored()
         who = "teacher" if member.title == "teacher" else member.title
-        found = read_json(stage.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
+        found = read_json(inputs.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
         shown = self.main.name if member is self.main else member.name
         of_its = "" if member.classes is None else f" (rows of {', '.join(shape.labels or ())})"
-        self.stage.say(f"{'assistant' if member.assistant else f'teacher {shown}'}: {described(found, shape)}{of_its}")
+        self.inputs.say(f"{'assistant' if member.assistant else f'teacher {shown}'}: {described(found, shape)}{of_its}")
         self._check_scores(member, found["score"])
         return found
 
     def _check_scores(self, member: TeacherSpec, score: float) -> None:
         nothing = self.majority(member)["score"]
-        if not self.stage.config.teachers.sanity or score > nothing:
+        if not self.inputs.config.teachers.sanity or score > nothing:
             return
         mend = "adopt.assistant.*" if member.assistant else "teachers.finetune.*"
-        constant = "a constant" if self.stage.shape.regression else "always the majority class"
+        constant = "a constant" if self.inputs.shape.regression else "always the majority class"
         raise UserError(
             f"the {'assistant' if member.assistant else f'teacher {member.name}'} scores {score:.3f} on dev, no better "
             f"than {constant} ({nothing:.3f}): it has nothing to teach; train it longer ({mend}), take another, or "

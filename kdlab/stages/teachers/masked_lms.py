@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +21,15 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.preparation import fit
 from kdlab.stages.teachers.base import TeacherPool
+from kdlab.stages.text_inputs import TextInputs
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.specs import TeacherSpec
-
-if TYPE_CHECKING:
-    from kdlab.stages.pretraining import PretrainStage
 
 
 class TextTeacherPool(TeacherPool):
     """The masked-LM models that teach on text."""
 
-    stage: PretrainStage
+    inputs: TextInputs
 
     @property
     def classes(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -51,7 +49,7 @@ class TextTeacherPool(TeacherPool):
 
     def recipe(self, member: TeacherSpec) -> PrepareConfig:
         """How a teacher is prepared; UserError where nothing is said about it."""
-        prepare = self.stage.config.teachers.prepare
+        prepare = self.inputs.config.teachers.prepare
         if prepare is None:
             lack = "has some layers of another model" if member.layers is not None else "has no masked-LM head"
             raise UserError(f"the teacher {member.name} {lack}, and teachers.prepare says nothing about training one")
@@ -59,12 +57,12 @@ class TextTeacherPool(TeacherPool):
 
     @property
     def parts(self) -> dict[str, Any]:
-        return self.stage.corpus_parts
+        return self.inputs.corpus_parts
 
     def rows(
         self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
     ) -> CorpusDataModule:
-        return self.stage.rows_of(seed, batch_size, self.stage.config.data.mask_probability, steps, epochs)
+        return self.inputs.rows_of(seed, batch_size, self.inputs.config.data.mask_probability, steps, epochs)
 
     def load(self, member: TeacherSpec) -> Any:
         return loading.load_masked_lm(self.folder(member), self.revision(member))
@@ -72,7 +70,7 @@ class TextTeacherPool(TeacherPool):
     def start(self, member: TeacherSpec, seed: int) -> Any:
         given = member.assistant
         if given is not None and given.path is not None:
-            return self.stage.load(given.path)
+            return self.inputs.load(given.path)
         assert member.layers is not None
         return student_from(self.load(self.main), member.layers)
 
@@ -89,7 +87,7 @@ class TextTeacherPool(TeacherPool):
             "the teacher's masked-LM head" if member.title == "teacher" else f"the {member.title}, prepared on the text"
         )
         stage = f"{member.title}, {member.depth} layers, prepared"
-        folder = self.stage.preparation_of.get(
+        folder = self.inputs.prerequisites.get(
             "teacher", parts, lambda out: self._prepare(out, member, prepare), who, stage
         )
         self._say(member, folder)
@@ -105,26 +103,26 @@ class TextTeacherPool(TeacherPool):
 
     def _prepare(self, out: Path, member: TeacherSpec, prepare: PrepareConfig) -> dict[str, Any]:
         """Train a masked-LM head, and the encoder with it, on the corpus; one process, whatever the run uses."""
-        stage = self.stage
+        inputs = self.inputs
         reseed(prepare.seed, "prepare")
         if member.layers is None:
-            counts = np.load(stage.corpus_folder / "token_counts.npy")
-            model = loading.load_with_new_lm_head(member.source.place, counts, stage.tokenizer.mask_token_id)  # pyright: ignore
+            counts = np.load(inputs.corpus_folder / "token_counts.npy")
+            model = loading.load_with_new_lm_head(member.source.place, counts, inputs.tokenizer.mask_token_id)  # pyright: ignore
         else:
             model = student_from(self.load(self._whole(member)), member.layers)
         freeze(model, prepare.freeze)
         set_dropout(model, prepare.dropout)
-        data = stage.rows_of(
+        data = inputs.rows_of(
             prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
         )
         optim = OptimizerSettings(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
-        ledger = Ledger(len(data.train), stage.fixed_inputs)
+        ledger = Ledger(len(data.train), inputs.fixed_inputs)
         module = TeacherModule(Encoder(model.train()), optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
-        accelerator = stage.config.trainer.accelerator
+        accelerator = inputs.config.trainer.accelerator
         cost = fit(module, data, prepare.max_steps, f"preparing {member.title}", accelerator=accelerator)
         self.finish(module, data, out)
         model.save_pretrained(out)
-        stage.tokenizer.save_pretrained(out)
+        inputs.tokenizer.save_pretrained(out)
         return cost
 
     def finish(self, module: TeacherModule | AssistantModule, data: Any, out: Path) -> None:
@@ -138,7 +136,7 @@ class TextTeacherPool(TeacherPool):
     def _say(self, member: TeacherSpec, folder: Path) -> None:
         heldout = read_json(folder / "heldout.json")
         name = self.main.name if member is self.main else member.name
-        self.stage.say(
+        self.inputs.say(
             f"{'' if member.assistant else 'teacher '}{name}: held-out masked-LM loss {heldout['loss']:.3f}, "
             f"accuracy {heldout['accuracy']:.1%}"
         )

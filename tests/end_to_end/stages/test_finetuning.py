@@ -93,17 +93,19 @@ def write_classifier(folder: Path, names: tuple[str, ...], seed: int = 0, order:
 def test_the_shape_is_read_from_the_files_and_later_from_what_was_prepared(make_stage, tmp_path, task_folder):
     rows = shutil.copytree(task_folder, tmp_path / "rows")
     one = make_stage(rows=rows)
-    assert one.shape.labels == OWN and one.shape.columns == 1 and one.shape.metrics == ("accuracy",)
-    assert one.task_folder.is_dir()
+    assert (
+        one.inputs.shape.labels == OWN and one.inputs.shape.columns == 1 and one.inputs.shape.metrics == ("accuracy",)
+    )
+    assert one.inputs.task_folder.is_dir()
     two = make_stage(rows=rows)
-    assert two.shape == one.shape and "rows" not in vars(two)  # not read again
-    assert make_stage("data.max_length=16", rows=rows).task_parts != one.task_parts
-    assert make_stage("data.train_rows=50", rows=rows).task_parts != one.task_parts
+    assert two.inputs.shape == one.inputs.shape and "rows" not in vars(two.inputs)  # not read again
+    assert make_stage("data.max_length=16", rows=rows).inputs.task_parts != one.inputs.task_parts
+    assert make_stage("data.train_rows=50", rows=rows).inputs.task_parts != one.inputs.task_parts
 
 
 def test_train_rows_limits_training_not_dev(make_stage):
     made = make_stage("data.train_rows=50")
-    data = made.data_module(1, None)
+    data = made.inputs.data_module(1, None)
     assert len(data.train) == 50 and len(data.dev_splits()[""]) == 60
 
 
@@ -111,10 +113,10 @@ def test_evaluations_along_the_way_read_the_same_few_rows_for_every_seed(make_st
     def rows(split, final=False) -> list[int]:
         return sorted(r for b in split.heldout_splits(final)[""] for r in b.rows.tolist())
 
-    one, two = (make_stage("data.heldout_rows=16", f"seed={seed}").data_module(1, None) for seed in (1, 2))
+    one, two = (make_stage("data.heldout_rows=16", f"seed={seed}").inputs.data_module(1, None) for seed in (1, 2))
     assert len(rows(one)) == 16 and rows(one) == rows(two)
     assert rows(one, final=True) == list(range(60))
-    every = make_stage("data.heldout_rows=null").data_module(1, None)
+    every = make_stage("data.heldout_rows=null").inputs.data_module(1, None)
     assert rows(every) == list(range(60))
 
 
@@ -122,13 +124,13 @@ def test_mnli_is_scored_on_both_dev_sets(make_stage, tmp_path):
     rows = write_task(tmp_path / "mnli", rows=30, pair=True)
     (rows / "labels.txt").unlink()
     shutil.copy(rows / "dev.tsv", rows / "dev_mismatched.tsv")
-    data = make_stage("data.task=mnli", "data.columns=[sentence1,sentence2]", rows=rows).data_module(1, None)
+    data = make_stage("data.task=mnli", "data.columns=[sentence1,sentence2]", rows=rows).inputs.data_module(1, None)
     assert list(data.dev_splits()) == ["", "mismatched"] == list(data.heldout_splits())
     assert data.shape.labels == ("entailment", "neutral", "contradiction")
 
 
 def test_a_policy_observes_rows_with_labels_only(make_stage):
-    data = make_stage().data_module(1, None)
+    data = make_stage().inputs.data_module(1, None)
     known = {3, 20, 100}
     data.train.labels = np.array([label if i in known else IGNORE for i, label in enumerate(data.train.labels)])
     seen = {row for b in data.observed_batches(8) for row in b.rows.tolist()}
@@ -138,7 +140,7 @@ def test_a_policy_observes_rows_with_labels_only(make_stage):
 @pytest.mark.parametrize("rows", [5, 1000])
 def test_observed_rows_are_drawn_once_a_seed(make_stage, rows):
     def seen(seed: int) -> list[int]:
-        data = make_stage(f"seed={seed}").data_module(1, None)
+        data = make_stage(f"seed={seed}").inputs.data_module(1, None)
         return sorted(row for b in data.observed_batches(rows) for row in b.rows.tolist())
 
     assert seen(1) == seen(1) and len(set(seen(1))) == min(rows, 240)
@@ -155,7 +157,7 @@ def test_the_majority_is_that_of_the_training_rows(make_stage, tmp_path):
     for split, labels in (("train", train), ("dev", dev)):
         lines = [f"ba ke\tlo {split} {i}\t{label}" for i, label in enumerate(labels)]
         (rows / f"{split}.tsv").write_text("\n".join(["sentence1\tsentence2\tlabel", *lines]) + "\n")
-    found = make_stage("data.task=mrpc", rows=rows).majority
+    found = make_stage("data.task=mrpc", rows=rows).baselines(1, 1)["majority class"]
     dummy = DummyClassifier(strategy="most_frequent").fit(np.zeros((5, 1)), train).predict(np.zeros((4, 1)))
     assert found["accuracy"] == pytest.approx(accuracy_score(dev, dummy)) == 0.25
     assert found["f1"] == f1_score(dev, dummy, zero_division=0) == 0.0
@@ -163,7 +165,9 @@ def test_the_majority_is_that_of_the_training_rows(make_stage, tmp_path):
 
 
 def test_in_regression_it_is_a_constant(make_stage, tmp_path):
-    found = make_stage(rows=write_task(tmp_path / "numbers", rows=30, regression=True)).majority
+    found = make_stage(rows=write_task(tmp_path / "numbers", rows=30, regression=True)).baselines(1, 1)[
+        "majority class"
+    ]
     assert found == {"pearson": 0.0, "spearman": 0.0, "score": 0.0}
 
 
@@ -221,9 +225,9 @@ def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_tu
         for name, given in (("plain", None), ("turned", order))
     )
     assert [made.teacher_pool.order(made.teacher_pool.main) for made in (plain, turned)] == [(0, 1, 2), (1, 2, 0)]
-    scores = [made.teacher_scores_all() for made in (plain, turned)]
+    scores = [made.teacher_pool.scores for made in (plain, turned)]
     assert scores[0] == scores[1]
-    (b,) = make_stage("data.batch_size=60").data_module(1, None).heldout_splits(final=True)[""]
+    (b,) = make_stage("data.batch_size=60").inputs.data_module(1, None).heldout_splits(final=True)[""]
     every = torch.arange(60)
     logits = []
     for made in (plain, turned):
@@ -240,9 +244,9 @@ def test_the_teachers_scores_are_kept_for_its_labels_too_not_for_its_weights_alo
     names = ["kind1", "kind2", "kind0"]
     config["id2label"], config["label2id"] = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     (wrong / "config.json").write_text(json.dumps(config))
-    before = make_stage(teacher=wrong).teacher_scores_all()["teacher"]
-    after = make_stage(teacher=right).teacher_scores_all()["teacher"]
-    alone = make_stage(f"artifacts={tmp_path / 'other artifacts'}", teacher=right).teacher_scores_all()["teacher"]
+    before = make_stage(teacher=wrong).teacher_pool.scores["teacher"]
+    after = make_stage(teacher=right).teacher_pool.scores["teacher"]
+    alone = make_stage(f"artifacts={tmp_path / 'other artifacts'}", teacher=right).teacher_pool.scores["teacher"]
     assert before["loss"] != pytest.approx(alone["loss"], rel=1e-3)
     assert after == alone
 
@@ -254,9 +258,9 @@ def test_a_teacher_that_knows_nothing_is_refused_unless_told_otherwise(make_stag
     weights["classifier.bias"].copy_(torch.tensor([0.0, 0.0, 1.0]))
     safetensors.torch.save_file(weights, given / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="no better than always the majority class") as error:
-        _ = make_stage("teachers.sanity=true", teacher=given).teacher_scores_all()["teacher"]
+        _ = make_stage("teachers.sanity=true", teacher=given).teacher_pool.scores["teacher"]
     assert "teachers.finetune" in str(error.value) and "teachers.sanity=false" in str(error.value)
-    assert make_stage("teachers.sanity=false", teacher=given).teacher_scores_all()["teacher"]["accuracy"] < 0.5
+    assert make_stage("teachers.sanity=false", teacher=given).teacher_pool.scores["teacher"]["accuracy"] < 0.5
 
 
 # ---- the student

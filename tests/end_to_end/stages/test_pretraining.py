@@ -51,10 +51,10 @@ def test_layers_of_the_main_teacher_keep_its_head_and_are_prepared_once(make_sta
     assert found[0].encoder.model.config.num_hidden_layers == 2
     for name, tensor in mine.items():  # layers 0 and 1 have the same names in both
         torch.testing.assert_close(tensor, source[name], atol=1e-6, rtol=0)
-    assert [stage["what"] for stage in made.preparation] == ["teacher small, 2 layers, prepared"]
+    assert [stage["what"] for stage in made.inputs.prerequisites.stages()] == ["teacher small, 2 layers, prepared"]
     again = make_stage("adopt=hard", SMALL, "seed=3")
     again.teachers(None)
-    assert [(s["made_now"], s["steps"]) for s in again.preparation] == [(False, 1)]
+    assert [(s["made_now"], s["steps"]) for s in again.inputs.prerequisites.stages()] == [(False, 1)]
 
 
 def test_a_shallower_teacher_needs_a_recipe(make_stage):
@@ -71,7 +71,7 @@ def test_an_encoder_without_a_head_is_prepared_first_and_its_layers_then(make_st
     made = make_stage("adopt=every", SMALL, teacher=bare)
     check(made)
     assert len(made.teachers(None)) == 2
-    assert [stage["what"] for stage in made.preparation] == [
+    assert [stage["what"] for stage in made.inputs.prerequisites.stages()] == [
         "teacher, 4 layers, prepared",
         "teacher small, 2 layers, prepared",
     ]
@@ -85,12 +85,12 @@ def test_an_assistant_of_text(make_stage, teacher_folder):
         ("assistant", 2),
         (teacher_folder.name, 4),
     ]
-    (stage,) = made.preparation
+    (stage,) = made.inputs.prerequisites.stages()
     assert stage["what"] == "assistant, 2 layers, distilled" and stage["queries"] == 2 * 16 and stage["flops"] > 0
     assert any(line.startswith("assistant: held-out masked-LM loss") for line in make_stage.said)
     again = make_stage(*ASSISTANT, "seed=5")
     again.teachers(None)
-    assert [s["made_now"] for s in again.preparation] == [False]
+    assert [s["made_now"] for s in again.inputs.prerequisites.stages()] == [False]
 
 
 def test_the_student_takes_the_layers_of_the_main_teacher_loaded_or_not(make_stage):

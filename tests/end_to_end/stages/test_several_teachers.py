@@ -79,8 +79,8 @@ def test_a_second_teacher_has_the_first_layers_of_the_main_one_and_is_fine_tuned
     two.teachers(None)
     assert not any("making" in line for line in make_stage.said[before:])
     assert two.teacher_pool.folder(two.teacher_pool.members[0]) == one.teacher_pool.folder(one.teacher_pool.members[0])
-    assert [stage["made_now"] for stage in one.preparation] == [True, True]
-    assert [stage["made_now"] for stage in two.preparation] == [False, False]
+    assert [stage["made_now"] for stage in one.inputs.prerequisites.stages()] == [True, True]
+    assert [stage["made_now"] for stage in two.inputs.prerequisites.stages()] == [False, False]
 
 
 def test_even_layers_and_lists_of_layers(make_stage, teacher_folder):
@@ -104,15 +104,17 @@ def test_a_classifier_of_the_task_is_taken_as_it_is_and_its_order_is_found(make_
     given = write_classifier(tmp_path / "given", OWN, order=[2, 0, 1])
     made = make_stage("adopt=ensemble", f"+teachers.others.given.path={given}")
     found = {t.name: t for t in made.teachers(None)}
-    assert found["given"].order == [1, 2, 0] and not any("given" in s["what"] for s in made.preparation)
-    assert set(made.teacher_scores_all()) == {"teacher", "teacher given"}
+    assert found["given"].order == [1, 2, 0] and not any(
+        "given" in s["what"] for s in made.inputs.prerequisites.stages()
+    )
+    assert set(made.teacher_pool.scores) == {"teacher", "teacher given"}
     assert made.teachers_on_heldout(None, [], None) == {}  # pyright: ignore
 
 
 def test_no_teacher_is_made_where_no_term_asks_one(make_stage, tmp_path):
     made = make_stage("knowledge=labels", "adopt=hard", SMALL)
     check(made)
-    assert made.teachers(None) == [] and made.preparation == []
+    assert made.teachers(None) == [] and made.inputs.prerequisites.stages() == []
     assert not (tmp_path / "artifacts" / "classifier").exists()
 
 
@@ -132,15 +134,15 @@ def test_specialists_know_their_classes_alone(make_stage, four, tmp_path):
     found = made.teachers(None)
     assert [t.classes for t in found] == [[0, 1], [2, 3]]
     assert [loading.labels_of(t.encoder.model.config) for t in found] == [("kind0", "kind1"), ("kind2", "kind3")]
-    assert made.teacher_folder == made.teacher_source  # nobody knows all classes
+    assert made.teacher_folder == made.inputs.main_source.place  # nobody knows all classes
     assert len(list((tmp_path / "artifacts" / "classifier").glob("[0-9a-f]*"))) == 2
 
 
 def test_a_specialist_is_scored_on_the_rows_of_its_classes(make_stage, four):
     """By the model in its folder and scikit-learn, on rows picked from dev by hand."""
     made = make_stage("teachers.split=2", "teachers.finetune.max_steps=6", "teachers.finetune.lr=5e-3", rows=four)
-    scores = made.teacher_scores_all()
-    tokenizer = made.tokenizer
+    scores = made.teacher_pool.scores
+    tokenizer = made.inputs.tokenizer
     for part, (title, found) in zip(((0, 1), (2, 3)), scores.items(), strict=True):
         rows = [line.split("\t") for line in (four / "dev.tsv").read_text().splitlines()[1:]]
         mine = [(text, part.index(int(label))) for text, label in rows if int(label) in part]
@@ -166,7 +168,7 @@ def test_classes_are_dealt_out_in_order_and_evenly(classes, count, parts, make_s
     from kdlab.teachers import specs
 
     names = [f"kind{i}" for i in range(classes)]
-    assert [m.classes for m in specs.specialists(count, make_stage().main_source, names)] == parts
+    assert [m.classes for m in specs.specialists(count, make_stage().inputs.main_source, names)] == parts
 
 
 def test_too_many_specialists_and_specialists_in_regression_are_refused(make_stage, tmp_path):

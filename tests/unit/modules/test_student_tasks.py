@@ -484,7 +484,7 @@ def composed(knowledge: str, *more: str) -> dict[str, WeightedTerm]:
     from kdlab.stages.registry import stage_of
 
     own = ["+exp=adads_finetune", f"knowledge={knowledge}", *more]
-    return stage_of(checked(composition(own)[0]), lambda line: None).terms()
+    return stage_of(checked(composition(own)[0]), lambda line: None).inputs.terms()
 
 
 @pytest.mark.parametrize("lambda_", [0.5, 0.2])

@@ -25,7 +25,7 @@ OTHER = "adopt.assistant.temperature=2.0"
 def distilled(made: FinetuneStage) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What the assistant's training cost, and its weights."""
     folder = made.teacher_pool.folder(made.teacher_pool.members[0])
-    (stage,) = [stage for stage in made.preparation if stage["what"].startswith("assistant")]
+    (stage,) = [stage for stage in made.inputs.prerequisites.stages() if stage["what"].startswith("assistant")]
     return stage, safetensors.torch.load_file(Path(folder) / "model.safetensors")
 
 
@@ -36,12 +36,14 @@ def test_a_second_assistant_asks_nobody_and_learns_the_same(make_stage, tmp_path
     stage, first = distilled(one)
     assert (stage["queries"], stage["cached"]) == (64, 0)  # 2 steps of 32 rows
     other = make_stage(*ASSISTANT, f"teachers.cache={cache}", OTHER)
-    other.memories = one.memories  # of one process
+    other.inputs.memory_stores = one.inputs.memory_stores  # of one process
     stage, second = distilled(other)
     assert (stage["queries"], stage["cached"]) == (0, 64)
     answers = list((tmp_path / "artifacts").glob("answers/*"))
     assert len(answers) == (cache == "disk")
-    assert [f"answers/{folder.name}" for folder in answers] == [n for n in other.store.used if n.startswith("answers/")]
+    assert [f"answers/{folder.name}" for folder in answers] == [
+        n for n in other.inputs.store.used if n.startswith("answers/")
+    ]
     if cache == "disk":
         shutil.rmtree(tmp_path / "artifacts" / "assistant")
         stage, plain = distilled(make_stage(*ASSISTANT, OTHER))

@@ -31,14 +31,14 @@ ASSISTANT = ["adopt=assistant", "adopt.assistant.max_steps=2", "student.layers=1
 def test_an_assistant_is_between_teacher_and_student_and_made_once(make_stage, teacher_folder):
     one = make_stage(*ASSISTANT)
     assert depths(one) == {"assistant": 2, teacher_folder.name: 4}  # halfway between 1 and 4, rounded down
-    assert list(one.teacher_scores_all()) == ["assistant", "teacher"]
-    stages = {stage["what"]: stage for stage in one.preparation}
+    assert list(one.teacher_pool.scores) == ["assistant", "teacher"]
+    stages = {stage["what"]: stage for stage in one.inputs.prerequisites.stages()}
     assert list(stages) == ["teacher, 4 layers, fine-tuned", "assistant, 2 layers, distilled"]
     two = make_stage(*ASSISTANT, "seed=9", "select.ratio=0.5", "optim.lr=1e-4")
     before = len(make_stage.said)
     assert two.teacher_pool.folder(two.teacher_pool.members[0]) == one.teacher_pool.folder(one.teacher_pool.members[0])
     assert not any("making" in line for line in make_stage.said[before:])
-    assert [stage["made_now"] for stage in two.preparation] == [False, False]
+    assert [stage["made_now"] for stage in two.inputs.prerequisites.stages()] == [False, False]
     other = make_stage(*ASSISTANT, "adopt.assistant.temperature=2.0")
     assert other.teacher_pool.folder(other.teacher_pool.members[0]) != one.teacher_pool.folder(
         one.teacher_pool.members[0]
@@ -53,7 +53,7 @@ def test_an_assistant_learns_what_vanilla_kd_teaches(make_stage, tmp_path):
               "adopt.assistant.lr=5e-3", "adopt.assistant.dropout=0.0", "student.layers=1", "adopt=assistant"]  # fmt: skip
     made = make_stage(*recipe, "teachers.finetune.max_steps=20")
     small, large = made.teachers(None)
-    (batch,) = make_stage("data.batch_size=60").data_module(1, None).heldout_splits(final=True)[""]
+    (batch,) = make_stage("data.batch_size=60").inputs.data_module(1, None).heldout_splits(final=True)[""]
     every = torch.arange(60)
 
     def told(encoder) -> torch.Tensor:
@@ -97,11 +97,11 @@ def test_the_costs_of_every_stage_are_counted_and_kept(make_stage, tmp_path):
     made = make_stage(*ASSISTANT, "no_kd_baseline=true", "teachers.finetune.max_steps=3")
     made.teachers(None)
     made.baselines(2, 1)
-    stages = made.preparation
+    stages = made.inputs.prerequisites.stages()
     assert [stage["what"].split(",")[0] for stage in stages] == ["teacher", "assistant", "student without a teacher"]
     assert [stage["steps"] for stage in stages] == [3, 2, 2]
     assert [stage["queries"] for stage in stages] == [0, 2 * 32, 0]  # each row of each batch of the assistant, once
-    config = made.teacher_config
+    config = made.inputs.main_source.config
     for stage, rows in zip(stages, (3 * 32, 2 * 32, 2 * 4), strict=True):
         assert stage["seconds"] > 0 and stage["made_now"]
         least = flops.forward(flops.shape_of(config, 3), rows, 3) / 4  # of one layer of four
@@ -113,7 +113,7 @@ def test_the_costs_of_every_stage_are_counted_and_kept(make_stage, tmp_path):
     again = make_stage(*ASSISTANT, "no_kd_baseline=true", "teachers.finetune.max_steps=3")
     again.teachers(None)
     again.baselines(2, 1)
-    assert again.preparation == [{**stage, "made_now": False} for stage in stages]
+    assert again.inputs.prerequisites.stages() == [{**stage, "made_now": False} for stage in stages]
 
 
 def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_teachers(make_stage, tmp_path):
@@ -126,8 +126,8 @@ def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_te
         (rows / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
     made = make_stage(*ASSISTANT, rows=rows)
     made.teachers(None)
-    (stage,) = [stage for stage in made.preparation if stage["what"].startswith("assistant")]
-    lengths = set(made.data_module(1, None).lengths.tolist())
+    (stage,) = [stage for stage in made.inputs.prerequisites.stages() if stage["what"].startswith("assistant")]
+    lengths = set(made.inputs.data_module(1, None).lengths.tolist())
     assert len(lengths) == 1
     (length,) = lengths
     shapes = [flops.shape_of(member.config, 3) for member in made.teacher_pool.members]
@@ -144,7 +144,7 @@ def test_an_artifact_of_a_kdlab_that_did_not_count_says_so(make_stage, tmp_path)
     made = make_stage()
     made.teachers(None)
     (folder,) = (tmp_path / "artifacts" / "classifier").glob("[0-9a-f]*")
-    kept = made.preparation_of.store
+    kept = made.inputs.prerequisites.store
     (folder / "cost.json").unlink()
     manifest = json.loads((folder / "manifest.json").read_text())
     parts, what = manifest["parts"], manifest["what"]
@@ -157,6 +157,6 @@ def test_an_artifact_of_a_kdlab_that_did_not_count_says_so(make_stage, tmp_path)
     assert kept.get("classifier", parts, as_before, what) == folder
     again = make_stage()
     again.teachers(None)
-    assert again.preparation == [
+    assert again.inputs.prerequisites.stages() == [
         {"what": "teacher, 4 layers, fine-tuned", "made_now": False, "queries": None, "cached": None, "flops": None, "seconds": None, "steps": None}
     ]  # fmt: skip

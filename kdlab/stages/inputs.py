@@ -1,0 +1,160 @@
+"""Inputs of a run, read from its configuration before there is any teacher or student: rows, tokenizer, model sources."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import Tensor
+
+from kdlab.config.schema import Config
+from kdlab.config.targets import original_targets
+from kdlab.methods.knowledge.base import queries_teacher
+from kdlab.models import loading, varlen
+from kdlab.models.student import pick_layers
+from kdlab.modules.evaluation import Scorer
+from kdlab.modules.objective import WeightedTerm
+from kdlab.runtime.devices import first_device, precision_of
+from kdlab.stages import components
+from kdlab.stages.dry_run import ModelShape
+from kdlab.stages.preparation import Preparation
+from kdlab.storage.artifacts import ArtifactStore
+from kdlab.teachers import specs
+from kdlab.teachers.cache.store import MemoryStore
+from kdlab.teachers.specs import ModelSource
+
+SHARED = ("source", "rows", "shape", "tokenizer", "main_source")  # cached properties that equal configurations share
+
+
+class Inputs:
+    """Rows, tokenizer and model sources of one run; each is read or made at its first use, from the configuration.
+
+    `TaskInputs` and `TextInputs` define what raises NotImplementedError here, and the class attributes: `head`, the auto
+    class of the models; `fixed_inputs`, True if a row is the same input in every epoch. `config`: the checked
+    configuration; `say` prints a line for the user; `store`: the artifact store; `prerequisites`: trains what the run
+    needs first and keeps its cost; `memory_stores`: teacher caches held in memory, by key.
+    """
+
+    head: Any
+    fixed_inputs: bool
+
+    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+        self.config = config
+        self.say = say
+        self.store = ArtifactStore(Path(config.artifacts), say, original_targets)
+        self.prerequisites = Preparation(self.store)
+        self.memory_stores: dict[str, MemoryStore] = {}
+
+    def share(self, other: Inputs) -> None:
+        """Take the rows, tokenizer and sources that `other` has read already; its data and teachers must be the same."""
+        self.__dict__.update({name: other.__dict__[name] for name in SHARED if name in other.__dict__})
+
+    # ---- rows
+
+    @cached_property
+    def source(self) -> Any:
+        """The source of the rows, not read yet. UserError if the configuration names none."""
+        raise NotImplementedError
+
+    def check_rows(self) -> None:
+        """UserError for rows that contradict the configuration; a source of text checks itself (`source.check`)."""
+
+    def data_module(
+        self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
+    ) -> Any:
+        """The rows the student trains on, for a number of micro-batches or of epochs.
+
+        `seed` and `batch_size`: None for those of the configuration.
+        """
+        raise NotImplementedError
+
+    @property
+    def rows_parts(self) -> dict[str, Any]:
+        """The key parts of the training rows, whatever their order, for artifacts made from them."""
+        raise NotImplementedError
+
+    @property
+    def score(self) -> Scorer:
+        """The evaluation of a model on held-out rows."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """The entry `data` of result.json."""
+        raise NotImplementedError
+
+    @property
+    def example(self) -> tuple[int, Tensor]:
+        """Number of outputs of a prediction (2 stands for any vocabulary), and one label (1,)."""
+        raise NotImplementedError
+
+    @property
+    def regression(self) -> bool:
+        """True if a prediction is a number, False if it is a class."""
+        return self.example[1].is_floating_point()
+
+    # ---- knowledge
+
+    def terms(self) -> dict[str, WeightedTerm]:
+        """The knowledge terms with a weight above 0, newly instantiated."""
+        return components.terms(self.config.knowledge)
+
+    @property
+    def queries_teacher(self) -> bool:
+        """True if a knowledge term reads a teacher's answer."""
+        return any(queries_teacher(weighted.term) for weighted in self.terms().values())
+
+    # ---- models
+
+    @property
+    def precision(self) -> str:
+        """The run's Lightning precision, with "auto" resolved."""
+        return precision_of(self.config.trainer.precision, self.config.trainer.accelerator)
+
+    @property
+    def execution(self) -> str:
+        """The models' execution mode: `exec`, and "varlen" for packed batches in half precision on a GPU that has it."""
+        if self.config.exec != "packed" or not self.precision.startswith(("bf16", "16")):
+            return self.config.exec
+        return "varlen" if varlen.available(first_device(self.config.trainer.accelerator)) else "packed"
+
+    @cached_property
+    def tokenizer(self) -> transformers.PreTrainedTokenizerFast:
+        """The tokenizer of the main teacher, and so of the student."""
+        return loading.load_tokenizer(self.main_source.place, self.config.teachers.revision)
+
+    @property
+    def teacher_name(self) -> str:
+        """The main teacher's name: `teachers.name`, or the name of its folder."""
+        teachers = self.config.teachers
+        return teachers.name if teachers.path is None and teachers.name else Path(str(teachers.path)).name
+
+    @cached_property
+    def main_source(self) -> ModelSource:
+        """The main teacher's files (`place`) and config, before it is fine-tuned or prepared."""
+        teachers = self.config.teachers
+        return specs.source_of(teachers.name, teachers.path, teachers.revision, "teachers")
+
+    @property
+    def student_shape(self) -> ModelShape:
+        """Layers, heads and width of the student, before it exists."""
+        student, config = self.config.student, self.main_source.config
+        if student.path is not None:
+            return ModelShape.of(loading.load_config(student.path))
+        if student.hidden is not None:
+            return ModelShape.of(config, student.layers, student.hidden)
+        return ModelShape.of(config, len(pick_layers(student.layers, config.num_hidden_layers, student.pick)))
+
+    def load(
+        self, source: str | Path, revision: str | None = None, seed: int | None = None
+    ) -> transformers.PreTrainedModel:
+        """Load a model with this stage's head from a folder or Hub name; `seed` draws a new head (None: the run's)."""
+        raise NotImplementedError
+
+
+def vocabulary_hash(tokenizer: Any) -> str:
+    """Sha256 of a fast tokenizer's whole serialisation."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()

@@ -1,0 +1,182 @@
+"""Inputs of the fine-tuning stage: labelled rows, read, checked and tokenised; augmented rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from kdlab.config.groups import AugmentConfig
+from kdlab.data.datamodules import GLUEDataModule
+from kdlab.data.tasks import dataset
+from kdlab.data.tasks.registry import Task, find, plain_name
+from kdlab.data.tasks.rows import TaskData, limited
+from kdlab.data.tasks.sources import TaskFolder, TaskHub
+from kdlab.errors import UserError
+from kdlab.methods.marks import marks_of
+from kdlab.models import loading
+from kdlab.modules.evaluation import TaskScore
+from kdlab.runtime.seeding import reseed
+from kdlab.stages import components
+from kdlab.stages.augmented_rows import AugmentedRows
+from kdlab.stages.components import made
+from kdlab.stages.inputs import Inputs, vocabulary_hash
+from kdlab.types import TaskShape
+
+
+class TaskInputs(Inputs):
+    """Labelled rows and the shape of their task."""
+
+    head = transformers.AutoModelForSequenceClassification
+    fixed_inputs = True
+
+    @cached_property
+    def task(self) -> Any:
+        """The official task of `data.task`; None for rows of the user's own."""
+        return None if self.config.data.task is None else find(self.config.data.task)
+
+    @cached_property
+    def source(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        data = self.config.data
+        if data.path is not None:
+            columns = tuple(data.columns) if data.columns else None
+            path = data.path if self.task is None else folder_of(data.path, self.task)
+            return TaskFolder(path, self.task, columns, data.label_column, data.regression)
+        if self.task is not None:
+            return TaskHub(self.task)
+        if data.source is None:
+            raise UserError(
+                "no labelled rows: give data.path= (a folder with train.tsv and dev.tsv, .csv, .jsonl or .parquet) "
+                "or data.task= (an official task, from the Hub)"
+            )
+        return made(data.source, "data.source")
+
+    @cached_property
+    def rows(self) -> TaskData:
+        """The labelled rows of all splits; of train at most `data.train_rows`."""
+        return limited(self.source.read(), self.config.data.train_rows)
+
+    @cached_property
+    def task_parts(self) -> dict[str, Any]:
+        """The key parts of the tokenised rows without augmented ones."""
+        return {
+            "rows": self.source.fingerprint(),
+            "tokenizer": vocabulary_hash(self.tokenizer),
+            "max_length": self.config.data.max_length,
+            "train_rows": self.config.data.train_rows,
+        }
+
+    @cached_property
+    def shape(self) -> TaskShape:
+        """Labels, columns and metrics of the task, from the tokenised rows if they exist, else from the source."""
+        folder = self.store.find("task", self.task_parts)
+        return self.rows.shape if folder is None else dataset.read_shape(folder)
+
+    @property
+    def score(self) -> TaskScore:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return TaskScore(self.shape)
+
+    @cached_property
+    def task_folder(self) -> Path:
+        """The folder of the tokenised rows, without augmented ones; made at its first use."""
+
+        def build(out: Path) -> None:
+            dataset.prepare(self.rows, self.tokenizer, out, max_length=self.config.data.max_length)
+
+        folder = self.store.get("task", self.task_parts, build, "tokenised rows")
+        for note in dataset.read_notes(folder):
+            self.say(note)
+        return folder
+
+    def check_rows(self) -> None:
+        """UserError for a malformed row (file and line) and for options that do not suit the task; may read all rows."""
+        shape = self.shape
+        uncertain = sorted(
+            name
+            for name, arm in components.selection(self.config.select).arms.items()
+            if "logits" in marks_of(arm).needs
+        )
+        if shape.regression and self.config.select.ratio < 1 and uncertain:
+            raise UserError(
+                f"select={self.config.select.name}: {', '.join(uncertain)} need the student's uncertainty, and this "
+                "task is regression, which has none: choose select=random, cluster or density"
+            )
+        if shape.regression and self.config.trainer.trace_every is not None:
+            raise UserError("trainer.trace_every: the trace needs the centres of classes, and this task is regression")
+        dataset.check_length(self.tokenizer, shape, self.config.data.max_length)
+        if self.config.data.augment is not None:
+            self._augmented(self.config.data.augment).check()
+            if not self.queries_teacher:
+                raise UserError(
+                    "data.augment: a teacher labels the augmented rows, and knowledge="
+                    f"{self.config.knowledge.name} queries none"
+                )
+
+    @property
+    def example(self) -> tuple[int, Tensor]:
+        return self.shape.outputs, torch.zeros(1, dtype=torch.float32 if self.shape.regression else torch.long)
+
+    def data_module(
+        self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
+    ) -> GLUEDataModule:
+        seed, size = self.config.seed if seed is None else seed, batch_size or self.config.data.batch_size
+        return self.rows_in(self.train_folder, seed, size, batches, epochs, self.config.data.order == "length")
+
+    @property
+    def rows_parts(self) -> dict[str, Any]:
+        return {"task": self.train_folder.name}
+
+    @cached_property
+    def train_folder(self) -> Path:
+        """The folder of the rows a student trains on: tokenised, with augmented rows if `data.augment` is given."""
+        if self.config.data.augment is None:
+            return self.task_folder
+        folder = self._augmented(self.config.data.augment).folder(lambda: self.rows)
+        self.say(dataset.read_notes(folder)[-1])
+        return folder
+
+    def _augmented(self, config: AugmentConfig) -> AugmentedRows:
+        length, tokens, parts = self.config.data.max_length, self.tokenizer, self.task_parts
+        return AugmentedRows(config, length, self.main_source, self.teacher_name, tokens, self.store, parts)
+
+    def rows_in(
+        self, folder: Path, seed: int, batch_size: int, batches: int | None, epochs: int | None, grouped: bool = True
+    ) -> GLUEDataModule:
+        """The tokenised rows in `folder`, for a number of micro-batches or of epochs; `grouped`: by similar length."""
+        data, pad = self.config.data, int(self.tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
+        return GLUEDataModule(folder, pad, batch_size, seed, batches, epochs, data.heldout_rows, data.workers, grouped)
+
+    def facts(self) -> dict[str, Any]:
+        shape = self.shape
+        return {
+            "source": type(self.source).__name__,
+            "path": self.config.data.path,
+            "task": self.config.data.task,
+            "fingerprint": self.task_parts["rows"],
+            "shape": asdict(shape),
+            "splits": dataset.read_stats(self.train_folder),
+        }
+
+    def load(
+        self, source: str | Path, revision: str | None = None, seed: int | None = None
+    ) -> transformers.PreTrainedModel:
+        reseed(self.config.seed if seed is None else seed, "student head")
+        config = loading.load_config(source, revision)
+        labels = self.shape.labels or ("score",)
+        if loading.has_head(source, config, self.head) and loading.labels_of(config) == labels:
+            return loading.load_classifier(source, revision)
+        return loading.load_with_new_classifier(source, revision, self.shape)
+
+
+def folder_of(path: str, task: Task) -> str:
+    """The folder of `task` in a folder of tasks, by its name or title; else `path` itself."""
+    root = Path(path).expanduser()
+    if not root.is_dir() or any(file.stem.startswith("train") for file in root.iterdir() if file.is_file()):
+        return path
+    named = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and plain_name(folder.name) == task.name]
+    return str(named[0]) if named else path
