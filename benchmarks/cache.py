@@ -97,7 +97,7 @@ def resident() -> dict[str, float]:
 
 
 def stored(folder: Path, rows: int) -> Any:
-    from kdlab.teachers.cache.store import DiskStore
+    from kdlab.teachers.cache.disk_store import DiskStore
 
     store = DiskStore(folder / "million", KEY, rows, {"benchmark": "cache"})
     store.open(print)

@@ -29,7 +29,7 @@ from kdlab.storage.artifacts import (
 )
 from kdlab.storage.files import locked, readable_size
 from kdlab.teachers.cache import maintenance
-from kdlab.teachers.cache.store import FACTS
+from kdlab.teachers.cache.disk_store import FACTS
 
 COST = "cost.json"  # in artifacts that were trained
 FRESH = 1.0  # days in which nothing counts as unused: a run that has not written its result yet may have read it
@@ -109,12 +109,12 @@ def list_store(root: Path, kinds: frozenset[str], uses: Uses) -> int:
             print(f"{_title(path)}  {readable_size(size):>8}  {facts}  {manifest['what']}")
         total, count = total + size, count + 1
     for path in _caches(root, kinds):
-        store, size = maintenance.opened(path), _size_of(path)
+        store, size = maintenance.open_store(path), _size_of(path)
         if isinstance(store, str):
             print(f"{_title(path)}  {readable_size(size):>8}  DAMAGED: {store}")
         else:
             used = _last_use(path, (path / FACTS).stat().st_mtime, uses)
-            print(f"{_title(path)}  {readable_size(size):>8}  {used}  {maintenance.described(store)}")
+            print(f"{_title(path)}  {readable_size(size):>8}  {used}  {maintenance.describe(store)}")
         total, count = total + size, count + 1
     print(f"{count} artifacts, {readable_size(total)} in {root}")
     return 0
@@ -174,17 +174,17 @@ def _prune_caches(root: Path, kinds: frozenset[str], rule: PruneRule, uses: Uses
     Of damaged caches only unreadable ones are removed: single damaged rows are queried again.
     """
     freed = 0
-    for path in [*_caches(root, kinds), *(path for path in maintenance.left(root) if path.parent.name in kinds)]:
+    for path in [*_caches(root, kinds), *(path for path in maintenance.leftovers(root) if path.parent.name in kinds)]:
         if path.name.startswith("."):
             reason = "unfinished"
-        elif isinstance(fault := maintenance.opened(path), str):
+        elif isinstance(fault := maintenance.open_store(path), str):
             days = (time.time() - path.stat().st_mtime) / 86400
             reason = f"damaged: {fault}" if days > FRESH else None  # a run may have just begun it
         else:
             reason = rule.reason_if_whole(path, path / FACTS, uses)
         if reason is None:
             continue
-        with maintenance.claimed(path) as free:
+        with maintenance.try_lock(path) as free:
             if not free:
                 print(f"{_title(path)}  left alone: a running process uses it")
                 continue

@@ -24,7 +24,7 @@ from kdlab.stages.dry_run import ModelShape
 from kdlab.stages.preparation import Preparation
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.teachers import specs
-from kdlab.teachers.cache.store import MemoryStore
+from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.specs import ModelSource
 
 SHARED = ("source", "rows", "shape", "tokenizer", "main_source")  # cached properties that equal configurations share

@@ -119,7 +119,7 @@ def observe_moments(visit: Callable[[Moment], None]) -> None:
     from kdlab.callbacks.observer import LossObserver
     from kdlab.methods.ksm.module import KSM
     from kdlab.storage import artifacts
-    from kdlab.teachers.cache.store import DiskStore
+    from kdlab.teachers.cache.disk_store import DiskStore
 
     observer = _MomentObserver(visit)
 

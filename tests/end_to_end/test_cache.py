@@ -25,10 +25,10 @@ class DieWriting:
         self.write = write
 
     def __call__(self) -> None:
-        import kdlab.teachers.cache.store as room
+        from kdlab.teachers.cache import disk_store
 
         plainly()
-        original, calls = room.DiskStore.write, 0
+        original, calls = disk_store.DiskStore.write, 0
 
         def trap(store: Any, epoch: int, rows: list[int], *given: Any) -> None:
             nonlocal calls
@@ -39,7 +39,7 @@ class DieWriting:
                 os.kill(os.getpid(), signal.SIGKILL)
             original(store, epoch, rows, *given)
 
-        room.DiskStore.write = trap
+        disk_store.DiskStore.write = trap
 
 
 def learnt(folder: Path) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def test_over_the_limit_nothing_is_loaded_or_the_run_goes_on_without(tmp_path, t
     (line,) = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
     assert "over the limit of 1e-05 GB" in line and "teachers.cache_vocabulary=sampled" in line
     done = call([*given, "teachers.cache_over=without", "hydra.run.dir=run"], tmp_path, plainly)
-    assert done.code == 0 and "goes on without" in done.output, done.output
+    assert done.code == 0 and "continues without" in done.output, done.output
     assert asked(tmp_path / "run")[1] == 0 and not (tmp_path / "artifacts" / "answers").exists()
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_cache_is_refused_or_filled_again_as_told(tmp_path, teacher_fo
     (line,) = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
     assert done.code == 2 and f"{data.name} is truncated" in line and "teachers.cache_trouble=rebuild" in line
     done = call([*given, "hydra.run.dir=mended"], tmp_path, plainly)
-    assert done.code == 0 and "is truncated" in done.output and "asks the teacher again" in done.output, done.output
+    assert done.code == 0 and "is truncated" in done.output and "queries the teacher again" in done.output, done.output
     total, cached = asked(tmp_path / "mended")
     assert total > 0 and cached > 0 and total + cached == 32
 

@@ -17,8 +17,9 @@ from kdlab.storage.artifacts import key_of
 from kdlab.storage.files import free_bytes, readable_size
 from kdlab.teachers.cache.cache import AnswerCache, CacheUnusable
 from kdlab.teachers.cache.codec import CacheSpec
-from kdlab.teachers.cache.maintenance import ENDING
-from kdlab.teachers.cache.store import DiskStore, MemoryStore
+from kdlab.teachers.cache.disk_store import DiskStore
+from kdlab.teachers.cache.maintenance import SUFFIX
+from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, teacher_dtype
 
@@ -99,7 +100,7 @@ def remember(
     store = inputs.memory_stores.setdefault(key, MemoryStore())
     if given.cache == "disk":
         data = inputs.config.data.path or inputs.config.data.task or type(inputs.source).__name__
-        folder = Path(inputs.config.artifacts) / KIND / f"{key}{ENDING}"
+        folder = Path(inputs.config.artifacts) / KIND / f"{key}{SUFFIX}"
         store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": data})
     cache = AnswerCache(
         store, keeps, outputs_of(inputs, member), key, inputs.fixed_inputs, ledger, given.cache_fill == "alone",

@@ -18,8 +18,8 @@ from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.runtime.ledger import ALWAYS, Ledger
 from kdlab.runtime.seeding import stable
+from kdlab.teachers.cache.answer_store import AnswerStore, CachedRow
 from kdlab.teachers.cache.codec import CacheSpec, Project, UnitLogits, encode_rows, join_rows
-from kdlab.teachers.cache.store import CachedRow, DiskStore, MemoryStore
 from kdlab.types import Batch, Outputs
 
 
@@ -54,7 +54,7 @@ class AnswerCache:
 
     def __init__(
         self,
-        store: DiskStore | MemoryStore,
+        store: AnswerStore,
         spec: CacheSpec,
         outputs: int,
         key: str,
@@ -170,21 +170,21 @@ class AnswerCache:
             raise CacheUnusable from error
 
     def handle_error(self, error: OSError, without: str) -> None:
-        """Report that the disk fails (it is full, say) and the run continues without `without`; UserError for "refuse"."""
+        """Report that the disk fails (it is full, for example) and the run continues without `without`; UserError for "refuse"."""
         what = f"{error.strerror or error} in {getattr(self.store, 'folder', 'memory')}"
         if self._on_fault == "refuse":
             raise UserError(f"teacher cache: {what}; free some space, or teachers.cache_trouble=without") from error
-        self._say(f"teacher cache: {what}; the run goes on without {without}")
+        self._say(f"teacher cache: {what}; the run continues without {without}")
 
     def handle_fault(self, fault: str) -> None:
         """Handle damage that the store found, as `on_fault` demands; the first fault is reported."""
         if self._on_fault == "refuse":
             raise UserError(
-                f"teacher cache: {fault}; teachers.cache_trouble=rebuild asks the teacher again, without goes on without"
+                f"teacher cache: {fault}; teachers.cache_trouble=rebuild queries the teacher again, without runs without the cache"
             )
         if not self._informed:
             self._informed = True
-            rest = "goes on without this cache" if self._on_fault == "without" else "asks the teacher again"
+            rest = "continues without this cache" if self._on_fault == "without" else "queries the teacher again"
             self._say(f"teacher cache: {fault}; the run {rest}")
         if self._on_fault == "without":
             self.usable = False

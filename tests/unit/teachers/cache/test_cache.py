@@ -19,7 +19,8 @@ from kdlab.modules.objective import units_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.cache.cache import AnswerCache
 from kdlab.teachers.cache.codec import CacheSpec
-from kdlab.teachers.cache.store import DiskStore, MemoryStore
+from kdlab.teachers.cache.disk_store import DiskStore
+from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE, Batch
 from tests.conftest import tiny_config

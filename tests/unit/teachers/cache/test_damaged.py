@@ -18,7 +18,7 @@ import torch
 from kdlab.errors import UserError
 from kdlab.teachers.cache.cache import AnswerCache, CacheUnusable
 from kdlab.teachers.cache.codec import CacheSpec
-from kdlab.teachers.cache.store import ENTRY, HEAD, DiskStore
+from kdlab.teachers.cache.disk_store import ENTRY, HEAD, DiskStore
 from tests.unit.teachers.cache.test_cache import KEY, ROWS, logits, queries, rows, teacher
 from tests.unit.teachers.cache.test_store import forked
 
@@ -117,7 +117,7 @@ def test_rebuilt(tmp_path, what):
     who, ledger, said = opened(tmp_path, "rebuild")
     who.answer(rows(ASKED, False))
     assert torch.allclose(logits(who, rows(ASKED, False), "all"), expected, atol=1e-6)
-    assert len(said) == 1 and BAD[what][1] in said[0] and said[0].endswith("the run asks the teacher again")
+    assert len(said) == 1 and BAD[what][1] in said[0] and said[0].endswith("the run queries the teacher again")
     asked, _, cached = queries(ledger)
     assert asked + cached == 3 and (asked > 0 or what == "damaged facts")  # answers themselves say whose they are
     again, ledger, said = opened(tmp_path, "refuse")  # nothing is wrong any more
@@ -134,7 +134,7 @@ def test_without(tmp_path, what):
     expected = logits(who, rows(ASKED, False), "all", cached=False)
     assert torch.equal(logits(who, rows(ASKED, False), "all"), expected)
     who.answer(rows(ASKED, False))
-    assert len(said) == 1 and BAD[what][1] in said[0] and said[0].endswith("goes on without this cache")
+    assert len(said) == 1 and BAD[what][1] in said[0] and said[0].endswith("continues without this cache")
     assert queries(ledger) == (3, 3, 0)
     assert {path.name: path.read_bytes() for path in (tmp_path / "answers").iterdir()} == before
 
@@ -177,6 +177,6 @@ def test_no_room_is_named_and_the_run_goes_on_as_told(tmp_path, trouble, when):
         assert "File too large in" in told["refused"] and "free some space" in told["refused"]
         return
     assert told["refused"] is None and told["ran"] == [3]
-    assert len(told["said"]) == 1 and f"File too large in {tmp_path / 'answers'}; the run goes on" in told["said"][0]
+    assert len(told["said"]) == 1 and f"File too large in {tmp_path / 'answers'}; the run continues" in told["said"][0]
     assert told["queries"] == [6, 3, 0]  # nothing was kept
     assert teacher(keeps, tmp_path, run=2)[0].answer(rows(ASKED, False)).forwards != []

@@ -12,7 +12,7 @@ import pytest
 
 from kdlab.artifacts import main
 from kdlab.storage.artifacts import TAG, TAG_TEXT, key_of
-from kdlab.teachers.cache.store import ENTRY, HEAD, DiskStore
+from kdlab.teachers.cache.disk_store import ENTRY, HEAD, DiskStore
 from tests.unit.teachers.cache.test_store import ROWS, content, put
 
 FACTS = {"teacher": "0123456789abcdef" * 4, "precision": "bf16-mixed"}
@@ -127,7 +127,7 @@ def test_prune_by_age_and_by_kind(root, capsys):
 
 def test_prune_leaves_alone_what_a_running_process_uses(root, capsys):
     code = (
-        "import sys, pathlib; from kdlab.teachers.cache.store import DiskStore\n"
+        "import sys, pathlib; from kdlab.teachers.cache.disk_store import DiskStore\n"
         f"DiskStore(pathlib.Path({str(root / NAME)!r}), {KEY!r}, {ROWS}, {FACTS!r}).open(print)\n"
     )
     # the object is dropped at once: what is open stays until the process ends, as in a run
@@ -146,13 +146,13 @@ def test_prune_leaves_alone_what_a_running_process_uses(root, capsys):
 def test_who_opens_answers_while_they_are_removed_begins_new_ones(root, monkeypatch):
     """Removed between its look at the folder and its lock."""
     store = DiskStore(root / NAME, KEY, ROWS, FACTS)
-    hold, calls = store._hold, []
+    hold, calls = store._lock_facts, []
 
     def slow() -> None:
         calls.append(main(["prune", "--delete", "--kind", "answers", "--root", str(root)]) if not calls else 0)
         hold()
 
-    monkeypatch.setattr(store, "_hold", slow)
+    monkeypatch.setattr(store, "_lock_facts", slow)
     store.open(pytest.fail)
     assert calls == [0, 0] and (root / NAME / "answers.json").is_file()
     put(store, [3])

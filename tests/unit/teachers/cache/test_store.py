@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from kdlab.errors import UserError
-from kdlab.teachers.cache.store import ENTRY, HEAD, DiskStore, MemoryStore
+from kdlab.teachers.cache.disk_store import ENTRY, HEAD, DiskStore
+from kdlab.teachers.cache.memory_store import MemoryStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 KEY, ROWS = "0123456789abcdef", 64
