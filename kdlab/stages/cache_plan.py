@@ -1,4 +1,4 @@
-"""Which of a run's teachers remember, what they keep, where, and how much that will be."""
+"""Plan the teacher caches of a run: contents, location, size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration combines, tried on something of the right shape, so that contradictions are refused at once."""
+"""Dry run of terms and adoption rules on tensors of the right shapes: contradictions are refused before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the knowledge terms are weighed, as the policy group says; a module that learns to weigh is trained first.
+"""Build the rules that weigh the knowledge terms (group `weigh`); train a KSM over episodes first if one is missing.
 
 KSM (Wang et al. 2023), Algorithm 1: the first stage trains the module over episodes, each a whole training of a student
 that starts anew; the second distils once with the module frozen. The module is an artifact, so other runs find it, and

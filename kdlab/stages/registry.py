@@ -1,4 +1,4 @@
-"""Which stage a configuration asks for."""
+"""The stage of a configuration (`data.stage`)."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ STAGES: dict[str, type[Stage]] = {"pretrain": PretrainStage, "finetune": Finetun
 
 
 def stage_of(config: Config, say: Callable[[str], None]) -> Stage:
-    """Everything a run of this configuration needs, made when it is first asked for."""
+    """Build the stage of a configuration; `say` prints a line for the user. Nothing is read or loaded yet."""
     return STAGES[config.data.stage](config, say)

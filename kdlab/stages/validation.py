@@ -1,4 +1,4 @@
-"""Everything that can be checked of a run before anything is loaded or written."""
+"""Checks of a run before anything is loaded or written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A teacher's cache: what names it, where it lies, whether there is room; for the run itself and for what it rests on."""
+"""Open a teacher's answer cache: its key, its folder, its size; for the run and for the training of an assistant."""
 
 from __future__ import annotations
 

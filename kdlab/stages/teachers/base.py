@@ -1,6 +1,6 @@
-"""The teachers of a run: made where they are missing, kept in the artifact store, scored. What both stages share.
+"""Teachers of a run: trained where they are missing, kept in the artifact store, scored. Both stages share this.
 
-`TaskTeacherPool` (taskteachers.py) and `TextTeacherPool` (textteachers.py) know what a teacher of their stage is.
+`TaskTeacherPool` (classifiers.py) and `TextTeacherPool` (masked_lms.py) define the teachers of their stage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kdlab.teachers.teacher import Teacher
 class TeacherPool:
     """All teachers of one run, by `TeacherSpec`.
 
-    A stage gives: `made` (a teacher's folder, making it if need be), `load` (its model), `start` (an untrained model of
+    A subclass defines: `made` (a teacher's folder, making it if need be), `load` (its model), `start` (an untrained model of
     some of the main teacher's layers), `rows` (what it is trained on), `outputs` (of the main teacher's classifier).
     """
 
@@ -107,7 +107,7 @@ class TeacherPool:
         return None if isinstance(self.folder(member), Path) else member.source.revision
 
     def weights(self, member: TeacherSpec) -> dict[str, Any]:
-        """What a teacher answers by: its weights, and the names of its classes."""
+        """Key parts of a teacher's answers: the hash of its weights, and the names of its classes."""
         folder = self.folder(member)
         config = loading.load_config(folder, self.revision(member))
         return {
@@ -124,7 +124,7 @@ class TeacherPool:
         return Teacher(member.name, encoder, count, self.order(member), member.classes, shared)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
-        """Where a teacher keeps each class that it knows of the data; None: in their order."""
+        """Index of each of the data's classes among a teacher's outputs; None if the order is the same."""
         return None
 
     # ---- assistants
