@@ -4,7 +4,7 @@
 
 "kdlab run": `kdlab.runs.single` as the command line starts it, with its callbacks, ledger, tables, progress, and checkpoints when
 they are due (none in the first minute: --steps for longer, or --set trainer.checkpoint_every=25); evaluations and all-data
-probes are left out of its seconds, because the loop has none. "Loop": the same data module, the same distiller's loss,
+probes are left out of its seconds, because the loop has none. "Loop": the same data module, the same student module's loss,
 autocast, clipping, fused AdamW and schedule, and nothing else; or with a plain torch.save as often as the run has written a
 checkpoint. "HF Trainer" (--hf, needs accelerate): transformers.Trainer around the same loss and batches, with its own
 checkpoints as often. Each turn makes its models anew; times are from the first batch to the last, data loading and
@@ -118,7 +118,7 @@ def prepared(overrides: list[str]) -> tuple[Stage, StudentModule, Any]:
     assert steps is not None
     teachers = stage.teachers(None)
     data = stage.inputs.data_module(steps, None)
-    module = stage.distiller(stage.student(*teachers), teachers, Ledger(len(data.train)), steps)
+    module = stage.student_module(stage.student(*teachers), teachers, Ledger(len(data.train)), steps)
     return stage, module, data
 
 

@@ -23,7 +23,7 @@ class CheckpointCallback(pl.Callback):
 
     It saves after the step and before any evaluation. Before that it calls `before` and flushes `tables` to the disk: a
     checkpoint counts on the rows written before it. When `guard` has read of a signal on any rank, it saves at once and
-    raises `Stopped`. Ranks other than 0 read through `guard` that one is due, two steps later. `say` takes one line if
+    raises `Stopped`. Ranks other than 0 read through `guard` that one is due, two steps later. `notify` takes one line if
     checkpoints are further apart than a user might expect.
     """
 
@@ -38,10 +38,10 @@ class CheckpointCallback(pl.Callback):
         guard: NonFiniteGuard,
         tables: Iterable[Table] = (),
         before: Callable[[], None] = lambda: None,
-        say: Callable[[str], None] = lambda line: None,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.folder, self.every, self.total_steps, self.ledger = folder, every, total_steps, ledger
-        self.guard, self.tables, self.before, self.say = guard, tables, before, say
+        self.guard, self.tables, self.before, self.notify = guard, tables, before, notify
         self.schedule = CheckpointSchedule(ledger)
         self._informed = False
 
@@ -71,7 +71,7 @@ class CheckpointCallback(pl.Callback):
             raise Stopped(signum, step)
         if self.every is None and not self._informed and self.schedule.gap > self.FAR:
             self._informed = True
-            self.say(
+            self.notify(
                 f"a checkpoint takes {self.schedule.expected:.0f} s here, so one is written every "
                 f"{self.schedule.gap / 60:.0f} minutes; trainer.checkpoint_every= sets a number of steps"
             )

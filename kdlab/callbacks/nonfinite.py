@@ -27,7 +27,7 @@ class NonFiniteGuard(pl.Callback):
     Such a step has changed no weight (`kdlab.modules.finite_checks`), and all ranks read of it. With `stop` False it is
     counted and skipped, and more than `limit` of them stop the training. `write` takes a row of `COLUMNS` for each event,
     1,000 at most: kind "nonfinite" or "spike" (a loss 6 running standard deviations above its running mean, after 50
-    steps), the step's loss, the running mean, the ids of its rows; `say` a line for the user. `signum`: the signal that
+    steps), the step's loss, the running mean, the ids of its rows; `notify` a line for the user. `signum`: the signal that
     all ranks have read of, or 0; `wants_checkpoint`: all ranks have read that one requests a checkpoint. UserError when
     it stops. Must be the first callback; its module must be a `TrainedView`.
     """
@@ -36,10 +36,10 @@ class NonFiniteGuard(pl.Callback):
         self,
         stop: bool = True,
         limit: int = 0,
-        say: Callable[[str], None] = lambda line: None,
+        notify: Callable[[str], None] = lambda line: None,
         write: Callable[[dict[str, Any]], None] = lambda row: None,
     ) -> None:
-        self.stop, self.limit, self.say, self.write = stop, limit, say, write
+        self.stop, self.limit, self.notify, self.write = stop, limit, notify, write
         self.counts = {"nonfinite": 0, "spike": 0}
         self.steps, self.mean, self.variance = 0, 0.0, 0.0
         self.signum = 0
@@ -108,7 +108,7 @@ class NonFiniteGuard(pl.Callback):
         count = self.counts["nonfinite"]
         if count > self.limit:
             raise UserError(f"{where}. It is step {count} of this kind, trainer.nonfinite_limit={self.limit}")
-        self.say(f"{where}. Left out, {count} of at most {self.limit}")
+        self.notify(f"{where}. Left out, {count} of at most {self.limit}")
 
     def _finite(self, report: StepReport) -> None:
         """Update the running mean and variance by a step's loss; report it if it is a spike."""
@@ -119,7 +119,7 @@ class NonFiniteGuard(pl.Callback):
             self.counts["spike"] += 1
             self._write(report, "spike", loss, report.rows())
             if self.counts["spike"] <= MAX_SPIKE_LINES:
-                self.say(f"the loss of step {report.step} is {loss:.4g}, {self.mean:.4g} is usual (events.csv)")
+                self.notify(f"the loss of step {report.step} is {loss:.4g}, {self.mean:.4g} is usual (events.csv)")
             loss = bound  # one outlier does not make the next one usual
         self.steps += 1
         share = max(MEMORY, 1 / self.steps)

@@ -145,7 +145,7 @@ def check_folder(folder: Path) -> None:
     here = os.path.abspath(".")
     if os.path.commonpath([here, os.path.abspath(folder)]) != here:
         raise UserError(
-            f"the configuration puts the run into {folder}, outside of {here}: say hydra.run.dir= on the command line"
+            f"the configuration puts the run into {folder}, outside of {here}: give hydra.run.dir= on the command line"
         )
 
 

@@ -24,7 +24,7 @@ class EncoderRunner:
     """Forwards of the encoder half of a transformers model, as execution modes need them.
 
     `per_row`: the head reads one vector a row, not one a token; `autocast`: the half-precision type in which the model
-    runs (None: as its surroundings say).
+    runs (None: as the enclosing context sets it).
     """
 
     def __init__(self, model: transformers.PreTrainedModel, per_row: bool) -> None:
@@ -243,7 +243,9 @@ def needed_tokens(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) ->
     """Mask (k, L) of tokens whose last state is needed: first tokens and predictions. None if the full layer must run."""
     if wants or not last_layer.runs(runner.model):
         return None
-    if runner.per_row == (batch.labels.ndim == 2):  # labels of another kind than the head's do not say what is needed
+    if runner.per_row == (
+        batch.labels.ndim == 2
+    ):  # labels of another kind than the head's do not determine the needed tokens
         return None
     real = batch.attention_mask.bool()
     needed = torch.zeros_like(real) if runner.per_row else batch.labelled() & real

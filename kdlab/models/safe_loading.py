@@ -28,7 +28,7 @@ def check(source: str | Path, weights: bool = True) -> None:
     if "base_model_name_or_path" in _json(folder / "adapter_config.json"):
         raise UserError(f"{folder} holds an adapter, which loads another model besides: merge it into its model first")
     listed = _json(folder / _WEIGHTS[1]).get("weight_map")
-    for name in listed.values() if isinstance(listed, dict) else ():  # another type is for its reader to say
+    for name in listed.values() if isinstance(listed, dict) else ():  # another type is reported by its reader
         if not isinstance(name, str) or os.path.basename(name) != name:
             raise UserError(f"{folder / _WEIGHTS[1]} names {str(name)[:80]!r}, which is no file of the folder")
     _check_links(folder)
@@ -61,7 +61,7 @@ def _check_code(source: str | Path, name: str, config: dict[str, Any]) -> None:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing if there is none or if it is damaged, which is for its reader to say."""
+    """The object in a JSON file; empty if the file is missing or damaged, which its reader reports."""
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -63,11 +63,11 @@ def compare(
     runs: Sequence[Run],
     metric: str | None = None,
     baseline: str | None = None,
-    say: Callable[[str], None] = print,
+    notify: Callable[[str], None] = print,
 ) -> list[Comparison]:
     """A comparison for each task, in the order of their first runs, by `metric` (default: score; on text: loss).
 
-    `baseline`: part of the name of the group that all are compared with (default: DEFAULT). `say` receives
+    `baseline`: part of the name of the group that all are compared with (default: DEFAULT). `notify` receives
     a message for each run that is left out. UserError where runs, names or metric do not fit together.
     """
     stages = {run.stage: run for run in reversed(runs)}
@@ -76,7 +76,7 @@ def compare(
         raise UserError(f"runs of different stages cannot be compared: {found}; name the folders of one stage")
     metric = metric or ("loss" if "pretrain" in stages else "score")
     tasks: dict[str, list[Run]] = {}
-    for run in _measured(runs, metric, say):
+    for run in _measured(runs, metric, notify):
         tasks.setdefault(run.task, []).append(run)
     found = [_comparison(task, members, metric, baseline) for task, members in tasks.items()]
     tested = [(line, p) for one in found for line in one.lines if line.found and (p := line.found.p) is not None]
@@ -85,7 +85,7 @@ def compare(
     return found
 
 
-def _measured(runs: Sequence[Run], metric: str, say: Callable[[str], None]) -> list[Run]:
+def _measured(runs: Sequence[Run], metric: str, notify: Callable[[str], None]) -> list[Run]:
     """The runs whose student has a number for the metric."""
     known = {name for run in runs for name in run.result["metrics"]["student"]}
     if metric not in known:
@@ -96,7 +96,7 @@ def _measured(runs: Sequence[Run], metric: str, say: Callable[[str], None]) -> l
         if isinstance(value, int | float) and math.isfinite(value):
             measured.append(run)
         else:
-            say(f"left out, {f'no {metric}' if value is None else f'{metric} is {value}'}: {run.folder}")
+            notify(f"left out, {f'no {metric}' if value is None else f'{metric} is {value}'}: {run.folder}")
     if not measured:
         raise UserError(f"no run has a number as its {metric}")
     return measured
@@ -137,7 +137,7 @@ def _defaults(groups: Sequence[Group]) -> list[int | None]:
     """The place of each group's baseline, by DEFAULT; of several the one that differs least from the group.
 
     Where there is no vanilla KD, whole batches with other knowledge or teachers take its place. A group that others are compared
-    with, and that has no better one itself, is not compared with the first: that would say the same twice.
+    with, and that has no better one itself, is not compared with the first: that would repeat a result.
     """
     places: list[int | None] = []
     for group in groups:

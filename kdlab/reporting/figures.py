@@ -31,7 +31,7 @@ LEFT, RIGHT, BELOW, LINE = 0.72, 0.26, 0.56, 0.19  # inches: margins, a line of 
 NAMES = 12  # in a legend, at most
 BANDS = 8  # more curves than that have no bands
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def scores(table: TaskTable, against: str) -> Figure | None:
@@ -165,12 +165,12 @@ def averaged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def schedule(row: TableRow, say: Say) -> Figure | None:
+def schedule(row: TableRow, notify: Notify) -> Figure | None:
     """The share of the steps that each strategy served, by window of the training, mean over seeds (AdaDS Fig. 5).
 
-    None where the group's runs never changed their strategy. `say` receives a message for each table that cannot be read.
+    None where the group's runs never changed their strategy. `notify` receives a message for each table that cannot be read.
     """
-    logs = [log for run in row.group.runs.values() if (log := _decisions(run, say))]
+    logs = [log for run in row.group.runs.values() if (log := _decisions(run, notify))]
     arms = arms_in([one for log, _ in logs for one in log])
     if len(arms) < 2:
         return None
@@ -209,12 +209,12 @@ def _along(table: TaskTable, row: TableRow, against: str) -> tuple[np.ndarray, n
     return x, values.mean(axis=0), values.std(axis=0, ddof=1) if len(each) > 1 else np.zeros(len(steps))
 
 
-def _decisions(run: Any, say: Say) -> tuple[Sequence[LogRow], float] | None:
+def _decisions(run: Any, notify: Notify) -> tuple[Sequence[LogRow], float] | None:
     """The rows of a run's selector.csv with an arm, and its number of steps."""
     try:
         rows = [row for row in rows_of(run.folder / "selector.csv", ("step", "arm")) if row["arm"]]
     except UserError as error:
-        say(f"not read: {error}")
+        notify(f"not read: {error}")
         return None
     steps = run.result.get("steps")
     total = float(steps) if isinstance(steps, int | float) else math.inf

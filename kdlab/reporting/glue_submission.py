@@ -43,7 +43,7 @@ ROWS = {
 }  # fmt: skip
 
 
-def submit(run: Path, out: Path, say: Callable[[str], None] = print) -> None:
+def submit(run: Path, out: Path, notify: Callable[[str], None] = print) -> None:
     """Write the zip `out` for a run of `+exp=finetune` (or any other that trained on a GLUE task), or for a suite's folder:
     of several seeds the one with the best dev score answers.
 
@@ -54,34 +54,34 @@ def submit(run: Path, out: Path, say: Callable[[str], None] = print) -> None:
     if out.exists():
         raise UserError(f"{out} exists, and is kept: choose another name")
     if (run / RESULTS).is_file():
-        runs = _best(run, say)
+        runs = _best(run, notify)
     else:
         result, config = finished_result(run), config_of(run)
         runs = {_glue_task(run, result, config).name: run}
     files: dict[str, str] = {}
     why: dict[str, str] = {}
     for name, folder in runs.items():
-        for file, found in _answers(folder, TASKS[name], say):
+        for file, found in _answers(folder, TASKS[name], notify):
             if isinstance(found, str):
                 why[file] = found
                 continue
             files[file] = found_text = _text(found, TASKS[name])
             count = found_text.count("\n") - 1
             wanted = "" if count == ROWS[file] else f"; the server's test set has {ROWS[file]:,}: this is not all of it"
-            say(f"{file}: {count:,} rows{wanted}")
+            notify(f"{file}: {count:,} rows{wanted}")
     if not files:
         raise UserError(f"{run}: nothing to answer: {'; '.join(sorted(set(why.values())))}")
     atomic_write_bytes(out, _zip(files))
     lacking = [file for file in ROWS if file not in files]
-    say(f"{out}: {', '.join(sorted(files))}")
+    notify(f"{out}: {', '.join(sorted(files))}")
     if lacking:
         reasons = "; ".join(sorted(set(why.values())))
-        say(
+        notify(
             f"not in the zip: {', '.join(lacking)}{f' ({reasons})' if reasons else ''}; the server wants all {len(ROWS)}"
         )
 
 
-def _best(suite: Path, say: Callable[[str], None]) -> dict[str, Path]:
+def _best(suite: Path, notify: Callable[[str], None]) -> dict[str, Path]:
     """For each GLUE task of a suite, the run of the student with the best dev score."""
     best: dict[str, Path] = {}
     for name in GLUE:
@@ -89,7 +89,7 @@ def _best(suite: Path, say: Callable[[str], None]) -> dict[str, Path]:
         if runs:
             scores = {folder: finished_result(folder)["metrics"]["student"]["score"] for folder in runs}
             best[name] = max(runs, key=scores.__getitem__)
-            say(f"{TASKS[name].title}: {best[name].name} answers, the best on dev of {len(runs)} ({100 * scores[best[name]]:.2f})")  # fmt: skip
+            notify(f"{TASKS[name].title}: {best[name].name} answers, the best on dev of {len(runs)} ({100 * scores[best[name]]:.2f})")  # fmt: skip
     if not best:
         raise UserError(f"{suite} holds no finished run of a GLUE task yet; the command that began it goes on with it")
     return best
@@ -108,10 +108,10 @@ def _glue_task(run: Path, result: dict[str, Any], config: Config) -> Task:
     return task
 
 
-def _answers(run: Path, task: Task, say: Callable[[str], None]) -> Iterator[tuple[str, Tensor | str]]:
+def _answers(run: Path, task: Task, notify: Callable[[str], None]) -> Iterator[tuple[str, Tensor | str]]:
     """For each file of a task, and for AX.tsv with MNLI, logits (N, C) in the order of the rows, or why there are none."""
     config = config_of(run)
-    stage = stage_of(config, say)
+    stage = stage_of(config, notify)
     stage.inputs.source.check()
     model = loading.load_classifier(run / "student")
     if task.shape.labels is not None and loading.labels_of(model.config) != task.shape.labels:

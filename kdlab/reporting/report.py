@@ -21,7 +21,7 @@ from kdlab.storage.files import atomic_write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def write_report(
@@ -64,9 +64,9 @@ def build_report(
     conditions: Sequence[str] = (),
     metric: str | None = None,
     baseline: str | None = None,
-    say: Say = print,
+    notify: Notify = print,
 ) -> ReportPage:
-    """The report of the finished runs in `paths`; `say` receives a message for everything that is left out.
+    """The report of the finished runs in `paths`; `notify` receives a message for everything that is left out.
 
     `paper`: a key of `PAPERS`; `conditions`: as `where` takes them; `metric` and `baseline`: as `compare` takes them.
     UserError where there is no finished run, or where conditions, metric or baseline fit none.
@@ -77,10 +77,10 @@ def build_report(
 
     def remark(line: str) -> None:
         remarks.append(line)
-        say(line)
+        notify(line)
 
     for folder, reason in skipped.items():
-        say(f"left out, {reason}: {folder}")
+        notify(f"left out, {reason}: {folder}")
     comparisons = _compare_stages(runs, metric, baseline, remark)
     if len(comparisons) > 1:
         tasks = ", ".join(one.task for one in comparisons)
@@ -93,17 +93,17 @@ def build_report(
     return ReportPage(sections, _over_tasks(tables), skipped_names, remarks, list(conditions), paper, baseline)
 
 
-def _compare_stages(runs: Sequence[Run], metric: str | None, baseline: str | None, say: Say) -> list[Comparison]:
+def _compare_stages(runs: Sequence[Run], metric: str | None, baseline: str | None, notify: Notify) -> list[Comparison]:
     """Comparisons of the runs of each stage, by its own metric."""
     stages: dict[str, list[Run]] = {}
     for run in runs:
         stages.setdefault(run.stage, []).append(run)
     if len(stages) > 1:
-        say(f"runs of two stages ({' and '.join(stages)}): p values are adjusted within each")
-    return [one for members in stages.values() for one in compare(members, metric, baseline, say)]
+        notify(f"runs of two stages ({' and '.join(stages)}): p values are adjusted within each")
+    return [one for members in stages.values() for one in compare(members, metric, baseline, notify)]
 
 
-def _pictures(table: TaskTable, say: Say) -> list[Picture]:
+def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
     """The figures of a task with their captions: by ratio, by queries, by FLOPs, along the training, schedules."""
     task = table.found.task
     pictures: list[Picture] = []
@@ -137,7 +137,7 @@ def _pictures(table: TaskTable, say: Say) -> list[Picture]:
     for row in table.rows:
         seeds = len(row.group.runs)
         add(
-            figures.schedule(row, say),
+            figures.schedule(row, notify),
             f"{task}: which strategy chose the data in {row.number}. {row.name}, mean over {seeds} seed{'s' * (seeds != 1)}.",
         )
     return pictures

@@ -95,13 +95,13 @@ class TaskTable:
         return [run for row in self.rows for run in row.group.runs.values()]
 
 
-def task_table(found: Comparison, paper: str | None, say: Callable[[str], None]) -> TaskTable:
-    """The table of one task; `say` receives a message for each metrics.csv that cannot be read."""
+def task_table(found: Comparison, paper: str | None, notify: Callable[[str], None]) -> TaskTable:
+    """The table of one task; `notify` receives a message for each metrics.csv that cannot be read."""
     groups = [line.group for line in found.lines]
     order = sorted(found.lines, key=lambda line: (-line.group.one.ratio, _rank(found, line)))
     rows = [_row(found, number, line) for number, line in enumerate(order, 1)]
     of = {id(row.group): row for row in rows}
-    curves = {run.folder: curve(run, found.metric, say) for row in rows for run in row.group.runs.values()}
+    curves = {run.folder: curve(run, found.metric, notify) for row in rows for run in row.group.runs.values()}
     for row in rows:
         peers = [other for other in rows if other.ratio == row.ratio and other.queries_teacher]
         if (
@@ -135,12 +135,12 @@ def at_cost(curves: Iterable[Sequence[Evaluation]], flops: float) -> float | Non
     return statistics.fmean(known) if known else None
 
 
-def curve(run: Run, metric: str, say: Callable[[str], None]) -> list[Evaluation]:
+def curve(run: Run, metric: str, notify: Callable[[str], None]) -> list[Evaluation]:
     """A run's evaluations along the way, by their steps; none where its metrics.csv has none or is damaged."""
     try:
         rows = rows_of(run.folder / "metrics.csv", ("step",))
     except UserError as error:
-        say(f"not read: {error}")
+        notify(f"not read: {error}")
         return []
     names = ("step", f"heldout_{metric}", "teacher_queries", "flops")
     found = (Evaluation(*(number_in(row, name) for name in names)) for row in rows)

@@ -129,7 +129,7 @@ def verify_store(root: Path, kinds: frozenset[str]) -> int:
         for path, check in checks:
             fault = check(path)
             checked, damaged = checked + 1, damaged + (fault is not None)
-            bar.say(f"{_title(path)}  {'ok' if fault is None else f'DAMAGED: {fault}'}")
+            bar.notify(f"{_title(path)}  {'ok' if fault is None else f'DAMAGED: {fault}'}")
             bar.to(checked)
     for path in entries(root, UNFINISHED):
         if path.parent.name in kinds:

@@ -19,7 +19,7 @@ from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
 from kdlab.callbacks.weigh import Weigh
 from kdlab.modules.row_pool import named_strategies
 from kdlab.runs.prepare import PreparedRun
-from kdlab.runs.process import say
+from kdlab.runs.process import notify
 from kdlab.runs.record import RunRecord
 from kdlab.stages.components import Selection
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
@@ -65,10 +65,10 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     heldout, metrics = prepared.data.heldout_splits, record.writer("metrics")
     evaluation = EvaluationCallback(config.evaluate_every, total, heldout, module, metrics, prepared.ledger)
     trace = _trace(prepared, record, selection) if config.trace_every is not None else None
-    guard = NonFiniteGuard(not skip, config.nonfinite_limit, say, record.writer("events"))
+    guard = NonFiniteGuard(not skip, config.nonfinite_limit, notify, record.writer("events"))
     folder, tables = prepared.folder / "checkpoints", record.tables.values()
     every = None if config.checkpoint_every == "auto" else config.checkpoint_every
-    checkpoint = CheckpointCallback(folder, every, total, prepared.ledger, guard, tables, decisions.flush, say)
+    checkpoint = CheckpointCallback(folder, every, total, prepared.ledger, guard, tables, decisions.flush, notify)
     selector = select.selector if select else None
     columns = {
         "metrics": evaluation.columns(),

@@ -18,7 +18,7 @@ from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.student import StudentModule
 from kdlab.runs import folders
-from kdlab.runs.process import say
+from kdlab.runs.process import notify
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import cache_plan, ksm_training
 from kdlab.stages.base import Stage
@@ -80,13 +80,13 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     batches = data.sampler(0, world).batches
     batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
     if config.select.ratio * batch_size < 1:
-        say(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
+        notify(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
     ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
     caches = cache_plan.plan(stage, data, batches, world)
     teachers = stage.teachers(ledger)
     baselines = stage.baselines(batches, world)
     weighing, ksm_log = ksm_training.weighing(stage, batches, world, partial(cache_plan.attach, stage, caches))
-    module = stage.distiller(stage.student(*teachers), teachers, ledger, -(-batches // trainer.accumulate))
+    module = stage.student_module(stage.student(*teachers), teachers, ledger, -(-batches // trainer.accumulate))
 
     folder.mkdir(parents=True, exist_ok=True)
     resumes = config.resume and not config.overwrite and folders.same_run(folder, resolved)
@@ -108,7 +108,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         weighing,
         ksm_log,
         {"name": config.name, "seed": config.seed, "run": run_id},
-        checkpoints.newest_valid(folder / "checkpoints", say) if resumes else None,
+        checkpoints.newest_valid(folder / "checkpoints", notify) if resumes else None,
     )
 
 

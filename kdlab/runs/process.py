@@ -26,7 +26,7 @@ def is_first_process() -> bool:
     return {os.environ.get("LOCAL_RANK", "0"), os.environ.get("RANK", "0")} == {"0"}
 
 
-def say(line: str) -> None:
+def notify(line: str) -> None:
     """Print a line for the user, on rank 0 only."""
     if is_first_process():
         print(line, flush=True)

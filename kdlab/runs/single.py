@@ -20,7 +20,7 @@ from kdlab.runs.callbacks import RunCallbacks
 from kdlab.runs.loggers import base
 from kdlab.runs.model_card import card
 from kdlab.runs.prepare import PreparedRun, device_count, prepare, quiet_libraries
-from kdlab.runs.process import FOLDER, is_first_process, say
+from kdlab.runs.process import FOLDER, is_first_process, notify
 from kdlab.runs.record import RunRecord
 from kdlab.runs.result import result_of
 from kdlab.runs.summary import beside_random, table
@@ -41,13 +41,13 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     resumes = False
     if not config.overwrite:
         folder, resumes = folders.choose(resolved, folder, chosen, False, config.resume)
-    stage = stage_of(config, say)
+    stage = stage_of(config, notify)
     check(stage)
     if config.overwrite:  # only now: a mistake in the new command must not delete the old run
         folder, resumes = folders.choose(resolved, folder, chosen, True, config.resume)
-    say(config.scale.says)
+    notify(config.scale.says)
     if resumes:
-        say(f"resuming the unfinished run in {folder} (resume=false starts anew)")
+        notify(f"resuming the unfinished run in {folder} (resume=false starts anew)")
     os.environ[FOLDER] = str(folder)
     return run(config, resolved, folder, overrides, stage)
 
@@ -70,7 +70,7 @@ def run(
     quiet_libraries()
     if failures.is_child_rank():
         failures.end_with_parent()
-    prepared = prepare(config, resolved, folder, overrides, stage or stage_of(config, say))
+    prepared = prepare(config, resolved, folder, overrides, stage or stage_of(config, notify))
     main = is_first_process()
     record = RunRecord(prepared, main)
     built = callbacks.build(prepared, record)

@@ -106,7 +106,7 @@ class ProgressBar:
         left = spent / (self.done - self._start) * (self.total - self.done)
         return f"{self.what}: {done}/{total}{unit}, about {readable_time(left)} left"
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         """Print a line on standard output, above the bar if there is one."""
         if self._bar is None:
             print(line)

@@ -35,9 +35,9 @@ class Stage:
     inputs_class: type[Inputs]
     teacher_pool: TeacherPool
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, notify: Callable[[str], None]) -> None:
         self.config = config
-        self.inputs = self.inputs_class(config, say)
+        self.inputs = self.inputs_class(config, notify)
 
     # ---- decisions
 
@@ -117,7 +117,7 @@ class Stage:
             **({} if execution == "padded" else {"exec": execution}),  # other modes round differently
         }
 
-    def distiller(
+    def student_module(
         self, student: Encoder, teachers: Sequence[Teacher], ledger: Ledger, total_steps: int, seed: int | None = None
     ) -> StudentModule:
         """The module that trains `student` as configured; `seed` of dropout and projections (None: the run's)."""

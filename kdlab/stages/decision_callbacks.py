@@ -40,7 +40,7 @@ def select_callback(
     if select.ratio == 1:
         return None
     observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
-    chooser = ArmSelector(
+    selector = ArmSelector(
         "policy", selection.arms, selection.policy, total_steps, seed, selection.reward, observer, select.interval,
         write, tolerant,
     )  # fmt: skip
@@ -49,7 +49,7 @@ def select_callback(
         scoring = {"memory": ScoreMemory(len(data.train), select.refresh)}
     elif select.scoring == "early_exit":
         scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
-    return Select(chooser, select.ratio, select.scope, **scoring)
+    return Select(selector, select.ratio, select.scope, **scoring)
 
 
 def adopt_callback(adoption: Selection | None, total_steps: int, seed: int) -> Adopt | None:

@@ -35,17 +35,17 @@ class Inputs:
 
     `TaskInputs` and `TextInputs` define what raises NotImplementedError here, and the class attributes: `head`, the auto
     class of the models; `fixed_inputs`, True if a row is the same input in every epoch. `config`: the checked
-    configuration; `say` prints a line for the user; `store`: the artifact store; `prerequisites`: trains what the run
+    configuration; `notify` prints a line for the user; `store`: the artifact store; `prerequisites`: trains what the run
     needs first and keeps its cost; `memory_stores`: teacher caches held in memory, by key.
     """
 
     head: Any
     fixed_inputs: bool
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, notify: Callable[[str], None]) -> None:
         self.config = config
-        self.say = say
-        self.store = ArtifactStore(Path(config.artifacts), say, original_targets)
+        self.notify = notify
+        self.store = ArtifactStore(Path(config.artifacts), notify, original_targets)
         self.prerequisites = Preparation(self.store)
         self.memory_stores: dict[str, MemoryStore] = {}
 

@@ -58,7 +58,7 @@ def check(stage: Stage) -> None:
             _rehearse(stage, name, arm)
     if modules and given.path is None and given.episodes == 0:
         raise UserError(
-            f"weigh={given.name}: {modules[0]} learns over episodes; give weigh.episodes= (2, say), or weigh.path= of a trained one"
+            f"weigh={given.name}: {modules[0]} learns over episodes; give weigh.episodes= (2, for example), or weigh.path= of a trained one"
         )
     if not modules and (given.path is not None or given.episodes):
         raise UserError(
@@ -219,18 +219,18 @@ def _train(stage: Stage, out: Path, name: str, batches: int, world: int, remembe
             if stage.inputs.fixed_inputs:  # text is masked otherwise in each episode
                 remember(teachers, ledger, len(data.train), uuid.uuid4().hex)
         student = stage.student(*teachers)
-        distiller = stage.distiller(student, teachers, ledger, steps, seed)
+        student_module = stage.student_module(student, teachers, ledger, steps, seed)
         write = partial(_write, table, episode + 1)
-        phases = KSMPhases(module, given.phase, steps, _measure(stage, distiller, data), write)
+        phases = KSMPhases(module, given.phase, steps, _measure(stage, student_module, data), write)
         decisions = (
-            select_callback(stage.selection(), config.select, distiller, data, steps, seed),
+            select_callback(stage.selection(), config.select, student_module, data, steps, seed),
             adopt_callback(stage.adoption(), steps, seed),
             weigh_callback(Selection({name: module}, Fixed([name])), steps, seed),
         )
         callbacks = [callback for callback in decisions if callback is not None]
         what = f"KSM, episode {episode + 1} of {given.episodes}"
         cost = fit(
-            distiller, data, steps, what, *callbacks, phases,
+            student_module, data, steps, what, *callbacks, phases,
             accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=stage.inputs.precision,
         )  # fmt: skip
         seconds += cost["seconds"]
@@ -244,8 +244,8 @@ def _write(table: Table, episode: int, row: dict[str, Any]) -> None:
     table.write({"episode": episode, **row})
 
 
-def _measure(stage: Stage, distiller: StudentModule, data: Any) -> Callable[[], float]:
-    """What should fall: the student's loss, or minus its accuracy or F1, on rows it does not learn from."""
+def _measure(stage: Stage, student_module: StudentModule, data: Any) -> Callable[[], float]:
+    """A function that evaluates the student on rows it is not trained on: its loss, or minus its accuracy or F1."""
     given = stage.config.weigh
     sign = 1.0 if given.reward == "loss" else -1.0
     held: list[Any] = []
@@ -253,8 +253,8 @@ def _measure(stage: Stage, distiller: StudentModule, data: Any) -> Callable[[], 
     def measure() -> float:
         if not held:
             batches = data.aside_batches() if given.reward_data == "heldout" else data.heldout_splits(final=True)[""]
-            held.extend(batch.to(distiller.device) for batch in batches)
-        with distiller.timed("observation"):
-            return sign * distiller.evaluate(held, part="observation")[given.reward]
+            held.extend(batch.to(student_module.device) for batch in batches)
+        with student_module.timed("observation"):
+            return sign * student_module.evaluate(held, part="observation")[given.reward]
 
     return measure

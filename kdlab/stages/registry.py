@@ -12,6 +12,6 @@ from kdlab.stages.pretraining import PretrainStage
 STAGES: dict[str, type[Stage]] = {"pretrain": PretrainStage, "finetune": FinetuneStage}
 
 
-def stage_of(config: Config, say: Callable[[str], None]) -> Stage:
-    """Build the stage of a configuration; `say` prints a line for the user. Nothing is read or loaded yet."""
-    return STAGES[config.data.stage](config, say)
+def stage_of(config: Config, notify: Callable[[str], None]) -> Stage:
+    """Build the stage of a configuration; `notify` prints a line for the user. Nothing is read or loaded yet."""
+    return STAGES[config.data.stage](config, notify)

@@ -90,7 +90,7 @@ class TaskInputs(Inputs):
 
         folder = self.store.get("task", self.task_parts, build, "tokenised rows")
         for note in dataset.read_notes(folder):
-            self.say(note)
+            self.notify(note)
         return folder
 
     def check_rows(self) -> None:
@@ -137,7 +137,7 @@ class TaskInputs(Inputs):
         if self.config.data.augment is None:
             return self.task_folder
         folder = self._augmented(self.config.data.augment).folder(lambda: self.rows)
-        self.say(dataset.read_notes(folder)[-1])
+        self.notify(dataset.read_notes(folder)[-1])
         return folder
 
     def _augmented(self, config: AugmentConfig) -> AugmentedRows:

@@ -55,7 +55,7 @@ def check(stage: Stage) -> None:
         config.model_type for config in (stage.inputs.student_shape.config, *(member.config for member in members))
     }
     for kind in sorted(kinds - set(packing.PACKED)) if stage.config.exec == "packed" else ():
-        stage.inputs.say(
+        stage.inputs.notify(
             f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)"
         )
 
@@ -68,7 +68,7 @@ def _mixed(stage: Stage) -> None:
     numbers = [name for name, w in stage.inputs.terms().items() if function_of(w.term) is mean_squared_error]
     if mixes and numbers and any(member.classes is not None for member in members):
         raise UserError(
-            f"adopt={stage.config.adopt.name} makes one answer of what specialists say, as probabilities, and "
+            f"adopt={stage.config.adopt.name} combines the answers of specialists as probabilities, and "
             f"knowledge.terms.{numbers[0]} compares logits: adopt=every, or knowledge=muki"
         )
 

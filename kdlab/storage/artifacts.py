@@ -51,13 +51,13 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 @dataclass
 class ArtifactStore:
-    """Artifacts under `root`; `say` takes one-line messages (making, waiting, damaged).
+    """Artifacts under `root`; `notify` takes one-line messages (making, waiting, damaged).
 
     `canonical` maps the parts of an artifact to what is hashed and recorded, so that keys outlast the renaming of code.
     """
 
     root: Path
-    say: Callable[[str], None] = print
+    notify: Callable[[str], None] = print
     canonical: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     used: dict[str, None] = field(default_factory=dict)  # "kind/key" of the requested artifacts, in that order
 
@@ -79,15 +79,16 @@ class ArtifactStore:
                 if not (self.root / TAG).exists():
                     atomic_write_text(self.root / TAG, TAG_TEXT)
                 lock = locked(
-                    lock_of(final), waiting=lambda holder: self.say(f"{what}: {holder} is making it, waiting for that")
+                    lock_of(final),
+                    waiting=lambda holder: self.notify(f"{what}: {holder} is making it, waiting for that"),
                 )
                 stack.enter_context(lock)
             fault = fault_of(final)  # again: the process that had the lock may have made it
             if fault is None:
                 return self._used(final)
             if fault != _ABSENT:
-                self.say(f"{what} in {final} is damaged: {fault}; making it again")
-            self.say(f"making {what}, to be kept in {final}")
+                self.notify(f"{what} in {final} is damaged: {fault}; making it again")
+            self.notify(f"making {what}, to be kept in {final}")
             self._make(final, parts, build, what)
         return self._used(final)
 
@@ -98,7 +99,7 @@ class ArtifactStore:
         if fault is None:
             return self._used(final)
         if fault != _ABSENT:
-            self.say(f"{kind} in {final} is damaged: {fault}")
+            self.notify(f"{kind} in {final} is damaged: {fault}")
         return None
 
     def _used(self, final: Path) -> Path:

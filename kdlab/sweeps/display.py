@@ -23,7 +23,7 @@ class Display(Protocol):
     def tick(self) -> None:
         """Show the sweep again if enough time has passed."""
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         """Print a line."""
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class PlainDisplay:
         self.status, self.stream = status, stream
         self._printed = time.monotonic()
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         self._printed = time.monotonic()
         print(f"kdlab: {line}", file=self.stream, flush=True)
 
@@ -59,21 +59,21 @@ class PlainDisplay:
         name = f"{one.job.differs or one.job.folder}"
         took = readable_time(one.seconds)
         if one.state == "running":
-            self.say(f"{name}: started, log in {one.job.log}")
+            self.notify(f"{name}: started, log in {one.job.log}")
         elif one.state == "done":
             end = "is finished, skipped" if one.before else f"finished in {took}"
-            self.say(f"{name}: {end}{f', {one.objective}' if one.objective else ''}; {summary(self.status)}")
+            self.notify(f"{name}: {end}{f', {one.objective}' if one.objective else ''}; {summary(self.status)}")
         elif one.state == "failed":
-            self.say(f"{name}: failed after {took}: {one.error}; {summary(self.status)}")
+            self.notify(f"{name}: failed after {took}: {one.error}; {summary(self.status)}")
         elif one.state == "elsewhere":
-            self.say(f"{name}: another process is at work in {one.job.folder}, waiting for its end")
+            self.notify(f"{name}: another process is at work in {one.job.folder}, waiting for its end")
         else:
-            self.say(f"{name}: {one.state}")
+            self.notify(f"{name}: {one.state}")
 
     def tick(self) -> None:
         if time.monotonic() - self._printed >= PLAIN_SECONDS:
             best = [f"best so far {one.objective} ({one.job.differs})" for one in self.status.best()]
-            self.say("; ".join([summary(self.status), *best]))
+            self.notify("; ".join([summary(self.status), *best]))
 
     def close(self) -> None:
         """Do nothing: no output is open."""
@@ -92,12 +92,12 @@ class LiveDisplay:
         self._live = Drawn(self.table(), console=self.console, auto_refresh=False)
         self._live.start()
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         self.console.print(f"kdlab: {line}", markup=False)
 
     def changed(self, one: JobStatus) -> None:
         if one.state == "failed":
-            self.say(f"{one.job.differs or one.job.folder}: failed: {one.error}")
+            self.notify(f"{one.job.differs or one.job.folder}: failed: {one.error}")
         self._live.update(self.table(), refresh=True)
 
     def tick(self) -> None:

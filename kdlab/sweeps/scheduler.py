@@ -134,7 +134,7 @@ class Scheduler:
         if stop.times and self._deadline == float("inf"):
             self._deadline = time.monotonic() + SAVE_TIMEOUT
             stop.times = 0
-            self.display.say(
+            self.display.notify(
                 f"{signal.Signals(number).name}: stopping {len(self.running)} jobs, which save a checkpoint; "
                 "a second signal ends them at once"
             )

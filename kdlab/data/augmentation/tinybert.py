@@ -88,7 +88,7 @@ def augmented(
     """
     rows = data.splits["train"]
     maker = Candidates(model, tokenizer, table, recipe.candidates, recipe.max_length, recipe.batch_size)
-    shards = replace(store, say=lambda line: store.say(line) if " is damaged: " in line else None)
+    shards = replace(store, notify=lambda line: store.notify(line) if " is damaged: " in line else None)
     key = {**parts, "rules": RULES, "candidates": recipe.candidates, "max_length": recipe.max_length}
     made: list[LabelledRow] = []
     with ProgressBar("augmenting", len(rows), "rows") as told:

@@ -27,7 +27,7 @@ class LabelledRow(NamedTuple):
 class TaskData:
     """A task's rows by split ("train", "dev", perhaps "test"; for MNLI also "dev_mismatched", "test_mismatched").
 
-    `notes` say in plain words what was inferred or done, for the user to check."""
+    `notes` describe what was inferred or done, for the user to check."""
 
     shape: TaskShape
     splits: dict[str, list[LabelledRow]]

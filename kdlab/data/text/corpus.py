@@ -189,7 +189,7 @@ def _split(
     """Yield (held out, document number, sequences), in which a document may come twice.
 
     A document is held out by a hash of (seed, number); of the first `FEW` the one with the smallest hash always is, and
-    the one with the largest never, so that no side is empty. A corpus of fewer documents (a book, say) is split within
+    the one with the largest never, so that no side is empty. A corpus of fewer documents (one book) is split within
     them: of each, that share of its sequences, in one stretch at a place that the seed decides, so that held-out text is
     not interleaved with training text.
     """

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from kdlab.reporting.analyses.one_run import AnalysisResult
 
 
-def ratio(paths: Sequence[Path], say: Callable[[str], None] = print) -> AnalysisResult:
+def ratio(paths: Sequence[Path], notify: Callable[[str], None] = print) -> AnalysisResult:
     """Score against selection ratio, one line a strategy, mean over seeds. AdaDS Fig. 3, Dynamic KD Fig. 3.
 
     Runs at ratio 1 select nothing: they are the level that the lines are read against. Table: task, setting (what sets
     a panel apart), select, ratio, seeds, mean and std (sample, empty for one seed) of the score (of the masked-LM loss
     for runs on text), and means of queries, flops and seconds.
     """
-    table = by_ratio(read(paths, say))
+    table = by_ratio(read(paths, notify))
     columns = ("task", "setting", "select", "ratio", "seeds", "mean", "std", "queries", "flops", "seconds")
     title = "How good the student is, by the share of the rows that query the teacher"
     return _found(columns, table, _drawn(table, "ratio", title, "selection ratio"))
@@ -43,17 +43,17 @@ def by_ratio(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, A
     return _table(runs, _without(runs, "select"), select, "ratio", at, metric)
 
 
-def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> AnalysisResult:
+def temperature(paths: Sequence[Path], notify: Callable[[str], None] = print) -> AnalysisResult:
     """Score against the temperature of the distillation loss, mean over seeds. Dynamic KD, Fig. 7 (appendix B).
 
     The temperature is that of the first term with one. Table as `ratio`'s, with the temperature beside the ratio.
     """
-    runs = read(paths, say)
+    runs = read(paths, notify)
     warm = [(run, t) for run in runs if (t := _temperature(run)) is not None]
     if not warm:
         raise UserError("none of these runs has a temperature (knowledge.terms.<name>.term.temperature)")
     if len(warm) < len(runs):
-        say(f"{len(runs) - len(warm)} runs whose knowledge has no temperature are left out")
+        notify(f"{len(runs) - len(warm)} runs whose knowledge has no temperature are left out")
     runs, at = [run for run, _ in warm], [t for _, t in warm]
     names = [
         f"{name} {100 * run.result['select']['ratio']:g} %" for run, name in zip(runs, map(_name, runs), strict=True)
@@ -78,19 +78,19 @@ def temperature(paths: Sequence[Path], say: Callable[[str], None] = print) -> An
     )
 
 
-def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print) -> AnalysisResult:
+def against(paths: Sequence[Path], key: str, notify: Callable[[str], None] = print) -> AnalysisResult:
     """Score against the setting `key` (dotted, a number), one line for all that differs otherwise, mean over seeds.
 
     Dynamic KD Fig. 2 and KSM Fig. 4 (`student.layers`), KSM Fig. 3, 5 and 6 (`weigh.episodes`, `weigh.phase`), DeKD
     Fig. 3 (`adopt.assistant.layers`). Table as `ratio`'s, with the setting and the group, named as in `kdlab.compare`.
     """
-    runs, key = read(paths, say), spellings.key(key)
+    runs, key = read(paths, notify), spellings.key(key)
     some = [run for run in runs if _number(run.facts.get(key)) is not None]
     if not some:
         numbers = {k for run in runs for k, value in run.facts.items() if _number(value) is not None}
         raise UserError(f"--key {key}: none of these runs has a number there; {nearest(key, numbers)}")
     if len(some) < len(runs):
-        say(f"{len(runs) - len(some)} runs without a number in {key} are left out")
+        notify(f"{len(runs) - len(some)} runs without a number in {key} are left out")
     bare = [replace(run, facts={k: v for k, v in run.facts.items() if k != key}) for run in some]
     names: dict[tuple[str, str], str] = {}
     for task in {run.task for run in bare}:
@@ -105,13 +105,13 @@ def against(paths: Sequence[Path], key: str, say: Callable[[str], None] = print)
 # ---- runs
 
 
-def read(paths: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
+def read(paths: Sequence[Path], notify: Callable[[str], None]) -> list[Run]:
     """The finished runs among `paths` and in the folders below them (`seedgroups.read`); what is left out is said."""
     runs, left = seed_groups.read(paths)
     again = sum(why == AGAIN for why in left.values())
     for why, count in (("unfinished", len(left) - again), (AGAIN, again)):
         if count:
-            say(f"{count} run{'' if count == 1 else 's'} {why}: left out")
+            notify(f"{count} run{'' if count == 1 else 's'} {why}: left out")
     return runs
 
 

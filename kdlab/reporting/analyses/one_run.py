@@ -53,7 +53,7 @@ def gradients(run: OpenRun, rows: int, names: Sequence[str] | None, head: bool) 
     count = sum(map(len, every))
     parameters = run.student.head_parameters() if head else [p for p in run.student.parameters() if p.requires_grad]
     _ = run.teacher
-    run.say(f"gradients of {count} rows, one at a time, by {sum(p.numel() for p in parameters):,} parameters")
+    run.notify(f"gradients of {count} rows, one at a time, by {sum(p.numel() for p in parameters):,} parameters")
     parts: list[Tensor] = []
     kept: dict[tuple[str, float], list[Tensor]] = {(name, ratio): [] for name in arms for ratio in RATIOS}
     for batch in track(every, "gradients", "batches"):
@@ -130,7 +130,7 @@ def _noted(run: OpenRun) -> list[dict[str, str]]:
 def _looked(run: OpenRun, rows: int, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """Rows of selected.csv made now, from the students that the run folder still holds."""
     kept = sorted((run.run / "checkpoints").glob("step-*.ckpt"))
-    run.say(
+    run.notify(
         f"{run.run} has no selected.csv (runs with trainer.trace_every= write one): looking at its start, "
         f"{len(kept)} checkpoint{'' if len(kept) == 1 else 's'} and its end"
     )
@@ -155,7 +155,7 @@ def _entropies(run: OpenRun, ids: np.ndarray) -> dict[int, float]:
     train: TokenizedRows = run.data.train
     if ids.min() < 0 or ids.max() >= len(train):
         raise UserError(f"{run.run / 'selected.csv'} names row {ids.max()}, the data has {len(train)} training rows")
-    run.say(f"{len(ids):,} teacher queries, of this analysis alone")
+    run.notify(f"{len(ids):,} teacher queries, of this analysis alone")
     ids, size = ids[np.argsort(train.lengths[ids], kind="stable")], run.data.batch_size
     collate, found = train.collate(run.data.pad), {}
     for start in track(range(0, len(ids), size), "asking the teacher", "batches"):

@@ -24,7 +24,7 @@ from kdlab.stages.pretraining import PretrainStage
 from kdlab.storage import checkpoints
 from kdlab.types import Batch, Outputs, TaskShape
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 class OpenRun:
@@ -34,7 +34,7 @@ class OpenRun:
     `text` allows it.
     """
 
-    def __init__(self, run: Path, say: Say = print, checkpoint: Path | None = None, text: bool = False) -> None:
+    def __init__(self, run: Path, notify: Notify = print, checkpoint: Path | None = None, text: bool = False) -> None:
         result, self.config = finished.finished_result(run), finished.config_of(run)
         self.text = result.get("stage", "pretrain") == "pretrain"  # results from before there were two name none
         if self.text and not text:
@@ -43,9 +43,9 @@ class OpenRun:
             )
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        self.run, self.say, self.checkpoint = run, say, checkpoint
+        self.run, self.notify, self.checkpoint = run, notify, checkpoint
         self.steps = int(result["steps"])
-        self.stage = PretrainStage(self.config, say) if self.text else FinetuneStage(self.config, say)
+        self.stage = PretrainStage(self.config, notify) if self.text else FinetuneStage(self.config, notify)
         self.stage.inputs.source.check()
         gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
         self.device = torch.device("cuda" if gpu else "cpu")

@@ -42,12 +42,12 @@ def affordable(inputs: Inputs, total: int, said: str, mend: str = "") -> bool:
             raise UserError(
                 f"{said}: raise teachers.cache_limit, or {mend}teachers.cache=off, teachers.cache_over=without"
             )
-        inputs.say(f"{said}: the run goes on without")
+        inputs.notify(f"{said}: the run goes on without")
         return False
     free = free_bytes(Path(inputs.config.artifacts))
     if given.cache == "disk" and total > free:
         said += f" ({readable_size(free)} are free: if that is not enough, the run goes on without writing)"
-    inputs.say(said)
+    inputs.notify(said)
     return True
 
 
@@ -104,14 +104,14 @@ def remember(
         store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": data})
     cache = AnswerCache(
         store, keeps, outputs_of(inputs, member), key, inputs.fixed_inputs, ledger, given.cache_fill == "alone",
-        given.cache_trouble, inputs.say,
+        given.cache_trouble, inputs.notify,
     )  # fmt: skip
     cache.run = int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "little")
     if isinstance(store, DiskStore):
         if not _opened(cache, store):
             return
         inputs.store.used[f"{KIND}/{store.folder.name}"] = None
-        inputs.say(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
+        inputs.notify(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
     teacher.cache = cache
 
 

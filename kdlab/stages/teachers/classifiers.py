@@ -242,7 +242,9 @@ class TaskTeacherPool(TeacherPool):
         found = read_json(inputs.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
         shown = self.main.name if member is self.main else member.name
         of_its = "" if member.classes is None else f" (rows of {', '.join(shape.labels or ())})"
-        self.inputs.say(f"{'assistant' if member.assistant else f'teacher {shown}'}: {described(found, shape)}{of_its}")
+        self.inputs.notify(
+            f"{'assistant' if member.assistant else f'teacher {shown}'}: {described(found, shape)}{of_its}"
+        )
         self._check_scores(member, found["score"])
         return found
 

@@ -90,7 +90,7 @@ class TextTeacherPool(TeacherPool):
         folder = self.inputs.prerequisites.get(
             "teacher", parts, lambda out: self._prepare(out, member, prepare), who, stage
         )
-        self._say(member, folder)
+        self._notify(member, folder)
         return folder
 
     def _whole(self, member: TeacherSpec) -> TeacherSpec:
@@ -130,13 +130,13 @@ class TextTeacherPool(TeacherPool):
 
     def _distilled(self, member: TeacherSpec) -> Path:
         folder = super()._distilled(member)
-        self._say(member, folder)
+        self._notify(member, folder)
         return folder
 
-    def _say(self, member: TeacherSpec, folder: Path) -> None:
+    def _notify(self, member: TeacherSpec, folder: Path) -> None:
         heldout = read_json(folder / "heldout.json")
         name = self.main.name if member is self.main else member.name
-        self.inputs.say(
+        self.inputs.notify(
             f"{'' if member.assistant else 'teacher '}{name}: held-out masked-LM loss {heldout['loss']:.3f}, "
             f"accuracy {heldout['accuracy']:.1%}"
         )

@@ -46,7 +46,7 @@ class AnswerCache:
     `outputs`: C (or V) of its logits. `key` names the answers and seeds the sampled ones. `fixed_inputs`: a row is the same
     input in every epoch. `single_rows`: a missing row runs in a batch of its own, so that its bits do not depend on other
     rows. `on_fault`, of a damaged store or a full disk: "rebuild" queries damaged rows again, and stops writing when the
-    disk is full; "without" continues without the cache; "refuse" raises UserError. `say` takes a line for the user.
+    disk is full; "without" continues without the cache; "refuse" raises UserError. `notify` takes a line for the user.
 
     `run` identifies a run across its interruptions, `step` counts its micro-steps. Rows that this run queried at the same
     step before it was killed, and resumed from a checkpoint, count as queries, as in a run that was never killed.
@@ -62,11 +62,11 @@ class AnswerCache:
         ledger: Ledger | None = None,
         single_rows: bool = False,
         on_fault: str = "rebuild",
-        say: Callable[[str], None] = print,
+        notify: Callable[[str], None] = print,
     ) -> None:
         self.store, self.spec, self.outputs, self.key = store, spec, outputs, key
         self.fixed_inputs, self.ledger, self.single_rows = fixed_inputs, ledger, single_rows
-        self._on_fault, self._say = on_fault, say
+        self._on_fault, self._notify = on_fault, notify
         self.run, self._step = 0, 0
         self._this_step: set[tuple[int, int]] = set()  # (epoch, row) of the rows looked up at this step
         self._informed = False
@@ -174,7 +174,7 @@ class AnswerCache:
         what = f"{error.strerror or error} in {getattr(self.store, 'folder', 'memory')}"
         if self._on_fault == "refuse":
             raise UserError(f"teacher cache: {what}; free some space, or teachers.cache_trouble=without") from error
-        self._say(f"teacher cache: {what}; the run continues without {without}")
+        self._notify(f"teacher cache: {what}; the run continues without {without}")
 
     def handle_fault(self, fault: str) -> None:
         """Handle damage that the store found, as `on_fault` demands; the first fault is reported."""
@@ -185,7 +185,7 @@ class AnswerCache:
         if not self._informed:
             self._informed = True
             rest = "continues without this cache" if self._on_fault == "without" else "queries the teacher again"
-            self._say(f"teacher cache: {fault}; the run {rest}")
+            self._notify(f"teacher cache: {fault}; the run {rest}")
         if self._on_fault == "without":
             self.usable = False
             raise CacheUnusable

@@ -111,7 +111,7 @@ def test_a_checkpoint_that_takes_long_is_told_of_once_with_how_far_they_lie_apar
     said: list[str] = []
     ledger = Ledger(10)
     guard = SimpleNamespace(signum=0, wants_checkpoint=False, read=lambda: None, check_weights=lambda step: None)
-    keep = CheckpointCallback(tmp_path, None, 9, ledger, cast(Any, guard), say=said.append)
+    keep = CheckpointCallback(tmp_path, None, 9, ledger, cast(Any, guard), notify=said.append)
 
     def save(path: Path) -> None:
         clock.now += 12.0

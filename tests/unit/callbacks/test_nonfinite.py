@@ -36,7 +36,7 @@ class Module:
 
 def guarded(**given: Any) -> tuple[Module, NonFiniteGuard, list[dict[str, Any]], list[str]]:
     module, rows, said = Module(), [], []
-    one = NonFiniteGuard(say=said.append, write=rows.append, **given)
+    one = NonFiniteGuard(notify=said.append, write=rows.append, **given)
     one._module = module  # pyright: ignore
     return module, one, rows, said
 

@@ -150,7 +150,7 @@ def test_where(tmp_path, given, seen):
 
 
 def test_a_page_says_which_runs_it_is_about(tmp_path):
-    found = build_report([nine(tmp_path)], conditions=["select=adads", "seed=2"], say=quiet)
+    found = build_report([nine(tmp_path)], conditions=["select=adads", "seed=2"], notify=quiet)
     assert [run.folder.name for run in found.tables[0].runs] == ["seed=2,select=adads"]
     assert "Only runs with select=adads and seed=2." in html(found)
 
@@ -188,7 +188,7 @@ def test_the_files_that_the_command_writes(tmp_path, monkeypatch, capsys):
 
 def test_a_page_is_the_same_whenever_it_is_made(tmp_path):
     home = nine(tmp_path)
-    assert html(build_report([home], say=quiet)) == html(build_report([home], say=quiet))
+    assert html(build_report([home], notify=quiet)) == html(build_report([home], notify=quiet))
 
 
 def test_tasks_have_a_table_each_and_share_only_what_all_have(tmp_path, capsys):
@@ -208,7 +208,7 @@ def test_tasks_have_a_table_each_and_share_only_what_all_have(tmp_path, capsys):
 def test_text_and_tasks_are_compared_apart(tmp_path):
     nine(tmp_path / "sst2")
     reported(tmp_path / "text", 2.5, stage="pretrain", task="wiki")
-    text = markdown(build_report([tmp_path], say=quiet))
+    text = markdown(build_report([tmp_path], notify=quiet))
     assert "## wiki (loss, lower is better)" in text and "## sst2 (score x 100, higher is better)" in text
     assert "All tasks" not in text and "runs of two stages" in text
 
@@ -249,7 +249,7 @@ def test_a_damaged_table_costs_its_figure_and_no_more(tmp_path):
     home, said = nine(tmp_path), []
     (home / "seed=1,select=adads" / "selector.csv").write_text("time,arm\n1,margin\n")
     (home / "seed=1,select=all" / "metrics.csv").write_text("step,flops\nten,3\n")
-    found = build_report([home], say=said.append)
+    found = build_report([home], notify=said.append)
     assert len(found.tables[0].rows) == 4
     assert sum("selector.csv has no column step" in line for line in said) == 1
     assert any("metrics.csv line 2: step must be a number" in line for line in found.said)
@@ -277,7 +277,7 @@ class Reader(HTMLParser):
 def test_hostile_names_stay_text(tmp_path):
     hostile(tmp_path / "runs")
     reported(tmp_path / "runs" / "good", 0.6, select="random", task='sst2"><iframe src="http://x.test">')
-    found = build_report([tmp_path / "runs"], say=quiet)
+    found = build_report([tmp_path / "runs"], notify=quiet)
     page = Reader(html(found))
     own = {tag for tag, _ in page.tags}
     assert not own & {"script", "iframe", "b", "object", "form"}
@@ -295,7 +295,7 @@ def test_hostile_names_stay_text(tmp_path):
 
 
 def test_every_image_is_within_the_page_and_has_its_size_and_words(tmp_path):
-    page = Reader(html(build_report([nine(tmp_path)], say=quiet)))
+    page = Reader(html(build_report([nine(tmp_path)], notify=quiet)))
     images = [one for tag, one in page.tags if tag == "img"]
     assert len(images) == 3  # against queries, against FLOPs, the schedule of AdaDS
     for one in images:
@@ -346,7 +346,7 @@ def test_the_ratio_figure_shows_the_metric_of_the_table(tmp_path, monkeypatch):
     monkeypatch.setattr(reporting_report, "picture", lambda figure, caption: drawn.append(figure))
     for metric, label, means in (("loss", "loss", [1.5, 1.25]), ("accuracy", "accuracy x 100", [75, 62.5])):
         drawn.clear()
-        build_report([tmp_path], metric=metric, say=quiet)
+        build_report([tmp_path], metric=metric, notify=quiet)
         (axes,) = drawn[0].axes
         assert axes.get_ylabel() == label
         assert [one.get_ydata().tolist() for one in axes.lines if one.get_marker() == "o"] == [means]
@@ -375,7 +375,7 @@ def test_learning_curves_are_the_mean_over_seeds_where_all_were_evaluated(tmp_pa
         assert [text.get_text() for text in axes.texts] == ["1", "2"]  # rows of the table, at the curves' ends
     apart = [row for row in found.rows if row.group.one.select != "adads"]
     assert figures.learning(found, apart, "step") is None
-    captions = [one.caption for one in build_report([tmp_path], say=quiet).sections[0].pictures]
+    captions = [one.caption for one in build_report([tmp_path], notify=quiet).sections[0].pictures]
     assert sum("along the training" in caption for caption in captions) == 2
 
 
@@ -405,7 +405,7 @@ def test_a_schedule_is_the_mean_over_seeds(tmp_path):
 def test_a_result_that_no_run_wrote_is_left_out(tmp_path, part, found, name):
     nine(tmp_path)
     reported(tmp_path / "odd", 0.9, 7, results={part: found})
-    left = build_report([tmp_path], say=quiet).left
+    left = build_report([tmp_path], notify=quiet).left
     assert left == {str(tmp_path / "odd"): f"result.json whose {name} is not as runs write it"}
 
 
@@ -424,5 +424,5 @@ def test_results_of_a_run_that_says_less(tmp_path):
         del result[name]
     result["metrics"]["student"] = {"loss": 2.5}
     (folder / "result.json").write_text(json.dumps(result))
-    text = markdown(build_report([tmp_path], paper="ksm", say=quiet))
+    text = markdown(build_report([tmp_path], paper="ksm", notify=quiet))
     assert "2.5000" in text and "--paper ksm: it prints no number" in text.replace("\\", "")

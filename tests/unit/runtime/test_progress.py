@@ -160,7 +160,7 @@ def augmentation(folder: Path, teacher: Path) -> None:
 
 
 def runs(folder: Path, teacher: Path) -> None:
-    build_report([made_run(folder / f"runs/{seed}", 0.8, seed).parent for seed in (1, 2)], say=str)
+    build_report([made_run(folder / f"runs/{seed}", 0.8, seed).parent for seed in (1, 2)], notify=str)
 
 
 def artifacts(folder: Path, teacher: Path) -> None:

@@ -248,7 +248,7 @@ def test_a_killed_job_goes_on_and_a_second_run_only_reads(model, forwards, tmp_p
     data, recipe = single_data(6), recipe_of(copies=3)
     whole = augmenting(data, model, ArtifactStore(tmp_path / "whole"), recipe)
     all_texts = sum(forwards)
-    store = ArtifactStore(tmp_path / "killed", say=str)
+    store = ArtifactStore(tmp_path / "killed", notify=str)
     of = Candidates.of
 
     def killed(self: Candidates, texts, told):
@@ -270,7 +270,7 @@ def test_a_killed_job_goes_on_and_a_second_run_only_reads(model, forwards, tmp_p
 
 
 def test_other_texts_candidates_and_models_are_made_anew(model, forwards, tmp_path: Path) -> None:
-    store, tokenizer = ArtifactStore(tmp_path, say=str), tiny_tokenizer()
+    store, tokenizer = ArtifactStore(tmp_path, notify=str), tiny_tokenizer()
     for data, recipe, parts in [
         (single_data(2), recipe_of(), PARTS),
         (single_data(3), recipe_of(), PARTS),
@@ -286,7 +286,7 @@ def test_other_texts_candidates_and_models_are_made_anew(model, forwards, tmp_pa
 
 def test_a_damaged_shard_is_named_and_made_again(model, forwards, tmp_path: Path) -> None:
     lines: list[str] = []
-    store = ArtifactStore(tmp_path, say=lines.append)
+    store = ArtifactStore(tmp_path, notify=lines.append)
     first = augmenting(single_data(3), model, store, recipe_of())
     (shard,) = (tmp_path / "augmented").glob("[0-9a-f]*")
     content = (shard / "candidates.jsonl").read_text()

@@ -60,7 +60,7 @@ def teacher(
     ledger = Ledger(ROWS, not text)
     found = Teacher("t", encoder(text), ledger.count_queries)
     store = MemoryStore() if folder is None else DiskStore(folder / "answers", KEY, ROWS, {})
-    found.cache = AnswerCache(store, keeps, V if text else 3, KEY, not text, ledger, say=said.append, **more)
+    found.cache = AnswerCache(store, keeps, V if text else 3, KEY, not text, ledger, notify=said.append, **more)
     found.cache.run = run
     if isinstance(store, DiskStore):
         store.open(found.cache.handle_fault)

@@ -100,7 +100,7 @@ def opened(folder: Path, trouble: str) -> Any:
     said: list[str] = []
     who, ledger, _ = teacher(CacheSpec("row"))
     store = DiskStore(folder / "answers", KEY, ROWS, {})
-    cache = AnswerCache(store, CacheSpec("row"), 3, KEY, True, ledger, on_fault=trouble, say=said.append)
+    cache = AnswerCache(store, CacheSpec("row"), 3, KEY, True, ledger, on_fault=trouble, notify=said.append)
     cache.run, who.cache = 2, None
     try:
         store.open(cache.handle_fault)
