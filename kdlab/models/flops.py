@@ -1,7 +1,7 @@
-"""FLOPs of encoders counted from their shape, and the cost formulas of the papers.
+"""FLOPs of encoders by their shape, and the cost formulas of the papers.
 
-A FLOP is half a multiply-add: a matrix product of (m, k) by (k, n) is 2 m k n. Only matrix products are counted, as in
-the papers and in torch's FlopCounterMode; embedding look-ups, biases, norms, softmax and activations are free (about
+A FLOP is half a multiply-add: a matrix product of (m, k) by (k, n) is 2 m k n. Only matrix products count, as in
+the papers and in torch's FlopCounterMode; embedding lookups, biases, norms, softmax and activations are free (about
 0.3 % of BERT-base). All counts are exact Python integers.
 """
 
@@ -13,26 +13,26 @@ from typing import Any
 
 from kdlab.errors import UserError
 
-# Forward FLOPs a sample at length 128, as printed: TinyBERT (Jiao et al. 2020, Table 1), quoted in Dynamic KD 3.2.2.
-# A count of the real models gives 22.35, 11.17 and 1.25 G: 11.3 is half of 22.5, rounded up.
+# Published forward FLOPs of a sample at length 128: TinyBERT (Jiao et al. 2020, Table 1), quoted in Dynamic KD 3.2.2.
+# This module counts 22.35, 11.17 and 1.25 G: 11.3 is half of 22.5, rounded up.
 BERT_BASE = 22_500_000_000
 BERT_6_LAYERS = 11_300_000_000
 TINYBERT_4 = 1_200_000_000
 
 BACKWARD_DYNAMIC_KD = 1  # Dynamic KD 3.2.2 takes Bs = Fs
-BACKWARD_ADADS = 2  # what gives AdaDS's 3.6x; also the true ratio where every parameter trains
+BACKWARD_ADADS = 2  # reproduces the 3.6x of AdaDS; also the true ratio if every parameter trains
 
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """What the FLOPs of a transformer encoder depend on.
+    """Sizes that determine the FLOPs of a transformer encoder.
 
-    `layers` blocks of width `hidden` (H) with a feed-forward of width `intermediate`; `heads` is carried for
-    information (the count does not depend on it); `vocab` V of the masked-LM head; `outputs` C of a classifier (None:
-    no classifier); `embedding` width of the token embeddings where it is not H (ELECTRA: projected to H on the way in
-    and back before the vocabulary); `head_transform` whether the masked-LM head has a dense layer before the
-    vocabulary; `gated` whether the feed-forward has a gate (three matrices, ModernBERT); `relative` number of relative
-    position vectors each token is multiplied with (DeBERTa: 2 x span for each of c2p, p2c).
+    `layers`: number of blocks of width `hidden` (H), with a feed-forward of width `intermediate`; `heads`: for
+    information only, the count does not depend on it; `vocab`: V of the masked-LM head; `outputs`: C of a classifier
+    (None: no classifier); `embedding`: width of the token embeddings if it is not H (ELECTRA: projected to H at the
+    input, and back before the vocabulary); `head_transform`: the masked-LM head has a dense layer before the
+    vocabulary; `gated`: the feed-forward has a gate (three matrices, ModernBERT); `relative`: number of relative
+    position vectors that each token is multiplied with (DeBERTa: 2 x span for each of c2p, p2c).
     """
 
     layers: int
@@ -50,29 +50,30 @@ class EncoderShape:
 def forward(shape: EncoderShape, rows: int, length: int, positions: int = 0) -> int:
     """FLOPs of one forward over `rows` sequences padded to `length` tokens.
 
-    Encoder, masked-LM head at `positions` positions in all (0: the head does not run), and classifier where the shape
+    Encoder, masked-LM head at `positions` positions in total (0: the head does not run), and classifier if the shape
     has one. BERT-base at 128 is 22.35 G a row.
     """
     total = encoder(shape, rows * length, rows * length * length) + masked_lm_head(shape, positions)
     return total + (classifier_head(shape, rows, shape.outputs) if shape.outputs else 0)
 
 
-def encoder(shape: EncoderShape, tokens: int, pairs: int, read: int | None = None, met: int = 0) -> int:
+def encoder(shape: EncoderShape, tokens: int, pairs: int, chosen: int | None = None, chosen_pairs: int = 0) -> int:
     """FLOPs of one pass through the blocks over `tokens` tokens, attention over `pairs` (query, key) pairs.
 
-    Padded rows: tokens = B L, pairs = B L^2. Packed rows of lengths l: tokens = sum l, pairs = sum l^2. `read`: the last
-    block runs for so many tokens alone, with queries in `met` pairs (None: for all, as the papers count).
+    Padded rows: tokens = B L, pairs = B L^2. Packed rows of lengths l: tokens = sum l, pairs = sum l^2. `chosen`:
+    number of tokens for which the last block runs, with queries in `chosen_pairs` pairs (None: all tokens, as in the
+    papers).
     """
     if tokens == 0:
         return 0
     h = shape.hidden
-    of_read = 4 * h * h + (6 if shape.gated else 4) * h * shape.intermediate  # a token's query, output, feed-forward
+    per_token = 4 * h * h + (6 if shape.gated else 4) * h * shape.intermediate  # query, output, feed-forward
     keys = 4 * tokens * h * h  # key and value
-    relative = 2 * shape.relative * h * (h + tokens)  # positions projected once a pass, then met by every token
+    relative = 2 * shape.relative * h * (h + tokens)  # projected once a pass, then multiplied with every token
     embedding = 0 if shape.embedding in (None, h) else 2 * tokens * shape.embedding * h
-    whole = keys + tokens * of_read + 4 * pairs * h + relative  # scores and weighted values of the pairs
-    last = whole if read is None else keys + read * of_read + 4 * met * h + relative
-    return embedding + (shape.layers - 1) * whole + last
+    full = keys + tokens * per_token + 4 * pairs * h + relative  # scores and weighted values of the pairs
+    last = full if chosen is None else keys + chosen * per_token + 4 * chosen_pairs * h + relative
+    return embedding + (shape.layers - 1) * full + last
 
 
 def masked_lm_head(shape: EncoderShape, positions: int) -> int:
@@ -88,18 +89,27 @@ def classifier_head(shape: EncoderShape, rows: int, outputs: int) -> int:
 
 
 def backward(forward_flops: int) -> int:
-    """FLOPs of the backward pass where every parameter trains: each product needs two, one for each factor."""
+    """FLOPs of the backward pass if every parameter trains: two products for each forward product."""
     return BACKWARD_ADADS * forward_flops
 
 
-COUNTED = {"bert", "roberta", "xlm-roberta", "distilbert", "electra", "mpnet", "modernbert", "deberta-v2"}  # by test
+COUNTED = {
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "electra",
+    "mpnet",
+    "modernbert",
+    "deberta-v2",
+}  # verified by tests
 
 
 def shape_of(config: Any, outputs: int | None = None) -> EncoderShape:
-    """The shape of the encoder a transformers config describes, with a classifier of `outputs` classes or none.
+    """Shape of the encoder that a transformers config describes, with a classifier of `outputs` classes or none.
 
-    A family outside `COUNTED` is counted as a BERT of the same sizes, with a warning; a config without those sizes is a
-    UserError.
+    A family outside `COUNTED` is counted as a BERT of the same sizes, with a warning. UserError for a config without
+    these sizes.
     """
     family = getattr(config, "model_type", "unknown")
     if family not in COUNTED:
@@ -137,7 +147,7 @@ def _relative_positions(config: Any) -> int:
 class MethodCost:
     """FLOPs of one sample: student forward Fs, student backward Bs, teacher forward Ft (AdaDS 3.2).
 
-    Each method gives the average cost of one sample of the data at selection ratio r.
+    Each method returns the average cost of a sample of the data at selection ratio r.
     """
 
     student_forward: float
@@ -145,39 +155,39 @@ class MethodCost:
     teacher_forward: float
 
     def vanilla(self) -> float:
-        """Fs + Bs + Ft: all-data distillation (AdaDS Eq. 2)."""
+        """Fs + Bs + Ft: distillation on all data (AdaDS Eq. 2)."""
         return self.student_forward + self.student_backward + self.teacher_forward
 
     def random(self, ratio: float) -> float:
-        """r (Fs + Bs + Ft): rows drawn without looking at them (Dynamic KD Tables 2 and 4)."""
+        """r (Fs + Bs + Ft): random selection, without scores (Dynamic KD Tables 2 and 4)."""
         return ratio * self.vanilla()
 
     def scored(self, ratio: float) -> float:
-        """Fs + r (Bs + Ft): every row scored, the kept ones learnt from (AdaDS Eq. 3, Dynamic KD Eq. 10)."""
+        """Fs + r (Bs + Ft): every row scored, training on the selected rows (AdaDS Eq. 3, Dynamic KD Eq. 10)."""
         return self.student_forward + ratio * (self.student_backward + self.teacher_forward)
 
     def labels_on_all(self, ratio: float) -> float:
-        """Fs + Bs + r Ft: labels of all rows learnt, the teacher asked for the kept ones (Dynamic KD Table 4)."""
+        """Fs + Bs + r Ft: label loss on all rows, teacher queried for the selected rows (Dynamic KD Table 4)."""
         return self.student_forward + self.student_backward + ratio * self.teacher_forward
 
     def adads(self, ratio: float, evaluations: int, samples: int, rows: int) -> float:
-        """Scored selection plus n_eval M Fs an epoch of `rows` rows (AdaDS Eq. 12).
+        """Scored selection plus n_eval M Fs in an epoch of `rows` rows (AdaDS Eq. 12).
 
-        `evaluations` n_eval an epoch, `samples` M. The published 3.4x at r = 0.1 says that n_eval M was 7 % of the
-        rows (5 to 9 % round to 3.4); the paper prints neither number.
+        `evaluations`: n_eval of an epoch; `samples`: M. The published 3.4x at r = 0.1 implies n_eval M of 7 % of the
+        rows (5 to 9 % round to 3.4); the paper gives neither number.
         """
         return self.scored(ratio) + evaluations * samples * self.student_forward / rows
 
     def honest(self, ratio: float, evaluations: int = 0, samples: int = 0, rows: int = 1, scored: bool = True) -> float:
-        """What selection costs in fact: scoring all rows, Fs + Bs + Ft on the kept ones, the selector's evaluations.
+        """Full cost of selection: scores of all rows, Fs + Bs + Ft on the selected rows, evaluations of the selector.
 
-        The papers leave out the second student forward, r Fs, which the kept rows need with gradient. At r = 1
-        nothing is scored.
+        The papers omit the second student forward, r Fs, which computes the gradient of the selected rows. At r = 1
+        there is no scoring.
         """
         scoring = self.student_forward if scored and ratio < 1 else 0
         return scoring + self.random(ratio) + evaluations * samples * self.student_forward / rows
 
 
 def cost(student_forward: float, teacher_forward: float, backward_factor: float = BACKWARD_ADADS) -> MethodCost:
-    """The cost of a student and teacher by one paper's convention, Bs = `backward_factor` x Fs."""
+    """Cost of a student and a teacher by the convention of one paper, Bs = `backward_factor` x Fs."""
     return MethodCost(student_forward, backward_factor * student_forward, teacher_forward)

@@ -1,11 +1,11 @@
-"""Padding-free execution: several sequences share a row of tokens, each seeing itself alone.
+"""Padding-free execution: several sequences share a row of tokens, and each attends only to itself.
 
-A padded batch is as long as its longest row; of short texts most of it is padding. Packed, sequences are laid end to end
-in fewer rows, with position ids that begin anew and an attention mask that is block-diagonal, through the unmodified
-transformers model; then they are put back in their own rows. What comes out equals padded execution within rounding.
-Where a GPU has kernels for it (`kdlab.models.varlen`), there is one row of all tokens and no mask.
-Models whose positions cannot be given run in buckets instead: rows of similar length together, padded to their own
-longest.
+A padded batch is as long as its longest row, so a batch of short texts is mostly padding. Packing concatenates
+sequences in fewer rows, with position ids that restart at each sequence and a block-diagonal attention mask. The
+transformers model is unmodified, and its outputs are unpacked to the rows of the batch. They equal those of padded
+execution within rounding. With GPU kernels for it (`kdlab.models.varlen`), all tokens form one row without a mask.
+Models that take no position ids run in buckets instead: rows of similar length together, each bucket padded to its
+longest row.
 """
 
 from __future__ import annotations
@@ -22,30 +22,33 @@ from torch import Tensor
 
 from kdlab.types import Batch, Outputs
 
-WIDTHS = (32, 64, 96, 128)  # tokens of a packed row that are tried; attention costs more in longer ones
-BUCKET_COST = 64  # tokens that one more run of a model is worth
+WIDTHS = (32, 64, 96, 128)  # candidate widths of packed rows in tokens; attention costs more in longer rows
+BUCKET_COST = 64  # cost of one more forward, in tokens
 
-# model types that take `position_ids` and a mask (k, 1, L, L), and how many positions they leave out at the beginning
-# (None: the padding token's id and one more)
+# model types that accept `position_ids` and a mask (k, 1, L, L), and the id of their first position
+# (None: the id of the padding token plus 1)
 PACKED: dict[str, int | None] = {
     "bert": 0, "electra": 0, "distilbert": 0, "roberta": None, "xlm-roberta": None, "camembert": None,
 }  # fmt: skip
 
 
 def packs(model: Any) -> bool:
-    """Whether a transformers model can run packed."""
+    """True if a transformers model can run packed."""
     return model.config.model_type in PACKED
 
 
 def first_position(model: Any) -> int:
-    """The number of a sequence's first position in a model's embeddings."""
+    """Position id of the first token of a sequence in a model's position embeddings."""
     first = PACKED[model.config.model_type]
     return model.config.pad_token_id + 1 if first is None else first
 
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where the rows of a batch lie in `rows` packed rows of `width` tokens: row (k,), first token (k,) of each."""
+    """Placement of the k rows of a batch in `rows` packed rows of `width` tokens.
+
+    `row` (k,): packed row of each; `start` (k,): its first token there.
+    """
 
     rows: int
     width: int
@@ -54,40 +57,40 @@ class PackedLayout:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are run, padding included."""
+        """Number of tokens of a forward, padding included."""
         return self.rows * self.width
 
 
 @functools.lru_cache(maxsize=16)  # student and teachers run the same rows
 def layout(lengths: tuple[int, ...]) -> PackedLayout:
-    """The layout of sequences of `lengths` tokens with the fewest tokens to run, over a few widths.
+    """Layout of sequences of `lengths` tokens with the fewest tokens in total, among the candidate widths.
 
-    First fit decreasing: the longest sequences first, each into the first row that has room.
+    Best fit decreasing: the longest sequences first, each into the fullest row that has space for it.
     """
     longest = max(lengths, default=1)
-    found = [_fit(lengths, width) for width in sorted({max(width, longest) for width in (*WIDTHS, longest)})]
-    return min(found, key=lambda one: one.tokens)
+    candidates = [_fit(lengths, width) for width in sorted({max(width, longest) for width in (*WIDTHS, longest)})]
+    return min(candidates, key=lambda candidate: candidate.tokens)
 
 
 def _fit(lengths: Sequence[int], width: int) -> PackedLayout:
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     row, start = [0] * len(lengths), [0] * len(lengths)
-    rooms: list[tuple[int, int]] = []  # (room left, row) of each row, ascending
+    free: list[tuple[int, int]] = []  # (free tokens, row) of each packed row, ascending
     count = 0
     for i in order:
-        need = lengths[i]
-        place = bisect.bisect_left(rooms, (need, -1))
-        if place < len(rooms):
-            room, where = rooms.pop(place)
+        length = lengths[i]
+        fit = bisect.bisect_left(free, (length, -1))
+        if fit < len(free):
+            space, packed_row = free.pop(fit)
         else:
-            room, where, count = width, count, count + 1
-        row[i], start[i] = where, width - room
-        bisect.insort(rooms, (room - need, where))
+            space, packed_row, count = width, count, count + 1
+        row[i], start[i] = packed_row, width - space
+        bisect.insort(free, (space - length, packed_row))
     return PackedLayout(max(count, 1), width, torch.tensor(row), torch.tensor(start))
 
 
 class PackedRows:
-    """A batch in its layout: the inputs of a model, and the way back."""
+    """A packed batch: the inputs of a model, and the inverse mapping of its outputs."""
 
     def __init__(self, batch: Batch, first_position: int) -> None:
         device = batch.input_ids.device
@@ -97,17 +100,17 @@ class PackedRows:
         rows, width = self.layout.rows, self.layout.width
         begin = (self.layout.row * width + self.layout.start).to(device)
         token = torch.arange(batch.input_ids.shape[1], device=device)
-        self.places = begin.unsqueeze(1) + token.clamp_max(width - 1)  # (k, L), of each token
+        self.places = begin.unsqueeze(1) + token.clamp_max(width - 1)  # (k, L), flat index of each token
         last = rows * width - 1
         self.places = torch.where(real, self.places, begin.unsqueeze(1)).clamp_max(last)
-        taken = self.places[real]
+        targets = self.places[real]
         self.rows = torch.arange(len(batch), device=device).unsqueeze(1).expand_as(self.places)
 
         def packed(values: Tensor, fill: int) -> Tensor:
-            return values.new_full((rows * width,), fill).index_copy(0, taken, values[real]).view(rows, width)
+            return values.new_full((rows * width,), fill).index_copy(0, targets, values[real]).view(rows, width)
 
         positions = (token + first_position).expand_as(self.places)
-        owner = packed(self.rows, -1)  # what is left over sees itself alone, or its softmax would be of nothing
+        owner = packed(self.rows, -1)  # unused tokens attend to each other: a softmax over no key would be NaN
         self.inputs: dict[str, Any] = {
             "input_ids": packed(batch.input_ids, 0),
             "position_ids": packed(positions, first_position),
@@ -117,21 +120,21 @@ class PackedRows:
         self.same = (owner.unsqueeze(1) == owner.unsqueeze(2)).unsqueeze(1)  # (R, 1, W, W)
 
     def attention_mask(self, dtype: torch.dtype) -> Tensor:
-        """(R, 1, W, W), to be added to attention scores."""
+        """Additive attention mask (R, 1, W, W): 0 within a sequence, the lowest value of `dtype` elsewhere."""
         lowest = torch.finfo(dtype).min
         return torch.zeros(self.same.shape, dtype=dtype, device=self.same.device).masked_fill(~self.same, lowest)
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """States (R, W, H) of the packed rows as (k, L, H), zero at padding."""
-        found = hidden.flatten(0, 1)[self.places]
-        return found * self.mask.unsqueeze(-1).to(found.dtype)
+        states = hidden.flatten(0, 1)[self.places]
+        return states * self.mask.unsqueeze(-1).to(states.dtype)
 
     def unpack_scores(self, scores: Tensor) -> Tensor:
-        """Attention scores (R, A, W, W) as (k, A, L, L); what is said of padding has no meaning, as ever."""
+        """Attention scores (R, A, W, W) as (k, A, L, L); those of padding are undefined, as in padded execution."""
         width = self.layout.width
-        row, inside = self.places // width, self.places % width
-        found = scores[row[:, :1, None], :, inside.unsqueeze(2), inside.unsqueeze(1)]  # (k, L, L, A)
-        return found.permute(0, 3, 1, 2)
+        row, column = self.places // width, self.places % width
+        unpacked = scores[row[:, :1, None], :, column.unsqueeze(2), column.unsqueeze(1)]  # (k, L, L, A)
+        return unpacked.permute(0, 3, 1, 2)
 
     def unpack_values(self, values: Tensor) -> Tensor:
         """Attention values (R, A, W, d) as (k, A, L, d)."""
@@ -139,12 +142,12 @@ class PackedRows:
 
 
 def bounds_of(lengths: Tensor) -> Tensor:
-    """Where sequences of `lengths` (k,) tokens, laid end to end, begin and end: (k + 1,) int32."""
+    """Cumulative boundaries (k + 1,) int32 of concatenated sequences of `lengths` (k,) tokens."""
     return F.pad(lengths.cumsum(0), (1, 0)).int()
 
 
 class FlatLayout:
-    """A batch as one row of its real tokens, for `kdlab.models.varlen`: the inputs of a model, and the way back."""
+    """A batch as one row of its T real tokens, for `kdlab.models.varlen`: inputs, and the inverse mapping."""
 
     def __init__(self, batch: Batch, first_position: int) -> None:
         self.shape = batch.attention_mask.shape
@@ -159,32 +162,30 @@ class FlatLayout:
         if batch.token_types is not None:
             self.inputs["token_type_ids"] = batch.token_types.flatten()[self.places].unsqueeze(0)
 
-    def inside(self, chosen: Tensor) -> Tensor:
-        """Where (U,) in the row the chosen tokens lie, (k, L) bool of the padded batch."""
+    def indices(self, chosen: Tensor) -> Tensor:
+        """Indices (U,) in the row of the tokens that the mask `chosen` (k, L) of the padded batch selects."""
         return chosen.flatten()[self.places].nonzero().squeeze(1)
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """States (1, T, H) as (k, L, H), zero at padding."""
-        found = hidden.new_zeros(self.shape.numel(), hidden.shape[-1])
-        return found.index_copy(0, self.places, hidden[0]).view(*self.shape, -1)
+        states = hidden.new_zeros(self.shape.numel(), hidden.shape[-1])
+        return states.index_copy(0, self.places, hidden[0]).view(*self.shape, -1)
 
 
 @functools.lru_cache(maxsize=16)
 def buckets(lengths: tuple[int, ...]) -> list[list[int]]:
-    """The rows in groups of similar length, so that padding each to its longest costs least.
+    """Group rows of similar length, at the least cost of padding each group to its longest row.
 
-    Dynamic programming over the different lengths, where one more group is worth `BUCKET_COST` tokens.
+    Dynamic programming over the distinct lengths; each group costs `BUCKET_COST` tokens besides.
     """
     rows: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         rows.setdefault(length, []).append(i)
     sizes = sorted(rows)
-    before = [0]  # rows of the first n lengths
+    before = [0]  # number of rows with one of the first n lengths
     for size in sizes:
         before.append(before[-1] + len(rows[size]))
-    best: list[tuple[float, int]] = [
-        (0.0, 0)
-    ]  # of the first n lengths: the least cost, and where the last group begins
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for the first n lengths: (least cost, start of the last group)
     for n, size in enumerate(sizes, 1):
         best.append(min((best[m][0] + (before[n] - before[m]) * size + BUCKET_COST, m) for m in range(n)))
     groups, end = [], len(sizes)
@@ -196,24 +197,24 @@ def buckets(lengths: tuple[int, ...]) -> list[list[int]]:
 
 
 def joined(parts: Sequence[Outputs], order: Tensor, mask: Tensor) -> Outputs:
-    """The outputs of groups of rows as those of one batch; `order` (k,) puts the rows back."""
+    """Merge the outputs of groups of rows into those of one batch; `order` (k,) restores the order of rows."""
     length = mask.shape[1]
 
-    def whole(found: Sequence[Tensor], *tokens: int) -> Tensor:
+    def whole(tensors: Sequence[Tensor], *tokens: int) -> Tensor:
         padded = []
-        for x in found:
+        for x in tensors:
             shape = list(x.shape)
             for dimension in tokens:
                 shape[dimension] = length
             # F.pad counts dimensions from the last
-            room = [n for d in reversed(range(x.ndim)) for n in (0, shape[d] - x.shape[d])]
-            padded.append(F.pad(x, room))
+            padding = [n for d in reversed(range(x.ndim)) for n in (0, shape[d] - x.shape[d])]
+            padded.append(F.pad(x, padding))
         return torch.cat(padded)[order]
 
     def layers(name: str, *tokens: int) -> tuple[Tensor, ...] | None:
         if getattr(parts[0], name) is None:
             return None
-        return tuple(whole(found, *tokens) for found in zip(*(getattr(part, name) for part in parts), strict=True))
+        return tuple(whole(layer, *tokens) for layer in zip(*(getattr(part, name) for part in parts), strict=True))
 
     states, hidden = layers("states", 1), whole([part.hidden for part in parts], 1)  # pyright: ignore
     return Outputs(hidden=hidden, mask=mask, states=states, scores=layers("scores", 2, 3), values=layers("values", 2))

@@ -1,4 +1,4 @@
-"""Model folders from strangers: read only where they hold plain data, never where reading them could run code."""
+"""Check untrusted model folders: refuse those whose loading could run code."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "p
 
 
 def check(source: str | Path, weights: bool = True) -> None:
-    """UserError for a local model folder that is not plain data; a Hub name passes (see `check_config`).
+    """Raise UserError for a local model folder that is not plain data; a Hub name passes (see `check_config`).
 
-    Refused: weights as pickles alone (`weights`: they are about to be read), configs that name Python code of their
-    own, adapters that name another model, an index or a link that leads out of the folder.
+    Refused: weights in pickles only (if `weights`, which the caller is about to load), configs that refer to Python
+    code in the folder, adapters that refer to another model, an index or a link that leads out of the folder.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -27,8 +27,8 @@ def check(source: str | Path, weights: bool = True) -> None:
         _check_code(folder, name, _json(folder / name))
     if "base_model_name_or_path" in _json(folder / "adapter_config.json"):
         raise UserError(f"{folder} holds an adapter, which loads another model besides: merge it into its model first")
-    listed = _json(folder / _WEIGHTS[1]).get("weight_map")
-    for name in listed.values() if isinstance(listed, dict) else ():  # another type is reported by its reader
+    shards = _json(folder / _WEIGHTS[1]).get("weight_map")
+    for name in shards.values() if isinstance(shards, dict) else ():  # transformers reports another type
         if not isinstance(name, str) or os.path.basename(name) != name:
             raise UserError(f"{folder / _WEIGHTS[1]} names {str(name)[:80]!r}, which is no file of the folder")
     _check_links(folder)
@@ -42,7 +42,7 @@ def check(source: str | Path, weights: bool = True) -> None:
 
 
 def check_config(source: str | Path, config: Any) -> None:
-    """UserError for a loaded config, of a Hub name too, that names Python code of its own."""
+    """Raise UserError for a loaded config, also of a Hub name, that refers to Python code of the model."""
     names = ("auto_map", "_attn_implementation")
     _check_code(source, "config.json", {name: getattr(config, name, None) for name in names})
 
@@ -56,26 +56,26 @@ def _check_code(source: str | Path, name: str, config: dict[str, Any]) -> None:
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
         if "/" in str(config.get(key) or ""):
             raise UserError(
-                f"the model in {source} wants a kernel from elsewhere ({name}: {key}={config[key]}): remove that"
+                f"the model in {source} loads a kernel from elsewhere ({name}: {key}={config[key]}): remove that"
             )
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if the file is missing or damaged, which its reader reports."""
+    """Object of a JSON file; empty if the file is missing or damaged, which transformers reports when it loads it."""
     try:
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _check_links(folder: Path) -> None:
-    """Links may stay in the folder, or lead to the blobs beside it, as in the Hub's own cache."""
-    home = folder.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    for at, folders, files in os.walk(folder):
-        for path in (Path(at, name) for name in (*folders, *files)):
+    """Raise UserError for a link that leads out of the folder; the blobs folder of the Hub's cache is allowed."""
+    root = folder.resolve()
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
             if path.is_symlink():
                 target = path.resolve()
-                if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
+                if not (target.is_relative_to(root) or target.is_relative_to(blobs)):
                     raise UserError(f"{path} is a link that leads out of the model folder: put the file itself there")

@@ -1,9 +1,10 @@
-"""A frozen model whose layers are shared out over the ranks of a run: torch's FSDP2 (`fully_shard`), for inference.
+"""Shard the layers of a frozen model over the ranks of a run: torch's FSDP2 (`fully_shard`), for inference.
 
-Each rank holds 1/world of every layer; a layer is gathered when it runs and let go after it. So a forward is collective,
-and ranks ask their teachers unequally often: selection leaves one without rows, adoption asks other teachers, a cache
-answers here and not there. Therefore each forward is announced, and who has nothing to ask runs along (`ShardTurns`).
-Embeddings, pooler and head stay whole on every rank: they are read outside of forwards, chunk by chunk.
+Each rank stores 1/world of every layer; a layer is gathered for its forward and freed after it. So a forward is
+collective, but ranks query a teacher unequally often: selection may leave a rank without rows, adoption may choose
+other teachers, a cache may have the answers of one rank only. Therefore a rank announces each forward, and ranks
+without a query run a forward along with it (`ShardTurns`). Embeddings, pooler and head are not sharded: they are read
+outside of forwards, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -24,37 +25,36 @@ from kdlab.types import Batch
 
 
 def share_out(model: transformers.PreTrainedModel, device: torch.device) -> ShardTurns:
-    """Share the layers of a frozen `model` out over all ranks (collective), on `device`.
+    """Shard the layers of a frozen `model` over all ranks (collective), on `device`.
 
-    `model` is on the CPU, the same on every rank. One layer at a time goes to the device whole, so that a device never
-    holds more than its share and one layer. UserError where the model has no list of layers.
+    `model` is on the CPU, the same on every rank. Layers move to the device one at a time, so that a device never
+    stores more than its shard and one layer. UserError for a model without a list of layers.
     """
     layers = transformer_layers(model)
     mesh = init_device_mesh(device.type, (distributed.world(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
-    holder = next(module for module in model.modules() if layers in module.children())
-    if holder is not model.base_model:  # FSDP changes a module's class, by which transformers finds hidden states
-        own = set(layers.parameters())
-        # a common root lets the next layer be gathered while one runs
-        fully_shard(holder, mesh=mesh, ignored_params={p for p in holder.parameters() if p not in own})
-    nn.Module.to(model, device=device)  # transformers' own is typed without its owner
+    parent = next(module for module in model.modules() if layers in module.children())
+    if parent is not model.base_model:  # FSDP changes a module's class, by which transformers finds hidden states
+        sharded = set(layers.parameters())
+        # with a common root, FSDP gathers the next layer while one runs
+        fully_shard(parent, mesh=mesh, ignored_params={p for p in parent.parameters() if p not in sharded})
+    nn.Module.to(model, device=device)  # pyright does not accept the signature of PreTrainedModel.to
     return ShardTurns(model)
 
 
 class ShardTurns:
-    """Keeps the ranks' forwards of one shared model in step.
+    """Synchronize the forwards of one sharded model over the ranks.
 
-    A forward of it, anywhere, first says so to all ranks. Between two points of a program that all ranks pass, each may
-    run as many forwards as it likes, if it calls `catch_up` at the second.
+    A pre-hook announces every forward of the model to all ranks. Between two points of a program that all ranks pass,
+    each rank may run any number of forwards, if it calls `catch_up` at the second point.
     """
 
     def __init__(self, model: transformers.PreTrainedModel) -> None:
         self._base: nn.Module = model.base_model
         self._following = False
-        self._half = any(
-            p.dtype == torch.bfloat16 for p in self._base.parameters()
-        )  # some of them (`Encoder.cast_weights`)
+        # `Encoder.cast_weights` casts matrices only
+        self._half = any(p.dtype == torch.bfloat16 for p in self._base.parameters())
         self._base.register_forward_pre_hook(self._announce)
 
     def _announce(self, *_: Any) -> None:
@@ -63,7 +63,7 @@ class ShardTurns:
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """Run along with one token until no rank asks any more (collective)."""
+        """Run forwards over one token until no rank announces another (collective)."""
         while distributed.all_any(False):
             device = next(self._base.parameters()).device
             token = torch.zeros(1, 1, dtype=torch.long, device=device)
@@ -75,11 +75,13 @@ class ShardTurns:
                 self._following = False
 
     def over(self, batches: Iterable[Batch]) -> Iterable[Batch]:
-        """This rank's `batches`, of which other ranks may have more or fewer (collective, read to the end)."""
-        return _Followed(batches, self)
+        """`batches` of this rank, then `catch_up`, as ranks may have unequal numbers (collective; exhaust it)."""
+        return _SynchronizedBatches(batches, self)
 
 
-class _Followed:
+class _SynchronizedBatches:
+    """Batches followed by `ShardTurns.catch_up`, with their length hint."""
+
     def __init__(self, batches: Iterable[Batch], turns: ShardTurns) -> None:
         self._batches, self._turns = batches, turns
 

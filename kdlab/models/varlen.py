@@ -1,10 +1,10 @@
-"""Attention over sequences laid end to end, each seeing itself alone: the variable-length FlashAttention kernels of torch.
+"""Attention within concatenated sequences: the variable-length FlashAttention kernels of torch.
 
     prepare(model)                             # once, where `available`
-    with sequences(bounds, longest):           # around a forward over one row of tokens
+    with sequences(bounds, longest):           # around each forward over one row of tokens
         model(input_ids=(1, T), position_ids=(1, T))
 
-Nothing is padded and no mask is made. The kernels take float16 and bfloat16 on CUDA devices, and no dropout.
+There is no padding and no mask. The kernels take float16 and bfloat16 on CUDA devices, and no dropout.
 """
 
 from __future__ import annotations
@@ -27,28 +27,34 @@ _open: ContextVar[tuple[Tensor, int, Tensor, int] | None] = ContextVar("sequence
 
 
 def available(device: torch.device) -> bool:
-    """Whether the kernels run on `device`: CUDA of capability 8.0 or more, and a torch that has them (2.10 on)."""
+    """True if the kernels run on `device`: CUDA of capability 8.0 or more, and torch 2.10 or later."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         return False
     return importlib.util.find_spec("torch.nn.attention.varlen") is not None
 
 
 def prepare(model: transformers.PreTrainedModel) -> None:
-    """Let `model` attend within `sequences`; outside of them it computes what it did (torch's fused attention)."""
+    """Switch `model` to attention within open `sequences`; outside of them it runs torch's fused attention."""
     model.set_attn_implementation(NAME)
 
 
 def prepared(model: transformers.PreTrainedModel) -> bool:
-    """Whether `prepare` took, and nothing has changed the model's attention since."""
+    """True if `prepare` succeeded and nothing has changed the model's attention since."""
     return model.config._attn_implementation == NAME
 
 
 @contextlib.contextmanager
-def sequences(bounds: Tensor, longest: int, asking: Tensor | None = None, most: int = 0) -> Iterator[None]:
-    """Inside the block, a row of T tokens is sequences that begin and end at `bounds` (n + 1,), int32; none is longer
-    than `longest`. Where a layer has fewer queries than keys, these are its queries: those of each sequence begin and end
-    at `asking` (n + 1,), at most `most` of one."""
-    token = _open.set((bounds, longest, bounds if asking is None else asking, longest if asking is None else most))
+def sequences(
+    bounds: Tensor, longest: int, query_bounds: Tensor | None = None, most_queries: int = 0
+) -> Iterator[None]:
+    """Treat a row of T tokens as n sequences with boundaries `bounds` (n + 1,) int32, of at most `longest` tokens.
+
+    `query_bounds` (n + 1,) int32 and `most_queries`: boundaries and largest number of the queries of a sequence, for a
+    layer that has fewer queries than keys.
+    """
+    if query_bounds is None:
+        query_bounds, most_queries = bounds, longest
+    token = _open.set((bounds, longest, query_bounds, most_queries))
     try:
         yield
     finally:
@@ -56,12 +62,15 @@ def sequences(bounds: Tensor, longest: int, asking: Tensor | None = None, most: 
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, asking: Tensor, bounds: Tensor, most: int, longest: int
+    query: Tensor, key: Tensor, value: Tensor, query_bounds: Tensor, bounds: Tensor, most_queries: int, longest: int
 ) -> Tensor:
-    """Attention of queries (U, A, d) to the tokens (T, A, d) of their sequences, scaled by d ** -0.5."""
+    """Attention of queries (U, A, d) to the tokens (T, A, d) of their sequences, scaled by d ** -0.5.
+
+    Boundaries and largest lengths are those of `sequences`.
+    """
     from torch.nn.attention.varlen import varlen_attn  # pyright: ignore[reportMissingImports]
 
-    return varlen_attn(query, key, value, asking, bounds, most, longest)  # pyright: ignore[reportReturnType]
+    return varlen_attn(query, key, value, query_bounds, bounds, most_queries, longest)  # pyright: ignore[reportReturnType]
 
 
 def _attention(
@@ -74,18 +83,18 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' signature of an attention function; query, key, value (k, A, L, d)."""
+    """Attention function with the signature of transformers; query, key, value (k, A, L, d)."""
     within = _open.get()
     if within is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     assert attention_mask is None and dropout == 0.0 and scaling in (None, query.shape[-1] ** -0.5)
-    bounds, longest, asking, most = within
+    bounds, longest, query_bounds, most_queries = within
     if query.shape[2] == key.shape[2]:
-        asking, most = bounds, longest
+        query_bounds, most_queries = bounds, longest
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    return attend(q, k, v, asking, bounds, most, longest).unsqueeze(0), None
+    return attend(q, k, v, query_bounds, bounds, most_queries, longest).unsqueeze(0), None
 
 
 transformers.AttentionInterface.register(NAME, _attention)

@@ -1,6 +1,7 @@
-"""Words, and which of them are near another: lists of words with scores, and tables of word vectors (GloVe's text files).
+"""Nearest words: rankings of words by score, and tables of word vectors from text files of GloVe.
 
-A *word* is a run of letters, here and in `kdlab.data.augmentation.tinybert`; digits and punctuation are none. W words, D numbers a vector.
+A *word* is a run of letters, here and in `kdlab.data.augmentation.tinybert`, without digits and punctuation. W words,
+vectors of D dimensions.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from kdlab.data.text.files import lines, sniff
 from kdlab.errors import UserError
 
 WORD = re.compile(r"[^\W\d_]+")
-FREQUENT = 100_000  # the first words of a file that are read, as TinyBERT's code does; GloVe's are sorted by frequency
+FREQUENT = 100_000  # lines that are read of a file, as in TinyBERT's code; GloVe sorts words by frequency
 _HEADER = re.compile(r"\d+ \d+\s*")  # words and dimensions: the first line of word2vec's and fastText's text files
 
 
-class WordScores:
-    """A list of words that can be ranked by scores; the same word in other letter case is still the same word."""
+class WordRanking:
+    """Rank a list of W words `names` by scores; words that differ only in letter case count as the same word."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -32,49 +33,49 @@ class WordScores:
         for i, name in enumerate(self.names):
             self._same[name.lower()].append(i)
 
-    def best(self, scores: Tensor, asked: Sequence[str], count: int) -> list[tuple[str, ...]]:
-        """For each asked word the `count` words of highest score, best first, without the asked word itself.
+    def best(self, scores: Tensor, queries: Sequence[str], count: int) -> list[tuple[str, ...]]:
+        """For each of Q queries the `count` words of highest score, best first, without the query itself.
 
-        `scores` (Q, W), a row for each of the Q words in `asked`. Fewer where there are fewer words.
+        `scores` (Q, W). Tuples are shorter if there are fewer words.
         """
         scores = scores.clone()
-        own = [(i, j) for i, word in enumerate(asked) for j in self._same.get(word.lower(), ())]
-        if own:
-            rows, columns = torch.tensor(own, device=scores.device).T
+        same = [(i, j) for i, word in enumerate(queries) for j in self._same.get(word.lower(), ())]
+        if same:
+            rows, columns = torch.tensor(same, device=scores.device).T
             scores[rows, columns] = -torch.inf
-        values, found = scores.topk(min(count, len(self.names)), dim=-1)
+        best = scores.topk(min(count, len(self.names)), dim=-1)
         return [
-            tuple(self.names[j] for j, value in zip(some, worth, strict=True) if value > -torch.inf)
-            for some, worth in zip(found.tolist(), values.tolist(), strict=True)
+            tuple(self.names[j] for j, value in zip(indices, values, strict=True) if value > -torch.inf)
+            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
 
 class WordTable:
-    """Word vectors, compared by cosine: `names` the W words, `vectors` (W, D) of any length but zero."""
+    """Word vectors, compared by cosine: W words `names`, nonzero `vectors` (W, D)."""
 
     def __init__(self, names: Sequence[str], vectors: Tensor) -> None:
-        self.words = WordScores(names)
+        self.words = WordRanking(names)
         self.vectors = torch.nn.functional.normalize(vectors.detach().float().cpu(), dim=-1)
-        self._place = {name: i for i, name in reversed(list(enumerate(names)))}
+        self._index = {name: i for i, name in reversed(list(enumerate(names)))}
 
     def vector(self, word: str) -> Tensor | None:
-        """The unit vector (D,) of `word` as written, or of its lower case; None if the table has neither."""
-        at = self._place.get(word, self._place.get(word.lower()))
-        return None if at is None else self.vectors[at]
+        """Unit vector (D,) of `word` as written, or of its lower case; None if the table has neither."""
+        index = self._index.get(word, self._index.get(word.lower()))
+        return None if index is None else self.vectors[index]
 
-    def nearest(self, vectors: Tensor, asked: Sequence[str], count: int) -> list[tuple[str, ...]]:
-        """The `count` words of highest cosine with each of `vectors` (Q, D), best first, without the Q words `asked`."""
-        return self.words.best(torch.nn.functional.normalize(vectors, dim=-1) @ self.vectors.T, asked, count)
+    def nearest(self, vectors: Tensor, queries: Sequence[str], count: int) -> list[tuple[str, ...]]:
+        """The `count` words of highest cosine with each of `vectors` (Q, D), best first, without the Q `queries`."""
+        return self.words.best(torch.nn.functional.normalize(vectors, dim=-1) @ self.vectors.T, queries, count)
 
 
 def read_word_table(path: str | Path, limit: int = FREQUENT) -> WordTable:
-    """The table in the first `limit` lines of a GloVe file (UTF-8, a word and its numbers a line, single spaces).
+    """Read the first `limit` lines of a GloVe file (UTF-8, a word and its vector on each line, separated by spaces).
 
-    A first line with two counts, as word2vec and fastText write, is passed over. So are lines of no word (numbers,
-    punctuation, GloVe's few "words" with spaces in them), zero vectors and second vectors of a word.
+    Skipped: a first line with two counts, as word2vec and fastText write it; lines without a word (numbers,
+    punctuation, the few entries of GloVe that contain spaces); zero vectors; further vectors of a word.
 
-    Raises UserError, naming file and line, for a line of another length, something that is no finite number, and bytes
-    that are not UTF-8; and for a file without words.
+    UserError that names file and line for a line of another length, a field that is no finite number, and bytes that
+    are not UTF-8; UserError for a file without words.
     """
     path = Path(path)
     sniff(path)
@@ -107,13 +108,13 @@ def read_word_table(path: str | Path, limit: int = FREQUENT) -> WordTable:
 def _numbers(path: Path, line: int, fields: Sequence[str]) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):
-            found = np.array([float(field) for field in fields], dtype=np.float32)
+            numbers = np.array([float(field) for field in fields], dtype=np.float32)
     except ValueError:
-        found = None
-    if found is None or not np.isfinite(found).all():
+        numbers = None
+    if numbers is None or not np.isfinite(numbers).all():
         wrong = next((field for field in fields if not _is_number(field)), fields[0])
         raise UserError(f"{place(path, line)}: {wrong!r} is not a finite number")
-    return found
+    return numbers
 
 
 def _is_number(field: str) -> bool:

@@ -1,8 +1,8 @@
-"""A task's rows, tokenised once: memory-mapped Arrow files by split, and the batches made of them.
+"""Tokenised rows of a task: memory-mapped Arrow files by split, and batches of their rows.
 
-`prepare` writes the folder, `TokenizedRows` reads a split of it, `TaskCollate` pads rows to a `Batch`. The sequences are those of
-the tokenizer itself for one text or a pair (special tokens and truncation included), so that any model of its
-vocabulary sees what it was trained on.
+`prepare` writes the folder, `TokenizedRows` reads a split of it, `TaskCollate` pads rows to a `Batch`. The sequences
+are those of the tokenizer for one text or a pair (special tokens and truncation included), so that each model gets the
+format of its pre-training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kdlab.types import IGNORE, Batch, TaskShape
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-RECORDS = 2_000  # rows tokenised at once, and in a record batch of the Arrow files
+RECORDS = 2_000  # rows of a call of the tokenizer, and of a record batch of the Arrow files
 
 
 def prepare(
@@ -41,36 +41,38 @@ def prepare(
 ) -> None:
     """Tokenise every split of `data` into the existing folder `out`: SPLIT/data.arrow, shape.json, stats.json.
 
-    Columns of an Arrow file: `input_ids` (list of int32, with special tokens, at most `max_length`; of a pair the
-    longer text is cut first), `first` (int32, tokens before the second segment; all of them where the tokenizer makes
-    no segments or does not count their numbers among a model's inputs), `label` (int64 class index, IGNORE where hidden; in regression float64, NaN where hidden), `row`
-    (int64, place in its split). Text that looks like a special token stays text.
+    Columns of an Arrow file: `input_ids` (list of int32, with special tokens, at most `max_length`; the longer text of
+    a pair is truncated first), `first` (int32, number of tokens before the second segment; all tokens if the model has
+    no segment ids as input), `label` (int64 class index, IGNORE if hidden; in regression float64, NaN if hidden), `row`
+    (int64, index in its split). Special tokens that are written in a text stay plain text.
 
-    stats.json counts by split: rows, tokens, the longest row, rows that were cut, rows of each class. It tells
-    how far it is (`kdlab.runtime.progress`). All cores tokenise (RAYON_NUM_THREADS limits them).
+    stats.json has by split: rows, tokens, the longest row, truncated rows, rows of each class. Progress is reported
+    (`kdlab.runtime.progress`). All cores tokenise (RAYON_NUM_THREADS limits them).
 
-    Raises UserError for an empty split, rows of another number of texts than the task has, a `max_length` that leaves
-    no room or is more than the tokenizer's, and a full disk.
+    UserError for an empty split, rows with another number of texts than the task, a `max_length` too short for the
+    special tokens or above the tokenizer's, and a full disk.
     """
     check_length(tokenizer, data.shape, max_length)
-    tokenizer = copy.deepcopy(tokenizer)  # truncation is state of it, which the caller may save
+    tokenizer = copy.deepcopy(tokenizer)  # truncation is state of the tokenizer, which the caller may save
     for split, rows in data.splits.items():
         if not rows:
             raise UserError(f"the split {split} has no rows")
-        if (odd := next((row for row in rows if len(row.texts) != data.shape.columns), None)) is not None:
-            raise UserError(f"the split {split} has a row of {len(odd.texts)} text(s), the task {data.shape.columns}")
+        if (misfit := next((row for row in rows if len(row.texts) != data.shape.columns), None)) is not None:
+            raise UserError(
+                f"the split {split} has a row of {len(misfit.texts)} text(s), the task {data.shape.columns}"
+            )
     stats, total = {}, sum(map(len, data.splits.values()))
-    with user_errors("writing the tokenised rows", out), ProgressBar("tokenising the rows", total, "rows") as told:
+    with user_errors("writing the tokenised rows", out), ProgressBar("tokenising the rows", total, "rows") as progress:
         for split, rows in data.splits.items():
             (out / split).mkdir()
-            stats[split] = _write(out / split, rows, data.shape, tokenizer, max_length, told)
+            stats[split] = _write(out / split, rows, data.shape, tokenizer, max_length, progress)
     shape = asdict(data.shape)
     atomic_write_json(out / "shape.json", {**shape, "max_length": max_length, "notes": data.notes})
     atomic_write_json(out / "stats.json", stats)
 
 
 def check_length(tokenizer: PreTrainedTokenizerBase, shape: TaskShape, max_length: int) -> None:
-    """UserError for a `max_length` that leaves a row of the task no room, or is more than the tokenizer's."""
+    """Raise UserError for a `max_length` too short for the special tokens of a row, or above the tokenizer's."""
     special = tokenizer.num_special_tokens_to_add(pair=shape.columns == 2)
     if not special + shape.columns <= max_length <= tokenizer.model_max_length:
         raise UserError(
@@ -85,7 +87,7 @@ def _write(
     shape: TaskShape,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    told: ProgressBar,
+    progress: ProgressBar,
 ) -> dict[str, Any]:
     kind, missing = (pa.float64(), float("nan")) if shape.regression else (pa.int64(), IGNORE)
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "first": pa.int32(), "label": kind, "row": pa.int64()})
@@ -100,22 +102,22 @@ def _write(
             stream.write_batch(pa.record_batch(arrays, schema=schema))
             lengths = [len(row) for row in ids]
             tokens, longest, cut = tokens + sum(lengths), max(longest, *lengths), cut + shortened
-            told.advance(len(part))
-    found: dict[str, Any] = {"rows": len(rows), "tokens": tokens, "longest": longest, "cut": cut}
-    found["hidden"] = sum(row.label is None for row in rows)
+            progress.advance(len(part))
+    stats: dict[str, Any] = {"rows": len(rows), "tokens": tokens, "longest": longest, "cut": cut}
+    stats["hidden"] = sum(row.label is None for row in rows)
     if shape.labels is not None:
         counts = np.bincount([int(row.label) for row in rows if row.label is not None], minlength=len(shape.labels))
-        found["classes"] = dict(zip(shape.labels, counts.tolist(), strict=True))
-    return found
+        stats["classes"] = dict(zip(shape.labels, counts.tolist(), strict=True))
+    return stats
 
 
 def _encode(
     texts: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[list[int]], list[int], int]:
-    """Token ids of each row, its tokens before the second segment, and how many rows were cut."""
+    """(token ids of each row, number of tokens before its second segment, number of truncated rows)."""
     segments = "token_type_ids" in tokenizer.model_input_names
     first_texts, *second = (list(column) for column in zip(*texts, strict=True))
-    made = tokenizer(
+    encoding = tokenizer(
         first_texts,
         second[0] if second else None,
         truncation="longest_first",
@@ -126,47 +128,50 @@ def _encode(
         split_special_tokens=True,
         verbose=False,
     )
-    ids: list[list[int]] = made["input_ids"]
-    kinds = made["token_type_ids"] if segments else ids
-    first = [kind.index(1) if segments and 1 in kind else len(kind) for kind in kinds]
-    return ids, first, _cut(made, ids, max_length)
+    ids: list[list[int]] = encoding["input_ids"]
+    types = encoding["token_type_ids"] if segments else ids
+    first = [row.index(1) if segments and 1 in row else len(row) for row in types]
+    return ids, first, _truncated(encoding, ids, max_length)
 
 
-def _cut(made: Any, ids: list[list[int]], max_length: int) -> int:
-    if made.encodings is not None:  # a fast tokenizer keeps what it cut off
-        return sum(bool(row.overflowing) for row in made.encodings)
+def _truncated(encoding: Any, ids: list[list[int]], max_length: int) -> int:
+    if encoding.encodings is not None:  # a fast tokenizer keeps the overflowing tokens
+        return sum(bool(row.overflowing) for row in encoding.encodings)
     return sum(len(row) == max_length for row in ids)
 
 
 def load(folder: Path, split: str) -> TokenizedRows:
-    """The rows of a split of a prepared folder."""
+    """Open a split of a prepared folder."""
     return TokenizedRows(folder, split)
 
 
 def splits(folder: Path) -> list[str]:
-    """The names of the splits that a prepared folder holds."""
+    """Names of the splits of a prepared folder."""
     return list(read_stats(folder))
 
 
 def read_shape(folder: Path) -> TaskShape:
-    """The shape of the task that a prepared folder holds."""
-    found = json.loads((Path(folder) / "shape.json").read_text())
-    labels = None if found["labels"] is None else tuple(found["labels"])
-    return TaskShape(found["columns"], labels, tuple(found["metrics"]))
+    """Shape of the task of a prepared folder."""
+    values = json.loads((Path(folder) / "shape.json").read_text())
+    labels = None if values["labels"] is None else tuple(values["labels"])
+    return TaskShape(values["columns"], labels, tuple(values["metrics"]))
 
 
 def read_notes(folder: Path) -> list[str]:
-    """What was inferred or done when the folder was prepared, in plain words."""
+    """Notes of the preparation of a folder for the user: inferred shapes, held-out rows, augmentation."""
     return json.loads((Path(folder) / "shape.json").read_text())["notes"]
 
 
 def read_stats(folder: Path) -> dict[str, dict[str, Any]]:
-    """The counts that `prepare` left in a folder, by split."""
+    """Counts of a prepared folder by split (see `prepare`)."""
     return json.loads((Path(folder) / "stats.json").read_text())
 
 
 class TokenizedRow(NamedTuple):
-    """A row on its way into a batch: `ids` (L,) int32, `first` tokens before the second segment, `label`."""
+    """A row to collate: `ids` (L,) int32, `first` the number of tokens before the second segment, `label`.
+
+    `row`: index in the split; `real`: False for a row that only fills up a batch; `epoch`: epoch of the batch.
+    """
 
     row: int
     real: bool
@@ -177,9 +182,9 @@ class TokenizedRow(NamedTuple):
 
 
 class TokenizedRows(Dataset):
-    """A split of a prepared folder: (epoch, row) to `TokenizedRow`; a row of -1 - n is row n, marked as not real.
+    """A split of a prepared folder: maps (epoch, row) to `TokenizedRow`; row -1 - n is row n, marked as not real.
 
-    `lengths` (rows,) tokens, `labels` (rows,) int64 or float64, `shape` the task's.
+    `lengths` (rows,) in tokens, `labels` (rows,) int64 or float64, `shape` of the task.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -195,7 +200,7 @@ class TokenizedRows(Dataset):
 
     @property
     def hidden(self) -> bool:
-        """Whether some label is hidden: such a split can be answered, not scored."""
+        """True if a label is hidden: such a split can be predicted, but not scored."""
         return bool(np.isnan(self.labels).any() if self.shape.regression else (self.labels == IGNORE).any())
 
     def __getitem__(self, key: tuple[int, int]) -> TokenizedRow:
@@ -205,14 +210,16 @@ class TokenizedRows(Dataset):
         return TokenizedRow(row, real, epoch, self.tokens[row], int(self.first[row]), self.labels[row])
 
     def collate(self, pad: int) -> TaskCollate:
-        """What pads rows of this split to batches."""
+        """Collate function for rows of this split; `pad` is the id of the padding token."""
         return TaskCollate(pad, self.shape.regression, self.paired)
 
 
 class TaskCollate:
-    """Pads rows to the longest of them: labels (B,) int64, in regression float32; `token_types` (B, L) int64 (0 first
-    segment and padding, 1 second) where the data are pairs and the tokenizer makes segments. A class, so that loader
-    processes can receive it."""
+    """Collate rows into a batch, padded to the longest row.
+
+    Labels are (B,) int64, in regression float32; `token_types` (B, L) int64 (0: first segment and padding, 1: second
+    segment) if the rows are pairs with segments. A class, so that it can be pickled for loader processes.
+    """
 
     def __init__(self, pad: int, regression: bool, paired: bool) -> None:
         self.pad, self.regression, self.paired = pad, regression, paired

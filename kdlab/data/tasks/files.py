@@ -1,4 +1,4 @@
-"""Reading labelled rows out of .tsv, .csv, .jsonl and .parquet files; every fault names the file and the line."""
+"""Read labelled rows from .tsv, .csv, .jsonl and .parquet files; every UserError names the file and the line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kdlab.data.text.files import LONGEST, lines, sniff
 from kdlab.errors import UserError, nearest
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
-_ABSENT = object()  # a field that a row of a .jsonl file does not have
+_MISSING = object()  # placeholder for a field that a row of a .jsonl file lacks
 
 
 class FileRow(NamedTuple):
-    """One row as a file has it: `line` from 1 (in parquet the row), `texts` one or two, `label` as written or None."""
+    """One row of a file: `line` from 1 (the row number in parquet), one or two `texts`, `label` as written or None."""
 
     line: int
     texts: tuple[str, ...]
@@ -24,35 +24,35 @@ class FileRow(NamedTuple):
 
 
 def place(path: Path, line: int) -> str:
-    """How an error names a row: "data/train.tsv, line 7"."""
+    """Location of a row in error messages: "data/train.tsv, line 7"."""
     return f"{path}, {'row' if path.suffix.lower() == '.parquet' else 'line'} {line}"
 
 
 def read_columns(path: Path) -> list[str]:
-    """The names of a file's columns; UserError if there is no header or the file cannot be read."""
+    """Column names of a file; UserError if there is no header or the file cannot be read."""
     return _open(path)[0]
 
 
 def read_table(path: Path, texts: Sequence[str], label: str | None) -> Iterator[FileRow]:
-    """The rows of a file: its columns `texts`, and the column `label` unless that is None.
+    """Stream the rows of a file: its columns `texts`, and the column `label` unless that is None.
 
-    .tsv has a header and no quoting, .csv a header and quoting, .jsonl an object a line, .parquet typed columns.
-    A label that is empty or null is None. Raises UserError, naming file and line, for a missing column, a ragged row,
-    bytes that are not UTF-8, JSON or CSV that cannot be parsed, and a field that is no text.
+    .tsv has a header and no quoting, .csv a header and quoting, .jsonl an object on each line, .parquet typed columns.
+    An empty or null label becomes None. UserError that names file and line for a missing column, a ragged row, bytes
+    that are not UTF-8, invalid JSON or CSV, and a field that is no text.
     """
     columns, rows = _open(path)
-    wanted = [*texts, *([label] if label is not None else [])]
-    for name in wanted:
+    required = [*texts, *([label] if label is not None else [])]
+    for name in required:
         if name not in columns:
             raise UserError(f"{place(path, 1)}: no column {name!r}; {nearest(name, columns)}")
-    at = [columns.index(name) for name in wanted]
+    indices = [columns.index(name) for name in required]
     for line, fields in rows:
-        found = [fields[index] for index in at]
-        for name, field in zip(wanted, found, strict=True):
-            if field is _ABSENT:
+        values = [fields[index] for index in indices]
+        for name, field in zip(required, values, strict=True):
+            if field is _MISSING:
                 raise UserError(f"{place(path, line)}: no field {name!r}, which the first row has")
-        parts = tuple(_text(path, line, name, field) for name, field in zip(texts, found, strict=False))
-        yield FileRow(line, parts, None if label is None else _label(path, line, label, found[-1]))
+        parts = tuple(_text(path, line, name, field) for name, field in zip(texts, values, strict=False))
+        yield FileRow(line, parts, None if label is None else _label(path, line, label, values[-1]))
 
 
 def _text(path: Path, line: int, name: str, field: Any) -> str:
@@ -74,7 +74,7 @@ def _kind(field: Any) -> str:
 
 
 def _open(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
-    """(column names, (line, fields in that order) of each row)."""
+    """Open a file: (column names, iterator of (line, fields in that order))."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet(path)
@@ -89,12 +89,12 @@ def _open(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
 
 
 def _delimited(path: Path, **dialect: Any) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
-    csv.field_size_limit(LONGEST)  # of the process; Python's own limit of 131,072 is less than a long document
+    csv.field_size_limit(LONGEST)  # global; the default limit of 131,072 is less than a long document
     reader = csv.reader((text for _, text in lines(path)), strict=True, **dialect)
 
     def rows() -> Iterator[tuple[int, Sequence[str]]]:
         while True:
-            line = reader.line_num + 1  # where the row begins: a quoted field may go on over several lines
+            line = reader.line_num + 1  # first line of the row: a quoted field may span several lines
             try:
                 fields = next(reader, None)
             except csv.Error as error:
@@ -104,14 +104,14 @@ def _delimited(path: Path, **dialect: Any) -> tuple[list[str], Iterator[tuple[in
             if fields and any(map(str.strip, fields)):
                 yield line, fields
 
-    found = rows()
-    _, columns = next(found, (1, []))
+    stream = rows()
+    _, columns = next(stream, (1, []))
     if not columns:
         raise UserError(f"{path} is empty; its first line names the columns, such as sentence and label")
     columns = [name.strip() for name in columns]
 
     def checked() -> Iterator[tuple[int, Sequence[str]]]:
-        for line, fields in found:
+        for line, fields in stream:
             if len(fields) != len(columns):
                 raise UserError(
                     f"{place(path, line)}: ragged row, {len(fields)} fields where the header has {len(columns)} "
@@ -139,7 +139,7 @@ def _jsonl(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
     if first is None:
         raise UserError(f"{path} has no rows")
     columns = list(first[1])
-    return columns, ((line, [row.get(name, _ABSENT) for name in columns]) for line, row in objects())
+    return columns, ((line, [row.get(name, _MISSING) for name in columns]) for line, row in objects())
 
 
 def _parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
@@ -170,22 +170,22 @@ def _parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]
 
 
 def read_label_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """A labels.txt (`index`, `value` as in the files, `name`; tab-separated): values and names in index order."""
+    """(values, names) in index order of a labels.txt: tab-separated `index`, `value` as in the data files, `name`."""
     columns, rows = _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
     if columns != ["index", "value", "name"]:
         raise UserError(f"{place(path, 1)}: columns {', '.join(columns)}; a labels.txt has index, value, name")
-    found: list[tuple[str, str]] = []
+    classes: list[tuple[str, str]] = []
     for line, (index, value, name) in rows:
-        if index.strip() != str(len(found)):
-            raise UserError(f"{place(path, line)}: index {index.strip()!r}; {len(found)} comes next")
-        found.append((value.strip(), name.strip()))
-    if len(found) < 2:
-        raise UserError(f"{path} names {len(found)} classes; two are the least")
-    return tuple(value for value, _ in found), tuple(name for _, name in found)
+        if index.strip() != str(len(classes)):
+            raise UserError(f"{place(path, line)}: index {index.strip()!r}; {len(classes)} comes next")
+        classes.append((value.strip(), name.strip()))
+    if len(classes) < 2:
+        raise UserError(f"{path} names {len(classes)} classes; at least two are needed")
+    return tuple(value for value, _ in classes), tuple(name for _, name in classes)
 
 
 def read_class_names(path: Path, label: str | None) -> tuple[str, ...] | None:
-    """The names of the classes 0, 1, ... of a column, if the .parquet file was written by `datasets` with them."""
+    """Names of the classes 0, 1, ... of the column `label`, if `datasets` wrote them into the .parquet file."""
     import pyarrow.parquet as parquet
 
     with parquet.ParquetFile(path) as file:
@@ -198,7 +198,7 @@ def read_class_names(path: Path, label: str | None) -> tuple[str, ...] | None:
 
 def require_rows(path: Path, records: Iterable[FileRow]) -> list[FileRow]:
     """`records` as a list; UserError if there are none."""
-    held = list(records)
-    if not held:
+    rows = list(records)
+    if not rows:
         raise UserError(f"{path} has no rows below its header")
-    return held
+    return rows

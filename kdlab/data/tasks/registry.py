@@ -1,7 +1,7 @@
-"""The official tasks: nine of GLUE (Wang et al. 2019) and the papers' four others, as one table.
+"""Table of the official tasks: nine of GLUE (Wang et al. 2019) and four others of the papers.
 
-Metrics are those of the GLUE server. Label names stand in the official index order, as in the Hub's copies. The Hub
-revisions are full commit hashes, so that a download is the same for everyone.
+Metrics are those of the GLUE server. Label names are in the official index order, as in the Hub's copies. Hub revisions
+are full commit hashes, so that downloads are reproducible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from kdlab.types import TaskShape
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where the Hub keeps a task: `columns` its text columns, `splits` our split names to the Hub's."""
+    """Location of a task on the Hub.
+
+    `name`, `config`, `revision`: of the data set; `columns`: its text columns; `splits`: split names of kdlab to those
+    of the Hub.
+    """
 
     name: str
     config: str | None
@@ -26,9 +30,12 @@ class HubSet:
 
 @dataclass(frozen=True)
 class Task:
-    """An official task. `dev` names the splits that are scored while no test labels are known (MNLI: matched and
-    mismatched; empty where no dev set was published: part of train is held out). `glue` gives the file of each test
-    split in a GLUE submission, in which the classes stand as names if `glue_names`, else as numbers."""
+    """An official task.
+
+    `name`: key in `TASKS`; `title`: published spelling; `shape`: texts, labels and metrics; `hub`: its location on the
+    Hub; `glue`: file name of each test split in a GLUE submission; `glue_names`: a submission writes classes as names,
+    not as numbers.
+    """
 
     name: str
     title: str
@@ -39,6 +46,7 @@ class Task:
 
     @property
     def dev(self) -> tuple[str, ...]:
+        """Splits for evaluation: matched and mismatched of MNLI; empty if none was published (train is split then)."""
         return tuple(split for split in self.hub.splits if split.startswith("dev"))
 
 
@@ -100,7 +108,7 @@ TASKS = {
     )
 }
 GLUE = tuple(name for name, task in TASKS.items() if task.glue)
-# GLUE's diagnostic set, which has no training rows: a student of MNLI answers it
+# GLUE's diagnostic set, which has no training rows: a student of MNLI predicts it
 AX = Task(
     "ax",
     "AX",
@@ -112,7 +120,7 @@ AX = Task(
 
 
 def find(name: str) -> Task:
-    """The task called `name`, in any spelling of case and hyphens (SST-2, sst2, ag_news); UserError if there is none."""
+    """Look up a task by name, in any case and with any hyphens (SST-2, sst2, ag_news); UserError if there is none."""
     plain = plain_name(name)
     if plain not in TASKS:
         raise UserError(f"data.task: no task is called {name!r}; {nearest(plain, TASKS)}")
@@ -120,5 +128,5 @@ def find(name: str) -> Task:
 
 
 def plain_name(name: str) -> str:
-    """A task's name without what spellings differ in: SST-2 is sst2."""
+    """Normalize a task name to lower-case letters and digits: SST-2 becomes sst2."""
     return re.sub(r"[\W_]+", "", name).casefold()

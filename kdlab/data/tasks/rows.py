@@ -1,4 +1,4 @@
-"""Labelled rows in memory: what a source of a task gives, labels understood, splits complete."""
+"""Labelled rows in memory: parse labels, hold out a dev split, limit the training rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELD_OUT = 0.1  # of train, where a set has no dev split
 
 
 class LabelledRow(NamedTuple):
-    """One labelled row: one or two texts, and the class index or the number (None: hidden)."""
+    """A labelled row: `texts`, one or two, and `label`, a class index or a score (None: hidden)."""
 
     texts: tuple[str, ...]
     label: float | None
@@ -25,9 +25,10 @@ class LabelledRow(NamedTuple):
 
 @dataclass
 class TaskData:
-    """A task's rows by split ("train", "dev", perhaps "test"; for MNLI also "dev_mismatched", "test_mismatched").
+    """Rows of a task by split ("train", "dev", optionally "test"; for MNLI also "dev_mismatched", "test_mismatched").
 
-    `notes` describe what was inferred or done, for the user to check."""
+    `shape`: of the task; `notes`: inferences and changes to the data, for the user to check.
+    """
 
     shape: TaskShape
     splits: dict[str, list[LabelledRow]]
@@ -37,40 +38,40 @@ class TaskData:
 def labelled(
     file: Path, records: Sequence[FileRow], code: dict[str, int] | None, *, hidden_allowed: bool
 ) -> list[LabelledRow]:
-    """Records with their labels understood: by `code` to class indices, or as numbers where that is None.
+    """Parse the labels of records: to class indices by `code`, or to numbers if `code` is None.
 
-    Hidden labels (no label; -1 that is no class; in regression -1 in every row) become None, or UserError naming file
-    and line where they are not allowed. So do labels that are no known class or no number.
+    Hidden labels (no label; -1 if that is no class; in regression -1 in every row) become None if `hidden_allowed`.
+    UserError that names file and line for other hidden labels, unknown classes and labels that are no numbers.
     """
     all_hidden = code is None and all(record.label is None or as_number(record.label) == -1.0 for record in records)
-    understood = _class(code) if code is not None else _number
+    parse = _class_parser(code) if code is not None else _number
     rows = []
     for record in records:
         value = None if all_hidden else record.label
         if value is not None and code is not None and canonical(value) == "-1" and "-1" not in code:
             value = None
         if value is None and not hidden_allowed:
-            raise hidden(file, record.line)
-        rows.append(LabelledRow(record.texts, None if value is None else understood(value, file, record.line)))
+            raise hidden_label_error(file, record.line)
+        rows.append(LabelledRow(record.texts, None if value is None else parse(value, file, record.line)))
     return rows
 
 
-def hidden(file: Path, line: int) -> UserError:
-    """The error for a row without a label in a split that needs them."""
+def hidden_label_error(file: Path, line: int) -> UserError:
+    """Error for a row without a label in a split that needs labels."""
     return UserError(
         f"{place(file, line)}: the label is hidden (empty or -1), and this split needs labels; "
         "GLUE's test sets have none: use its train and dev files"
     )
 
 
-def _class(code: dict[str, int]) -> Callable[[str, Path, int], int]:
-    def understood(value: str, file: Path, line: int) -> int:
+def _class_parser(code: dict[str, int]) -> Callable[[str, Path, int], int]:
+    def parse(value: str, file: Path, line: int) -> int:
         index = code.get(canonical(value), code.get(fold(value)))
         if index is None:
             raise UserError(f"{place(file, line)}: unknown label {value!r}; {nearest(value, code)}")
         return index
 
-    return understood
+    return parse
 
 
 def _number(value: str, file: Path, line: int) -> float:
@@ -81,7 +82,7 @@ def _number(value: str, file: Path, line: int) -> float:
 
 
 def with_dev(data: TaskData) -> TaskData:
-    """`data` itself, or where it has no dev split, with a tenth of train held out as dev and a note that says so."""
+    """`data` if it has a dev split; else hold out a tenth of train as dev, and add a note of it."""
     if "dev" in data.splits:
         return data
     train, dev = hold_out(data.splits["train"], HELD_OUT)
@@ -91,20 +92,20 @@ def with_dev(data: TaskData) -> TaskData:
 
 
 def hold_out(rows: Sequence[LabelledRow], share: float) -> tuple[list[LabelledRow], list[LabelledRow]]:
-    """(kept, held out): about `share` of the rows, by a stable hash of their texts, so that equal rows stay together.
+    """(kept, held out): hold out about `share` of the rows by a stable hash of their texts; equal rows stay together.
 
-    The order of rows does not matter, and no side is empty. UserError if there are not two different rows.
+    The choice does not depend on the order of rows, and no part is empty. UserError for fewer than two distinct rows.
     """
     rank = {texts: stable("held out", *texts) for texts in {row.texts for row in rows}}
     if len(rank) < 2:
         raise UserError(f"{len(rank)} different row(s) cannot be split into train and dev; give more, or a dev file")
     first = sorted(rank, key=lambda texts: (rank[texts], texts))[: max(1, round(share * len(rank)))]
-    held = set(first)
-    return [row for row in rows if row.texts not in held], [row for row in rows if row.texts in held]
+    chosen = set(first)
+    return [row for row in rows if row.texts not in chosen], [row for row in rows if row.texts in chosen]
 
 
 def limited(data: TaskData, rows: int | None) -> TaskData:
-    """`data` with at most `rows` training rows, chosen by a stable hash of their texts; a note says so."""
+    """`data` with at most `rows` training rows, chosen by a stable hash of their texts, and a note of it."""
     train = data.splits["train"]
     if rows is None or rows >= len(train):
         return data

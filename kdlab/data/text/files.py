@@ -1,4 +1,4 @@
-"""Reading text out of .txt, .jsonl and .parquet files, piece by piece; every fault names the file and the line."""
+"""Stream text from .txt, .jsonl and .parquet files; every UserError names the file and the line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from kdlab.errors import UserError, nearest
 
-LONGEST = 4_000_000  # characters of a piece; longer lines and files are read as several pieces
-_SNIFFED = 65_536  # bytes looked at by `sniff`
+LONGEST = 4_000_000  # characters of a piece; longer lines and files are split into several pieces
+_SNIFFED = 65_536  # bytes that `sniff` reads
 
 
 def sniff(path: Path) -> None:
-    """Raise UserError if `path` cannot be opened or does not begin as UTF-8 text."""
+    """Raise UserError if `path` cannot be opened or does not begin with UTF-8 text."""
     try:
         with path.open("rb") as file:
             head = file.read(_SNIFFED)
@@ -29,7 +29,7 @@ def sniff(path: Path) -> None:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, text with its line end) of each line; one of over `LONGEST` bytes comes in several parts."""
+    """(number from 1, text with its line end) of each line; a line of over `LONGEST` bytes comes in several parts."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     number = 1
     try:
@@ -49,35 +49,35 @@ def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> UserError:
     return UserError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}); convert the file to UTF-8")
 
 
-def stretches(path: Path) -> Iterator[str]:
-    """A whole .txt file, or its stretches of about `LONGEST` characters, cut at a line's end."""
+def chunks(path: Path) -> Iterator[str]:
+    """A .txt file as one text, or in chunks of about `LONGEST` characters that end at a line's end."""
     parts: list[str] = []
-    held = 0
+    length = 0
     for _, line in lines(path):
-        if held and held + len(line) > LONGEST:
+        if length and length + len(line) > LONGEST:
             yield "".join(parts)
-            parts, held = [], 0
+            parts, length = [], 0
         parts.append(line)
-        held += len(line)
+        length += len(line)
     yield "".join(parts)
 
 
 def blocks(path: Path) -> Iterator[str]:
-    """The blocks of a .txt file that blank lines separate; one of over `LONGEST` characters comes in several parts."""
+    """Blocks of a .txt file between blank lines; a block of over `LONGEST` characters comes in several parts."""
     parts: list[str] = []
-    held = 0
+    length = 0
     for _, line in lines(path):
-        if held and (not line.strip() or held + len(line) > LONGEST):
+        if length and (not line.strip() or length + len(line) > LONGEST):
             yield "".join(parts)
-            parts, held = [], 0
+            parts, length = [], 0
         if line.strip():
             parts.append(line)
-            held += len(line)
+            length += len(line)
     yield "".join(parts)
 
 
 def jsonl_rows(path: Path, column: str) -> Iterator[str]:
-    """The text of each row of a .jsonl file; blank lines and nulls are left out."""
+    """Text of each row of a .jsonl file; blank lines, nulls and empty texts are skipped."""
     for number, row in _json_lines(path):
         try:
             value = json.loads(row)
@@ -96,7 +96,7 @@ def jsonl_rows(path: Path, column: str) -> Iterator[str]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, str]]:
-    parts: list[str] = []  # a row longer than LONGEST comes in several, and JSON needs it whole
+    parts: list[str] = []  # `lines` splits a row of over LONGEST bytes, and JSON needs all of it
     for number, line in lines(path):
         parts.append(line)
         if line.endswith("\n"):
@@ -108,7 +108,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def parquet_size(path: Path, column: str) -> int:
-    """Bytes of the text column of a .parquet file, uncompressed; UserError if it is damaged or has no such column."""
+    """Uncompressed bytes of the text column of a .parquet file; UserError if it is damaged or has no such column."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -116,8 +116,8 @@ def parquet_size(path: Path, column: str) -> int:
         with parquet.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
         groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
-        chunks = (group.column(index) for group in groups for index in range(group.num_columns))
-        sizes = [(chunk.path_in_schema, chunk.total_uncompressed_size) for chunk in chunks]
+        columns = (group.column(index) for group in groups for index in range(group.num_columns))
+        sizes = [(part.path_in_schema, part.total_uncompressed_size) for part in columns]
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
     if column not in schema.names:
@@ -129,7 +129,7 @@ def parquet_size(path: Path, column: str) -> int:
 
 
 def parquet_rows(path: Path, column: str) -> Iterator[str]:
-    """The text of each row of a .parquet file; nulls are left out."""
+    """Text of each row of a .parquet file; nulls and empty texts are skipped."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -142,13 +142,13 @@ def parquet_rows(path: Path, column: str) -> Iterator[str]:
 
 
 def grouped(pieces: Iterable[str], group: int) -> Iterator[str]:
-    """Every `group` consecutive pieces that are not blank joined by a space; the last may be of fewer."""
-    held: list[str] = []
+    """Join every `group` consecutive non-blank pieces by a space; the last group may have fewer."""
+    parts: list[str] = []
     for piece in pieces:
         if piece := piece.strip():
-            held.append(piece)
-        if len(held) == group:
-            yield " ".join(held)
-            held = []
-    if held:
-        yield " ".join(held)
+            parts.append(piece)
+        if len(parts) == group:
+            yield " ".join(parts)
+            parts = []
+    if parts:
+        yield " ".join(parts)

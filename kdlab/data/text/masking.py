@@ -1,9 +1,9 @@
-"""Dynamic masking for masked-LM: which positions of a row are predicted, and what the model sees there.
+"""Dynamic masking for masked-LM: draw the positions of a row to predict, and their input tokens.
 
-A mask is a function of (seed, epoch, row) and of the row's tokens, of nothing else: not of the batch a row is in, of
-the rank or of the number of workers. So a teacher's answer to a row can be kept and asked for again, and a resumed run
-masks as the uninterrupted one would have. Static masking is the same with one fixed epoch: held-out text is always
-masked with epoch `STATIC`, so that two evaluations measure the same predictions.
+A mask is a function of (seed, epoch, row) and of the row's tokens only: not of the batch, the rank or the number of
+workers. So a teacher's answers can be cached, and a resumed run draws the masks of an uninterrupted one. Static masking
+uses one fixed epoch: held-out text is always masked with epoch `STATIC`, so that evaluations measure the same
+predictions.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from kdlab.errors import UserError
 from kdlab.runtime.seeding import stable
 from kdlab.types import IGNORE
 
-STATIC = -1  # the epoch of a mask that never changes
+STATIC = -1  # the epoch number of static masks
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _uniform(key: int, size: int) -> np.ndarray:
     """`size` independent uniform numbers in (0, 1) from a 63-bit key: splitmix64 (Steele et al. 2014) of a counter.
 
-    A counter-based generator, not numpy's: its stream is ours to keep over versions, and making a numpy generator for
-    each row costs more than the whole mask.
+    Not a generator of numpy, whose stream may change with its version, and whose construction for each row costs more
+    than the mask.
     """
     bits = np.uint64(key) + _STEP * np.arange(1, size + 1, dtype=np.uint64)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -33,16 +33,16 @@ def _uniform(key: int, size: int) -> np.ndarray:
 
 
 class Masker:
-    """Masks one row: `masker(input_ids, epoch, row)` gives (masked ids, labels), both (L,) like the input.
+    """Mask one row: `masker(input_ids, epoch, row)` returns (masked ids, labels), both (L,) like the input.
 
-    `mask_id`, `special_ids`, `vocab_size`: the tokenizer's; special tokens are never masked and never put in as random
-    replacements. `probability` p: a row with n other tokens gets max(1, round(p n)) masked positions (none where n is
-    0). Of them a share `keep` stays as it is, a share `replace` becomes a random token, the rest the mask token (Devlin
+    `mask_id`, `special_ids`, `vocab_size`: the tokenizer's; special tokens are never masked and never drawn as random
+    replacements. `probability` p: a row with n other tokens gets max(1, round(p n)) masked positions (none if n is
+    0). Of them a share `keep` keeps its token, a share `replace` gets a random token, the rest the mask token (Devlin
     et al. 2019: 0.15; 0.1, 0.1, 0.8).
 
-    `counts` None draws the positions uniformly; `counts` (V,), how often each token stands in the training text, draws
-    them without replacement with weights max(count, 1)^-`smoothing`, so that rare words are masked more (DistilBERT's
-    script, there over the whole batch at once: smoothing 0.7). Labels are IGNORE at all other positions.
+    `counts` None: positions are drawn uniformly. `counts` (V,), the frequency of each token in the training text:
+    positions are drawn without replacement with weights max(count, 1)^-`smoothing`, so that rare words are masked more
+    often (DistilBERT's script, which draws over the whole batch: smoothing 0.7). Labels are IGNORE elsewhere.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class Masker:
             return masked, labels
         count = max(1, round(self.probability * len(maskable)))
         draws = _uniform(stable("mask", self.seed, epoch, row), len(maskable) + 2 * count)
-        # Exponential arrival times at rate w: the first to arrive are drawn without replacement in proportion to w
-        # (Efraimidis and Spirakis 2006); with equal weights, uniformly.
+        # Weighted sampling without replacement: the least of exponential variables with rates w (Efraimidis and
+        # Spirakis 2006). Without weights, the least of the uniform draws.
         times = draws[: len(maskable)]
         if self._weights is not None:
             times = -np.log(times) / self._weights[masked[maskable]]
         positions = maskable[np.argpartition(times, count - 1)[:count]]
         positions.sort()
         labels[positions] = masked[positions]
-        fate, token = draws[len(maskable) :].reshape(2, count)
-        masked[positions[fate >= self.keep + self.replace]] = self.mask_id
-        random = (self.keep <= fate) & (fate < self.keep + self.replace)
+        choice, token = draws[len(maskable) :].reshape(2, count)
+        masked[positions[choice >= self.keep + self.replace]] = self.mask_id
+        random = (self.keep <= choice) & (choice < self.keep + self.replace)
         masked[positions[random]] = self._replacements[(token[random] * len(self._replacements)).astype(np.int64)]
         return masked, labels

@@ -1,10 +1,10 @@
-"""MediaWiki exports to plain prose: `articles` streams (title, prose) pairs, `prose` cleans one page's markup.
+"""Convert MediaWiki exports to prose: `articles` streams (title, prose) pairs, `prose` cleans the markup of a page.
 
-The markup is read once, from left to right, with a stack of open brackets of bounded depth, so the time is linear in
-the text whatever it holds: brackets that never close, tags that never end. (A general parser tries again at each of
-them: mwparserfromhell 0.7.2 took 16 to 38 s on 20 kB of such text, so it is not used.) What is lost on purpose: tables,
-references, images, formulas, infoboxes, lists of short items, closing sections. What a template shows inline is kept
-where it is plain words (`{{lang|fr|mot}}`, `{{convert|5|km}}`); any other template is dropped.
+The scanner reads the markup once, from left to right, with a stack of open brackets of bounded depth, so the time is
+linear in the text even with unclosed brackets and tags. (A general parser backtracks at each of them: mwparserfromhell
+0.7.2 took 16 to 38 s on 20 kB of such text, so it is not used.) Dropped: tables, references, images, formulas,
+infoboxes, lists of short items, closing sections. Templates that show plain words inline are replaced by these words
+(`{{lang|fr|mot}}`, `{{convert|5|km}}`); other templates are dropped.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from xml.etree import ElementTree
 
 from kdlab.errors import UserError
 
-# Version of the cleaning, part of the fingerprint of the embedded excerpt and so of the keys of prepared corpora. It is the
-# sha256 of this file as it was when fingerprints began to use it. Change it (to any other 64 hex digits) whenever `prose`
-# or `articles` gives other text for some export, and only then: prose and names of this file do not matter.
+# Version of the cleaning, part of the fingerprint of the embedded excerpt and so of the keys of prepared corpora. Its
+# value is the sha256 of an early version of this file. Change it (to any other 64 hex digits) whenever `prose` or
+# `articles` returns other text for an export, and only then: comments and names in this file do not matter.
 CLEANING = "108d117aadcf0efad0125f21406fa04f13d25c1aba2b3e007131f1488c27eb59"
-STUB = 300  # characters of prose below which a page is no article worth reading
-DEEPEST = 40  # brackets nested deeper are taken as plain text (MediaWiki's own limit); it bounds the time
-ITEM_WORDS = 12  # a list item of fewer words, or no full sentence, is a list entry and not prose
-LINE_WORDS = 5  # the same for a line that stands alone
+STUB = 300  # pages with fewer characters of prose are skipped
+DEEPEST = 40  # brackets nested deeper are plain text (also MediaWiki's limit); it bounds the time
+ITEM_WORDS = 12  # list items with fewer words, or without the end of a sentence, are dropped
+LINE_WORDS = 5  # the same for paragraphs
 
 
 def _names(listed: str) -> list[str]:
@@ -40,7 +40,7 @@ _END_SECTIONS = _names(
     "references and further reading|sources and further reading|footnotes and references|related pages|links"
 )
 _BLOCK_TAGS = _names("p|div|center|blockquote|li|ul|ol|dl|dt|dd|poem|table|tr|td|th|h1|h2|h3|h4|hr")
-_RAW_TAGS = _names(  # what stands in them is not wikitext, and is dropped
+_RAW_TAGS = _names(  # their content is not wikitext, and is dropped
     "ref|math|chem|ce|gallery|timeline|score|hiero|source|syntaxhighlight|pre|imagemap|graph|templatedata|mapframe|"
     "maplink|style|script|inputbox"
 )
@@ -50,7 +50,7 @@ _TOKEN = re.compile(
     r"</?([a-zA-Z][a-zA-Z0-9]*)[^<>]*>"
 )
 _DISAMBIGUATION = re.compile(r"\{\{ *(?:[\w -]{0,30}disambig|dab *[|}]|hndis|geodis)", re.IGNORECASE)
-_UNSHOWN_LINK = re.compile(r" *(?:(?i:file|image|media|category) *:|(?:[a-z]{2,3}|zh-[a-z-]{2,20}|simple):(?! ))")
+_HIDDEN_LINK = re.compile(r" *(?:(?i:file|image|media|category) *:|(?:[a-z]{2,3}|zh-[a-z-]{2,20}|simple):(?! ))")
 _PREFIX = re.compile(r"(?i:wikt|wiktionary|s|wikisource|w|d|q|b|n|v|m|commons|species|wikipedia|category) *:")
 _POSSESSIVE = re.compile(r"(?<!')''([^'\n]{1,60})'''s\b")  # ''Eagle'''s: italics and an apostrophe
 _QUOTES = re.compile(r"'{2,}+")
@@ -59,14 +59,14 @@ _AFTER_BRACKET = re.compile(r"\([ ,;:]++")
 _BEFORE_BRACKET = re.compile(r"(?<![ ,;:])[ ,;:]++\)")
 _BEFORE_POINT = re.compile(r" (?=[,.;:!?](?: |$))")
 _DOUBLE_POINT = re.compile(r"[,;](?: ?[,;])++")
-_LEFT_OVER = re.compile(r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|__[A-Z]{3,30}__")
+_RESIDUE = re.compile(r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|__[A-Z]{3,30}__")
 
 
 def articles(path: Path | str) -> Iterator[tuple[str, str]]:
-    """(title, prose) of every real article of a MediaWiki XML export, plain or bz2, in its order; memory stays small.
+    """Stream (title, prose) of the articles of a MediaWiki XML export, plain or bz2, in its order, in bounded memory.
 
     Redirects, pages outside the article namespace, disambiguation pages and stubs (prose under `STUB` characters) are
-    skipped. Raises UserError naming the file where it is missing, damaged or no such export.
+    skipped. UserError that names the file if it is missing, damaged or not an export.
     """
     try:
         with open(path, "rb") as head:
@@ -100,12 +100,12 @@ def _read(file: IO[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def prose(markup: str) -> str:
-    """Clean paragraphs of a page, one a line, in its order; "" where it holds none. Never raises; linear in time."""
+    """Clean paragraphs of a page, one on each line, in order; "" if there are none. Never raises; linear in time."""
     return "\n".join(_paragraphs(_render(_hide(markup))))
 
 
 def _hide(markup: str) -> str:
-    """Comments removed; what stands in nowiki turned into entities, so that the scanner sees no markup there."""
+    """Remove comments, and escape the content of nowiki as entities, so that the scanner finds no markup there."""
     parts, place = [], 0
     while (start := markup.find("<!--", place)) >= 0:
         parts.append(markup[place:start])
@@ -120,10 +120,10 @@ def _hide(markup: str) -> str:
 
 
 def _render(markup: str) -> str:
-    """Brackets and tags replaced by what they show. A frame of the stack is (kind, arguments), each a list of texts."""
+    """Replace brackets and tags by the text they show; a stack frame is (kind, lists of texts of its arguments)."""
     text = "\n" + markup
     stack: list[tuple[str, list[list[str]]]] = [("", [[]])]
-    unclosed: set[str] = set()  # raw tags whose end is known not to come any more: do not search for it again
+    unclosed: set[str] = set()  # raw tags without a further end tag: do not search for it again
     place = 0
 
     def close(kind: str, show: Callable[[list[str]], str]) -> None:
@@ -133,7 +133,7 @@ def _render(markup: str) -> str:
             arguments = stack.pop()[1]
             stack[-1][1][-1].append(show(["".join(argument) for argument in arguments]))
 
-    def flatten() -> None:  # an opening bracket that nothing closes: what follows it is plain text
+    def flatten() -> None:  # an unclosed bracket: the text after it is plain
         arguments = stack.pop()[1]
         stack[-1][1][-1].append("|".join("".join(argument) for argument in arguments))
 
@@ -182,7 +182,7 @@ def _render(markup: str) -> str:
 
 def _link(arguments: list[str]) -> str:
     target, label = arguments[0], arguments[-1]
-    if _UNSHOWN_LINK.match(target):
+    if _HIDDEN_LINK.match(target):
         return ""
     if len(arguments) > 1 and label.strip():
         return label
@@ -194,7 +194,7 @@ def _link(arguments: list[str]) -> str:
 
 def _template(arguments: list[str]) -> str:
     name = arguments[0].strip().lower().replace("_", " ")
-    show = _SHOWN.get(name) or (_word(0) if name.startswith("lang-") else None)
+    show = _TEMPLATES.get(name) or (_word(0) if name.startswith("lang-") else None)
     if show is None:
         return ""
     words = []
@@ -210,7 +210,7 @@ def _word(place: int) -> Callable[[list[str]], str]:
 
 
 def _measure(words: list[str]) -> str:
-    """`convert`: the quantity as its author gave it, without the conversion: 5|to|10|km is 5 to 10 km."""
+    """Quantity of a `convert` template as written, without the conversion: 5|to|10|km is 5 to 10 km."""
     if len(words) > 3 and (words[1] in ("to", "and", "or", "by", "x", "-", "–") or words[1:4:2] == ["ft", "in"]):
         return f"{words[0]}–{words[2]} {words[3]}" if words[1] in ("-", "–") else " ".join(words[:4])
     return " ".join(words[:2])
@@ -222,7 +222,7 @@ def _fraction(words: list[str]) -> str:
     )
 
 
-_SHOWN: dict[str, Callable[[list[str]], str]] = {
+_TEMPLATES: dict[str, Callable[[list[str]], str]] = {
     **dict.fromkeys(
         _names(
             "nowrap|nobr|small|smaller|big|larger|sc|smallcaps|vanchor|vr|abbr|tooltip|em|strong|mvar|angbr|nihongo|flag|sup|"
@@ -246,7 +246,7 @@ _SHOWN: dict[str, Callable[[list[str]], str]] = {
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Lines joined into paragraphs; headings, closing sections, table rows, short lines and list items left out."""
+    """Join lines into paragraphs; drop headings, closing sections, table rows, short lines and short list items."""
     hidden, paragraph = 0, []
     for line in [*text.split("\n"), ""]:
         line = line.strip()
@@ -266,13 +266,13 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _sentences(line: str, fewest: int) -> Iterator[str]:
-    """The cleaned line, if it has at least `fewest` words and ends as a sentence does."""
+    """Yield the cleaned line, if it has at least `fewest` words and ends like a sentence."""
     line = _QUOTES.sub(lambda quotes: "'" if len(quotes[0]) == 4 else "", _POSSESSIVE.sub(r"\1's", line))
     line = " ".join(html.unescape(line).replace("\u200b", "").replace("\u00ad", "").split())
     line = _EMPTY_BRACKETS.sub("", line)
     line = _BEFORE_BRACKET.sub(")", _AFTER_BRACKET.sub("(", line))
     line = _DOUBLE_POINT.sub(lambda points: points[0][0], _BEFORE_POINT.sub("", line))
-    line = " ".join(_LEFT_OVER.sub(" ", line).split())
+    line = " ".join(_RESIDUE.sub(" ", line).split())
     line = f"A{line[1:]}" if line.startswith("as of ") else line.replace(". as of ", ". As of ")
     if line.count(" ") + 1 >= fewest and line.rstrip("\"'”’)]»").endswith((".", "!", "?", "…", ":", "。")):
         yield line

@@ -1,7 +1,7 @@
-"""Where text comes from: the embedded Wikipedia excerpt, a folder of files, the Hugging Face Hub, or several of them.
+"""Sources of text: the embedded Wikipedia excerpt, a folder of files, the Hugging Face Hub, or a mixture of them.
 
-A source is a small frozen record of plain values. `check()` raises UserError before anything is loaded, `documents()`
-streams texts in a fixed order, `fingerprint()` names exactly that text, `size()` is its rough size in bytes.
+A source is a frozen dataclass of plain values. `check()` raises UserError before any text is loaded, `documents()`
+streams texts in a fixed order, `fingerprint()` identifies that text, `size()` estimates its size in bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdlab.data.text import mediawiki
-from kdlab.data.text.files import blocks, grouped, jsonl_rows, lines, parquet_rows, parquet_size, sniff, stretches
+from kdlab.data.text.files import blocks, chunks, grouped, jsonl_rows, lines, parquet_rows, parquet_size, sniff
 from kdlab.errors import UserError, nearest
 from kdlab.runtime.progress import redirect_tqdm, track
 
@@ -26,45 +26,45 @@ EXCERPT = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302
 
 
 class TextSource(Protocol):
-    """What `kdlab.data.text.corpus.prepare` asks of a source of text."""
+    """Interface of a source of text, as `kdlab.data.text.corpus.prepare` uses it."""
 
     def check(self) -> None:
-        """Raise UserError if the text cannot be read; cheap."""
+        """Raise UserError if the text cannot be read, without reading all of it."""
         ...
 
     def fingerprint(self) -> str:
-        """A sha256 that differs whenever the documents could differ."""
+        """A sha256 that changes whenever the documents could change."""
         ...
 
     def documents(self) -> Iterator[str]:
-        """The documents, always in the same order, never all in memory."""
+        """Stream the documents in a fixed order."""
         ...
 
     def size(self) -> int | None:
-        """About how many bytes of text there are, if that is known before reading."""
+        """Approximate bytes of text; None if unknown before reading."""
         ...
 
 
 @dataclass(frozen=True)
 class WikipediaExcerpt:
-    """97 articles, 2.7 MB of prose, from the English Wikipedia export that gensim's wheel carries (text CC BY-SA)."""
+    """97 articles, 2.7 MB of prose, from the English Wikipedia export inside gensim's wheel (text CC BY-SA)."""
 
     def file(self) -> Path:
-        """The export's path, found without importing gensim; UserError if it is not installed."""
-        found = importlib.util.find_spec("gensim")
-        for folder in found.submodule_search_locations or [] if found else []:
+        """Path of the export, located without importing gensim; UserError if it is not installed."""
+        spec = importlib.util.find_spec("gensim")
+        for folder in spec.submodule_search_locations or [] if spec else []:
             if (path := Path(folder) / EXCERPT).is_file():
                 return path
         raise UserError(
             "the embedded Wikipedia excerpt comes with the package gensim, which is not installed; "
-            'pip install "kdlab[demo]", or name your own text: data.path=FOLDER'
+            'pip install "kdlab[demo]", or give your own text: data.path=FOLDER'
         )
 
     def check(self) -> None:
         self.file()
 
     def fingerprint(self) -> str:
-        """The sha256 over the export and the version of the cleaning (`mediawiki.CLEANING`)."""
+        """Sha256 over the export and the version of the cleaning (`mediawiki.CLEANING`)."""
         return _digest(["excerpt"], [self.file()], [mediawiki.CLEANING])
 
     def documents(self) -> Iterator[str]:
@@ -76,12 +76,12 @@ class WikipediaExcerpt:
 
 @dataclass(frozen=True)
 class TextFolder:
-    """A folder (with its sub-folders) of .txt, .jsonl and .parquet files, or one such file, as UTF-8.
+    """A folder with subfolders of .txt, .jsonl and .parquet files in UTF-8, or one such file.
 
-    `document` says what a document is in a .txt file: the whole `file`, a `block` between blank lines, or a `line`. In
-    .jsonl and .parquet it is a row, its text in `text_column`. `group` joins that many consecutive blocks, lines or
-    rows of a file into one document (BookCorpus has one sentence a row). A .txt document of more than 4 million
-    characters is read as several, cut at a line's end, so that memory stays bounded. Hidden files are left out.
+    `document`: the unit of a document in a .txt file, the whole `file`, a `block` between blank lines, or a `line`. In
+    .jsonl and .parquet a document is a row, with its text in `text_column`. `group`: number of consecutive blocks,
+    lines or rows of a file that are joined into one document (BookCorpus has one sentence in a row). A .txt document of
+    more than 4 million characters is split at a line's end, so that memory stays bounded. Hidden files are skipped.
     """
 
     path: str
@@ -90,12 +90,12 @@ class TextFolder:
     group: int = 1
 
     def files(self) -> list[Path]:
-        """Its text files, by name; those without a byte are left out. UserError if there is none."""
+        """Text files of the folder, sorted by path, without empty ones. UserError if there is none."""
         root = Path(self.path).expanduser()
         if root.is_file():
-            found = [root]
+            files = [root]
         elif root.is_dir():
-            found = sorted(
+            files = sorted(
                 Path(folder, name)
                 for folder, folders, names in os.walk(root, onerror=_unreadable)
                 for name in names
@@ -103,18 +103,18 @@ class TextFolder:
             )
         else:
             raise UserError(f"data.path: {root} does not exist; give a folder of {', '.join(SUFFIXES)} files, or one")
-        texts = [file for file in found if file.suffix.lower() in SUFFIXES]
+        texts = [file for file in files if file.suffix.lower() in SUFFIXES]
         if not texts:
-            names = ", ".join(file.name for file in found[:3]) + (", ..." if len(found) > 3 else "")
-            seen = f"it holds {names}" if found else "it is empty"
-            raise UserError(f"data.path: no {', '.join(SUFFIXES)} file in {root}: {seen}")
+            names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
+            content = f"it contains {names}" if files else "it is empty"
+            raise UserError(f"data.path: no {', '.join(SUFFIXES)} file in {root}: {content}")
         try:
-            full = [file for file in texts if file.stat().st_size > 0]
+            nonempty = [file for file in texts if file.stat().st_size > 0]
         except OSError as error:
             raise UserError(f"data.path: cannot read {error.filename}: {error.strerror}") from error
-        if not full:
+        if not nonempty:
             raise UserError(f"data.path: {root} has no text: {texts[0]} is empty")
-        return full
+        return nonempty
 
     def check(self) -> None:
         if self.document not in ("file", "block", "line"):
@@ -141,7 +141,7 @@ class TextFolder:
             elif file.suffix.lower() == ".jsonl":
                 pieces = jsonl_rows(file, self.text_column)
             elif self.document == "file":
-                yield from stretches(file)
+                yield from chunks(file)
                 continue
             else:
                 pieces = blocks(file) if self.document == "block" else (line for _, line in lines(file))
@@ -155,10 +155,10 @@ class TextFolder:
 
 @dataclass(frozen=True)
 class HubText:
-    """A text dataset of the Hugging Face Hub, downloaded and kept by `datasets` in its own cache.
+    """A text dataset of the Hugging Face Hub, which `datasets` downloads to its own cache.
 
-    `revision` pins it: a full commit hash, or its first seven or more digits, which are looked up on the Hub. `group`
-    joins that many consecutive rows into one document. Needs the network, or a filled cache with the full hash.
+    `revision`: a full commit hash, or its first seven or more digits, which are resolved on the Hub. `group`: number of
+    consecutive rows that are joined into one document. Needs the network, or a filled cache and the full hash.
     """
 
     name: str
@@ -170,7 +170,7 @@ class HubText:
 
     def check(self) -> None:
         _check_group(self.group)
-        features = self.ask_hub("load_dataset_builder").info.features
+        features = self.query_hub("load_dataset_builder").info.features
         if features is not None:
             self._check_column(features)
 
@@ -179,7 +179,7 @@ class HubText:
         return _digest(["hub", *values], [])
 
     def documents(self) -> Iterator[str]:
-        rows = self.ask_hub("load_dataset", split=self.split)
+        rows = self.query_hub("load_dataset", split=self.split)
         self._check_column(rows.column_names)
         rows = rows.select_columns([self.text_column])
         texts = (text for batch in rows.iter(1000) for text in batch[self.text_column] if text)
@@ -192,8 +192,8 @@ class HubText:
         if self.text_column not in names:
             raise UserError(f"{self.name} has no column {self.text_column!r}; {nearest(self.text_column, names)}")
 
-    def ask_hub(self, loader: str, **options: str) -> Any:
-        """What the function `loader` of `datasets` gives for this data set; UserError where the Hub does not answer."""
+    def query_hub(self, loader: str, **options: str) -> Any:
+        """Call the function `loader` of `datasets` for this data set; UserError if the Hub cannot be reached."""
         import datasets  # seconds to import, and not needed for local text
         import huggingface_hub
         from datasets.utils import tqdm as bars
@@ -204,28 +204,28 @@ class HubText:
             revision = self.revision
             if re.fullmatch(r"[0-9a-f]{7,39}", revision):
                 commits = huggingface_hub.HfApi().list_repo_commits(self.name, repo_type="dataset")
-                found = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
-                if len(found) != 1:
-                    raise ValueError(f"{len(found)} commits begin with {revision}")
-                revision = found[0]
+                matches = [commit.commit_id for commit in commits if commit.commit_id.startswith(revision)]
+                if len(matches) != 1:
+                    raise ValueError(f"{len(matches)} commits begin with {revision}")
+                revision = matches[0]
             return getattr(datasets, loader)(self.name, self.config, revision=revision, **options)
-        except Exception as error:  # the Hub's client raises some twenty kinds, all of which mean the same to the user
+        except Exception as error:  # the Hub's client raises some twenty classes of errors
             raise UserError(
                 f"cannot get {self.name} (revision {self.revision}) from the Hugging Face Hub: "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}; "
-                "without the network, name a local folder of the same files: data.path=FOLDER"
+                "without the network, give a local folder of the same files: data.path=FOLDER"
             ) from error
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several sources, one after the other (Wikipedia + BookCorpus); training shuffles their sequences."""
+    """Concatenation of several sources (Wikipedia + BookCorpus); training shuffles their sequences."""
 
     sources: Sequence[TextSource]
 
     def check(self) -> None:
         if not self.sources:
-            raise UserError("a mixture of no sources holds no text; name at least one")
+            raise UserError("a mixture needs at least one source")
         for source in self.sources:
             source.check()
 
@@ -251,7 +251,7 @@ def _unreadable(error: OSError) -> None:
 
 
 def _digest(values: Iterable[object], files: Iterable[Path], digests: Iterable[str] = ()) -> str:
-    """The sha256 over plain `values`, the sha256 of each of `files`, and further `digests` in hexadecimal."""
+    """Sha256 over plain `values`, the sha256 of each of `files`, and further `digests` in hexadecimal."""
     total = hashlib.sha256(json.dumps(list(values)).encode())
     for path in track(files, "reading the text once, for its fingerprint", "files"):
         with path.open("rb") as file:

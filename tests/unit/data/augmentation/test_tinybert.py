@@ -12,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import kdlab.data.augmentation.tinybert as augment
-from kdlab.data.augmentation.candidates import Candidates, Word, whole_words
+from kdlab.data.augmentation.candidates import CandidateFinder, Word, whole_words
 from kdlab.data.augmentation.tinybert import AugmentationRecipe, augmented, copies
 from kdlab.data.augmentation.word_vectors import WordTable
 from kdlab.data.tasks.rows import LabelledRow, TaskData
@@ -80,7 +80,7 @@ def test_candidates_are_those_of_a_plain_call(folder: Path) -> None:
     tokenizer, plain = load_tokenizer(folder), transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
     model = load_masked_lm(folder).train()
     texts = [TEXT, "", "12 .", *(" ".join(text.split()[:9]) for text in made_text(6))]
-    found = Candidates(model, tokenizer, None, 5, 32, 4).of(texts)
+    found = CandidateFinder(model, tokenizer, None, 5, 32, 4).find(texts)
     assert model.training and all(module.training for module in model.modules())
     checked = 0
     for text, words in zip(texts, found, strict=True):
@@ -102,7 +102,7 @@ def test_candidates_are_those_of_a_plain_call(folder: Path) -> None:
 
 
 def test_a_split_word_gets_the_neighbours_of_its_pieces_mean(model) -> None:
-    found = Candidates(model, tiny_tokenizer(), None, 4, 32, 8).of(["bakelo ba"])[0][0]
+    found = CandidateFinder(model, tiny_tokenizer(), None, 4, 32, 8).find(["bakelo ba"])[0][0]
     table = model.get_input_embeddings().weight.detach().numpy().astype(np.float64)
     vocabulary = tiny_tokenizer().get_vocab()
     query = (table[vocabulary["bake"]] + table[vocabulary["##lo"]]) / 2
@@ -113,14 +113,14 @@ def test_a_split_word_gets_the_neighbours_of_its_pieces_mean(model) -> None:
 
 def test_a_given_table_serves_split_words_only(model) -> None:
     table = WordTable(["bakelo", "near", "far", "Other"], torch.tensor([[1.0, 0], [2, 1], [-1, 0], [0, 1]]))
-    found = Candidates(model, tiny_tokenizer(), table, 2, 32, 8).of(["bakelo Bakelo bakemi bake"])[0]
+    found = CandidateFinder(model, tiny_tokenizer(), table, 2, 32, 8).find(["bakelo Bakelo bakemi bake"])[0]
     assert [word[:2] for word in found] == [(0, 6), (7, 13), (21, 25)]  # bakemi is not in the table
     assert [word.candidates for word in found[:2]] == [("near", "Other"), ("Near", "Other")]
     assert set(found[2].candidates) < {*WORDS, *SYLLABLES}
 
 
 def test_fewer_words_than_candidates(model) -> None:
-    found = Candidates(model, tiny_tokenizer(), None, 500, 32, 8).of(["bake bakelo"])[0]
+    found = CandidateFinder(model, tiny_tokenizer(), None, 500, 32, 8).find(["bake bakelo"])[0]
     assert sorted(found[0].candidates) == sorted({*WORDS, *SYLLABLES} - {"bake"})
     assert sorted(found[1].candidates) == sorted({*WORDS, *SYLLABLES})
 
@@ -132,7 +132,9 @@ def test_only_words_within_max_length(model) -> None:
         6: ([4, 9, 16], [4, 9, 14, 19]),
         5: ([4, 9], [4, 9, 14]),
     }.items():
-        found = Candidates(model, tiny_tokenizer(), None, 3, length, 8).of(texts)  # two of them are [CLS] and [SEP]
+        found = CandidateFinder(model, tiny_tokenizer(), None, 3, length, 8).find(
+            texts
+        )  # two of them are [CLS] and [SEP]
         expected = [*ends[0], *([21] if length == 7 else [])], ends[1]
         assert tuple([word.end for word in words] for words in found) == expected
 
@@ -162,7 +164,7 @@ def test_words_of_other_tokenizers(pre_tokenizer, decoder) -> None:
     config = transformers.DistilBertConfig(vocab_size=len(tokenizer), dim=8, n_layers=1, n_heads=1, hidden_dim=8)
     model = transformers.DistilBertForMaskedLM(config)
     text = 'a dog, the "cats" saw naïve 12 catdog.'
-    found = Candidates(model, tokenizer, None, 3, 64, 8).of([text])[0]
+    found = CandidateFinder(model, tokenizer, None, 3, 64, 8).find([text])[0]
     spans = [text[word.start : word.end] for word in found]
     assert set(spans) <= {"dog", "cats", "saw", "naïve", "catdog"} and {"saw", "naïve"} <= set(spans)
     assert all(set(word.candidates) <= set(words.values()) for word in found)
@@ -249,17 +251,17 @@ def test_a_killed_job_goes_on_and_a_second_run_only_reads(model, forwards, tmp_p
     whole = augmenting(data, model, ArtifactStore(tmp_path / "whole"), recipe)
     all_texts = sum(forwards)
     store = ArtifactStore(tmp_path / "killed", notify=str)
-    of = Candidates.of
+    find = CandidateFinder.find
 
-    def killed(self: Candidates, texts, told):
+    def killed(self: CandidateFinder, texts, report):
         if data.splits["train"][4].texts[0] in texts:
             raise KeyboardInterrupt
-        return of(self, texts, told)
+        return find(self, texts, report)
 
-    monkeypatch.setattr(Candidates, "of", killed)
+    monkeypatch.setattr(CandidateFinder, "find", killed)
     with pytest.raises(KeyboardInterrupt):
         augmenting(data, model, store, recipe)
-    monkeypatch.setattr(Candidates, "of", of)
+    monkeypatch.setattr(CandidateFinder, "find", find)
     forwards.clear()
     assert augmenting(data, model, store, recipe) == whole
     assert 0 < sum(forwards) < all_texts / 2  # one shard of three

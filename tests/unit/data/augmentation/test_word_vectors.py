@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlab.data.augmentation.word_vectors import WordScores, WordTable, read_word_table
+from kdlab.data.augmentation.word_vectors import WordRanking, WordTable, read_word_table
 from kdlab.errors import UserError
 
 
@@ -30,7 +30,7 @@ def test_nearest_is_brute_force() -> None:
 
 
 def test_best_leaves_out_the_word_in_any_case_and_what_has_no_score() -> None:
-    words = WordScores(["Dog", "cat", "dog", "cow", "hen"])
+    words = WordRanking(["Dog", "cat", "dog", "cow", "hen"])
     scores = torch.tensor([[9.0, 1, 8, 2, -torch.inf], [9, 1, 8, 2, 3]])
     before = scores.clone()
     assert words.best(scores, ["DOG", "ant"], 4) == [("cow", "cat"), ("Dog", "dog", "hen", "cow")]

@@ -238,7 +238,7 @@ def jsonl(text: str):
         (twice, "split train more than once: train.csv, train.tsv"),
         (tsv(""), r"train.tsv is empty; its first line names the columns"),
         (tsv("sentence\tlabel\n"), "train.tsv has no rows below its header"),
-        (tsv("review\tlabel\na\t1\n"), "train.tsv, line 1: the columns are review, label; which hold the text"),
+        (tsv("review\tlabel\na\t1\n"), "train.tsv, line 1: the columns are review, label, none with a usual name of a text column"),
         (tsv("sentence\tlabl\na\t1\n"), "train.tsv, line 1: no column 'label'; the columns are sentence, labl"),
         (tsv("sentence\tlabel\na\t1\nb\n"), r"train.tsv, line 3: ragged row, 1 fields where the header has 2"),
         (tsv("sentence\tlabel\na\t1\nb\t0\tc\n"), "train.tsv, line 3: ragged row, 3 fields"),

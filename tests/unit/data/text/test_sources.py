@@ -135,7 +135,7 @@ def no_parquet(root: Path) -> None:
     ("make", "message"),
     [
         (empty_folder, "no .txt, .jsonl, .parquet file in .*: it is empty"),
-        (other_files, r"no .txt, .jsonl, .parquet file in .*: it holds data\.csv"),
+        (other_files, r"no .txt, .jsonl, .parquet file in .*: it contains data\.csv"),
         (empty_file, r"a\.txt is empty"),
         (binary, r"b\.txt is binary \(byte 4 is 0\)"),
         (latin, r"a\.txt, line 3: not UTF-8 \(byte 0xe9\)"),
@@ -164,7 +164,7 @@ def test_missing_folder_and_wrong_settings(tmp_path: Path) -> None:
         TextFolder(str(tmp_path), document="page").check()
     with pytest.raises(UserError, match="group: 0"):
         TextFolder(str(tmp_path), group=0).check()
-    with pytest.raises(UserError, match="mixture of no sources"):
+    with pytest.raises(UserError, match="mixture needs at least one source"):
         Mixture([]).check()
 
 
