@@ -113,7 +113,7 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Seconds of each way in each turn: A B C A B C, so that all see the same machine.
 
-    A way is called with the number of the turn. The first turn warms up and is left out. Turns go on for `minutes`,
+    A way is called with the number of the turn. The first turn warms up and is left out. Turns are taken for `minutes`,
     and until there are `least`; or there are `turns` of them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -153,9 +153,9 @@ class TeachersConfig:
     cache_limit: float = 20.0
     "Largest size of the answers of a run in GB, above 0, estimated before models are loaded"
     cache_over: str = "refuse"
-    "Above the limit: refuse the run, or go on without a cache"
+    "Above the limit: refuse the run, or continue without a cache"
     cache_trouble: str = "rebuild"
-    "Damaged cache or full disk: rebuild the damaged part, go on without a cache, or refuse (stop the run)"
+    "Damaged cache or full disk: rebuild the damaged part, continue without a cache, or refuse (stop the run)"
     sanity: bool = True
     "true: refuse a teacher that scores no better than the majority class on the dev set"
     split: int | None = None

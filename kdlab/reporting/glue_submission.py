@@ -91,7 +91,7 @@ def _best(suite: Path, notify: Callable[[str], None]) -> dict[str, Path]:
             best[name] = max(runs, key=scores.__getitem__)
             notify(f"{TASKS[name].title}: {best[name].name} answers, the best on dev of {len(runs)} ({100 * scores[best[name]]:.2f})")  # fmt: skip
     if not best:
-        raise UserError(f"{suite} holds no finished run of a GLUE task yet; the command that began it goes on with it")
+        raise UserError(f"{suite} holds no finished run of a GLUE task yet; the command that started it resumes it")
     return best
 
 

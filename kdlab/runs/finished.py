@@ -28,7 +28,7 @@ def finished_result(run: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged ({error}); run it again") from error
     if not isinstance(result, dict) or result.get("status") != "finished":
         status = result.get("status") if isinstance(result, dict) else None
-        raise UserError(f"{run} holds no finished run (status: {status}); the command that began it resumes it")
+        raise UserError(f"{run} holds no finished run (status: {status}); the command that started it resumes it")
     return result
 
 

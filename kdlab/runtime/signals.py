@@ -40,7 +40,7 @@ class Stopped(BaseException):
 
     def __str__(self) -> str:
         saved = "" if self.saved_at is None else f" after step {self.saved_at}, which is saved"
-        return f"stopped by {self.name}{saved}; the same command goes on from the last checkpoint"
+        return f"stopped by {self.name}{saved}; the same command resumes from the last checkpoint"
 
 
 def pending() -> int:

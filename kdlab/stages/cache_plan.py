@@ -88,9 +88,9 @@ def _temperature(term: Term) -> float | None:
 
 
 def plan(stage: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
-    """What the caches will keep, said with about how much; None without any. Nothing is loaded yet.
+    """Plan the caches and report their approximate size; None without caches. Nothing is loaded yet.
 
-    UserError where it is more than teachers.cache_limit, unless the run is to go on without.
+    UserError where it is more than teachers.cache_limit, unless the run may continue without.
     """
     given = stage.config.teachers
     if given.cache == "off" or not stage.inputs.queries_teacher:

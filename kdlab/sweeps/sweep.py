@@ -102,7 +102,7 @@ def _outcome(status: SweepStatus, stopped: int | None) -> int:
         left = len(status.jobs) - len(done) - len(failed)
         name = signal.Signals(stopped).name
         print(
-            f"kdlab: stopped by {name} with {_jobs(left)} not finished; the same command goes on",
+            f"kdlab: stopped by {name} with {_jobs(left)} not finished; the same command resumes the sweep",
             file=sys.stderr,
             flush=True,
         )

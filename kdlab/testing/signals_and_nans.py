@@ -60,7 +60,7 @@ def signals_preparing(lab: FaultLab) -> FaultResult:
 
 
 def nonfinite(lab: FaultLab) -> FaultResult:
-    """A loss or a gradient is NaN or infinite in a step, on one rank: the run stops, and goes on when it is repaired."""
+    """A loss or a gradient is NaN or infinite in a step, on one rank: the run stops, and resumes when it is repaired."""
     found = FaultResult()
     for what in lab.some(("gradient", "loss")):
         for step in lab.some((2, 3, 9, 7)):

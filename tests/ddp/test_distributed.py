@@ -16,7 +16,7 @@ BIG = 2**53 + 1  # not a float64
 
 
 def local(number: int) -> dict[str, torch.Tensor]:
-    """What rank `number` of two brings."""
+    """The inputs of rank `number` of two."""
     return {
         "integers": torch.tensor([BIG, number]),
         "doubles": torch.tensor([0.1, 1e-12 * (number + 1)], dtype=torch.float64),

@@ -41,7 +41,7 @@ def batch(lengths: list[int]) -> Batch:
 
 
 def held(module: torch.nn.Module) -> int:
-    """How many numbers of the parameters of a module this rank holds itself."""
+    """The number of parameter elements of a module that this rank stores."""
     return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in module.parameters())
 
 

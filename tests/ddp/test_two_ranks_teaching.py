@@ -53,7 +53,7 @@ def artifacts(tmp_path_factory, teacher_folder, four_classes) -> Path:
 
 
 def assert_same_knowledge(folder: Path) -> None:
-    """What the rules decided at each step, as means over the global batch."""
+    """The rules' decisions of each step, as means over the global batch."""
     one, two = (tables.read(folder / name / "knowledge.csv") for name in ("one", "two"))
     assert len(one) == len(two) == 8
     for r, s in zip(one, two, strict=True):

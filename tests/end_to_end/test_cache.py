@@ -43,7 +43,7 @@ class DieWriting:
 
 
 def learnt(folder: Path) -> dict[str, Any]:
-    """What a run learnt and how it scored, without what it cost."""
+    """The weights and scores of a run, without its costs."""
     found = outcome(folder)
     cost = ("teacher_queries", "queries_", "flops")
     rows = [{k: v for k, v in row.items() if not k.startswith(cost)} for row in found["metrics"]]

@@ -263,7 +263,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, teacher_folder, text_folde
     done = call(command_line, tmp_path, CtrlCAt(5))
     assert done.code == 130 and "Traceback" not in done.output
     assert done.output.strip().endswith(
-        "stopped by Ctrl-C after step 6, which is saved; the same command goes on from the last checkpoint"
+        "stopped by Ctrl-C after step 6, which is saved; the same command resumes from the last checkpoint"
     )
     assert call(command_line, tmp_path).code == 0
     assert len(list((tmp_path / "outputs" / "adads_pretrain").iterdir())) == 1

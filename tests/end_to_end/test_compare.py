@@ -324,7 +324,7 @@ def test_bad_input_is_one_line(given, said, tmp_path, capsys):
 
 
 def test_a_real_run(tmp_path, teacher_folder, task_folder):
-    """What a run writes today is what is read."""
+    """The comparison reads the result files that a run of this version writes."""
     few = ("trainer.max_steps=2", "teachers.finetune.max_steps=2", "teachers.sanity=false", "select=random")
     done = call(tiny_task(teacher_folder, task_folder, *few, "hydra.run.dir=runs/1"), tmp_path)
     assert done.code == 0, done.output

@@ -1,4 +1,4 @@
-"""How selection looks at the student, as a user sets it: what it costs, what it chooses, and that it goes on."""
+"""Scoring modes of selection end to end: costs, selected rows, resume."""
 
 from __future__ import annotations
 

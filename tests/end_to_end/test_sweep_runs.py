@@ -42,7 +42,10 @@ def test_ctrl_c_stops_the_jobs_and_the_same_command_goes_on_to_the_same_bits(tmp
     command = ["-m", *tiny(teacher_folder, text_folder, "seed=1,2")]
     stopped = call(command, tmp_path, ForkedJobs({"seed=1": InterruptSweepAt(5)}))
     assert stopped.code == 130, stopped.output
-    assert "2 jobs not finished; the same command goes on" in stopped.output and "Traceback" not in stopped.output
+    assert (
+        "2 jobs not finished; the same command resumes the sweep" in stopped.output
+        and "Traceback" not in stopped.output
+    )
     assert call(command, tmp_path, ForkedJobs()).code == 0
     alone = call([*tiny(teacher_folder, text_folder, "seed=1"), "hydra.run.dir=alone"], tmp_path)
     assert alone.code == 0

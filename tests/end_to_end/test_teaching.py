@@ -1,4 +1,4 @@
-"""Which teacher, which knowledge, how much: every choice of every group beside others, as a user combines them.
+"""Every choice of select, adopt, weigh and knowledge, alone and combined with choices of other groups.
 
 The choices are found in conf/ and what a combination needs is read from the marks of its rules and terms, so a new YAML
 file is tried without a word here. All pairs, and triples of choices that differ in kind: tests/nightly/test_compositions.py.
@@ -65,7 +65,7 @@ def functions(group: str, choice: str) -> dict[str, Any]:
 
 
 def learns(choice: str) -> bool:
-    """Whether a module learns to weigh, before the run."""
+    """True if the choices train a weighing module before the run."""
     return any(isinstance(arm, type) for arm in functions("weigh", choice).values())
 
 
@@ -100,7 +100,7 @@ def needs(group: str, choice: str) -> tuple[Any, ...]:
 
 
 def contradiction(one: dict[str, str]) -> str | None:
-    """What the line that refuses a combination (choices by group) says; None where it must train."""
+    """Pattern of the error that refuses a combination (choices by group); None if it must train."""
     asked, joint = needs("knowledge", one["knowledge"])[:2]
     assistant, *rules = needs("adopt", one["adopt"])
     looks = set().union(*needs("weigh", one["weigh"])[1:])
@@ -199,7 +199,7 @@ FEW = ["teachers.sanity=false", "trainer.probes=0", "trainer.evaluate_every=8"]
 
 
 def whole(folder: Path) -> dict[str, Any]:
-    """What must not differ between two runs of one command."""
+    """The parts of a result that must be equal in two runs of one command."""
     knowledge = folder / "knowledge.csv"
     return outcome(folder) | {"knowledge": knowledge.read_text() if knowledge.exists() else None}
 

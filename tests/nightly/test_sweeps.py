@@ -42,7 +42,7 @@ def test_every_job_is_composed_and_valid(name, scale, grid):
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory):
-    """What stands in for the Hub: a folder a task, text, a 12-layer teacher, a larger one, and a student of its own."""
+    """Local substitutes for the Hub: a folder per task, text, a 12-layer teacher, a larger one, and a separate student."""
     folder = tmp_path_factory.mktemp("paper")
     for name, task in TASKS.items():
         if task.shape.labels is not None:

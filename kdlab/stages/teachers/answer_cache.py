@@ -31,7 +31,7 @@ GIGABYTE = 10**9
 def affordable(inputs: Inputs, total: int, said: str, mend: str = "") -> bool:
     """Whether answers of `total` bytes are within teachers.cache_limit, which `said` and the rest of the line tells.
 
-    UserError where they are not, unless the run is to go on without; `mend`: what else would help.
+    UserError where they are not, unless the run may continue without; `mend`: what else would help.
     """
     given = inputs.config.teachers
     place = "memory" if given.cache == "memory" else str(Path(inputs.config.artifacts) / KIND)
@@ -42,11 +42,11 @@ def affordable(inputs: Inputs, total: int, said: str, mend: str = "") -> bool:
             raise UserError(
                 f"{said}: raise teachers.cache_limit, or {mend}teachers.cache=off, teachers.cache_over=without"
             )
-        inputs.notify(f"{said}: the run goes on without")
+        inputs.notify(f"{said}: the run continues without")
         return False
     free = free_bytes(Path(inputs.config.artifacts))
     if given.cache == "disk" and total > free:
-        said += f" ({readable_size(free)} are free: if that is not enough, the run goes on without writing)"
+        said += f" ({readable_size(free)} are free: if that is not enough, the run continues without writing)"
     inputs.notify(said)
     return True
 

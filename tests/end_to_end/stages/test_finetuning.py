@@ -1,4 +1,4 @@
-"""What a run on labelled rows needs: the rows, the teacher, the student's start, and what the student is read against."""
+"""Inputs of a run on labelled rows: rows, teacher, initial student, and the reference scores of the student."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_tu
 
 
 def test_the_teachers_scores_are_kept_for_its_labels_too_not_for_its_weights_alone(make_stage, tmp_path):
-    """Who mends id2label in the teacher's config.json must not be told the scores of the wrong names again."""
+    """After a correction of id2label in the teacher's config.json, scores of the wrong names are not reused."""
     right = write_classifier(tmp_path / "right", OWN)
     wrong = shutil.copytree(right, tmp_path / "wrong")
     config = json.loads((wrong / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""When checkpoints are due: worked out by hand on a clock of ours."""
+"""The checkpoint schedule, against steps worked out by hand on a fake clock."""
 
 from __future__ import annotations
 

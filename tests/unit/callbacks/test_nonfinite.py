@@ -16,7 +16,7 @@ from kdlab.modules.finite_checks import StepHealth
 
 
 class Module:
-    """What a guard needs of a distiller."""
+    """The part of a student module that the guard reads."""
 
     def __init__(self) -> None:
         self.health = StepHealth()

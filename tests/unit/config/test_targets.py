@@ -1,4 +1,4 @@
-"""What a configuration may name and say: every way out of the allow-list that we could think of, and no secret."""
+"""Attempts to leave the allow-list of targets are refused, and so are secrets in a configuration."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def close(mine: torch.Tensor, theirs: torch.Tensor, within: float = 1e-6) -> Non
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How often a last layer ran for some tokens alone."""
+    """The number of forwards in which the last layer ran for some tokens only."""
     found = []
     run = last_layer.run
     monkeypatch.setattr(last_layer, "run", lambda *given: found.append(1) or run(*given))

@@ -19,7 +19,7 @@ STATES = frozenset({"states"})
 def one_by_one(
     query: Tensor, key: Tensor, value: Tensor, asking: Tensor, bounds: Tensor, most: int, longest: int
 ) -> Tensor:
-    """What the kernels promise, a sequence at a time."""
+    """Reference for the kernels' contract, one sequence at a time."""
     found = []
     for first, last, begin, end in zip(
         *(x.tolist() for x in (asking[:-1], asking[1:], bounds[:-1], bounds[1:])), strict=True

@@ -54,7 +54,7 @@ def teacher(family: str, auto: Any, execution: str = "padded") -> Teacher:
 
 
 def said(who: Teacher, batch: Batch, wants: frozenset[str] = frozenset()) -> dict[str, Tensor]:
-    """What a teacher shows at real tokens, and its logits at each row's second token (a classifier's: of each row)."""
+    """A teacher's outputs at real tokens, and its logits at each row's second token (a classifier's: of each row)."""
     shown = who.query(batch, needed=wants)
     row = torch.arange(len(batch))
     found = {"logits": who.project(who.encoder.vectors(shown, row, torch.zeros_like(row) + 1)), "hidden": shown.hidden}

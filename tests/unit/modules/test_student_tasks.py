@@ -104,7 +104,7 @@ def at(module: StudentModule, step: int) -> StudentModule:
 
 
 class Plain:
-    """What a transformers model shows for a batch: logits, hidden states, and attention from its own projections."""
+    """Outputs of a transformers model for a batch: logits, hidden states, and attention from its own projections."""
 
     def __init__(self, model: transformers.PreTrainedModel, b: Batch) -> None:
         found = model(input_ids=b.input_ids, attention_mask=b.attention_mask, output_hidden_states=True)

@@ -36,7 +36,7 @@ def test_a_finished_job_is_skipped_and_a_failed_one_reported(tmp_path, monkeypat
 
 
 def test_a_job_waits_for_the_one_that_outlived_its_suite(tmp_path, monkeypatch, capsys):
-    """The lock goes on with the child that inherits it, and ends with it."""
+    """A child that inherits the lock keeps it until the child ends."""
     folder, children = tmp_path / "seed=1", []
 
     def launch(overrides, environment, lock):

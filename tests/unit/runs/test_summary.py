@@ -1,4 +1,4 @@
-"""What a finished run says: the closing table, the comparison with random, the model card."""
+"""The output of a finished run: the closing table, the comparison with random, the model card."""
 
 from __future__ import annotations
 

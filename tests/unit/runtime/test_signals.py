@@ -20,7 +20,7 @@ def test_a_signal_is_obeyed_where_it_arrives(signum, code, name):
     with pytest.raises(Stopped) as caught, signals.handling():
         os.kill(os.getpid(), signum)
         time.sleep(1)
-    assert caught.value.code == code and str(caught.value).startswith(f"stopped by {name}; the same command goes on")
+    assert caught.value.code == code and str(caught.value).startswith(f"stopped by {name}; the same command resumes")
     assert signal.getsignal(signum) is before
 
 
@@ -61,5 +61,5 @@ def test_a_second_signal_ends_the_process_at_once():
 
 def test_the_line_says_what_is_saved():
     assert str(Stopped(signal.SIGTERM, 12)) == (
-        "stopped by SIGTERM after step 12, which is saved; the same command goes on from the last checkpoint"
+        "stopped by SIGTERM after step 12, which is saved; the same command resumes from the last checkpoint"
     )

@@ -96,7 +96,7 @@ def test_pruning_counts_good_ones_only(tmp_path: Path) -> None:
 def test_checkpoints_of_an_abandoned_future_are_removed(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         save(state(step), tmp_path, step, keep=3)
-    save(state(15), tmp_path, 15)  # a run that went on from step 10
+    save(state(15), tmp_path, 15)  # a run resumed from step 10
     assert [name for name in names(tmp_path) if name.endswith("ckpt")] == ["step-00000010.ckpt", "step-00000015.ckpt"]
 
 

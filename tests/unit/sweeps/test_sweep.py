@@ -170,7 +170,7 @@ def test_what_is_no_sweep_is_refused_before_anything_is_written(given, said, tmp
     ],
 )
 def test_jobs_are_as_if_each_had_been_composed_alone(given):
-    """What jobs share is made once; the oracle is Hydra's own composition of each job's overrides."""
+    """Jobs share what is composed once; the oracle is Hydra's own composition of each job's overrides."""
     found = expansion.jobs(Expansion(["+exp=adads_finetune", *given], []), {})
     assert len(found) > 1
     for job in found:
@@ -308,7 +308,7 @@ def test_a_signal_stops_all_jobs_and_the_same_command_goes_on(number, tmp_path, 
     assert states(status) == ["done", "stopped", "stopped", "left"] and "stopping 2 jobs" in said
     assert all(job.folder.with_name(f"{job.folder.name}.saved").exists() for job in found[1:3])
     assert sweep._outcome(status, stopped) == 128 + number
-    assert "3 jobs not finished; the same command goes on" in capsys.readouterr().err
+    assert "3 jobs not finished; the same command resumes the sweep" in capsys.readouterr().err
     assert signal.getsignal(number) != stopped
     again, stopped, _ = run([dataclasses.replace(job, overrides=(finish(),)) for job in found])
     assert states(again) == 4 * ["done"] and stopped is None
@@ -327,7 +327,7 @@ def test_jobs_save_and_end_when_the_sweep_itself_fails(tmp_path, shell):
     found = made(tmp_path, "trap 'echo saved > $FOLDER.saved; exit 0' TERM; echo here; while :; do sleep 0.05; done")
 
     class Gone(display.PlainDisplay):
-        """What read the output is gone."""
+        """The reader of the output has exited."""
 
         def tick(self):
             if found[0].log.exists() and "here" in found[0].log.read_text():
@@ -342,7 +342,7 @@ def test_jobs_save_and_end_when_the_sweep_itself_fails(tmp_path, shell):
 
 
 def test_two_commands_share_the_jobs_of_one_sweep(tmp_path, shell):
-    """What another process is at is left to it, and taken as done when it is."""
+    """A job that another process runs is waited for, and counts as finished when that process finishes it."""
     found = made(tmp_path, finish(), finish())
     tmp_path.mkdir(exist_ok=True)
     lock = process.lock_folder(found[0].folder)

@@ -1,4 +1,4 @@
-"""What a run rests on remembers too: an assistant's training leaves the main teacher's answers to the next one."""
+"""Trainings before the run use the caches too: an assistant's leaves the main teacher's answers to the next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER = "adopt.assistant.temperature=2.0"
 
 
 def distilled(made: FinetuneStage) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What the assistant's training cost, and its weights."""
+    """The cost of the assistant's training, and its weights."""
     folder = made.teacher_pool.folder(made.teacher_pool.members[0])
     (stage,) = [stage for stage in made.inputs.prerequisites.stages() if stage["what"].startswith("assistant")]
     return stage, safetensors.torch.load_file(Path(folder) / "model.safetensors")

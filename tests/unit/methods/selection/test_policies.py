@@ -166,7 +166,7 @@ def test_state_round_trip(make):
     assert state == first.state_dict()  # plain values only
     second.load_state_dict(state)
     assert second.q == first.q
-    for step in range(200):  # goes on as if never interrupted, and shares nothing with the first
+    for step in range(200):  # continues as if never interrupted, and shares nothing with the first
         arm = first.choose(0.5, generator(1, step))
         assert second.choose(0.5, generator(1, step)) == arm
         first.learn(arm, REWARDS[step % 60])

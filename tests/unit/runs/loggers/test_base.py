@@ -59,7 +59,7 @@ ROWS = [
 
 
 def told(folder: Path, *overrides: str) -> Config:
-    """What a run tells its logger, from beginning to end."""
+    """The calls that a run makes to its logger, from start to end."""
     config, resolved = composed(*overrides)
     result = finished(folder)
     logger = base.logger_of(config, folder, resolved)
@@ -146,7 +146,7 @@ def test_an_offline_wandb_run_holds_all_of_it(tmp_path):
         "select=adads,seed=1",
         "kdlab",
     )
-    assert found.run.run_id == (tmp_path / "wandb" / "id").read_text()  # by which a run goes on in it
+    assert found.run.run_id == (tmp_path / "wandb" / "id").read_text()  # a resumed run continues in that W&B run
     assert found.config["select"]["name"] == "adads" and found.config["seed"] == 1
     assert found.series("heldout/loss") == [6.0, 5.5] and found.series("queries/big") == [0, 20]
     assert found.series("teacher_queries") == [0, 3, 30]

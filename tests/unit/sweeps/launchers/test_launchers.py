@@ -1,4 +1,4 @@
-"""What the launchers ask SLURM and Ray for, what a job does where they put it, and what Optuna is asked."""
+"""Requests of the launchers to SLURM and Ray, jobs in remote processes, and the trials requested from Optuna."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_a_data_file_that_is_gone_is_named(tmp_path):
 
 
 def full(folder: Path, first: list[int], second: list[int], limit: int) -> str:
-    """What a process says that may write files of `limit` bytes: a write fails as on a full disk."""
+    """The errno of a write in a process limited to files of `limit` bytes, which fails as on a full disk."""
     out = folder / "said"
 
     def work() -> None:
