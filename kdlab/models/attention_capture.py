@@ -1,9 +1,9 @@
 """Record raw attention scores and values of unmodified encoders that use transformers' AttentionInterface.
 
     prepare(model)                      # once
-    with recording() as seen:           # one for each model
+    with recording() as recorded:       # one for each model
         model(...)
-    scores, values = checked(seen, model)
+    scores, values = checked(recorded, model)
 
 transformers' `output_attentions` returns weights after softmax, and an empty tuple under sdpa. TinyBERT needs scores
 before softmax, MiniLM the values too. So `prepare` switches a model to an attention function that this module registers

@@ -109,7 +109,7 @@ class BucketedExecution(Execution):
         groups = packing.buckets(_lengths(batch))
         parts = [self.runner.run(_inputs(batch.take(torch.tensor(group, device=device))), wants) for group in groups]
         order = torch.tensor([i for group in groups for i in group], device=device).argsort()
-        return packing.joined(parts, order, batch.attention_mask)
+        return packing.merge_outputs(parts, order, batch.attention_mask)
 
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
         lengths = _lengths(batch)
@@ -127,7 +127,7 @@ class PackedExecution(Execution):
 
     @classmethod
     def supports(cls, model: transformers.PreTrainedModel) -> bool:
-        return packing.packs(model)
+        return packing.can_pack(model)
 
     def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
         model = self.runner.model
@@ -172,7 +172,7 @@ class VarlenExecution(Execution):
 
     @classmethod
     def supports(cls, model: transformers.PreTrainedModel) -> bool:
-        return packing.packs(model)
+        return packing.can_pack(model)
 
     def __init__(self, runner: EncoderRunner) -> None:
         super().__init__(runner)
@@ -205,7 +205,7 @@ class VarlenExecution(Execution):
         needed = needed_tokens(self.runner, batch, wants)
         if needed is not None:
             counts = needed.sum(1)
-            with varlen.sequences(flat.bounds, flat.shape[1], packing.bounds_of(counts), int(counts.max())):
+            with varlen.sequences(flat.bounds, flat.shape[1], packing.sequence_bounds(counts), int(counts.max())):
                 chosen = last_layer.ChosenTokens.of_one_row(flat.indices(needed))
                 vectors = self.runner.run_for(chosen, flat.inputs)
             return _outputs_of(self.runner, needed, vectors, batch.attention_mask)
@@ -241,7 +241,7 @@ def execution_for(name: str, runner: EncoderRunner) -> Execution:
 
 def needed_tokens(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) -> Tensor | None:
     """Mask (k, L) of tokens whose last state is needed: first tokens and predictions. None if the full layer must run."""
-    if wants or not last_layer.runs(runner.model):
+    if wants or not last_layer.can_run(runner.model):
         return None
     if runner.per_row == (
         batch.labels.ndim == 2

@@ -84,7 +84,7 @@ class ChosenTokens:
         return cls(places, slots, columns.view(rows, most))
 
 
-def runs(model: Any) -> bool:
+def can_run(model: Any) -> bool:
     """True if a transformers model's last layer can run for chosen tokens only.
 
     Its family must be known, its classes those of transformers, and no hook or replaced forward may read its outputs.
@@ -126,7 +126,7 @@ def _is_observed(module: Any) -> bool:
 
 
 def run(model: Any, inputs: dict[str, Any], chosen: ChosenTokens) -> Tensor:
-    """Last hidden states (U, H) of the chosen tokens, for `inputs` of a model for which `runs` is true."""
+    """Last hidden states (U, H) of the chosen tokens, for `inputs` of a model for which `can_run` is true."""
     structure = STRUCTURES[model.config.model_type]
     base = _shallow_copy(model.base_model)
     stack = _shallow_copy(getattr(base, structure.stack))
@@ -135,7 +135,7 @@ def run(model: Any, inputs: dict[str, Any], chosen: ChosenTokens) -> Tensor:
     last.forward = functools.partial(_forward, layer, structure, chosen)
     stack._modules = {**stack._modules, "layer": nn.ModuleList([*layers, last])}
     base._modules = {**base._modules, structure.stack: stack}
-    if "pooler" in base._modules:  # it would take the first chosen token for [CLS]; the head half runs the pooler
+    if "pooler" in base._modules:  # its input would be (U, H); the head half of `Encoder` runs the pooler
         base._modules["pooler"] = None
     return base(**inputs).last_hidden_state
 

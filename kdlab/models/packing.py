@@ -32,7 +32,7 @@ PACKED: dict[str, int | None] = {
 }  # fmt: skip
 
 
-def packs(model: Any) -> bool:
+def can_pack(model: Any) -> bool:
     """True if a transformers model can run packed."""
     return model.config.model_type in PACKED
 
@@ -141,7 +141,7 @@ class PackedRows:
         return values.transpose(1, 2).flatten(0, 1)[self.places].transpose(1, 2)
 
 
-def bounds_of(lengths: Tensor) -> Tensor:
+def sequence_bounds(lengths: Tensor) -> Tensor:
     """Cumulative boundaries (k + 1,) int32 of concatenated sequences of `lengths` (k,) tokens."""
     return F.pad(lengths.cumsum(0), (1, 0)).int()
 
@@ -153,7 +153,7 @@ class FlatLayout:
         self.shape = batch.attention_mask.shape
         real = batch.attention_mask.bool()
         self.places = real.flatten().nonzero().squeeze(1)  # (T,)
-        self.bounds = bounds_of(real.sum(1))
+        self.bounds = sequence_bounds(real.sum(1))
         positions = torch.arange(self.shape[1], device=real.device) + first_position
         self.inputs: dict[str, Any] = {
             "input_ids": batch.input_ids.flatten()[self.places].unsqueeze(0),
@@ -196,7 +196,7 @@ def buckets(lengths: tuple[int, ...]) -> list[list[int]]:
     return groups[::-1]
 
 
-def joined(parts: Sequence[Outputs], order: Tensor, mask: Tensor) -> Outputs:
+def merge_outputs(parts: Sequence[Outputs], order: Tensor, mask: Tensor) -> Outputs:
     """Merge the outputs of groups of rows into those of one batch; `order` (k,) restores the order of rows."""
     length = mask.shape[1]
 

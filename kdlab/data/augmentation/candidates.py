@@ -22,9 +22,8 @@ from kdlab.models.encoder import Encoder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-RULES = (
-    1  # version of the rules for words and candidates: increment it if they change, so that stored ones are not reused
-)
+# version of the rules for words and candidates: increment it if they change, so that stored candidates are not reused
+RULES = 1
 QUERIES = 256  # words of a lookup in the table
 
 _ENGLISH = """

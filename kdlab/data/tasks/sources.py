@@ -107,6 +107,7 @@ class TaskFolder:
         return splits
 
     def check(self) -> None:
+        """Raise UserError for wrong settings, missing files and missing columns."""
         if self.task is not None and self.regression not in (None, self.task.shape.regression):
             kind = "regression" if self.task.shape.regression else "classification"
             raise UserError(f"data.regression: {self.regression}; {self.task.title} is {kind}")
@@ -116,6 +117,7 @@ class TaskFolder:
         self._listed_classes()
 
     def fingerprint(self) -> str:
+        """Sha256 over the settings, and the names and contents of the files."""
         files = [file for split in self.files().values() for file in split]
         if (names := self._label_file()) is not None:
             files.append(names)
@@ -124,6 +126,7 @@ class TaskFolder:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def read(self) -> TaskData:
+        """Load the rows of all splits; UserError for invalid rows or labels."""
         tables: dict[str, list[tuple[Path, list[FileRow]]]] = {}
         for split, files in self.files().items():
             tables[split] = [(file, self._records(file, split)) for file in files]
@@ -232,14 +235,17 @@ class TaskHub:
     task: Task
 
     def check(self) -> None:
+        """Raise UserError if the Hub does not have the data set or cannot be reached."""
         self._query_hub("load_dataset_builder")
 
     def fingerprint(self) -> str:
+        """Sha256 over the task, and the name, revision and splits of its data set."""
         hub = self.task.hub
         values = ["hub task", self.task.name, hub.name, hub.config, hub.revision, list(hub.splits.items())]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def read(self) -> TaskData:
+        """Download and load the rows of all splits; UserError if the Hub cannot be reached."""
         hub, shape = self.task.hub, self.task.shape
         splits = {}
         for split, hub_split in hub.splits.items():

@@ -50,6 +50,7 @@ class WordNetGlosses:
         )
 
     def check(self) -> None:
+        """Raise UserError if WordNet's files are not installed."""
         self.folder()
 
     def fingerprint(self) -> str:
@@ -58,6 +59,7 @@ class WordNetGlosses:
         return hashlib.sha256(":".join(["wordnet", str(_REVISION), *digests]).encode()).hexdigest()
 
     def read(self) -> TaskData:
+        """Load the rows of all splits; UserError for a damaged file."""
         names = noun_classes(self.folder() / CLASSES)
         order = {number: index for index, number in enumerate(names)}
         rows = [LabelledRow((text,), order[kind]) for kind, text in glosses(self.folder() / NOUNS, frozenset(names))]

@@ -61,6 +61,7 @@ class WikipediaExcerpt:
         )
 
     def check(self) -> None:
+        """Raise UserError if gensim is not installed."""
         self.file()
 
     def fingerprint(self) -> str:
@@ -68,9 +69,11 @@ class WikipediaExcerpt:
         return _digest(["excerpt"], [self.file()], [mediawiki.CLEANING])
 
     def documents(self) -> Iterator[str]:
+        """Stream the prose of each article."""
         return (text for _, text in mediawiki.articles(self.file()))
 
     def size(self) -> int:
+        """Approximate bytes of text: twice those of the compressed export."""
         return 2 * self.file().stat().st_size
 
 
@@ -117,6 +120,7 @@ class TextFolder:
         return nonempty
 
     def check(self) -> None:
+        """Raise UserError for wrong settings, and for files that are invalid at their beginning."""
         if self.document not in ("file", "block", "line"):
             raise UserError(f"data.document: {self.document!r}; it is file, block or line")
         _check_group(self.group)
@@ -129,12 +133,14 @@ class TextFolder:
                 next(jsonl_rows(file, self.text_column), None)
 
     def fingerprint(self) -> str:
+        """Sha256 over the settings, and the names and contents of the files."""
         files = self.files()
         root = Path(self.path).expanduser()
         names = [file.relative_to(root).as_posix() if file != root else file.name for file in files]
         return _digest([self.document, self.text_column, self.group, *names], files)
 
     def documents(self) -> Iterator[str]:
+        """Stream the documents of each file, in the order of `files`."""
         for file in self.files():
             if file.suffix.lower() == ".parquet":
                 pieces = parquet_rows(file, self.text_column)
@@ -148,6 +154,7 @@ class TextFolder:
             yield from grouped(pieces, self.group)
 
     def size(self) -> int:
+        """Bytes of the files; of .parquet files, uncompressed bytes of the text column."""
         parquet = [file for file in self.files() if file.suffix.lower() == ".parquet"]
         others = [file.stat().st_size for file in self.files() if file not in parquet]
         return sum(others) + sum(parquet_size(file, self.text_column) for file in parquet)
@@ -169,16 +176,19 @@ class HubText:
     group: int = 1
 
     def check(self) -> None:
+        """Raise UserError for wrong settings, an unknown data set or a missing column."""
         _check_group(self.group)
         features = self.query_hub("load_dataset_builder").info.features
         if features is not None:
             self._check_column(features)
 
     def fingerprint(self) -> str:
+        """Sha256 over the settings; the revision pins the text."""
         values = [self.name, self.config, self.split, self.revision, self.text_column, self.group]
         return _digest(["hub", *values], [])
 
     def documents(self) -> Iterator[str]:
+        """Stream the rows, or groups of rows, in the order of the data set."""
         rows = self.query_hub("load_dataset", split=self.split)
         self._check_column(rows.column_names)
         rows = rows.select_columns([self.text_column])
@@ -186,6 +196,7 @@ class HubText:
         yield from grouped(texts, self.group)
 
     def size(self) -> None:
+        """None: unknown before the download."""
         return None
 
     def _check_column(self, names: Iterable[str]) -> None:
@@ -224,19 +235,23 @@ class Mixture:
     sources: Sequence[TextSource]
 
     def check(self) -> None:
+        """Raise UserError if there is no source, or for a source that cannot be read."""
         if not self.sources:
             raise UserError("a mixture needs at least one source")
         for source in self.sources:
             source.check()
 
     def fingerprint(self) -> str:
+        """Sha256 over the fingerprints of the sources."""
         return _digest(["mixture", *(source.fingerprint() for source in self.sources)], [])
 
     def documents(self) -> Iterator[str]:
+        """Stream the documents of each source in turn."""
         for source in self.sources:
             yield from source.documents()
 
     def size(self) -> int | None:
+        """Sum of the sizes of the sources; None if one is unknown."""
         sizes = [source.size() for source in self.sources]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 

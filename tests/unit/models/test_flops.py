@@ -1,3 +1,5 @@
+"""FLOPs by shape against torch's FlopCounterMode, hand computation and the published figures."""
+
 from __future__ import annotations
 
 import copy
@@ -49,7 +51,7 @@ def build(auto: type, name: str, outputs: int = 2) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_masked_lm_forward_is_what_torch_counts(name):
+def test_masked_lm_forward_equals_the_count_of_torch(name):
     rows, length = 3, 20
     shape = flops.shape_of(CONFIGS[name])
     measured = counted(build(hf.AutoModelForMaskedLM, name), rows, length)
@@ -57,7 +59,7 @@ def test_masked_lm_forward_is_what_torch_counts(name):
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_classifier_forward_is_what_torch_counts(name):
+def test_classifier_forward_equals_the_count_of_torch(name):
     rows, length = 3, 20
     shape = flops.shape_of(CONFIGS[name], outputs=5)
     measured = counted(build(hf.AutoModelForSequenceClassification, name, outputs=5), rows, length)
@@ -88,7 +90,7 @@ def test_no_rows_cost_nothing_and_rows_add_up():
     assert flops.forward(BERT, 32, 128) == 32 * flops.forward(BERT, 1, 128)
 
 
-def test_packed_rows_cost_what_each_costs_alone():
+def test_packed_rows_cost_the_sum_of_single_rows():
     lengths = [7, 31, 64]
     packed = flops.encoder(BERT, sum(lengths), sum(n * n for n in lengths))
     assert packed == sum(flops.forward(BERT, 1, n) for n in lengths)
@@ -106,7 +108,7 @@ def test_shape_of_a_config_without_sizes_is_a_user_error():
 
 
 def printed(value: float, digits: str) -> str:
-    """`value` rounded as a person would to the digits of the printed figure."""
+    """`value` rounded to the digits of the printed figure."""
     return str(Decimal(repr(value)).quantize(Decimal(digits), ROUND_HALF_UP))
 
 

@@ -1,4 +1,4 @@
-"""A last layer that runs for the tokens that are read gives what the whole model gives, for as many FLOPs as are counted."""
+"""A last layer run for chosen tokens only equals the full layer, and its FLOPs equal the counted ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model(family: str, text: bool, how: str = "sdpa") -> transformers.PreTrained
 
 
 def batch(text: bool) -> Batch:
-    """Rows of 1 to 30 tokens; of text every third token is masked, none of the shortest row, and no first one of others."""
+    """Rows of 1 to 30 tokens; in text every third token is masked: none in the shortest row, never a first token."""
     b = texts(segments=True)
     if text:
         b.labels = torch.where((torch.arange(30) % 3 == 1) & b.attention_mask.bool(), b.input_ids, IGNORE)
@@ -50,8 +50,8 @@ def predictions(b: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return b.rows, torch.zeros_like(b.rows)
 
 
-def plainly(one: transformers.PreTrainedModel, b: Batch) -> torch.Tensor:
-    """Logits (U, C) of transformers' own forward over the padded batch."""
+def reference_logits(one: transformers.PreTrainedModel, b: Batch) -> torch.Tensor:
+    """Logits (U, C) of the unmodified transformers model on the padded batch."""
     given = {"input_ids": b.input_ids, "attention_mask": b.attention_mask}
     if one.config.model_type != "distilbert" and one.config.type_vocab_size > 1:
         given["token_type_ids"] = b.token_types
@@ -69,7 +69,7 @@ def close(mine: torch.Tensor, theirs: torch.Tensor, within: float = 1e-6) -> Non
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The number of forwards in which the last layer ran for some tokens only."""
+    """List with one element for each last layer that ran for chosen tokens only."""
     found = []
     run = last_layer.run
     monkeypatch.setattr(last_layer, "run", lambda *given: found.append(1) or run(*given))
@@ -85,7 +85,7 @@ def test_logits_and_all_gradients_are_those_of_the_unmodified_model(family, text
     b, found = batch(text), {}
     for way in ("plain", execution):
         one = model(family, text)
-        logits = plainly(one, b) if way == "plain" else ours(Encoder(one, way), b)
+        logits = reference_logits(one, b) if way == "plain" else ours(Encoder(one, way), b)
         F.cross_entropy(logits, b.labels[predictions(b)] % logits.shape[-1] if text else b.rows % CLASSES).backward()
         found[way] = logits.detach(), {n: p.grad for n, p in one.named_parameters() if p.grad is not None}
     assert counted == [1]
@@ -104,13 +104,13 @@ def test_any_attention_function_of_the_model_is_used(how, counted):
     if how == attention_capture.NAME:
         attention_capture.prepare(one)
     with torch.no_grad():
-        close(ours(Encoder(one, "packed"), b), plainly(one, b))
+        close(ours(Encoder(one, "packed"), b), reference_logits(one, b))
     assert counted == [1]
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["classes", "text"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
-def test_flops_are_what_torch_counts(family, text):
+def test_flops_equal_those_that_torch_counts(family, text):
     b, encoder = batch(text), Encoder(model(family, text, "eager"), "packed")
     with FlopCounterMode(display=False) as counter:
         logits = ours(encoder, b)
@@ -125,7 +125,7 @@ def test_flops_are_what_torch_counts(family, text):
     )
 
 
-def test_the_cost_by_hand():
+def test_cost_computed_by_hand():
     shape = flops.EncoderShape(layers=2, hidden=4, intermediate=8, heads=2, vocab=10)
     # 3 rows of 5 tokens: a layer is 8 x 15 x 16 projections, 4 x 75 x 4 attention, 4 x 15 x 4 x 8 feed-forward
     whole = 1920 + 1200 + 1920
@@ -136,17 +136,17 @@ def test_the_cost_by_hand():
     assert flops.encoder(shape, 15, 75, 3, 15) == whole + last
 
 
-def test_one_row_of_tokens_meets_its_own_sequence_alone(monkeypatch):
+def test_tokens_of_one_row_attend_within_their_sequence(monkeypatch):
     b, encoder = batch(True), Encoder(model("bert", True), "varlen")
-    asks = [1 + sum(place % 3 == 1 for place in range(n)) for n in LENGTHS]  # the first token, and the masked ones
-    assert encoder.executed(b)[2:] == (sum(asks), sum(u * n for u, n in zip(asks, LENGTHS, strict=True)))
+    queries = [1 + sum(place % 3 == 1 for place in range(n)) for n in LENGTHS]  # the first token, and the masked ones
+    assert encoder.executed(b)[2:] == (sum(queries), sum(u * n for u, n in zip(queries, LENGTHS, strict=True)))
 
 
-@pytest.mark.parametrize("wanted", ["hidden", "states", "scores", "values"])
-def test_the_whole_layer_runs_where_more_is_read(wanted, counted):
+@pytest.mark.parametrize("output", ["hidden", "states", "scores", "values"])
+def test_the_full_layer_runs_if_other_outputs_are_needed(output, counted):
     b, one = batch(False), model("bert", False)
     attention_capture.prepare(one)
-    encoder, wants = Encoder(one, "packed"), frozenset({wanted})
+    encoder, wants = Encoder(one, "packed"), frozenset({output})
     with torch.no_grad():
         mine, theirs = encoder.encode(b, wants), Encoder(one).encode(b)
     real = b.attention_mask.unsqueeze(-1)
@@ -154,7 +154,7 @@ def test_the_whole_layer_runs_where_more_is_read(wanted, counted):
     assert not counted and len(encoder.executed(b, wants)) == 2
 
 
-def test_the_whole_layer_runs_where_somebody_looks_at_it(counted):
+def test_the_full_layer_runs_if_a_hook_reads_it(counted):
     b, one = batch(False), model("bert", False)
     encoder = Encoder(one, "packed")
     encoder.encode(b, frozenset({"states"}))  # leaves hooks of transformers' own behind, which are no reason
@@ -173,12 +173,12 @@ def test_the_whole_layer_runs_where_somebody_looks_at_it(counted):
 
 
 @pytest.mark.parametrize("execution", ["bucketed", "padded"])
-def test_padded_rows_run_the_model_as_it_is(execution, counted):
+def test_padded_rows_run_the_unmodified_model(execution, counted):
     encoder = Encoder(model("bert", False), execution)
     assert encoder.encode(batch(False)).hidden.shape[1] == 30 and not counted  # pyright: ignore
 
 
-def test_other_tokens_of_text_cannot_be_read_in_error():
+def test_states_of_other_tokens_of_text_are_nan():
     b = batch(True)
     shown = Encoder(model("bert", True), "packed").encode(b)
     assert shown.hidden is not None
@@ -187,7 +187,7 @@ def test_other_tokens_of_text_cannot_be_read_in_error():
     assert torch.equal(shown.hidden.isnan().all(-1), ~read) and torch.equal(shown.hidden.isnan().any(-1), ~read)
 
 
-def test_dropout_draws_for_the_tokens_that_are_read(counted):
+def test_dropout_draws_for_the_chosen_tokens(counted):
     b, one = batch(False), model("bert", False)
     set_dropout(one, 0.3)
     encoder = Encoder(one, "packed").train()
@@ -218,7 +218,7 @@ def test_a_copy_of_a_student_has_parameters_of_its_own():
         assert torch.equal(ours(encoder, b), before) and not torch.allclose(ours(other, b), before)
 
 
-def test_an_answer_of_first_tokens_can_be_taken_apart_by_rows():
+def test_outputs_of_first_tokens_can_be_split_by_rows():
     b = batch(False)
     shown = Encoder(model("bert", False), "packed").encode(b)
     some = shown.take(torch.tensor([2, 4]), 5)

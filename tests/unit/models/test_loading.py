@@ -43,8 +43,8 @@ def test_head_parameters_are_those_that_the_projection_uses(teacher):
     encoder = Encoder(teacher)
     vectors = torch.randn(4, 32)
     used = torch.autograd.grad(encoder.project(vectors).sum(), list(encoder.parameters()), allow_unused=True)
-    wanted = {id(p) for p, g in zip(encoder.parameters(), used, strict=True) if g is not None}
-    assert {id(p) for p in encoder.head_parameters()} == wanted
+    expected = {id(p) for p, g in zip(encoder.parameters(), used, strict=True) if g is not None}
+    assert {id(p) for p in encoder.head_parameters()} == expected
     assert len(list(encoder.parameters())) == len(list(teacher.parameters()))  # the head is not registered twice
 
 
@@ -53,7 +53,7 @@ def test_frozen_embeddings_are_no_head_parameters(teacher):
     encoder = Encoder(teacher)
     trained = encoder.head_parameters()
     assert trained and all(p.requires_grad for p in trained)
-    trained[0].requires_grad_(False)  # also what is frozen after it was asked for
+    trained[0].requires_grad_(False)  # also parameters that are frozen after the first call
     assert [id(p) for p in encoder.head_parameters()] == [id(p) for p in trained[1:]]
 
 
@@ -138,7 +138,7 @@ def test_pickled_weights_are_refused(tmp_path):
         loading.load_masked_lm(tmp_path)
 
 
-def test_features_are_means_over_real_tokens_or_what_a_classifier_reads():
+def test_features_are_means_over_real_tokens_or_the_vector_of_a_classifier():
     shown = Outputs(hidden=torch.arange(12.0).reshape(1, 3, 4), mask=torch.tensor([[1, 1, 0]]))
     config = tiny_config("bert")
     masked = Encoder(transformers.AutoModelForMaskedLM.from_config(config))
@@ -171,8 +171,8 @@ def test_a_classifier_in_two_halves_equals_the_model_itself(family, segments):
     rows = torch.tensor([2, 0, 1])
     with torch.no_grad():
         found = encoder.project(encoder.vectors(encoder.encode(batch), rows, torch.zeros_like(rows)))
-        wanted = model(**given).logits[rows]
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        expected = model(**given).logits[rows]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     used = torch.autograd.grad(encoder.project(torch.randn(4, 32)).sum(), list(model.parameters()), allow_unused=True)
     read = {id(p) for p, g in zip(model.parameters(), used, strict=True) if g is not None}
     assert {id(p) for p in encoder.head_parameters()} == read

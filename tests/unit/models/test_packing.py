@@ -1,4 +1,4 @@
-"""Padding-free execution gives what padded execution gives, and runs fewer tokens."""
+"""Padding-free execution equals padded execution and runs fewer tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def texts(lengths: list[int] = LENGTHS, segments: bool = False) -> Batch:
 
 @pytest.mark.parametrize("execution", ["packed", "bucketed"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
-def test_every_layer_shows_what_it_shows_padded(family, execution):
+def test_hidden_states_of_every_layer_equal_those_of_padded_execution(family, execution):
     b, one = texts(segments=True), model(family)
     encoder = Encoder(one, execution)
     assert encoder.execution == ("bucketed" if family in ("deberta-v2", "modernbert") else execution)
@@ -70,7 +70,7 @@ def test_every_layer_shows_what_it_shows_padded(family, execution):
 
 
 @pytest.mark.parametrize("execution", ["packed", "bucketed"])
-def test_attention_scores_and_values_come_back_in_their_own_rows(execution):
+def test_attention_scores_and_values_are_unpacked_to_their_rows(execution):
     b, one = texts(), model("bert")
     attention_capture.prepare(one)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_loss_and_gradient_are_those_of_padded_execution(execution):
         torch.testing.assert_close(found[execution][1][name], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_masked_lm_learns_the_same_without_padding():
+def test_masked_lm_training_is_equal_without_padding():
     b = texts([12, 4, 30, 9])
     b.labels = torch.where((torch.arange(30) % 3 == 0) & b.attention_mask.bool(), b.input_ids, -100)
     losses = []
@@ -129,7 +129,7 @@ def test_masked_lm_learns_the_same_without_padding():
 
 
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=40))
-def test_no_two_sequences_overlap_and_none_leaves_its_row(lengths):
+def test_packed_sequences_do_not_overlap_or_cross_rows(lengths):
     found = packing.layout(tuple(lengths))
     taken = torch.zeros(found.rows, found.width, dtype=torch.long)
     for row, start, length in zip(found.row.tolist(), found.start.tolist(), lengths, strict=True):
@@ -140,7 +140,7 @@ def test_no_two_sequences_overlap_and_none_leaves_its_row(lengths):
 
 
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=40))
-def test_buckets_hold_every_row_once_and_pay_for_themselves(lengths):
+def test_buckets_contain_every_row_once_and_cost_at_most_the_padded_batch(lengths):
     groups = packing.buckets(tuple(lengths))
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     longest = [max(lengths[i] for i in group) for group in groups]
@@ -149,7 +149,7 @@ def test_buckets_hold_every_row_once_and_pay_for_themselves(lengths):
     assert cost <= len(lengths) * max(lengths) + packing.BUCKET_COST
 
 
-def test_buckets_are_the_cheapest_of_all_ways_to_cut():
+def test_buckets_are_the_cheapest_partition():
     lengths = (1, 2, 2, 40, 41, 90)
     by_hand = [[0, 1, 2], [3, 4], [5]]  # 3 * 2 + 2 * 41 + 90 + 3 * 64 = 370; one cut after 41: 6 * 0 ...
     cost = {1: 6 * 90 + 64, 2: min(5 * 41 + 90 + 128, 3 * 2 + 3 * 90 + 128), 3: 6 + 82 + 90 + 192}
@@ -157,7 +157,7 @@ def test_buckets_are_the_cheapest_of_all_ways_to_cut():
     assert packing.buckets(lengths) == by_hand
 
 
-def test_a_batch_of_one_length_is_run_as_it_is():
+def test_a_batch_of_equal_lengths_is_not_padded():
     found = packing.layout((32,) * 7)
     assert found.tokens == 7 * 32
     assert dataclasses.astuple(packing.layout((5,)))[:2] == (1, 5)

@@ -1,4 +1,4 @@
-"""Files from strangers run no code: model folders, checkpoints, and what the package itself calls."""
+"""Untrusted files run no code: model folders, checkpoints, and calls inside the package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WRITTEN = "was-run"
 
 
 class Payload:
-    """Whoever unpickles this makes a file in the current folder."""
+    """Object that makes a folder in the current folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return os.mkdir, (WRITTEN,)
@@ -96,15 +96,15 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", STRANGE)
-def test_a_strangers_model_runs_nothing_and_is_refused_with_the_reason(what: str, model: Path) -> None:
-    prepare, says = STRANGE[what]
+def test_an_untrusted_model_runs_no_code_and_is_refused_with_the_reason(what: str, model: Path) -> None:
+    prepare, reason = STRANGE[what]
     prepare(model)
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError, match=reason) as caught:
         loading.load_config(model)
         loading.load_masked_lm(model)
     assert "\n" not in str(caught.value)
     if what == "code with the tokenizer":
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=reason):
             loading.load_tokenizer(model)
     assert not Path(WRITTEN).exists()
 
@@ -131,7 +131,9 @@ def test_ordinary_folders_pass(model: Path) -> None:
 
 
 @pytest.mark.parametrize("old_format", [False, True])
-def test_a_strangers_checkpoint_runs_nothing(old_format: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrusted_checkpoint_runs_no_code(
+    old_format: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "step-00000001.ckpt"
     torch.save({"state_dict": {"a": Payload()}}, file, _use_new_zipfile_serialization=not old_format)
@@ -142,7 +144,7 @@ def test_a_strangers_checkpoint_runs_nothing(old_format: bool, tmp_path: Path, m
     assert Path(WRITTEN).exists()
 
 
-# calls that run what a file says, or a shell; and what makes the same call harmless
+# calls that run code of a file or a shell, and the argument that makes the same call harmless
 DANGEROUS = {
     r"(pickle|cPickle|dill|joblib|shelve|marshal|pandas)\.(loads?|open|read_pickle|Unpickler)": None,
     r"torch\.load": "weights_only=True",
@@ -160,13 +162,13 @@ DANGEROUS = {
 FILES = sorted(Path(kdlab.__file__).parent.rglob("*.py"))
 
 
-def test_all_files_of_the_package_are_looked_at() -> None:
+def test_all_files_of_the_package_are_checked() -> None:
     assert len(FILES) > 150
     assert len({file.parent for file in FILES}) > 20
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(Path(kdlab.__file__).parent)))
-def test_the_package_calls_nothing_that_runs_a_files_code(file: Path) -> None:
+def test_the_package_calls_no_function_that_runs_code_of_a_file(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.Call):
             continue

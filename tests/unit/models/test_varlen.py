@@ -1,4 +1,4 @@
-"""One row of all tokens gives what padded rows give: the way there and back anywhere, the kernels on a GPU."""
+"""Execution in one row of all tokens equals padded execution: flattening on any device, the kernels on a GPU."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ STATES = frozenset({"states"})
 
 
 def one_by_one(
-    query: Tensor, key: Tensor, value: Tensor, asking: Tensor, bounds: Tensor, most: int, longest: int
+    query: Tensor, key: Tensor, value: Tensor, query_bounds: Tensor, bounds: Tensor, most_queries: int, longest: int
 ) -> Tensor:
-    """Reference for the kernels' contract, one sequence at a time."""
+    """Reference of the kernels: attention of one sequence after another."""
     found = []
     for first, last, begin, end in zip(
-        *(x.tolist() for x in (asking[:-1], asking[1:], bounds[:-1], bounds[1:])), strict=True
+        *(x.tolist() for x in (query_bounds[:-1], query_bounds[1:], bounds[:-1], bounds[1:])), strict=True
     ):
-        assert end - begin <= longest and last - first <= most
+        assert end - begin <= longest and last - first <= most_queries
         q, k, v = (x[i:j].transpose(0, 1) for x, i, j in ((query, first, last), (key, begin, end), (value, begin, end)))
         found.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1))
     return torch.cat(found)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
-def test_one_row_of_all_tokens_shows_what_padded_rows_show(family, monkeypatch):
+def test_hidden_states_of_one_row_equal_those_of_padded_rows(family, monkeypatch):
     monkeypatch.setattr(varlen, "attend", one_by_one)
     monkeypatch.setattr(VarlenExecution, "half_precision", True)
     b = texts(segments=True)
@@ -46,7 +46,7 @@ def test_one_row_of_all_tokens_shows_what_padded_rows_show(family, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
-def test_the_kernels_know_no_dropout_so_attention_with_dropout_is_packed(family):
+def test_attention_with_dropout_is_packed_as_the_kernels_have_none(family):
     given = model(family)
     set_dropout(given, 0.1)
     encoder = Encoder(given, "varlen")
@@ -58,24 +58,24 @@ def test_the_kernels_know_no_dropout_so_attention_with_dropout_is_packed(family)
     assert encoder.executed(b)[0] == sum(LENGTHS)
 
 
-def test_attention_that_is_read_is_packed():
+def test_recorded_attention_is_packed():
     given = model("bert")
     encoder = Encoder(given, "varlen")
     attention_capture.prepare(given)
     assert encoder.executed(texts()) == Encoder(model("bert"), "packed").executed(texts())
 
 
-def test_a_cpu_has_no_such_kernels():
+def test_a_cpu_has_no_kernels():
     assert not varlen.available(torch.device("cpu"))
 
 
-def test_a_family_without_given_positions_runs_in_buckets():
+def test_a_family_without_position_ids_runs_in_buckets():
     assert Encoder(model("modernbert"), "varlen").execution == "bucketed"
 
 
 @pytest.mark.skipif(not varlen.available(torch.device("cuda" if torch.cuda.is_available() else "cpu")), reason="no GPU")
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
-def test_the_kernels_give_values_and_gradients_of_padded_attention(family):
+def test_values_and_gradients_of_the_kernels_equal_padded_attention(family):
     device = torch.device("cuda")
     b = texts(segments=True).to(device)
     results = {}
@@ -87,6 +87,6 @@ def test_the_kernels_give_values_and_gradients_of_padded_attention(family):
         gradients = {name: p.grad.clone() for name, p in given.named_parameters() if p.grad is not None}
         results[execution] = hidden * b.attention_mask.unsqueeze(-1), gradients  # pyright: ignore
     torch.testing.assert_close(results["varlen"][0], results["padded"][0], rtol=0.05, atol=0.05)
-    for name, wanted in results["padded"][1].items():
+    for name, expected in results["padded"][1].items():
         found = results["varlen"][1][name]
-        assert float((found - wanted).norm()) <= 0.05 * float(wanted.norm()) + 1e-6, name
+        assert float((found - expected).norm()) <= 0.05 * float(expected.norm()) + 1e-6, name

@@ -111,7 +111,7 @@ def test_a_split_word_gets_the_neighbours_of_its_pieces_mean(model) -> None:
     assert found == (0, 6, tuple(sorted(cosine, key=lambda name: -cosine[name])[:4]))
 
 
-def test_a_given_table_serves_split_words_only(model) -> None:
+def test_a_given_table_is_used_for_split_words_only(model) -> None:
     table = WordTable(["bakelo", "near", "far", "Other"], torch.tensor([[1.0, 0], [2, 1], [-1, 0], [0, 1]]))
     found = CandidateFinder(model, tiny_tokenizer(), table, 2, 32, 8).find(["bakelo Bakelo bakemi bake"])[0]
     assert [word[:2] for word in found] == [(0, 6), (7, 13), (21, 25)]  # bakemi is not in the table
@@ -180,7 +180,7 @@ def test_the_replacement_rate_and_the_choice_of_candidates() -> None:
         assert abs(counts[name] - 10_000 * chance) < 4 * (10_000 * chance * (1 - chance)) ** 0.5
 
 
-def test_everything_around_the_words_stays() -> None:
+def test_text_around_the_words_is_unchanged() -> None:
     words = [Word(0, 4, ("X",)), Word(11, 15, ("Yy",))]
     (made,) = copies(LabelledRow(('bake\tthe  "lomi" ', "seti"), 0.5), [words, []], recipe_of(copies=2, replace=1.0))
     assert made == LabelledRow(('X\tthe  "Yy" ', "seti"), None)
@@ -245,7 +245,7 @@ def test_neither_batches_nor_shards_matter(model, forwards, tmp_path: Path, monk
     assert made[0].splits == made[1].splits == made[2].splits
 
 
-def test_a_killed_job_goes_on_and_a_second_run_only_reads(model, forwards, tmp_path: Path, monkeypatch) -> None:
+def test_a_killed_job_resumes_and_a_second_run_only_reads(model, forwards, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(augment, "SHARD", 2)
     data, recipe = single_data(6), recipe_of(copies=3)
     whole = augmenting(data, model, ArtifactStore(tmp_path / "whole"), recipe)
@@ -271,7 +271,7 @@ def test_a_killed_job_goes_on_and_a_second_run_only_reads(model, forwards, tmp_p
     assert forwards == [] and len(other.splits["train"]) == 6 + 6 * 8
 
 
-def test_other_texts_candidates_and_models_are_made_anew(model, forwards, tmp_path: Path) -> None:
+def test_other_texts_candidates_and_models_are_built_anew(model, forwards, tmp_path: Path) -> None:
     store, tokenizer = ArtifactStore(tmp_path, notify=str), tiny_tokenizer()
     for data, recipe, parts in [
         (single_data(2), recipe_of(), PARTS),
@@ -286,7 +286,7 @@ def test_other_texts_candidates_and_models_are_made_anew(model, forwards, tmp_pa
     assert len(list((tmp_path / "augmented").glob("[0-9a-f]*"))) == 5
 
 
-def test_a_damaged_shard_is_named_and_made_again(model, forwards, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_named_and_rebuilt(model, forwards, tmp_path: Path) -> None:
     lines: list[str] = []
     store = ArtifactStore(tmp_path, notify=lines.append)
     first = augmenting(single_data(3), model, store, recipe_of())

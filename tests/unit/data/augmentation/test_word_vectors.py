@@ -1,4 +1,4 @@
-"""Tables of word vectors: numpy's brute force as oracle, GloVe files and what may be wrong with them."""
+"""Tables of word vectors: brute force in numpy as oracle, valid and invalid GloVe files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_nearest_is_brute_force() -> None:
     rng = np.random.default_rng(0)
     names = ["".join(rng.choice(list("abcdefgh"), 9)) for _ in range(300)]
     vectors, queries = rng.normal(size=(300, 12)) * rng.uniform(0.1, 9, (300, 1)), rng.normal(size=(20, 12))
-    asked = names[:10] + ["unknown"] * 10
-    found = WordTable(names, torch.from_numpy(vectors)).nearest(torch.from_numpy(queries).float(), asked, 7)
-    for query, word, near in zip(queries, asked, found, strict=True):
+    query_words = names[:10] + ["unknown"] * 10
+    found = WordTable(names, torch.from_numpy(vectors)).nearest(torch.from_numpy(queries).float(), query_words, 7)
+    for query, word, near in zip(queries, query_words, found, strict=True):
         cosine = vectors @ query / np.linalg.norm(vectors, axis=1)
         assert near == tuple([names[i] for i in np.argsort(-cosine) if names[i] != word][:7])
 
 
-def test_best_leaves_out_the_word_in_any_case_and_what_has_no_score() -> None:
+def test_best_excludes_the_word_in_any_case_and_words_without_a_score() -> None:
     words = WordRanking(["Dog", "cat", "dog", "cow", "hen"])
     scores = torch.tensor([[9.0, 1, 8, 2, -torch.inf], [9, 1, 8, 2, 3]])
     before = scores.clone()
@@ -76,11 +76,11 @@ def test_a_header_and_a_limit(tmp_path: Path) -> None:
         (b"\x80\x02}q\0", r"glove.txt is binary \(byte 4 is 0\)"),
     ],
 )
-def test_what_may_be_wrong_with_a_file(tmp_path: Path, text: str | bytes, wrong: str) -> None:
+def test_invalid_files(tmp_path: Path, text: str | bytes, wrong: str) -> None:
     with pytest.raises(UserError, match=wrong):
         read_word_table(written(tmp_path, text))
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read .*none.txt: No such file"):
         read_word_table(tmp_path / "none.txt")

@@ -1,4 +1,4 @@
-"""Prepared task data: the tokenizer's own sequences as oracle, hidden labels, batches of both kinds."""
+"""Prepared task data: sequences of the tokenizer as oracle, hidden labels, batches of texts and pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLS, SEP = 2, 3
 @pytest.fixture(scope="module")
 def tokenizer():
     tokenizer = tiny_tokenizer()
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as BERT's tokenizer says
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as in BERT's tokenizer
     return tokenizer
 
 
@@ -83,7 +83,7 @@ def test_the_tokenizer_is_left_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert"])
 def test_the_tokenizers_own_sequences(tmp_path: Path, family: str) -> None:
-    """No [CLS] A [SEP] B [SEP] for everyone: RoBERTa writes <s> A </s></s> B </s>."""
+    """The format differs between families: RoBERTa has <s> A </s></s> B </s>, not [CLS] A [SEP] B [SEP]."""
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     if family == "roberta":
         vocabulary = {t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", *letters])}
@@ -161,7 +161,7 @@ def test_many_rows_keep_their_order_over_record_batches(tmp_path: Path, tokenize
         (TaskData(PAIRS, {"train": [LabelledRow(("a",), 1)]}), 16, "a row of 1 text.s., the task 2"),
     ],
 )
-def test_what_cannot_be_prepared(tmp_path: Path, tokenizer, data: TaskData, length: int, words_: str) -> None:
+def test_data_that_cannot_be_prepared(tmp_path: Path, tokenizer, data: TaskData, length: int, words_: str) -> None:
     with pytest.raises(UserError, match=words_):
         prepare(data, tokenizer, tmp_path, max_length=length)
     assert not list(tmp_path.iterdir())

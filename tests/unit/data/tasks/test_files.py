@@ -1,4 +1,4 @@
-"""Reading labelled rows: four formats, folders, what is inferred, and each kind of bad input as one line."""
+"""Reading labelled rows: four formats, folders, inference, and each kind of bad input as one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADER = ("sentence1", "sentence2", "label")
 
 
 def write(path: Path, header, rows) -> Path:
-    """`rows` as .tsv, .csv, .jsonl or .parquet, written by other code than reads them here."""
+    """`rows` as .tsv, .csv, .jsonl or .parquet, written by independent code."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         parquet.write_table(
@@ -54,7 +54,7 @@ def test_a_table_in_every_format(tmp_path: Path, suffix: str) -> None:
     assert list(read_table(file, ("sentence2",), None))[1] == (records[1].line, ('he said "no"',), None)
 
 
-def test_what_differs_between_tsv_and_csv(tmp_path: Path) -> None:
+def test_quoting_differs_between_tsv_and_csv(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_bytes(b'\xef\xbb\xbfsentence\tlabel\r\n"a, b\t1\r\n\r\nc""d\t0\r\n')
     assert [r[:3] for r in read_table(tmp_path / "t.tsv", ("sentence",), "label")] == [
         (2, ('"a, b',), "1"),
@@ -76,8 +76,8 @@ def test_typed_labels(tmp_path: Path) -> None:
     for name, labels in {"a": [0, 1], "b": [0.5, 2.0], "c": [True, False], "d": ["x", None]}.items():
         for suffix in (".jsonl", ".parquet"):
             file = write(tmp_path / f"{name}{suffix}", ("text", "label"), [("t", label) for label in labels])
-            wanted = {"a": ["0", "1"], "b": ["0.5", "2.0"], "c": ["1", "0"], "d": ["x", None]}[name]
-            assert [record.label for record in read_table(file, ("text",), "label")] == wanted
+            expected = {"a": ["0", "1"], "b": ["0.5", "2.0"], "c": ["1", "0"], "d": ["x", None]}[name]
+            assert [record.label for record in read_table(file, ("text",), "label")] == expected
 
 
 def test_a_folder_with_labels_txt(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_hub_files_with_shards_and_hidden_test_labels(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("suffix", [".tsv", ".csv", ".jsonl", ".parquet"])
-def test_what_is_inferred(tmp_path: Path, header, rows, shape: TaskShape, suffix: str) -> None:
+def test_inferred_shapes(tmp_path: Path, header, rows, shape: TaskShape, suffix: str) -> None:
     if suffix == ".parquet":  # typed: one kind a column
         kind: type = str if any(isinstance(row[-1], str) for row in rows) else float
         rows = [(*row[:-1], kind(row[-1])) for row in rows]
@@ -169,7 +169,7 @@ def test_what_is_inferred(tmp_path: Path, header, rows, shape: TaskShape, suffix
         assert [shape.labels[int(label or 0)] for label in labels] == [str(row[-1]).removesuffix(".0") for row in rows]
 
 
-def test_own_columns_and_an_own_kind(tmp_path: Path) -> None:
+def test_given_columns_and_regression(tmp_path: Path) -> None:
     header, rows = ("id", "title", "body", "stars"), [(0, "a", "b", 1), (1, "c", "d", 5), (2, "e", "f", 3)]
     file = write(tmp_path / "reviews.csv", header, rows)
     source = TaskFolder(str(file), columns=("title", "body"), label="stars", regression=True)
@@ -185,7 +185,7 @@ def test_own_columns_and_an_own_kind(tmp_path: Path) -> None:
     assert TaskFolder(str(many), regression=False).read().shape.outputs == 30
 
 
-def test_fingerprints_differ_with_all_that_matters(tmp_path: Path) -> None:
+def test_fingerprints_differ_with_contents_and_settings(tmp_path: Path) -> None:
     for split in ("train", "dev"):
         write(tmp_path / f"{split}.tsv", ("sentence", "label"), [("a", 0), ("b", 1)])
     sources = [
@@ -298,10 +298,10 @@ def test_bad_input_of_official_tasks(tmp_path: Path) -> None:
 
 
 def test_a_hub_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+    requests: list[Any] = []
 
     def load(name: str, config: str, revision: str, split: str) -> datasets.Dataset:
-        asked.append((name, config, revision, split))
+        requests.append((name, config, revision, split))
         labels = [-1, -1] if split.startswith("test") else [0, 2]
         names = ["contradiction", "neutral", "entailment"]  # not GLUE's order: names decide
         features = datasets.Features(
@@ -313,6 +313,6 @@ def test_a_hub_task(monkeypatch: pytest.MonkeyPatch) -> None:
     data = TaskHub(TASKS["mnli"]).read()
     assert data.splits["train"] == [LabelledRow(("a", "c"), 2), LabelledRow(("b", "d"), 0)]
     assert [row.label for row in data.splits["test_mismatched"]] == [None, None]
-    assert [split for *_, split in asked][:3] == ["train", "validation_matched", "validation_mismatched"]
-    assert asked[0][:3] == ("nyu-mll/glue", "mnli", TASKS["mnli"].hub.revision)
+    assert [split for *_, split in requests][:3] == ["train", "validation_matched", "validation_mismatched"]
+    assert requests[0][:3] == ("nyu-mll/glue", "mnli", TASKS["mnli"].hub.revision)
     assert TaskHub(TASKS["mnli"]).fingerprint() != TaskHub(TASKS["rte"]).fingerprint()

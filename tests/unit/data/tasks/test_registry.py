@@ -140,7 +140,7 @@ def test_a_column_of_ids_is_no_column_of_labels() -> None:
 def test_labels_as_numbers_or_names() -> None:
     code = codes(("negative", "positive"))
     assert [code[canonical("1.0")], code[fold("Positive")], code["0"], code[fold("neg")]] == [1, 1, 0, 0]
-    assert codes(("negative", "positive"), ("1", "0"))["1"] == 0  # as a labels.txt may say
+    assert codes(("negative", "positive"), ("1", "0"))["1"] == 0  # as in a labels.txt
     with pytest.raises(UserError, match="written alike"):
         codes(("a", "b"), ("1", "1.0"))
 

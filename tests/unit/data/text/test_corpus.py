@@ -1,4 +1,4 @@
-"""A prepared corpus against sequences written by hand, and the laws of its split."""
+"""A prepared corpus against sequences written by hand, and properties of its split."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_both_sides_have_a_document(tmp_path: Path, tokenizer: BertTokenizer, sh
     assert len(train) + len(held) == 25
 
 
-def test_few_documents_are_split_in_stretches(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+def test_few_documents_are_split_into_chunks(tmp_path: Path, tokenizer: BertTokenizer) -> None:
     prepare(
         Texts([words(800), words(400), words(8)]),
         tokenizer,
@@ -198,7 +198,7 @@ def test_text_without_white_space_is_cut_anywhere() -> None:
     assert [(last, len(piece)) for last, piece in pieces] == [(False, 50_000), (False, 50_000), (True, 20_000)]
 
 
-def test_no_space_is_said_before_anything_is_written(
+def test_too_little_disk_space_is_reported_before_writing(
     tmp_path: Path, tokenizer: BertTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)

@@ -1,4 +1,4 @@
-"""Sources of text: what counts as a document, and each kind of bad input as one line that names the file."""
+"""Sources of text: boundaries of documents, and each kind of bad input as one line that names the file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_folder_is_read_by_name_with_its_subfolders(tmp_path: Path) -> None:
     assert 0 < source.size() < 1000
 
 
-def test_long_files_and_lines_come_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_files_and_lines_come_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textfiles, "LONGEST", 10)
     file = tmp_path / "a.txt"
     file.write_text("one two\nfour\néééééééééé é\n\nlast", encoding="utf-8")
@@ -249,19 +249,19 @@ def test_hub_faults_are_one_line(hub: str) -> None:
 
 def test_short_revisions_are_looked_up(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = [SimpleNamespace(commit_id=start + "0" * 33) for start in ("7600e0b", "c298a5b", "7600aaa")]
-    asked = []
+    revisions = []
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_commits", lambda self, name, repo_type: commits)
     load = datasets.load_dataset
     monkeypatch.setattr(
-        datasets, "load_dataset", lambda *args, revision, **named: (asked.append(revision), load(*args, **named))[1]
+        datasets, "load_dataset", lambda *args, revision, **named: (revisions.append(revision), load(*args, **named))[1]
     )
     assert len(list(HubText(hub, None, "train", "7600e0b").documents())) == 7
-    assert asked == ["7600e0b" + "0" * 33]
+    assert revisions == ["7600e0b" + "0" * 33]
     with pytest.raises(UserError, match="0 commits begin with 1234567"):
         list(HubText(hub, None, "train", "1234567").documents())
 
 
-def test_excerpt_names_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excerpt_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"gensim, which is not installed; pip install"):
         WikipediaExcerpt().check()
