@@ -112,9 +112,9 @@ def test_a_teacher_without_a_head_gets_one_once(tmp_path, text_folder):
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_text_in_other_forms(form, tmp_path, teacher_folder):
-    from tests.conftest import made_text
+    from tests.conftest import generated_text
 
-    texts = made_text(40)
+    texts = generated_text(40)
     folder = tmp_path / "text"
     folder.mkdir()
     if form == "jsonl":

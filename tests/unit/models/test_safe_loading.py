@@ -155,7 +155,8 @@ DANGEROUS = {
     r"tarfile\.\w+|zipfile\.ZipFile|\w+\.extract(all)?|shutil\.unpack_archive": "'w'",
     r"subprocess\.\w+": "!shell=True",
     r"\w+\.from_pretrained": "!trust_remote_code=True",
-    r"torch\.hub\.\w+|importlib\.import_module": None,
+    r"torch\.hub\.\w+": None,
+    r"importlib\.import_module": "f'kdlab.",  # a module of the package itself
 }
 
 

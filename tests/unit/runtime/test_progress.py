@@ -25,7 +25,7 @@ from kdlab.runtime import progress
 from kdlab.runtime.progress import ProgressBar, redirect_tqdm, track
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.types import Batch, TaskShape
-from tests.conftest import made_text, tiny_tokenizer
+from tests.conftest import generated_text, tiny_tokenizer
 from tests.support.made_runs import made_run
 from tests.support.runs import Hurried, call, tiny
 
@@ -136,7 +136,7 @@ def test_downloads_of_libraries_tell_in_lines(bars, clock, monkeypatch, capsys):
 
 
 def rows(count: int) -> TaskData:
-    texts = [" ".join(text.split()[:4]) for text in made_text(count)]
+    texts = [" ".join(text.split()[:4]) for text in generated_text(count)]
     return TaskData(TaskShape(1, ("no", "yes"), ("accuracy",)), {"train": [LabelledRow((t,), 0) for t in texts]})
 
 

@@ -19,7 +19,15 @@ from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.methods.selection import strategies
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
-from kdlab.modules.row_pool import RowPool, centre_distances, chosen, joined, keeps, look
+from kdlab.modules.row_pool import (
+    RowPool,
+    centre_distances,
+    join_pools,
+    named_strategies,
+    row_pool,
+    selection_mask,
+    selection_rows,
+)
 from kdlab.modules.student import StudentModule
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.analyses.across_runs import ratio, temperature
@@ -114,45 +122,45 @@ def test_a_strategy_keeps_the_best_of_each_batch() -> None:
     expected = np.zeros(ROWS, dtype=bool)
     for start, size, k in ((0, 5, 2), (5, 5, 2), (10, 2, 1)):  # 40 % of 5 and of 2, at least one
         expected[start + np.argsort(-entropy[start : start + size])[:k]] = True
-    assert keeps(pool_of((5, 5, 2)), strategies.entropy, 0.4, 1).numpy().tolist() == expected.tolist()
+    assert selection_mask(pool_of((5, 5, 2)), strategies.entropy, 0.4, 1).numpy().tolist() == expected.tolist()
 
 
 def test_what_is_drawn_does_not_depend_on_which_rank_holds_a_batch() -> None:
     pool = pool_of((4, 4, 4))
     parts = [RowPool(*(getattr(pool, n)[s : s + 4] for n in ("rows", "labels", "logits", "features")), (4,)) for s in (0, 4, 8)]  # pyright: ignore  # fmt: skip
-    dealt = joined([parts[1], parts[0], parts[2]])
+    dealt = join_pools([parts[1], parts[0], parts[2]])
     for arm in (strategies.random, strategies.cluster):
-        whole, again = (set(p.rows[keeps(p, arm, 0.5, 3)].tolist()) for p in (pool, dealt))
+        whole, again = (set(p.rows[selection_mask(p, arm, 0.5, 3)].tolist()) for p in (pool, dealt))
         assert whole == again and len(whole) == 6
-    assert set(pool.rows[keeps(pool, strategies.random, 0.5, 4)].tolist()) != whole
+    assert set(pool.rows[selection_mask(pool, strategies.random, 0.5, 4)].tolist()) != whole
 
 
 def test_looking_leaves_out_rows_that_only_keep_a_rank_in_step() -> None:
     model, second = Linear(), batch_of(np.array([7, 2]))
     second.real[0] = False
-    pool = look(model, [batch_of(np.array([4, 1, 0])), second])  # pyright: ignore[reportArgumentType]
+    pool = row_pool(model, [batch_of(np.array([4, 1, 0])), second])  # pyright: ignore[reportArgumentType]
     assert pool.rows.tolist() == [4, 1, 0, 2] and pool.sizes == (3, 1)
     np.testing.assert_allclose(pool.features, H[[4, 1, 0, 2]], rtol=1e-6)
     assert not pool.logits.requires_grad
     with pytest.raises(UserError, match="no labelled row"):
-        look(model, [])  # pyright: ignore[reportArgumentType]
+        row_pool(model, [])  # pyright: ignore[reportArgumentType]
 
 
 def test_strategies_by_name() -> None:
     own = {"mine": strategies.density, "entropy": strategies.entropy}
-    assert list(chosen(None, own, False))[-2:] == ["density", "mine"]
-    assert set(chosen(None, {}, True)) == {"random", "cluster", "density"}
-    assert list(chosen(["mine", "scaled_entropy"], own, False)) == ["mine", "scaled_entropy"]
-    assert list(chosen(None, own, False, ["margin"])) == ["margin"]
+    assert list(named_strategies(None, own, False))[-2:] == ["density", "mine"]
+    assert set(named_strategies(None, {}, True)) == {"random", "cluster", "density"}
+    assert list(named_strategies(["mine", "scaled_entropy"], own, False)) == ["mine", "scaled_entropy"]
+    assert list(named_strategies(None, own, False, ["margin"])) == ["margin"]
     with pytest.raises(UserError, match="no strategy is called entropi: did you mean entropy"):
-        chosen(["entropi"], {}, False)
+        named_strategies(["entropi"], {}, False)
     with pytest.raises(UserError, match="margin needs .* regression"):
-        chosen(["margin"], {}, True)
+        named_strategies(["margin"], {}, True)
 
 
 def test_a_row_of_the_trace_by_hand() -> None:
     arms = {"entropy": strategies.entropy, "random": strategies.random}
-    rows = selection_trace.traced(pool_of(), arms, 0.25, step=7, progress=0.5, seed=1)
+    rows = selection_rows(pool_of(), arms, 0.25, step=7, progress=0.5, seed=1)
     assert [(row["step"], row["strategy"]) for row in rows] == [(7, "entropy"), (7, "random"), (7, "all")]
     p = softmax(Z)
     three = np.argsort((p * np.log(p)).sum(1))[:3]
