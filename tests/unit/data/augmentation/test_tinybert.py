@@ -20,7 +20,7 @@ from kdlab.errors import UserError
 from kdlab.models.loading import load_masked_lm, load_tokenizer
 from kdlab.storage.artifacts import MANIFEST, ArtifactStore
 from kdlab.types import TaskShape
-from tests.conftest import SYLLABLES, WORDS, made_text, tiny_tokenizer, write_teacher
+from tests.conftest import SYLLABLES, WORDS, generated_text, tiny_tokenizer, write_teacher
 
 SINGLE = TaskShape(1, ("no", "yes"), ("accuracy",))
 PAIR = TaskShape(2, ("no", "yes"), ("accuracy",))
@@ -46,7 +46,7 @@ def recipe_of(**settings) -> AugmentationRecipe:
 
 
 def single_data(count: int, words: int = 8) -> TaskData:
-    texts = [" ".join(text.split()[:words]) + "." for text in made_text(count)]
+    texts = [" ".join(text.split()[:words]) + "." for text in generated_text(count)]
     return TaskData(
         SINGLE,
         {"train": [LabelledRow((text,), i % 2) for i, text in enumerate(texts)], "dev": [LabelledRow(("ba",), 0)]},
@@ -54,7 +54,7 @@ def single_data(count: int, words: int = 8) -> TaskData:
 
 
 def pair_data() -> TaskData:
-    texts = [" ".join(text.split()[:6]) for text in made_text(8)]
+    texts = [" ".join(text.split()[:6]) for text in generated_text(8)]
     return TaskData(PAIR, {"train": [LabelledRow((texts[2 * i], texts[2 * i + 1]), 1) for i in range(4)]})
 
 
@@ -79,7 +79,7 @@ def forwards(model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_candidates_are_those_of_a_plain_call(folder: Path) -> None:
     tokenizer, plain = load_tokenizer(folder), transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
     model = load_masked_lm(folder).train()
-    texts = [TEXT, "", "12 .", *(" ".join(text.split()[:9]) for text in made_text(6))]
+    texts = [TEXT, "", "12 .", *(" ".join(text.split()[:9]) for text in generated_text(6))]
     found = CandidateFinder(model, tokenizer, None, 5, 32, 4).find(texts)
     assert model.training and all(module.training for module in model.modules())
     checked = 0
