@@ -1,4 +1,4 @@
-"""Which teachers a run has, as the configuration says, before any of them is made or loaded."""
+"""Specifications of the teachers that a configuration describes, before any of them is made or loaded."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from kdlab.storage.files import sha256_of
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model's files are: a local folder or a Hub name, its Hub revision, and its config."""
+    """The location of a model's files: a local folder or a Hub name, with its Hub revision, and the model's config."""
 
     place: str | Path
     revision: str | None
     config: Any
 
     def sha256(self) -> str:
-        """What names the weights: their sha256, or the Hub's name and revision."""
+        """The identity of the weights (see `weights_of`)."""
         return weights_of(self.place, self.revision)
 
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """One teacher. `name`: in the ledger; `title`: in tables of scores.
+    """One teacher: `name` in the ledger, `title` in tables of scores, `source` of its initial weights.
 
-    `layers`: which of the source's layers it has (None: all); `classes`: which of the task's classes it knows (None:
-    all); `assistant`: how it is distilled (None: it is fine-tuned, or taken as it is).
+    `layers`: indices of the source's layers that it keeps (None: all); `classes`: indices of the task's classes that it
+    predicts (None: all); `assistant`: settings of its distillation (None: it is fine-tuned, or used unchanged).
     """
 
     name: str
@@ -49,7 +49,7 @@ class TeacherSpec:
 
     @property
     def config(self) -> Any:
-        """The source's config, with as many layers as this one has."""
+        """The source's config, with the number of layers of this teacher."""
         if self.layers is None:
             return self.source.config
         config = copy.deepcopy(self.source.config)
@@ -58,17 +58,18 @@ class TeacherSpec:
 
     @property
     def depth(self) -> int:
+        """The number of layers."""
         return self.config.num_hidden_layers
 
     def cost(self, outputs: int | None, length: int) -> int:
-        """FLOPs of a forward over one row of `length` tokens."""
-        known = outputs if self.classes is None else len(self.classes)
-        return flops.forward(flops.shape_of(self.config, known), 1, length)
+        """FLOPs of a forward over one row of `length` tokens; `outputs`: the number of all classes (or V)."""
+        predicted = outputs if self.classes is None else len(self.classes)
+        return flops.forward(flops.shape_of(self.config, predicted), 1, length)
 
 
 def weights_of(place: str | Path, revision: str | None = None) -> str:
-    """What names the weights at a place: their sha256 (of several files, a hash of these), or for a Hub name the name and
-    revision."""
+    """Identity of the weights at `place`: their SHA-256 (of several files, a hash of these), or "name@revision" for a Hub
+    name."""
     weights = Path(place) / "model.safetensors"
     if weights.is_file():
         return sha256_of(weights)
@@ -77,9 +78,9 @@ def weights_of(place: str | Path, revision: str | None = None) -> str:
 
 
 def place_of(name: str | None, path: str | None, where: str) -> str | Path:
-    """Where a teacher's files are: a folder `path`, the folder of a package that carries `name`, or the Hub name itself.
+    """Location of a teacher's files: the folder `path`, the folder of a package that contains `name`, or the Hub name.
 
-    UserError where the folder holds no model; a package's weights are checked.
+    UserError for a folder without a model; `where`: the configuration key in its message. A package's weights are verified.
     """
     if path is not None:
         folder = Path(path)
@@ -90,7 +91,7 @@ def place_of(name: str | None, path: str | None, where: str) -> str | Path:
 
 
 def source_of(name: str | None, path: str | None, revision: str | None, where: str) -> ModelSource:
-    """A teacher's source, its config read; UserError where there is none, with the names that need no Hub."""
+    """Locate a teacher and read its config; UserError if there is none, with the names that need no Hub."""
     place = place_of(name, path, where)
     try:
         return ModelSource(place, revision, loading.load_config(place, revision))
@@ -98,44 +99,46 @@ def source_of(name: str | None, path: str | None, revision: str | None, where: s
         raise UserError(f"no teacher: {error}; without the Hub, {nearest(str(name), PACKAGES)}") from error
 
 
-def other(name: str, given: OtherTeacherConfig, main: ModelSource) -> TeacherSpec:
-    """The teacher that teachers.others.`name` describes."""
+def other(name: str, settings: OtherTeacherConfig, main: ModelSource) -> TeacherSpec:
+    """The teacher that teachers.others.`name` describes; `main`: the main teacher's source, its default."""
     where = f"teachers.others.{name}"
     source = main
-    if given.path is not None or given.name is not None:
-        source = source_of(given.name, given.path, given.revision, where)
+    if settings.path is not None or settings.name is not None:
+        source = source_of(settings.name, settings.path, settings.revision, where)
     layers = None
-    if given.layers is not None:
+    if settings.layers is not None:
         depth = source.config.num_hidden_layers
-        layers = tuple(pick_layers(given.layers, depth, given.pick, f"{where}.layers"))
+        layers = tuple(pick_layers(settings.layers, depth, settings.pick, f"{where}.layers"))
     return TeacherSpec(name, f"teacher {name}", source, layers)
 
 
-def assistant(given: AssistantConfig, main: ModelSource, student_depth: int) -> TeacherSpec:
+def assistant(settings: AssistantConfig, main: ModelSource, student_depth: int) -> TeacherSpec:
     """The assistant that adopt.assistant describes; UserError unless its depth is between those of student and teacher.
 
-    Without a number of layers it is halfway between them (DeKD Fig. 3: 9 layers serve 6 of 12 best).
+    The default depth is halfway between them (DeKD Fig. 3: between 6 and 12 layers, 9 are best).
     """
     depth = main.config.num_hidden_layers
-    if given.path is not None:
-        source = ModelSource(given.path, None, loading.load_config(given.path))
-        made = TeacherSpec(ASSISTANT, ASSISTANT, source, None, None, given)
+    if settings.path is not None:
+        source = ModelSource(settings.path, None, loading.load_config(settings.path))
+        spec = TeacherSpec(ASSISTANT, ASSISTANT, source, None, None, settings)
     else:
-        number = given.layers if given.layers is not None else max(1, (depth + student_depth) // 2)
-        layers = tuple(pick_layers(number, depth, given.pick, "adopt.assistant.layers"))
-        made = TeacherSpec(ASSISTANT, ASSISTANT, main, layers, None, given)
-    if not student_depth < made.depth < depth:
+        number = settings.layers if settings.layers is not None else max(1, (depth + student_depth) // 2)
+        layers = tuple(pick_layers(number, depth, settings.pick, "adopt.assistant.layers"))
+        spec = TeacherSpec(ASSISTANT, ASSISTANT, main, layers, None, settings)
+    if not student_depth < spec.depth < depth:
         raise UserError(
-            f"adopt.assistant: an assistant of {made.depth} layers; it needs more than the student's {student_depth} and "
+            f"adopt.assistant: an assistant of {spec.depth} layers; it needs more than the student's {student_depth} and "
             f"fewer than the teacher's {depth} (adopt.assistant.layers=)"
         )
-    return made
+    return spec
 
 
 def specialists(count: int, main: ModelSource, classes: Sequence[str] | None) -> list[TeacherSpec]:
-    """`count` teachers for the task's `classes`, dealt out in order and evenly; UserError with less than two each."""
+    """`count` teachers that divide the task's `classes` evenly, in order; UserError for fewer than two classes each."""
     if classes is None:
-        raise UserError(f"teachers.split={count}: specialists know a part of the classes, and this task is regression")
+        raise UserError(
+            f"teachers.split={count}: each specialist predicts some of the classes, and this task is regression"
+        )
     if len(classes) < 2 * count:
         raise UserError(
             f"teachers.split={count}: a specialist needs two classes or more, and this task has {len(classes)} "
@@ -151,14 +154,14 @@ def specialists(count: int, main: ModelSource, classes: Sequence[str] | None) ->
 
 
 def ordered(members: Sequence[TeacherSpec], outputs: int | None, length: int) -> list[TeacherSpec]:
-    """From small to large by the FLOPs of a forward; equals, and so specialists, in the order given."""
+    """Sort teachers by the FLOPs of a forward, ascending and stable; specialists keep their order."""
     if any(member.classes for member in members):
         return list(members)
     return sorted(members, key=lambda member: member.cost(outputs, length))
 
 
 def check_names(members: Sequence[TeacherSpec]) -> None:
-    """UserError where two teachers have one name."""
+    """UserError if two teachers have the same name."""
     names = [member.name for member in members]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -166,11 +169,11 @@ def check_names(members: Sequence[TeacherSpec]) -> None:
 
 
 def check_vocabulary(member: TeacherSpec, tokens: dict[str, int], max_length: int) -> None:
-    """UserError unless a teacher that comes from elsewhere reads the main teacher's tokens, and rows of that length."""
-    theirs = loading.load_tokenizer(member.source.place, member.source.revision).get_vocab()
-    if theirs != tokens:
+    """UserError unless a teacher of another source has the vocabulary `tokens` and reads rows of `max_length` tokens."""
+    vocabulary = loading.load_tokenizer(member.source.place, member.source.revision).get_vocab()
+    if vocabulary != tokens:
         raise UserError(
-            f"the teacher {member.name} has another tokenizer than the main teacher ({len(theirs)} and {len(tokens)} "
+            f"the teacher {member.name} has another tokenizer than the main teacher ({len(vocabulary)} and {len(tokens)} "
             "tokens, not the same): all teachers of a run need the same vocabulary"
         )
     longest = getattr(member.source.config, "max_position_embeddings", None)

@@ -1,4 +1,4 @@
-"""A teacher's layers over two ranks (gloo): what each holds, that answers stay the same, that unequal asking ends."""
+"""A teacher's layers over two ranks (gloo): memory of each, equal answers, unequal numbers of queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two CPU ranks (gloo) and one process on the same global batch: the same teachers asked, weights of terms and student."""
+"""Two CPU ranks (gloo) and one process on the same global batch: equal queries, weights of terms and student."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ FROZEN = ("word_embeddings.weight", "position_embeddings.weight")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
-    """A folder with one finished run; 50 training rows, so that an analysis can look at all of them."""
+    """A folder with one finished run; 50 training rows, so that an analysis can read all of them."""
     folder = tmp_path_factory.mktemp("analyse")
     given = tiny_task(
         teacher_folder,

@@ -49,7 +49,7 @@ WRONG = {
 
 @pytest.fixture
 def assert_refused_early(tmp_path, monkeypatch, capsys):
-    """Types a command, in this process: it must be refused, in one line that says `says`, before anything is made."""
+    """Run a command in this process; assert that one line containing `says` refuses it, before anything is written."""
 
     def type_(arguments: list[str], *says: str) -> None:
         folder = tmp_path / "typed"
@@ -234,7 +234,7 @@ def test_a_teacher_of_classes_for_numbers(tmp_path, assert_refused_early):
 
 
 def test_a_teacher_that_learnt_nothing(tmp_path, task_folder, teacher_folder):
-    """Known only after it was trained and scored: said in one line, what to do included, and no run is begun."""
+    """A fault known only after training and scoring: one line, with the remedy, and no run is started."""
     rows = shutil.copytree(task_folder, tmp_path / "rows")
     most = majority(rows)
     lines = (rows / "dev.tsv").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Runs that share a teacher's answers, as a user types them: the second asks nobody and learns the same."""
+"""Runs that share a teacher's answers, as commands: the second runs no teacher forward and learns the same."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_damaged_cache_is_refused_or_filled_again_as_told(tmp_path, teacher_fo
 
 
 def test_episodes_and_the_run_share_one_teachers_answers(tmp_path, teacher_folder, task_folder):
-    """40 rows in 6 batches: three passes over 32 rows (8 are set aside) in each episode, two in the run. None is asked
+    """40 rows in 6 batches: three passes over 32 rows (8 are set aside) in each episode, two in the run. None is queried
     twice."""
     learning = ["weigh=ksm", "weigh.episodes=2", "weigh.phase=3", "weigh.reward_rows=8", "knowledge=ksm"]
     more = [*learning, "select=all", "teachers.cache=disk", "data.train_rows=40", "teachers.sanity=false"]

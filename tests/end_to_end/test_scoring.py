@@ -18,7 +18,7 @@ def lab(tmp_path_factory, teacher_folder, task_folder) -> Lab:
 
 
 def scoring(lab: Lab, *more: str) -> int:
-    """FLOPs spent on looking at rows."""
+    """FLOPs of the scoring forwards."""
     return lab.result(*COMMON, *more)["ledger"]["flops"]["scoring"]
 
 

@@ -1,4 +1,4 @@
-"""Runs with several teachers as a user types them: made first, kept, asked for their rows, scored and paid for."""
+"""Runs with several teachers, as commands: prepared first, stored, queried for their rows, scored and counted."""
 
 from __future__ import annotations
 

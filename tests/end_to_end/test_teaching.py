@@ -141,7 +141,7 @@ def command(one: dict[str, str]) -> list[str]:
 
 
 def covering(strength: int, alike: bool = False, seed: int = 0) -> list[dict[str, str]]:
-    """Combinations in which every `strength` choices of different groups meet, where they can: greedily few.
+    """A greedily small set of combinations that covers every possible `strength` choices of different groups.
 
     `alike`: one choice stands for all of its kind. Of rows that are worth the same, the one with the most new pairs.
     """
@@ -205,7 +205,7 @@ def whole(folder: Path) -> dict[str, Any]:
 
 
 def assert_trains(lab: Lab, one: dict[str, str]) -> Path:
-    """A combination trains, and what it writes is what it was asked for; its run folder."""
+    """Train a combination and check its files against the choices; returns the run folder."""
     folder, output = lab.run(*command(one), *FEW)
     result = result_of(folder)
     assert result["status"] == "finished" and math.isfinite(result["metrics"]["student"]["loss"]), output

@@ -1,7 +1,7 @@
 """All pairs of choices of different groups, and all triples of choices that differ in kind: trained, killed, gone on with.
 
 Some 900 combinations, about an hour on one core: `pytest -m nightly -n 2 tests/nightly/test_compositions.py`. Which of them
-are contradictions, and what the others need, is said in tests/end_to_end/test_teaching.py.
+are contradictions, and the requirements of the others, are in tests/end_to_end/test_teaching.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hostile input for everything that reads a file or a setting: success or one `UserError`, at once, and nothing left.
 
 Each target is a strategy of inputs and a function that takes one in a folder of its own. `fuzz` runs a target on as many
-cases as are asked for; the sample in tests/property and the long run in tests/nightly share all of it.
+cases as are requested; the sample in tests/property and the long run in tests/nightly share all of it.
 """
 
 from __future__ import annotations

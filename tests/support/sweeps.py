@@ -18,7 +18,7 @@ GRIDS = [
 
 
 def choices(grid: Sequence[str]) -> dict[str, list[str]]:
-    """Key by key, an override once for each value that it sweeps over, as the command of one job would say it."""
+    """Key by key, an override once for each value that it sweeps over, as in the command of one job."""
     return {o.key_or_group: _choices(o) for o in OverridesParser.create().parse_overrides(list(grid))}
 
 

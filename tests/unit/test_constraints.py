@@ -1,4 +1,4 @@
-"""constraints.txt pins what kdlab, its extras demo, cpu and dev and those dev takes ask for, to versions they allow."""
+"""constraints.txt pins all requirements of kdlab and its extras demo, cpu and dev to allowed versions."""
 
 from __future__ import annotations
 

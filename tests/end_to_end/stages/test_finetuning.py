@@ -70,7 +70,7 @@ def make_stage(tmp_path, teacher_folder, task_folder):
 
 
 def write_classifier(folder: Path, names: tuple[str, ...], seed: int = 0, order: list[int] | None = None) -> Path:
-    """A random classifier that tells `names` apart; `order`: its classes stand in another order."""
+    """A random classifier of the classes `names`; `order`: its classes stand in another order."""
     config = tiny_config("bert", 4)
     config.initializer_range = 0.2
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: no update, no word lost, and spikes told; every number here is worked out by hand."""
+"""Numbers that are not finite: no update, all reports written, spikes listed; numbers are worked out by hand."""
 
 from __future__ import annotations
 

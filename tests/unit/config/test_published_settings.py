@@ -4,7 +4,7 @@ Where each number comes from (METHODS.md; A is AdaDS, D Dynamic KD, T DeKD):
 
 - section 1, selection: ratio 0.1 of A's tables; the strategies under their papers' names.
 - section 2, AdaDS: six arms (no random); alpha 0.1, epsilon 0.1, K 5, M 256, interval 10 are ours, stated there, for A
-  does not print them; the observation is the task's own loss, no teacher is asked for it.
+  does not print them; the observation is the task's own loss, it queries no teacher.
 - section 3, fine-tuning: lr 2e-5, batch 32, AdamW, 10 % linear warm-up, length 128 (D); 5 epochs (A; D takes 3);
   lambda 0.5, tau 1 (D); the student is the first 6 layers of BERT-base; the teacher BERT-base, lr 2e-5, 3 epochs (D).
 - section 5, augmentation: x20 (D). Replacement probability 0.4 and 15 candidates are TinyBERT's (Jiao et al. 2020,
@@ -198,7 +198,7 @@ def test_every_experiment_composes_at_both_scales(file, scale):
 
 
 def test_a_group_is_said_in_the_comments_as_it_is_typed():
-    """`+augment=tinybert`, not `data/augment=...`: what a comment of conf/ tells a user to type must compose."""
+    """`+augment=tinybert`, not `data/augment=...`: commands in comments of conf/ must compose."""
     typed = {
         found
         for file in CONF.rglob("*.yaml")

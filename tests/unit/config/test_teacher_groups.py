@@ -1,4 +1,4 @@
-"""Contradictions in what a configuration says of teachers: one line, before anything is loaded or made."""
+"""Contradictory settings of teachers are refused in one line, before anything is loaded or made."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ WHOLE = {"select": "all", "ratio": 1.0, "task": "rte"}
 
 
 def quiet(line: str) -> None:
-    """Says nothing."""
+    """Print nothing."""
 
 
 def tables(home: Path, paper: str | None = None) -> list[TaskTable]:

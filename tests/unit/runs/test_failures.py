@@ -1,4 +1,4 @@
-"""The other ranks of a run, here small processes in place of trainings: their end, and what is said of it."""
+"""The other ranks of a failed run, here small processes in place of trainings: how they end, and the report."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from tests.support.runs import Hurried, call, tiny
 
 
 class Clock:
-    """Seconds that pass when the test says so, or `each` time somebody looks."""
+    """A clock that advances when the test sets it, or by `each` seconds at every reading."""
 
     def __init__(self, each: float = 0.0) -> None:
         self.now, self.each = 1000.0, each
@@ -50,7 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than a minute passes between any two looks at the clock."""
+    """More than a minute passes between any two readings of the clock."""
     monkeypatch.setattr(progress, "clock", Clock(61.0))
 
 

@@ -1,4 +1,4 @@
-"""kdlab.storage.redaction: what looks like a secret, and texts without them."""
+"""kdlab.storage.redaction: recognition of secrets, and texts without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep's jobs: expanded and named, run by stand-ins of a shell line each, stopped, counted and shown."""
+"""A sweep's jobs: expansion and names, scheduling of one-line shell commands in their place, stops, counts, display."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def made(folder: Path, *lines: str, devices: int = 1, accelerator: str = "auto")
 
 
 def run(found: Sequence[SweepJob], launcher: local.Local | None = None) -> tuple[SweepStatus, int | None, str]:
-    """Dispatch some jobs; what has become of them, the signal that stopped it, and what was said."""
+    """Dispatch some jobs; returns their states, the signal that stopped the sweep, and the output."""
     launcher = launcher or local.Local()
     launcher.prepare(found, "mine")
     status, said = SweepStatus(launcher.at_once), io.StringIO()

@@ -1,6 +1,6 @@
-"""Every sweep file at both scales, and what experiments/ says of it.
+"""Every sweep file at both scales, and its description in experiments/.
 
-Here jobs are composed that set every key of a file once; which choices it names, and which tasks, is looked up.
+Compose jobs that set every key of a file once; check its choices and tasks by name.
 tests/nightly/test_sweeps.py composes every job, and runs each at tiny size.
 """
 

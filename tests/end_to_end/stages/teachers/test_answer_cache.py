@@ -31,7 +31,7 @@ def distilled(made: FinetuneStage) -> tuple[dict[str, Any], dict[str, torch.Tens
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
 def test_a_second_assistant_asks_nobody_and_learns_the_same(make_stage, tmp_path, cache):
-    """Each row is asked once, so that a first training with a cache is one without, bit for bit."""
+    """Each row is queried once, so that a first training with a cache is one without, bit for bit."""
     one = make_stage(*ASSISTANT, f"teachers.cache={cache}")
     stage, first = distilled(one)
     assert (stage["queries"], stage["cached"]) == (64, 0)  # 2 steps of 32 rows

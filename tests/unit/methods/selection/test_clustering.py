@@ -145,7 +145,7 @@ def test_a_faiss_without_kmeans_plus_plus_is_passed_over(monkeypatch):
 
 
 def test_each_gpu_gets_an_index_of_its_own(monkeypatch):
-    """No GPU here: faiss's GPU classes are recorded, so that what is asked of them can be read."""
+    """No GPU here: faiss's GPU classes are replaced by recorders of their calls."""
     faiss = pytest.importorskip("faiss")
     asked = []
 

@@ -46,7 +46,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 class Linear(nn.Module):
-    """A softmax regression on the row's own number: hidden states are looked up, and trained too where wanted."""
+    """A softmax regression on the row's own number: hidden states come from a table, trained on request."""
 
     per_row = True
 

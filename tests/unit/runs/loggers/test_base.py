@@ -1,4 +1,4 @@
-"""kdlab.runs.loggers.base: what dashboards are told of a run, read back from the files that they wrote."""
+"""kdlab.runs.loggers.base: values that a run logs, read back from the dashboards' files."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def launcher(*given: str) -> tuple[slurm.Submitit, list[expansion.SweepJob]]:
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch) -> Path:
-    """A folder whose `sbatch` takes a job and whose `sacct` says that it ran out of time."""
+    """A folder whose `sbatch` takes a job and whose `sacct` reports a timeout."""
     said = {
         "srun": "exit 0",
         "sbatch": "echo Submitted batch job 4711",

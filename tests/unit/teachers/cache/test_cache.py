@@ -1,4 +1,4 @@
-"""A teacher that remembers, against the same teacher asked afresh; what the ledger and a killed run see of it."""
+"""A teacher with a cache, against the same teacher without one; counts in the ledger, and a killed run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A cache that is of another teacher or other data, cut short, damaged, or on a full disk: named in one line, never used,
-and made anew or left alone as told."""
+"""Caches of another teacher or other data, truncated, damaged, or on a full disk: reported in one line, never used, and
+rebuilt or left alone, by `teachers.cache_trouble`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASKED = [3, 1, 8]
 
 
 def filled(folder: Path, key: str = KEY, other: bool = False) -> Path:
-    """A folder of answers to three rows; `other`: what another teacher says."""
+    """A folder of answers to three rows; `other`: those of another teacher."""
     who, _, _ = teacher(CacheSpec("row"), folder)
     assert isinstance(who.cache, AnswerCache) and isinstance(who.cache.store, DiskStore)
     who.cache.store.close()
@@ -45,12 +45,12 @@ def filled(folder: Path, key: str = KEY, other: bool = False) -> Path:
 
 
 def another_teachers(folder: Path) -> None:
-    """Its folder under the name of this one's, as a careless copy leaves it."""
+    """The folder of another teacher's answers, copied to the name of this one's."""
     filled(folder, KEY[::-1], other=True)
 
 
 def another_teachers_files(folder: Path) -> None:
-    """The same, and somebody has mended answers.json."""
+    """The same, with answers.json corrected by hand."""
     at = filled(folder, KEY[::-1], other=True)
     found = json.loads((at / "answers.json").read_text())
     (at / "answers.json").write_text(json.dumps({**found, "key": KEY}))
@@ -152,15 +152,15 @@ def test_refused(tmp_path, what):
 
 @pytest.mark.parametrize("when", ["the index", "the answers"])
 @pytest.mark.parametrize("trouble", ["rebuild", "without", "refuse"])
-def test_no_room_is_named_and_the_run_goes_on_as_told(tmp_path, trouble, when):
-    """A process that may write files of so many bytes: a write fails as on a full disk, where none may be mounted."""
-    room = 100 if when == "the index" else HEAD + ROWS * ENTRY.itemsize
+def test_a_full_disk_is_reported_and_handled_as_configured(tmp_path, trouble, when):
+    """A limit on the size of the process's files makes a write fail as on a full disk; no disk need be mounted."""
+    limit = 100 if when == "the index" else HEAD + ROWS * ENTRY.itemsize
     keeps = CacheSpec("row", hidden="all", others=("states",))
 
     def work() -> None:
         who, ledger, said = teacher(keeps, tmp_path, on_fault=trouble)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
         found = refused = None
         try:
             found = who.answer(rows(ASKED, False)).forwards

@@ -1,4 +1,4 @@
-"""Cached answers in the store's command: what is listed, what verify finds, and what prune may take."""
+"""Cached answers in `kdlab artifacts`: list, verify and prune."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ def test_prune_leaves_alone_what_a_running_process_uses(root, capsys):
     assert f"{NAME}  removed" in told(capsys, *everything)[1] and not (root / NAME).exists()
 
 
-def test_who_opens_answers_while_they_are_removed_begins_new_ones(root, monkeypatch):
-    """Removed between its look at the folder and its lock."""
+def test_opening_answers_while_they_are_removed_creates_new_ones(root, monkeypatch):
+    """The folder is removed after its facts were read and before the lock is taken."""
     store = DiskStore(root / NAME, KEY, ROWS, FACTS)
     hold, calls = store._lock_facts, []
 
@@ -159,7 +159,7 @@ def test_who_opens_answers_while_they_are_removed_begins_new_ones(root, monkeypa
     assert store.read(-1, [3, 5], [content(3), content(5)], pytest.fail)[1] is None  # what was there is gone
 
 
-def test_what_cannot_be_used_and_what_a_kill_has_left_go_unasked(root, capsys):
+def test_unusable_caches_and_leftovers_of_kills_are_removed_without_conditions(root, capsys):
     (root / NAME / "answers.json").write_text("{")
     (root / "answers" / f".{KEY}.answers.tmp").mkdir()
     given = ["prune", "--delete", "--root", str(root)]

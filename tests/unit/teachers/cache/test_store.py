@@ -1,4 +1,4 @@
-"""The store of answers by row: whole or missing, whoever writes, dies or damages it."""
+"""The stores of answers by row: each row is whole or missing, after concurrent writes, kills and damage."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def ignored(line: str) -> None:
     pass
 
 
-def whole(store: DiskStore | MemoryStore, epoch: int = -1, trouble: Callable[[str], None] = ignored) -> list[int]:
+def whole(store: DiskStore | MemoryStore, epoch: int = -1, report_fault: Callable[[str], None] = ignored) -> list[int]:
     """The rows that are there, each with its own bytes."""
-    found = store.read(epoch, range(ROWS), [content(row) for row in range(ROWS)], trouble)
+    found = store.read(epoch, range(ROWS), [content(row) for row in range(ROWS)], report_fault)
     rows = [row for row, one in enumerate(found) if one is not None]
     for row in rows:
         one = found[row]
@@ -67,7 +67,7 @@ def forked(action: Callable[[], object]) -> int:
     return child
 
 
-def test_rows_come_back_with_who_asked_first_and_epochs_are_apart(tmp_path):
+def test_rows_carry_the_first_run_and_step_and_epochs_are_separate(tmp_path):
     for store in (made(tmp_path), MemoryStore()):
         assert whole(store) == []
         put(store, [3, 0, 63], run=7, step=5)
@@ -105,7 +105,7 @@ def test_several_writers_at_once(tmp_path):
     children = [forked(lambda number=number: write(number)) for number in range(4)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     expected = set().union(*(np.random.default_rng(n).permutation(ROWS)[:50].tolist() for n in range(4)))
-    assert whole(made(tmp_path), trouble=pytest.fail) == sorted(expected)
+    assert whole(made(tmp_path), report_fault=pytest.fail) == sorted(expected)
     assert len(list((tmp_path / "answers").glob("*.data"))) == 4
 
 
@@ -169,7 +169,7 @@ def test_a_damaged_byte_is_never_read(tmp_path, where):
     for place in [*range(HEAD), *used][::3]:
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
         said: list[str] = []
-        rows = whole(made(tmp_path), trouble=said.append)
+        rows = whole(made(tmp_path), report_fault=said.append)
         assert len(rows) < 2 or place < HEAD and where == "rows.index"
         assert said, f"byte {place} of {where}"
         path.write_bytes(good)
@@ -182,7 +182,7 @@ def test_a_truncated_file_is_named_and_filled_again(tmp_path, where):
     os.truncate(path, path.stat().st_size - 5)
     said: list[str] = []
     store = made(tmp_path)
-    rows = whole(store, trouble=said.append)
+    rows = whole(store, report_fault=said.append)
     assert rows == ([5] if where == "000001.data" else []) and str(path) in said[0] and "truncated" in said[0]
     put(store, [5, 6])
     assert whole(store) == whole(made(tmp_path)) == [5, 6]
@@ -194,7 +194,7 @@ def test_files_of_other_answers_are_named_and_not_used(tmp_path):
     other = DiskStore(tmp_path / "answers", KEY[::-1], ROWS, {})
     other.open(said.append)
     assert "belongs to other answers" in said[0] and KEY in said[0]
-    assert whole(other, trouble=said.append) == [] and "rows.index belongs to other answers" in said[1]
+    assert whole(other, report_fault=said.append) == [] and "rows.index belongs to other answers" in said[1]
     (tmp_path / "answers" / "000001.data").unlink()
     (tmp_path / "answers" / "answers.json").write_text("{")
     store = DiskStore(tmp_path / "answers", KEY[::-1], ROWS, {})
@@ -206,7 +206,7 @@ def test_a_data_file_that_is_gone_is_named(tmp_path):
     put(made(tmp_path), [5])
     (tmp_path / "answers" / "000001.data").unlink()
     said: list[str] = []
-    assert whole(made(tmp_path), trouble=said.append) == [] and "000001.data is missing" in said[0]
+    assert whole(made(tmp_path), report_fault=said.append) == [] and "000001.data is missing" in said[0]
 
 
 def full(folder: Path, first: list[int], second: list[int], limit: int) -> str:
@@ -232,11 +232,11 @@ def test_a_full_disk_is_an_error_and_what_was_there_stays(tmp_path):
     first = [1, 2]
     size = HEAD + sum(len(payload(row)) for row in first)
     assert full(tmp_path, first, [3, 4, 5], size + 30)
-    assert whole(made(tmp_path), trouble=pytest.fail) == first
+    assert whole(made(tmp_path), report_fault=pytest.fail) == first
     assert (tmp_path / "answers" / "000001.data").stat().st_size == size
 
 
-def test_an_index_has_its_room_before_it_is_used(tmp_path):
+def test_an_index_is_allocated_before_it_is_used(tmp_path):
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         with pytest.raises(OSError):
@@ -246,7 +246,7 @@ def test_an_index_has_its_room_before_it_is_used(tmp_path):
     assert sorted(os.listdir(tmp_path / "answers")) == ["answers.json"]
 
 
-def test_who_refuses_damage_stops_the_reading(tmp_path):
+def test_an_exception_of_the_fault_report_stops_the_reading(tmp_path):
     put(made(tmp_path), [5])
     path = tmp_path / "answers" / "000001.data"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
@@ -255,4 +255,4 @@ def test_who_refuses_damage_stops_the_reading(tmp_path):
         raise UserError(line)
 
     with pytest.raises(UserError, match="row 5"):
-        whole(made(tmp_path), trouble=refuse)
+        whole(made(tmp_path), report_fault=refuse)
