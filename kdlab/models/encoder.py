@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from kdlab.models.execution import EncoderRunner, execution_for
+from kdlab.models.head import head_of_model
 from kdlab.types import Batch, Outputs
 
 
@@ -44,7 +45,8 @@ class Encoder(nn.Module):
     def __init__(self, model: transformers.PreTrainedModel, execution: str = "padded") -> None:
         super().__init__()
         self.model = model
-        self.per_row = is_classifier(model)
+        self.head = head_of_model(model)
+        self.per_row = self.head.per_row
         self._runner = EncoderRunner(model, self.per_row)
         self._execution = execution_for(execution, self._runner)
         head = copy.copy(model)
@@ -144,11 +146,6 @@ class Encoder(nn.Module):
     def _tied(self) -> Tensor | None:
         output = self.model.get_output_embeddings()
         return None if output is None else output.weight  # pyright: ignore[reportReturnType]
-
-
-def is_classifier(model: transformers.PreTrainedModel) -> bool:
-    """True where a model's head gives one answer a row."""
-    return type(model).__name__.endswith("ForSequenceClassification")
 
 
 def _in_float32(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

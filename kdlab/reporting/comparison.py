@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdlab.errors import UserError, nearest
+from kdlab.models.head import head_of_result
 from kdlab.reporting import statistics
 from kdlab.reporting.seed_groups import Group, Run, distance, grouped
 from kdlab.reporting.statistics import Paired
@@ -74,7 +75,7 @@ def compare(
     if len(stages) > 1:
         found = ", ".join(f"{stage} ({run.folder})" for stage, run in sorted(stages.items()))
         raise UserError(f"runs of different stages cannot be compared: {found}; name the folders of one stage")
-    metric = metric or ("loss" if "pretrain" in stages else "score")
+    metric = metric or head_of_result(runs[0].result).metric
     tasks: dict[str, list[Run]] = {}
     for run in _measured(runs, metric, notify):
         tasks.setdefault(run.task, []).append(run)

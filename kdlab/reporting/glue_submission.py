@@ -28,6 +28,7 @@ from kdlab.data.tasks.sources import TaskFolder, diagnostics
 from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.head import head_of_result
 from kdlab.modules import evaluation
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.runs.finished import config_of, finished_result
@@ -96,7 +97,7 @@ def _best(suite: Path, notify: Callable[[str], None]) -> dict[str, Path]:
 
 
 def _glue_task(run: Path, result: dict[str, Any], config: Config) -> Task:
-    if result["stage"] != "finetune":
+    if not head_of_result(result).per_row:
         raise UserError(
             f"{run} is a run of the pre-training stage, which learns no task: python -m kdlab.run +exp=glue "
             f"student.path={run / 'student'} fine-tunes its student on all of GLUE"

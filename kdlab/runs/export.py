@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from kdlab.errors import UserError
+from kdlab.models.head import Head, head_of_result
 from kdlab.runs.finished import finished_result
 from kdlab.storage.files import user_errors
 
@@ -19,20 +20,21 @@ def export_student(run: Path, out: Path) -> int:
     result = finished_result(run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: choose a new folder")
-    text = result["stage"] == "pretrain"
-    _export(run / "student", out, text)
-    auto_class = "AutoModelForMaskedLM" if text else "AutoModelForSequenceClassification"
-    print(f"exported to {out}: {auto_class}.from_pretrained({str(out)!r}) gives the run's student, output for output")
+    head = head_of_result(result)
+    _export(run / "student", out, head)
+    print(
+        f"exported to {out}: {head.auto_class}.from_pretrained({str(out)!r}) gives the run's student, output for output"
+    )
     return 0
 
 
-def _export(student: Path, out: Path, text: bool) -> None:
+def _export(student: Path, out: Path, head: Head) -> None:
     """Copy a model by way of transformers into a temporary folder, compare its logits on a sentence, rename the folder."""
     import torch
 
     from kdlab.models import loading
 
-    load = loading.load_masked_lm if text else loading.load_classifier
+    load = loading.load_classifier if head.per_row else loading.load_masked_lm
     model, tokenizer = load(student).eval(), loading.load_tokenizer(student)
     with user_errors("exporting", out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,7 @@ def _export(student: Path, out: Path, text: bool) -> None:
             if (student / "README.md").is_file():
                 shutil.copyfile(student / "README.md", temporary / "README.md")
         copy, copy_tokenizer = load(temporary).eval(), loading.load_tokenizer(temporary)
-        probe = f"Paris is the {tokenizer.mask_token} of France."
+        probe = head.probe.format(mask=tokenizer.mask_token)
         with torch.no_grad():
             before = model(**tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits
             after = copy(**copy_tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdlab.models.head import head_of_result
 from kdlab.runs.summary import rewarded_on_dev, taught
 
 
 def card(result: dict[str, Any]) -> str:
     """The text of student/README.md, from the result.json of the run."""
-    ledger, text = result["ledger"], result["stage"] == "pretrain"
+    ledger, head = result["ledger"], head_of_result(result)
     scores = [name for name in result["metrics"]["student"] if name != "score"]
     rows = [
         f"| {who} | " + " | ".join(f"{found[name]:.3f}" if name in found else "-" for name in scores) + " |"
@@ -20,22 +21,20 @@ def card(result: dict[str, Any]) -> str:
         if taught(result)
         else ""
     )
-    auto = "AutoModelForMaskedLM" if text else "AutoModelForSequenceClassification"
-    head = "| held-out text |" if text else "| dev set |"
     how = f"Distilled from {result['teacher']['name']}" if taught(result) else "Trained on labels alone"
     return f"""---
 library_name: transformers
-pipeline_tag: {"fill-mask" if text else "text-classification"}
+pipeline_tag: {head.pipeline_tag}
 tags: [knowledge-distillation, kdlab]
 ---
 
 # {"A student of " + result["teacher"]["name"] if taught(result) else "A fine-tuned encoder"}
 
-{how} with kdlab {result["versions"].get("kdlab", "")} at the {"pre-training" if text else "fine-tuning"} stage: {result["steps"]} steps,
+{how} with kdlab {result["versions"].get("kdlab", "")} at the {"fine-tuning" if head.per_row else "pre-training"} stage: {result["steps"]} steps,
 knowledge `{result["knowledge"]}`, data selection `{result["select"]["name"]}` at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
 layers {result["student"]["layers"]} of the teacher's backbone.
 
-{head} {" | ".join(scores)} |
+| {head.heldout} | {" | ".join(scores)} |
 |---|{"---|" * len(scores)}
 {chr(10).join(rows)}
 
@@ -43,7 +42,7 @@ layers {result["student"]["layers"]} of the teacher's backbone.
 (fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
 
 ```python
-from transformers import {auto}, AutoTokenizer
-model, tokenizer = {auto}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+from transformers import {head.auto_class}, AutoTokenizer
+model, tokenizer = {head.auto_class}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 ```
 """

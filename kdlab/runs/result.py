@@ -44,6 +44,7 @@ def result_of(
         "adopt": config.adopt.name if taught else None,
         "policy": {"name": config.weigh.name, "reward_data": ksm_training.reward_data(stage)},
         "stage": config.data.stage,
+        "head": stage.inputs.head.name,
         "knowledge": config.knowledge.name,
         "data": stage.inputs.facts(),
         "teacher": {

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
+from kdlab.models.head import head_of_result
 from kdlab.runs.folders import IRRELEVANT_KEYS
 
 SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
@@ -40,7 +41,7 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
     if taught(result):
         lines.append(f"next: the baseline of the same size:  python -m kdlab.run {_next(result)}")
-    elif result["stage"] == "finetune":
+    elif head_of_result(result).per_row:
         lines.append(f"next: as a teacher:  python -m kdlab.run +exp=adads_finetune teachers.path={folder}/student ...")
     return "\n".join(lines)
 
@@ -51,12 +52,14 @@ def quality(result: dict[str, Any]) -> list[str]:
     columns = [name for name in found["student"] if name.split("_")[0] in SHOWN and name != "score"]
     if len(columns) > 2:
         columns.append("score")
-    text, width = result["stage"] == "pretrain", max(20, *(len(name) + 1 for name in found))
-    head = "held-out text" if text else f"dev set ({result['data']['splits']['dev']['rows']:,} rows)"
+    head, width = head_of_result(result), max(20, *(len(name) + 1 for name in found))
+    rows = f" ({result['data']['splits']['dev']['rows']:,} rows)" if head.per_row else ""
     theirs = sorted((name for name in found if teaches(name)), key=lambda name: name == "teacher")  # the main one last
     order = [name for name in found if name not in ("student", *theirs)] + ["student", *theirs]
-    lines = [f"{head:<{width + 2}}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)]
-    lines[0] += "   (masked positions)" if text else ""
+    lines = [
+        f"{head.heldout + rows:<{width + 2}}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)
+    ]
+    lines[0] += "" if head.per_row else "   (masked positions)"
     lines[0] += "   (a module was rewarded on these rows)" if rewarded_on_dev(result) else ""
     for name in order:
         cells = (f"{_shown(column, found[name].get(column)):>12}" for column in columns)

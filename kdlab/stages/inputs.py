@@ -15,6 +15,7 @@ from kdlab.config.schema import Config
 from kdlab.config.targets import original_targets
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.models import loading, varlen
+from kdlab.models.head import Head
 from kdlab.models.student import pick_layers
 from kdlab.modules.evaluation import Scorer
 from kdlab.modules.objective import WeightedTerm
@@ -33,13 +34,13 @@ SHARED = ("source", "rows", "shape", "tokenizer", "main_source")  # cached prope
 class Inputs:
     """Rows, tokenizer and model sources of one run; each is read or made at its first use, from the configuration.
 
-    `TaskInputs` and `TextInputs` define what raises NotImplementedError here, and the class attributes: `head`, the auto
-    class of the models; `fixed_inputs`, True if a row is the same input in every epoch. `config`: the checked
+    `TaskInputs` and `TextInputs` define what raises NotImplementedError here, and the class attributes: `head`, that of
+    the models; `fixed_inputs`, True if a row is the same input in every epoch. `config`: the checked
     configuration; `notify` prints a line for the user; `store`: the artifact store; `prerequisites`: trains what the run
     needs first and keeps its cost; `memory_stores`: teacher caches held in memory, by key.
     """
 
-    head: Any
+    head: Head
     fixed_inputs: bool
 
     def __init__(self, config: Config, notify: Callable[[str], None]) -> None:

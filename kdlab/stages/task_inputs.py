@@ -20,6 +20,7 @@ from kdlab.data.tasks.sources import TaskFolder, TaskHub
 from kdlab.errors import UserError
 from kdlab.methods.marks import marks_of
 from kdlab.models import loading
+from kdlab.models.head import CLASSIFIER
 from kdlab.modules.evaluation import TaskScore
 from kdlab.runtime.seeding import reseed
 from kdlab.stages import components
@@ -32,7 +33,7 @@ from kdlab.types import TaskShape
 class TaskInputs(Inputs):
     """Labelled rows and the shape of their task."""
 
-    head = transformers.AutoModelForSequenceClassification
+    head = CLASSIFIER
     fixed_inputs = True
 
     @cached_property
@@ -168,7 +169,7 @@ class TaskInputs(Inputs):
         reseed(self.config.seed if seed is None else seed, "student head")
         config = loading.load_config(source, revision)
         labels = self.shape.labels or ("score",)
-        if loading.has_head(source, config, self.head) and loading.labels_of(config) == labels:
+        if loading.has_head(source, config, self.head.model_class) and loading.labels_of(config) == labels:
             return loading.load_classifier(source, revision)
         return loading.load_with_new_classifier(source, revision, self.shape)
 

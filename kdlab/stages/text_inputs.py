@@ -17,6 +17,7 @@ from kdlab.data.text.masking import Masker
 from kdlab.data.text.sources import TextFolder
 from kdlab.errors import UserError
 from kdlab.models import loading
+from kdlab.models.head import MASKED_LM
 from kdlab.modules.evaluation import MaskedLMScore
 from kdlab.stages.components import made
 from kdlab.stages.inputs import Inputs, vocabulary_hash
@@ -26,7 +27,7 @@ from kdlab.storage.files import read_json
 class TextInputs(Inputs):
     """Plain text and its tokenised corpus."""
 
-    head = transformers.AutoModelForMaskedLM
+    head = MASKED_LM
     fixed_inputs = False
 
     @property

@@ -23,7 +23,7 @@ def check(stage: Stage) -> None:
     stage.inputs.source.check()
     _ = stage.inputs.tokenizer
     loading.has_head(
-        stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head
+        stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head.model_class
     )  # names a damaged file
     _student(stage)
     longest, max_length = (
@@ -46,7 +46,7 @@ def check(stage: Stage) -> None:
         members,
         outputs,
         label,
-        stage.inputs.head,
+        stage.inputs.head.model_class,
     )
     ksm_training.check(stage)
     if stage.config.select.scoring == "early_exit":
@@ -78,7 +78,7 @@ def _shared(stage: Stage) -> None:
     members = stage.teacher_pool.members if stage.config.trainer.shard_teacher else []
     for member in members:
         with torch.device("meta"):
-            transformer_layers(stage.inputs.head.from_config(copy.deepcopy(member.config)))
+            transformer_layers(stage.inputs.head.model_class.from_config(copy.deepcopy(member.config)))
 
 
 def _student(stage: Stage) -> None:

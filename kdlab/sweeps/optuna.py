@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 
 from kdlab.config import spellings
 from kdlab.errors import UserError
+from kdlab.models.head import STAGE_HEADS
 from kdlab.sweeps import validation
 from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, SweepJob, parsed
@@ -71,7 +72,7 @@ class Search:
         validation.check(first)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        direction = self.direction or DIRECTIONS[first[0].config.data.stage == "finetune"]
+        direction = self.direction or STAGE_HEADS[first[0].config.data.stage].direction
         home = first[0].folder.parent
         study = optuna.create_study(
             storage=self.storage or _journal(optuna, home / STUDY),

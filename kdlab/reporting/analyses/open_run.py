@@ -15,12 +15,13 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.models.encoder import Encoder
+from kdlab.models.head import head_of_result
 from kdlab.models.student import freeze
 from kdlab.modules.row_pool import RowPool, named_strategies, row_pool, text_pool
 from kdlab.reporting.analyses.gradients import Loss, units
 from kdlab.runs import finished
 from kdlab.stages.finetuning import FinetuneStage
-from kdlab.stages.pretraining import PretrainStage
+from kdlab.stages.registry import stage_of
 from kdlab.storage import checkpoints
 from kdlab.types import Batch, Outputs, TaskShape
 
@@ -36,8 +37,8 @@ class OpenRun:
 
     def __init__(self, run: Path, notify: Notify = print, checkpoint: Path | None = None, text: bool = False) -> None:
         result, self.config = finished.finished_result(run), finished.config_of(run)
-        self.text = result.get("stage", "pretrain") == "pretrain"  # results from before there were two name none
-        if self.text and not text:
+        self.head = head_of_result(result)
+        if not self.head.per_row and not text:
             raise UserError(
                 f"{run} is a run on plain text; this analysis reads labelled rows (a run of the fine-tuning stage)"
             )
@@ -45,7 +46,7 @@ class OpenRun:
         transformers.logging.disable_progress_bar()
         self.run, self.notify, self.checkpoint = run, notify, checkpoint
         self.steps = int(result["steps"])
-        self.stage = PretrainStage(self.config, notify) if self.text else FinetuneStage(self.config, notify)
+        self.stage = stage_of(self.config, notify)
         self.stage.inputs.source.check()
         gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
         self.device = torch.device("cuda" if gpu else "cpu")
@@ -132,7 +133,9 @@ class OpenRun:
 
     def row_pool(self, batch: Batch) -> RowPool:
         """The evidence of a batch (on the device) that strategies read."""
-        return text_pool(self.student, batch) if self.text else row_pool(self.student, [batch], self.device)
+        if self.head.per_row:
+            return row_pool(self.student, [batch], self.device)
+        return text_pool(self.student, batch)
 
     def batches(self, rows: int) -> Iterator[Batch]:
         """`rows` training rows drawn once (those that a policy watches), in batches of the run's size."""

@@ -71,7 +71,7 @@ class TaskTeacherPool(TeacherPool):
         """Whether a teacher comes as a classifier and is taken as it is; otherwise it is made here."""
         if member.layers is not None or member.assistant is not None:
             return False
-        return loading.has_head(member.source.place, member.source.config, self.inputs.head)
+        return loading.has_head(member.source.place, member.source.config, self.inputs.head.model_class)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
         """UserError for a given teacher of another task."""

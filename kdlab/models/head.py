@@ -1,0 +1,81 @@
+"""Heads: what a model predicts, from which vectors, and how it is loaded, scored and published.
+
+A stage holds one, and its name stands in result.json. Nothing here loads transformers before a class is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a stage's models.
+
+    `name`: in result.json. `auto_class`: the class of transformers that loads such models; `class_suffix`: the end of
+    their own classes' names. `per_row`: True if the head reads one vector a row, False if it reads the vectors of single
+    positions. `causal`: True if a position sees only those before it. `metric`: the headline score of comparisons;
+    `direction` "minimize" or "maximize" it. `pipeline_tag`: the task in a model card. `probe`: a sentence for comparing
+    two copies of a model, with "{mask}" where a mask token may stand. `heldout`: the name of the held-out rows in tables.
+    """
+
+    name: str
+    auto_class: str
+    class_suffix: str
+    per_row: bool
+    causal: bool
+    metric: str
+    direction: str
+    pipeline_tag: str
+    probe: str
+    heldout: str
+
+    @property
+    def model_class(self) -> Any:
+        """The auto class of transformers."""
+        import transformers
+
+        return getattr(transformers, self.auto_class)
+
+
+MASKED_LM = Head(
+    name="masked_lm",
+    auto_class="AutoModelForMaskedLM",
+    class_suffix="ForMaskedLM",
+    per_row=False,
+    causal=False,
+    metric="loss",
+    direction="minimize",
+    pipeline_tag="fill-mask",
+    probe="Paris is the {mask} of France.",
+    heldout="held-out text",
+)
+CLASSIFIER = Head(
+    name="sequence_classification",
+    auto_class="AutoModelForSequenceClassification",
+    class_suffix="ForSequenceClassification",
+    per_row=True,
+    causal=False,
+    metric="score",
+    direction="maximize",
+    pipeline_tag="text-classification",
+    probe="Paris is the {mask} of France.",
+    heldout="dev set",
+)
+HEADS = {head.name: head for head in (MASKED_LM, CLASSIFIER)}
+STAGE_HEADS = {"pretrain": MASKED_LM, "finetune": CLASSIFIER}  # by `data.stage`
+
+
+def head_of_result(result: Mapping[str, Any]) -> Head:
+    """The head of a run, from its result.json; older ones name the stage alone, and the oldest are of pre-training."""
+    if "head" in result:
+        return HEADS[result["head"]]
+    return STAGE_HEADS[result.get("stage", "pretrain")]
+
+
+def head_of_model(model: Any) -> Head:
+    """The head of a loaded model, by its class; MASKED_LM for a class that names none."""
+    name = type(model).__name__
+    return next((head for head in HEADS.values() if name.endswith(head.class_suffix)), MASKED_LM)
