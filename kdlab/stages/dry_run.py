@@ -1,4 +1,4 @@
-"""Dry run of terms and adoption rules on tensors of the right shapes: contradictions are refused before anything is loaded."""
+"""Dry run of terms and adoption rules on tensors of the right shapes, to refuse contradictions before models load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kdlab.types import Outputs
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model as far as a term can tell: its layers, attention heads and width, its config."""
+    """The shape of a model as terms read it: number of layers and attention heads, hidden width; and its config."""
 
     layers: int
     heads: int
@@ -29,10 +29,11 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Any, layers: int | None = None, width: int | None = None) -> ModelShape:
+        """The shape of a model of `config`; `layers` and `width` override those of the config."""
         return cls(layers or config.num_hidden_layers, config.num_attention_heads, width or config.hidden_size, config)
 
-    def shown(self, outputs: int, label: Tensor, width: int = 1) -> Outputs:
-        """One row of two tokens with `outputs` logits; of width one where projections make widths equal."""
+    def example_outputs(self, outputs: int, label: Tensor, width: int = 1) -> Outputs:
+        """Outputs for one row of two tokens with `outputs` logits; `width` is 1 where projections make widths equal."""
         state = torch.ones(1, 2, width)
         return Outputs(
             logits=torch.zeros(1, outputs),
@@ -48,26 +49,28 @@ class ModelShape:
 def rehearse(
     terms: Iterable[Term], student: ModelShape, members: Sequence[TeacherSpec], outputs: int, label: Tensor, head: Any
 ) -> None:
-    """Let every term read what the student and each teacher would show; joint terms all teachers at once.
+    """Evaluate every term on example outputs of the student and of each teacher (joint terms: of all teachers at once).
 
-    `outputs` of a prediction and a `label` (1,) of one; `head` the auto class of the models. UserError for terms that
-    cannot compare them.
+    `outputs`: logits per prediction; `label` (1,): an example; `head`: the auto class of the models. UserError for
+    terms that cannot compare them.
     """
     terms = list(terms)
-    casts = [ModelShape.of(member.config) for member in members]
+    shapes = [ModelShape.of(member.config) for member in members]
     if frozenset().union(*(fields_beyond_logits(term) for term in terms)) & {"scores", "values"}:
-        for one in {id(c): c for c in (student.config, *(member.source.config for member in members))}.values():
+        for model_config in {
+            id(config): config for config in (student.config, *(member.source.config for member in members))
+        }.values():
             with torch.device("meta"):
-                attention_capture.prepare(head.from_config(copy.deepcopy(one)))
-    known = [outputs if member.classes is None else len(member.classes) for member in members]
+                attention_capture.prepare(head.from_config(copy.deepcopy(model_config)))
+    sizes = [outputs if member.classes is None else len(member.classes) for member in members]
     for term in terms:
         if is_joint(term):
-            term.build(student.width, [cast.width for cast in casts], 0)  # pyright: ignore[reportFunctionMemberAccess]
-            theirs = [cast.shown(n, label, cast.width) for cast, n in zip(casts, known, strict=True)]
-            term(student.shown(outputs, label, student.width), theirs)
+            term.build(student.width, [s.width for s in shapes], 0)  # pyright: ignore[reportFunctionMemberAccess]
+            teachers = [shape.example_outputs(n, label, shape.width) for shape, n in zip(shapes, sizes, strict=True)]
+            term(student.example_outputs(outputs, label, student.width), teachers)
             continue
-        for cast, n in zip(casts, known, strict=True):
-            term(student.shown(n, label), cast.shown(n, label))
+        for shape, n in zip(shapes, sizes, strict=True):
+            term(student.example_outputs(n, label), shape.example_outputs(n, label))
 
 
 def check_adoption(
@@ -75,13 +78,14 @@ def check_adoption(
 ) -> None:
     """UserError unless the adoption rules `arms` of adopt=`name` can choose among the teachers.
 
-    `joint`: the terms that read all teachers at once. With these, or with specialists, several teachers need no rule.
+    `joint`: names of the terms that read all teachers at once. With these, or with specialists, several teachers need
+    no rule. `regression`: True for a regression task.
     """
     together = bool(joint) or any(member.classes is not None for member in members)
-    known = ", ".join(member.name for member in members)
+    names = ", ".join(member.name for member in members)
     if not arms and len(members) > 1 and not together:
         raise UserError(
-            f"adopt={name}: there are {len(members)} teachers ({known}), and nothing says which of them a row heeds: "
+            f"adopt={name}: there are {len(members)} teachers ({names}), and no rule assigns rows to them: "
             "adopt=ensemble, hard, soft or every"
         )
     for arm, rule in arms.items():
@@ -90,27 +94,27 @@ def check_adoption(
             raise UserError(f"adopt.arms.{arm} is no adoption rule (a function of student, teachers and count)")
         if len(members) < marks.min_teachers:
             raise UserError(
-                f"adopt={name}: {arm} chooses among {marks.min_teachers} teachers or more, and there is {known} alone: "
+                f"adopt={name}: {arm} chooses among {marks.min_teachers} teachers or more, and there is {names} alone: "
                 "+teachers.others.small.layers=N adds a shallower one, adopt=assistant an assistant"
             )
         if regression and marks.needs:
             raise UserError(
                 f"adopt={name}: {arm} goes by uncertainty, and this task is regression, which has none: adopt=ensemble or every"
             )
-        theirs = torch.full((3, len(members)), 0.5) if "teachers" in marks.needs else None
+        uncertainty = torch.full((3, len(members)), 0.5) if "teachers" in marks.needs else None
         try:
-            found = rule(torch.full((3,), 0.5), theirs, len(members))
+            weights = rule(torch.full((3,), 0.5), uncertainty, len(members))
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"adopt.arms.{arm} is no adoption rule: {str(error).splitlines()[0]}") from error
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
         if shape != (3, len(members)):
             raise UserError(
-                f"adopt.arms.{arm}: of 3 rows and {len(members)} teachers it made {shape}, not (3, {len(members)})"
+                f"adopt.arms.{arm}: of 3 rows and {len(members)} teachers it returned {shape}, not (3, {len(members)})"
             )
-        assert isinstance(found, Tensor)
-        if joint and theirs is None and not bool((found > 0).all()):
+        assert isinstance(weights, Tensor)
+        if joint and uncertainty is None and not bool((weights > 0).all()):
             raise UserError(
-                f"adopt={name}: {arm} asks some teachers only, and {', '.join(joint)} reads all of them at once: adopt=every"
+                f"adopt={name}: {arm} queries only some teachers, and {', '.join(joint)} reads all of them: adopt=every"
             )

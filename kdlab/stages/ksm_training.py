@@ -33,21 +33,20 @@ from kdlab.storage.tables import Table
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import WeighingContext
 
-Remember = Callable[
-    [Sequence[Teacher], Ledger, int, str], None
-]  # of so many training rows, for a training of that name
+# (teachers, ledger, rows of the training set, identifier of the training) -> None
+AttachCaches = Callable[[Sequence[Teacher], Ledger, int, str], None]
 
-LOG = "ksm.csv"  # in a trained module's folder: a row for each phase
-TRAINING = "training.json"  # and how it was rewarded
+LOG = "ksm.csv"  # in the folder of a trained module: a row per phase
+TRAINING = "training.json"  # in the same folder: the reward it learned from
 
 
-def forget(teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> None:
-    """Teachers that remember nothing."""
+def no_caches(teachers: Sequence[Teacher], ledger: Ledger, rows: int, run: str) -> None:
+    """Attach no caches."""
 
 
 def check(stage: Stage) -> None:
-    """UserError for weighing that the terms, teachers or task cannot bear. Reads little, makes nothing."""
-    given = stage.config.weigh
+    """UserError for weighing rules that do not suit the terms, teachers or task. Loads configs only, trains nothing."""
+    settings = stage.config.weigh
     arms = _arms(stage)
     modules = [name for name, arm in arms.items() if isinstance(arm, KSM)]
     for name, arm in arms.items():
@@ -55,56 +54,58 @@ def check(stage: Stage) -> None:
         if "uncertainty" in reads and stage.inputs.regression:
             raise UserError(f"weigh.arms.{name} goes by uncertainty, and this task is regression, which has none")
         if name not in modules:
-            _rehearse(stage, name, arm)
-    if modules and given.path is None and given.episodes == 0:
+            _dry_run(stage, name, arm)
+    if modules and settings.path is None and settings.episodes == 0:
         raise UserError(
-            f"weigh={given.name}: {modules[0]} learns over episodes; give weigh.episodes= (2, for example), or weigh.path= of a trained one"
+            f"weigh={settings.name}: {modules[0]} learns over episodes; give weigh.episodes= (2, for example), "
+            "or weigh.path= of a trained one"
         )
-    if not modules and (given.path is not None or given.episodes):
+    if not modules and (settings.path is not None or settings.episodes):
         raise UserError(
-            f"weigh={given.name} has nothing that learns: weigh.path and weigh.episodes belong to weigh=ksm"
+            f"weigh={settings.name} has nothing that learns: weigh.path and weigh.episodes belong to weigh=ksm"
         )
-    if given.path is not None:
-        _loaded(stage, given.path)
-    elif modules and given.reward not in stage.inputs.score.names:
+    if settings.path is not None:
+        _loaded(stage, settings.path)
+    elif modules and settings.reward not in stage.inputs.score.names:
         known = [name for name in stage.inputs.score.names if name in ("loss", "accuracy", "f1")]
-        raise UserError(f"weigh.reward={given.reward}: this task is scored by {nearest(given.reward, known)}")
+        raise UserError(f"weigh.reward={settings.reward}: this task is scored by {nearest(settings.reward, known)}")
     _policy(stage, arms)
 
 
 def weighing(
-    stage: Stage, batches: int, world: int, remember: Remember = forget
+    stage: Stage, batches: int, world: int, attach_caches: AttachCaches = no_caches
 ) -> tuple[Selection | None, Path | None]:
-    """The rules that weigh the terms and the policy that picks one, and the log of a trained module's learning.
+    """The rules that weigh the terms with the policy that picks one, and the log of a module trained here.
 
-    None where the terms keep their weights; where no module was trained here. Trains a module that is missing: on one process, with as many rows a step as all `world` of the run have together.
-    `remember` gives its teachers their caches.
+    None without weighing rules; no log where no module was trained. Trains a missing module on one process, with as
+    many rows per step as all `world` processes of the run together. `attach_caches`: for the teachers of that training.
     """
-    given = stage.config.weigh
+    settings = stage.config.weigh
     arms = _arms(stage)
     log = None
     for name, arm in arms.items():
         if isinstance(arm, KSM):
-            folder = Path(given.path) if given.path else _trained(stage, name, batches, world, remember)
+            folder = Path(settings.path) if settings.path else _trained(stage, name, batches, world, attach_caches)
             arms[name], log = _loaded(stage, folder), folder / LOG
     return (Selection(arms, _policy(stage, arms)) if arms else None), log if log and log.is_file() else None
 
 
-def looks(stage: Stage) -> frozenset[str]:
+def needed_fields(stage: Stage) -> frozenset[str]:
     """The parts of WeighingContext that the run's weighing rules need (`kdlab.methods.marks`)."""
     return frozenset().union(*(marks_of(arm).needs for arm in _arms(stage).values()))
 
 
 def reward_data(stage: Stage) -> str | None:
-    """What a module that weighs was rewarded on, "heldout" or "dev"; None where nothing learnt, or nobody wrote it down."""
-    given = stage.config.weigh
-    if given.path is None:
-        return given.reward_data if given.episodes else None
-    told = Path(given.path) / TRAINING
-    return read_json(told).get("reward_data") if told.is_file() else None
+    """Rows that a weighing module was rewarded on, "heldout" or "dev"; None if unknown or none was trained."""
+    settings = stage.config.weigh
+    if settings.path is None:
+        return settings.reward_data if settings.episodes else None
+    record = Path(settings.path) / TRAINING
+    return read_json(record).get("reward_data") if record.is_file() else None
 
 
 def _policy(stage: Stage, arms: dict[str, Any]) -> Any:
+    """The policy that picks an arm; None without arms. UserError for one that learns."""
     if not arms:
         return None
     policy = made(stage.config.weigh.policy, "weigh.policy", arms=list(arms))
@@ -114,17 +115,19 @@ def _policy(stage: Stage, arms: dict[str, Any]) -> Any:
 
 
 def _widths(stage: Stage) -> tuple[int, list[int]]:
+    """Hidden width of the student, and of each teacher."""
     members = stage.teacher_pool.members if stage.inputs.queries_teacher else []
     return stage.inputs.student_shape.width, [member.config.hidden_size for member in members]
 
 
 def _arms(stage: Stage) -> dict[str, Any]:
+    """The instantiated weighing rules by name; UserError for one that cannot be built."""
     arms = {}
     for name, target in stage.config.weigh.arms.items():
         arm = made(target, f"weigh.arms.{name}")
         if "features" in marks_of(arm).needs and not stage.inputs.queries_teacher:
             raise UserError(
-                f"weigh.arms.{name} looks at teachers, and knowledge={stage.config.knowledge.name} asks none"
+                f"weigh.arms.{name} reads the teachers, and knowledge={stage.config.knowledge.name} queries none"
             )
         if isinstance(function_of(arm), type):
             student, teachers = _widths(stage)
@@ -138,39 +141,43 @@ def _arms(stage: Stage) -> dict[str, Any]:
             except TypeError as error:
                 raise UserError(f"weigh.arms.{name}: {error}") from error
         if not callable(arm):
-            raise UserError(f"weigh.arms.{name} is no weighing rule (a function of a Situation and the terms' names)")
+            raise UserError(
+                f"weigh.arms.{name} is no weighing rule (a function of a WeighingContext and the terms' names)"
+            )
         arms[name] = arm
     return arms
 
 
-def _rehearse(stage: Stage, name: str, arm: Any) -> None:
+def _dry_run(stage: Stage, name: str, arm: Any) -> None:
+    """Evaluate a weighing rule on an example of 3 rows; UserError if it fails or returns a wrong shape."""
     student, teachers = _widths(stage)
     terms = tuple(stage.inputs.terms())
     rows = torch.full((3,), 0.5)
-    seen = WeighingContext(
+    context = WeighingContext(
         rows, torch.ones(3, student), tuple(torch.ones(3, w) for w in teachers), torch.ones(3, len(teachers))
     )
     try:
-        found = arm(seen, terms)
+        weights = arm(context, terms)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"weigh.arms.{name} is no weighing rule: {str(error).splitlines()[0]}") from error
-    shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    shape = tuple(weights.shape) if isinstance(weights, torch.Tensor) else type(weights).__name__
     if shape not in ((len(terms),), (3, len(terms))):
-        raise UserError(f"weigh.arms.{name}: of 3 rows and {len(terms)} terms it made {shape}, not {(len(terms),)}")
+        raise UserError(f"weigh.arms.{name}: of 3 rows and {len(terms)} terms it returned {shape}, not {(len(terms),)}")
 
 
 def _loaded(stage: Stage, folder: str | Path) -> KSM:
+    """The module in a folder; UserError if it does not suit the terms and widths of the run."""
     module = KSM.load(Path(folder))
     module.check(list(stage.inputs.terms()), *_widths(stage))
     return module
 
 
-def _trained(stage: Stage, name: str, batches: int, world: int, remember: Remember) -> Path:
-    """The folder of the module, trained if the artifact store has none that was trained in the same way."""
+def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: AttachCaches) -> Path:
+    """Folder of the trained module: the artifact of the same training, or a new one."""
     config = stage.config
-    given = asdict(config.weigh)
+    weigh = asdict(config.weigh)
     parts = {
         "rows": {**stage.inputs.rows_parts, "order": config.data.order},
         "teachers": [{**stage.teacher_pool.weights(m), "classes_known": m.classes} for m in stage.teacher_pool.members],
@@ -178,8 +185,8 @@ def _trained(stage: Stage, name: str, batches: int, world: int, remember: Rememb
         "knowledge": asdict(config.knowledge),
         "select": asdict(config.select),
         "adopt": {key: value for key, value in asdict(config.adopt).items() if key != "assistant"},
-        "policy": {key: given[key] for key in ("episodes", "phase", "reward", "reward_data", "reward_rows")},
-        "arm": given["arms"][name],
+        "policy": {key: weigh[key] for key in ("episodes", "phase", "reward", "reward_data", "reward_rows")},
+        "arm": weigh["arms"][name],
         "optim": asdict(config.optim),
         "seed": config.seed,
         "batches": batches,
@@ -192,15 +199,15 @@ def _trained(stage: Stage, name: str, batches: int, world: int, remember: Rememb
     return stage.inputs.prerequisites.get(
         "ksm",
         parts,
-        lambda out: _train(stage, out, name, batches, world, remember),
+        lambda out: _train(stage, out, name, batches, world, attach_caches),
         "the knowledge selection module, trained over episodes",
         f"KSM, {config.weigh.episodes} episodes",
     )
 
 
-def _train(stage: Stage, out: Path, name: str, batches: int, world: int, remember: Remember) -> dict[str, Any]:
-    """Algorithm 2: the student is reset for each episode; rows, order and dropout are other ones each time."""
-    config, given = stage.config, stage.config.weigh
+def _train(stage: Stage, out: Path, name: str, batches: int, world: int, attach_caches: AttachCaches) -> dict[str, Any]:
+    """Algorithm 2: reset the student for each episode, with other rows, order and dropout. Returns the cost."""
+    config, settings = stage.config, stage.config.weigh
     steps = -(-batches // config.trainer.accumulate)
     module = _arms(stage)[name]
     module.learning = True
@@ -208,53 +215,54 @@ def _train(stage: Stage, out: Path, name: str, batches: int, world: int, remembe
     cost: dict[str, Any] = {}
     seconds = 0.0
     ledger, teachers = None, []
-    for episode in range(given.episodes):
+    for episode in range(settings.episodes):
         seed = stable("episode", config.seed, episode) % 2**31
         data = stage.inputs.data_module(batches, None, seed, config.data.batch_size * world)
-        if given.reward_data == "heldout":
-            data.set_aside(given.reward_rows)
+        if settings.reward_data == "heldout":
+            data.set_aside(settings.reward_rows)
         if ledger is None:
             ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
             teachers = stage.teachers(ledger)
             if stage.inputs.fixed_inputs:  # text is masked otherwise in each episode
-                remember(teachers, ledger, len(data.train), uuid.uuid4().hex)
+                attach_caches(teachers, ledger, len(data.train), uuid.uuid4().hex)
         student = stage.student(*teachers)
         student_module = stage.student_module(student, teachers, ledger, steps, seed)
         write = partial(_write, table, episode + 1)
-        phases = KSMPhases(module, given.phase, steps, _measure(stage, student_module, data), write)
+        phases = KSMPhases(module, settings.phase, steps, _measure(stage, student_module, data), write)
         decisions = (
             select_callback(stage.selection(), config.select, student_module, data, steps, seed),
             adopt_callback(stage.adoption(), steps, seed),
             weigh_callback(Selection({name: module}, Fixed([name])), steps, seed),
         )
         callbacks = [callback for callback in decisions if callback is not None]
-        what = f"KSM, episode {episode + 1} of {given.episodes}"
+        title = f"KSM, episode {episode + 1} of {settings.episodes}"
         cost = fit(
-            student_module, data, steps, what, *callbacks, phases,
+            student_module, data, steps, title, *callbacks, phases,
             accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=stage.inputs.precision,
         )  # fmt: skip
         seconds += cost["seconds"]
     module.learning = False
     module.save(out)
-    atomic_write_json(out / TRAINING, {name: getattr(given, name) for name in ("reward", "reward_data", "episodes")})
-    return {**cost, "steps": steps * given.episodes, "seconds": seconds}
+    atomic_write_json(out / TRAINING, {name: getattr(settings, name) for name in ("reward", "reward_data", "episodes")})
+    return {**cost, "steps": steps * settings.episodes, "seconds": seconds}
 
 
 def _write(table: Table, episode: int, row: dict[str, Any]) -> None:
+    """Write a row of the log with its episode."""
     table.write({"episode": episode, **row})
 
 
 def _measure(stage: Stage, student_module: StudentModule, data: Any) -> Callable[[], float]:
-    """A function that evaluates the student on rows it is not trained on: its loss, or minus its accuracy or F1."""
-    given = stage.config.weigh
-    sign = 1.0 if given.reward == "loss" else -1.0
-    held: list[Any] = []
+    """A function that evaluates the student on held-out rows: its loss, or minus its accuracy or F1."""
+    settings = stage.config.weigh
+    sign = 1.0 if settings.reward == "loss" else -1.0
+    heldout: list[Any] = []
 
     def measure() -> float:
-        if not held:
-            batches = data.aside_batches() if given.reward_data == "heldout" else data.heldout_splits(final=True)[""]
-            held.extend(batch.to(student_module.device) for batch in batches)
+        if not heldout:
+            batches = data.aside_batches() if settings.reward_data == "heldout" else data.heldout_splits(final=True)[""]
+            heldout.extend(batch.to(student_module.device) for batch in batches)
         with student_module.timed("observation"):
-            return sign * student_module.evaluate(held, part="observation")[given.reward]
+            return sign * student_module.evaluate(heldout, part="observation")[settings.reward]
 
     return measure

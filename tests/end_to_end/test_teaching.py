@@ -107,7 +107,7 @@ def contradiction(one: dict[str, str]) -> str | None:
     if one["teachers"] == "specialists" and assistant:
         return "teachers.split"
     if "features" in looks and not asked:
-        return "asks none"
+        return "queries none"
     if not asked:
         return None
     alone = one["teachers"] == "one" and not assistant
@@ -116,7 +116,7 @@ def contradiction(one: dict[str, str]) -> str | None:
     if not rules and one["teachers"] == "two" and not joint:
         return "nothing says which"
     if joint and not alone and not all(both for *_, both in rules):
-        return "asks some teachers only"
+        return "queries only some teachers"
     mixes = any(mixes == "answers" for _, mixes, *_ in rules)
     if mixes and one["teachers"] == "specialists" and needs("knowledge", one["knowledge"])[-1]:
         return "compares logits"

@@ -1,4 +1,4 @@
-"""Open a teacher's answer cache: its key, its folder, its size; for the run and for the training of an assistant."""
+"""Open the answer cache of a teacher: key, folder and size; for the run and for the training of an assistant."""
 
 from __future__ import annotations
 
@@ -23,68 +23,71 @@ from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, teacher_dtype
 
-KIND = "answers"  # a folder of the artifact store; what is in it grows, so it is none of the store's artifacts
+KIND = "answers"  # a folder of the artifact store; caches grow, so they are no artifacts of the store
 FORMAT = 1
 GIGABYTE = 10**9
 
 
-def affordable(inputs: Inputs, total: int, said: str, mend: str = "") -> bool:
-    """Whether answers of `total` bytes are within teachers.cache_limit, which `said` and the rest of the line tells.
+def within_limit(inputs: Inputs, total: int, content: str, remedy: str = "") -> bool:
+    """True if answers of `total` bytes fit within teachers.cache_limit; reports the size of `content`.
 
-    UserError where they are not, unless the run may continue without; `mend`: what else would help.
+    If they do not fit: UserError with teachers.cache_over=refuse, else False; `remedy` names another way to fit.
     """
-    given = inputs.config.teachers
-    place = "memory" if given.cache == "memory" else str(Path(inputs.config.artifacts) / KIND)
-    said = f"teacher cache: about {readable_size(total)} for {said} in {place}"
-    if total > given.cache_limit * GIGABYTE:
-        said += f", over the limit of {given.cache_limit:g} GB"
-        if given.cache_over == "refuse":
+    settings = inputs.config.teachers
+    place = "memory" if settings.cache == "memory" else str(Path(inputs.config.artifacts) / KIND)
+    message = f"teacher cache: about {readable_size(total)} for {content} in {place}"
+    if total > settings.cache_limit * GIGABYTE:
+        message += f", over the limit of {settings.cache_limit:g} GB"
+        if settings.cache_over == "refuse":
             raise UserError(
-                f"{said}: raise teachers.cache_limit, or {mend}teachers.cache=off, teachers.cache_over=without"
+                f"{message}: raise teachers.cache_limit, or {remedy}teachers.cache=off, teachers.cache_over=without"
             )
-        inputs.notify(f"{said}: the run continues without")
+        inputs.notify(f"{message}: the run continues without")
         return False
     free = free_bytes(Path(inputs.config.artifacts))
-    if given.cache == "disk" and total > free:
-        said += f" ({readable_size(free)} are free: if that is not enough, the run continues without writing)"
-    inputs.notify(said)
+    if settings.cache == "disk" and total > free:
+        message += f" ({readable_size(free)} are free: if that is not enough, the run continues without writing)"
+    inputs.notify(message)
     return True
 
 
 def outputs_of(inputs: Inputs, member: TeacherSpec) -> int:
-    """C or V of a teacher's logits."""
+    """Logits per prediction of a teacher: number of classes C, or vocabulary size V."""
     if not inputs.fixed_inputs:
         return int(member.config.vocab_size)
     return inputs.example[0] if member.classes is None else len(member.classes)
 
 
 def row_bytes(
-    inputs: Inputs, keeps: CacheSpec, member: TeacherSpec, units: float, length: float, squared: float, precision: str
+    inputs: Inputs, spec: CacheSpec, member: TeacherSpec, units: float, length: float, squared: float, precision: str
 ) -> float:
-    """About how many bytes the answer to a row takes; of rows with `units` units and `length` tokens on average."""
+    """Approximate bytes of the answer to a row; mean `units` (predictions), `length` and `squared` length in tokens."""
     shape = flops.shape_of(member.config)
-    cast = (shape.layers, shape.hidden, shape.heads)
-    return keeps.bytes(units, length, squared, outputs_of(inputs, member), cast, 4 if precision == "32-true" else 2)
+    dimensions = (shape.layers, shape.hidden, shape.heads)
+    return spec.bytes(
+        units, length, squared, outputs_of(inputs, member), dimensions, 4 if precision == "32-true" else 2
+    )
 
 
-def remember(
+def attach_cache(
     inputs: Inputs,
     member: TeacherSpec,
     weights: Mapping[str, Any],
     teacher: Teacher,
-    keeps: CacheSpec,
+    spec: CacheSpec,
     rows: int,
     rows_parts: Mapping[str, Any],
     precision: str,
     ledger: Ledger,
     run: str,
 ) -> None:
-    """Give `teacher` its cache of answers to a training set of `rows` rows, which `rows_parts` name.
+    """Attach to `teacher` a cache of its answers to the `rows` training rows that the key parts `rows_parts` identify.
 
-    `precision` of the training that asks; `run` names it over its interruptions. What trains in one process shares what
-    is remembered in memory.
+    `weights`: key parts of the teacher's weights; `spec`: the parts of an answer to store; `precision`: of the training
+    that queries the teacher; `run`: an identifier that stays the same over resumes. Trainings in one process share the
+    answers in memory. A disk cache that cannot be opened is left out.
     """
-    given = inputs.config.teachers
+    settings = inputs.config.teachers
     parts = {
         "format": FORMAT,
         **weights,
@@ -94,34 +97,35 @@ def remember(
         "mask_seed": None if inputs.fixed_inputs else inputs.config.seed,
         "precision": precision,
         **({"held": str(teacher_dtype(precision))} if teacher_dtype(precision) else {}),
-        "keeps": asdict(keeps),
+        "keeps": asdict(spec),
     }
     key = key_of(parts)
     store = inputs.memory_stores.setdefault(key, MemoryStore())
-    if given.cache == "disk":
+    if settings.cache == "disk":
         data = inputs.config.data.path or inputs.config.data.task or type(inputs.source).__name__
         folder = Path(inputs.config.artifacts) / KIND / f"{key}{SUFFIX}"
         store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": data})
     cache = AnswerCache(
-        store, keeps, outputs_of(inputs, member), key, inputs.fixed_inputs, ledger, given.cache_fill == "alone",
-        given.cache_trouble, inputs.notify,
+        store, spec, outputs_of(inputs, member), key, inputs.fixed_inputs, ledger, settings.cache_fill == "alone",
+        settings.cache_trouble, inputs.notify,
     )  # fmt: skip
     cache.run = int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "little")
     if isinstance(store, DiskStore):
         if not _opened(cache, store):
             return
         inputs.store.used[f"{KIND}/{store.folder.name}"] = None
-        inputs.notify(f"teacher cache of {member.name}: {readable_size(store.size)} are there, in {store.folder}")
+        inputs.notify(f"teacher cache of {member.name}: {readable_size(store.size)} already stored in {store.folder}")
     teacher.cache = cache
 
 
 def _config_of(teacher: Teacher) -> dict[str, Any]:
-    """How a teacher's weights are used."""
-    found = json.loads(teacher.encoder.model.config.to_json_string())
-    return {key: value for key, value in found.items() if key not in ("_name_or_path", "transformers_version")}
+    """The config of a teacher's model without names and versions: the use of its weights, for the key."""
+    config = json.loads(teacher.encoder.model.config.to_json_string())
+    return {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
 
 
 def _opened(cache: AnswerCache, store: DiskStore) -> bool:
+    """Open the store on disk; False if it is unusable."""
     try:
         store.open(cache.handle_fault)
     except CacheUnusable:

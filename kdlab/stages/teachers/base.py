@@ -29,15 +29,15 @@ from kdlab.teachers.teacher import Teacher
 class TeacherPool:
     """All teachers of one run, by `TeacherSpec`.
 
-    A subclass defines: `made` (a teacher's folder, making it if need be), `load` (its model), `start` (an untrained model of
-    some of the main teacher's layers), `rows` (what it is trained on), `outputs` (of the main teacher's classifier).
+    A subclass defines the members that raise NotImplementedError here: `prepared_folder`, `load`, `initial_model`,
+    `rows`, `parts`, `outputs`, `classes` and `check_one`.
     """
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
         self._folders: dict[str, str | Path] = {}
 
-    # ---- who they are
+    # ---- members
 
     @cached_property
     def main(self) -> TeacherSpec:
@@ -46,27 +46,28 @@ class TeacherPool:
 
     @cached_property
     def members(self) -> list[TeacherSpec]:
-        """Every teacher of the run, from small to large; specialists, in the place of the main one, by their classes."""
+        """Every teacher of the run, from small to large; specialists replace the main one, in class order."""
         config, source = self.inputs.config, self.inputs.main_source
-        given = config.teachers
-        if given.split is not None:
-            return specs.specialists(given.split, source, self.classes)
-        found = [specs.other(name, one, source) for name, one in given.others.items()]
+        settings = config.teachers
+        if settings.split is not None:
+            return specs.specialists(settings.split, source, self.classes)
+        smaller = [specs.other(name, other, source) for name, other in settings.others.items()]
         if config.adopt.assistant is not None:
-            found.append(specs.assistant(config.adopt.assistant, source, self.inputs.student_shape.layers))
-        return specs.ordered([*found, self.main], self.outputs, config.data.max_length)
+            smaller.append(specs.assistant(config.adopt.assistant, source, self.inputs.student_shape.layers))
+        return specs.ordered([*smaller, self.main], self.outputs, config.data.max_length)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """The task's classes; None where there are none."""
+        """Class names of the task; None for regression and text."""
         raise NotImplementedError
 
     @property
     def outputs(self) -> int | None:
+        """Number of outputs of the main teacher's classifier; None for text."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """UserError for teachers that cannot be made, or not teach this run's student; nothing is made yet."""
+        """UserError for teachers that cannot be prepared or do not suit the student of this run. Trains nothing."""
         specs.check_names(self.members)
         tokens = self.inputs.tokenizer.get_vocab()
         for member in self.members:
@@ -75,35 +76,40 @@ class TeacherPool:
             self.check_one(member)
 
     def check_one(self, member: TeacherSpec) -> None:
+        """UserError for a teacher that cannot be prepared."""
         raise NotImplementedError
 
-    # ---- what they are made of
+    # ---- weights and data
 
     def folder(self, member: TeacherSpec) -> str | Path:
-        """Where a teacher is, ready to teach: as it was given, or made once and kept in the artifact store."""
+        """Folder or Hub name of a teacher that is ready to teach; an artifact is trained on the first call."""
         if member.name not in self._folders:
-            self._folders[member.name] = self._distilled(member) if member.assistant else self.made(member)
+            self._folders[member.name] = self._distilled(member) if member.assistant else self.prepared_folder(member)
         return self._folders[member.name]
 
-    def made(self, member: TeacherSpec) -> str | Path:
+    def prepared_folder(self, member: TeacherSpec) -> str | Path:
+        """Folder or Hub name of a teacher that is no assistant: its source, or the artifact of its training."""
         raise NotImplementedError
 
     def load(self, member: TeacherSpec) -> Any:
+        """The model of a teacher with its head, from its folder."""
         raise NotImplementedError
 
-    def start(self, member: TeacherSpec, seed: int) -> Any:
+    def initial_model(self, member: TeacherSpec, seed: int) -> Any:
+        """The model of an assistant before its training; `seed` initialises a new head."""
         raise NotImplementedError
 
     def rows(self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None) -> Any:
+        """The data module that a teacher is trained on: for `steps` batches or for `epochs`."""
         raise NotImplementedError
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the rows depend on that teachers are trained on, for the names of artifacts."""
+        """Key parts of the rows that teachers are trained on, for artifacts."""
         raise NotImplementedError
 
     def revision(self, member: TeacherSpec) -> str | None:
-        """The Hub revision of what is in a teacher's folder; a local folder has none."""
+        """The Hub revision of a teacher; None for a local folder."""
         return None if isinstance(self.folder(member), Path) else member.source.revision
 
     def weights(self, member: TeacherSpec) -> dict[str, Any]:
@@ -119,8 +125,7 @@ class TeacherPool:
         """A teacher, loaded and frozen, counted by `ledger`."""
         encoder = Encoder(self.load(member), self.inputs.execution)
         count = ledger.count_queries if ledger else None
-        given = self.inputs.config.trainer
-        shared = given.shard_teacher and member.assistant is None
+        shared = self.inputs.config.trainer.shard_teacher and member.assistant is None
         return Teacher(member.name, encoder, count, self.order(member), member.classes, shared)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
@@ -131,14 +136,14 @@ class TeacherPool:
 
     def _distilled(self, member: TeacherSpec) -> Path:
         """A model between teacher and student, distilled from the teacher (DeKD section 3.3)."""
-        given = member.assistant
-        assert given is not None
-        recipe = asdict(given)
+        assistant = member.assistant
+        assert assistant is not None
+        recipe = asdict(assistant)
         recipe |= {
-            "path": given.path and specs.weights_of(given.path),
+            "path": assistant.path and specs.weights_of(assistant.path),
             "layers": member.layers and list(member.layers),
         }
-        recipe |= {"precision": precision_of(given.precision, self.inputs.config.trainer.accelerator)}
+        recipe |= {"precision": precision_of(assistant.precision, self.inputs.config.trainer.accelerator)}
         parts = {
             "from": self.weights(self.main),
             "start": member.source.sha256(),
@@ -146,34 +151,34 @@ class TeacherPool:
             "recipe": {name: value for name, value in recipe.items() if name != "pick"},
         }
         return self.inputs.prerequisites.get(
-            "assistant", parts, lambda out: self._distil(out, member, given, recipe["precision"]),
+            "assistant", parts, lambda out: self._distil(out, member, assistant, recipe["precision"]),
             "the assistant, distilled from the teacher", f"assistant, {member.depth} layers, distilled",
         )  # fmt: skip
 
-    def _distil(self, out: Path, member: TeacherSpec, given: AssistantConfig, precision: str) -> dict[str, Any]:
-        """Vanilla KD on all rows: w CE + (1 - w) tau^2 KL (DeKD section 4.3 says no more of it)."""
+    def _distil(self, out: Path, member: TeacherSpec, settings: AssistantConfig, precision: str) -> dict[str, Any]:
+        """Train an assistant by KD on all rows, w CE + (1 - w) tau^2 KL (DeKD section 4.3). Returns the cost."""
         inputs = self.inputs
-        reseed(given.seed, "assistant")
-        model = self.start(member, given.seed)
-        if given.dropout is not None:
-            set_dropout(model, given.dropout)
-        data = self.rows(member, given.seed, given.batch_size, given.max_steps, given.max_epochs)
+        reseed(settings.seed, "assistant")
+        model = self.initial_model(member, settings.seed)
+        if settings.dropout is not None:
+            set_dropout(model, settings.dropout)
+        data = self.rows(member, settings.seed, settings.batch_size, settings.max_steps, settings.max_epochs)
         steps = data.sampler().batches
         ledger = Ledger(len(data.train), inputs.fixed_inputs)
         optim = OptimizerSettings(
-            lr=given.lr, weight_decay=given.weight_decay, warmup=given.warmup, fused=precision != "16-mixed"
+            lr=settings.lr, weight_decay=settings.weight_decay, warmup=settings.warmup, fused=precision != "16-mixed"
         )
         teacher = self.teacher(self.main, ledger)
-        self.remember(member, teacher, len(data.train), ledger, precision)
+        self.attach_cache(member, teacher, len(data.train), ledger, precision)
         module = AssistantModule(
             Encoder(model.train()),
             teacher,
             optim,
             steps,
-            temperature=given.temperature,
-            label_weight=given.label_weight,
+            temperature=settings.temperature,
+            label_weight=settings.label_weight,
             ledger=ledger,
-            seed=given.seed,
+            seed=settings.seed,
             score=inputs.score,
         )
         cost = fit(
@@ -189,9 +194,11 @@ class TeacherPool:
         inputs.tokenizer.save_pretrained(out)
         return cost
 
-    def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
-        """Let the main teacher keep its answers to the `rows` rows that an assistant learns from. Of text it does not:
-        an assistant's masks are its own."""
+    def attach_cache(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
+        """Attach to the main `teacher` a cache of its answers to the `rows` rows that an assistant learns from.
+
+        For text there is none, since the masks of an assistant are drawn anew. `precision`: of its training.
+        """
 
     def finish(self, module: AssistantModule, data: Any, out: Path) -> None:
-        """What is kept of a new teacher beside its weights."""
+        """Write files of a new teacher to `out`, beside its weights."""

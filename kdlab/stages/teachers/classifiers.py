@@ -1,4 +1,4 @@
-"""Teachers of a task: classifiers, as they are given or fine-tuned here; shallower ones, specialists, assistants."""
+"""Teachers of a task: classifiers, taken as they are or fine-tuned; shallower ones, specialists, assistants."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LABELS = {"label": WeightedTerm(label_loss, 1.0)}
 
 
 class TaskTeacherPool(TeacherPool):
-    """The classifiers that teach a task."""
+    """The classifiers that are teachers of a task."""
 
     inputs: TaskInputs
 
@@ -50,7 +50,7 @@ class TaskTeacherPool(TeacherPool):
         super().__init__(inputs)
         self._loaded: dict[str, Teacher] = {}
 
-    # ---- who they are
+    # ---- members
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -61,31 +61,31 @@ class TaskTeacherPool(TeacherPool):
         return self.inputs.shape.outputs
 
     def shape(self, member: TeacherSpec) -> TaskShape:
-        """The task as a teacher knows it: a specialist's has its own classes alone."""
+        """The task shape of a teacher; a specialist's has its own classes only."""
         whole = self.inputs.shape
         if member.classes is None or whole.labels is None:
             return whole
         return replace(whole, labels=tuple(whole.labels[i] for i in member.classes))
 
-    def given(self, member: TeacherSpec) -> bool:
-        """Whether a teacher comes as a classifier and is taken as it is; otherwise it is made here."""
+    def is_classifier(self, member: TeacherSpec) -> bool:
+        """True if the source of a teacher is a classifier, which is used as it is; others are fine-tuned."""
         if member.layers is not None or member.assistant is not None:
             return False
         return loading.has_head(member.source.place, member.source.config, self.inputs.head.model_class)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
-        """UserError for a given teacher of another task."""
-        if not self.given(member):
+        """As the base method; UserError for a classifier of another task."""
+        if not self.is_classifier(member):
             return None
-        theirs, ours = loading.labels_of(member.source.config), self.inputs.shape.labels
-        if ours is None:
-            if len(theirs) != 1:
-                raise UserError(f"the teacher {member.name} tells {len(theirs)} classes apart; this task is regression")
+        outputs, classes = loading.labels_of(member.source.config), self.inputs.shape.labels
+        if classes is None:
+            if len(outputs) != 1:
+                raise UserError(f"the teacher {member.name} has {len(outputs)} classes; this task is regression")
             return None
-        return labels.align(ours, theirs)
+        return labels.align(classes, outputs)
 
     def check_one(self, member: TeacherSpec) -> None:
-        if not self.given(member):
+        if not self.is_classifier(member):
             _ = member.assistant or self.recipe(member)
         elif member.classes is not None:
             raise UserError(
@@ -95,10 +95,10 @@ class TaskTeacherPool(TeacherPool):
         else:
             self.order(member)
 
-    # ---- what they are made of
+    # ---- weights and data
 
     def folder_of_rows(self, member: TeacherSpec) -> Path:
-        """The tokenised rows that a teacher learns and is scored on: a specialist's are those of its classes."""
+        """Folder of the tokenised rows that a teacher is trained and scored on; a specialist: those of its classes."""
         inputs = self.inputs
         if member.classes is None:
             return inputs.task_folder
@@ -120,17 +120,17 @@ class TaskTeacherPool(TeacherPool):
         return self.inputs.task_parts
 
     def recipe(self, member: TeacherSpec) -> FinetuneConfig:
-        """How a teacher is fine-tuned here; UserError where nothing is said about it."""
+        """Settings for the fine-tuning of a teacher; UserError if teachers.finetune is missing."""
         recipe = self.inputs.config.teachers.finetune
         if recipe is None:
             raise UserError(
-                f"the teacher {member.name} is no classifier, and teachers.finetune says nothing about training one"
+                f"the teacher {member.name} is no classifier: give teachers.finetune, the settings to train one"
             )
         return replace(recipe, precision=precision_of(recipe.precision, self.inputs.config.trainer.accelerator))
 
-    def made(self, member: TeacherSpec) -> str | Path:
-        """A classifier of this task: as it was given, or fine-tuned."""
-        if self.given(member):
+    def prepared_folder(self, member: TeacherSpec) -> str | Path:
+        """Folder or Hub name of a classifier of this task: the source, or the artifact of its fine-tuning."""
+        if self.is_classifier(member):
             return member.source.place
         recipe = self.recipe(member)
         parts = {"model": member.source.sha256(), "task": self.inputs.task_parts, "recipe": asdict(recipe)}
@@ -147,6 +147,7 @@ class TaskTeacherPool(TeacherPool):
         )
 
     def _finetune(self, out: Path, member: TeacherSpec, recipe: FinetuneConfig) -> dict[str, Any]:
+        """Fine-tune a teacher and save it in `out`; returns the cost."""
         reseed(recipe.seed, "finetune")
         shape = self.shape(member)
         model = self._encoder(member, shape)
@@ -169,40 +170,42 @@ class TaskTeacherPool(TeacherPool):
         return cost
 
     def _encoder(self, member: TeacherSpec, shape: TaskShape) -> Any:
-        """A teacher's layers, not fine-tuned, with a new head."""
+        """The layers of a teacher before fine-tuning, with a new head."""
         model = loading.load_with_new_classifier(member.source.place, member.source.revision, shape)
         return model if member.layers is None else student_from(model, member.layers)
 
-    def start(self, member: TeacherSpec, seed: int) -> Any:
-        given = member.assistant
-        if given is not None and given.path is not None:
-            return self.inputs.load(given.path, None, seed)
+    def initial_model(self, member: TeacherSpec, seed: int) -> Any:
+        assistant = member.assistant
+        if assistant is not None and assistant.path is not None:
+            return self.inputs.load(assistant.path, None, seed)
         reseed(seed, "student head")
         return self._encoder(member, self.inputs.shape)
 
-    def remember(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
-        """Logits alone: runs whose knowledge reads no more, on the same rows, find them too."""
-        inputs, keeps = self.inputs, CacheSpec("row")
+    def attach_cache(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
+        """As the base method; stores logits only, which runs whose terms read nothing else share."""
+        inputs, spec = self.inputs, CacheSpec("row")
         if inputs.config.teachers.cache == "off":
             return
-        each = answer_cache.row_bytes(inputs, keeps, self.main, 1.0, 0.0, 0.0, precision)
-        if answer_cache.affordable(inputs, int((each + 32) * rows), f"{rows:,} rows that the assistant learns from"):
+        row_bytes = answer_cache.row_bytes(inputs, spec, self.main, 1.0, 0.0, 0.0, precision)
+        if answer_cache.within_limit(
+            inputs, int((row_bytes + 32) * rows), f"{rows:,} rows that the assistant learns from"
+        ):
             parts = {"task": self.folder_of_rows(member).name}
             run = uuid.uuid4().hex
-            answer_cache.remember(
-                inputs, self.main, self.weights(self.main), teacher, keeps, rows, parts, precision, ledger, run
+            answer_cache.attach_cache(
+                inputs, self.main, self.weights(self.main), teacher, spec, rows, parts, precision, ledger, run
             )
 
     def load(self, member: TeacherSpec) -> Any:
         return loading.load_classifier(self.folder(member), self.revision(member))
 
-    # ---- how good they are
+    # ---- scores
 
     @cached_property
     def scores(self) -> dict[str, dict[str, float]]:
-        """Each teacher's scores on dev by its title, a specialist's on the rows of its classes.
+        """Scores on dev by the title of each teacher, of a specialist on the rows of its classes.
 
-        UserError for one that is no better than always answering the majority class.
+        UserError for a teacher no better than always answering the majority class.
         """
         return {member.title: self.scores_of(member, self._loaded.get(member.name)) for member in self.members}
 
@@ -213,7 +216,10 @@ class TaskTeacherPool(TeacherPool):
             _ = self.scores
 
     def scores_of(self, member: TeacherSpec, loaded: Teacher | None = None) -> dict[str, float]:
-        """A teacher's scores on dev, from the artifact store or new; `loaded`: the teacher if every rank has it; then the ranks score it together (collective)."""
+        """Scores of a teacher on dev, from the artifact store or computed now.
+
+        `loaded`: the teacher if every rank has loaded it; the ranks then score it together (collective).
+        """
         inputs = self.inputs
         shape, data_parts = self.shape(member), inputs.task_parts
         if member.classes is not None:
@@ -239,29 +245,30 @@ class TaskTeacherPool(TeacherPool):
         if loaded is not None and not distributed.broadcast_object(inputs.store.find("scores", parts) is not None):
             together = scored()
         who = "teacher" if member.title == "teacher" else member.title
-        found = read_json(inputs.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
-        shown = self.main.name if member is self.main else member.name
-        of_its = "" if member.classes is None else f" (rows of {', '.join(shape.labels or ())})"
+        scores = read_json(inputs.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
+        name = self.main.name if member is self.main else member.name
+        of_classes = "" if member.classes is None else f" (rows of {', '.join(shape.labels or ())})"
         self.inputs.notify(
-            f"{'assistant' if member.assistant else f'teacher {shown}'}: {described(found, shape)}{of_its}"
+            f"{'assistant' if member.assistant else f'teacher {name}'}: {described(scores, shape)}{of_classes}"
         )
-        self._check_scores(member, found["score"])
-        return found
+        self._check_scores(member, scores["score"])
+        return scores
 
     def _check_scores(self, member: TeacherSpec, score: float) -> None:
-        nothing = self.majority(member)["score"]
-        if not self.inputs.config.teachers.sanity or score > nothing:
+        """UserError for a score no better than the majority class, unless teachers.sanity=false."""
+        baseline = self.majority(member)["score"]
+        if not self.inputs.config.teachers.sanity or score > baseline:
             return
-        mend = "adopt.assistant.*" if member.assistant else "teachers.finetune.*"
+        options = "adopt.assistant.*" if member.assistant else "teachers.finetune.*"
         constant = "a constant" if self.inputs.shape.regression else "always the majority class"
         raise UserError(
             f"the {'assistant' if member.assistant else f'teacher {member.name}'} scores {score:.3f} on dev, no better "
-            f"than {constant} ({nothing:.3f}): it has nothing to teach; train it longer ({mend}), take another, or "
+            f"than {constant} ({baseline:.3f}): it has nothing to teach; train it longer ({options}), take another, or "
             "teachers.sanity=false"
         )
 
     def majority(self, member: TeacherSpec) -> dict[str, float]:
-        """The scores on dev of the class that most training rows have (in regression: of a constant)."""
+        """Scores on dev of always answering the majority class of the training rows (regression: their mean)."""
         data = self.rows(member, 0, 1, 1, None)
         shape = self.shape(member)
         train = torch.tensor(data.train.labels)
@@ -274,12 +281,12 @@ class TaskTeacherPool(TeacherPool):
 
 
 def described(scores: dict[str, float], shape: TaskShape) -> str:
-    """Scores in words, e.g. "accuracy 0.912 on dev"."""
+    """Scores as text, e.g. "accuracy 0.912 on dev"."""
     return ", ".join(f"{name} {scores[name]:.3f}" for name in shape.metrics) + " on dev"
 
 
 def among(data: TaskData, classes: Sequence[int]) -> TaskData:
-    """The rows of some classes, numbered anew in that order, of train and dev; UserError where a split has none."""
+    """Rows of train and dev with one of `classes`, renumbered in that order; UserError for a split without any."""
     names = data.shape.labels
     assert names is not None
     number = {label: i for i, label in enumerate(classes)}
@@ -291,7 +298,5 @@ def among(data: TaskData, classes: Sequence[int]) -> TaskData:
     known = tuple(names[i] for i in classes)
     empty = next((split for split, rows in kept.items() if not rows), None)
     if empty is not None:
-        raise UserError(
-            f"the split {empty} has no row of the classes {', '.join(known)}, which one specialist would know"
-        )
+        raise UserError(f"the split {empty} has no row of the classes {', '.join(known)}, which a specialist needs")
     return TaskData(replace(data.shape, labels=known), kept)

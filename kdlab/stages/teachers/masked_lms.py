@@ -1,4 +1,4 @@
-"""Teachers of plain text: masked-LM models, as they are given or with a head that is trained here; shallower ones; assistants."""
+"""Teachers of plain text: masked-LM models, as they are or with a head trained here; shallower ones; assistants."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kdlab.teachers.specs import TeacherSpec
 
 
 class TextTeacherPool(TeacherPool):
-    """The masked-LM models that teach on text."""
+    """The masked-LM models that are teachers on text."""
 
     inputs: TextInputs
 
@@ -39,20 +39,22 @@ class TextTeacherPool(TeacherPool):
     def outputs(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return None
 
-    def headed(self, member: TeacherSpec) -> bool:
-        """Whether a teacher's source comes with a masked-LM head."""
+    def has_head(self, member: TeacherSpec) -> bool:
+        """True if the source of a teacher has a masked-LM head."""
         return loading.has_head(member.source.place, member.source.config)
 
     def check_one(self, member: TeacherSpec) -> None:
-        if member.assistant is None and (member.layers is not None or not self.headed(member)):
+        if member.assistant is None and (member.layers is not None or not self.has_head(member)):
             self.recipe(member)
 
     def recipe(self, member: TeacherSpec) -> PrepareConfig:
-        """How a teacher is prepared; UserError where nothing is said about it."""
+        """Settings for the training of a teacher's head; UserError if teachers.prepare is missing."""
         prepare = self.inputs.config.teachers.prepare
         if prepare is None:
             lack = "has some layers of another model" if member.layers is not None else "has no masked-LM head"
-            raise UserError(f"the teacher {member.name} {lack}, and teachers.prepare says nothing about training one")
+            raise UserError(
+                f"the teacher {member.name} {lack}, and teachers.prepare, the settings to train one, is missing"
+            )
         return prepare
 
     @property
@@ -67,34 +69,34 @@ class TextTeacherPool(TeacherPool):
     def load(self, member: TeacherSpec) -> Any:
         return loading.load_masked_lm(self.folder(member), self.revision(member))
 
-    def start(self, member: TeacherSpec, seed: int) -> Any:
-        given = member.assistant
-        if given is not None and given.path is not None:
-            return self.inputs.load(given.path)
+    def initial_model(self, member: TeacherSpec, seed: int) -> Any:
+        assistant = member.assistant
+        if assistant is not None and assistant.path is not None:
+            return self.inputs.load(assistant.path)
         assert member.layers is not None
         return student_from(self.load(self.main), member.layers)
 
-    def made(self, member: TeacherSpec) -> str | Path:
-        """A teacher with a masked-LM head: as it was given, or prepared."""
-        if member.layers is None and self.headed(member):
+    def prepared_folder(self, member: TeacherSpec) -> str | Path:
+        """Folder or Hub name of a teacher with a masked-LM head: the source, or the artifact of its training."""
+        if member.layers is None and self.has_head(member):
             return member.source.place
         prepare = self.recipe(member)
         parts = {"model": member.source.sha256(), "corpus": self.parts, "recipe": asdict(prepare)}
         if member.layers is not None:
             whole = self._whole(member)
             parts |= {"model": self.weights(whole)["teacher"], "layers": list(member.layers)}
-        who = (
+        description = (
             "the teacher's masked-LM head" if member.title == "teacher" else f"the {member.title}, prepared on the text"
         )
         stage = f"{member.title}, {member.depth} layers, prepared"
         folder = self.inputs.prerequisites.get(
-            "teacher", parts, lambda out: self._prepare(out, member, prepare), who, stage
+            "teacher", parts, lambda out: self._prepare(out, member, prepare), description, stage
         )
         self._notify(member, folder)
         return folder
 
     def _whole(self, member: TeacherSpec) -> TeacherSpec:
-        """The teacher whose layers a shallower one takes, with its head."""
+        """The teacher, with its head, that a shallower one takes its layers from."""
         return (
             self.main
             if member.source is self.main.source

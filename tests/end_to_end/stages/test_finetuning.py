@@ -176,12 +176,12 @@ def test_in_regression_it_is_a_constant(make_stage, tmp_path):
 
 def test_an_encoder_is_fine_tuned_once_and_a_classifier_is_taken_as_it_is(make_stage, tmp_path):
     one, two = make_stage(), make_stage("seed=5", "select=random")
-    assert not one.teacher_pool.given(one.teacher_pool.main)
+    assert not one.teacher_pool.is_classifier(one.teacher_pool.main)
     assert one.teacher_folder == two.teacher_folder and sum("fine-tuned" in line for line in make_stage.said) == 1
     assert make_stage("teachers.finetune.lr=1e-4").teacher_folder != one.teacher_folder
     given = write_classifier(tmp_path / "given", OWN)
     ready = make_stage(teacher=given)
-    assert ready.teacher_pool.given(ready.teacher_pool.main) and ready.teacher_folder == given
+    assert ready.teacher_pool.is_classifier(ready.teacher_pool.main) and ready.teacher_folder == given
 
 
 def test_a_fine_tuned_teacher_names_its_classes(make_stage):
@@ -215,7 +215,7 @@ def test_a_classifier_cannot_teach_regression(make_stage, tmp_path):
 def test_a_teacher_is_not_asked_who_it_is_where_labels_alone_teach(make_stage, tmp_path):
     made = make_stage("+exp=finetune", teacher=write_classifier(tmp_path / "other", ("cat", "dog", "cow")))
     check(made)
-    assert made.teacher_pool.given(made.teacher_pool.main) and made.teachers(None) == []
+    assert made.teacher_pool.is_classifier(made.teacher_pool.main) and made.teachers(None) == []
 
 
 def test_the_order_of_a_teachers_classes_is_found_by_name_and_its_answers_are_turned(make_stage, tmp_path):

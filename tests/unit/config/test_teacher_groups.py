@@ -162,14 +162,14 @@ def test_a_rule_of_ones_own_is_tried(make_stage):
     def failing(student, teachers, count):
         raise ValueError("no such thing\nand more")
 
-    with pytest.raises(UserError, match=r"made \(3,\), not \(3, 2\)"):
+    with pytest.raises(UserError, match=r"returned \(3,\), not \(3, 2\)"):
         check_adoption("mine", {"wrong": wrong}, two, [], False)
     with pytest.raises(UserError, match="failing is no adoption rule: no such thing$"):
         check_adoption("mine", {"failing": failing}, two, [], False)
     with pytest.raises(UserError, match="is no adoption rule"):
         check_adoption("mine", {"seven": 7}, two, [], False)
     check_adoption("single", {}, two, ["features"], False)  # something reads them together
-    with pytest.raises(UserError, match="hard asks some teachers only, and features reads all of them"):
+    with pytest.raises(UserError, match="hard queries only some teachers, and features reads all of them"):
         check_adoption("hard", {"hard": hard}, two, ["features"], False)
 
 

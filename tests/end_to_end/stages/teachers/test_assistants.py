@@ -61,7 +61,7 @@ def test_an_assistant_learns_what_vanilla_kd_teaches(make_stage, tmp_path):
             return encoder.project(encoder.vectors(encoder.encode(batch), every, every)).log_softmax(-1)
 
     member = made.teacher_pool.members[0]
-    untrained = Encoder(made.teacher_pool.start(member, 0).eval())
+    untrained = Encoder(made.teacher_pool.initial_model(member, 0).eval())
     target = told(large.encoder)
     far, near = (
         torch.nn.functional.kl_div(told(e), target, log_target=True, reduction="batchmean")
@@ -85,7 +85,9 @@ def test_a_ready_model_may_be_where_an_assistant_starts(make_stage, tmp_path):
     check(made)
     assert made.teacher_pool.members[0].depth == 3
     assert torch.equal(
-        transformer_layers(made.teacher_pool.start(made.teacher_pool.members[0], 0))[0].attention.self.query.weight,  # pyright: ignore
+        transformer_layers(made.teacher_pool.initial_model(made.teacher_pool.members[0], 0))[
+            0
+        ].attention.self.query.weight,  # pyright: ignore
         transformer_layers(transformers.AutoModelForMaskedLM.from_pretrained(start))[0].attention.self.query.weight,  # pyright: ignore
     )
 
