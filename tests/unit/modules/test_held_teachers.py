@@ -49,8 +49,8 @@ def model(family: str, auto: Any, seed: int = 0) -> transformers.PreTrainedModel
     return auto.from_config(config)
 
 
-def teacher(family: str, auto: Any, execution: str = "padded") -> Teacher:
-    return Teacher("t", Encoder(model(family, auto), execution))
+def teacher(family: str, auto: Any, execution: str = "padded", seed: int = 0) -> Teacher:
+    return Teacher("t", Encoder(model(family, auto, seed), execution))
 
 
 def said(who: Teacher, batch: Batch, wants: frozenset[str] = frozenset()) -> dict[str, Tensor]:
@@ -98,11 +98,22 @@ def test_a_held_teacher_answers_as_under_autocast_in_half_of_the_memory(family, 
     assert_near(found, expected)
     alone = said(held, batch, wants)  # where nobody has opened autocast
     assert all(torch.equal(alone[name], found[name]) for name in found)
-    exact = said(plain, batch, wants)  # and as near to float32 as autocast is
-    for name in ("hidden", "logits"):
-        errors = [(one[name].float() - exact[name]).square().mean().sqrt() for one in (found, expected)]
-        assert errors[0] <= 1.5 * errors[1]
     assert bytes_of(held) < 0.53 * bytes_of(plain)
+
+
+@pytest.mark.parametrize("auto", [TEXT, TASK], ids=["text", "task"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_held_teacher_is_as_near_to_float32_as_autocast_is(family, auto):
+    """Over several models: of one, a dozen logits would decide, and CPUs without bfloat16 units round elsewhere."""
+    batch, errors = texts([12, 4, 11, 9], segments=True), torch.zeros(2, 2)
+    for seed in range(8):
+        plain, held = teacher(family, auto, seed=seed), teacher(family, auto, seed=seed).hold(HALF)
+        exact = said(plain, batch)
+        with autocast():
+            half = said(held, batch), said(plain, batch)
+        for i, name in enumerate(("hidden", "logits")):
+            errors[i] += torch.stack([(one[name].float() - exact[name]).square().mean() for one in half])
+    assert (errors[:, 0] <= 1.5**2 * errors[:, 1]).all(), (errors[:, 0] / errors[:, 1]).sqrt()
 
 
 @pytest.mark.parametrize("execution", ["packed", "bucketed"])
