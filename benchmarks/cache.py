@@ -72,7 +72,9 @@ def jobs(folder: Path, data: Path, arguments: argparse.Namespace) -> None:
     size = sum(path.stat().st_size for path in answers.rglob("*") if path.is_file())
     rounds = len(found["no cache"])
     print(f"{arguments.steps} steps of {arguments.batch} rows, {rounds} turns; the cache takes {size / 1e6:.1f} MB")
-    print("| way | training s | least to most | teacher s | cache s | whole run s | queried | from cache | of no cache |")
+    print(
+        "| way | training s | least to most | teacher s | cache s | whole run s | queried | from cache | of no cache |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     base = statistics.median(one["seconds"]["training"] for one in found["no cache"])
     for way, runs in found.items():

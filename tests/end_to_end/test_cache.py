@@ -50,7 +50,7 @@ def learnt(folder: Path) -> dict[str, Any]:
     return {**{k: found[k] for k in ("status", "scores", "student")}, "metrics": rows}
 
 
-def asked(folder: Path) -> tuple[int, int]:
+def queries_in(folder: Path) -> tuple[int, int]:
     found = result_of(folder)["ledger"]["teacher_queries"]
     return found["total"], found["cached"]
 
@@ -67,7 +67,7 @@ def test_the_second_student_asks_nobody_and_learns_the_same(tmp_path, teacher_fo
     off, first, second, memory = (outcome(tmp_path / name) for name in runs)
     assert first == off == memory
     assert learnt(tmp_path / "second") == learnt(tmp_path / "first")
-    (total, none), (nobody, cached) = asked(tmp_path / "first"), asked(tmp_path / "second")
+    (total, none), (nobody, cached) = queries_in(tmp_path / "first"), queries_in(tmp_path / "second")
     assert total == cached > 0 and none == nobody == 0
     assert second["ledger"]["flops"].get("teacher_forward", 0) == 0
     seconds = result_of(tmp_path / "second")["ledger"]["seconds"]
@@ -92,7 +92,7 @@ def test_killed_while_it_writes_answers_a_run_goes_on_bit_for_bit(tmp_path, teac
     given = tiny_task(teacher_folder, task_folder, *more)
     done = call([*given, "hydra.run.dir=whole"], tmp_path, plainly)
     assert done.code == 0, done.output
-    assert asked(tmp_path / "whole")[1] > 0
+    assert queries_in(tmp_path / "whole")[1] > 0
     shutil.rmtree(tmp_path / "artifacts" / "answers")
     killed = call([*given, "hydra.run.dir=killed"], tmp_path, DieWriting(5))
     assert killed.code == -signal.SIGKILL, killed.output
@@ -107,8 +107,8 @@ def test_the_order_of_rows_is_no_part_of_an_answer(tmp_path, teacher_folder, tas
         given = tiny_task(teacher_folder, task_folder, *more, f"data.order={order}", f"hydra.run.dir={order}")
         done = call(given, tmp_path, plainly)
         assert done.code == 0, done.output
-    assert asked(tmp_path / "random")[0] == 40
-    assert asked(tmp_path / "length")[0] == 0
+    assert queries_in(tmp_path / "random")[0] == 40
+    assert queries_in(tmp_path / "length")[0] == 0
 
 
 def test_over_the_limit_nothing_is_loaded_or_the_run_goes_on_without(tmp_path, teacher_folder, text_folder):
@@ -119,7 +119,7 @@ def test_over_the_limit_nothing_is_loaded_or_the_run_goes_on_without(tmp_path, t
     assert "over the limit of 1e-05 GB" in line and "teachers.cache_vocabulary=sampled" in line
     done = call([*given, "teachers.cache_over=without", "hydra.run.dir=run"], tmp_path, plainly)
     assert done.code == 0 and "continues without" in done.output, done.output
-    assert asked(tmp_path / "run")[1] == 0 and not (tmp_path / "artifacts" / "answers").exists()
+    assert queries_in(tmp_path / "run")[1] == 0 and not (tmp_path / "artifacts" / "answers").exists()
 
 
 def test_each_of_two_teachers_has_its_own_answers(tmp_path, teacher_folder, task_folder):
@@ -150,7 +150,7 @@ def test_a_damaged_cache_is_refused_or_filled_again_as_told(tmp_path, teacher_fo
     assert done.code == 2 and f"{data.name} is truncated" in line and "teachers.cache_trouble=rebuild" in line
     done = call([*given, "hydra.run.dir=mended"], tmp_path, plainly)
     assert done.code == 0 and "is truncated" in done.output and "queries the teacher again" in done.output, done.output
-    total, cached = asked(tmp_path / "mended")
+    total, cached = queries_in(tmp_path / "mended")
     assert total > 0 and cached > 0 and total + cached == 32
 
 
@@ -167,7 +167,7 @@ def test_episodes_and_the_run_share_one_teachers_answers(tmp_path, teacher_folde
         result = result_of(tmp_path / name)
         (stage,) = [one for one in result["preparation"] if one["what"].startswith("KSM")]
         assert stage["made_now"] and stage["queries"] + stage["cached"] == 2 * 3 * 32
-        total, cached = asked(tmp_path / name)
+        total, cached = queries_in(tmp_path / name)
         assert total + cached == 2 * 40 and result["ledger"]["teacher_queries"]["unique"] == total
         asked_in_all += stage["queries"] + total
         (answers,) = (tmp_path / "artifacts" / "answers").iterdir()

@@ -23,14 +23,14 @@ def lab(tmp_path_factory, teacher_folder, task_folder) -> Lab:
     return Lab(tmp_path_factory.mktemp("several"), teacher_folder, task_folder)
 
 
-def asked(result: dict[str, Any]) -> dict[str, int]:
+def queries_in(result: dict[str, Any]) -> dict[str, int]:
     return {name: one["total"] for name, one in result["ledger"]["teacher_queries"]["per_teacher"].items()}
 
 
 def test_hard_asks_each_of_two_teachers_about_half_of_the_rows(lab):
     folder, output = lab.run("select=random", "adopt=hard", SMALL, "student.layers=1", *UNTAUGHT)
     result = result_of(folder)
-    assert asked(result) == {"small": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT // 2}
+    assert queries_in(result) == {"small": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT // 2}
     assert {"teacher", "teacher small"} < set(result["metrics"])
     assert [stage["what"] for stage in result["preparation"]] == [
         "teacher small, 2 layers, fine-tuned",
@@ -62,7 +62,7 @@ def test_teacher_assistant_and_student_in_one_table_with_the_cost_of_all(lab):
     result = result_of(folder)
     lines = [line.split("  ")[1] for line in output.splitlines() if line.startswith("  ") and "%" in line]
     assert lines == ["majority class", "student", "assistant", "teacher"]
-    assert asked(result) == {"assistant": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT // 2}
+    assert queries_in(result) == {"assistant": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT // 2}
     stages = {stage["what"]: stage for stage in result["preparation"]}
     assert stages["assistant, 2 layers, distilled"]["queries"] == 2 * 32
     (total,) = [line.split() for line in output.splitlines() if line.startswith("  with this run")]
@@ -82,7 +82,7 @@ def test_specialists_in_place_of_one_teacher(lab, tmp_path):
         "select=random", "adopt=every", "teachers.split=2", f"data.path={rows}", "knowledge=response", *UNTAUGHT
     )
     result = result_of(folder)
-    assert asked(result) == {"specialist-1": STEPS * KEPT, "specialist-2": STEPS * KEPT}
+    assert queries_in(result) == {"specialist-1": STEPS * KEPT, "specialist-2": STEPS * KEPT}
     assert {"teacher specialist-1", "teacher specialist-2"} < set(result["metrics"]) and "teacher" not in result[
         "metrics"
     ]
@@ -95,7 +95,7 @@ def test_two_teachers_of_text(tmp_path, teacher_folder, text_folder):
     done = call(given, tmp_path)
     assert done.code == 0, done.output
     result = result_of(Path(tmp_path / "run"))
-    small, large = (asked(result)[name] for name in ("small", teacher_folder.name))
+    small, large = (queries_in(result)[name] for name in ("small", teacher_folder.name))
     assert small + large == result["ledger"]["teacher_queries"]["total"] and large > 0
     assert 0 <= small - large <= STEPS  # of a batch's last odd row the smaller one is asked
     assert {"student", "teacher", "teacher small"} == set(result["metrics"])

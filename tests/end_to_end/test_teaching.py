@@ -325,7 +325,7 @@ def test_equal_teachers_teach_as_one(knowledge, lab, ready):
         assert len(result_of(both)["teachers"]) == 2
 
 
-def asked(folder: Path) -> dict[str, int]:
+def queries_in(folder: Path) -> dict[str, int]:
     return {name: n["total"] for name, n in result_of(folder)["ledger"]["teacher_queries"]["per_teacher"].items()}
 
 
@@ -333,7 +333,7 @@ def asked(folder: Path) -> dict[str, int]:
 def test_hard_asks_each_of_two_teachers_about_half_of_the_rows(ratio, lab):
     folder, output = lab.run("select=random", f"select.ratio={ratio}", "knowledge=response", *HARD, *FEW)
     half = STEPS * BATCH * ratio / 2
-    assert asked(folder) == {"small": half, lab.teacher.name: half}
+    assert queries_in(folder) == {"small": half, lab.teacher.name: half}
     rows = tables.read(folder / "knowledge.csv")
     assert [float(row["asked_small"]) for row in rows] == [0.5] * STEPS
     assert {row["adopt"] for row in rows} == {"hard"}
@@ -343,7 +343,7 @@ def test_hard_asks_each_of_two_teachers_about_half_of_the_rows(ratio, lab):
 def test_hard_among_three_teachers_gives_the_smaller_ones_what_is_left_over(lab):
     """Four rows a step for three teachers: two for the smallest."""
     more = ["adopt=assistant", "+teachers.others.small.layers=1", "knowledge=response", "select=random", *FEW]
-    assert asked(lab.run(*more)[0]) == {"small": 2 * STEPS, "assistant": STEPS, lab.teacher.name: STEPS}
+    assert queries_in(lab.run(*more)[0]) == {"small": 2 * STEPS, "assistant": STEPS, lab.teacher.name: STEPS}
 
 
 def test_dynamic_alignment_chooses_as_many_layers_as_the_student_has(lab):
@@ -462,7 +462,7 @@ def test_a_module_serves_another_task_and_none_of_other_terms_or_widths(lab, lea
 def test_the_issues_own_example(lab):
     more = ["select=adads", "adopt=hard", "select.ratio=0.25", *SMALL]
     folder, _ = lab.run(*LEARNING, *more)
-    assert asked(folder) == {"small": STEPS * KEPT / 2, lab.teacher.name: STEPS * KEPT / 2}
+    assert queries_in(folder) == {"small": STEPS * KEPT / 2, lab.teacher.name: STEPS * KEPT / 2}
     assert any(row["reward"] for row in tables.read(folder / "selector.csv"))
     assert all(0 <= float(row["weight_relk"]) <= 1 for row in tables.read(folder / "knowledge.csv"))
 
@@ -568,7 +568,7 @@ def test_on_text(what, text, teacher_folder, text_folder):
     done = call([*given, f"hydra.run.dir={what}"], text, plainly)
     assert done.code == 0, done.output
     second = {"ensemble": "small", "hard": "small", "assistant": "assistant"}.get(what)
-    queries, result = asked(text / what), result_of(text / what)
+    queries, result = queries_in(text / what), result_of(text / what)
     assert set(queries) == {teacher_folder.name} | ({second} if second else set())
     kept = sum(queries.values()) / (2 if what == "ensemble" else 1)
     assert kept == pytest.approx(result["ledger"]["rows_seen"] / 4, abs=1)  # the last batch of a pass is smaller

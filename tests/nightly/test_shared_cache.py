@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from tests.end_to_end.test_cache import DieWriting, asked, learnt
+from tests.end_to_end.test_cache import DieWriting, learnt, queries_in
 from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import ChildResult, call, outcome, tiny, tiny_task
 
@@ -24,7 +24,7 @@ def test_two_ranks_fill_one_cache_and_the_second_run_asks_nobody(tmp_path, teach
         done = call(tiny_task(teacher_folder, task_folder, *more, f"hydra.run.dir={name}"), tmp_path, plainly, ranks=2)
         assert done.code == 0, done.output
     assert learnt(tmp_path / "one") == learnt(tmp_path / "two")
-    (total, again), (none, cached) = asked(tmp_path / "one"), asked(tmp_path / "two")
+    (total, again), (none, cached) = queries_in(tmp_path / "one"), queries_in(tmp_path / "two")
     assert total + again == cached and none == 0 and again > 0
     (answers,) = (tmp_path / "artifacts" / "answers").iterdir()
     assert len(list(answers.glob("*.data"))) == 2
@@ -104,7 +104,10 @@ def test_augmented_rows_have_answers_of_their_own(tmp_path, teacher_folder, task
     for name, given in (("plain", more), ("one", added), ("two", added)):
         done = call(tiny_task(teacher_folder, task_folder, *given, f"hydra.run.dir={name}"), tmp_path, plainly)
         assert done.code == 0, done.output
-    assert asked(tmp_path / "one")[0] > 0 and asked(tmp_path / "two") == (0, sum(asked(tmp_path / "one")))
+    assert queries_in(tmp_path / "one")[0] > 0 and queries_in(tmp_path / "two") == (
+        0,
+        sum(queries_in(tmp_path / "one")),
+    )
     assert learnt(tmp_path / "one") == learnt(tmp_path / "two")
     assert len(list((tmp_path / "artifacts" / "answers").iterdir())) == 2
 
@@ -116,5 +119,5 @@ def test_the_second_run_of_every_kind_of_knowledge_asks_nobody(tmp_path, teacher
     for name in ("one", "two"):
         done = call(tiny_task(teacher_folder, task_folder, *more, f"hydra.run.dir={name}"), tmp_path, plainly)
         assert done.code == 0, done.output
-    assert asked(tmp_path / "two")[0] == 0 < asked(tmp_path / "two")[1]
+    assert queries_in(tmp_path / "two")[0] == 0 < queries_in(tmp_path / "two")[1]
     assert learnt(tmp_path / "one") == learnt(tmp_path / "two")

@@ -54,7 +54,7 @@ def uncertainty(found: torch.Tensor) -> torch.Tensor:
     return -(p * p.log()).sum(-1) / math.log(found.shape[-1])
 
 
-def asked(module: StudentModule) -> list[int]:
+def queries_in(module: StudentModule) -> list[int]:
     assert module.ledger is not None
     per_teacher = module.ledger.totals()["teacher_queries"]["per_teacher"]
     return [per_teacher.get(t.name, {"total": 0})["total"] for t in module.teachers]
@@ -77,7 +77,7 @@ def assert_same_gradient(module: StudentModule, loss: torch.Tensor, plain: torch
 def test_hard_asks_each_teacher_for_its_half_alone():
     module, b = lab({"label": LABEL, "soft": SOFT}), batch()
     loss = module.loss(b, plan=Plan(adopt=adoption.hard))
-    assert asked(module) == [3, 3]
+    assert queries_in(module) == [3, 3]
     s, t = logits(module, b)
     order = uncertainty(s).argsort(descending=True)
     target = t[1].clone()
@@ -92,7 +92,7 @@ def test_hard_asks_each_teacher_for_its_half_alone():
 def test_soft_weighs_both_losses_row_by_row():
     module, b = lab({"label": LABEL, "soft": SOFT}), batch()
     loss = module.loss(b, plan=Plan(adopt=adoption.soft))
-    assert asked(module) == [ROWS, ROWS]
+    assert queries_in(module) == [ROWS, ROWS]
     s, t = logits(module, b)
     u = uncertainty(s).detach()  # or the student would lower its loss by changing its entropy
     each = u * kl(t[0], s, 2.0) + (1 - u) * kl(t[1], s, 2.0)
@@ -119,7 +119,7 @@ def test_without_a_rule_the_largest_teacher_alone_is_asked():
     module, b = lab({"soft": SOFT}), batch()
     s, t = logits(module, b)
     assert_same_gradient(module, module.loss(b), 0.7 * kl(t[1], s, 2.0).mean())
-    assert asked(module) == [0, ROWS]
+    assert queries_in(module) == [0, ROWS]
 
 
 def test_states_are_compared_with_the_teacher_a_row_heeds_in_its_depth_and_width():
@@ -162,7 +162,7 @@ def test_uhc_compares_each_specialist_with_the_student_over_its_own_classes():
     s, t = logits(module, b)
     assert_same_gradient(module, loss, 0.7 * (kl(t[0], s[:, [0, 2]], 2.0) + kl(t[1], s[:, [1, 3]], 2.0)).mean())
     torch.testing.assert_close(module.loss(b), loss)  # specialists are heeded together where there is no rule
-    assert asked(module) == [2 * ROWS, 2 * ROWS]
+    assert queries_in(module) == [2 * ROWS, 2 * ROWS]
 
 
 @pytest.mark.parametrize("rule", [adoption.least_uncertain, adoption.by_certainty])
@@ -195,7 +195,7 @@ def test_all_are_asked_about_every_row_where_a_term_reads_all_at_once():
         return torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
 
     module.loss(b, plan=Plan(adopt=extremes))
-    assert asked(module) == [ROWS, ROWS]
+    assert queries_in(module) == [ROWS, ROWS]
 
 
 # ---- weighing
