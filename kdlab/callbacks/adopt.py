@@ -1,4 +1,4 @@
-"""`Adopt`: which teacher speaks to each row?"""
+"""`Adopt`: weigh the teachers of each row by an adoption rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Weigh`: which knowledge counts, how much?"""
+"""`Weigh`: weigh the knowledge terms of each row by a weighing rule."""
 
 from __future__ import annotations
 

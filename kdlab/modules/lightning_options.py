@@ -15,6 +15,7 @@ class NoProfiler(PassThroughProfiler):
     nothing = nullcontext()
 
     def profile(self, action_name: str) -> Any:
+        """The constant null context."""
         return self.nothing
 
 

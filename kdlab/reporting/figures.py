@@ -39,7 +39,7 @@ def scores(table: TaskTable, against: str) -> Figure | None:
 
     Groups that asked no teacher are a level where queries are counted. None where fewer than two groups are to be seen.
     """
-    scale = _scale(table.found.lower)
+    scale = _scale(table.comparison.lower)
     seen = [row for row in table.rows if _cost(row, against) > 0]
     apart = [row for row in table.rows if row not in seen]
     if len(seen) < 2:
@@ -48,7 +48,7 @@ def scores(table: TaskTable, against: str) -> Figure | None:
     hue = pictures.colours(names)
     figure, axes = _panel({pictures.shown(name): hue[name] for name in names})
     points = [(_cost(row, against), row.mean) for row in seen]
-    sign = -1 if table.found.lower else 1
+    sign = -1 if table.comparison.lower else 1
     best = pareto_front([(cost, sign * mean) for cost, mean in points])
     axes.set_xscale("log")
     x, y = np.array([points[i] for i in best]).T
@@ -77,7 +77,7 @@ def scores(table: TaskTable, against: str) -> Figure | None:
     axes.set_xlim(low / 1.6, far)
     _counts(axes)
     axes.set_xlabel("teacher queries" if against == "queries" else "model FLOPs")
-    axes.set_ylabel(table.found.unit).set_parse_math(False)
+    axes.set_ylabel(table.comparison.unit).set_parse_math(False)
     return figure
 
 
@@ -122,7 +122,7 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str) -> Figure
     found = {row.number: (row, points) for row in rows if (points := _along(table, row, against)) is not None}
     if all(row.ratio == 1 for row, _ in found.values()) and any(row.ratio < 1 for row in rows) or not found:
         return None
-    scale = _scale(table.found.lower)
+    scale = _scale(table.comparison.lower)
     names = list(dict.fromkeys(row.group.one.select for row, _ in found.values()))
     hue = pictures.colours(names)
     figure, axes = _panel({pictures.shown(name): hue[name] for name in names})
@@ -146,7 +146,7 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str) -> Figure
         for (_, number), place in zip(at, pictures.apart([height for height, _ in at], 0.045), strict=True):
             axes.text(end + 0.01, place, f"{number}", **look)
     axes.set_xlabel("teacher queries" if against == "queries" else "optimizer steps")
-    axes.set_ylabel(table.found.unit).set_parse_math(False)
+    axes.set_ylabel(table.comparison.unit).set_parse_math(False)
     return figure
 
 

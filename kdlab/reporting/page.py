@@ -38,6 +38,7 @@ class Picture:
 
     @property
     def uri(self) -> str:
+        """The SVG as a data URI."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
@@ -59,27 +60,29 @@ class Section:
 class ReportPage:
     """The content of a report.
 
-    `left`: folders left out, with the reason; `said`: remarks for the reader; `asked`: conditions of `--where`;
+    `left_out`: reason by folder that is no run of the report; `remarks`: for the reader; `conditions`: of `--where`;
     `paper`: key of `PAPERS`; `baseline`: as given on the command line.
     """
 
     sections: list[Section]
     pictures: list[Picture]
-    left: Mapping[str, str]
-    said: Sequence[str]
-    asked: Sequence[str]
+    left_out: Mapping[str, str]
+    remarks: Sequence[str]
+    conditions: Sequence[str]
     paper: str | None
     baseline: str | None
 
     @property
     def tables(self) -> list[TaskTable]:
+        """The tables of the sections."""
         return [section.table for section in self.sections]
 
     @property
     def title(self) -> str:
+        """Title of the page: tasks, number of runs and groups."""
         runs = sum(len(table.runs) for table in self.tables)
         groups = sum(len(table.rows) for table in self.tables)
-        tasks = [table.found.task for table in self.tables]
+        tasks = [table.comparison.task for table in self.tables]
         what = f"{', '.join(tasks[:4])}{' …' if len(tasks) > 4 else ''}"
         return f"{what}: {runs} run{'s' * (runs != 1)} in {groups} group{'s' * (groups != 1)}"
 
@@ -89,12 +92,12 @@ class ReportPage:
 
 def spread(table: TaskTable, mean: float, std: float | None) -> str:
     """A mean with its standard deviation."""
-    return shown(table.found, mean) + (f" ± {shown(table.found, std)}" if std is not None else "")
+    return shown(table.comparison, mean) + (f" ± {shown(table.comparison, std)}" if std is not None else "")
 
 
 def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
     """The cells of a row, by column; those of the marks and the name are the page's own."""
-    found, pair, holm = table.found, row.line.found, row.line.holm
+    found, pair, holm = table.comparison, row.line.found, row.line.holm
     numbers = {id(other.group): other.number for other in table.rows}
     baseline = row.line.baseline
     against = f" (#{numbers[id(baseline)]})" if baseline is not None else ""
@@ -164,7 +167,7 @@ def headlines(table: TaskTable) -> list[str]:
 
 def explained(report: ReportPage) -> list[str]:
     """Sentences that explain the report."""
-    said = notes([table.found for table in report.tables], report.baseline)
+    said = notes([table.comparison for table in report.tables], report.baseline)
     said += [
         f"best, worst: by the mean, among the groups that ask a teacher at the same ratio; {BELOW}: a lower mean than the "
         "group that differs in nothing but random selection, whether or not that is more than chance",
@@ -216,29 +219,29 @@ def html(report: ReportPage) -> str:
 def _section(section: Section) -> dict[str, Any]:
     table = section.table
     names = columns(table)
-    tests = [tested_cells(table.found, row.line) for row in table.rows if row.line.baseline]
+    tests = [tested_cells(table.comparison, row.line) for row in table.rows if row.line.baseline]
     return {
-        "task": table.found.task,
-        "unit": table.found.unit,
-        "described": table.found.described,
+        "task": table.comparison.task,
+        "unit": table.comparison.unit,
+        "described": table.comparison.described,
         "headlines": headlines(table),
         "columns": names,
         "rows": [(row, [cells(table, row)[name] for name in names]) for row in table.rows],
         "references": references(table),
         "test_head": TEST,
         "tests": tests,
-        "power": power(table.found),
+        "power": power(table.comparison),
         "pictures": section.pictures,
         "published": table.published,
         "runs": [(row, seed, run) for row in table.rows for seed, run in sorted(row.group.runs.items())],
-        "value": lambda run: shown(table.found, run.result["metrics"]["student"][table.found.metric]),
+        "value": lambda run: shown(table.comparison, run.result["metrics"]["student"][table.comparison.metric]),
     }
 
 
 def references(table: TaskTable) -> list[tuple[str, str]]:
     """References of a table (teacher, majority class, ...) with their value, or range of values."""
     return [
-        (name, shown(table.found, low) + (f" to {shown(table.found, high)}" if high != low else ""))
+        (name, shown(table.comparison, low) + (f" to {shown(table.comparison, high)}" if high != low else ""))
         for name, (low, high) in table.references.items()
     ]
 
@@ -260,7 +263,7 @@ def markdown(report: ReportPage) -> str:
             [
                 _code(name),
                 *(_marked(*cell) for cell in _overview(report, found)),
-                "-" if mean is None else shown(report.tables[0].found, mean),
+                "-" if mean is None else shown(report.tables[0].comparison, mean),
             ]
             for name, found, mean in lines
         ]
@@ -272,13 +275,19 @@ def markdown(report: ReportPage) -> str:
             said = cells(table, row)
             said["mean ± std"] = _marked(said["mean ± std"], row.marks)
             rows.append([str(row.number), _code(row.name), *(said[name] for name in names)])
-        parts += [f"## {_plain(table.found.task)} ({table.found.described})", _grid(["#", "group", *names], rows)]
+        parts += [
+            f"## {_plain(table.comparison.task)} ({table.comparison.described})",
+            _grid(["#", "group", *names], rows),
+        ]
         against = ", ".join(f"{_plain(name)} {value}" for name, value in references(table))
         parts += [f"Beside them: {against}."] if against else []
         parts.append("\n".join(f"- {_plain(line)}" for line in headlines(table)))
-    parts.append("\n".join(f"- {_plain(line)}" for line in [*report.said, *explained(report)]))
-    if report.left:
-        parts += ["Left out:", "\n".join(f"- {_code(folder)}: {_plain(why)}" for folder, why in report.left.items())]
+    parts.append("\n".join(f"- {_plain(line)}" for line in [*report.remarks, *explained(report)]))
+    if report.left_out:
+        parts += [
+            "Left out:",
+            "\n".join(f"- {_code(folder)}: {_plain(why)}" for folder, why in report.left_out.items()),
+        ]
     return "\n\n".join(parts) + "\n"
 
 

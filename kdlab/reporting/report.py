@@ -105,19 +105,19 @@ def _compare_stages(runs: Sequence[Run], metric: str | None, baseline: str | Non
 
 def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
     """The figures of a task with their captions: by ratio, by queries, by FLOPs, along the training, schedules."""
-    task = table.found.task
+    task = table.comparison.task
     pictures: list[Picture] = []
 
     def add(figure: Figure | None, caption: str) -> None:
         if figure is not None:
             pictures.append(picture(figure, caption))
 
-    rows = across_runs.by_ratio(table.runs, table.found.metric)
+    rows = across_runs.by_ratio(table.runs, table.comparison.metric)
     for setting in dict.fromkeys(row["setting"] for row in rows):
         members = [row for row in rows if row["setting"] == setting]
         more = f" ({setting})" if setting else ""
         add(
-            figures.ratios(members, table.found.unit),
+            figures.ratios(members, table.comparison.unit),
             f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
         )
     front = "The line is the Pareto front: filled points are those that no cheaper group equals. Numbers are the table's rows; bars one standard deviation; what costs the same stands side by side."
@@ -145,10 +145,10 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
 
 def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
     """The figure of the mean over tasks by ratio (AdaDS Fig. 4 and 6); none for one task or different metrics."""
-    if len({table.found.metric for table in tables}) > 1:
+    if len({table.comparison.metric for table in tables}) > 1:
         return []
-    each = [row for table in tables for row in across_runs.by_ratio(table.runs, table.found.metric)]
+    each = [row for table in tables for row in across_runs.by_ratio(table.runs, table.comparison.metric)]
     rows = figures.averaged(each)
-    figure = figures.ratios(rows, f"mean {tables[0].found.unit}") if rows else None
+    figure = figures.ratios(rows, f"mean {tables[0].comparison.unit}") if rows else None
     caption = f"Mean over {len(tables)} tasks, by the share of rows that query the teacher; dashed: full data."
     return [picture(figure, caption)] if figure else []

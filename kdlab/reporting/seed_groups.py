@@ -42,11 +42,12 @@ class Run:
 
     @property
     def seed(self) -> int:
+        """Seed of the run."""
         return int(self.result["seed"])
 
     @property
     def stage(self) -> str:
-        """pretrain or finetune; results from before there were two name none."""
+        """pretrain or finetune; old results without the field are of pretrain."""
         return str(self.result.get("stage", "pretrain"))
 
     @property
@@ -56,42 +57,46 @@ class Run:
 
     @property
     def select(self) -> str:
-        """The selection's name: "all" at ratio 1, whatever would have been selected by."""
+        """Name of the selection; "all" at ratio 1."""
         return "all" if self.ratio == 1 else str(self.result["select"]["name"])
 
     @property
     def queries(self) -> int:
+        """Teacher queries of the run (rows)."""
         return int(self.result["ledger"]["teacher_queries"]["total"])
 
     @property
     def task(self) -> str:
+        """Name of the task, or of the folder or source of the data."""
         data = self.result["data"]
         return str(data.get("task") or (data.get("path") and Path(data["path"]).name) or data["source"])
 
-    def kept(self) -> Facts:
-        """The facts that decide what the run learns, less the seed."""
+    def learning_facts(self) -> Facts:
+        """The facts that influence the training, without the seed."""
         return {k: v for k, v in self.facts.items() if k not in NEUTRAL and not k.startswith(_NEUTRAL_PARTS)}
 
-    def essence(self) -> Facts:
-        """`kept`, made equal for all seeds of one command.
+    def seedless_facts(self) -> Facts:
+        """`learning_facts`, made equal for all seeds of one command.
 
         At ratio 1 the settings of the selection mean nothing. A path may name the run's own seed (a student distilled
         from an assistant of the same seed)."""
-        own, kept = re.compile(rf"\bseed={self.seed}(?!\d)"), self.kept()
+        seed_in_path, facts = re.compile(rf"\bseed={self.seed}(?!\d)"), self.learning_facts()
         if self.ratio == 1:
-            kept = {key: value for key, value in kept.items() if not _below(key, "select")}
-            kept |= {"select.name": "all", "select.ratio": 1.0}
-        return {key: own.sub("seed=*", value) if isinstance(value, str) else value for key, value in kept.items()}
+            facts = {key: value for key, value in facts.items() if not _below(key, "select")}
+            facts |= {"select.name": "all", "select.ratio": 1.0}
+        return {
+            key: seed_in_path.sub("seed=*", value) if isinstance(value, str) else value for key, value in facts.items()
+        }
 
     @property
     def key(self) -> str:
-        """The same for runs that differ in the seed alone, in whatever order their files name the settings."""
-        return _key(self.essence())
+        """Key of `seedless_facts`: equal for runs that differ in the seed alone, in any order of their settings."""
+        return _key(self.seedless_facts())
 
 
 @dataclass
 class Group:
-    """Runs that differ in the seed alone, by seed. `name` says what sets it apart from the other groups of its task."""
+    """Runs that differ in the seed alone, by seed. `name`: the settings that differ from other groups of the task."""
 
     facts: Facts
     runs: dict[int, Run] = field(default_factory=dict)
@@ -99,6 +104,7 @@ class Group:
 
     @property
     def key(self) -> str:
+        """Key of the facts that the runs share."""
         return _key(self.facts)
 
     @property
@@ -113,14 +119,14 @@ def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     Sorted within each path. Of runs that differ in nothing the last counts. UserError where there is none, or where a
     file cannot be read.
     """
-    found: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: there is no such folder; run folders, or folders with runs below, were expected")
         for folder in sorted(file.parent for file in path.rglob("result.json")):
-            found.setdefault(folder.resolve(), folder)
-    left = {folder: why for folder in found.values() if (why := _unfinished(folder))}
-    whole = [folder for folder in found.values() if folder not in left]
+            folders.setdefault(folder.resolve(), folder)
+    left = {folder: why for folder in folders.values() if (why := _unfinished(folder))}
+    whole = [folder for folder in folders.values() if folder not in left]
     results = {folder: finished.finished_result(folder) for folder in track(whole, "reading runs", "runs")}
     for folder, result in list(results.items()):
         if missing := sorted(_PARTS.keys() - result.keys()):
@@ -147,16 +153,16 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """The groups of the runs of one task, in the order of their first runs, each with a name of its own."""
     groups: dict[str, Group] = {}
     for run in runs:
-        facts = run.essence()
+        facts = run.seedless_facts()
         groups.setdefault(_key(facts), Group(facts)).runs[run.seed] = run
-    found = list(groups.values())
-    for group, name in zip(found, _names([group.facts for group in found]), strict=True):
+    members = list(groups.values())
+    for group, name in zip(members, _names([group.facts for group in members]), strict=True):
         run = group.one
         group.name = name or f"select={run.select}" + (f" ratio={run.ratio:g}" if run.ratio < 1 else "")
         policy = run.result.get("policy")
         if isinstance(policy, dict) and policy.get("reward_data") == "dev":
             group.name += " [rewarded on dev]"  # it has learnt from what it is scored on
-    return found
+    return members
 
 
 def distance(one: Group, other: Group) -> int:

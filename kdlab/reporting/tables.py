@@ -51,14 +51,17 @@ class TableRow:
 
     @property
     def group(self) -> Group:
+        """The group of the row."""
         return self.line.group
 
     @property
     def name(self) -> str:
+        """Name of the group."""
         return self.group.name
 
     @property
     def ratio(self) -> float:
+        """Share of the rows that the group selects."""
         return self.group.one.ratio
 
     @property
@@ -84,7 +87,7 @@ class TaskTable:
     `curves`: the evaluations along the way of each run, by its folder, in the order of their steps.
     """
 
-    found: Comparison
+    comparison: Comparison
     rows: list[TableRow]
     references: dict[str, tuple[float, float]]  # least and largest score of the teacher, the majority class, ...
     published: list[PublishedNumber]
@@ -92,16 +95,17 @@ class TaskTable:
 
     @property
     def runs(self) -> list[Run]:
+        """All runs of the table."""
         return [run for row in self.rows for run in row.group.runs.values()]
 
 
-def task_table(found: Comparison, paper: str | None, notify: Callable[[str], None]) -> TaskTable:
+def task_table(comparison: Comparison, paper: str | None, notify: Callable[[str], None]) -> TaskTable:
     """The table of one task; `notify` receives a message for each metrics.csv that cannot be read."""
-    groups = [line.group for line in found.lines]
-    order = sorted(found.lines, key=lambda line: (-line.group.one.ratio, _rank(found, line)))
-    rows = [_row(found, number, line) for number, line in enumerate(order, 1)]
+    groups = [line.group for line in comparison.lines]
+    order = sorted(comparison.lines, key=lambda line: (-line.group.one.ratio, _rank(comparison, line)))
+    rows = [_row(comparison, number, line) for number, line in enumerate(order, 1)]
     of = {id(row.group): row for row in rows}
-    curves = {run.folder: curve(run, found.metric, notify) for row in rows for run in row.group.runs.values()}
+    curves = {run.folder: curve(run, comparison.metric, notify) for row in rows for run in row.group.runs.values()}
     for row in rows:
         peers = [other for other in rows if other.ratio == row.ratio and other.queries_teacher]
         if (
@@ -109,19 +113,19 @@ def task_table(found: Comparison, paper: str | None, notify: Callable[[str], Non
         ):  # peers stand the best first; equal ones share the mark
             row.marks += [BEST] if row.mean == peers[0].mean else [WORST] if row.mean == peers[-1].mean else []
         rival = random_counterpart(row.group, groups)
-        if rival is not None and better(found, of[id(rival)].mean, row.mean):
+        if rival is not None and better(comparison, of[id(rival)].mean, row.mean):
             row.marks.append(BELOW)
         whole = full_data_counterpart(row.group, groups)
         if whole is not None:
             row.same_cost = at_cost([curves[run.folder] for run in whole.runs.values()], row.flops.value)
         row.published = papers.numbers_beside(row.group.one, paper) if paper else []
-    printed = papers.numbers_of_task(found.task, paper) if paper else []
-    return TaskTable(found, rows, _references(rows, found.metric), printed, curves)
+    printed = papers.numbers_of_task(comparison.task, paper) if paper else []
+    return TaskTable(comparison, rows, _references(rows, comparison.metric), printed, curves)
 
 
-def better(found: Comparison, one: float, other: float) -> bool:
+def better(comparison: Comparison, one: float, other: float) -> bool:
     """True if `one` is a better value of the metric than `other`."""
-    return one < other if found.lower else one > other
+    return one < other if comparison.lower else one > other
 
 
 def at_cost(curves: Iterable[Sequence[Evaluation]], flops: float) -> float | None:
@@ -150,7 +154,7 @@ def curve(run: Run, metric: str, notify: Callable[[str], None]) -> list[Evaluati
 def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, list[TableRow | None], float | None]]]:
     """Tasks, and a line a name that groups of several tasks bear: its row of each task, and the mean over all tasks
     where all have it. Nothing for one task, or for tasks whose metrics cannot be put together."""
-    if len(tables) < 2 or len({one.found.metric for one in tables}) > 1:
+    if len(tables) < 2 or len({one.comparison.metric for one in tables}) > 1:
         return [], []
     by = [{row.name: row for row in one.rows} for one in tables]
     lines = []
@@ -159,28 +163,28 @@ def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, li
         whole = [cell.mean for cell in cells if cell is not None]
         if len(whole) > 1:
             lines.append((name, cells, statistics.fmean(whole) if len(whole) == len(tables) else None))
-    return [one.found.task for one in tables], lines
+    return [one.comparison.task for one in tables], lines
 
 
-def _rank(found: Comparison, line: ComparisonLine) -> float:
+def _rank(comparison: Comparison, line: ComparisonLine) -> float:
     mean = statistics.fmean(line.values.values())
-    return mean if found.lower else -mean
+    return mean if comparison.lower else -mean
 
 
-def _row(found: Comparison, number: int, line: ComparisonLine) -> TableRow:
-    said = numbers(found, line)
+def _row(comparison: Comparison, number: int, line: ComparisonLine) -> TableRow:
+    cells = numbers(comparison, line)
     ledgers = [run.result["ledger"] for run in line.group.runs.values()]
     seconds = [ledger["seconds"].get("training") for ledger in ledgers]
     known = [one for one in seconds if one is not None]
     return TableRow(
         number=number,
         line=line,
-        mean=said["mean"],
-        std=said["std"],
-        best=(said["best"], said["best_seed"]),
-        worst=(said["worst"], said["worst_seed"]),
-        queries=CostCells(said["queries"], _gain(ledgers, "queries")),
-        flops=CostCells(said["flops"], _gain(ledgers, "flops")),
+        mean=cells["mean"],
+        std=cells["std"],
+        best=(cells["best"], cells["best_seed"]),
+        worst=(cells["worst"], cells["worst_seed"]),
+        queries=CostCells(cells["queries"], _gain(ledgers, "queries")),
+        flops=CostCells(cells["flops"], _gain(ledgers, "flops")),
         seconds=CostCells(statistics.fmean(known) if known else math.nan, _gain(ledgers, "wallclock")),
     )
 
@@ -199,7 +203,7 @@ def _references(rows: Sequence[TableRow], metric: str) -> dict[str, tuple[float,
                 value = scores.get(metric) if name != "student" and isinstance(scores, Mapping) else None
                 if isinstance(value, int | float) and math.isfinite(value):
                     values.setdefault(str(name), []).append(float(value))
-    return {name: (min(found), max(found)) for name, found in values.items()}
+    return {name: (min(scores), max(scores)) for name, scores in values.items()}
 
 
 def _between(points: Sequence[tuple[float, float]], at: float) -> float | None:

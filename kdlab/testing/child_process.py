@@ -70,6 +70,8 @@ _PORTS = itertools.count(os.getpid() * 101)
 
 @dataclass
 class ChildResult:
+    """Exit code and output (stdout and stderr) of a child process."""
+
     code: int
     output: str
 

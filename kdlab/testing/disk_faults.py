@@ -44,14 +44,14 @@ def full_disks(lab: FaultLab, sizes: int = 8) -> FaultResult:
 def read_only(lab: FaultLab) -> FaultResult:
     """The file system becomes read-only, or the checkpoints' folder forbidden, in the middle of the training."""
     found = FaultResult()
-    folder = lab.fresh()
+    folder = lab.new_folder()
     with mounted(folder / "run", 500_000_000) as worked:
         if worked:
             done = lab.run(folder, prepare=FaultAt(5, Remount(folder / "run")))
             fine = one_line(done, "read-only") and _last_good(folder)
             subprocess.run(["mount", "-o", "remount,rw", str(folder / "run")], check=True)
             record_outcome(found, lab, folder, fine, "a read-only file system", done)
-    folder = lab.fresh()
+    folder = lab.new_folder()
     done = lab.run(folder, prepare=FaultAt(5, Forbid(folder / "run" / "checkpoints")))
     os.chmod(folder / "run" / "checkpoints", 0o755)
     record_outcome(found, lab, folder, one_line(done, "no permission") and _last_good(folder), "no permission", done)
@@ -60,6 +60,8 @@ def read_only(lab: FaultLab) -> FaultResult:
 
 @dataclass
 class Remount:
+    """Remount the file system of a folder read-only."""
+
     folder: Path
 
     def __call__(self) -> None:
@@ -109,10 +111,10 @@ def _last_good(folder: Path) -> bool:
 def damaged(lab: FaultLab) -> FaultResult:
     """The newest checkpoint, or both, are damaged while nothing runs: named, the one before is used."""
     found = FaultResult()
-    stopped = lab.fresh()
+    stopped = lab.new_folder()
     lab.run(stopped, prepare=FaultAt(8, SendSignal(signal.SIGKILL)))
-    for name, damage in lab.some(DAMAGES.items()):
-        for both in lab.some((True, False)):
+    for name, damage in lab.cases(DAMAGES.items()):
+        for both in lab.cases((True, False)):
             folder = lab.folder / f"damaged-{name}-{both}"
             shutil.copytree(stopped, folder)
             files = sorted((folder / "run" / "checkpoints").glob("*.ckpt"), reverse=True)
@@ -122,7 +124,7 @@ def damaged(lab: FaultLab) -> FaultResult:
             done = lab.run(folder)
             named = sum(f"{file.name} is damaged" in done.output for file in files)
             ended = outcome(folder / "run") if done.code == 0 else {}
-            if named != 1 + both or any(ended.get(part) != value for part, value in lab.whole.items()):
+            if named != 1 + both or any(ended.get(part) != value for part, value in lab.reference.items()):
                 found.wrong += 1
                 found.notes.append(f"{name}, both {both}: named {named}: {done.output[-1500:]}")
     return found

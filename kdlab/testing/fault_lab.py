@@ -33,6 +33,7 @@ class FaultResult:
     seconds: float = 0.0
 
     def add(self, other: FaultResult) -> None:
+        """Add the counts and notes of `other`."""
         self.injected, self.wrong = self.injected + other.injected, self.wrong + other.wrong
         self.notes += other.notes
         self.kinds += other.kinds
@@ -52,24 +53,24 @@ def timed(cause: Callable[..., FaultResult], *given: Any) -> FaultResult:
 
 @dataclass
 class FaultLab:
-    """A command of ten steps, the outcome of an undisturbed run of it (`whole`), and its artifacts.
+    """A command of ten steps, the outcome of an undisturbed run of it (`reference`), and its artifacts.
 
     `few`: inject one fault of each kind. `ranks`: processes per run.
     """
 
     folder: Path
     command: tuple[str, ...]
-    whole: dict[str, Any]
+    reference: dict[str, Any]
     artifacts: Path
     ranks: int = 1
     few: bool = False
     count: int = 0
 
-    def some(self, values: Iterable[T]) -> list[T]:
-        """All of them, or the last."""
+    def cases(self, values: Iterable[T]) -> list[T]:
+        """All `values`; with `few` the last one."""
         return list(values)[-1:] if self.few else list(values)
 
-    def fresh(self, prepared: bool = True) -> Path:
+    def new_folder(self, prepared: bool = True) -> Path:
         """A new folder, with the artifacts of the undisturbed run unless they are to be made."""
         self.count += 1
         folder = self.folder / f"lab-{self.count}"
@@ -88,7 +89,7 @@ class FaultLab:
         if done.code != 0:
             return f"{note}: the next run ends with {done.code}: {done.output[-1500:]}"
         ended = outcome(folder / "run")
-        different = [part for part, value in self.whole.items() if ended[part] != value]
+        different = [part for part, value in self.reference.items() if ended[part] != value]
         return f"{note}: {', '.join(different)} differ" if different else None
 
 
@@ -100,12 +101,14 @@ def one_line(done: ChildResult, *words: str) -> bool:
 
 
 def result(folder: Path) -> dict[str, Any]:
+    """The result.json of the run in `folder`."""
     return json.loads((folder / "run" / "result.json").read_text())
 
 
 def record_outcome(
     found: FaultResult, lab: FaultLab, folder: Path, fine: bool, note: str, done: ChildResult | None
 ) -> None:
+    """Add one injection to `found`; it is wrong unless `fine` and the rerun in `folder` gives the reference outcome."""
     found.injected += 1
     problem = None if fine else f"{note}: {done.code if done else ''}: {done.output[-1500:] if done else ''}"
     problem = problem or lab.check_rerun(folder, note)

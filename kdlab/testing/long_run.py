@@ -18,7 +18,7 @@ LOG = 200_000  # bytes printed
 
 def long_run(lab: FaultLab, steps: int) -> FaultResult:
     """`steps` steps with selection, observations, evaluations and checkpoints at ordinary cadence."""
-    folder = lab.fresh()
+    folder = lab.new_folder()
     more = [f"trainer.max_steps={steps}", "trainer.max_epochs=null", "trainer.checkpoint_every=100",
             "trainer.evaluate_every=50", "select.interval=10", "hydra.run.dir=run"]  # fmt: skip
     given = [o for o in lab.command if o.split("=")[0] not in {m.split("=")[0] for m in more}]

@@ -44,7 +44,7 @@ def dying_ranks(lab: FaultLab, launchers: Sequence[str] = ("devices", "torchrun"
     found = FaultResult()
     for launcher in launchers:
         for how, rank in (("kill", 1), ("raise", 1), ("kill", 0)):
-            folder = lab.fresh()
+            folder = lab.new_folder()
             done, seconds, left = _job(lab, folder, launcher, how, rank)
             found.injected += 1
             fine = done.code != 0 and seconds < SECONDS and not left

@@ -132,7 +132,8 @@ def _below(run: Run, group: str) -> Facts:
 def _without(runs: Sequence[Run], *apart: str) -> list[Facts]:
     """Each run's facts without groups or last parts of keys called as in `apart`."""
     return [
-        {k: v for k, v in run.kept().items() if not {k.split(".")[0], k.split(".")[-1]} & set(apart)} for run in runs
+        {k: v for k, v in run.learning_facts().items() if not {k.split(".")[0], k.split(".")[-1]} & set(apart)}
+        for run in runs
     ]
 
 

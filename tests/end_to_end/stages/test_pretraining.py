@@ -59,7 +59,7 @@ def test_layers_of_the_main_teacher_keep_its_head_and_are_prepared_once(make_sta
 
 def test_a_shallower_teacher_needs_a_recipe(make_stage):
     with pytest.raises(
-        UserError, match="the teacher small has some layers of another model, and teachers.prepare says"
+        UserError, match="the teacher small has some layers of another model, and teachers.prepare, the settings"
     ):
         check(make_stage("adopt=hard", SMALL, "teachers.prepare=null"))
 

@@ -126,7 +126,7 @@ def test_two_teachers_of_one_name(make_stage, tmp_path):
         check(make_stage("adopt=every", SMALL, teacher=teacher))
 
 
-def test_terms_are_rehearsed_with_every_teacher(make_stage, tmp_path):
+def test_terms_are_evaluated_on_examples_of_every_teacher(make_stage, tmp_path):
     """Attention of other heads cannot be compared, whichever teacher has them; nor layers with fewer than one's own."""
     import transformers
 

@@ -252,7 +252,7 @@ def test_a_damaged_table_costs_its_figure_and_no_more(tmp_path):
     found = build_report([home], notify=said.append)
     assert len(found.tables[0].rows) == 4
     assert sum("selector.csv has no column step" in line for line in said) == 1
-    assert any("metrics.csv line 2: step must be a number" in line for line in found.said)
+    assert any("metrics.csv line 2: step must be a number" in line for line in found.remarks)
 
 
 # ---- what strangers write
@@ -405,7 +405,7 @@ def test_a_schedule_is_the_mean_over_seeds(tmp_path):
 def test_a_result_that_no_run_wrote_is_left_out(tmp_path, part, found, name):
     nine(tmp_path)
     reported(tmp_path / "odd", 0.9, 7, results={part: found})
-    left = build_report([tmp_path], notify=quiet).left
+    left = build_report([tmp_path], notify=quiet).left_out
     assert left == {str(tmp_path / "odd"): f"result.json whose {name} is not as runs write it"}
 
 
