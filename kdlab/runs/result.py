@@ -52,15 +52,7 @@ def result_of(
             "sha256": stage.teacher_hash() if taught else None,
             "layers": stage.inputs.main_source.config.num_hidden_layers,
         },
-        "teachers": [
-            {
-                "name": teacher.name,
-                "layers": teacher.encoder.model.config.num_hidden_layers,
-                "classes": teacher.classes,
-                "made_of": member.source.sha256(),
-            }
-            for teacher, member in zip(module.teachers, stage.teacher_pool.members, strict=bool(module.teachers))
-        ],
+        "teachers": _teachers(stage, module),
         "student": {
             "layers": config.student.layers,
             "made_of": specs.weights_of(config.student.path) if config.student.path else None,
@@ -77,6 +69,19 @@ def result_of(
         },
         "artifacts": list(stage.inputs.store.used),
     }
+
+
+def _teachers(stage: Stage, module: StudentModule) -> list[dict[str, Any]]:
+    """The teachers of result.json, from small to large, with the hash of the model each was made of."""
+    return [
+        {
+            "name": teacher.name,
+            "layers": teacher.encoder.model.config.num_hidden_layers,
+            "classes": teacher.classes,
+            "made_of": member.source.sha256(),
+        }
+        for teacher, member in zip(module.teachers, stage.teacher_pool.members, strict=bool(module.teachers))
+    ]
 
 
 def _ledger(totals: dict[str, Any], probes: list[list[float]], steps: int) -> dict[str, Any]:

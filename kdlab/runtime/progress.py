@@ -130,7 +130,7 @@ def track(items: Iterable[T], what: str, unit: str, total: int | None = None) ->
 
 def redirect_tqdm(bars: type[tqdm], doing: str = "") -> None:
     """Make a library's class of tqdm bars print lines where there is no terminal, each after the text `doing`."""
-    if hasattr(bars, "_kdlab"):
+    if getattr(bars, "_kdlab", None):
         return
     begin, show = bars.__init__, bars.display
 
@@ -154,7 +154,7 @@ def redirect_tqdm(bars: type[tqdm], doing: str = "") -> None:
         return True
 
     bars.__init__, bars.display = init, display  # pyright: ignore[reportAttributeAccessIssue]
-    bars._kdlab = True  # pyright: ignore[reportAttributeAccessIssue]
+    bars._kdlab = (begin, show)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def readable_time(seconds: float | None) -> str:

@@ -117,8 +117,10 @@ def test_a_terminal_has_a_bar_with_the_time_left(clock, monkeypatch):
 @pytest.mark.parametrize("bars", [huggingface_hub.utils.tqdm, datasets_bars])
 def test_downloads_of_libraries_tell_in_lines(bars, clock, monkeypatch, capsys):
     class Bars(bars):
-        pass
+        _kdlab = None
 
+    if original := getattr(bars, "_kdlab", None):  # an earlier test of this process has redirected it
+        Bars.__init__, Bars.display = original
     redirect_tqdm(Bars, "downloading")
     redirect_tqdm(Bars, "twice")
     with Bars(
