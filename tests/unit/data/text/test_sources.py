@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -216,13 +217,14 @@ def test_fingerprint_is_that_of_names_contents_and_settings(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A dataset folder as the Hub lays it out; `datasets` reads it by path as it reads the Hub by name."""
     write_parquet(tmp_path / "set" / "data" / "train-00000-of-00002.parquet", ["one", "two", None, "three"])
     write_parquet(tmp_path / "set" / "data" / "train-00001-of-00002.parquet", ["four", "five", "six", "seven"])
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
-    return str(tmp_path / "set")
+    yield str(tmp_path / "set")
+    datasets.enable_progress_bars()
 
 
 def test_hub_text_groups_rows(hub: str) -> None:
