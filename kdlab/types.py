@@ -275,27 +275,31 @@ class StepHealthView(Protocol):
 class TrainedView(Protocol):
     """A LightningModule in training, as `NonFiniteGuard` and `ProgressCallback` read it: student, teacher or assistant.
 
-    `health`: its finite checks; `losses`: "loss" and each term's mean of the last step, (), detached, of this rank;
-    `needs_teacher`: a knowledge term reads a teacher's answer.
+    `losses`: "loss" and each term's mean of the last step, (), detached, of this rank.
     """
 
     losses: dict[str, Tensor]
 
     @property
-    def health(self) -> StepHealthView: ...
+    def health(self) -> StepHealthView:
+        """Finite checks of the steps."""
+        ...
+
     @property
-    def needs_teacher(self) -> bool: ...
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]: ...
+    def needs_teacher(self) -> bool:
+        """True if a knowledge term reads a teacher's answer."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """As `torch.nn.Module.named_parameters`."""
+        ...
 
 
 class StudentView(TrainedView, Protocol):
     """The student in training, as callbacks read it. `kdlab.modules.student.StudentModule` is one.
 
-    `student`: its encoder, to be passed on; `per_row`: it is a classifier; `device`: of the student; `ledger`: the run's
-    cost, a `kdlab.runtime.ledger.Ledger` or None; `terms`: the knowledge terms by name; `teacher_names`: from small to
-    large; `score_names`: of the scores that `evaluate` returns; `labels_on_all`: labels of rows that are not selected are
-    learnt too; `progress`: share of the optimizer steps done, in [0, 1]; `decisions`: of the last step's adoption and
-    weighing rules, means () over all ranks' rows by column of knowledge.csv.
+    `student`: its encoder, to be passed on; `ledger`: the run's cost, a `kdlab.runtime.ledger.Ledger` or None;
+    `labels_on_all`: labels of rows that are not selected are learned too.
     """
 
     student: Any
@@ -303,19 +307,39 @@ class StudentView(TrainedView, Protocol):
     labels_on_all: bool
 
     @property
-    def per_row(self) -> bool: ...
+    def per_row(self) -> bool:
+        """True for a classifier."""
+        ...
+
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Device of the student."""
+        ...
+
     @property
-    def terms(self) -> Mapping[str, Any]: ...
+    def terms(self) -> Mapping[str, Any]:
+        """Knowledge terms by name."""
+        ...
+
     @property
-    def teacher_names(self) -> Sequence[str]: ...
+    def teacher_names(self) -> Sequence[str]:
+        """Names of the teachers, from small to large."""
+        ...
+
     @property
-    def score_names(self) -> Sequence[str]: ...
+    def score_names(self) -> Sequence[str]:
+        """Names of the scores that `evaluate` returns."""
+        ...
+
     @property
-    def progress(self) -> float: ...
+    def progress(self) -> float:
+        """Share of the optimizer steps done, in [0, 1]."""
+        ...
+
     @property
-    def decisions(self) -> Mapping[str, Tensor]: ...
+    def decisions(self) -> Mapping[str, Tensor]:
+        """Means () over all ranks' rows of the last step's adoption and weighing rules, by column of knowledge.csv."""
+        ...
 
     def decision_columns(self, kinds: Iterable[str]) -> list[str]:
         """The keys that `decisions` may have under rules of these kinds ("adopt", "weigh")."""

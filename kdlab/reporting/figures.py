@@ -117,26 +117,30 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str) -> Figure
 
     Mean over the seeds at the steps that all of them were evaluated at, one standard deviation as a band; full data is
     dashed, and not alone beside other groups. None where no group was evaluated twice, or queries are counted and none
-    asked a teacher.
+    queried a teacher.
     """
-    found = {row.number: (row, points) for row in rows if (points := _along(table, row, against)) is not None}
-    if all(row.ratio == 1 for row, _ in found.values()) and any(row.ratio < 1 for row in rows) or not found:
+    curve_of_row = {row.number: (row, points) for row in rows if (points := _along(table, row, against)) is not None}
+    if (
+        all(row.ratio == 1 for row, _ in curve_of_row.values())
+        and any(row.ratio < 1 for row in rows)
+        or not curve_of_row
+    ):
         return None
     scale = _scale(table.comparison.lower)
-    names = list(dict.fromkeys(row.group.one.select for row, _ in found.values()))
+    names = list(dict.fromkeys(row.group.one.select for row, _ in curve_of_row.values()))
     hue = pictures.colours(names)
     figure, axes = _panel({pictures.shown(name): hue[name] for name in names})
-    for row, (x, mean, std) in found.values():
+    for row, (x, mean, std) in curve_of_row.values():
         colour, style = hue[row.group.one.select], (0, (4, 3)) if row.ratio == 1 else "-"
         axes.plot(x, scale * mean, color=colour, linestyle=style, linewidth=1.5)
-        if len(found) <= BANDS:
+        if len(curve_of_row) <= BANDS:
             axes.fill_between(x, scale * (mean - std), scale * (mean + std), color=colour, alpha=0.15, linewidth=0)
-    far = 1.05 * max(float(x[-1]) for _, (x, _, _) in found.values())
+    far = 1.05 * max(float(x[-1]) for _, (x, _, _) in curve_of_row.values())
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     axes.set_xlim(0, far)
     ends: dict[float, list[tuple[float, int]]] = {}  # heights and numbers of the curves that end at a place
-    for number, (_, (x, mean, _)) in found.items():
+    for number, (_, (x, mean, _)) in curve_of_row.items():
         ends.setdefault(round(float(x[-1]) / far, 2), []).append(
             ((float(scale * mean[-1]) - low) / (high - low), number)
         )
@@ -158,10 +162,10 @@ def averaged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         cells.setdefault((row["select"], row["ratio"]), []).append(row)
     return [
-        {"select": select, "ratio": ratio, "mean": statistics.fmean(row["mean"] for row in found), "std": None}
-        | {"loss": found[0]["loss"]}
-        for (select, ratio), found in cells.items()
-        if len(tasks) > 1 and len(found) == len(tasks) == len({row["task"] for row in found})
+        {"select": select, "ratio": ratio, "mean": statistics.fmean(row["mean"] for row in members), "std": None}
+        | {"loss": members[0]["loss"]}
+        for (select, ratio), members in cells.items()
+        if len(tasks) > 1 and len(members) == len(tasks) == len({row["task"] for row in members})
     ]
 
 

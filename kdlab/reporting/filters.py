@@ -63,10 +63,10 @@ def _value(run: Run, key: str) -> Any:
     return run.facts[key] if key in run.facts else run.facts.get(f"{key}.name")
 
 
-def _same(found: Any, wanted: str) -> bool:
+def _same(value: Any, required: str) -> bool:
     """1 and 1.0, 1e-3 and 0.001 are the same numbers; a list is compared as it prints, "off" both as text and as YAML."""
-    read = _read(wanted)
+    read = _read(required)
     try:
-        return float(found) == float(read)
+        return float(value) == float(read)
     except (TypeError, ValueError):
-        return str(found) in (wanted.strip(), str(read))
+        return str(value) in (required.strip(), str(read))

@@ -66,9 +66,9 @@ def columns_of(task: Task) -> list[ScoreboardColumn]:
 
 def percent(metrics: Mapping[str, float], column: ScoreboardColumn) -> float | None:
     """Score of a run in a column, in percent: the mean of the task's metrics on that split; None where one is missing."""
-    found = [metrics.get(name + column.suffix) for name in column.task.shape.metrics]
-    known = [value for value in found if value is not None]
-    return 100 * statistics.fmean(known) if known and len(known) == len(found) else None
+    values = [metrics.get(name + column.suffix) for name in column.task.shape.metrics]
+    known = [value for value in values if value is not None]
+    return 100 * statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def board(runs: Mapping[str, Mapping[tuple[str, int], Mapping[str, float]]], tasks: Sequence[Task]) -> Scoreboard:
@@ -77,15 +77,15 @@ def board(runs: Mapping[str, Mapping[tuple[str, int], Mapping[str, float]]], tas
     The average is over the columns that AdaDS and the first row with any scores have; if AdaDS has none, over that row's.
     """
     columns = [column for task in tasks for column in columns_of(task)]
-    lines = [_line(name, found, columns) for name, found in runs.items()]
+    lines = [_line(name, by_task_and_seed, columns) for name, by_task_and_seed in runs.items()]
     printed = _printed()
     known = set().union(*(line.scores for line in printed))
     first = next((line for line in lines if line.scores), None)
     had = [column.title for column in columns if first is not None and column.title in first.scores]
     averaged = [title for title in had if title in known] or had
-    for line, found in zip(lines, runs.values(), strict=True):
+    for line, by_task_and_seed in zip(lines, runs.values(), strict=True):
         line.average = _average(line.scores, averaged)
-        seeds = [_average(scores, averaged) for scores in _by_seed(found, columns).values()]
+        seeds = [_average(scores, averaged) for scores in _by_seed(by_task_and_seed, columns).values()]
         whole = [value for value in seeds if value is not None]
         line.average_spread = statistics.stdev(whole) if len(whole) > 1 else None
     for line in printed:
@@ -94,10 +94,10 @@ def board(runs: Mapping[str, Mapping[tuple[str, int], Mapping[str, float]]], tas
 
 
 def _line(
-    name: str, found: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[ScoreboardColumn]
+    name: str, runs: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[ScoreboardColumn]
 ) -> ScoreboardLine:
     scores, spread = {}, {}
-    seeds = _by_seed(found, columns).values()
+    seeds = _by_seed(runs, columns).values()
     for column in columns:
         values = [one[column.title] for one in seeds if column.title in one]
         if values:
@@ -108,10 +108,10 @@ def _line(
 
 
 def _by_seed(
-    found: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[ScoreboardColumn]
+    runs: Mapping[tuple[str, int], Mapping[str, float]], columns: Sequence[ScoreboardColumn]
 ) -> dict[int, dict[str, float]]:
     seeds: dict[int, dict[str, float]] = {}
-    for (task, seed), metrics in found.items():
+    for (task, seed), metrics in runs.items():
         for column in columns:
             if column.task.name == task and (value := percent(metrics, column)) is not None:
                 seeds.setdefault(seed, {})[column.title] = value
@@ -137,56 +137,56 @@ def _printed() -> list[ScoreboardLine]:
 # ---- rendering
 
 
-def text(found: Scoreboard) -> str:
+def text(scoreboard: Scoreboard) -> str:
     """The table for a terminal, with notes that explain it."""
-    head = [*found.columns, "Avg*" if found.partly else "Avg"]
+    head = [*scoreboard.columns, "Avg*" if scoreboard.partly else "Avg"]
     width = max(9, *(len(title) + 2 for title in head))
 
     def row(name: str, cells: Sequence[str]) -> str:
         return f"{name:<28}" + "".join(f"{cell:>{width}}" for cell in cells)
 
     lines = [row("dev sets", head)]
-    for line in found.own:
-        lines.append(row(f"  {line.name}", _cells(found, line.scores, line.average)))
+    for line in scoreboard.own:
+        lines.append(row(f"  {line.name}", _cells(scoreboard, line.scores, line.average)))
         if line.spread:
-            lines.append(row("    std over seeds", _cells(found, line.spread, line.average_spread)))
+            lines.append(row("    std over seeds", _cells(scoreboard, line.spread, line.average_spread)))
     lines.append("AdaDS Table 4 (published)")
-    lines += [row(f"  {line.name}", _cells(found, line.scores, line.average)) for line in found.published]
-    return "\n".join([*lines, *notes(found)])
+    lines += [row(f"  {line.name}", _cells(scoreboard, line.scores, line.average)) for line in scoreboard.published]
+    return "\n".join([*lines, *notes(scoreboard)])
 
 
-def markdown(found: Scoreboard) -> str:
+def markdown(scoreboard: Scoreboard) -> str:
     """The same table for a document."""
-    head = ["dev sets", *found.columns, "Avg*" if found.partly else "Avg"]
+    head = ["dev sets", *scoreboard.columns, "Avg*" if scoreboard.partly else "Avg"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for line in found.own:
-        spread = _cells(found, line.spread, line.average_spread)
+    for line in scoreboard.own:
+        spread = _cells(scoreboard, line.spread, line.average_spread)
         cells = [
             f"{cell} ± {std}" if std != "-" else cell
-            for cell, std in zip(_cells(found, line.scores, line.average), spread, strict=True)
+            for cell, std in zip(_cells(scoreboard, line.scores, line.average), spread, strict=True)
         ]
         lines.append(f"| {' | '.join([line.name, *cells])} |")
-    for line in found.published:
-        cells = _cells(found, line.scores, line.average)
+    for line in scoreboard.published:
+        cells = _cells(scoreboard, line.scores, line.average)
         lines.append(f"| {' | '.join([f'AdaDS Table 4: {line.name}', *cells])} |")
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes(found))]) + "\n"
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes(scoreboard))]) + "\n"
 
 
-def notes(found: Scoreboard) -> list[str]:
+def notes(scoreboard: Scoreboard) -> list[str]:
     """Sentences that explain the table."""
-    said = [
+    sentences = [
         "one number a task, as GLUE counts: the mean of its official metrics (MRPC, QQP: accuracy and F1; STS-B: Pearson "
         "and Spearman; CoLA: Matthews); Table 4 does not say which it prints",
         "Table 4 has no row of AdaDS itself: its average at this stage is only drawn (Fig. 4)",
     ]
-    if found.partly:
-        over = ", ".join(found.averaged) or "no column"
-        said.insert(
+    if scoreboard.partly:
+        over = ", ".join(scoreboard.averaged) or "no column"
+        sentences.insert(
             0, f"* over {over} alone, in the published rows too: these are not the averages that the paper prints"
         )
-    return said
+    return sentences
 
 
-def _cells(found: Scoreboard, scores: Mapping[str, float], average: float | None) -> list[str]:
-    every: list[Any] = [*(scores.get(title) for title in found.columns), average]
+def _cells(scoreboard: Scoreboard, scores: Mapping[str, float], average: float | None) -> list[str]:
+    every: list[Any] = [*(scores.get(title) for title in scoreboard.columns), average]
     return ["-" if value is None else f"{value:.2f}" for value in every]

@@ -97,21 +97,21 @@ def spread(table: TaskTable, mean: float, std: float | None) -> str:
 
 def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
     """The cells of a row, by column; those of the marks and the name are the page's own."""
-    found, pair, holm = table.comparison, row.line.found, row.line.holm
+    comparison, pair, holm = table.comparison, row.line.found, row.line.holm
     numbers = {id(other.group): other.number for other in table.rows}
     baseline = row.line.baseline
     against = f" (#{numbers[id(baseline)]})" if baseline is not None else ""
     return {
         "mean ± std": spread(table, row.mean, row.std),
         "seeds": str(len(row.line.values)),
-        "difference": shown(found, pair.difference, "+") + against if pair is not None else "-",
+        "difference": shown(comparison, pair.difference, "+") + against if pair is not None else "-",
         "Holm p": "-" if holm is None else p_value(holm),
-        "best (seed)": f"{shown(found, row.best[0])} ({row.best[1]})",
-        "worst (seed)": f"{shown(found, row.worst[0])} ({row.worst[1]})",
+        "best (seed)": f"{shown(comparison, row.best[0])} ({row.best[1]})",
+        "worst (seed)": f"{shown(comparison, row.worst[0])} ({row.worst[1]})",
         "queries": _cost(row.queries, f"{row.queries.value:,.0f}"),
         "FLOPs": _cost(row.flops, si(row.flops.value)),
         "time": "-" if math.isnan(row.seconds.value) else _cost(row.seconds, duration(row.seconds.value)),
-        "full data, same FLOPs": "-" if row.same_cost is None else shown(found, row.same_cost),
+        "full data, same FLOPs": "-" if row.same_cost is None else shown(comparison, row.same_cost),
         "published": "; ".join(map(_printed, row.published)) or "-",
     }
 
@@ -210,7 +210,7 @@ def html(report: ReportPage) -> str:
         version=__version__,
         sections=[_section(section) for section in report.sections],
         tasks=tasks,
-        lines=[(name, _overview(report, found), mean) for name, found, mean in lines],
+        lines=[(name, _overview(report, rows), mean) for name, rows, mean in lines],
         notes=explained(report),
         kinds={BEST: "good", WORST: "bad", BELOW: "bad"},
     )
@@ -246,10 +246,10 @@ def references(table: TaskTable) -> list[tuple[str, str]]:
     ]
 
 
-def _overview(report: ReportPage, found: Sequence[TableRow | None]) -> list[tuple[str, Sequence[str]]]:
+def _overview(report: ReportPage, rows: Sequence[TableRow | None]) -> list[tuple[str, Sequence[str]]]:
     return [
         ("-", ()) if row is None else (spread(table, row.mean, row.std), row.marks)
-        for table, row in zip(report.tables, found, strict=True)
+        for table, row in zip(report.tables, rows, strict=True)
     ]
 
 
@@ -262,10 +262,10 @@ def markdown(report: ReportPage) -> str:
         body = [
             [
                 _code(name),
-                *(_marked(*cell) for cell in _overview(report, found)),
+                *(_marked(*cell) for cell in _overview(report, rows)),
                 "-" if mean is None else shown(report.tables[0].comparison, mean),
             ]
-            for name, found, mean in lines
+            for name, rows, mean in lines
         ]
         parts += ["## All tasks", _grid(head, body)]
     for table in report.tables:

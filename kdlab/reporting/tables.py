@@ -134,7 +134,7 @@ def at_cost(curves: Iterable[Sequence[Evaluation]], flops: float) -> float | Non
     By their evaluations along the way, between the two nearest in proportion; None where no run has two that are close
     enough (`GAP`). A run that was meant to be shorter would have lowered its learning rate earlier.
     """
-    each = [sorted((one.flops, one.value) for one in found if math.isfinite(one.flops)) for found in curves]
+    each = [sorted((one.flops, one.value) for one in points if math.isfinite(one.flops)) for points in curves]
     known = [value for points in each if (value := _between(points, flops)) is not None]
     return statistics.fmean(known) if known else None
 
@@ -147,8 +147,8 @@ def curve(run: Run, metric: str, notify: Callable[[str], None]) -> list[Evaluati
         notify(f"not read: {error}")
         return []
     names = ("step", f"heldout_{metric}", "teacher_queries", "flops")
-    found = (Evaluation(*(number_in(row, name) for name in names)) for row in rows)
-    return [one for one in found if math.isfinite(one.value)]
+    evaluations = (Evaluation(*(number_in(row, name) for name in names)) for row in rows)
+    return [one for one in evaluations if math.isfinite(one.value)]
 
 
 def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, list[TableRow | None], float | None]]]:

@@ -1,4 +1,4 @@
-"""The targets of a configuration, instantiated: strategies, adoption rules, policies, rewards, knowledge terms."""
+"""Instantiate the targets of a configuration: strategies, adoption rules, policies, rewards, knowledge terms."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def selection(select: SelectConfig) -> Selection:
                 if marks.needs & FORWARD and not marks.rowwise:
                     raise UserError(
                         f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
-                        "to remember; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
+                        "to keep; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
                     )
     policy = made(select.policy, "select.policy", arms=list(arms))
     reward = made(select.reward, "select.reward") if select.reward is not None else None
@@ -52,7 +52,7 @@ def selection(select: SelectConfig) -> Selection:
 
 
 def exit_layer(select: SelectConfig, depth: int) -> int:
-    """After how many of a student's `depth` layers its head reads what rows are scored by; UserError for more."""
+    """Number of the student's `depth` layers before the early exit that scores rows; UserError for too many."""
     layers = (depth + 1) // 2 if select.exit_layer is None else select.exit_layer
     if layers > depth:
         raise UserError(f"select.exit_layer={layers}: the student has {depth} layers")
@@ -75,16 +75,16 @@ def adoption(
 
 def terms(knowledge: KnowledgeConfig) -> dict[str, WeightedTerm]:
     """The knowledge terms with a weight above 0."""
-    found = {}
+    weighted = {}
     for name, t in knowledge.terms.items():
         if t.weight > 0:
             at = "labelled" if t.at == "masked" else t.at  # the same thing in the words of masked-LM
-            found[name] = WeightedTerm(made(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until)
-    return found
+            weighted[name] = WeightedTerm(made(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until)
+    return weighted
 
 
 def made(target: Any, where: str, **more: Any) -> Any:
-    """One target of the configuration; the UserError of a constructor goes through, other failures name the place."""
+    """Instantiate a target of the configuration at `where`; passes on a UserError, raises one for other failures."""
     try:
         return instantiate(target, _convert_="all", **more)
     except Exception as error:

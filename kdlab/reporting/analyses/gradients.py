@@ -23,7 +23,7 @@ def cosines(encoder: Encoder, batch: Batch, told: Tensor, soft: Loss, parameters
     forwards and 2 B backwards, one gradient of the model's size in memory at a time for each loss. 0 where a gradient
     vanishes.
     """
-    found = []
+    cosine_list = []
     counts = torch.bincount(units(batch)[0], minlength=len(batch)).tolist()
     for i, theirs in enumerate(told.split(counts)):
         row = batch.take(torch.tensor([i], device=batch.rows.device))
@@ -33,8 +33,8 @@ def cosines(encoder: Encoder, batch: Batch, told: Tensor, soft: Loss, parameters
         one = _gradient(label_loss(student), parameters, keep=True)
         other = _gradient(soft(student, Outputs(logits=theirs)), parameters, keep=False)
         scale = _product(one, one).sqrt() * _product(other, other).sqrt()
-        found.append(_product(one, other) / scale if scale > 0 else scale)
-    return torch.stack(found).cpu() if found else torch.zeros(0, dtype=torch.float64)
+        cosine_list.append(_product(one, other) / scale if scale > 0 else scale)
+    return torch.stack(cosine_list).cpu() if cosine_list else torch.zeros(0, dtype=torch.float64)
 
 
 def units(batch: Batch) -> tuple[Tensor, Tensor]:

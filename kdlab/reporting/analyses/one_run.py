@@ -63,21 +63,21 @@ def gradients(run: OpenRun, rows: int, names: Sequence[str] | None, head: bool) 
             mine.append(selection_mask(pool, arms[name], ratio, run.config.seed, "gradients", name))
         parts.append(cosines(run.student, batch, run.told(batch), soft, parameters))
     cosine = torch.cat(parts)
-    found = []
+    table_rows = []
     for name in arms:
         for ratio in RATIOS:
             mine = cosine[torch.cat(kept[name, ratio])]
             agree, mean = float((mine > 0).double().mean()), float(mine.mean())
-            found.append({"strategy": name, "ratio": ratio, "rows": len(mine), "agree": agree, "cosine": mean})
+            table_rows.append({"strategy": name, "ratio": ratio, "rows": len(mine), "agree": agree, "cosine": mean})
     whole = 100 * float((cosine > 0).double().mean())
     figure = style.canvas(4.2, "Where labels and teacher pull the same way: share of selected rows", run.about)
     axes = style.panel(figure, 0.6, 2.75)
-    lines = {n: [(r["ratio"], 100 * r["agree"]) for r in found if r["strategy"] == n] for n in arms}
+    lines = {n: [(r["ratio"], 100 * r["agree"]) for r in table_rows if r["strategy"] == n] for n in arms}
     style.lines(axes, lines, {f"all rows  {whole:.0f} %": whole})
     style.caption(axes, f"gradients less than 90° apart (% of selected rows, {count} looked at)")
     style.shares(axes, RATIOS)
     axes.set_xlabel("selection ratio")
-    return AnalysisResult(("strategy", "ratio", "rows", "agree", "cosine"), found, figure)
+    return AnalysisResult(("strategy", "ratio", "rows", "agree", "cosine"), table_rows, figure)
 
 
 def selected(run: OpenRun, rows: int, names: Sequence[str] | None) -> AnalysisResult:
@@ -96,7 +96,7 @@ def selected(run: OpenRun, rows: int, names: Sequence[str] | None) -> AnalysisRe
             raise UserError(f"{run.run / 'selected.csv'} has no strategy {name}; it has {', '.join(arms)}")
     ids = [np.array(row["rows"].split(), dtype=np.int64) for row in noted]
     entropy = _entropies(run, np.unique(np.concatenate(ids)))
-    found = [
+    table_rows = [
         {
             "step": int(row["step"]),
             "strategy": row["strategy"],
@@ -113,13 +113,13 @@ def selected(run: OpenRun, rows: int, names: Sequence[str] | None) -> AnalysisRe
     above.tick_params(labelbottom=False)
     for axes, column in ((above, "teacher_entropy"), (below, "distance")):
         series: dict[str, list[tuple[float, float]]] = {}
-        for row in found:
+        for row in table_rows:
             series.setdefault(row["strategy"], []).append((row["step"], row[column]))
         style.lines(axes, series, against=ALL)
     style.caption(above, "entropy of the teacher (nats)")
     style.caption(below, "distance to the class's centre (student's features)")
     below.set_xlabel("training step")
-    return AnalysisResult(("step", "strategy", "rows", "teacher_entropy", "distance"), found, figure)
+    return AnalysisResult(("step", "strategy", "rows", "teacher_entropy", "distance"), table_rows, figure)
 
 
 def _noted(run: OpenRun) -> list[dict[str, str]]:
@@ -135,11 +135,11 @@ def _looked(run: OpenRun, rows: int, names: Sequence[str] | None) -> list[dict[s
         f"{len(kept)} checkpoint{'' if len(kept) == 1 else 's'} and its end"
     )
     arms, ratio, every = run.strategies(names), run.ratio(None), list(run.batches(rows))
-    found = []
+    table_rows = []
 
     def point(encoder: Encoder, step: int) -> None:
         pool = row_pool(encoder, every, run.device)
-        found.extend(selection_rows(pool, arms, ratio, step, step / run.steps, run.config.seed))
+        table_rows.extend(selection_rows(pool, arms, ratio, step, step / run.steps, run.config.seed))
 
     encoder = run.start()
     point(encoder, 0)
@@ -147,7 +147,7 @@ def _looked(run: OpenRun, rows: int, names: Sequence[str] | None) -> list[dict[s
         run.restore(encoder, path)
         point(encoder, checkpoints.step_of(path))
     point(run.student, run.steps)
-    return found
+    return table_rows
 
 
 def _entropies(run: OpenRun, ids: np.ndarray) -> dict[int, float]:
@@ -157,12 +157,12 @@ def _entropies(run: OpenRun, ids: np.ndarray) -> dict[int, float]:
         raise UserError(f"{run.run / 'selected.csv'} names row {ids.max()}, the data has {len(train)} training rows")
     run.notify(f"{len(ids):,} teacher queries, of this analysis alone")
     ids, size = ids[np.argsort(train.lengths[ids], kind="stable")], run.data.batch_size
-    collate, found = train.collate(run.data.pad), {}
+    collate, entropies = train.collate(run.data.pad), {}
     for start in track(range(0, len(ids), size), "asking the teacher", "batches"):
         batch = collate([train[0, int(i)] for i in ids[start : start + size]]).to(run.device)
         values = strategies.entropy(Evidence(logits=run.told(batch)))
-        found |= dict(zip(batch.rows.tolist(), values.tolist(), strict=True))
-    return found
+        entropies |= dict(zip(batch.rows.tolist(), values.tolist(), strict=True))
+    return entropies
 
 
 def tsne(run: OpenRun, rows: int, names: Sequence[str] | None, ratio: float | None) -> AnalysisResult:
@@ -187,11 +187,11 @@ def tsne(run: OpenRun, rows: int, names: Sequence[str] | None, ratio: float | No
     place = TSNE(2, perplexity=perplexity, init="random", random_state=run.config.seed % 2**32).fit_transform(features)
     named = run.shape.labels
     labels = [named[int(x)] if named else float(x) for x in pool.labels.tolist()]
-    found = [
+    table_rows = [
         {"row": int(row), "x": float(x), "y": float(y), "label": label}
         | {f"selected_{name}": int(mine[i]) for name, mine in picks.items()}
         for i, (row, (x, y), label) in enumerate(zip(pool.rows.tolist(), place.tolist(), labels, strict=True))
     ]
     title = f"Which rows are selected ({100 * share:g} %), among {len(pool)} by t-SNE of the student's features"
     figure = style.scatter(title, run.about, place, labels, {n: mine.numpy() for n, mine in picks.items()})
-    return AnalysisResult(("row", "x", "y", "label", *(f"selected_{name}" for name in arms)), found, figure)
+    return AnalysisResult(("row", "x", "y", "label", *(f"selected_{name}" for name in arms)), table_rows, figure)

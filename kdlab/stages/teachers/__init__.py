@@ -1,1 +1,1 @@
-"""The teachers of a stage: found in the artifact store, or trained first."""
+"""The teachers of a stage: loaded from the artifact store, or trained first."""
