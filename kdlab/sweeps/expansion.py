@@ -54,12 +54,12 @@ class SweepJob:
 
 
 class Expansion:
-    """The parsed command line of a sweep: the `given` overrides, and `own` ones, such as the folders of --config-dir."""
+    """The parsed command line of a sweep: `overrides` of the user and `own` ones, such as the folders of --config-dir."""
 
-    def __init__(self, given: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> None:
+    def __init__(self, overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> None:
         self.own = list(own)
         self._compositions = Compositions(folders)
-        self.parsed = parsed(given)
+        self.parsed = parsed(overrides)
         for one in self.parsed:
             if one.is_sweep_override() and one.is_hydra_override():
                 raise UserError(f"{one.input_line}: what is Hydra's holds for the whole sweep and cannot be swept over")
@@ -94,12 +94,12 @@ class Expansion:
         try:
             return composition([*lines, *self.hydra, *self.own], keys)[1]
         except ConfigCompositionException as error:
-            found = re.search(r"Could not override '(hydra\.(\w+))\.(\w+)'", str(error))
-            if found is None or found[2] not in keys:
+            unknown = re.search(r"Could not override '(hydra\.(\w+))\.(\w+)'", str(error))
+            if unknown is None or unknown[2] not in keys:
                 raise
-            without = [line for line in self.hydra if not line.startswith(f"{found[1]}.")]
-            known = composition([*lines, *without, *self.own], keys)[1][found[2]]
-            raise UserError(f"unknown key {found[1]}.{found[3]}: {nearest(found[3], map(str, known))}") from error
+            without = [line for line in self.hydra if not line.startswith(f"{unknown[1]}.")]
+            known = composition([*lines, *without, *self.own], keys)[1][unknown[2]]
+            raise UserError(f"unknown key {unknown[1]}.{unknown[3]}: {nearest(unknown[3], map(str, known))}") from error
 
     def lines(self, params: dict[str, Any]) -> Iterable[list[str]]:
         """The overrides of each job, in order; `params` are further sweeps, from a configuration file."""
@@ -177,15 +177,15 @@ def _apart(shared: Sequence[Override], grids: Sequence[Sequence[str]]) -> list[s
 def jobs(expansion: Expansion, params: dict[str, Any]) -> list[SweepJob]:
     """All jobs of the sweep without duplicates. UserError for the first that is not valid, before anything is written."""
     every = list(expansion.lines(params))
-    found: list[SweepJob] = []
+    sweep_jobs: list[SweepJob] = []
     seen: dict[str, SweepJob] = {}
     for lines in every:
-        job, text = expansion.job(len(found), lines, len(every) > 1)
+        job, text = expansion.job(len(sweep_jobs), lines, len(every) > 1)
         if text not in seen:
             seen[text] = job
-            found.append(job)
-    check_folders(found)
-    return found
+            sweep_jobs.append(job)
+    check_folders(sweep_jobs)
+    return sweep_jobs
 
 
 def common_folder(jobs: Sequence[SweepJob]) -> Path:
@@ -193,17 +193,17 @@ def common_folder(jobs: Sequence[SweepJob]) -> Path:
     return Path(os.path.commonpath([job.folder.parent for job in jobs]))
 
 
-def check_folders(found: Sequence[SweepJob]) -> None:
+def check_folders(sweep_jobs: Sequence[SweepJob]) -> None:
     """UserError if two jobs have the same folder, or one is inside another's."""
     taken: dict[Path, SweepJob] = {}
-    for job in found:
+    for job in sweep_jobs:
         if job.folder in taken:
             raise UserError(
                 f"two jobs have the folder {job.folder}: {taken[job.folder].differs} and {job.differs}; "
                 "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
             )
         taken[job.folder] = job
-    for job in found:
+    for job in sweep_jobs:
         for above in job.folder.parents:
             if above in taken:
                 raise UserError(f"the folder of the job {job.differs} would lie in that of {taken[above].differs}: "

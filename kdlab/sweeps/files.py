@@ -53,15 +53,15 @@ class SweepFile:
 
         Grids that the user's overrides make equal are merged.
         """
-        found: list[list[str]] = []
+        grids: list[list[str]] = []
         for grid in self.grids:
             if not grid.keys() & {BOTH, scale}:
                 continue
             parts = (self.shared[BOTH], self.shared[scale], grid.get(BOTH, []), grid.get(scale, []), own)
             lines = _last([line for part in parts for line in part])
-            if lines not in found:
-                found.append(lines)
-        return found
+            if lines not in grids:
+                grids.append(lines)
+        return grids
 
 
 def grids(name: str, overrides: Sequence[str], folders: Iterable[Path] = ()) -> list[list[str]]:
@@ -90,48 +90,48 @@ def read(name: str, folders: Iterable[Path] = ()) -> SweepFile:
         raise UserError(f"+sweep={name}: there is no such sweep; {nearest(name, known)}")
     path = known[name]
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path}: keys and values were expected: {', '.join(KEYS)}")
-    _only(path, found, KEYS)
+    _only(path, content, KEYS)
     for key in ("question", "source"):
-        if not isinstance(found.get(key), str):
+        if not isinstance(content.get(key), str):
             raise UserError(f"{path}: {key}: a line of text was expected")
     shared = {BOTH: [], "demo": [], "paper": []}
-    shared |= _parts(path, "", {BOTH if key == "shared" else key: found[key] for key in LISTS if key in found})
-    given = found.get("grids", [[]])
-    if not isinstance(given, list) or not given:
+    shared |= _parts(path, "", {BOTH if key == "shared" else key: content[key] for key in LISTS if key in content})
+    grid_list = content.get("grids", [[]])
+    if not isinstance(grid_list, list) or not grid_list:
         raise UserError(f"{path}: grids: a list of grids was expected, each a list of KEY=VALUE")
-    made = []
-    for i, grid in enumerate(given):
+    checked_grids = []
+    for i, grid in enumerate(grid_list):
         parts = grid if isinstance(grid, dict) else {BOTH: grid}
         _only(path, parts, (BOTH, *SCALES), f"grids[{i}].")
-        made.append(_parts(path, f"grids[{i}].", parts))
+        checked_grids.append(_parts(path, f"grids[{i}].", parts))
     for scale in SCALES:
-        if not any(grid.keys() & {BOTH, scale} for grid in made):
+        if not any(grid.keys() & {BOTH, scale} for grid in checked_grids):
             raise UserError(f"{path}: grids: none of them is there at scale={scale}")
-    return SweepFile(path, found["question"], found["source"], shared, made)
+    return SweepFile(path, content["question"], content["source"], shared, checked_grids)
 
 
 def _searched(folders: Iterable[Path]) -> list[Path]:
     return [folder / "sweep" for folder in (*folders, CONF)]
 
 
-def _only(path: Path, found: dict[Any, Any], known: Sequence[str], where: str = "") -> None:
-    for key in found:
+def _only(path: Path, content: dict[Any, Any], known: Sequence[str], where: str = "") -> None:
+    for key in content:
         if key not in known:
             raise UserError(f"{path}: unknown key {where}{key}: {nearest(str(key), known)}")
 
 
-def _parts(path: Path, where: str, given: dict[Any, Any]) -> dict[str, list[str]]:
+def _parts(path: Path, where: str, parts_of_file: dict[Any, Any]) -> dict[str, list[str]]:
     """The overrides of each part, checked one by one."""
     parts = {}
-    for part, found in given.items():
-        lines = found or []
+    for part, value in parts_of_file.items():
+        lines = value or []
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             raise UserError(f"{path}: {where}{part}: a list of KEY=VALUE was expected")
         for line in lines:

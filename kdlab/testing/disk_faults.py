@@ -23,39 +23,39 @@ from kdlab.testing.fault_points import FaultAt, SendSignal
 
 def full_disks(lab: FaultLab, sizes: int = 8) -> FaultResult:
     """The disk fills up at different moments of preparation, training and the end; then it is made larger."""
-    found = FaultResult()
+    summary = FaultResult()
     needed = sum(file.stat().st_size for file in lab.artifacts.parent.rglob("*") if file.is_file())
     for number in range(sizes):
         folder = lab.folder / f"disk-{number}"
         size = max(64_000, round(needed * (number + 0.5) / sizes))
         with mounted(folder, size) as worked:
             if not worked:
-                found.notes.append("mounting a tmpfs is not permitted here: no disk was filled")
-                return found
+                summary.notes.append("mounting a tmpfs is not permitted here: no disk was filled")
+                return summary
             done = lab.run(folder)
             if done.code == 0:  # it was large enough
                 continue
             fine = one_line(done, "no space left") and _last_good(folder)
             subprocess.run(["mount", "-o", f"remount,size={needed * 4}", str(folder)], check=True)
-            record_outcome(found, lab, folder, fine, f"a disk of {size} bytes", done)
-    return found
+            record_outcome(summary, lab, folder, fine, f"a disk of {size} bytes", done)
+    return summary
 
 
 def read_only(lab: FaultLab) -> FaultResult:
     """The file system becomes read-only, or the checkpoints' folder forbidden, in the middle of the training."""
-    found = FaultResult()
+    summary = FaultResult()
     folder = lab.new_folder()
     with mounted(folder / "run", 500_000_000) as worked:
         if worked:
             done = lab.run(folder, prepare=FaultAt(5, Remount(folder / "run")))
             fine = one_line(done, "read-only") and _last_good(folder)
             subprocess.run(["mount", "-o", "remount,rw", str(folder / "run")], check=True)
-            record_outcome(found, lab, folder, fine, "a read-only file system", done)
+            record_outcome(summary, lab, folder, fine, "a read-only file system", done)
     folder = lab.new_folder()
     done = lab.run(folder, prepare=FaultAt(5, Forbid(folder / "run" / "checkpoints")))
     os.chmod(folder / "run" / "checkpoints", 0o755)
-    record_outcome(found, lab, folder, one_line(done, "no permission") and _last_good(folder), "no permission", done)
-    return found
+    record_outcome(summary, lab, folder, one_line(done, "no permission") and _last_good(folder), "no permission", done)
+    return summary
 
 
 @dataclass
@@ -110,7 +110,7 @@ def _last_good(folder: Path) -> bool:
 
 def damaged(lab: FaultLab) -> FaultResult:
     """The newest checkpoint, or both, are damaged while nothing runs: named, the one before is used."""
-    found = FaultResult()
+    summary = FaultResult()
     stopped = lab.new_folder()
     lab.run(stopped, prepare=FaultAt(8, SendSignal(signal.SIGKILL)))
     for name, damage in lab.cases(DAMAGES.items()):
@@ -120,14 +120,14 @@ def damaged(lab: FaultLab) -> FaultResult:
             files = sorted((folder / "run" / "checkpoints").glob("*.ckpt"), reverse=True)
             for file in files[: 2 if both else 1]:
                 damage(file)
-            found.injected += 1
+            summary.injected += 1
             done = lab.run(folder)
             named = sum(f"{file.name} is damaged" in done.output for file in files)
             ended = outcome(folder / "run") if done.code == 0 else {}
             if named != 1 + both or any(ended.get(part) != value for part, value in lab.reference.items()):
-                found.wrong += 1
-                found.notes.append(f"{name}, both {both}: named {named}: {done.output[-1500:]}")
-    return found
+                summary.wrong += 1
+                summary.notes.append(f"{name}, both {both}: named {named}: {done.output[-1500:]}")
+    return summary
 
 
 def _flip(file: Path) -> None:

@@ -44,11 +44,11 @@ def timed(cause: Callable[..., FaultResult], *given: Any) -> FaultResult:
     """Result of `cause(*given)` with its seconds; an exception counts as one wrong outcome."""
     started = time.monotonic()
     try:
-        found = cause(*given)
+        summary = cause(*given)
     except Exception:
-        found = FaultResult(injected=1, wrong=1, notes=[traceback.format_exc()])
-    found.seconds = time.monotonic() - started
-    return found
+        summary = FaultResult(injected=1, wrong=1, notes=[traceback.format_exc()])
+    summary.seconds = time.monotonic() - started
+    return summary
 
 
 @dataclass
@@ -106,12 +106,12 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def record_outcome(
-    found: FaultResult, lab: FaultLab, folder: Path, fine: bool, note: str, done: ChildResult | None
+    summary: FaultResult, lab: FaultLab, folder: Path, fine: bool, note: str, done: ChildResult | None
 ) -> None:
-    """Add one injection to `found`; it is wrong unless `fine` and the rerun in `folder` gives the reference outcome."""
-    found.injected += 1
+    """Add one injection to `summary`; it is wrong unless `fine` and a rerun in `folder` gives the reference outcome."""
+    summary.injected += 1
     problem = None if fine else f"{note}: {done.code if done else ''}: {done.output[-1500:] if done else ''}"
     problem = problem or lab.check_rerun(folder, note)
     if problem:
-        found.wrong += 1
-        found.notes.append(problem)
+        summary.wrong += 1
+        summary.notes.append(problem)

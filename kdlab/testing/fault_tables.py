@@ -17,10 +17,10 @@ ROWS = (*KINDS.values(), LAST, PREPARING, ALONE, "2 ranks", "0 loader workers", 
 HEAD = ("fault", "caused", "wrong", "seconds")
 
 
-def row(name: str, found: FaultResult) -> dict[str, Any]:
+def row(name: str, summary: FaultResult) -> dict[str, Any]:
     """The row of a fault, as written to the file."""
-    kept = {"fault": name, "caused": found.injected, "wrong": found.wrong, "seconds": round(found.seconds)}
-    return kept | {"notes": found.notes, "kinds": dict(found.kinds)}
+    kept = {"fault": name, "caused": summary.injected, "wrong": summary.wrong, "seconds": round(summary.seconds)}
+    return kept | {"notes": summary.notes, "kinds": dict(summary.kinds)}
 
 
 def line(values: Sequence[Any]) -> str:

@@ -78,18 +78,20 @@ def reference_run(case: KillCase, folder: Path) -> ReferenceRun:
 
 def points(case: KillCase, moments: Sequence[Moment]) -> list[Moment]:
     """The moments to kill at, in order: the three of each step first, the rest shared out over all kinds."""
-    found: dict[str, list[Moment]] = {}
+    moments_by_kind: dict[str, list[Moment]] = {}
     for moment in moments:
         if (moment.stage == "training") == case.prepared and case.only in (None, _kind(moment)):
-            found.setdefault(_kind(moment), []).append(moment)
+            moments_by_kind.setdefault(_kind(moment), []).append(moment)
     chosen: list[Moment] = []
-    steps = [moment for kind in ("start", "gradient", "end") for moment in found.get(kind, [])]
+    steps = [moment for kind in ("start", "gradient", "end") for moment in moments_by_kind.get(kind, [])]
     if len(steps) < case.points:
         chosen = steps
-        found = {kind: some for kind, some in found.items() if kind not in ("start", "gradient", "end")}
-    for number, kind in enumerate(sorted(found, key=lambda kind: len(found[kind]))):
-        share = -(-(case.points - len(chosen)) // (len(found) - number))
-        chosen += _ends(found[kind], share) if kind == "save" else _spread(found[kind], share)
+        moments_by_kind = {
+            kind: some for kind, some in moments_by_kind.items() if kind not in ("start", "gradient", "end")
+        }
+    for number, kind in enumerate(sorted(moments_by_kind, key=lambda kind: len(moments_by_kind[kind]))):
+        share = -(-(case.points - len(chosen)) // (len(moments_by_kind) - number))
+        chosen += _ends(moments_by_kind[kind], share) if kind == "save" else _spread(moments_by_kind[kind], share)
     return sorted(set(chosen), key=list(moments).index)
 
 
@@ -113,18 +115,18 @@ def kill_chain(case: KillCase, whole: ReferenceRun, chain: Sequence[Moment], fol
     folder.mkdir(parents=True)
     if case.prepared:  # but for remembered answers, which are written in the training
         shutil.copytree(whole.folder / "artifacts", folder / "artifacts", ignore=shutil.ignore_patterns("answers"))
-    found = FaultResult()
+    summary = FaultResult()
     for moment in chain:
         rank = 0 if _kind(moment) == "save" else moment.step % case.ranks  # the first rank alone saves
         trap = FaultAt(moment.step, SendSignal(signal.SIGKILL), moment.when, moment.stage)
         done = call([*case.command, *RUN], folder, trap, timeout=600, ranks=case.ranks, trapped=rank)
         if done.code == -9:
-            found.injected += 1
-            found.kinds.update(kinds(case, whole.moments, moment))
+            summary.injected += 1
+            summary.kinds.update(kinds(case, whole.moments, moment))
         if done.code not in (0, -9):
-            found.wrong = max(1, found.injected)
-            found.notes.append(f"{case.name}, before {moment}: exit code {done.code}: {done.output[-2000:]}")
-            return found
+            summary.wrong = max(1, summary.injected)
+            summary.notes.append(f"{case.name}, before {moment}: exit code {done.code}: {done.output[-2000:]}")
+            return summary
         if done.code == 0:  # what the kill before had reached is not done again
             break
     else:
@@ -132,23 +134,23 @@ def kill_chain(case: KillCase, whole: ReferenceRun, chain: Sequence[Moment], fol
     ended = outcome(folder / "run") if done.code == 0 else {}
     different = [part for part, value in whole.outcome.items() if ended.get(part) != value]
     if different:
-        found.wrong = max(1, found.injected)
-        found.notes.append(f"{case.name}, {list(chain)}: {', '.join(different)} differ: {done.output[-2000:]}")
+        summary.wrong = max(1, summary.injected)
+        summary.notes.append(f"{case.name}, {list(chain)}: {', '.join(different)} differ: {done.output[-2000:]}")
     shutil.rmtree(folder)
-    return found
+    return summary
 
 
 def kinds(case: KillCase, moments: Sequence[Moment], moment: Moment) -> list[str]:
     """Categories of a kill: its kind of moment, and its conditions (ranks, loader workers)."""
     steps = max((m.step + 1 for m in moments if (m.stage, m.when) == ("training", "start")), default=0)
-    found = [KINDS[_kind(moment)]]
+    names = [KINDS[_kind(moment)]]
     done = moment.step - (moment.when == "end")  # the step has been counted by then
     if moment.stage == "training" and steps and (done + 1) * case.epochs % steps == 0:
-        found.append(LAST)
-    found += [PREPARING] if moment.stage != "training" else []
-    found.append(f"{case.ranks} ranks" if case.ranks > 1 else ALONE)
-    found.append(f"{case.workers} loader workers")
-    return found
+        names.append(LAST)
+    names += [PREPARING] if moment.stage != "training" else []
+    names.append(f"{case.ranks} ranks" if case.ranks > 1 else ALONE)
+    names.append(f"{case.workers} loader workers")
+    return names
 
 
 def start_kills(

@@ -41,12 +41,12 @@ if __name__ == "__main__":
 
 def dying_ranks(lab: FaultLab, launchers: Sequence[str] = ("devices", "torchrun")) -> FaultResult:
     """SIGKILL and an exception in the second rank, SIGKILL of the first; started by trainer.devices=2, by torchrun."""
-    found = FaultResult()
+    summary = FaultResult()
     for launcher in launchers:
         for how, rank in (("kill", 1), ("raise", 1), ("kill", 0)):
             folder = lab.new_folder()
             done, seconds, left = _job(lab, folder, launcher, how, rank)
-            found.injected += 1
+            summary.injected += 1
             fine = done.code != 0 and seconds < SECONDS and not left
             told = MESSAGE if how == "raise" else "rank 1 was ended by SIGKILL"
             if rank == 1 and (how == "raise" or launcher == "devices"):
@@ -54,9 +54,9 @@ def dying_ranks(lab: FaultLab, launchers: Sequence[str] = ("devices", "torchrun"
             if rank == 1 and launcher == "devices":
                 fine = fine and result(folder)["status"] == "failed" and told in result(folder)["error"]
             what = f"{launcher}, {how} rank {rank}: ended with {done.code} after {seconds:.1f} s"
-            found.wrong += not fine
-            found.notes.append(what if fine else f"{what}, left {left}: {done.output[-3000:]}")
-    return found
+            summary.wrong += not fine
+            summary.notes.append(what if fine else f"{what}, left {left}: {done.output[-3000:]}")
+    return summary
 
 
 def _job(lab: FaultLab, folder: Path, launcher: str, how: str, rank: int) -> tuple[ChildResult, float, list[int]]:

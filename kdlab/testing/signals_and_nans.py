@@ -20,7 +20,7 @@ from kdlab.testing.fault_points import FaultAt, InjectNonFinite, SendSignal, wit
 
 def signals(lab: FaultLab) -> FaultResult:
     """SIGTERM and Ctrl-C in steps, evaluations and preparation, on one process and on one of two ranks; also twice."""
-    found = FaultResult()
+    summary = FaultResult()
     codes = {signal.SIGINT: 130, signal.SIGTERM: 143}
     for signum, code in lab.cases(codes.items()):
         for step, when in lab.cases(((1, "start"), (4, "evaluation"), (7, "gradient"), (4, "end"))):
@@ -30,30 +30,30 @@ def signals(lab: FaultLab) -> FaultResult:
             kept = checkpoints.newest_valid(folder / "run" / "checkpoints")
             fine = done.code == code and told["status"] == "preempted" and "Traceback" not in done.output
             fine = fine and kept is not None and checkpoints.step_of(kept) == told["step"] in range(step, step + 3)
-            record_outcome(found, lab, folder, fine, f"signal {signum} at {step} {when}", done)
+            record_outcome(summary, lab, folder, fine, f"signal {signum} at {step} {when}", done)
         if lab.ranks > 1:  # what follows, a launcher has to pass on to all
             continue
         folder = lab.new_folder()
         done = lab.run(folder, prepare=FaultAt(5, SendSignal(signum, 2)))
         fine = done.code == code and result(folder)["status"] == "running"
-        record_outcome(found, lab, folder, fine, f"signal {signum} twice", done)
+        record_outcome(summary, lab, folder, fine, f"signal {signum} twice", done)
         folder = lab.new_folder()
         done = lab.run(folder, prepare=FaultAt(10, SendSignal(signum), "evaluation"))
         fine = done.code == code and result(folder)["status"] == "preempted" and "Traceback" not in done.output
-        record_outcome(found, lab, folder, fine, f"signal {signum} in the last evaluation", done)
-    return found
+        record_outcome(summary, lab, folder, fine, f"signal {signum} in the last evaluation", done)
+    return summary
 
 
 def signals_preparing(lab: FaultLab) -> FaultResult:
     """SIGTERM and Ctrl-C while a teacher is fine-tuned: one line, and nothing that looks whole is left."""
-    found = FaultResult()
+    summary = FaultResult()
     for signum, code in lab.cases({signal.SIGINT: 130, signal.SIGTERM: 143}.items()):
         folder = lab.new_folder(prepared=False)
         done = lab.run(folder, prepare=FaultAt(5, SendSignal(signum), stage="fine-tuning teacher"))
         lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
         fine = done.code == code and len(lines) == 1 and "Traceback" not in done.output
-        record_outcome(found, lab, folder, fine, f"signal {signum} in the preparation", done)
-    return found
+        record_outcome(summary, lab, folder, fine, f"signal {signum} in the preparation", done)
+    return summary
 
 
 # ---- numbers
@@ -61,31 +61,31 @@ def signals_preparing(lab: FaultLab) -> FaultResult:
 
 def nonfinite(lab: FaultLab) -> FaultResult:
     """A loss or a gradient is NaN or infinite in a step, on one rank: the run stops, and resumes when it is repaired."""
-    found = FaultResult()
+    summary = FaultResult()
     for what in lab.cases(("gradient", "loss")):
         for step in lab.cases((2, 3, 9, 7)):
             folder = lab.new_folder()
             done = lab.run(folder, prepare=InjectNonFinite((step,), what))
             fine = f"the {what} of step {step} is not finite; rows of the batch: " in done.output and done.code == 2
             fine = fine and _all_finite(folder) and result(folder)["status"] == "failed"
-            found.injected += 1
+            summary.injected += 1
             again = lab.run(folder)
             ended = outcome(folder / "run") if again.code == 0 else {}
             if not fine or any(ended.get(part) != value for part, value in lab.reference.items()):
-                found.wrong += 1
-                found.notes.append(f"{what} of step {step}: {done.code}: {done.output[-1500:]}{again.output[-500:]}")
-    return found
+                summary.wrong += 1
+                summary.notes.append(f"{what} of step {step}: {done.code}: {done.output[-1500:]}{again.output[-500:]}")
+    return summary
 
 
 def nonfinite_skipped(lab: FaultLab) -> FaultResult:
     """The same with trainer.on_nonfinite=skip: left out, listed, limited."""
-    found = FaultResult()
+    summary = FaultResult()
     skip = ("trainer.on_nonfinite=skip", "trainer.nonfinite_limit=2")
     for what in lab.cases(("loss", "gradient")):
         for steps in lab.cases(((2,), (2, 3, 4), (3, 9))):
             folder = lab.new_folder()
             done = lab.run(folder, *skip, prepare=InjectNonFinite(steps, what))
-            found.injected += 1
+            summary.injected += 1
             events = tables.read(folder / "run" / "events.csv")
             listed = [int(event["step"]) for event in events if event["kind"] == "nonfinite" and event["rows"]]
             fine = listed == list(steps) and _all_finite(folder)
@@ -94,9 +94,9 @@ def nonfinite_skipped(lab: FaultLab) -> FaultResult:
             else:
                 fine = fine and done.code == 0 and result(folder)["events"]["nonfinite"] == len(steps)
             if not fine:
-                found.wrong += 1
-                found.notes.append(f"{what} of {steps}: {done.code}: {done.output[-1500:]}")
-    return found
+                summary.wrong += 1
+                summary.notes.append(f"{what} of {steps}: {done.code}: {done.output[-1500:]}")
+    return summary
 
 
 def _all_finite(folder: Path) -> bool:
@@ -121,7 +121,7 @@ def _tensors(node: Any) -> list[Any]:
 
 def two_makers(lab: FaultLab, times: int = 2) -> FaultResult:
     """Two runs need the same teacher, at once, in one store: one makes it, the other waits; both end as undisturbed."""
-    found = FaultResult()
+    summary = FaultResult()
     for _ in range(times):
         folder = lab.new_folder(prepared=False)
         ended: dict[str, ChildResult] = {}
@@ -135,11 +135,11 @@ def two_makers(lab: FaultLab, times: int = 2) -> FaultResult:
             thread.start()
         for thread in both:
             thread.join()
-        found.injected += 1
+        summary.injected += 1
         made = [line for done in ended.values() for line in done.output.splitlines() if line.startswith("making ")]
         fine = all(done.code == 0 for done in ended.values()) and len(made) == len(set(made)) > 0
         fine = fine and all(outcome(folder / name / "run") == lab.reference for name in ended)
         if not fine:
-            found.wrong += 1
-            found.notes.append("\n".join(done.output[-1500:] for done in ended.values()))
-    return found
+            summary.wrong += 1
+            summary.notes.append("\n".join(done.output[-1500:] for done in ended.values()))
+    return summary
