@@ -59,7 +59,7 @@ def two_ranks(number: int, folder: Path) -> None:
         said += [teacher.answer(mine, needed=wants)]  # rank 1 only runs along with the second of rank 0
         if number == 1:
             teacher.catch_up()
-        found[execution] = said[-1].shown
+        found[execution] = said[-1].outputs
         found[f"read {execution}"] = teacher.answer(mine).outputs.hidden
         # batches that only one rank has: scores are of all ranks' rows
         some = [mine, mine, mine] if number == 0 else []
