@@ -30,7 +30,7 @@ def selection(select: SelectConfig) -> Selection:
     """Strategies, policy and reward; UserError for arms that do not exist or a policy that cannot use them."""
     if not select.arms:
         raise UserError("select.arms is empty: give it strategies, or choose select=random")
-    arms = {name: made(target, f"select.arms.{name}") for name, target in select.arms.items()}
+    arms = {name: build_target(target, f"select.arms.{name}") for name, target in select.arms.items()}
     for name, arm in arms.items():
         if not callable(arm):
             raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
@@ -42,8 +42,8 @@ def selection(select: SelectConfig) -> Selection:
                         f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
                         "to keep; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
                     )
-    policy = made(select.policy, "select.policy", arms=list(arms))
-    reward = made(select.reward, "select.reward") if select.reward is not None else None
+    policy = build_target(select.policy, "select.policy", arms=list(arms))
+    reward = build_target(select.reward, "select.reward") if select.reward is not None else None
     if hasattr(policy, "learn") and reward is None:
         raise UserError(
             f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.methods.selection.rewards.LossDecay"
@@ -63,11 +63,11 @@ def adoption(
     adopt: AdoptConfig, members: Sequence[TeacherSpec], joint: Sequence[str], regression: bool
 ) -> Selection | None:
     """Adoption rules and their policy; None where no rule is needed. UserError as `check_adoption`."""
-    arms = {name: made(target, f"adopt.arms.{name}") for name, target in adopt.arms.items()}
+    arms = {name: build_target(target, f"adopt.arms.{name}") for name, target in adopt.arms.items()}
     check_adoption(adopt.name, arms, members, joint, regression)
     if not arms:
         return None
-    policy = made(adopt.policy, "adopt.policy", arms=list(arms))
+    policy = build_target(adopt.policy, "adopt.policy", arms=list(arms))
     if hasattr(policy, "learn"):
         raise UserError(f"adopt.policy: {type(policy).__name__} learns from rewards, and adoption gives none")
     return Selection(arms, policy)
@@ -79,11 +79,13 @@ def terms(knowledge: KnowledgeConfig) -> dict[str, WeightedTerm]:
     for name, t in knowledge.terms.items():
         if t.weight > 0:
             at = "labelled" if t.at == "masked" else t.at  # the same thing in the words of masked-LM
-            weighted[name] = WeightedTerm(made(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until)
+            weighted[name] = WeightedTerm(
+                build_target(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until
+            )
     return weighted
 
 
-def made(target: Any, where: str, **more: Any) -> Any:
+def build_target(target: Any, where: str, **more: Any) -> Any:
     """Instantiate a target of the configuration at `where`; passes on a UserError, raises one for other failures."""
     try:
         return instantiate(target, _convert_="all", **more)

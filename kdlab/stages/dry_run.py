@@ -46,7 +46,7 @@ class ModelShape:
         )
 
 
-def rehearse(
+def check_terms(
     terms: Iterable[Term], student: ModelShape, members: Sequence[TeacherSpec], outputs: int, label: Tensor, head: Any
 ) -> None:
     """Evaluate every term on example outputs of the student and of each teacher (joint terms: of all teachers at once).

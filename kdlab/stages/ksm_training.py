@@ -25,7 +25,7 @@ from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import stable
 from kdlab.stages.base import Stage
-from kdlab.stages.components import Selection, made
+from kdlab.stages.components import Selection, build_target
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
 from kdlab.stages.preparation import fit
 from kdlab.storage.files import atomic_write_json, read_json
@@ -108,7 +108,7 @@ def _policy(stage: Stage, arms: dict[str, Any]) -> Any:
     """The policy that picks an arm; None without arms. UserError for one that learns."""
     if not arms:
         return None
-    policy = made(stage.config.weigh.policy, "weigh.policy", arms=list(arms))
+    policy = build_target(stage.config.weigh.policy, "weigh.policy", arms=list(arms))
     if hasattr(policy, "learn"):
         raise UserError(f"weigh.policy: {type(policy).__name__} learns from rewards, and weighing gives arms none")
     return policy
@@ -124,7 +124,7 @@ def _arms(stage: Stage) -> dict[str, Any]:
     """The instantiated weighing rules by name; UserError for one that cannot be built."""
     arms = {}
     for name, target in stage.config.weigh.arms.items():
-        arm = made(target, f"weigh.arms.{name}")
+        arm = build_target(target, f"weigh.arms.{name}")
         if "features" in marks_of(arm).needs and not stage.inputs.queries_teacher:
             raise UserError(
                 f"weigh.arms.{name} reads the teachers, and knowledge={stage.config.knowledge.name} queries none"

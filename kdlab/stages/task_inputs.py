@@ -25,7 +25,7 @@ from kdlab.modules.evaluation import TaskScore
 from kdlab.runtime.seeding import reseed
 from kdlab.stages import components
 from kdlab.stages.augmented_rows import AugmentedRows
-from kdlab.stages.components import made
+from kdlab.stages.components import build_target
 from kdlab.stages.inputs import Inputs, vocabulary_hash
 from kdlab.types import TaskShape
 
@@ -55,7 +55,7 @@ class TaskInputs(Inputs):
                 "no labelled rows: give data.path= (a folder with train.tsv and dev.tsv, .csv, .jsonl or .parquet) "
                 "or data.task= (an official task, from the Hub)"
             )
-        return made(data.source, "data.source")
+        return build_target(data.source, "data.source")
 
     @cached_property
     def rows(self) -> TaskData:

@@ -19,7 +19,7 @@ from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.models.head import MASKED_LM
 from kdlab.modules.evaluation import MaskedLMScore
-from kdlab.stages.components import made
+from kdlab.stages.components import build_target
 from kdlab.stages.inputs import Inputs, vocabulary_hash
 from kdlab.storage.files import read_json
 
@@ -58,7 +58,7 @@ class TextInputs(Inputs):
             return TextFolder(path=data.path, document=data.document, text_column=data.text_column, group=data.group)
         if data.source is None:
             raise UserError("no text: give data.path= (a folder of .txt, .jsonl or .parquet)")
-        return made(data.source, "data.source")
+        return build_target(data.source, "data.source")
 
     @cached_property
     def corpus_parts(self) -> dict[str, Any]:

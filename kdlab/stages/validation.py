@@ -13,7 +13,7 @@ from kdlab.models import loading, packing
 from kdlab.models.student import check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, ksm_training
 from kdlab.stages.base import Stage
-from kdlab.stages.dry_run import rehearse
+from kdlab.stages.dry_run import check_terms
 
 
 def check(stage: Stage) -> None:
@@ -40,7 +40,7 @@ def check(stage: Stage) -> None:
         _shared(stage)
     outputs, label = stage.inputs.example
     members = stage.teacher_pool.members if stage.inputs.queries_teacher else [stage.teacher_pool.main]
-    rehearse(
+    check_terms(
         [w.term for w in stage.inputs.terms().values()],
         stage.inputs.student_shape,
         members,

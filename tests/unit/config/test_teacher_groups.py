@@ -12,7 +12,7 @@ from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.methods.adoption import hard
 from kdlab.methods.marks import needs
-from kdlab.stages.dry_run import ModelShape, check_adoption, rehearse
+from kdlab.stages.dry_run import ModelShape, check_adoption, check_terms
 from kdlab.stages.validation import check
 from kdlab.teachers import specs
 from kdlab.teachers.specs import ModelSource, TeacherSpec
@@ -192,7 +192,9 @@ def test_a_term_that_reads_all_teachers_is_given_all_of_them_at_their_widths():
         return student.logits.sum(1)
 
     members = [member(2, (0, 1)), member(4, (2, 3, 4), 48)]
-    rehearse([All(), alone], ModelShape.of(tiny_config("bert", 2)), members, 5, torch.zeros(1, dtype=torch.long), None)
+    check_terms(
+        [All(), alone], ModelShape.of(tiny_config("bert", 2)), members, 5, torch.zeros(1, dtype=torch.long), None
+    )
     assert seen == [(32, [32, 48]), [32, 48], [2, 3], (2, 2), (3, 3)]
 
 
