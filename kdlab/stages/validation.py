@@ -61,7 +61,7 @@ def check(stage: Stage) -> None:
 
 
 def _mixed(stage: Stage) -> None:
-    """Specialists' answers become one answer as probabilities, 0 for a class that nobody who speaks knows: no logits."""
+    """Specialists' answers become one answer as probabilities, 0 for a class that no answering teacher has: no logits."""
     adoption, members = stage.adoption(), stage.teacher_pool.members
     arms = {} if adoption is None else adoption.arms
     mixes = any(marks_of(rule).mixes == "answers" for rule in arms.values())

@@ -230,7 +230,7 @@ def test_bad_input_is_one_line(given, said, here, capsys):
     if not Path("text").exists():
         shutil.copytree(RUN, "text")
         result = json.loads((RUN / "result.json").read_text())
-        Path("text/result.json").write_text(json.dumps({**result, "stage": "pretrain"}))
+        Path("text/result.json").write_text(json.dumps({**result, "stage": "pretrain", "head": "masked_lm"}))
     assert analyse.main([arg.format(run=RUN) for arg in given]) == 2
     err = capsys.readouterr().err
     assert said in err and err.startswith("kdlab: ") and len(err.splitlines()) == 1

@@ -114,7 +114,7 @@ def contradiction(one: dict[str, str]) -> str | None:
     if alone and any(fewest > 1 for _, _, fewest, _ in rules):
         return "chooses among"
     if not rules and one["teachers"] == "two" and not joint:
-        return "nothing says which"
+        return "no rule assigns"
     if joint and not alone and not all(both for *_, both in rules):
         return "queries only some teachers"
     mixes = any(mixes == "answers" for _, mixes, *_ in rules)

@@ -207,7 +207,7 @@ def test_a_teacher_of_another_task_is_refused_before_anything_is_made(make_stage
 
 def test_a_classifier_cannot_teach_regression(make_stage, tmp_path):
     rows = write_task(tmp_path / "numbers", rows=30, regression=True)
-    with pytest.raises(UserError, match="3 classes apart; this task is regression"):
+    with pytest.raises(UserError, match="3 classes; this task is regression"):
         check(make_stage("select=random", teacher=write_classifier(tmp_path / "given", OWN), rows=rows))
     check(make_stage("select=random", teacher=write_classifier(tmp_path / "score", ("score",)), rows=rows))
 
