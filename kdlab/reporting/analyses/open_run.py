@@ -55,10 +55,12 @@ class OpenRun:
 
     @cached_property
     def data(self) -> Any:
+        """The run's data module, for one micro-batch."""
         return self.stage.inputs.data_module(1, None)
 
     @cached_property
     def regression(self) -> bool:
+        """True if the task is regression."""
         return self.stage.inputs.regression
 
     @property
@@ -96,6 +98,7 @@ class OpenRun:
 
     @cached_property
     def teacher(self) -> Any:
+        """The main teacher. UserError for a run without one, or with specialists."""
         found = self.stage.teachers(None)
         if not found:
             raise UserError(f"the run {self.run} asked no teacher (knowledge={self.config.knowledge.name})")
@@ -109,6 +112,7 @@ class OpenRun:
         return self.teacher.project(self.teacher.encoder.vectors(shown, *units(batch))).float()
 
     def strategies(self, names: Sequence[str] | None, default: Sequence[str] | None = None) -> dict[str, Strategy]:
+        """The strategies called `names`; without names `default`, else AdaDS's and the run's arms. UserError for unknown names."""
         return named_strategies(names, self.stage.selection().arms, self.regression, default)
 
     def ratio(self, given: float | None) -> float:
