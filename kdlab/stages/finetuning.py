@@ -36,6 +36,7 @@ class FinetuneStage(Stage):
 
     @cached_property
     def teacher_pool(self) -> TaskTeacherPool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The teachers of the run: classifiers."""
         return TaskTeacherPool(self.inputs)
 
     def teachers(self, ledger: Ledger | None) -> list[Teacher]:

@@ -23,6 +23,7 @@ class PretrainStage(Stage):
 
     @cached_property
     def teacher_pool(self) -> TextTeacherPool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The teachers of the run: masked-LM models."""
         return TextTeacherPool(self.inputs)
 
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
