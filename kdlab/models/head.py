@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdlab.errors import UserError, nearest
+
 
 @dataclass(frozen=True)
 class Head:
@@ -69,10 +71,16 @@ STAGE_HEADS = {"pretrain": MASKED_LM, "finetune": CLASSIFIER}  # by `data.stage`
 
 
 def head_of_result(result: Mapping[str, Any]) -> Head:
-    """The head of a run, from its result.json; older ones name the stage alone, and the oldest are of pre-training."""
-    if "head" in result:
-        return HEADS[result["head"]]
-    return STAGE_HEADS[result.get("stage", "pretrain")]
+    """The head of a run, from its result.json; older ones name the stage alone, and the oldest are of pre-training.
+
+    UserError for a head that does not exist.
+    """
+    if "head" not in result:
+        return MASKED_LM if result.get("stage", "pretrain") == "pretrain" else CLASSIFIER
+    name = str(result["head"])
+    if name not in HEADS:
+        raise UserError(f"result.json names the head {name[:80]}; {nearest(name, HEADS)}")
+    return HEADS[name]
 
 
 def head_of_model(model: Any) -> Head:

@@ -376,7 +376,7 @@ def test_one_runs_submission_and_what_cannot_be_submitted(suite, evaluated, tmp_
     done = evaluated(run, "--glue-submission", tmp_path / "rte.zip")
     assert done.code == 0 and zipfile.ZipFile(tmp_path / "rte.zip").namelist() == ["RTE.tsv"], done.output
     changes: list[tuple[str, Callable[[dict, dict], object], str]] = [
-        ("text", lambda result, config: result.update(stage="pretrain"), "+exp=glue"),
+        ("text", lambda result, config: result.update(stage="pretrain", head="masked_lm"), "+exp=glue"),
         ("own rows", lambda result, config: config["data"].update(task=None), "no GLUE task"),
         ("no GLUE task", lambda result, config: config["data"].update(task="sst5"), "SST-5"),
         (

@@ -8,6 +8,7 @@ import sys
 import pytest
 import transformers
 
+from kdlab.errors import UserError
 from kdlab.models.head import CLASSIFIER, HEADS, MASKED_LM, head_of_model, head_of_result
 from kdlab.testing.tiny import tiny_config
 
@@ -29,6 +30,12 @@ def test_results_name_a_head_a_stage_or_neither():
     assert head_of_result({"stage": "pretrain", "head": "sequence_classification"}) == CLASSIFIER
     assert head_of_result({"stage": "finetune"}) == CLASSIFIER
     assert head_of_result({"stage": "pretrain"}) == head_of_result({}) == MASKED_LM
+
+
+@pytest.mark.parametrize("head", ["masked", 3, None, ["masked_lm"]])
+def test_an_unknown_head_is_one_line(head):
+    with pytest.raises(UserError, match="result.json names the head"):
+        head_of_result({"stage": "pretrain", "head": head})
 
 
 def test_heads_load_no_library_before_a_class_is_needed():
