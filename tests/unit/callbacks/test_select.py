@@ -56,7 +56,7 @@ def test_labels_are_given_if_they_are_declared(fields, stage, memory):
     log: list[Evidence] = []
     batch = selected(strategy(log, *fields), stage, memory)
     assert batch.plan is not None and batch.plan.rows is not None and batch.plan.rows.tolist() == [3, 4, 5]
-    check(log, batch, *fields)
+    assert_evidence(log, batch, *fields)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
@@ -65,7 +65,7 @@ def test_strategies_that_score_whole_batches_get_the_same(stage):
         log: list[Evidence] = []
         batch = selected(strategy(log, *fields, rowwise=False), stage)
         assert len(log) == 1
-        check(log, batch, *fields)
+        assert_evidence(log, batch, *fields)
 
 
 @pytest.mark.parametrize("memory", [False, True])
@@ -76,7 +76,7 @@ def test_each_member_of_an_ensemble_gets_what_it_declares(stage, memory):
         Ensemble({f"of {name}": strategy(log, *name.split()) for name, log in logs.items()}), stage, memory
     )
     for name, log in logs.items():
-        check(log, batch, *name.split())
+        assert_evidence(log, batch, *name.split())
 
 
 def test_a_strategy_that_declares_nothing_gets_everything():
@@ -86,10 +86,10 @@ def test_a_strategy_that_declares_nothing_gets_everything():
         log.append(evidence)
         return torch.zeros(len(evidence))
 
-    check(log, selected(functools.partial(plain), "finetune"), "logits", "features", "labels")
+    assert_evidence(log, selected(functools.partial(plain), "finetune"), "logits", "features", "labels")
 
 
-def check(log: list[Evidence], batch: Batch, *fields: str) -> None:
+def assert_evidence(log: list[Evidence], batch: Batch, *fields: str) -> None:
     """The evidence of all calls together: the batch's rows, and of labels, logits and features the ones in `fields`."""
     rows = [row for evidence in log for row in evidence.rows.tolist()]  # pyright: ignore[reportOptionalMemberAccess]
     assert rows == batch.rows.tolist()
