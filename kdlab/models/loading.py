@@ -62,6 +62,14 @@ def load_with_new_classifier(
 redirect_tqdm(huggingface_hub.utils.tqdm, "downloading")  # downloads report progress as everything else does
 
 
+def silence_transformers() -> None:
+    """Silence transformers' messages below errors and its own bars; downloads still report their progress."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # also turns off the Hub's bars, which show the downloads
+    if huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS is None:  # a user's variable has priority
+        huggingface_hub.utils.enable_progress_bars()
+
+
 def _load(kind: Any, what: str, source: str | Path, revision: str | None, **more: Any) -> transformers.PreTrainedModel:
     safe_loading.check(source)
     try:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 
 from kdlab.config.schema import Config
@@ -29,6 +28,7 @@ from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.head import head_of_result
+from kdlab.models.loading import silence_transformers
 from kdlab.modules import evaluation
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.runs.finished import config_of, finished_result
@@ -51,7 +51,7 @@ def submit(run: Path, out: Path, notify: Callable[[str], None] = print) -> None:
     The same student and rows give the same bytes. Says which files are in it and which are not. UserError for a run of
     another stage or task, rows without a test split, and an `out` that exists.
     """
-    transformers.logging.disable_progress_bar()
+    silence_transformers()
     if out.exists():
         raise UserError(f"{out} exists, and is kept: choose another name")
     if (run / RESULTS).is_file():

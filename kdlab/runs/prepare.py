@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
+from kdlab.models.loading import silence_transformers
 from kdlab.modules.student import StudentModule
 from kdlab.runs import folders
 from kdlab.runs.process import notify
@@ -134,7 +134,6 @@ def quiet_libraries() -> None:
     """Silence messages of Lightning and transformers that a user of kdlab cannot act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    silence_transformers()
     for text in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=text)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from kdlab.errors import UserError
@@ -16,6 +15,7 @@ from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.models.encoder import Encoder
 from kdlab.models.head import head_of_result
+from kdlab.models.loading import silence_transformers
 from kdlab.models.student import freeze
 from kdlab.modules.row_pool import RowPool, named_strategies, row_pool, text_pool
 from kdlab.reporting.analyses.gradients import Loss, units
@@ -42,8 +42,7 @@ class OpenRun:
             raise UserError(
                 f"{run} is a run on plain text; this analysis reads labelled rows (a run of the fine-tuning stage)"
             )
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        silence_transformers()
         self.run, self.notify, self.checkpoint = run, notify, checkpoint
         self.steps = int(result["steps"])
         self.stage = stage_of(self.config, notify)

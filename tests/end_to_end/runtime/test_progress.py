@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from datasets.utils import tqdm as datasets_bars
 
 from kdlab.artifacts import main
@@ -21,6 +22,7 @@ from kdlab.models.loading import load_masked_lm
 from kdlab.modules import evaluation as scoring
 from kdlab.modules.row_pool import row_pool
 from kdlab.reporting.report import build_report
+from kdlab.runs.prepare import quiet_libraries
 from kdlab.runtime import progress
 from kdlab.runtime.progress import ProgressBar, redirect_tqdm, track
 from kdlab.storage.artifacts import ArtifactStore
@@ -135,6 +137,13 @@ def test_downloads_of_libraries_tell_in_lines(bars, clock, monkeypatch, capsys):
         clock.now += 100
         bar.update(1)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_quiet_transformers_still_reports_downloads(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    quiet_libraries()
+    assert not transformers.logging.is_progress_bar_enabled()
+    assert not huggingface_hub.utils.are_progress_bars_disabled()
 
 
 def rows(count: int) -> TaskData:
