@@ -205,7 +205,7 @@ class AssistantConfig(RecipeConfig):
     """An assistant: between teacher and student in depth, distilled from the teacher first (DeKD section 3.3)."""
 
     layers: Any = None
-    "Teacher layers that initialise it: a number or a list from 0; null: halfway to the student (DeKD: 9 of 12)"
+    "Teacher layers that initialise it: a number or a list from 0; null: 9 from 12 to 6, 6 from 12 to 3, else halfway"
     pick: str = "even"
     "Layers that a number takes: even (evenly spaced) or first"
     path: str | None = None

@@ -1,7 +1,7 @@
 """Numbers that the papers print (`published.csv`), and the rules by which one stands beside a run.
 
 Papers in the file: `adads` (Zhou et al., AdaDS: adaptive data selection for knowledge distillation), `dynamic_kd` (Li et
-al. 2021, Dynamic Knowledge Distillation for Pre-trained Language Models), `ksm` (Wang et al., Improved Knowledge
+al. 2021, Dynamic Knowledge Distillation for Pre-trained Language Models), `ksm` (Wang et al. 2023, Improved Knowledge
 Distillation for Pre-trained Language Models via Knowledge Selection), `dekd` (Xu et al., Data-Efficient Knowledge
 Distillation with Teacher Assistant-Based Dynamic Objective Alignment). `table` is the number of the table in the paper.
 
@@ -28,7 +28,7 @@ Rule = tuple[str, Mapping[str, str]]
 PAPERS = {
     "adads": "Zhou et al., AdaDS: adaptive data selection for knowledge distillation",
     "dynamickd": "Li et al. 2021, Dynamic Knowledge Distillation for Pre-trained Language Models",
-    "ksm": "Wang et al., Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection",
+    "ksm": "Wang et al. 2023, Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection",
     "dekd": "Xu et al., Data-Efficient Knowledge Distillation with Teacher Assistant-Based Dynamic Objective Alignment",
 }
 _COLUMN = {"dynamickd": "dynamic_kd"}  # names in published.csv, where they differ

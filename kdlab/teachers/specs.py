@@ -19,6 +19,10 @@ from kdlab.storage.artifacts import key_of
 from kdlab.storage.files import sha256_of
 
 
+# Published depths of an assistant by the depths of (teacher, student): given in DeKD section 4.3, not computed
+ASSISTANT_LAYERS = {(12, 6): 9, (12, 3): 6}
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """The location of a model's files: a local folder or a Hub name, with its Hub revision, and the model's config."""
@@ -112,17 +116,19 @@ def other(name: str, settings: OtherTeacherConfig, main: ModelSource) -> Teacher
     return TeacherSpec(name, f"teacher {name}", source, layers)
 
 
-def assistant(settings: AssistantConfig, main: ModelSource, student_depth: int) -> TeacherSpec:
-    """The assistant that adopt.assistant describes; UserError unless its depth is between those of student and teacher.
+def assistant_layers(teacher: int, student: int) -> int:
+    """The default depth of an assistant: the published one, else halfway between the depths, rounded down (ours)."""
+    return ASSISTANT_LAYERS.get((teacher, student), max(1, (teacher + student) // 2))
 
-    The default depth is halfway between them (DeKD Fig. 3: between 6 and 12 layers, 9 are best).
-    """
+
+def assistant(settings: AssistantConfig, main: ModelSource, student_depth: int) -> TeacherSpec:
+    """The assistant that adopt.assistant describes; UserError unless its depth is between those of student and teacher."""
     depth = main.config.num_hidden_layers
     if settings.path is not None:
         source = ModelSource(settings.path, None, loading.load_config(settings.path))
         spec = TeacherSpec(ASSISTANT, ASSISTANT, source, None, None, settings)
     else:
-        number = settings.layers if settings.layers is not None else max(1, (depth + student_depth) // 2)
+        number = settings.layers if settings.layers is not None else assistant_layers(depth, student_depth)
         layers = tuple(pick_layers(number, depth, settings.pick, "adopt.assistant.layers"))
         spec = TeacherSpec(ASSISTANT, ASSISTANT, main, layers, None, settings)
     if not student_depth < spec.depth < depth:

@@ -23,6 +23,7 @@ import inspect
 import re
 
 import pytest
+import transformers
 
 from kdlab.config.composition import CONF, composition
 from kdlab.config.schema import Config, checked
@@ -32,6 +33,9 @@ from kdlab.methods.ksm.module import KSM
 from kdlab.models.student import pick_layers
 from kdlab.stages.registry import stage_of
 from kdlab.stages.validation import check
+from kdlab.sweeps import expansion
+from kdlab.teachers import specs
+from kdlab.teachers.specs import ModelSource
 
 TASK = "data.task=sst2"
 
@@ -233,9 +237,26 @@ def test_dekd_has_its_published_settings():
     given = config.adopt.assistant
     assert given is not None and (given.layers, given.temperature) == (None, 5.0)
     assert (given.lr, given.max_epochs, given.batch_size) == (2e-5, 3, 32)
-    assert (12 + 6) // 2 == 9  # where nothing is said an assistant is halfway: the paper's 9 layers
     without = paper("knowledge=dekd_no_alignment", exp="dekd")
     assert terms(without) == {"label": (0.5, "label_loss"), "soft": (0.3, "soft_loss")}
+
+
+@pytest.mark.parametrize(("student", "published"), [(3, 6), (6, 9)])
+def test_every_assistant_of_dekds_methods_has_the_published_depth(student, published):
+    """DeKD section 4.3: the 6-layer assistant is configured for the 3-layer student, the 9-layer one for the 6-layer."""
+    one_setting = ["scale=paper", "data.task=agnews", "seed=1", f"student.layers={student}"]
+    bert = ModelSource("bert-base", None, transformers.BertConfig())  # 12 layers
+    depths = []
+    for job in expansion.jobs(expansion.Expansion(["+sweep=dekd_methods", *one_setting], []), {}):
+        assert len(pick_layers(job.config.student.layers, 12, job.config.student.pick)) == student
+        settings = job.config.adopt.assistant
+        depths.append(None if settings is None else specs.assistant(settings, bert, student).depth)
+    assert depths == [published, *[None] * 8]  # DeKD, then eight methods without an assistant
+
+
+@pytest.mark.parametrize(("teacher", "student", "halfway"), [(6, 3, 4), (6, 2, 4), (4, 2, 3), (24, 6, 15)])
+def test_other_assistants_are_halfway_rounded_down(teacher, student, halfway):
+    assert specs.assistant_layers(teacher, student) == halfway
 
 
 def test_dekd_without_data_selection_learns_from_every_row():
@@ -257,8 +278,20 @@ def test_ksm_has_its_published_settings():
     assert given["threshold"] in (0.1, 0.2, 0.3) and given["alpha"] in (0.1, 0.2)
     assert config.weigh.phase in (32, 64, 96, 128)
     assert (config.weigh.reward, config.weigh.reward_data) == ("loss", "heldout")
+    teacher = config.teachers.finetune  # K Appendix B.2
+    assert teacher is not None
+    assert (teacher.lr, teacher.max_epochs, teacher.max_steps, teacher.batch_size) == (5e-5, 5, None, 32)
     made = inspect.signature(KSM)
     assert (made.parameters["hidden"].default, made.parameters["features"].default) == (256, 8)
+
+
+@pytest.mark.parametrize("sweep", [file.stem for file in sorted((CONF / "sweep").glob("ksm_*.yaml"))])
+def test_every_sweep_of_ksm_fine_tunes_ksms_teacher(sweep):
+    """K Appendix B.2: lr 5e-5, 5 epochs; also where the sweep's other settings are cut down to one job each."""
+    one_setting = ["scale=paper", "data.task=rte", "seed=1", "student.layers=3", "weigh.episodes=1"]
+    for job in expansion.jobs(expansion.Expansion([f"+sweep={sweep}", *one_setting], []), {}):
+        teacher = job.config.teachers.finetune
+        assert teacher is not None and (teacher.lr, teacher.max_epochs) == (5e-5, 5)
 
 
 def test_dynamic_kds_teachers_are_bert_base_and_large():
