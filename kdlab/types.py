@@ -154,7 +154,8 @@ class Outputs:
     `logits` (U, C); `labels` (U,); `hidden` last hidden states (k, L, H); `mask` (k, L) 1 at real tokens; `states`
     hidden states (k, L, H) of the embeddings and then of each layer; `scores` attention scores (k, A, L, L) of each
     layer's A heads, scaled, before mask and softmax; `values` the layers' attention values (k, A, L, d); `uncertainty`
-    (k,) of the rows, entropy / log C in [0, 1], detached, once it was computed.
+    (k,) of the rows, entropy / log C in [0, 1], detached, once it was computed; `classes` the classes of the data that
+    the C logits are of (None: all, in order).
     """
 
     logits: Tensor | None = None
@@ -165,6 +166,7 @@ class Outputs:
     scores: tuple[Tensor, ...] | None = None
     values: tuple[Tensor, ...] | None = None
     uncertainty: Tensor | None = None
+    classes: Sequence[int] | None = None
 
     def take(self, index: Tensor, length: int) -> Outputs:
         """The rows at `index` (k,), cut to their first `length` tokens; logits and labels are of units and stay out."""

@@ -28,6 +28,14 @@ _PACKAGE = Path(kdlab.__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
+def _by_task(task: str | None, otherwise: Any, tasks: DictConfig) -> Any:
+    """`${by_task:${data.task},OTHERWISE,{TASK:VALUE,...}}` in a YAML file: a value that depends on the official task."""
+    return tasks.get(task, otherwise) if task else otherwise
+
+
+OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
+
+
 def composition(overrides: Sequence[str], hydra_keys: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:
     """Compose the configuration of `overrides`; return it, and the values of `hydra_keys` below `hydra` (resolved)."""
     return split_hydra(compose_with_hydra(overrides), hydra_keys)

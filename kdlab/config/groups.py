@@ -228,6 +228,8 @@ class TermConfig:
     "Share of the training at which the term begins to count, in [0, 1)"
     until: float = 1.0
     "Share of the training at which the term ceases to count, above since, at most 1"
+    teacher: str = "adopted"
+    "Teacher that the term reads: adopted (those that adoption gives a row) or largest (for every row; DeKD's layers)"
     term: Any = None
     "Function or class of the term (_target_ in kdlab.methods.knowledge) and its arguments, such as temperature"
 
@@ -246,6 +248,8 @@ class KnowledgeConfig:
     "Rows whose labels are learned: selected, or all rows of the batch (Dynamic KD's public code)"
     phases: list[float] = field(default_factory=list)
     "Shares of the training at which the learning rate schedule restarts, each in (0, 1) (TinyBERT: 20 of 23 epochs)"
+    phase_lrs: list[float] = field(default_factory=list)
+    "Peak learning rates, above 0, one for each phase (one more than phases); empty: optim.lr (TinyBERT: 5e-5, 2e-5)"
     terms: dict[str, TermConfig] = field(default_factory=dict)
     "Terms of the loss by name; knowledge.terms.NAME.weight=0 leaves one out"
 
@@ -260,6 +264,7 @@ class KnowledgeConfig:
             if not math.isfinite(term.weight) or term.weight < 0:
                 raise UserError(f"knowledge.terms.{name}.weight={term.weight}: a number of 0 or more")
             one_of(f"knowledge.terms.{name}.at", term.at, ("masked", "labelled", "all", "tokens"))
+            one_of(f"knowledge.terms.{name}.teacher", term.teacher, ("adopted", "largest"))
             if not 0 <= term.since < term.until <= 1:
                 raise UserError(
                     f"knowledge.terms.{name}: it counts from since={term.since} until={term.until}, shares of the "
@@ -268,6 +273,13 @@ class KnowledgeConfig:
         for phase in self.phases:
             if not 0 < phase < 1:
                 raise UserError(f"knowledge.phases={self.phases}: shares of the training above 0 and below 1")
+        if self.phase_lrs and len(self.phase_lrs) != len(self.phases) + 1:
+            raise UserError(
+                f"knowledge.phase_lrs={self.phase_lrs}: knowledge.phases={self.phases} make {len(self.phases) + 1} phases, "
+                "so as many learning rates, or none"
+            )
+        for lr in self.phase_lrs:
+            positive("knowledge.phase_lrs", lr)
         covered = 0.0
         for term in sorted((t for t in self.terms.values() if t.weight > 0), key=lambda t: t.since):
             if term.since > covered:

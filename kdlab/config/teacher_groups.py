@@ -240,10 +240,13 @@ class AdoptConfig:
     "Policy that picks an arm (_target_ in kdlab.methods.selection.policies) without rewards: Fixed, Schedule, RandMix"
     assistant: AssistantConfig | None = None
     "Assistant that is distilled from the main teacher first; null: none"
+    mc_dropout: int = 0
+    "Forwards with dropout behind a teacher's uncertainty, each a query (MUKI: 16); 0: the entropy of its one answer"
 
     def check(self) -> None:
-        """UserError for arms that name no code."""
+        """UserError for arms that name no code, and for a value out of range."""
         only_targets("adopt.arms", self.arms)
+        at_least("adopt.mc_dropout", self.mc_dropout, 0)
 
 
 @dataclass

@@ -4,18 +4,23 @@ A rule is a function `(student, teachers, count) -> (k, T)`: `student` (k,) the 
 entropy / log C in [0, 1]; `teachers` (k, T) the teachers' uncertainties, each over its own classes, or None; `count` T.
 Teachers are ordered from small to large. Weights are 0 or more; a teacher is queried only for rows whose weight for it
 is above 0.
+A row's weights count in both ways of mixing alike: c times the weights are c times the row's loss. Where the teachers'
+losses are added, each is multiplied by its weight; where their answers are mixed (`mixes="answers"`), the answer is the
+weighted mean of their softened probabilities, and the sum of the weights multiplies its loss.
 `@needs` (`kdlab.methods.marks`) declares the inputs "student" and "teachers" (then every teacher answers first), what
-the rule mixes, and how many teachers it needs. Sources: Dynamic KD (Li et al. 2021) section 3.1; DeKD section 3.3;
-METHODS sections 5 and 7.
+the rule mixes, and how many teachers it needs. Sources: Dynamic KD (Li et al. 2021) section 3.1; DeKD section 3.3; MUKI
+(Li et al. 2022).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from kdlab.errors import UserError
 from kdlab.methods.marks import needs
 
 Rule = Callable[[Tensor, Tensor | None, int], Tensor]
@@ -23,8 +28,8 @@ Rule = Callable[[Tensor, Tensor | None, int], Tensor]
 
 @needs(mixes="answers", min_teachers=1)
 def ensemble(student: Tensor, teachers: Tensor | None, count: int) -> Tensor:
-    """1 / T for each teacher: the mean of the teachers' probabilities is the answer (a baseline of Dynamic KD Table
-    1)."""
+    """1 / T for each teacher: the mean of the teachers' softened probabilities is the answer (a baseline of Dynamic KD
+    Table 1)."""
     return student.new_full((len(student), count), 1 / count)
 
 
@@ -50,13 +55,15 @@ def hard(student: Tensor, teachers: Tensor | None, count: int) -> Tensor:
     teacher.
 
     Two teachers: the uncertain half queries the small one, the certain half the large one (Dynamic KD section 3.1.2;
-    DeKD section 3.3, where the small one is the assistant). Where T does not divide the number of rows, the smaller
-    teachers get one row more. Rows of equal uncertainty keep their order.
+    DeKD section 3.3, where the small one is the assistant). Where T does not divide the number of rows, the larger
+    teachers get one row more, as in Dynamic KD's public code (both papers: "evenly"). Rows of equal uncertainty keep
+    their order. Each weight is 1, so the loss is one mean over all rows; that code adds the mean of each half, and DeKD
+    (Eq. 7) adds two divergences without naming a reduction: of two equal halves their sum is twice ours.
     """
-    order = student.argsort(descending=True, stable=True)
+    order = student.argsort(descending=True, stable=True).flip(0)  # certain rows first: tensor_split serves them first
     weights = student.new_zeros(len(student), count)
-    for teacher, part in enumerate(order.tensor_split(count)):
-        weights[part, teacher] = 1
+    for place, part in enumerate(order.tensor_split(count)):
+        weights[part, count - 1 - place] = 1
     return weights
 
 
@@ -72,21 +79,41 @@ def soft(student: Tensor, teachers: Tensor | None, count: int) -> Tensor:
 
 
 @needs("teachers", mixes="answers")
-def least_uncertain(student: Tensor, teachers: Tensor | None, count: int) -> Tensor:
-    """1 for the most certain teacher of each row, 0 for all others: MUKI, hard (Li et al. 2022, as in METHODS section
-    7)."""
+def least_uncertain(student: Tensor, teachers: Tensor | None, count: int, margin: bool = False) -> Tensor:
+    """1 for the most certain teacher of each row, 0 for all others: MUKI, hard (Li et al. 2022).
+
+    `margin`: times the row's `_margin`, MUKI's re-weighting of instances.
+    """
     assert teachers is not None
-    return torch.nn.functional.one_hot(teachers.argmin(1), count).to(teachers.dtype)
+    weights = torch.nn.functional.one_hot(teachers.argmin(1), count).to(teachers.dtype)
+    return weights * _margin(teachers) if margin else weights
 
 
 @needs("teachers", mixes="answers")
-def by_certainty(student: Tensor, teachers: Tensor | None, count: int) -> Tensor:
-    """Weights in proportion to 1 - the teacher's uncertainty, equal where all are uncertain: MUKI, soft.
+def by_certainty(
+    student: Tensor, teachers: Tensor | None, count: int, scale: float | None = None, margin: bool = False
+) -> Tensor:
+    """softmax(score / scale) over the teachers, a teacher's score 1 - its uncertainty: MUKI, soft (Li et al. 2022).
 
-    Li et al. 2022 weigh by model uncertainty over Monte Carlo dropout; here it is the entropy of one answer, which
-    costs one forward (METHODS section 7 leaves it open).
+    `scale` is 0.2 in MUKI's public code; None: weights in proportion to the scores, equal where all are 0 (a rule of
+    ours, and of runs before `scale` existed). `margin`: times the row's `_margin`. UserError for a scale of 0 or less.
     """
     assert teachers is not None
-    certainty = (1 - teachers).clamp_min(0)
-    total = certainty.sum(1, keepdim=True)
-    return torch.where(total > 1e-6, certainty / total.clamp_min(1e-6), 1 / count)
+    if scale is None:
+        certainty = (1 - teachers).clamp_min(0)
+        total = certainty.sum(1, keepdim=True)
+        weights = torch.where(total > 1e-6, certainty / total.clamp_min(1e-6), 1 / count)
+    elif math.isfinite(scale) and scale > 0:
+        weights = ((1 - teachers) / scale).softmax(1)
+    else:
+        raise UserError(f"scale={scale}: teachers' scores are divided by it, so a number above 0 (MUKI: 0.2)")
+    return weights * _margin(teachers) if margin else weights
+
+
+def _margin(teachers: Tensor) -> Tensor:
+    """The weight (k, 1) of each row's loss: the best teacher's score minus the second best's, plus 1e-6.
+
+    MUKI: teachers that are equally certain of a row contradict each other there. 1e-6 is that of its public code.
+    """
+    best = (1 - teachers).topk(2, dim=1).values
+    return best[:, :1] - best[:, 1:] + 1e-6

@@ -30,15 +30,14 @@ class Marks:
     rowwise: bool = False
     """Strategies: a row's score depends on that row alone, so a batch may be scored in chunks."""
     mixes: Literal["losses", "answers"] = "losses"
-    """Adoption rules: each teacher's loss, times its weight, is added; or the teachers' probabilities, times their
-    weights, are one answer for terms on logits."""
+    """Adoption rules: each teacher's loss, times its weight, is added; or the weighted mean of the teachers' softened
+    probabilities is one answer for terms on logits, whose loss counts times the sum of the weights."""
     min_teachers: int = 2
     """Adoption rules: the smallest number of teachers it can choose among."""
     teacher: bool = True
     """Terms: whether the term reads the teacher's answer."""
     joint: bool = False
-    """Terms: whether it reads the answers of all teachers at once, with learnt parameters
-    (`kdlab.methods.knowledge.joint`)."""
+    """Terms: whether it reads the answers of all teachers at once (`kdlab.methods.knowledge.joint`)."""
     layer_mask: Callable[..., Tensor] | None = None
     """Terms that choose among the teacher's N layers: (student, teacher) -> (k, N) bool, True where a row learns from
     one."""

@@ -30,7 +30,9 @@ class DistillationLoss:
     where they are specialists for some classes each. `reduce` "tokens": a term is the mean over the units of all rows
     (as in the published scripts); "rows": the mean over rows of row means. Both are over the rows of all ranks.
     Where student and teacher differ in width, learnt projections `bridges` map the student's states (TinyBERT Eq. 8, 9).
-    At most `chunk` units have logits over a vocabulary at a time. UserError for terms on teachers without teachers.
+    At most `chunk` units have logits over a vocabulary at a time. `mc_dropout`: forwards with dropout behind each
+    teacher's uncertainty, for adoption rules that read it (0: that of its one answer). UserError for terms on teachers
+    without teachers.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class DistillationLoss:
         reduce: str = "tokens",
         seed: int = 0,
         chunk: int = 256,
+        mc_dropout: int = 0,
     ) -> None:
         self.student, self.terms, self.seed = student, dict(terms), seed
         self.teachers = tuple(teachers)
@@ -50,7 +53,7 @@ class DistillationLoss:
         joint = any(is_joint(w.term) for w in self.terms.values())
         query_all = joint or any(teacher.classes is not None for teacher in teachers)
         self.flops = FlopCounter(student, self.teachers, query_all)
-        self.queries = TeacherQueries(student, self.teachers, query_all, joint, chunk)
+        self.queries = TeacherQueries(student, self.teachers, query_all, joint, chunk, mc_dropout, seed)
         self.bridges = nn.ModuleDict()
         if self.needs_teacher:
             self.bridges = build_projections(student, self.terms, self.teachers, seed)
@@ -106,8 +109,9 @@ class DistillationLoss:
             teacher_weights = torch.zeros(len(query), 0, device=query.rows.device)
             if taught:
                 count, cached = ledger is not None, not local
+                largest = any(w.reads_largest for w in taught.values())
                 answers, teacher_weights = self.queries.query(
-                    plan.adopt, query, queried_outputs, needed, count, local, cached
+                    plan.adopt, query, queried_outputs, needed, count, local, cached, largest, step
                 )
         with timed(ledger, "student_forward"):
             rng = generator(self.seed, "weigh", step)
@@ -131,7 +135,9 @@ class DistillationLoss:
             asked_first = plan.adopt is not None and "teachers" in marks_of(plan.adopt).needs
             own = queried_outputs.uncertainty is not None
             at = self.queries.uncertainty_units
-            self.flops.record_uncertainty(ledger, query, at, own, answers if asked_first else ())
+            self.flops.record_uncertainty(
+                ledger, query, at, own, answers if asked_first else (), self.queries.mc_dropout
+            )
         return total, losses
 
     @staticmethod
@@ -162,13 +168,15 @@ def build_projections(
     hidden = flops.shape_of(student.model.config).hidden
     widths = [flops.shape_of(teacher.encoder.model.config).hidden for teacher in teachers]
     for name, w in terms.items():
-        if is_joint(w.term):
-            w.term.build(hidden, widths, seed)  # pyright: ignore[reportFunctionMemberAccess]
-            built[f"term {name}"] = w.term  # pyright: ignore[reportArgumentType]
-    if not any(not on_logits(term) and not is_joint(term) for term in taught):
+        if is_joint(w.term) and isinstance(w.term, nn.Module):
+            w.term.build(hidden, widths, seed)  # pyright: ignore[reportCallIssue]
+            built[f"term {name}"] = w.term
+    bridged = [w for w in terms.values() if not (on_logits(w.term) or is_joint(w.term))]
+    if not bridged:
         return built
+    first = len(widths) - 1 if all(w.reads_largest for w in bridged) else 0  # states of no other teacher are read
     for i, width in enumerate(widths):
-        if width != hidden:
+        if width != hidden and i >= first:
             reseed(seed, "projections", *((i,) if i else ()))
             bridge = nn.ModuleDict({"states": nn.Linear(hidden, width)})
             if "states" in fields:

@@ -40,11 +40,17 @@ class FlopCounter:
         ledger.flops("teacher_forward", self.teacher_forwards(terms.values(), answers, needed))
 
     def record_uncertainty(
-        self, ledger: Ledger, queried: Batch, at: str, student: bool, answers: Sequence[TeacherAnswer]
+        self, ledger: Ledger, queried: Batch, at: str, student: bool, answers: Sequence[TeacherAnswer], samples: int = 0
     ) -> None:
-        """Enter the heads that ran for uncertainties at units `at`: the `student`'s, and those behind `answers`."""
+        """Enter the heads that ran for uncertainties at units `at`: the `student`'s, and those behind `answers`, or the
+        `samples` whole forwards with dropout of each of their teachers."""
         if student:
             ledger.flops("student_forward", _head(self.student, self.shape, queried, [at]))
+        if samples:
+            for a in answers:
+                forward = _forward(a.teacher.encoder, self.teacher_shapes[a.number], queried, [at], frozenset())
+                ledger.flops("teacher_forward", samples * forward)
+            return
         for a in (a for a in answers if a.cached_logits is None):
             ledger.flops("teacher_forward", _head(a.teacher.encoder, self.teacher_shapes[a.number], queried, [at]))
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlab.methods.knowledge.base import Term, fields_beyond_logits, is_joint, on_logits, queries_teacher
+from kdlab.methods.knowledge.base import (
+    Term,
+    fields_beyond_logits,
+    is_joint,
+    on_logits,
+    queries_teacher,
+    temperature_of,
+)
+from kdlab.methods.knowledge.mixture import PartialLogits, mixture
 from kdlab.models.encoder import Encoder
 from kdlab.modules.chunked_loss import chunked_loss
 from kdlab.runtime import distributed
 from kdlab.teachers.cache.codec import UnitLogits
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch, Outputs
-
-UNKNOWN = -1e4  # logit of a class that no answering teacher knows: finite, so that 0 * log 0 is 0
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class WeightedTerm:
 
     `at` "labelled": units with a label (masked positions; rows of known class); "all": every unit (each real token;
     each row); "tokens": each row counts as many units as it has real tokens. The term counts from `since` to before
-    `until`, shares of the optimizer steps in [0, 1].
+    `until`, shares of the optimizer steps in [0, 1]. `teacher` "adopted": it reads the teachers that adoption gives a
+    row; "largest": the largest teacher, for every row.
     """
 
     term: Term
@@ -34,6 +40,12 @@ class WeightedTerm:
     at: str = "labelled"
     since: float = 0.0
     until: float = 1.0
+    teacher: str = "adopted"
+
+    @property
+    def reads_largest(self) -> bool:
+        """True where the term reads the largest teacher for every row, whatever the adoption rule."""
+        return self.teacher == "largest"
 
 
 def needed_outputs(terms: Iterable[WeightedTerm], per_row: bool) -> frozenset[str]:
@@ -99,8 +111,8 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum, a scalar with gradient, and each term's own mean, detached, with factors but without fixed weight.
 
-        `outputs`: the student's; `factors`: a factor for each row (k,) of a term; `mixed`: the teachers' probabilities,
-        weighted, are one answer for terms on logits. The mean over ranks of the result is the mean over the global
+        `outputs`: the student's; `answers`: of several teachers, the largest last; `factors`: a factor for each row (k,)
+        of a term; `mixed`: the teachers' answers are one `mixture` for terms on logits. The mean over ranks of the result is the mean over the global
         batch; `local`: it is the mean over this rank's rows, and no collective runs.
         """
         assert outputs.hidden is not None
@@ -116,7 +128,7 @@ class Objective:
         others = {name: w for name, w in terms.items() if not on_logits(w.term)}
         projected = [self.projected(outputs, answer) for answer in answers] if others else []
         for name, w in others.items():
-            each = self._row_values(w.term, batch, outputs, answers, projected)
+            each = self._row_values(w, batch, outputs, answers, projected)
             if factors and name in factors:
                 each = each * factors[name]
             value = (each * share[w.at] * per_row[w.at]).sum()
@@ -148,15 +160,18 @@ class Objective:
 
     def _row_values(
         self,
-        term: Term,
+        weighted: WeightedTerm,
         batch: Batch,
         outputs: Outputs,
         answers: Sequence[TeacherAnswer],
         projected: Sequence[Outputs],
     ) -> Tensor:
         """A term's value (k,) of each row, summed over teachers by their weights; `projected`: as of `projected`."""
+        term = weighted.term
         if is_joint(term):
             return term(outputs, [answer.outputs for answer in answers])
+        if weighted.reads_largest:
+            return term(projected[-1], answers[-1].outputs)
         total = batch.real.new_zeros(len(batch), dtype=torch.float32)
         for answer, student in zip(answers, projected, strict=True):
             each = term(student, answer.outputs)
@@ -187,15 +202,16 @@ class _TeacherLogits:
     which: Tensor | None
     weight: Tensor | None
 
-    def of(self, chunk: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Its logits of the units in `chunk`, their positions in the chunk (None: all of it), their weights."""
+    def of(self, chunk: slice) -> PartialLogits:
+        """Its logits of the units in `chunk`; their positions are those in the chunk."""
         if self.which is None:
             weight = None if self.weight is None else self.weight[chunk]
-            return self.logits(chunk), None, weight
+            return PartialLogits(self.logits(chunk), self.teacher.classes, None, weight)
         bounds = torch.tensor([chunk.start, chunk.stop], device=self.which.device)
         low, high = torch.searchsorted(self.which, bounds).tolist()
         weight = None if self.weight is None else self.weight[low:high]
-        return self.logits(slice(low, high)), self.which[low:high] - chunk.start, weight
+        logits = self.logits(slice(low, high))
+        return PartialLogits(logits, self.teacher.classes, self.which[low:high] - chunk.start, weight)
 
 
 class _LogitTerms:
@@ -218,6 +234,7 @@ class _LogitTerms:
         self.labels = batch.labels[row] if self.student.per_row else batch.labels[row, token]
         self.share = share[row]
         self.factors = {name: factors[name][row] for name in terms if name in factors}
+        self.temperatures = {name: temperature_of(w.term) or 1.0 for name, w in terms.items()}
         taught = any(queries_teacher(w.term) for w in terms.values())
         self.teacher_logits = [self._teacher_logits(answer, len(batch)) for answer in answers] if taught else []
 
@@ -236,10 +253,10 @@ class _LogitTerms:
 
         def loss_of(logits: Tensor, chunk: slice) -> Tensor:
             student = Outputs(logits=logits, labels=self.labels[chunk])
-            pairs = list(self._pairs(logits, chunk))
+            parts = [one.of(chunk) for one in self.teacher_logits]
             loss = logits.new_zeros((), dtype=torch.float32)
             for name, w in self.terms.items():
-                each = self._unit_values(w.term, student, pairs)
+                each = self._unit_values(name, w, student, parts)
                 if name in self.factors:
                     each = each * self.factors[name][chunk]
                 value = (each * self.share[chunk]).sum()
@@ -250,47 +267,26 @@ class _LogitTerms:
         vectors = self.student.vectors(outputs, self.row, self.token)
         return chunked_loss(self.student.project, loss_of, vectors, self.student.head_parameters(), *self.sizes)
 
-    def _pairs(self, logits: Tensor, chunk: slice) -> Iterator[tuple[Outputs, Outputs, Tensor | None, Tensor | None]]:
-        """For each teacher: student and teacher over the classes it knows, its units in the chunk, its weights."""
-        answers = [(one.teacher.classes, *one.of(chunk)) for one in self.teacher_logits]
-        if self.mixed and answers:
-            yield Outputs(logits=logits), Outputs(logits=mixture(answers, *logits.shape)), None, None
-            return
-        for classes, teacher, which, weight in answers:
-            student = logits if which is None else logits[which]
-            student = student if classes is None else student[:, classes]
-            yield Outputs(logits=student), Outputs(logits=teacher), which, weight
-
-    @staticmethod
     def _unit_values(
-        term: Term, student: Outputs, pairs: Sequence[tuple[Outputs, Outputs, Tensor | None, Tensor | None]]
+        self, name: str, weighted: WeightedTerm, student: Outputs, parts: Sequence[PartialLogits]
     ) -> Tensor:
         """A term's value (n,) of each unit, summed over teachers by their weights."""
+        term, logits = weighted.term, student.logits
         if not queries_teacher(term):
             return term(student, None)
-        assert student.logits is not None
-        total = student.logits.new_zeros(len(student.logits), dtype=torch.float32)
-        for own, teacher, which, weight in pairs:
-            each = term(own, teacher)
+        assert logits is not None
+        if is_joint(term):
+            return term(student, [Outputs(logits=part.logits, classes=part.classes) for part in parts])
+        if weighted.reads_largest:
+            parts = [PartialLogits(parts[-1].logits, parts[-1].classes)]
+        elif self.mixed:
+            mean, weight = mixture(parts, *logits.shape, self.temperatures[name])
+            parts = [PartialLogits(mean, weight=weight)]
+        total = logits.new_zeros(len(logits), dtype=torch.float32)
+        for theirs, classes, which, weight in parts:
+            own = logits if which is None else logits[which]
+            own = own if classes is None else own[:, classes]
+            each = term(Outputs(logits=own), Outputs(logits=theirs))
             each = each if weight is None else each * weight
             total = total + (each if which is None else torch.zeros_like(total).index_add(0, which, each))
         return total
-
-
-def mixture(
-    answers: Sequence[tuple[Sequence[int] | None, Tensor, Tensor | None, Tensor | None]], units: int, classes: int
-) -> Tensor:
-    """Logits (units, classes) of a mixture: the log of the weighted sum of the teachers' probabilities.
-
-    An answer: the classes it is about (None: all), its logits, the units it is about (None: all), a weight for each
-    (None: 1). Each teacher's probabilities are over the classes it knows. In regression (one output) the weighted sum
-    itself. A softened answer softens the mixture.
-    """
-    total = answers[0][1].new_zeros(units, classes, dtype=torch.float32)
-    for known, logits, which, weight in answers:
-        each = logits.float() if classes == 1 else F.softmax(logits.float(), -1)
-        each = each if weight is None else each * weight.unsqueeze(1)
-        if known is not None:
-            each = each.new_zeros(len(each), classes).index_copy(1, torch.tensor(known, device=each.device), each)
-        total = total + (each if which is None else torch.zeros_like(total).index_add(0, which, each))
-    return total if classes == 1 else torch.where(total > 0, total.clamp_min(1e-38).log(), UNKNOWN)

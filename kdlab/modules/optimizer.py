@@ -23,7 +23,7 @@ class OptimizerSettings:
     `lr`: the peak learning rate; `betas`, `eps`: AdamW's; `weight_decay`: of matrices, not of vectors (biases, norms);
     `warmup`: share of the steps in [0, 1]; `clip`: largest norm of the gradient; `fused`: AdamW's fused step (False where
     gradients are scaled, in float16: it would unscale them after clipping); `restarts`: shares of the training at which
-    the schedule begins anew (the phases of TinyBERT).
+    the schedule begins anew (the phases of TinyBERT); `phase_lrs`: the peak of each of these schedules (empty: `lr`).
     """
 
     lr: float
@@ -34,19 +34,21 @@ class OptimizerSettings:
     clip: float = 1.0
     fused: bool = True
     restarts: tuple[float, ...] = ()
+    phase_lrs: tuple[float, ...] = ()
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Learning rate at `step` as a share of `lr`, in [0, 1]."""
+        """Learning rate at `step` as a share of `lr`, not below 0."""
         # the first step n with n / total_steps >= share: terms change at the same step
-        begins = (
+        begins = [
             bisect.bisect_left(range(total_steps), share, key=lambda n: n / total_steps) for share in self.restarts
-        )
+        ]
         bounds = sorted({0, *begins, total_steps})
         start = max(bound for bound in bounds[:-1] if bound <= step)
         steps = min(bound for bound in bounds[1:] if bound > start) - start
+        peak = self.phase_lrs[sum(begin <= step for begin in begins)] / self.lr if self.phase_lrs else 1.0
         warmup = max(1, round(self.warmup * steps))
         step -= start
-        return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+        return peak * min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
 
 
 class Optimization:

@@ -35,7 +35,7 @@ class StudentModule(pl.LightningModule):
         module = StudentModule(student, terms, OptimizerSettings(lr=2e-5), total_steps=1000, teachers=[teacher])
         pl.Trainer(max_steps=1000, callbacks=[select]).fit(module, datamodule=data)
 
-    `terms`, `teachers`, `reduce` and `chunk` are those of `DistillationLoss`; terms on labels alone need no teacher.
+    `terms`, `teachers`, `reduce`, `chunk` and `mc_dropout` are those of `DistillationLoss`; terms on labels alone need no teacher.
     `total_steps`: optimizer steps of the whole schedule. `ledger`: counts queries, FLOPs and seconds (None: nothing is
     counted). `seed`: of dropout and projections. `score` evaluates a model (None: masked-LM loss and accuracy).
     `labels_on` "all": labels of rows that are not selected are learnt too (Dynamic KD's public code); else "selected".
@@ -56,6 +56,7 @@ class StudentModule(pl.LightningModule):
         chunk: int = 256,
         score: Scorer | None = None,
         labels_on: str = "selected",
+        mc_dropout: int = 0,
     ) -> None:
         super().__init__()
         self.student = student
@@ -64,7 +65,7 @@ class StudentModule(pl.LightningModule):
         self.labels_on_all = labels_on == "all"
         self.chunk = chunk
         self.score = score or MaskedLMScore(chunk)
-        self.distillation = DistillationLoss(student, terms, teachers, reduce, seed, chunk)
+        self.distillation = DistillationLoss(student, terms, teachers, reduce, seed, chunk, mc_dropout)
         self.bridges = self.distillation.bridges  # the student's projections are trained and saved with it
         self.optimization = Optimization(optim, total_steps, seed)
         self.losses: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached

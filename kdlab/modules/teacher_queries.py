@@ -14,26 +14,33 @@ from kdlab.methods.marks import marks_of
 from kdlab.models.encoder import Encoder
 from kdlab.modules.objective import TeacherAnswer, units_of
 from kdlab.runtime import distributed
+from kdlab.runtime.seeding import stable
 from kdlab.teachers.cache.cache import AnswerCache, CacheLookup
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch, Outputs, WeighingContext
 
 
 @torch.no_grad()
-def row_uncertainty(project: Callable[[Tensor], Tensor], vectors: Tensor, row: Tensor, rows: int, chunk: int) -> Tensor:
+def row_uncertainty(
+    project: Callable[[Tensor], Tensor], vectors: Sequence[Tensor], row: Tensor, rows: int, chunk: int
+) -> Tensor:
     """Uncertainty (rows,) of a model about each row: entropy / log C in [0, 1], the mean over the row's units.
 
-    `project` turns the vectors (U, H) of the units, which belong to the rows `row` (U,), into logits, `chunk` at a time.
+    `project` turns vectors (U, H) of the units, which belong to the rows `row` (U,), into logits, `chunk` at a time.
+    Several `vectors`, of forwards with dropout, are of one answer: the mean of their probabilities (Monte Carlo dropout).
     A row without units has 0. UserError for a model of one output.
     """
     total = torch.zeros(rows, device=row.device)
     for start in range(0, len(row), chunk):
-        logits = project(vectors[start : start + chunk]).float()
-        if logits.shape[-1] < 2:
-            raise UserError(
-                "a model of one output is never uncertain: adopt and weigh without uncertainty in regression"
-            )
-        entropy = torch.special.entr(logits.softmax(-1)).sum(-1) / math.log(logits.shape[-1])
+        mean = torch.zeros((), device=row.device)
+        for each in vectors:
+            logits = project(each[start : start + chunk]).float()
+            if logits.shape[-1] < 2:
+                raise UserError(
+                    "a model of one output is never uncertain: adopt and weigh without uncertainty in regression"
+                )
+            mean = mean + logits.softmax(-1) / len(vectors)
+        entropy = torch.special.entr(mean).sum(-1) / math.log(mean.shape[-1])
         total.index_add_(0, row[start : start + chunk], entropy)
     return (total / torch.bincount(row, minlength=rows).clamp_min(1)).clamp(0, 1)
 
@@ -43,12 +50,23 @@ class TeacherQueries:
 
     Without an adoption rule each row queries the last one; with `query_all` all of them (specialists for some classes
     each; terms that read all teachers at once). `joint`: there are such terms, so each teacher is queried for every row.
-    `chunk`: units with logits at a time.
+    `chunk`: units with logits at a time. `mc_dropout`: forwards with dropout behind a teacher's uncertainty (0: it is
+    that of its answer); `seed` of this dropout.
     """
 
-    def __init__(self, student: Encoder, teachers: Sequence[Teacher], query_all: bool, joint: bool, chunk: int) -> None:
+    def __init__(
+        self,
+        student: Encoder,
+        teachers: Sequence[Teacher],
+        query_all: bool,
+        joint: bool,
+        chunk: int,
+        mc_dropout: int = 0,
+        seed: int = 0,
+    ) -> None:
         self.student, self.teachers, self.chunk = student, teachers, chunk
         self.query_all, self.joint = query_all, joint
+        self.mc_dropout, self.seed = mc_dropout, seed
 
     @property
     def caches(self) -> list[AnswerCache]:
@@ -96,18 +114,22 @@ class TeacherQueries:
         count: bool = True,
         local: bool = False,
         cached: bool = True,
+        largest: bool = False,
+        step: int = 0,
     ) -> tuple[list[TeacherAnswer], Tensor]:
         """Query teachers for the rows that an adoption rule assigns to each; the answers, and weights (k, T) (collective).
 
         `outputs`: the student's of the batch; `needed`: outputs of the teachers that are read; `count`: enter queries
-        into the ledger; `local`: the rule sees this rank's rows only; `cached`: caches may answer.
+        into the ledger; `local`: the rule sees this rank's rows only; `cached`: caches may answer; `largest`: query the
+        largest teacher for every row (its weight is still the rule's); `step`: the micro-step, of Monte Carlo dropout.
         """
         if rule is not None and "teachers" in marks_of(rule).needs:
-            return self._query_first(rule, batch, outputs, needed, count, local, cached)
+            return self._query_first(rule, batch, outputs, needed, count, local, cached, step)
         weights = self.weights(rule, batch, outputs, local)
         answers = []
         for number, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
-            index = ((weight > 0) | self.joint).nonzero().flatten()
+            every = self.joint or (largest and number == len(self.teachers) - 1)
+            index = ((weight > 0) | every).nonzero().flatten()
             if len(index) == 0:
                 teacher.catch_up()
                 continue
@@ -138,12 +160,15 @@ class TeacherQueries:
         count: bool,
         local: bool,
         cached: bool,
+        step: int,
     ) -> tuple[list[TeacherAnswer], Tensor]:
         """`query` for a rule that reads the teachers' uncertainty: each is queried for every row, before it decides."""
         lookups = [teacher.answer(batch, count, needed, cached) for teacher in self.teachers]
-        theirs = torch.stack(
-            [self._teacher_uncertainty(*pair, batch) for pair in zip(self.teachers, lookups, strict=True)], 1
-        )
+        if self.mc_dropout:
+            each = [self._uncertainty_under_dropout(teacher, batch, count, step) for teacher in self.teachers]
+        else:
+            each = [self._teacher_uncertainty(*pair, batch) for pair in zip(self.teachers, lookups, strict=True)]
+        theirs = torch.stack(each, 1)
         own = self.uncertainty(batch, outputs) if "student" in marks_of(rule).needs else torch.zeros_like(theirs[:, 0])
         weights = self._apply(rule, own, theirs, batch, local)
         answers = [
@@ -189,7 +214,7 @@ class TeacherQueries:
             try:
                 with torch.no_grad():
                     vectors = self.student.vectors(outputs, row, token).detach()
-                outputs.uncertainty = row_uncertainty(self.student.project, vectors, row, len(batch), self.chunk)
+                outputs.uncertainty = row_uncertainty(self.student.project, [vectors], row, len(batch), self.chunk)
             finally:
                 self.student.train(training)
         return outputs.uncertainty
@@ -202,9 +227,18 @@ class TeacherQueries:
     def _teacher_uncertainty(self, teacher: Teacher, lookup: CacheLookup, batch: Batch) -> Tensor:
         row, token = units_of(batch, self.uncertainty_units)
         if lookup.logits is not None:
-            return row_uncertainty(lookup.logits.of, lookup.logits.index(row, token), row, len(batch), self.chunk)
+            index = lookup.logits.index(row, token)
+            return row_uncertainty(lookup.logits.of, [index], row, len(batch), self.chunk)
         vectors = teacher.encoder.vectors(lookup.outputs, row, token)
-        return row_uncertainty(teacher.project, vectors, row, len(batch), self.chunk)
+        return row_uncertainty(teacher.project, [vectors], row, len(batch), self.chunk)
+
+    def _uncertainty_under_dropout(self, teacher: Teacher, batch: Batch, count: bool, step: int) -> Tensor:
+        """Uncertainty (k,) of the mean of `mc_dropout` answers with dropout (MUKI); each forward is a query."""
+        row, token = units_of(batch, self.uncertainty_units)
+        with teacher.dropout(stable(self.seed, "mc_dropout", teacher.name, step, distributed.rank())):
+            outputs = [teacher.query(batch, count) for _ in range(self.mc_dropout)]
+            vectors = [teacher.encoder.vectors(each, row, token) for each in outputs]
+            return row_uncertainty(teacher.project, vectors, row, len(batch), self.chunk)
 
     def weighing_context(
         self,

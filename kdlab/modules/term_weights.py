@@ -74,10 +74,16 @@ class TermWeights:
         names = [f"weight_{name}" for name in self.terms] if "weigh" in kinds else []
         names += [f"asked_{teacher.name}" for teacher in self.teachers] if len(self.teachers) > 1 else []
         for name, w in self.terms.items():
-            if marks_of(w.term).layer_mask is not None:
-                for teacher, layers in zip(self.teachers, self.layers, strict=True):
-                    names += _layer_names(name, teacher, layers)
+            for i in self._chosen_from(w):
+                names += _layer_names(name, self.teachers[i], self.layers[i])
         return names
+
+    def _chosen_from(self, weighted: WeightedTerm) -> Sequence[int]:
+        """The numbers of the teachers among whose layers a term chooses."""
+        if marks_of(weighted.term).layer_mask is None:
+            return ()
+        every = range(len(self.teachers))
+        return every[-1:] if weighted.reads_largest else every
 
     def record(
         self,
@@ -88,7 +94,7 @@ class TermWeights:
         answers: Sequence[TeacherAnswer],
     ) -> None:
         """Record this step's decisions (collective): weights of terms; with several teachers the share of rows that
-        query each; the share of rows in which a term layer_mask each teacher layer. `teacher_weights` (k, T)."""
+        query each; the share of a term's rows that learn from each teacher layer. `teacher_weights` (k, T)."""
         sums, names = [], []
         if len(self.teachers) > 1:
             sums = [torch.stack([(queries * batch.real).sum() for queries in (teacher_weights > 0).T.float()])]
@@ -97,12 +103,15 @@ class TermWeights:
         by_teacher = {answer.number: answer for answer in answers}
         for name, w in terms.items():
             layer_mask = marks_of(w.term).layer_mask
-            for i, teacher in enumerate(self.teachers if layer_mask else ()):
+            for i in self._chosen_from(w):
                 chosen = torch.zeros(0, self.layers[i])
                 if i in by_teacher and layer_mask is not None:
                     answer = by_teacher[i]
-                    chosen = layer_mask(self.objective.projected(outputs, answer), answer.outputs)[answer.queried.real]
-                names += _layer_names(name, teacher, self.layers[i])
+                    learns = answer.queried.real
+                    if answer.weight is not None and not w.reads_largest:
+                        learns = learns & (answer.weight > 0)
+                    chosen = layer_mask(self.objective.projected(outputs, answer), answer.outputs)[learns]
+                names += _layer_names(name, self.teachers[i], self.layers[i])
                 sums.append(chosen.float().sum(0).to(teacher_weights.device))
                 rows.append(torch.tensor(len(chosen), device=teacher_weights.device).expand(self.layers[i]))
         self.decisions = dict(self._weights)

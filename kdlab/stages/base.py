@@ -132,14 +132,15 @@ class Stage:
             self.config.seed if seed is None else seed,
             score=self.inputs.score,
             labels_on=self.config.knowledge.labels_on,
+            mc_dropout=self.config.adopt.mc_dropout,
         )
 
     def optim(self) -> OptimizerSettings:
         """Optimizer and learning-rate schedule of the student."""
         config = asdict(self.config.optim)
         fused = self.inputs.precision != "16-mixed"  # fused ones unscale gradients before Lightning clips them
-        restarts = tuple(self.config.knowledge.phases)
-        return OptimizerSettings(**{**config, "betas": tuple(config["betas"]), "fused": fused, "restarts": restarts})
+        phases = {"restarts": tuple(self.config.knowledge.phases), "phase_lrs": tuple(self.config.knowledge.phase_lrs)}
+        return OptimizerSettings(**{**config, "betas": tuple(config["betas"]), "fused": fused, **phases})
 
     def baselines(self, batches: int, world: int) -> dict[str, dict[str, float]]:
         """Scores to compare the student's with, by name; `batches` of each of `world` ranks."""

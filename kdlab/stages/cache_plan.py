@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.base import Term, on_logits, queries_teacher
+from kdlab.methods.knowledge.base import is_joint, on_logits, queries_teacher, temperature_of
 from kdlab.methods.marks import marks_of
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.runtime.ledger import Ledger
@@ -57,10 +56,14 @@ def cache_spec(stage: Stage) -> CacheSpec:
         raise UserError(
             f"{where}: adopt={stage.config.adopt.name} goes by the teachers' uncertainty, which takes cache_vocabulary=full"
         )
-    temperatures = {name: _temperature(w.term) for name, w in stage.inputs.terms().items() if w in logit_terms}
+    temperatures = {name: temperature_of(w.term) for name, w in stage.inputs.terms().items() if w in logit_terms}
     if None in temperatures.values():
         name = next(name for name, temperature in temperatures.items() if temperature is None)
         raise UserError(f"{where}: knowledge.terms.{name} compares all logits: cache_vocabulary=full")
+    if joint := [name for name, w in stage.inputs.terms().items() if w in logit_terms and is_joint(w.term)]:
+        raise UserError(
+            f"{where}: knowledge.terms.{joint[0]} joins the teachers' logits, which takes cache_vocabulary=full"
+        )
     if settings.cache_vocabulary == "topk":
         return CacheSpec(logits, "topk", settings.cache_k, hidden=hidden, others=others)
     if any(one.mixes == "answers" for one in marks):
@@ -79,12 +82,6 @@ def check(stage: Stage) -> None:
     """UserError if a cache cannot store the parts of an answer that the run's terms and rules read."""
     if stage.config.teachers.cache != "off":
         cache_spec(stage)
-
-
-def _temperature(term: Term) -> float | None:
-    """The temperature of a term; None without that parameter."""
-    parameter = inspect.signature(term).parameters.get("temperature")
-    return None if parameter is None else float(parameter.default)
 
 
 def plan(stage: Stage, data: Any, batches: int, world: int) -> CachePlan | None:

@@ -62,9 +62,15 @@ def exit_layer(select: SelectConfig, depth: int) -> int:
 def adoption(
     adopt: AdoptConfig, members: Sequence[TeacherSpec], joint: Sequence[str], regression: bool
 ) -> Selection | None:
-    """Adoption rules and their policy; None where no rule is needed. UserError as `check_adoption`."""
+    """Adoption rules and their policy; None where no rule is needed. UserError as `check_adoption`, and for Monte Carlo
+    dropout that no rule reads."""
     arms = {name: build_target(target, f"adopt.arms.{name}") for name, target in adopt.arms.items()}
     check_adoption(adopt.name, arms, members, joint, regression)
+    if adopt.mc_dropout and not any("teachers" in marks_of(rule).needs for rule in arms.values()):
+        raise UserError(
+            f"adopt.mc_dropout={adopt.mc_dropout}: adopt={adopt.name} does not go by the teachers' uncertainty, which this "
+            "is for; adopt=muki_soft or muki_hard, or adopt.mc_dropout=0"
+        )
     if not arms:
         return None
     policy = build_target(adopt.policy, "adopt.policy", arms=list(arms))
@@ -80,7 +86,7 @@ def terms(knowledge: KnowledgeConfig) -> dict[str, WeightedTerm]:
         if t.weight > 0:
             at = "labelled" if t.at == "masked" else t.at  # the same thing in the words of masked-LM
             weighted[name] = WeightedTerm(
-                build_target(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until
+                build_target(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until, t.teacher
             )
     return weighted
 

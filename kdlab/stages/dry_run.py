@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.base import Term, fields_beyond_logits, is_joint
+from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint
 from kdlab.methods.marks import marks_of
 from kdlab.models import attention_capture
+from kdlab.modules.objective import WeightedTerm
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.types import Outputs
 
@@ -47,30 +48,41 @@ class ModelShape:
 
 
 def check_terms(
-    terms: Iterable[Term], student: ModelShape, members: Sequence[TeacherSpec], outputs: int, label: Tensor, head: Any
+    terms: Mapping[str, WeightedTerm],
+    student: ModelShape,
+    members: Sequence[TeacherSpec],
+    outputs: int,
+    label: Tensor,
+    head: Any,
 ) -> None:
-    """Evaluate every term on example outputs of the student and of each teacher (joint terms: of all teachers at once).
+    """Evaluate every term on example outputs of the student and of the teachers it reads (joint terms: all at once).
 
     `outputs`: logits per prediction; `label` (1,): an example; `head`: the auto class of the models. UserError for
-    terms that cannot compare them.
+    terms that cannot compare them, and for a term of the largest teacher where teachers are specialists.
     """
-    terms = list(terms)
     shapes = [ModelShape.of(member.config) for member in members]
-    if frozenset().union(*(fields_beyond_logits(term) for term in terms)) & {"scores", "values"}:
+    if frozenset().union(*(fields_beyond_logits(w.term) for w in terms.values())) & {"scores", "values"}:
         for model_config in {
             id(config): config for config in (student.config, *(member.source.config for member in members))
         }.values():
             with torch.device("meta"):
                 attention_capture.prepare(head.from_config(copy.deepcopy(model_config)))
     sizes = [outputs if member.classes is None else len(member.classes) for member in members]
-    for term in terms:
-        if is_joint(term):
-            term.build(student.width, [s.width for s in shapes], 0)  # pyright: ignore[reportFunctionMemberAccess]
+    for name, w in terms.items():
+        if is_joint(w.term):
+            if isinstance(w.term, nn.Module):
+                w.term.build(student.width, [s.width for s in shapes], 0)  # pyright: ignore[reportCallIssue]
             teachers = [shape.example_outputs(n, label, shape.width) for shape, n in zip(shapes, sizes, strict=True)]
-            term(student.example_outputs(outputs, label, student.width), teachers)
+            teachers = [replace(one, classes=member.classes) for one, member in zip(teachers, members, strict=True)]
+            w.term(student.example_outputs(outputs, label, student.width), teachers)
             continue
-        for shape, n in zip(shapes, sizes, strict=True):
-            term(student.example_outputs(n, label), shape.example_outputs(n, label))
+        if w.reads_largest and members[-1].classes is not None:
+            raise UserError(
+                f"knowledge.terms.{name}.teacher=largest: the teachers are specialists of some classes each, none of them "
+                f"is the teacher of every row; knowledge.terms.{name}.teacher=adopted"
+            )
+        for shape, n in list(zip(shapes, sizes, strict=True))[-1 if w.reads_largest else 0 :]:
+            w.term(student.example_outputs(n, label), shape.example_outputs(n, label))
 
 
 def check_adoption(

@@ -88,7 +88,7 @@ class FinetuneStage(Stage):
             grouped = config.data.order == "length"
             data = inputs.rows_in(inputs.task_folder, config.seed, rows, batches, None, grouped)
             steps = -(-batches // config.trainer.accumulate)
-            optim = replace(self.optim(), restarts=())  # labels have no phases
+            optim = replace(self.optim(), restarts=(), phase_lrs=())  # labels have no phases
             ledger = Ledger(len(data.train), inputs.fixed_inputs)
             module = StudentModule(
                 self.student(), LABELS, optim, steps, ledger=ledger, seed=config.seed, score=inputs.score

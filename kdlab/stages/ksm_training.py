@@ -182,9 +182,9 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
         "rows": {**stage.inputs.rows_parts, "order": config.data.order},
         "teachers": [{**stage.teacher_pool.weights(m), "classes_known": m.classes} for m in stage.teacher_pool.members],
         "student": stage.student_parts,
-        "knowledge": asdict(config.knowledge),
+        "knowledge": _without_later_keys(asdict(config.knowledge)),
         "select": asdict(config.select),
-        "adopt": {key: value for key, value in asdict(config.adopt).items() if key != "assistant"},
+        "adopt": _without_later_keys({key: value for key, value in asdict(config.adopt).items() if key != "assistant"}),
         "policy": {key: weigh[key] for key in ("episodes", "phase", "reward", "reward_data", "reward_rows")},
         "arm": weigh["arms"][name],
         "optim": asdict(config.optim),
@@ -203,6 +203,13 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
         "the knowledge selection module, trained over episodes",
         f"KSM, {config.weigh.episodes} episodes",
     )
+
+
+def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without keys that modules trained before 2026-11-29 had not, where they have their defaults."""
+    later = {"phase_lrs": [], "mc_dropout": 0, "teacher": "adopted"}
+    kept = {key: value for key, value in settings.items() if key not in later or value != later[key]}
+    return {key: _without_later_keys(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def _train(stage: Stage, out: Path, name: str, batches: int, world: int, attach_caches: AttachCaches) -> dict[str, Any]:

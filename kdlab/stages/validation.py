@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import nn
 
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import mean_squared_error
@@ -38,10 +39,11 @@ def check(stage: Stage) -> None:
         _mixed(stage)
         cache_plan.check(stage)
         _shared(stage)
+        _dropout(stage)
     outputs, label = stage.inputs.example
     members = stage.teacher_pool.members if stage.inputs.queries_teacher else [stage.teacher_pool.main]
     check_terms(
-        [w.term for w in stage.inputs.terms().values()],
+        stage.inputs.terms(),
         stage.inputs.student_shape,
         members,
         outputs,
@@ -49,6 +51,11 @@ def check(stage: Stage) -> None:
         stage.inputs.head.model_class,
     )
     ksm_training.check(stage)
+    knowledge = stage.config.knowledge
+    if knowledge.name == "tinybert" and stage.config.scale.name == "paper" and not knowledge.phase_lrs:
+        stage.inputs.notify(
+            "knowledge=tinybert: the published epochs, learning rates and lengths are those of recipe=tinybert_paper"
+        )
     if stage.config.select.scoring == "early_exit":
         components.exit_layer(stage.config.select, stage.inputs.student_shape.layers)
     kinds = {
@@ -79,6 +86,19 @@ def _shared(stage: Stage) -> None:
     for member in members:
         with torch.device("meta"):
             transformer_layers(stage.inputs.head.model_class.from_config(copy.deepcopy(member.config)))
+
+
+def _dropout(stage: Stage) -> None:
+    """Forwards of a teacher differ under Monte Carlo dropout only if it has some."""
+    adopt = stage.config.adopt
+    for member in stage.teacher_pool.members if adopt.mc_dropout else ():
+        with torch.device("meta"):
+            model = stage.inputs.head.model_class.from_config(copy.deepcopy(member.config))
+        if not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+            raise UserError(
+                f"adopt.mc_dropout={adopt.mc_dropout}: the teacher {member.name} has no dropout, so its forwards are all "
+                "the same; adopt.mc_dropout=0"
+            )
 
 
 def _student(stage: Stage) -> None:

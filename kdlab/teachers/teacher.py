@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -77,6 +77,18 @@ class Teacher:
         if count and self._count is not None:
             self._count(self.name, batch.rows[batch.real], batch.epoch)
         return self.encoder.encode(batch, needed)
+
+    @contextlib.contextmanager
+    def dropout(self, seed: int) -> Iterator[None]:
+        """Run the block's forwards with dropout, drawn from `seed`; torch's global generators are as before after it."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            self.encoder.train()
+            try:
+                yield
+            finally:
+                self.encoder.eval()
 
     @torch.no_grad()
     def answer(

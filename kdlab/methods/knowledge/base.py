@@ -4,13 +4,14 @@ A term is a pure function (student: Outputs, teacher: Outputs) -> one number a u
 the fields of Outputs that it reads. Terms that read "logits" give (U,), one number a unit (a masked position, or a
 classified row; `kdlab.methods.knowledge.logits`). All others give (k,), one number a row: means over a row's real
 tokens and heads, sums over layers as in the papers (`kdlab.methods.knowledge.hidden_states`,
-`kdlab.methods.knowledge.attention`). Joint terms are modules with learnt projections that read all teachers at once
-(`kdlab.methods.knowledge.joint`). The distiller weights, averages and adds terms, in one place. Terms compute in
-float32; the teacher's answer is detached.
+`kdlab.methods.knowledge.attention`). Joint terms read all teachers at once, (student, teachers: Sequence[Outputs]);
+some are modules with learnt projections (`kdlab.methods.knowledge.joint`). The distiller weights, averages and adds
+terms, in one place. Terms compute in float32; the teacher's answer is detached.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor
@@ -50,6 +51,12 @@ def queries_teacher(term: Term) -> bool:
 def fields_beyond_logits(term: Term) -> frozenset[str]:
     """The fields of Outputs besides logits that a term reads: of "hidden", "states", "scores", "values"."""
     return term_marks(term).needs - {"logits"}
+
+
+def temperature_of(term: Term) -> float | None:
+    """The temperature of a term; None for a term without that parameter, which reads logits as they are."""
+    parameter = inspect.signature(term).parameters.get("temperature")
+    return None if parameter is None else float(parameter.default)
 
 
 def token_mean(values: Tensor, mask: Tensor) -> Tensor:

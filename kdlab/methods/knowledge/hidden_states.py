@@ -27,17 +27,25 @@ def cosine(student: Outputs, teacher: Outputs) -> Tensor:
 
 
 @needs("states")
-def patient(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "skip", squared: bool = True) -> Tensor:
+def patient(
+    student: Outputs,
+    teacher: Outputs,
+    layers: str | Sequence[int] = "skip",
+    squared: bool = True,
+    average: bool = False,
+) -> Tensor:
     """Sum over mapped layers of the squared distance between unit-normalised [CLS] states, (k,).
 
-    BERT-PKD (Sun et al. 2019); Dynamic KD, Eq. 12. [CLS] is token 0. BERT-PKD's public code takes the mean over layers
-    and over H instead of the sums of the equation, so its weight beta is H * layers times ours. `squared` False: the
-    distance itself, as FeaK of KSM, Eq. 15 (with layers="uniform", for that sum takes all student layers).
+    BERT-PKD (Sun et al. 2019, Eq. 7); Dynamic KD, Eq. 12. [CLS] is token 0. `average`: the sum divided by the number of
+    mapped layers times the width H of the compared states, the mean that BERT-PKD's public code takes and that its weight
+    beta belongs to. `squared` False: the distance itself, as FeaK of KSM, Eq. 15 (with layers="uniform", for that sum
+    takes all student layers).
     """
     pairs = paired_layers(layers, student.states, teacher.states, above=1)
     differences = [F.normalize(s[:, 0].float(), dim=-1) - F.normalize(t[:, 0].float(), dim=-1) for s, t in pairs]
     norms = [d.square().sum(-1) if squared else torch.linalg.vector_norm(d, dim=-1) for d in differences]
-    return torch.stack(norms).sum(0)
+    total = torch.stack(norms).sum(0)
+    return total / (len(pairs) * differences[0].shape[-1]) if average else total
 
 
 @needs("states")
@@ -112,8 +120,9 @@ def aligned(student: Outputs, teacher: Outputs) -> Tensor:
     """Sum over the M student layers of the squared distance of unit [CLS] states to the M `informative_layers` ones,
     (k,).
 
-    Dynamic objective alignment of DeKD, Eq. 9: each row's own M most informative teacher layers, in
-    the order of their depth, one to one with the student's layers. UserError for a teacher of fewer layers.
+    Dynamic objective alignment of DeKD, Eq. 8 and 9: each row's own M most informative teacher layers, in the order of
+    their depth, one to one with the student's layers. The equations take the teacher's layers for every row, also where
+    an assistant answers: `teacher: largest` of the term in the configuration. UserError for a teacher of fewer layers.
     """
     assert student.states is not None and teacher.states is not None
     s, t = (torch.stack(_cls(states)[1:], 1) for states in (student.states, teacher.states))

@@ -1,8 +1,9 @@
-"""Knowledge terms of several teachers at once, with learnt projections: DFA and CFL, (k,), one number a row.
+"""Knowledge terms of several teachers at once: DFA and CFL.
 
-They read the row feature of the student and of every teacher, the [CLS] state (token 0) of the last layer, so teachers
-may have different classes and widths. Projections are trained with the student and are not saved with it. Terms on
-logits may be combined with them (METHODS section 7).
+`joined_soft_loss`, (U,), reads the logits of all teachers side by side; it is the term on logits of both methods.
+`FeatureAlignment` (DFA) and `CommonFeatures` (CFL), (k,), have learnt projections and read the row feature of the
+student and of every teacher, the [CLS] state (token 0) of the last layer, so teachers may have different classes and
+widths. Projections are trained with the student and are not saved with it.
 Everything is computed in float32; the teachers' features are taken detached.
 """
 
@@ -16,9 +17,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlab.errors import UserError
+from kdlab.methods.knowledge import logits
+from kdlab.methods.knowledge.mixture import PartialLogits, joined
 from kdlab.methods.marks import needs
 from kdlab.runtime.seeding import generator
 from kdlab.types import Outputs
+
+
+@needs("logits", joint=True)
+def joined_soft_loss(student: Outputs, teachers: Sequence[Outputs], temperature: float = 1.0) -> Tensor:
+    """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)), (U,), t the teachers' logits side by
+    side.
+
+    One softmax over all classes of the student, where UHC takes one over each teacher's: the "logits combination" that
+    DeKD (section 4.2) names for CFL (Luo et al. 2019), and the joined scores of DFA (Shen et al. 2019). Both papers match
+    scores of vision models; the divergence is that of MUKI's public code for the two baselines. Regression (one output):
+    squared distance to the mean of the teachers.
+    """
+    assert student.logits is not None
+    parts = [PartialLogits(t.logits, t.classes) for t in teachers if t.logits is not None]
+    return logits.soft_loss(student, Outputs(logits=joined(parts, *student.logits.shape)), temperature)
 
 
 @needs("hidden", joint=True)

@@ -15,7 +15,9 @@ def soft_cross_entropy(student: Outputs, teacher: Outputs, temperature: float = 
     """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)), (U,), in nats.
 
     Hinton et al. 2015; CE_soft of DistilBERT's published script, which takes the divergence (the teacher's entropy is
-    a constant for the student). Logits (U, C) of both. Raises UserError for C = 1, where it would always be 0.
+    a constant for the student). The teacher is the target. Dynamic KD (Eq. 1), KSM (Eq. 14) and DeKD (Eq. 1) print
+    KL(student || teacher) without temperature^2; Dynamic KD's public code computes what stands here. The factor is 1 at
+    temperature 1, and 25 at DeKD's 5. Logits (U, C) of both. Raises UserError for C = 1, where it would always be 0.
     """
     if student.logits.shape[-1] < 2:  # pyright: ignore[reportOptionalMemberAccess]
         raise UserError(

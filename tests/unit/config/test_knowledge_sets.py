@@ -26,7 +26,7 @@ SETS = {
     "dynamickd_objective": {
         "label": ("label_loss", 0.5, "labelled", {}),
         "soft": ("soft_loss", 0.5, "all", {"temperature": 1.0}),
-        "patient": ("patient", 0.026, "all", {"layers": "skip"}),
+        "patient": ("patient", 100.0, "all", {"layers": "skip", "average": True}),  # beta of BERT-PKD
     },
     "dekd": {
         "label": ("label_loss", 0.5, "labelled", {}),
@@ -34,13 +34,13 @@ SETS = {
         "aligned": ("aligned", 0.2, "all", {}),
     },
     "uhc": {"soft": ("soft_loss", 1.0, "all", {"temperature": 5.0})},
-    "muki": {"soft": ("soft_loss", 1.0, "all", {"temperature": 5.0})},
+    "muki": {"soft": ("soft_loss", 1.0, "all", {"temperature": 1.0})},  # tau of MUKI's public code
     "dfa": {
-        "soft": ("soft_loss", 1.0, "all", {"temperature": 5.0}),
+        "soft": ("joined_soft_loss", 1.0, "all", {"temperature": 5.0}),
         "features": ("FeatureAlignment", 1.0, "all", {}),
     },
     "cfl": {
-        "soft": ("soft_loss", 1.0, "all", {"temperature": 5.0}),
+        "soft": ("joined_soft_loss", 1.0, "all", {"temperature": 5.0}),
         "common": ("CommonFeatures", 1.0, "all", {"width": 128, "reconstruction": 1.0}),
     },
 }
@@ -67,7 +67,7 @@ def test_every_term_is_made_and_reads_what_it_says(name):
     student, teacher = shown(2, seed=1), shown(4)
     for t in composed(name).values():
         term = hydra.utils.instantiate(t.term)
-        if base.is_joint(term):
+        if base.is_joint(term) and not base.on_logits(term):
             term.build(6, [6, 6], 0)
             value = term(student, [teacher, teacher]).detach()
         elif not base.on_logits(term):
@@ -76,6 +76,14 @@ def test_every_term_is_made_and_reads_what_it_says(name):
             assert base.queries_teacher(term) == (t["at"] == "all")
             continue
         assert value.shape == (ROWS,) and value.isfinite().all() and (value > 0).all()
+
+
+def test_dekds_alignment_reads_the_teacher_for_every_row():
+    """T Eq. 8 and 9: H are the hidden representations of the teacher, whoever answers the row (Eq. 7)."""
+    found = composed("dekd")
+    assert {name: t.get("teacher", "adopted") for name, t in found.items()} == {
+        "label": "adopted", "soft": "adopted", "aligned": "largest",
+    }  # fmt: skip
 
 
 def test_dynamic_kds_layers_are_2_4_6_8_10():

@@ -27,7 +27,7 @@ NEEDS = {
     },
     hidden_states: {"cosine": "hidden", "patient embedding_mse hidden_mse relation aligned": "states"},
     attention: {"attention_mse attention_relation": "scores", "value_relation": "values"},
-    joint: {"FeatureAlignment CommonFeatures": "hidden"},
+    joint: {"FeatureAlignment CommonFeatures": "hidden", "joined_soft_loss": "logits"},
 }
 RULES = {
     f"{module.__name__.rsplit('.', 1)[-1]}.{name}": (getattr(module, name), frozenset(fields.split()))
@@ -62,7 +62,7 @@ def test_other_marks_of_the_rules():
     assert names(lambda m: m.mixes == "answers") == "by_certainty ensemble least_uncertain"
     assert names(lambda m: m.min_teachers == 1) == "alone ensemble every"
     assert names(lambda m: not m.teacher) == "label_cross_entropy label_loss label_squared_error"
-    assert names(lambda m: m.joint) == "CommonFeatures FeatureAlignment"
+    assert names(lambda m: m.joint) == "CommonFeatures FeatureAlignment joined_soft_loss"
     assert names(lambda m: m.layer_mask is not None) == "aligned"
     assert marks_of(hidden_states.aligned).layer_mask is hidden_states.informative_layer_mask
 

@@ -394,6 +394,17 @@ def test_every_phase_of_the_schedule_warms_up_and_decays_to_zero():
     assert rates[60] == pytest.approx(1 / 4) and rates[63] == 1.0 and rates[100] == 0.0  # 40 steps, 4 of warm-up
 
 
+def test_every_phase_has_a_peak_of_its_own():
+    """TinyBERT: 5e-5 for the intermediate layers, 2e-5 for the predictions."""
+    optim = OptimizerSettings(lr=3e-5, warmup=0.1, restarts=(0.6,), phase_lrs=(5e-5, 2e-5))
+    plain = OptimizerSettings(lr=1.0, warmup=0.1, restarts=(0.6,))
+    for step in range(101):
+        peak = 5e-5 if step < 60 else 2e-5
+        assert 3e-5 * optim.factor(step, 100) == pytest.approx(peak * plain.factor(step, 100))
+    assert max(3e-5 * optim.factor(step, 100) for step in range(60)) == pytest.approx(5e-5)
+    assert max(3e-5 * optim.factor(step, 100) for step in range(60, 101)) == pytest.approx(2e-5)
+
+
 # ---- widths that differ
 
 

@@ -12,17 +12,19 @@ from kdlab.errors import UserError
 from kdlab.methods import adoption
 from kdlab.methods.knowledge import hidden_states, weighing
 from kdlab.methods.knowledge import logits as terms
-from kdlab.methods.knowledge.joint import FeatureAlignment
+from kdlab.methods.knowledge.joint import FeatureAlignment, joined_soft_loss
 from kdlab.methods.marks import needs
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import set_dropout
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
+from kdlab.runtime.seeding import stable
 from kdlab.teachers.specs import weights_of
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Plan
+from kdlab.types import Outputs, Plan
 from tests.unit.modules.test_student_tasks import CLASSES, ROWS, STUDENT, batch, classifier, kl
 
 SOFT = WeightedTerm(functools.partial(terms.soft_loss, temperature=2.0), 0.7, "all")
@@ -30,7 +32,7 @@ LABEL = WeightedTerm(terms.label_loss, 0.3)
 PATIENT = WeightedTerm(functools.partial(hidden_states.patient, layers="skip"), 0.5, "all")
 
 
-def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 32, labels_on: str = "selected"):
+def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 32, labels_on="selected", mc_dropout=0):
     """A distiller with teachers of the given (classes, layers), from small to large."""
     ledger = Ledger(ROWS, fixed_inputs=True)
     teachers = []
@@ -38,7 +40,8 @@ def lab(given, classes=((None, 3), (None, 4)), same: bool = False, width: int = 
         model = classifier("bert", layers, CLASSES if known is None else len(known), seed=0 if same else 5 + i)
         teachers.append(Teacher(f"t{i}", Encoder(model), ledger.count_queries, classes=known))
     student = Encoder(classifier("bert", STUDENT, CLASSES, seed=1, width=width))
-    return StudentModule(student, given, OptimizerSettings(lr=1e-3), 10, teachers, ledger, labels_on=labels_on).eval()
+    optim = OptimizerSettings(lr=1e-3)
+    return StudentModule(student, given, optim, 10, teachers, ledger, labels_on=labels_on, mc_dropout=mc_dropout).eval()
 
 
 def logits(module: StudentModule, b) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -165,18 +168,117 @@ def test_uhc_compares_each_specialist_with_the_student_over_its_own_classes():
     assert queries_in(module) == [2 * ROWS, 2 * ROWS]
 
 
-@pytest.mark.parametrize("rule", [adoption.least_uncertain, adoption.by_certainty])
-def test_muki_makes_one_answer_over_all_classes(rule):
-    module, b = lab({"soft": WeightedTerm(terms.soft_loss, 1.0, "all")}, PARTS), batch()
-    loss = module.loss(b, plan=Plan(adopt=rule))
+MUKI = {
+    "hard": adoption.least_uncertain,
+    "soft": functools.partial(adoption.by_certainty, scale=0.2),
+    "hard, by margin": functools.partial(adoption.least_uncertain, margin=True),
+    "soft, by margin": functools.partial(adoption.by_certainty, scale=0.2, margin=True),
+}
+
+
+def muki(name: str, doubt: torch.Tensor, t: list[torch.Tensor], s: torch.Tensor, tau: float) -> torch.Tensor:
+    """MUKI's loss written plainly: soften each teacher, pad it, mix, weigh the row by the margin of two scores."""
+    score = 1 - doubt
+    weight = torch.nn.functional.one_hot(score.argmax(1), 2).float()
+    weight = (score / 0.2).softmax(1) if name.startswith("soft") else weight
+    p = torch.zeros(ROWS, CLASSES)
+    p[:, [0, 2]], p[:, [1, 3]] = weight[:, :1] * (t[0] / tau).softmax(-1), weight[:, 1:] * (t[1] / tau).softmax(-1)
+    each = tau**2 * (torch.special.xlogy(p, p) - p * (s / tau).log_softmax(-1)).sum(-1)
+    return (each * ((score[:, 0] - score[:, 1]).abs() + 1e-6) if "margin" in name else each).mean()
+
+
+@pytest.mark.parametrize("tau", [1.0, 5.0])
+@pytest.mark.parametrize("name", MUKI)
+def test_muki_makes_one_answer_over_all_classes(name, tau):
+    soft = WeightedTerm(functools.partial(terms.soft_loss, temperature=tau), 1.0, "all")
+    module, b = lab({"soft": soft}, PARTS), batch()
+    loss = module.loss(b, plan=Plan(adopt=MUKI[name]))
     s, t = logits(module, b)
     doubt = torch.stack([uncertainty(x) for x in t], 1)
-    weight = torch.nn.functional.one_hot(doubt.argmin(1), 2).float()
-    if rule is adoption.by_certainty:
-        weight = (1 - doubt) / (1 - doubt).sum(1, keepdim=True)
-    p = torch.zeros(ROWS, CLASSES)
-    p[:, [0, 2]], p[:, [1, 3]] = weight[:, :1] * t[0].softmax(-1), weight[:, 1:] * t[1].softmax(-1)
-    assert_same_gradient(module, loss, (torch.special.xlogy(p, p) - p * s.log_softmax(-1)).sum(-1).mean())
+    assert float((doubt[:, 0] - doubt[:, 1]).abs().min()) > 1e-4
+    assert_same_gradient(module, loss, muki(name, doubt, t, s, tau))
+
+
+def test_uncertainty_by_monte_carlo_dropout_is_that_of_the_mean_answer():
+    """MUKI: the entropy of the mean of K answers with dropout; the answer itself is taken without."""
+    samples, soft = 3, WeightedTerm(terms.soft_loss, 1.0, "all")
+    module, b = lab({"soft": soft}, PARTS, mc_dropout=samples), batch()
+    for teacher in module.teachers:
+        set_dropout(teacher.encoder.model.base_model, 0.3)
+        teacher.encoder.model.dropout.p = 0.0  # pyright: ignore
+    before = torch.get_rng_state()
+    loss = module.loss(b, plan=Plan(adopt=MUKI["soft, by margin"]))
+    assert torch.equal(torch.get_rng_state(), before)  # the student's dropout is as without it
+    assert not any(m.training for teacher in module.teachers for m in teacher.encoder.modules())
+    s, t = logits(module, b)
+    doubt = []
+    for teacher in module.teachers:
+        with torch.random.fork_rng([]), torch.no_grad():
+            torch.manual_seed(stable(0, "mc_dropout", teacher.name, 0, 0))
+            model = teacher.encoder.model.train()
+            given = {"input_ids": b.input_ids, "attention_mask": b.attention_mask}
+            p = sum(model(**given).logits.softmax(-1) for _ in range(samples)) / samples
+            model.eval()
+        doubt.append(-(p * p.log()).sum(-1) / math.log(2))
+    doubt = torch.stack(doubt, 1)
+    assert float((doubt - torch.stack([uncertainty(x) for x in t], 1)).abs().max()) > 1e-3
+    assert_same_gradient(module, loss, muki("soft, by margin", doubt, t, s, 1.0))
+    assert queries_in(module) == [(1 + samples) * ROWS] * 2
+    spent = module.ledger.totals()["flops"]["teacher_forward"]  # pyright: ignore
+    shapes = [flops.shape_of(teacher.encoder.model.config, 2) for teacher in module.teachers]
+    assert spent == sum((1 + samples) * flops.forward(shape, *b.input_ids.shape) for shape in shapes)
+    assert not torch.equal(loss, module.distillation(b, Plan(adopt=MUKI["soft, by margin"]), step=1)[0])
+
+
+def test_joined_logits_are_learnt_over_all_classes_with_features():
+    soft = WeightedTerm(functools.partial(joined_soft_loss, temperature=5.0), 0.7, "all")
+    module, b = lab({"soft": soft, "align": WeightedTerm(FeatureAlignment(), 0.5, "all")}, PARTS), batch()
+    loss = module.loss(b, plan=Plan(adopt=adoption.every))
+    s, t = logits(module, b)
+    whole = torch.stack([t[0][:, 0], t[1][:, 0], t[0][:, 1], t[1][:, 1]], 1)
+    torch.testing.assert_close(module.losses["soft"], kl(whole, s, 5.0).mean().detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss.detach(), 0.7 * module.losses["soft"] + 0.5 * module.losses["align"])
+    assert queries_in(module) == [ROWS, ROWS]
+
+
+def test_layers_are_the_teachers_for_every_row_whoever_answers_it():
+    """DeKD Eq. 7 to 9: the assistant answers the uncertain half, and the teacher's layers are aligned for all rows."""
+    largest = WeightedTerm(hidden_states.aligned, 0.2, "all", teacher="largest")
+    module, b = lab({"soft": SOFT, "aligned": largest}), batch()
+    loss = module.loss(b, plan=Plan(adopt=adoption.hard))
+    s, t = logits(module, b)
+    given = {"attention_mask": b.attention_mask, "output_hidden_states": True}
+    own = module.student.model(b.input_ids, **given).hidden_states
+    with torch.no_grad():
+        theirs = module.teachers[1].encoder.model(b.input_ids, **given).hidden_states
+    apart = hidden_states.aligned(Outputs(states=own), Outputs(states=theirs))  # by hand in test_hidden_states
+    order = uncertainty(s).argsort(descending=True)
+    soft = torch.zeros(ROWS)
+    soft[order[:3]], soft[order[3:]] = kl(t[0], s, 2.0)[order[:3]], kl(t[1], s, 2.0)[order[3:]]
+    assert_same_gradient(module, loss, 0.7 * soft.mean() + 0.2 * apart.mean())
+    assert queries_in(module) == [ROWS // 2, ROWS]
+    names = module.decision_columns(["adopt"])
+    assert [name for name in names if name.startswith("layer_")] == [f"layer_aligned_t1_{n}" for n in range(1, 5)]
+    assert set(names) == set(module.decisions)
+    assert float(module.decisions["asked_t1"]) == 0.5
+    assert sum(float(module.decisions[f"layer_aligned_t1_{n}"]) for n in range(1, 5)) == pytest.approx(STUDENT)
+
+
+def test_layers_are_those_of_the_model_that_answers_where_one_says_so():
+    module, b = lab({"soft": SOFT, "aligned": WeightedTerm(hidden_states.aligned, 0.2, "all")}), batch()
+    module.loss(b, plan=Plan(adopt=adoption.hard))
+    assert queries_in(module) == [ROWS // 2, ROWS // 2]
+    for teacher, layers in (("t0", 3), ("t1", 4)):
+        shares = [float(module.decisions[f"layer_aligned_{teacher}_{n}"]) for n in range(1, layers + 1)]
+        assert sum(shares) == pytest.approx(STUDENT)
+
+
+@pytest.mark.parametrize("rule", [adoption.hard, adoption.soft, adoption.ensemble, adoption.least_uncertain, None])
+def test_a_term_of_the_largest_teacher_has_the_same_value_under_every_rule(rule):
+    patient = WeightedTerm(PATIENT.term, 1.0, "all", teacher="largest")
+    module, b = lab({"patient": patient, "soft": WeightedTerm(SOFT.term, 1.0, "all", teacher="largest")}), batch()
+    loss = module.loss(b, plan=None if rule is None else Plan(adopt=rule))
+    torch.testing.assert_close(loss, module.loss(b), rtol=1e-5, atol=1e-6)
 
 
 def test_terms_that_read_all_teachers_are_trained_with_the_student():

@@ -47,6 +47,27 @@ def test_patient_sums_squared_distances_of_unit_cls_states_over_the_mapped_layer
     assert_agrees(hidden_states.patient(student, teacher, layers=[5]), last)
 
 
+@pytest.mark.parametrize(("layers", "mapped", "width"), [(6, 5, 768), (3, 2, 768), (3, 2, 384)])
+def test_pkds_average_is_the_mean_squared_error_of_its_public_code(layers, mapped, width):
+    """BERT-PKD's script: mse_loss of the stacked unit [CLS] states of the mapped layers, which beta 100 belongs to.
+
+    Only for 5 layers of width 768 this is 0.026 times the sum of Eq. 7.
+    """
+    rng = torch.Generator().manual_seed(layers)
+    states = [tuple(torch.randn(ROWS, 2, width, generator=rng) for _ in range(n + 1)) for n in (layers, 12)]
+    student, teacher = (Outputs(states=one) for one in states)
+    step = 12 // layers
+    s, t = (
+        torch.nn.functional.normalize(torch.stack([one[n * by][:, 0] for n in range(1, layers)], 1), dim=2)
+        for one, by in zip(states, (1, step), strict=True)
+    )
+    found = hidden_states.patient(student, teacher, average=True)
+    torch.testing.assert_close(found.mean(), torch.nn.functional.mse_loss(s, t))
+    weight = 100 * found / hidden_states.patient(student, teacher)
+    torch.testing.assert_close(weight, torch.full((ROWS,), 100 / (mapped * width)))
+    assert (abs(float(weight[0]) - 0.026) < 1e-4) == (layers == 6)
+
+
 def test_hidden_and_embedding_mse_are_over_real_tokens_and_width():
     student, teacher = shown(2), shown(4)
     s, t = numpy(student.states), numpy(teacher.states)

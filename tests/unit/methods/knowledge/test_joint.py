@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge import joint
+from kdlab.methods.knowledge import joint, logits
 from kdlab.types import Outputs
 from tests.support.student_views import LENGTH, MASK, ROWS, assert_agrees, shown, unit
 
@@ -18,6 +18,44 @@ KINDS = {
     "dfa": joint.FeatureAlignment,
     "cfl": functools.partial(joint.CommonFeatures, width=5, reconstruction=0.5),
 }
+
+
+def joined(own: list[float], theirs: list[tuple[list[float], list[int] | None]], temperature: float) -> float:
+    """`joined_soft_loss` of one unit."""
+    teachers = [Outputs(logits=torch.tensor([values]), classes=classes) for values, classes in theirs]
+    return float(joint.joined_soft_loss(Outputs(logits=torch.tensor([own])), teachers, temperature))
+
+
+def test_joined_logits_are_one_distribution_over_all_classes():
+    """By hand: logits ln 1, ln 2 of classes 0, 2 and ln 3, ln 4 of 1, 3 are 0.1, 0.3, 0.2, 0.4 over all four."""
+    first, second = np.log([1.0, 2.0]).tolist(), np.log([3.0, 4.0]).tolist()
+    own = [0.0, 0.0, 0.0, 0.0]
+    p = np.array([0.1, 0.3, 0.2, 0.4])
+    found = joined(own, [(first, [0, 2]), (second, [1, 3])], 1.0)
+    assert found == pytest.approx(np.sum(p * np.log(p / 0.25)), rel=1e-5)
+    # tau 2: square roots of the odds, and the factor 4
+    q = np.sqrt([1.0, 3.0, 2.0, 4.0]) / np.sqrt([1.0, 3.0, 2.0, 4.0]).sum()
+    found = joined(own, [(first, [0, 2]), (second, [1, 3])], 2.0)
+    assert found == pytest.approx(4 * np.sum(q * np.log(q / 0.25)), rel=1e-5)
+
+
+def test_joined_logits_are_not_uhcs_parts():
+    """A student that agrees with each teacher over its own classes has no loss by UHC, and one by joined logits."""
+    own, theirs = [0.0, 1.0, 5.0, 7.0], [([0.0, 1.0], [0, 1]), ([0.0, 2.0], [2, 3])]
+    uhc = sum(
+        float(logits.soft_loss(Outputs(logits=torch.tensor([own])[:, classes]), Outputs(logits=torch.tensor([values]))))
+        for values, classes in theirs
+    )
+    assert uhc == pytest.approx(0, abs=1e-6)
+    t, s = np.exp([0.0, 1.0, 0.0, 2.0]), np.exp(own)
+    t, s = t / t.sum(), s / s.sum()
+    assert joined(own, theirs, 1.0) == pytest.approx(np.sum(t * np.log(t / s)), rel=1e-5)
+
+
+def test_teachers_of_all_classes_are_joined_by_their_mean_and_regression_too():
+    found = joined([0.0, 0.0], [([1.0, 3.0], None), ([3.0, 1.0], None)], 1.0)
+    assert found == pytest.approx(0, abs=1e-6)  # the mean is 2, 2
+    assert joined([1.0], [([2.0], None), ([6.0], None)], 5.0) == pytest.approx((4 - 1) ** 2)
 
 
 def made(name: str, seed: int = 0) -> torch.nn.Module:
