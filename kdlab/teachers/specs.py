@@ -18,7 +18,6 @@ from kdlab.models.student import pick_layers
 from kdlab.storage.artifacts import key_of
 from kdlab.storage.files import sha256_of
 
-
 # Published depths of an assistant by the depths of (teacher, student): given in DeKD section 4.3, not computed
 ASSISTANT_LAYERS = {(12, 6): 9, (12, 3): 6}
 

@@ -112,7 +112,7 @@ def test_parts_differ_by_at_most_one_row_and_smaller_teachers_get_more_uncertain
     assert sizes.max() - sizes.min() <= 1
     assert sizes.tolist() == sorted(sizes.tolist())  # the larger teachers get the rows that are over
     for small in range(teachers - 1):
-        if sizes[small + 1]:
+        if sizes[small]:
             assert rows[asked == small].min() >= rows[asked == small + 1].max()
 
 
