@@ -11,6 +11,7 @@ from typing import Any
 
 from kdlab.config.validators import PRECISIONS, at_least, below_one, one_of, positive, share
 from kdlab.data.tasks.registry import TASKS, find, plain_name
+from kdlab.data.text.lines import check_encoding
 from kdlab.errors import UserError, nearest
 
 
@@ -60,6 +61,8 @@ class DataConfig:
     "Row source that the package provides (a _target_), used where path is null"
     path: str | None = None
     "File or folder of your own rows, used instead of source; finetune: also a folder with one folder per task"
+    encoding: str = "utf-8"
+    "Text encoding of your own .txt, .tsv, .csv and .jsonl files, by its name in Python: utf-8, cp1252, utf-16, ..."
     max_length: int = 128
     "Tokens of a row at most; longer rows are truncated, longer texts are cut into several rows"
     batch_size: int = 32
@@ -111,6 +114,7 @@ class DataConfig:
             )
         if self.task is not None:
             find(self.task)
+        check_encoding(self.encoding)
         one_of("data.order", self.order, ("random", "length"))
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))

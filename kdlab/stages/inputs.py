@@ -61,6 +61,11 @@ class Inputs:
         """The source of the rows, not read yet. UserError if the configuration names none."""
         raise NotImplementedError
 
+    @property
+    def inference(self) -> str:
+        """A note on the kind of task that was inferred, where another one is as likely; "" elsewhere."""
+        return ""
+
     def check_rows(self) -> None:
         """UserError for rows that contradict the configuration; a source of text checks itself (`source.check`)."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdlab.config.groups import AugmentConfig
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset
+from kdlab.data.tasks.inference import SCORES
 from kdlab.data.tasks.registry import Task, find, plain_name
 from kdlab.data.tasks.rows import TaskData, limited
 from kdlab.data.tasks.sources import TaskFolder, TaskHub
@@ -47,7 +48,7 @@ class TaskInputs(Inputs):
         if data.path is not None:
             columns = tuple(data.columns) if data.columns else None
             path = data.path if self.task is None else folder_of(data.path, self.task)
-            return TaskFolder(path, self.task, columns, data.label_column, data.regression)
+            return TaskFolder(path, self.task, columns, data.label_column, data.regression, data.encoding)
         if self.task is not None:
             return TaskHub(self.task)
         if data.source is None:
@@ -77,6 +78,13 @@ class TaskInputs(Inputs):
         """Labels, columns and metrics of the task, from the tokenised rows if they exist, else from the source."""
         folder = self.store.find("task", self.task_parts)
         return self.rows.shape if folder is None else dataset.read_shape(folder)
+
+    @property
+    def inference(self) -> str:
+        """The note that whole numbers were taken for scores, so that the task is regression; "" elsewhere."""
+        folder = self.store.find("task", self.task_parts)
+        notes = self.rows.notes if folder is None else dataset.read_notes(folder)
+        return next((note for note in notes if SCORES in note), "")
 
     @property
     def score(self) -> TaskScore:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -55,7 +55,7 @@ class TextInputs(Inputs):
     def source(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         data = self.config.data
         if data.path is not None:
-            return TextFolder(path=data.path, document=data.document, text_column=data.text_column, group=data.group)
+            return TextFolder(data.path, data.document, data.text_column, data.group, data.encoding)
         if data.source is None:
             raise UserError("no text: give data.path= (a folder of .txt, .jsonl or .parquet)")
         return build_target(data.source, "data.source")

@@ -19,6 +19,15 @@ from kdlab.stages.dry_run import check_terms
 
 def check(stage: Stage) -> None:
     """UserError for inputs that are missing, damaged or contradict each other. Reads little, writes nothing."""
+    try:
+        _check(stage)
+    except UserError as error:
+        if "regression" in str(error) and stage.inputs.inference:  # the inference may be the mistake
+            raise UserError(f"{error}; {stage.inputs.inference}") from error
+        raise
+
+
+def _check(stage: Stage) -> None:
     stage.selection()
     stage.inputs.terms()
     stage.inputs.source.check()

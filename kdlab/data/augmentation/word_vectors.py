@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdlab.data.tasks.files import place
-from kdlab.data.text.files import lines, sniff
+from kdlab.data.text.lines import lines, sniff
 from kdlab.errors import UserError
 
 WORD = re.compile(r"[^\W\d_]+")

@@ -1,17 +1,21 @@
-"""Read labelled rows from .tsv, .csv, .jsonl and .parquet files; every UserError names the file and the line."""
+"""Read labelled rows from .tsv, .csv, .jsonl (also as .gz or .zst) and .parquet files; a UserError names file and line."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdlab.data.text.files import LONGEST, lines, sniff
+from kdlab.data.text.files import matching
+from kdlab.data.text.lines import LONGEST, format_of, sniff, whole_lines
 from kdlab.errors import UserError, nearest
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
+_TSV: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
 _MISSING = object()  # placeholder for a field that a row of a .jsonl file lacks
 
 
@@ -28,31 +32,41 @@ def place(path: Path, line: int) -> str:
     return f"{path}, {'row' if path.suffix.lower() == '.parquet' else 'line'} {line}"
 
 
-def read_columns(path: Path) -> list[str]:
+def read_columns(path: Path, encoding: str | None = None) -> list[str]:
     """Column names of a file; UserError if there is no header or the file cannot be read."""
-    return _open(path)[0]
+    return _open(path, encoding)[0]
 
 
-def read_table(path: Path, texts: Sequence[str], label: str | None) -> Iterator[FileRow]:
+def read_table(path: Path, texts: Sequence[str], label: str | None, encoding: str | None = None) -> Iterator[FileRow]:
     """Stream the rows of a file: its columns `texts`, and the column `label` unless that is None.
 
     .tsv has a header and no quoting, .csv a header and quoting, .jsonl an object on each line, .parquet typed columns.
-    An empty or null label becomes None. UserError that names file and line for a missing column, a ragged row, bytes
-    that are not UTF-8, invalid JSON or CSV, and a field that is no text.
+    Names of columns match in any case if only one does. An empty or null label and the number NaN become None.
+    UserError that names file and line for a missing column, a ragged row, a repeated header, bytes that are not of the
+    `encoding` (see `kdlab.data.text.lines`), invalid JSON or CSV, a field that is no text, and an infinite label.
     """
-    columns, rows = _open(path)
+    columns, rows = _open(path, encoding)
     required = [*texts, *([label] if label is not None else [])]
-    for name in required:
-        if name not in columns:
-            raise UserError(f"{place(path, 1)}: no column {name!r}; {nearest(name, columns)}")
-    indices = [columns.index(name) for name in required]
+    indices = [columns.index(column_of(path, name, columns)) for name in required]
     for line, fields in rows:
         values = [fields[index] for index in indices]
         for name, field in zip(required, values, strict=True):
             if field is _MISSING:
                 raise UserError(f"{place(path, line)}: no field {name!r}, which the first row has")
+        if label is not None and [*map(str, values)] == [columns[index] for index in indices]:
+            raise UserError(f"{place(path, line)}: the names of the columns again; remove this row")
         parts = tuple(_text(path, line, name, field) for name, field in zip(texts, values, strict=False))
         yield FileRow(line, parts, None if label is None else _label(path, line, label, values[-1]))
+
+
+def column_of(path: Path, name: str, columns: Sequence[str]) -> str:
+    """The column of a file that `name` means; UserError if there is none, or more than one."""
+    found = matching(name, columns)
+    if found is None:
+        raise UserError(f"{place(path, 1)}: no column {name!r}; {nearest(name, columns)}")
+    if columns.count(found) > 1:
+        raise UserError(f"{place(path, 1)}: {columns.count(found)} columns are called {found!r}; rename all but one")
+    return found
 
 
 def _text(path: Path, line: int, name: str, field: Any) -> str:
@@ -62,35 +76,42 @@ def _text(path: Path, line: int, name: str, field: Any) -> str:
 
 
 def _label(path: Path, line: int, name: str, field: Any) -> str | None:
+    """The label as it is written; of a typed column as CSV writes it: True, 3, 0.5."""
     if field is None:
         return None
-    if not isinstance(field, str | int | float):
+    if not isinstance(field, str | int | float | Decimal):
         raise UserError(f"{place(path, line)}: {name!r} is {_kind(field)}, neither text nor a number")
-    return str(int(field) if isinstance(field, bool) else field).strip() or None
+    if isinstance(field, float | Decimal) and not math.isfinite(field):
+        if math.isnan(field):
+            return None
+        raise UserError(f"{place(path, line)}: the label is {field}, not a finite number")
+    return str(field).strip() or None
 
 
 def _kind(field: Any) -> str:
     return "null" if field is None else f"{type(field).__name__} {str(field)[:40]!r}"
 
 
-def _open(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
+def _open(path: Path, encoding: str | None) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
     """Open a file: (column names, iterator of (line, fields in that order))."""
-    suffix = path.suffix.lower()
+    suffix = format_of(path)
     if suffix == ".parquet":
         return _parquet(path)
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: cannot read {suffix or 'a file without an ending'}; give {', '.join(SUFFIXES)}")
-    sniff(path)
+    sniff(path, encoding)
     if suffix == ".jsonl":
-        return _jsonl(path)
+        return _jsonl(path, encoding)
     if suffix == ".tsv":
-        return _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    return _delimited(path)
+        return _delimited(path, encoding, **_TSV)
+    return _delimited(path, encoding)
 
 
-def _delimited(path: Path, **dialect: Any) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
+def _delimited(
+    path: Path, encoding: str | None, **dialect: Any
+) -> tuple[list[str], Iterator[tuple[int, Sequence[str]]]]:
     csv.field_size_limit(LONGEST)  # global; the default limit of 131,072 is less than a long document
-    reader = csv.reader((text for _, text in lines(path)), strict=True, **dialect)
+    reader = csv.reader((text for _, text in whole_lines(path, encoding)), strict=True, **dialect)
 
     def rows() -> Iterator[tuple[int, Sequence[str]]]:
         while True:
@@ -111,20 +132,39 @@ def _delimited(path: Path, **dialect: Any) -> tuple[list[str], Iterator[tuple[in
     columns = [name.strip() for name in columns]
 
     def checked() -> Iterator[tuple[int, Sequence[str]]]:
+        header = _plain(columns)
         for line, fields in stream:
             if len(fields) != len(columns):
+                raise UserError(f"{place(path, line)}: {_ragged(fields, columns)}")
+            if len(header) > 1 and _plain(fields) == header:
                 raise UserError(
-                    f"{place(path, line)}: ragged row, {len(fields)} fields where the header has {len(columns)} "
-                    f"({', '.join(columns)})"
+                    f"{place(path, line)}: the header again ({', '.join(map(str.strip, fields))}), as where files were "
+                    "joined; remove this line"
                 )
             yield line, fields
 
     return columns, checked()
 
 
-def _jsonl(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
+def _plain(fields: Sequence[str]) -> list[str]:
+    """Fields to compare with those of a header: in any order and case, without the mark at the beginning of a file."""
+    return sorted(field.strip().removeprefix("\ufeff").casefold() for field in fields)
+
+
+def _ragged(fields: Sequence[str], columns: Sequence[str]) -> str:
+    counts = f"{len(fields)} fields where the header has {len(columns)} ({', '.join(columns)})"
+    if len(fields) == len(columns) + 1 and not fields[-1].strip():
+        return (
+            f"the row ends in a trailing separator, which makes an empty extra field: {counts}; remove it from the rows"
+        )
+    if len(fields) == len(columns) - 1 and not columns[-1]:
+        return f"the header ends in a trailing separator, and this row does not: {counts}; remove it from the header"
+    return f"ragged row, {counts}"
+
+
+def _jsonl(path: Path, encoding: str | None) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]]:
     def objects() -> Iterator[tuple[int, dict[str, Any]]]:
-        for line, text in lines(path):
+        for line, text in whole_lines(path, encoding):
             if not text.strip():
                 continue
             try:
@@ -169,10 +209,10 @@ def _parquet(path: Path) -> tuple[list[str], Iterator[tuple[int, Sequence[Any]]]
     return columns, rows()
 
 
-def read_label_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def read_label_names(path: Path, encoding: str | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(values, names) in index order of a labels.txt: tab-separated `index`, `value` as in the data files, `name`."""
-    columns, rows = _delimited(path, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    if columns != ["index", "value", "name"]:
+    columns, rows = _delimited(path, encoding, **_TSV)
+    if [column.casefold() for column in columns] != ["index", "value", "name"]:
         raise UserError(f"{place(path, 1)}: columns {', '.join(columns)}; a labels.txt has index, value, name")
     classes: list[tuple[str, str]] = []
     for line, (index, value, name) in rows:
@@ -191,14 +231,16 @@ def read_class_names(path: Path, label: str | None) -> tuple[str, ...] | None:
     with parquet.ParquetFile(path) as file:
         written = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
     try:
-        return tuple(json.loads(written)["info"]["features"][label]["names"])
-    except (ValueError, LookupError, TypeError):
+        return tuple(map(str, json.loads(written)["info"]["features"][label]["names"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
 def require_rows(path: Path, records: Iterable[FileRow]) -> list[FileRow]:
     """`records` as a list; UserError if there are none."""
     rows = list(records)
+    if not rows and format_of(path) in (".tsv", ".csv"):
+        raise UserError(f"{place(path, 1)}: a header, and no rows below it")
     if not rows:
-        raise UserError(f"{path} has no rows below its header")
+        raise UserError(f"{path} has no rows")
     return rows

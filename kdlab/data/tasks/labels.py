@@ -1,4 +1,4 @@
-"""Labels of a data set: class names, their order, and their spellings in files.
+"""Labels of a data set: class names, their spellings in files, and their order in a teacher.
 
 Two sets of the same classes may number them differently: MNLI is (entailment, neutral, contradiction) in GLUE and
 (contradiction, neutral, entailment) in several published checkpoints. So labels are compared by name, never by number.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kdlab.errors import UserError
 
-FEW = 20  # at most this many distinct whole numbers are classes, more are scores
 _SHORT = {"neg": "negative", "pos": "positive"}  # IMDb's names on the Hub
+_BOOLEAN = {"false": "0", "true": "1", "0": "false", "1": "true"}  # the other spelling of a boolean
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # float() also takes 1_1 and other digits
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
 
 
 def fold(name: str) -> str:
@@ -28,61 +31,71 @@ def fold(name: str) -> str:
 
 
 def canonical(value: str) -> str:
-    """Normalize the whole numbers among labels of files: "1.0" and " 1" become "1"; other labels are stripped."""
-    number = as_number(value)
-    return str(int(number)) if number is not None and number.is_integer() else value.strip()
+    """The one spelling of a plain whole number: "1.0" and " 1" become "1". All else is stripped: "01", "+1", "1_1"."""
+    value = value.strip()
+    match = _WHOLE.fullmatch(value)
+    return value if match is None else "0" if match[1] == "-0" else match[1]
+
+
+def is_whole(value: str) -> bool:
+    """True for a whole number in plain spelling, exact whatever its length: "12", "-3", "4.0"; not "01", "+1", "1e3"."""
+    return _WHOLE.fullmatch(value.strip()) is not None
 
 
 def as_number(value: str) -> float | None:
     """Parse `value` as a finite number; None if it is not one."""
-    try:
-        number = float(value)
-    except ValueError:
-        return None
+    value = value.strip()
+    number = float(value) if _NUMBER.fullmatch(value) else math.nan
     return number if math.isfinite(number) else None
 
 
-def classes_of(values: Iterable[str]) -> tuple[str, ...] | None:
-    """Infer the classes of a training set from its labels, in order; None if they are scores (regression).
+def is_nonfinite(value: str) -> bool:
+    """True for text that stands for NaN or infinity, or is a number too large for a float."""
+    try:
+        return not math.isfinite(float(value)) and "_" not in value
+    except ValueError:
+        return False
 
-    Words are classes, in alphabetical order. Numbers are scores if one of them has a fraction, or if they are more than
-    `FEW` distinct whole numbers that are not 0, 1, 2, ... without a gap; otherwise they are classes, in ascending
-    order. UserError for more than `FEW` distinct words that are more than half of the rows: the column holds no labels.
+
+@dataclass(frozen=True)
+class ClassCodes:
+    """Index of each class of a data set by its spelling in files.
+
+    `written`: the spellings as they are, values and names; `folded`: `fold` of each, without those that two classes share.
     """
-    rows = [canonical(value) for value in values]
-    distinct = set(rows)
-    numbers = [as_number(value) for value in distinct]
-    if all(number is not None for number in numbers):
-        ordered = sorted(number for number in numbers if number is not None)
-        whole = all(number.is_integer() for number in ordered)
-        if whole and (len(ordered) <= FEW or ordered == list(range(len(ordered)))):
-            return tuple(str(int(number)) for number in ordered)
-        return None
-    if len(distinct) > FEW and len(distinct) > len(rows) / 2:
-        raise UserError(
-            f"the labels have {len(distinct)} different values in {len(rows)} rows, such as {min(distinct)!r}: neither "
-            "classes nor numbers; give the column of the labels"
-        )
-    return tuple(sorted(distinct))
+
+    written: dict[str, int]
+    folded: dict[str, int]
+
+    @classmethod
+    def of(cls, written: dict[str, int]) -> ClassCodes:
+        """The codes of spellings and their indices."""
+        folded: dict[str, set[int]] = {}
+        for spelling, index in written.items():
+            folded.setdefault(fold(spelling), set()).add(index)
+        return cls(written, {spelling: min(indices) for spelling, indices in folded.items() if len(indices) == 1})
+
+    def index(self, value: str) -> int | None:
+        """Index of the class that is written `value`: as it is, else folded, else as a boolean; None if unknown."""
+        exact, folded = self.written.get(value.strip()), fold(value)
+        if exact is not None:
+            return exact
+        return self.folded.get(folded, self.folded.get(_BOOLEAN.get(folded, folded)))
 
 
-def codes(names: Sequence[str], values: Sequence[str] | None = None) -> dict[str, int]:
-    """Map each spelling of a class in files to its index.
+def codes(names: Sequence[str], values: Sequence[str] | None = None) -> ClassCodes:
+    """The codes of the classes `names`, in index order.
 
-    `values`: spelling of each of the classes `names` in the files (labels.txt); None: a number from 0. The name is
-    always accepted. Keys are `canonical`, and folded where that is unambiguous. UserError if two classes share a
-    spelling.
+    `values`: spelling of each of the classes in the files (labels.txt); None: a number from 0. The name is always
+    accepted too; a value counts before a name. UserError if two classes share a spelling.
     """
-    written = [canonical(value) for value in (values if values is not None else map(str, range(len(names))))]
-    if len(set(written)) < len(names) or len(set(names)) < len(names):
-        raise UserError(f"two classes are written alike: names {', '.join(names)}; values {', '.join(written)}")
-    indices = {value: index for index, value in enumerate(written)}
-    folded = [fold(name) for name in names]
+    spelled = [value.strip() for value in (values if values is not None else map(str, range(len(names))))]
+    if len(set(spelled)) < len(names) or len(set(names)) < len(names):
+        raise UserError(f"two classes are written alike: names {', '.join(names)}; values {', '.join(spelled)}")
+    written = {value: index for index, value in enumerate(spelled)}
     for index, name in enumerate(names):
-        indices.setdefault(canonical(name), index)
-        if folded.count(folded[index]) == 1:
-            indices.setdefault(folded[index], index)
-    return indices
+        written.setdefault(name.strip(), index)
+    return ClassCodes.of(written)
 
 
 def align(data: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...]:

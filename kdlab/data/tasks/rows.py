@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdlab.data.tasks.files import FileRow, place
-from kdlab.data.tasks.labels import as_number, canonical, fold
+from kdlab.data.tasks.labels import ClassCodes, as_number, canonical
 from kdlab.errors import UserError, nearest
 from kdlab.runtime.seeding import stable
 from kdlab.types import TaskShape
@@ -36,20 +36,21 @@ class TaskData:
 
 
 def labelled(
-    file: Path, records: Sequence[FileRow], code: dict[str, int] | None, *, hidden_allowed: bool
+    file: Path, records: Sequence[FileRow], code: ClassCodes | None, *, hidden_allowed: bool
 ) -> list[LabelledRow]:
     """Parse the labels of records: to class indices by `code`, or to numbers if `code` is None.
 
-    Hidden labels (no label; -1 if that is no class; in regression -1 in every row) become None if `hidden_allowed`.
-    UserError that names file and line for other hidden labels, unknown classes and labels that are no numbers.
+    Hidden labels (no label; -1 or NaN if that is no class; in regression NaN, and -1 in every row) become None if
+    `hidden_allowed`. UserError that names file and line for other hidden labels, unknown classes and labels that are no
+    finite numbers.
     """
     all_hidden = code is None and all(record.label is None or as_number(record.label) == -1.0 for record in records)
     parse = _class_parser(code) if code is not None else _number
     rows = []
     for record in records:
         value = None if all_hidden else record.label
-        if value is not None and code is not None and canonical(value) == "-1" and "-1" not in code:
-            value = None
+        if value is not None and canonical(value).casefold() in (("-1", "nan") if code is not None else ("nan",)):
+            value = value if code is not None and code.index(value) is not None else None
         if value is None and not hidden_allowed:
             raise hidden_label_error(file, record.line)
         rows.append(LabelledRow(record.texts, None if value is None else parse(value, file, record.line)))
@@ -59,16 +60,16 @@ def labelled(
 def hidden_label_error(file: Path, line: int) -> UserError:
     """Error for a row without a label in a split that needs labels."""
     return UserError(
-        f"{place(file, line)}: the label is hidden (empty or -1), and this split needs labels; "
+        f"{place(file, line)}: the label is hidden (empty, NaN or -1), and this split needs labels; "
         "GLUE's test sets have none: use its train and dev files"
     )
 
 
-def _class_parser(code: dict[str, int]) -> Callable[[str, Path, int], int]:
+def _class_parser(code: ClassCodes) -> Callable[[str, Path, int], int]:
     def parse(value: str, file: Path, line: int) -> int:
-        index = code.get(canonical(value), code.get(fold(value)))
+        index = code.index(value)
         if index is None:
-            raise UserError(f"{place(file, line)}: unknown label {value!r}; {nearest(value, code)}")
+            raise UserError(f"{place(file, line)}: unknown label {value!r}; {nearest(value, code.written)}")
         return index
 
     return parse
@@ -77,7 +78,10 @@ def _class_parser(code: dict[str, int]) -> Callable[[str, Path, int], int]:
 def _number(value: str, file: Path, line: int) -> float:
     number = as_number(value)
     if number is None:
-        raise UserError(f"{place(file, line)}: label {value!r} is not a finite number, and the task is regression")
+        comma = "; write a decimal point, not a comma" if as_number(value.replace(",", ".", 1)) is not None else ""
+        raise UserError(
+            f"{place(file, line)}: label {value!r} is not a finite number, and the task is regression{comma}"
+        )
     return number
 
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdlab.data.tasks.class_names import ClassNames, FileCodes
 from kdlab.data.tasks.files import (
     SUFFIXES,
     FileRow,
+    column_of,
     place,
     read_class_names,
     read_columns,
@@ -25,11 +27,14 @@ from kdlab.data.tasks.files import (
     read_table,
     require_rows,
 )
-from kdlab.data.tasks.labels import align, as_number, canonical, classes_of, codes
+from kdlab.data.tasks.inference import check_train_labels, classes_of, note_of
+from kdlab.data.tasks.labels import align, codes
 from kdlab.data.tasks.registry import AX, Task, plain_name
-from kdlab.data.tasks.rows import LabelledRow, TaskData, hidden_label_error, labelled, with_dev
+from kdlab.data.tasks.rows import LabelledRow, TaskData, labelled, with_dev
+from kdlab.data.text.files import matching
+from kdlab.data.text.lines import UTF8, check_encoding, encoding_parts, format_of, stem_of
 from kdlab.data.text.sources import HubText
-from kdlab.errors import UserError, nearest
+from kdlab.errors import UserError
 from kdlab.storage.files import sha256_of
 from kdlab.types import TaskShape
 
@@ -49,6 +54,8 @@ PAIRS = (
     ("text1", "text2"),
 )
 SINGLES = ("sentence", "text")
+Tables = list[tuple[Path, list[FileRow]]]  # the files of a split and their rows
+_REVISION = 2  # of the inference of classes from labels: changes with it
 LABELS = ("label", "labels", "gold_label", "score", "is_duplicate", "Quality")  # the last three: original files of GLUE
 
 
@@ -72,11 +79,11 @@ class TaskSource(Protocol):
 class TaskFolder:
     """A folder with files for train, dev (validation, valid, val) and optionally test, or one file, which is train.
 
-    Files are .tsv, .csv, .jsonl or .parquet. `task`: the official task of the rows; None: texts in a row, classes or
+    Files are .tsv, .csv, .jsonl (also as .gz or .zst) or .parquet. `task`: the official task of the rows; None: texts in a row, classes or
     scores, and the metric are inferred. `columns` and `label`: names of the text columns (one or two) and of the label
     column (None: by the usual names). `regression`: overrides the inference (None: infer). A labels.txt, or the class
-    names that `datasets` writes into parquet, defines the classes and their order. Without a dev split, a tenth of
-    train is held out.
+    names that `datasets` writes into parquet, defines the classes and their order; numbers in a .parquet file with names
+    go by its own names. `encoding`: that of all files but .parquet. Without a dev split, a tenth of train is held out.
     """
 
     path: str
@@ -84,6 +91,7 @@ class TaskFolder:
     columns: tuple[str, ...] | None = None
     label: str | None = None
     regression: bool | None = None
+    encoding: str = UTF8
 
     def files(self) -> dict[str, list[Path]]:
         """Files of each split; UserError if train is missing or a split exists in two formats."""
@@ -92,11 +100,11 @@ class TaskFolder:
             return {"train": [root]}
         if not root.is_dir():
             raise UserError(f"data.path: {root} does not exist; give a folder with train.tsv and dev.tsv, or one file")
-        tables = sorted(file for file in root.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        tables = sorted(file for file in root.iterdir() if format_of(file) in SUFFIXES and file.is_file())
         splits: dict[str, list[Path]] = {}
         for split, stems in STEMS.items():
             matches = [file for file in tables if _stem(file) in stems]
-            if len({(_stem(file), file.suffix) for file in matches}) > 1:
+            if len({(_stem(file), _endings(file)) for file in matches}) > 1:
                 names = ", ".join(file.name for file in matches)
                 raise UserError(f"data.path: {root} has the split {split} more than once: {names}; keep one of them")
             if matches:
@@ -111,10 +119,14 @@ class TaskFolder:
         if self.task is not None and self.regression not in (None, self.task.shape.regression):
             kind = "regression" if self.task.shape.regression else "classification"
             raise UserError(f"data.regression: {self.regression}; {self.task.title} is {kind}")
+        check_encoding(self.encoding)
         for split, files in self.files().items():
             for file in files:
                 self._columns(file, split)
-        self._listed_classes()
+        if self.task is not None:
+            self._official(self.task)
+        else:
+            self._class_names()
 
     def fingerprint(self) -> str:
         """Sha256 over the settings, and the names and contents of the files."""
@@ -123,11 +135,14 @@ class TaskFolder:
             files.append(names)
         contents = [(file.name, sha256_of(file)) for file in files]
         values = [self.task and self.task.name, self.columns, self.label, self.regression, contents]
+        values += encoding_parts(self.encoding)
+        if self.task is None:  # the meaning of the user's own labels is inferred
+            values.append(f"inference {_REVISION}")
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def read(self) -> TaskData:
         """Load the rows of all splits; UserError for invalid rows or labels."""
-        tables: dict[str, list[tuple[Path, list[FileRow]]]] = {}
+        tables: dict[str, Tables] = {}
         for split, files in self.files().items():
             tables[split] = [(file, self._records(file, split)) for file in files]
         widths = {split: len(parts[0][1][0].texts) for split, parts in tables.items()}
@@ -141,91 +156,76 @@ class TaskFolder:
             )
         notes = []
         if self.task is not None:
-            shape, code = self.task.shape, self._official_codes(self.task)
+            shape, codes_ = self.task.shape, self._official(self.task)
         else:
-            shape, code = self._infer(columns, tables["train"])
-            notes.append(f"inferred: {shape}")
+            shape, codes_, notes = self._infer(columns, tables["train"])
+            notes = [f"inferred: {shape}", *notes]
         splits = {split: [] for split in tables}
         for split, parts in tables.items():
             for file, records in parts:
+                code = None if codes_ is None else codes_.code(file, records)
                 splits[split] += labelled(file, records, code, hidden_allowed=split.startswith("test"))
         return with_dev(TaskData(shape, splits, notes))
 
     def _records(self, file: Path, split: str) -> list[FileRow]:
-        return require_rows(file, read_table(file, *self._columns(file, split)))
+        return require_rows(file, read_table(file, *self._columns(file, split), self.encoding))
 
     def _columns(self, file: Path, split: str) -> tuple[tuple[str, ...], str | None]:
-        available = read_columns(file)
+        """Names of the text columns and of the label column (None: a test file without one), as the file has them."""
+        available = read_columns(file, self.encoding)
         usual = [*([self.task.hub.columns] if self.task else []), *PAIRS, *((name,) for name in SINGLES)]
-        texts = self.columns or next((names for names in usual if set(names) <= set(available)), None)
+        texts = tuple(column_of(file, name, available) for name in self.columns or ()) or _usual(usual, available)
         if texts is None:
             raise UserError(
                 f"{place(file, 1)}: the columns are {', '.join(available)}, none with a usual name of a text column; "
                 "give data.columns=[sentence] or data.columns=[sentence1,sentence2] with the right names"
             )
-        label = self.label or next((name for name in LABELS if name in available), None)
-        for name in (*texts, *([label] if label else [])):
-            if name not in available and not (name == label and split.startswith("test")):
-                raise UserError(f"{place(file, 1)}: no column {name!r}; {nearest(name, available)}")
+        if self.label is not None:
+            optional = split.startswith("test") and matching(self.label, available) is None
+            return texts, None if optional else column_of(file, self.label, available)
+        label = _usual([(name,) for name in LABELS], available)
         if label is None and not split.startswith("test"):
             raise UserError(
                 f"{place(file, 1)}: no column 'label'; the columns are {', '.join(available)}: give data.label_column=NAME"
             )
-        return texts, label if label in available else None
+        return texts, label and column_of(file, label[0], available)
 
     def _label_file(self) -> Path | None:
         file = Path(self.path).expanduser() / "labels.txt"
         return file if file.is_file() else None
 
-    def _listed_classes(self) -> tuple[Path, tuple[str, ...], tuple[str, ...]] | None:
-        """(file that lists the classes, their spelling in the data files, their names); None if no file lists them."""
-        if (file := self._label_file()) is not None:
-            return file, *read_label_names(file)
-        train = self.files()["train"][0]
-        if train.suffix.lower() == ".parquet" and (names := read_class_names(train, self._columns(train, "train")[1])):
-            return train, tuple(str(index) for index in range(len(names))), names
-        return None
+    def _class_names(self) -> ClassNames:
+        """The class names that stand with the files."""
+        listed = self._label_file()
+        named = {}
+        for split, files in self.files().items():
+            for file in files:
+                if format_of(file) == ".parquet" and (names := read_class_names(file, self._columns(file, split)[1])):
+                    named[file] = names
+        return ClassNames(None if listed is None else (listed, *read_label_names(listed, self.encoding)), named)
 
-    def _official_codes(self, task: Task) -> dict[str, int] | None:
-        official = task.shape.labels
-        if official is None:
-            return None
-        if (listed := self._listed_classes()) is None:
-            return codes(official)
-        file, values, names = listed
-        try:
-            order = align(official, names)  # the files may number the classes in another order
-        except UserError as error:
-            raise UserError(
-                f"{file} names the classes {', '.join(names)}; {task.title} has {', '.join(official)}"
-            ) from error
-        return codes(official, [values[index] for index in order])
+    def _official(self, task: Task) -> FileCodes | None:
+        return None if task.shape.labels is None else self._class_names().codes(task.shape.labels, task)
 
-    def _infer(
-        self, columns: int, train: Sequence[tuple[Path, list[FileRow]]]
-    ) -> tuple[TaskShape, dict[str, int] | None]:
-        if (listed := self._listed_classes()) is not None and not self.regression:
-            file, values, names = listed
-            try:
-                return TaskShape(columns, names, ("accuracy",)), codes(names, values)
-            except UserError as error:
-                raise UserError(f"{file}: {error}") from error
-        for file, records in train:
-            if (unlabelled := next((record for record in records if record.label is None), None)) is not None:
-                raise hidden_label_error(file, unlabelled.line)
-        written = [record.label or "" for _, records in train for record in records]
-        try:
-            classes = None if self.regression else classes_of(written)
-        except UserError as error:
-            raise UserError(f"{train[0][0]}: {error}") from error
-        if self.regression is False and classes is None:
-            classes = tuple(sorted({canonical(value) for value in written}, key=lambda value: as_number(value) or 0.0))
+    def _infer(self, columns: int, train: Tables) -> tuple[TaskShape, FileCodes | None, list[str]]:
+        """Shape of the user's own rows, the codes of their classes, and notes."""
+        names, notes = self._class_names(), []
+        classes = None if self.regression else names.of_files([file for file, _ in train])
         if classes is None:
-            return TaskShape(columns, None, ("pearson", "spearman")), None
+            check_train_labels(train, self.regression)
+            written = [record.label or "" for _, records in train for record in records]
+            try:
+                classes = classes_of(written, self.regression)
+            except UserError as error:
+                raise UserError(f"{train[0][0]}: {error}") from error
+            if self.regression is None and (note := note_of(written, classes)) is not None:
+                notes.append(note)
+        if classes is None:
+            return TaskShape(columns, None, ("pearson", "spearman")), None, notes
         if len(classes) == 1:
             only = "hidden (all are -1)" if classes[0] == "-1" else f"all {classes[0]!r}"
             raise UserError(f"{train[0][0]}: the labels are {only}; at least two classes are needed to learn from")
-        return TaskShape(columns, classes, ("accuracy",)), codes(classes, classes)
+        return TaskShape(columns, classes, ("accuracy",)), names.codes(classes), notes
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def diagnostics(mnli: TaskFolder | TaskHub) -> list[LabelledRow]:
     named = [folder for folder in siblings if folder.is_dir() and plain_name(folder.name) in ("ax", "diagnostic")]
     for folder in (root, *named):
         stems = ("diagnostic", "ax") if folder == root else ("diagnostic", "ax", "test")
-        tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and _stem(file) in stems)
+        tables = sorted(file for file in folder.iterdir() if format_of(file) in SUFFIXES and _stem(file) in stems)
         if tables:
             source = TaskFolder(str(folder), AX)
             return [LabelledRow(record.texts, None) for record in source._records(tables[0], "test")]
@@ -298,4 +298,17 @@ def infer(folder: Path) -> TaskShape:
 
 
 def _stem(file: Path) -> str:
-    return re.sub(r"-\d+-of-\d+$", "", file.stem.casefold())
+    return re.sub(r"-\d+-of-\d+$", "", stem_of(file).casefold())
+
+
+def _endings(file: Path) -> str:
+    return file.name[len(stem_of(file)) :]
+
+
+def _usual(names: Sequence[tuple[str, ...]], available: Sequence[str]) -> tuple[str, ...] | None:
+    """The first of `names` whose columns are all there, first as they are written, then in any case."""
+    exact = next((some for some in names if set(some) <= set(available)), None)
+    if exact is not None:
+        return exact
+    found = ([matching(name, available) for name in some] for some in names)
+    return next((tuple(map(str, some)) for some in found if None not in some), None)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kdlab.data.tasks.files import place
 from kdlab.data.tasks.rows import LabelledRow, TaskData, hold_out
-from kdlab.data.text.files import lines
+from kdlab.data.text.lines import lines
 from kdlab.errors import UserError
 from kdlab.storage.files import sha256_of
 from kdlab.types import TaskShape

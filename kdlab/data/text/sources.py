@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdlab.data.text import mediawiki
-from kdlab.data.text.files import blocks, chunks, grouped, jsonl_rows, lines, parquet_rows, parquet_size, sniff
+from kdlab.data.text.files import blocks, chunks, grouped, jsonl_rows, parquet_rows, parquet_size
+from kdlab.data.text.lines import COMPRESSED, UTF8, check_encoding, encoding_parts, format_of, lines, sniff
 from kdlab.errors import UserError, nearest
 from kdlab.runtime.progress import redirect_tqdm, track
 
@@ -79,18 +80,20 @@ class WikipediaExcerpt:
 
 @dataclass(frozen=True)
 class TextFolder:
-    """A folder with subfolders of .txt, .jsonl and .parquet files in UTF-8, or one such file.
+    """A folder with subfolders of .txt, .jsonl and .parquet files, or one such file; .txt and .jsonl also as .gz or .zst.
 
     `document`: the unit of a document in a .txt file, the whole `file`, a `block` between blank lines, or a `line`. In
     .jsonl and .parquet a document is a row, with its text in `text_column`. `group`: number of consecutive blocks,
     lines or rows of a file that are joined into one document (BookCorpus has one sentence in a row). A .txt document of
     more than 4 million characters is split at a line's end, so that memory stays bounded. Hidden files are skipped.
+    `encoding`: that of .txt and .jsonl.
     """
 
     path: str
     document: str = "file"
     text_column: str = "text"
     group: int = 1
+    encoding: str = UTF8
 
     def files(self) -> list[Path]:
         """Text files of the folder, sorted by path, without empty ones. UserError if there is none."""
@@ -106,7 +109,7 @@ class TextFolder:
             )
         else:
             raise UserError(f"data.path: {root} does not exist; give a folder of {', '.join(SUFFIXES)} files, or one")
-        texts = [file for file in files if file.suffix.lower() in SUFFIXES]
+        texts = [file for file in files if format_of(file) in SUFFIXES]
         if not texts:
             names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
             content = f"it contains {names}" if files else "it is empty"
@@ -124,40 +127,44 @@ class TextFolder:
         if self.document not in ("file", "block", "line"):
             raise UserError(f"data.document: {self.document!r}; it is file, block or line")
         _check_group(self.group)
+        check_encoding(self.encoding)
         for file in self.files():
-            if file.suffix.lower() == ".parquet":
+            if format_of(file) == ".parquet":
                 parquet_size(file, self.text_column)
                 continue
-            sniff(file)
-            if file.suffix.lower() == ".jsonl":
-                next(jsonl_rows(file, self.text_column), None)
+            sniff(file, self.encoding)
+            if format_of(file) == ".jsonl":
+                next(jsonl_rows(file, self.text_column, self.encoding), None)
 
     def fingerprint(self) -> str:
         """Sha256 over the settings, and the names and contents of the files."""
         files = self.files()
         root = Path(self.path).expanduser()
         names = [file.relative_to(root).as_posix() if file != root else file.name for file in files]
-        return _digest([self.document, self.text_column, self.group, *names], files)
+        settings = [self.document, self.text_column, self.group, *names, *encoding_parts(self.encoding)]
+        return _digest(settings, files)
 
     def documents(self) -> Iterator[str]:
         """Stream the documents of each file, in the order of `files`."""
         for file in self.files():
-            if file.suffix.lower() == ".parquet":
+            if format_of(file) == ".parquet":
                 pieces = parquet_rows(file, self.text_column)
-            elif file.suffix.lower() == ".jsonl":
-                pieces = jsonl_rows(file, self.text_column)
+            elif format_of(file) == ".jsonl":
+                pieces = jsonl_rows(file, self.text_column, self.encoding)
             elif self.document == "file":
-                yield from chunks(file)
+                yield from chunks(file, self.encoding)
                 continue
             else:
-                pieces = blocks(file) if self.document == "block" else (line for _, line in lines(file))
+                block = self.document == "block"
+                pieces = blocks(file, self.encoding) if block else (line for _, line in lines(file, self.encoding))
             yield from grouped(pieces, self.group)
 
     def size(self) -> int:
-        """Bytes of the files; of .parquet files, uncompressed bytes of the text column."""
-        parquet = [file for file in self.files() if file.suffix.lower() == ".parquet"]
-        others = [file.stat().st_size for file in self.files() if file not in parquet]
-        return sum(others) + sum(parquet_size(file, self.text_column) for file in parquet)
+        """Bytes of the files, three times those of compressed ones; of .parquet, uncompressed bytes of the text column."""
+        parquet = [file for file in self.files() if format_of(file) == ".parquet"]
+        others = [file for file in self.files() if file not in parquet]
+        sizes = [file.stat().st_size * (3 if file.suffix.lower() in COMPRESSED else 1) for file in others]
+        return sum(sizes) + sum(parquet_size(file, self.text_column) for file in parquet)
 
 
 @dataclass(frozen=True)

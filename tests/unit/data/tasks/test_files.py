@@ -76,7 +76,7 @@ def test_typed_labels(tmp_path: Path) -> None:
     for name, labels in {"a": [0, 1], "b": [0.5, 2.0], "c": [True, False], "d": ["x", None]}.items():
         for suffix in (".jsonl", ".parquet"):
             file = write(tmp_path / f"{name}{suffix}", ("text", "label"), [("t", label) for label in labels])
-            expected = {"a": ["0", "1"], "b": ["0.5", "2.0"], "c": ["1", "0"], "d": ["x", None]}[name]
+            expected = {"a": ["0", "1"], "b": ["0.5", "2.0"], "c": ["True", "False"], "d": ["x", None]}[name]
             assert [record.label for record in read_table(file, ("text",), "label")] == expected
 
 
@@ -237,7 +237,7 @@ def jsonl(text: str):
         (lambda folder: (folder / "dev.tsv").write_text(GOOD), "no train file.*it has dev.tsv"),
         (twice, "split train more than once: train.csv, train.tsv"),
         (tsv(""), r"train.tsv is empty; its first line names the columns"),
-        (tsv("sentence\tlabel\n"), "train.tsv has no rows below its header"),
+        (tsv("sentence\tlabel\n"), "train.tsv, line 1: a header, and no rows below it"),
         (tsv("review\tlabel\na\t1\n"), "train.tsv, line 1: the columns are review, label, none with a usual name of a text column"),
         (tsv("sentence\tlabl\na\t1\n"), "train.tsv, line 1: no column 'label'; the columns are sentence, labl"),
         (tsv("sentence\tlabel\na\t1\nb\n"), r"train.tsv, line 3: ragged row, 1 fields where the header has 2"),
@@ -250,7 +250,7 @@ def jsonl(text: str):
         (tsv("sentence\tlabel\na\t0\na\t1\n"), "cannot be split into train and dev"),
         (tsv("sentence\tlabel\n" + "".join(f"a{i}\tid{i}\n" for i in range(25))), "train.tsv: the labels have 25 diff"),
         (with_labels("index\tvalue\tname\n0\t1\ta\n1\t1.0\tb\n"), "labels.txt: two classes are written alike"),
-        (with_dev_file("sentence\tlabel\n"), "dev.tsv has no rows"),
+        (with_dev_file("sentence\tlabel\n"), "dev.tsv, line 1: a header, and no rows below it"),
         (with_dev_file("sentence\tlabel\na\t0\nb\t7\n"), "dev.tsv, line 3: unknown label '7'; known: 0, 1"),
         (with_dev_file("sentence\tlabel\na\t-1\n"), "dev.tsv, line 2: the label is hidden"),
         (with_dev_file("sentence\na\n"), "dev.tsv, line 1: no column 'label'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from kdlab.data.text import files as textfiles
+from kdlab.data.text import lines as textlines
 from kdlab.data.text.sources import HubText, Mixture, TextFolder, WikipediaExcerpt
 from kdlab.errors import UserError
 
@@ -64,6 +66,7 @@ def test_a_folder_is_read_by_name_with_its_subfolders(tmp_path: Path) -> None:
 
 def test_long_files_and_lines_come_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textfiles, "LONGEST", 10)
+    monkeypatch.setattr(textlines, "LONGEST", 10)
     file = tmp_path / "a.txt"
     file.write_text("one two\nfour\néééééééééé é\n\nlast", encoding="utf-8")
     parts = list(TextFolder(str(file)).documents())
@@ -190,6 +193,41 @@ def test_faults_deep_in_a_file_are_named_while_reading(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"ends in half a letter \xc3")
     with pytest.raises(UserError, match=r"c\.txt, line 1: not UTF-8"):
         list(TextFolder(str(tmp_path / "c.txt")).documents())
+
+
+def test_compressed_files_and_columns_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"A.\n\nB.\n"))
+    rows = b"".join(pa.Codec("zstd").compress(f'{{"Text": "{i}"}}\n'.encode()).to_pybytes() for i in range(2))
+    (tmp_path / "b.jsonl.zst").write_bytes(rows)
+    write_parquet(tmp_path / "c.parquet", ["C"], column="TEXT")
+    source = TextFolder(str(tmp_path))
+    source.check()
+    assert list(source.documents()) == ["A.\n\nB.\n", "0", "1", "C"]
+    assert source.size() > 0
+    (tmp_path / "b.jsonl.zst").write_bytes(rows[:-4])
+    with pytest.raises(UserError, match="cannot read .*b.jsonl.zst: Truncated"):
+        list(source.documents())
+    (tmp_path / "b.jsonl.zst").write_bytes(pa.Codec("zstd").compress(b'{"Text": "x", "TEXT": "y"}').to_pybytes())
+    with pytest.raises(UserError, match="b.jsonl.zst, line 1: no field 'text'"):
+        source.check()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "shift_jis", "utf-8-sig"])
+@pytest.mark.parametrize("document", ["file", "block", "line"])
+def test_text_in_other_encodings(tmp_path: Path, encoding: str, document: str) -> None:
+    words = "\u65e5\u672c" if encoding == "shift_jis" else "gr\u00f6\u00dfer"
+    (tmp_path / "a.txt").write_bytes(f"{words}\n\n{words}\n".encode(encoding))
+    (tmp_path / "b.jsonl").write_bytes(json.dumps({"text": words}, ensure_ascii=False).encode(encoding))
+    source = TextFolder(str(tmp_path), document, encoding=encoding)
+    source.check()
+    assert "".join(source.documents()).split() == ([words] * 2 + [words] if document == "file" else [words * 3])
+    plain = TextFolder(str(tmp_path), document)
+    if encoding == "utf-8-sig":
+        assert plain.fingerprint() == source.fingerprint()
+    else:
+        assert plain.fingerprint() != source.fingerprint()
+        with pytest.raises(UserError, match="data.encoding="):
+            plain.check()
 
 
 def test_fingerprint_is_that_of_names_contents_and_settings(tmp_path: Path) -> None:

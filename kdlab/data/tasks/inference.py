@@ -1,0 +1,107 @@
+"""Infer from the labels of a training set whether they are classes or scores, and which classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from kdlab.data.tasks.files import FileRow, place
+from kdlab.data.tasks.labels import as_number, canonical, is_nonfinite, is_whole
+from kdlab.data.tasks.rows import hidden_label_error
+from kdlab.errors import UserError
+
+FEW = 20  # at most this many distinct whole numbers are classes
+DENSE = 0.9  # more are classes too if at least this share of the numbers from the lowest to the highest occurs
+SCORES = "taken for scores (regression)"  # of whole numbers, in a note for the user
+_EXACT = 2**53  # whole numbers above are no floats, so they are names and no scores
+_LEADING_ZERO = re.compile(r"[+-]?0\d")
+_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+
+
+def check_train_labels(train: Sequence[tuple[Path, Sequence[FileRow]]], regression: bool | None) -> None:
+    """UserError with file and line for a label that is hidden, not finite, or written with a decimal comma."""
+    for file, records in train:
+        for record in records:
+            if record.label is None:
+                raise hidden_label_error(file, record.line)
+            if is_nonfinite(record.label):
+                raise UserError(
+                    f"{place(file, record.line)}: the label {record.label!r} is no finite number; give the row a label or "
+                    "remove it (if it is the name of a class, list the classes in a labels.txt)"
+                )
+    if regression is not False:
+        _check_commas([(file, record) for file, records in train for record in records])
+
+
+def _check_commas(rows: Sequence[tuple[Path, FileRow]]) -> None:
+    """UserError where the labels are numbers, some of them with a decimal comma."""
+    commas = [row for row in rows if _COMMA.fullmatch(row[1].label or "")]
+    if commas and all(as_number((record.label or "").replace(",", ".")) is not None for _, record in rows):
+        file, record = commas[0]
+        label = str(record.label)
+        raise UserError(
+            f"{place(file, record.line)}: the label {label!r} has a decimal comma; write {label.replace(',', '.')} "
+            "(data.regression=false if it is the name of a class)"
+        )
+
+
+def classes_of(values: Iterable[str], regression: bool | None = None) -> tuple[str, ...] | None:
+    """The classes of a training set from its labels, in order; None if they are scores (regression).
+
+    Words are classes as they are written, in alphabetical order; numbers with leading zeros, and those beyond 2**53,
+    are words. Numbers are scores if one of them has a fraction; whole numbers are classes, in ascending order, if they are
+    at most `FEW` different ones, or if they begin at -1, 0 or 1 and have few gaps (`DENSE`): the numbers in the gaps are
+    classes then too, without a training row. `regression`: False where they are classes in any case, True where they
+    are scores. UserError for more than `FEW` distinct words that are more than half of the rows: no labels.
+    """
+    if regression:
+        return None
+    written = [value.strip() for value in values]
+    whole = all(map(is_whole, written))
+    rows = [canonical(value) for value in written] if whole else written
+    distinct = set(rows)
+    if _are_scores(distinct):
+        if whole and (filled := _without_gaps(distinct)) is not None:
+            return filled
+        return tuple(sorted(distinct, key=Decimal)) if regression is False else None
+    if len(distinct) > FEW and len(distinct) > len(rows) / 2:
+        raise UserError(
+            f"the labels have {len(distinct)} different values in {len(rows)} rows, such as {min(distinct)!r}: neither "
+            "classes nor numbers; give the column of the labels"
+        )
+    return tuple(sorted(distinct, key=int if whole else None))
+
+
+def note_of(values: Collection[str], classes: tuple[str, ...] | None) -> str | None:
+    """A line for the user where whole numbers were taken for scores, or more than `FEW` for classes; None elsewhere."""
+    numbers = {canonical(value): as_number(value) for value in values}
+    known = sorted((number, name) for name, number in numbers.items() if number is not None and number.is_integer())
+    if len(known) < len(numbers) or len(numbers) <= FEW:
+        return None
+    whole = f"the labels are {len(numbers)} different whole numbers from {known[0][1]} to {known[-1][1]}"
+    if classes is None:
+        return f"{whole}: {SCORES}; data.regression=false takes them for classes"
+    missing = [name for name in classes if name not in numbers]
+    gaps = f", {', '.join(missing[:6])} without a training row" if missing else ""
+    return f"{whole}: taken for {len(classes)} classes{gaps}; data.regression=true takes them for scores"
+
+
+def _are_scores(distinct: Collection[str]) -> bool:
+    """True for numbers that would be scores but for a few, or dense, whole ones."""
+    numbers = [as_number(value) for value in distinct]
+    if any(number is None for number in numbers) or any(_LEADING_ZERO.match(value) for value in distinct):
+        return False
+    if any(not number.is_integer() for number in numbers if number is not None):
+        return True
+    return len(distinct) > FEW and all(abs(number) <= _EXACT for number in numbers if number is not None)
+
+
+def _without_gaps(distinct: Collection[str]) -> tuple[str, ...] | None:
+    """All numbers from the lowest to the highest of whole numbers that are class numbers with few gaps; else None."""
+    numbers = sorted(map(int, distinct))
+    low, high = numbers[0], numbers[-1]
+    if low not in (-1, 0, 1) or len(numbers) < DENSE * (high - low + 1):
+        return None
+    return tuple(map(str, range(low, high + 1)))
