@@ -62,7 +62,7 @@ class DataConfig:
     path: str | None = None
     "File or folder of your own rows, used instead of source; finetune: also a folder with one folder per task"
     encoding: str = "utf-8"
-    "Text encoding of your own .txt, .tsv, .csv and .jsonl files, by its name in Python: utf-8, cp1252, utf-16, ..."
+    "Encoding of your own .txt, .tsv, .csv and .jsonl files, by its name in Python: utf-8, cp1252, utf-16"
     max_length: int = 128
     "Tokens of a row at most; longer rows are truncated, longer texts are cut into several rows"
     batch_size: int = 32

@@ -12,6 +12,8 @@ from typing import Any
 from kdlab.errors import UserError
 
 FORMER = {"policy.chooser": "weigh.policy", "policy": "weigh"}  # former key or group: the one of today; longest first
+# keys that configurations have had since a later version, and the values that older runs had without them
+ADDED = {"data.encoding": "utf-8"}
 # an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on
 _OVERRIDE = re.compile(r"(\+\+|\+|~)?([A-Za-z_][\w.]*)(.*)", re.DOTALL)
 _printed: set[str] = set()
@@ -65,13 +67,35 @@ def check_folder(folder: Path) -> None:
 
 
 def configuration(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config.yaml, as read from its file, in the spelling of today. Keeps the order of the keys."""
-    return _renamed(config, {"policy": "weigh"}, {"chooser": "policy"})
+    """A run's config.yaml, as read from its file, in the spelling of today and with the keys that were added since."""
+    return _with_added(_renamed(config, {"policy": "weigh"}, {"chooser": "policy"}))
 
 
 def former_configuration(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration in the former spelling, for hashes that older versions took of it."""
-    return _renamed(config, {"weigh": "policy"}, {"policy": "chooser"})
+    """A configuration in the former spelling and without added keys, for hashes that older versions took of it."""
+    return _renamed(_without_added(config), {"weigh": "policy"}, {"policy": "chooser"})
+
+
+def _with_added(config: dict[str, Any]) -> dict[str, Any]:
+    for name, value in ADDED.items():
+        group, _, below = name.rpartition(".")
+        if isinstance(config.get(group), dict) and below not in config[group]:
+            config = {**config, group: {**config[group], below: value}}
+    return config
+
+
+def _without_added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` without added keys whose value is that of older runs."""
+    return {
+        group: {
+            name: value
+            for name, value in keys.items()
+            if f"{group}.{name}" not in ADDED or ADDED[f"{group}.{name}"] != value
+        }
+        if isinstance(keys, Mapping)
+        else keys
+        for group, keys in config.items()
+    }
 
 
 def _renamed(config: Mapping[str, Any], groups: Mapping[str, str], below: Mapping[str, str]) -> dict[str, Any]:

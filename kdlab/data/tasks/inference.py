@@ -65,7 +65,7 @@ def classes_of(values: Iterable[str], regression: bool | None = None) -> tuple[s
     if _are_scores(distinct):
         if whole and (filled := _without_gaps(distinct)) is not None:
             return filled
-        return tuple(sorted(distinct, key=Decimal)) if regression is False else None
+        return tuple(sorted(distinct, key=_by_number)) if regression is False else None
     if len(distinct) > FEW and len(distinct) > len(rows) / 2:
         raise UserError(
             f"the labels have {len(distinct)} different values in {len(rows)} rows, such as {min(distinct)!r}: neither "
@@ -86,6 +86,10 @@ def note_of(values: Collection[str], classes: tuple[str, ...] | None) -> str | N
     missing = [name for name in classes if name not in numbers]
     gaps = f", {', '.join(missing[:6])} without a training row" if missing else ""
     return f"{whole}: taken for {len(classes)} classes{gaps}; data.regression=true takes them for scores"
+
+
+def _by_number(value: str) -> tuple[Decimal, str]:
+    return Decimal(value), value  # 1.1 and 1.10 are two classes of one number
 
 
 def _are_scores(distinct: Collection[str]) -> bool:

@@ -27,6 +27,7 @@ from kdlab.data.tasks.files import (
     read_table,
     require_rows,
 )
+from kdlab.data.tasks.first_reading import first_reading
 from kdlab.data.tasks.inference import check_train_labels, classes_of, note_of
 from kdlab.data.tasks.labels import align, codes
 from kdlab.data.tasks.registry import AX, Task, plain_name
@@ -55,7 +56,7 @@ PAIRS = (
 )
 SINGLES = ("sentence", "text")
 Tables = list[tuple[Path, list[FileRow]]]  # the files of a split and their rows
-_REVISION = 2  # of the inference of classes from labels: changes with it
+_REVISION = 2  # of the reading of labels; of the first one where both give the same
 LABELS = ("label", "labels", "gold_label", "score", "is_duplicate", "Quality")  # the last three: original files of GLUE
 
 
@@ -136,9 +137,21 @@ class TaskFolder:
         contents = [(file.name, sha256_of(file)) for file in files]
         values = [self.task and self.task.name, self.columns, self.label, self.regression, contents]
         values += encoding_parts(self.encoding)
-        if self.task is None:  # the meaning of the user's own labels is inferred
-            values.append(f"inference {_REVISION}")
+        if not self._first_reading():
+            values.append(f"labels {_REVISION}")
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+    def _first_reading(self) -> bool:
+        """True where the first version of kdlab read the same classes, so that artifacts keep their keys."""
+        names, files = self._class_names(), [file for split in self.files().values() for file in split]
+        if names.named and (
+            names.listed is not None or len(names.named) < len(files) or len({*names.named.values()}) > 1
+        ):
+            return False
+        if self.task is not None or self.regression or names.of_files(files) is not None:
+            return True
+        tables = [(file, self._records(file, "train")) for file in self.files()["train"]]
+        return first_reading(tables, self.regression)
 
     def read(self) -> TaskData:
         """Load the rows of all splits; UserError for invalid rows or labels."""

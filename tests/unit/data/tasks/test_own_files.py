@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -348,3 +349,29 @@ def test_another_encoding_is_another_data_set_and_its_names_are_one(tmp_path: Pa
 def test_wrong_encodings_are_one_line(tmp_path: Path, content: bytes, encoding: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         read(tmp_path, {"train.tsv": content}, encoding=encoding)
+
+
+def test_the_fingerprint_is_the_former_one_where_the_classes_are(tmp_path: Path) -> None:
+    """Keys of artifacts outlast versions: the expected hashes are of the formula that version eb978b8 had."""
+
+    def former(folder: Path) -> str:
+        contents = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(folder.iterdir())]
+        return hashlib.sha256(json.dumps([None, None, None, None, contents]).encode()).hexdigest()
+
+    same = ["x\ny\n", "0\n1\n", "0.5\n1\n", "1.0\n2\n", "-1\n1\n", "".join(f"{i}\n" for i in range(30))]
+    other = ["1_1\n11\n", "01\n1\n", "".join(f"{i}\n" for i in range(1, 31)), "x\n01\n"]
+    for number, labels in enumerate([*same, *other]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rows = "".join(f"s{i}\t{label}\n" for i, label in enumerate(labels.split()))
+        (folder / "train.tsv").write_text(TSV + rows)
+        assert (TaskFolder(str(folder)).fingerprint() == former(folder)) == (number < len(same)), labels
+    for number, (train, dev) in enumerate((("ab", "ab"), ("ab", "ba"), ("ab", ""))):
+        folder = tmp_path / f"named{number}"
+        folder.mkdir()
+        numbered([*train], [0, 1]).to_parquet(folder / "train.parquet")
+        if dev:
+            numbered([*dev], [0, 1]).to_parquet(folder / "validation.parquet")
+        else:
+            (folder / "dev.tsv").write_text(TSV + "x\ta\n")
+        assert (TaskFolder(str(folder)).fingerprint() == former(folder)) == (train == dev)
