@@ -82,6 +82,8 @@ class TaskInputs(Inputs):
     @property
     def inference(self) -> str:
         """The note that whole numbers were taken for scores, so that the task is regression; "" elsewhere."""
+        if self.task is not None or self.config.data.regression is not None:
+            return ""
         folder = self.store.find("task", self.task_parts)
         notes = self.rows.notes if folder is None else dataset.read_notes(folder)
         return next((note for note in notes if SCORES in note), "")
