@@ -98,6 +98,11 @@ class Config:
                 f"trainer.shard_teacher=true weigh.episodes={self.weigh.episodes}: a module that weighs knowledge is trained by "
                 "one process with the whole teacher; train it with trainer.shard_teacher=false, then give weigh.path="
             )
+        if self.trainer.shard_teacher and self.adopt.mc_dropout:
+            raise UserError(
+                f"trainer.shard_teacher=true adopt.mc_dropout={self.adopt.mc_dropout}: forwards with dropout need a whole "
+                "teacher on each device; adopt.mc_dropout=0"
+            )
         if self.teachers.split is not None:
             if self.data.stage == "pretrain":
                 raise UserError(

@@ -64,6 +64,12 @@ def functions(group: str, choice: str) -> dict[str, Any]:
     return {name: hydra.utils.get_object(arm["_target_"]) for name, arm in given.arms.items()}
 
 
+def reads_largest(choice: str) -> bool:
+    """True if a term of knowledge reads the largest teacher for every row."""
+    terms = read("knowledge", choice).terms
+    return any(terms[name].get("teacher") == "largest" for name in functions("knowledge", choice))
+
+
 def learns(choice: str) -> bool:
     """True if the choices train a weighing module before the run."""
     return any(isinstance(arm, type) for arm in functions("weigh", choice).values())
@@ -82,7 +88,7 @@ def needs(group: str, choice: str) -> tuple[Any, ...]:
                 bool(asked), any(map(is_joint, found.values())), any(map(on_logits, asked.values())),
                 any(not on_logits(term) for term in found.values()), frozenset().union(*map(fields_beyond_logits, found.values())),
                 bool(given.get("phases")), any(marks_of(term).layer_mask for term in found.values()),
-                mean_squared_error in found.values(),
+                mean_squared_error in found.values(), reads_largest(choice),
             )  # fmt: skip
         case "adopt":
             rules = []
@@ -118,8 +124,11 @@ def contradiction(one: dict[str, str]) -> str | None:
     if joint and not alone and not all(both for *_, both in rules):
         return "queries only some teachers"
     mixes = any(mixes == "answers" for _, mixes, *_ in rules)
-    if mixes and one["teachers"] == "specialists" and needs("knowledge", one["knowledge"])[-1]:
+    *_, numbers, largest = needs("knowledge", one["knowledge"])
+    if mixes and one["teachers"] == "specialists" and numbers:
         return "compares logits"
+    if largest and one["teachers"] == "specialists":
+        return "teacher=adopted"
     return None
 
 
@@ -215,7 +224,8 @@ def assert_trains(lab: Lab, one: dict[str, str]) -> Path:
     queries = result["ledger"]["teacher_queries"]
     assert (queries["total"] > 0) == asked and result["adopt"] == (one["adopt"] if asked else None)
     kept = BATCH if read("select", one["select"]).get("ratio") == 1 else KEPT
-    assert queries["total"] in (asked * STEPS * kept * n for n in range(len(result["teachers"]) + 1))
+    halves = range(0, 2 * len(result["teachers"]) + 1, 1 if reads_largest(one["knowledge"]) else 2)
+    assert queries["total"] in (asked * STEPS * kept * n // 2 for n in halves)
     rows = tables.read(folder / "knowledge.csv") if (folder / "knowledge.csv").exists() else []
     assert len(rows) in (0, STEPS)
     weighed = [float(value) for row in rows for name, value in row.items() if name.startswith("weight_")]
@@ -285,6 +295,13 @@ HARD = ["adopt=hard", *SMALL]
     [
         (["student.layers=4", "knowledge=dekd", *HARD], ["layers"]),
         (["weigh=uncertainty"], ["patient"]),
+        (["adopt=muki_soft", *SMALL, "adopt.mc_dropout=-1"], ["adopt.mc_dropout=-1"]),
+        (["adopt=muki_soft", *SMALL, "adopt.arms.muki_soft.scale=0"], ["scale=0"]),
+        (["adopt=muki_soft", *SMALL, "adopt.mc_dropout=2", "trainer.shard_teacher=true"], ["adopt.mc_dropout=2", "shard_teacher"]),
+        ([*HARD, "+adopt.mc_dropout=2"], ["adopt.mc_dropout=2", "adopt=hard", "muki_soft"]),
+        (["knowledge=dekd", "knowledge.terms.aligned.teacher=large"], ["knowledge.terms.aligned.teacher=large", "largest"]),
+        (["knowledge=tinybert", "knowledge.phase_lrs=[1e-3]"], ["knowledge.phase_lrs", "2 phases"]),
+        (["knowledge=tinybert", "knowledge.phase_lrs=[1e-3,0]"], ["knowledge.phase_lrs=0"]),
         (["weigh=ksm", "weigh.episodes=0"], ["weigh.episodes"]),
         (["weigh=ksm", "weigh.path=nowhere"], ["nowhere", "KSM"]),
         (["weigh=random_soft", "weigh.path=nowhere"], ["weigh.path"]),
@@ -340,22 +357,54 @@ def test_hard_asks_each_of_two_teachers_about_half_of_the_rows(ratio, lab):
     assert "small" in output
 
 
-def test_hard_among_three_teachers_gives_the_smaller_ones_what_is_left_over(lab):
-    """Four rows a step for three teachers: two for the smallest."""
+def test_hard_among_three_teachers_gives_the_larger_ones_what_is_left_over(lab):
+    """Four rows a step for three teachers: two for the largest."""
     more = ["adopt=assistant", "+teachers.others.small.layers=1", "knowledge=response", "select=random", *FEW]
-    assert queries_in(lab.run(*more)[0]) == {"small": 2 * STEPS, "assistant": STEPS, lab.teacher.name: STEPS}
+    assert queries_in(lab.run(*more)[0]) == {"small": STEPS, "assistant": STEPS, lab.teacher.name: 2 * STEPS}
 
 
 def test_dynamic_alignment_chooses_as_many_layers_as_the_student_has(lab):
-    rows = tables.read(lab.run("select=random", "knowledge=dekd", "adopt=assistant", *FEW)[0] / "knowledge.csv")
-    assert len(rows) == STEPS
-    for teacher, depth in (("assistant", 3), (lab.teacher.name, 4)):
+    given = ["select=random", "knowledge=dekd", "adopt=assistant", *FEW]
+    folder = lab.run(*given)[0]  # DeKD, Eq. 8, 9: the teacher's layers for every row, the assistant's for none
+    assert queries_in(folder) == {"assistant": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT}
+    assert not [name for name in tables.read(folder / "knowledge.csv")[0] if name.startswith("layer_aligned_assistant")]
+    other = lab.run(*given, "knowledge.terms.aligned.teacher=adopted")[0]
+    assert queries_in(other) == {"assistant": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT // 2}
+    for run, teacher, depth in (
+        (folder, lab.teacher.name, 4), (other, "assistant", 3), (other, lab.teacher.name, 4)
+    ):  # fmt: skip
+        rows = tables.read(run / "knowledge.csv")
+        assert len(rows) == STEPS
         names = [name for name in rows[0] if name.startswith(f"layer_aligned_{teacher}_")]
         assert len(names) == depth
         for row in rows:
             chosen = [float(row[name]) for name in names]
             assert sum(chosen) == pytest.approx(2) and all(0 <= share <= 1 for share in chosen)
     assert len({tuple(row[name] for name in names) for row in rows}) > 1  # they change
+
+
+MC = ["select=random", "teachers.split=2", "knowledge=muki", "adopt=muki_soft", "adopt.mc_dropout=2", *FEW]
+
+
+def test_each_forward_of_monte_carlo_dropout_is_a_query_and_a_resumed_run_repeats_it(lab):
+    folder, _ = lab.run(*MC)
+    assert queries_in(folder) == {f"specialist-{n}": 3 * STEPS * KEPT for n in (1, 2)}
+    plain = lab.run(*MC, "adopt.mc_dropout=0")[0]
+    assert queries_in(plain) == {f"specialist-{n}": STEPS * KEPT for n in (1, 2)}
+    assert weights(folder) != weights(plain)
+    assert lab.try_(*MC, prepare=Kill(4, "end"), into="killed/mc")[1].code == -9
+    again, done = lab.try_(*MC, into="killed/mc")
+    assert done.code == 0, done.output
+    assert whole(again) == whole(folder)
+
+
+def test_a_teacher_without_dropout_has_no_monte_carlo_uncertainty(lab, tmp_path):
+    dull = tmp_path / "dull"
+    shutil.copytree(lab.teacher, dull)
+    config = json.loads((dull / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
+    (dull / "config.json").write_text(json.dumps(config))
+    assert_refused(lab.try_(*MC, f"teachers.path={dull}")[1], "adopt.mc_dropout=2", "specialist-1 has no dropout")
 
 
 # ---- laws of the module that learns to weigh

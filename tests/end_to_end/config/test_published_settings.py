@@ -152,6 +152,33 @@ def test_tinybert_learns_intermediate_layers_for_20_epochs_then_predictions_for_
     assert counted["soft"].term["temperature"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("task", "epochs", "length"),
+    [("sst2", 20, 64), ("cola", 20, 64), ("mrpc", 20, 128), ("rte", 20, 128), ("mnli", 10, 128), ("qqp", 10, 128), ("qnli", 10, 128)],
+)  # fmt: skip
+def test_tinyberts_recipe_is_the_published_one(task, epochs, length):
+    """METHODS section 10: 20 epochs (10 for MNLI, QQP, QNLI) at 5e-5, then 3 at 1e-5 to 3e-5; 64 tokens of one sentence."""
+    given = ["+exp=adads_finetune", "scale=paper", "knowledge=tinybert", "recipe=tinybert_paper", f"data.task={task}"]
+    config = checked(composition(given)[0])
+    assert config.trainer.max_epochs == epochs + 3 and config.trainer.max_steps is None
+    assert config.knowledge.phases == [pytest.approx(epochs / (epochs + 3), abs=1e-6)]
+    assert config.knowledge.terms["hidden"].until == config.knowledge.terms["soft"].since == config.knowledge.phases[0]
+    first, second = config.knowledge.phase_lrs
+    assert first == 5e-5 and 1e-5 <= second <= 3e-5
+    assert (config.data.max_length, config.data.batch_size) == (length, 32)
+
+
+def test_tinyberts_sweep_trains_by_tinyberts_recipe():
+    jobs = expansion.jobs(expansion.Expansion(["+sweep=adads_tinybert", "scale=paper", "seed=1", "select=all"], []), {})
+    found = {}
+    for job in jobs:
+        config = checked(composition(job.overrides)[0])
+        found[config.data.task] = (config.trainer.max_epochs, config.data.max_length, *config.knowledge.phase_lrs)
+    assert found == {
+        "qqp": (13, 128, 5e-5, 2e-5), "mnli": (13, 128, 5e-5, 2e-5), "qnli": (13, 128, 5e-5, 2e-5), "sst2": (23, 64, 5e-5, 2e-5)
+    }  # fmt: skip
+
+
 def test_another_length_of_tinyberts_first_phase_moves_everything_that_hangs_on_it():
     config = paper("knowledge=tinybert", "knowledge.phases=[0.5]")
     found = {name: (t.since, t.until) for name, t in config.knowledge.terms.items() if t.weight > 0}
@@ -163,8 +190,10 @@ def test_patient_kd_learns_from_the_published_layers():
     found = config.knowledge.terms["patient"]
     assert function_of(found.term) == "patient" and found.at == "all"
     assert [n for _, n in layer_maps.layer_pairs(found.term["layers"], 6, 12)] == [2, 4, 6, 8, 10]
-    # beta 100 of the published script, which takes means over H and layers where the equation takes sums
-    assert found.weight == pytest.approx(100 / (768 * 5), rel=0.01)
+    # beta of the published script, on means over mapped layers and width, whatever these are
+    assert found.weight == 100 and found.term["average"] is True
+    assert paper("student.layers=3", "knowledge=pkd").knowledge.terms["patient"].weight == 100
+    assert paper(exp="dynamickd_objective").knowledge.terms["patient"].term["average"] is True
     assert set(terms(config)) == {"label", "soft", "patient"}
 
 
@@ -233,6 +262,7 @@ def test_dekd_has_its_published_settings():
     assert (config.select.name, config.select.ratio) == ("scaled_entropy", 0.5)
     assert terms(config) == {"label": (0.5, "label_loss"), "soft": (0.3, "soft_loss"), "aligned": (0.2, "aligned")}
     assert config.knowledge.terms["soft"].term["temperature"] == 5.0
+    assert config.knowledge.terms["aligned"].teacher == "largest"  # Eq. 8, 9: the teacher's states
     assert config.adopt.arms["hard"]["_target_"] == "kdlab.methods.adoption.hard"
     given = config.adopt.assistant
     assert given is not None and (given.layers, given.temperature) == (None, 5.0)
@@ -257,6 +287,24 @@ def test_every_assistant_of_dekds_methods_has_the_published_depth(student, publi
 @pytest.mark.parametrize(("teacher", "student", "halfway"), [(6, 3, 4), (6, 2, 4), (4, 2, 3), (24, 6, 15)])
 def test_other_assistants_are_halfway_rounded_down(teacher, student, halfway):
     assert specs.assistant_layers(teacher, student) == halfway
+
+
+def test_mukis_settings_are_those_of_its_public_code():
+    """Li et al. 2022: weights softmax(score / 0.2), margin re-weighting, tau 1; 16 forwards for MC dropout, an option."""
+    soft = paper("knowledge=muki", "adopt=muki_soft", "adopt.mc_dropout=16", exp="specialists")
+    arm = soft.adopt.arms["muki_soft"]
+    assert (arm["scale"], arm["margin"], soft.adopt.mc_dropout) == (0.2, True, 16)
+    assert soft.knowledge.terms["soft"].term["temperature"] == 1.0
+    hard = paper("knowledge=muki", "adopt=muki_hard", exp="specialists")
+    assert hard.adopt.arms["muki_hard"]["margin"] is True and hard.adopt.mc_dropout == 0
+
+
+@pytest.mark.parametrize("name", ["dfa", "cfl"])
+def test_dfa_and_cfl_learn_joined_logits_and_uhc_does_not(name):
+    config = paper(f"knowledge={name}", exp="specialists")
+    assert terms(config)["soft"] == (1.0, "joined_soft_loss")
+    assert config.knowledge.terms["soft"].term["temperature"] == 5.0
+    assert terms(paper(exp="specialists"))["soft"] == (1.0, "soft_loss")
 
 
 def test_dekd_without_data_selection_learns_from_every_row():

@@ -12,6 +12,7 @@ from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.methods.adoption import hard
 from kdlab.methods.marks import needs
+from kdlab.modules.objective import WeightedTerm
 from kdlab.stages.dry_run import ModelShape, check_adoption, check_terms
 from kdlab.stages.validation import check
 from kdlab.teachers import specs
@@ -41,6 +42,15 @@ TYPED = {
     "labels alone for an assistant": (["adopt=assistant", "adopt.assistant.label_weight=1"], "adopt.assistant.label_weight"),
     "an assistant's decay": (["adopt=assistant", "adopt.assistant.weight_decay=-1"], "adopt.assistant.weight_decay"),
     "an assistant's precision": (["adopt=assistant", "adopt.assistant.precision=half"], "adopt.assistant.precision"),
+    "forwards below none": (["adopt=muki_soft", "adopt.mc_dropout=-1"], "adopt.mc_dropout=-1: at least 0"),
+    "forwards of a shared teacher": (
+        ["adopt=muki_hard", "adopt.mc_dropout=16", "trainer.shard_teacher=true"], "adopt.mc_dropout=16: forwards with dropout"
+    ),
+    "no such teacher of a term": (
+        ["knowledge=dekd", "knowledge.terms.aligned.teacher=large"], "knowledge.terms.aligned.teacher=large: did you mean largest"
+    ),
+    "learning rates of too few phases": (["knowledge=tinybert", "knowledge.phase_lrs=[1e-4]"], "make 2 phases"),
+    "no learning rate of a phase": (["knowledge=tinybert", "knowledge.phase_lrs=[1e-4,0]"], "knowledge.phase_lrs=0"),
     "an arm that is no code": (["+adopt.arms.mine=3"], "adopt.arms.mine=3: code was expected"),
     "an arm of foreign code": (["+adopt.arms.mine._target_=os.system"], "adopt.arms.mine._target_=os.system"),
     "an adoption that is not there": (["adopt=hrad"], "did you mean hard"),
@@ -192,10 +202,31 @@ def test_a_term_that_reads_all_teachers_is_given_all_of_them_at_their_widths():
         return student.logits.sum(1)
 
     members = [member(2, (0, 1)), member(4, (2, 3, 4), 48)]
-    check_terms(
-        [All(), alone], ModelShape.of(tiny_config("bert", 2)), members, 5, torch.zeros(1, dtype=torch.long), None
-    )
+    terms = {"all": WeightedTerm(All(), 1.0), "alone": WeightedTerm(alone, 1.0)}
+    check_terms(terms, ModelShape.of(tiny_config("bert", 2)), members, 5, torch.zeros(1, dtype=torch.long), None)
     assert seen == [(32, [32, 48]), [32, 48], [2, 3], (2, 2), (3, 3)]
+
+
+def test_a_term_of_the_largest_teacher_is_tried_on_that_one_and_needs_one():
+    seen = []
+
+    @needs("states")
+    def term(student, teacher):
+        seen.append(len(teacher.states) - 1)
+        return student.states[0][:, 0, 0]
+
+    terms = {"mine": WeightedTerm(term, 1.0, "all", teacher="largest")}
+    given = (ModelShape.of(tiny_config("bert", 2)), [member(2), member(4)], 5, torch.zeros(1, dtype=torch.long), None)
+    check_terms(terms, *given)
+    assert seen == [4]
+    with pytest.raises(UserError, match="knowledge.terms.mine.teacher=largest: the teachers are specialists"):
+        check_terms(terms, given[0], [member(2, (0, 1)), member(4, (2, 3, 4))], *given[2:])
+
+
+def test_monte_carlo_dropout_is_for_rules_that_read_the_teachers(make_stage):
+    with pytest.raises(UserError, match=r"adopt.mc_dropout=2: adopt=hard .* adopt=muki_soft or muki_hard"):
+        check(make_stage("adopt=hard", SMALL, "+adopt.mc_dropout=2"))
+    check(make_stage("adopt=muki_soft", SMALL, "adopt.mc_dropout=2"))
 
 
 def test_equals_keep_their_order_and_specialists_theirs():
