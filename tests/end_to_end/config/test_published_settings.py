@@ -171,8 +171,7 @@ def test_tinyberts_recipe_is_the_published_one(task, epochs, length):
 def test_tinyberts_sweep_trains_by_tinyberts_recipe():
     jobs = expansion.jobs(expansion.Expansion(["+sweep=adads_tinybert", "scale=paper", "seed=1", "select=all"], []), {})
     found = {}
-    for job in jobs:
-        config = checked(composition(job.overrides)[0])
+    for config in (job.config for job in jobs):
         found[config.data.task] = (config.trainer.max_epochs, config.data.max_length, *config.knowledge.phase_lrs)
     assert found == {
         "qqp": (13, 128, 5e-5, 2e-5), "mnli": (13, 128, 5e-5, 2e-5), "qnli": (13, 128, 5e-5, 2e-5), "sst2": (23, 64, 5e-5, 2e-5)
