@@ -280,7 +280,8 @@ class _LogitTerms:
         if weighted.reads_largest:
             parts = [PartialLogits(parts[-1].logits, parts[-1].classes)]
         elif self.mixed:
-            mean, weight = mixture(parts, *logits.shape, self.temperatures[name])
+            units, classes = logits.shape
+            mean, weight = mixture(parts, units, classes, self.temperatures[name])
             parts = [PartialLogits(mean, weight=weight)]
         total = logits.new_zeros(len(logits), dtype=torch.float32)
         for theirs, classes, which, weight in parts:

@@ -264,6 +264,12 @@ def test_layers_are_the_teachers_for_every_row_whoever_answers_it():
     assert sum(float(module.decisions[f"layer_aligned_t1_{n}"]) for n in range(1, 5)) == pytest.approx(STUDENT)
 
 
+def test_no_projection_is_made_to_a_teacher_whose_states_no_term_reads():
+    largest = WeightedTerm(hidden_states.aligned, 0.2, "all", teacher="largest")
+    assert set(lab({"soft": SOFT, "aligned": largest}, width=16).bridges) == {"1"}
+    assert set(lab({"soft": SOFT, "aligned": largest, "patient": PATIENT}, width=16).bridges) == {"0", "1"}
+
+
 def test_layers_are_those_of_the_model_that_answers_where_one_says_so():
     module, b = lab({"soft": SOFT, "aligned": WeightedTerm(hidden_states.aligned, 0.2, "all")}), batch()
     module.loss(b, plan=Plan(adopt=adoption.hard))
