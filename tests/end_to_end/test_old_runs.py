@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from kdlab import compare, evaluate, export, report
 from kdlab.config import spellings
@@ -51,11 +52,19 @@ def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
     return folder
 
 
+# choices that follow their paper since: DeKD, Eq. 8 and 9. The old run's own configuration keeps its meaning
+CORRECTED: dict[str, dict[str, str]] = {"dekd": {"knowledge.terms.aligned.teacher": "largest"}}
+
+
 @pytest.mark.parametrize("name", FINISHED)
 def test_an_old_command_composes_to_the_old_configuration(name):
-    """Nothing was added, dropped or changed but for names."""
+    """Nothing was added, dropped or changed but for names and what is `CORRECTED`."""
     old = read_config(OLD / name)
     assert "kdlab.strategies" in (OLD / name / "config.yaml").read_text() and "policy" not in old
+    corrected = OmegaConf.create(old)
+    for key, value in CORRECTED.get(name, {}).items():
+        OmegaConf.update(corrected, key, value)
+    old = to_plain(corrected)
     assert to_plain(composition(spellings.overrides(command_of(name)))[0]) == old
 
 
