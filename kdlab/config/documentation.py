@@ -9,25 +9,28 @@ import ast
 import inspect
 import sys
 import types
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from kdlab.config.schema import Config, group_in
+from kdlab.ranges import Range
 
 NAME = "NAME"  # stands for a key that the user names: knowledge.terms.NAME.weight
 
 
 @dataclass(frozen=True)
 class Key:
-    """A dotted key: its type in words, its documentation line, the default in its dataclass, and its group's dataclass
-    (None: a plain value)."""
+    """A dotted key: its type in words, its documentation line, the default in its dataclass `owner`, and its group's
+    dataclass (None: a plain value)."""
 
     name: str
     type: str
     line: str
     default: Any = None
     group: type | None = None
+    owner: type = Config
 
     @property
     def is_open(self) -> bool:
@@ -42,11 +45,11 @@ def keys() -> dict[str, Key]:
 
 
 def _below(group: type, where: str) -> list[Key]:
-    hints, lines, found = get_type_hints(group), lines_of(group), []
+    hints, lines, found = get_type_hints(group, include_extras=True), lines_of(group), []
     for field in fields(group):
         name, hint = f"{where}{field.name}", hints[field.name]
         inner = group_in(hint)
-        found.append(Key(name, type_words(hint), lines.get(field.name, ""), _default(field), inner))
+        found.append(Key(name, type_words(hint), lines.get(field.name, ""), _default(field), inner, group))
         if inner is not None:
             found += _below(inner, f"{name}.{NAME}." if get_origin(hint) is dict else f"{name}.")
     return found
@@ -83,14 +86,26 @@ def _is_string(node: ast.stmt) -> bool:
 
 
 def type_words(hint: Any) -> str:
-    """A type annotation in words: `list[int] | None` -> "list of int, or null"."""
+    """A type annotation in words: `list[Annotated[int, Range(1)]] | None` -> "list of int at least 1, or null"."""
+    if get_origin(hint) is Annotated:
+        base, *declared = get_args(hint)
+        return " or ".join(f"{base.__name__} {_short(r)}" if isinstance(r, Range) else type_words(r) for r in declared)
     if get_origin(hint) in (Union, types.UnionType):
         inner = [one for one in get_args(hint) if one is not types.NoneType]
-        return f"{' or '.join(map(type_words, inner))}, or null"
-    if get_origin(hint) is list:
+        null = ", or null" if len(inner) < len(get_args(hint)) else ""
+        return f"{' or '.join(map(type_words, inner))}{null}"
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) in (list, Sequence):
         return f"list of {type_words(get_args(hint)[0])}"
     if get_origin(hint) is dict:
         return "mapping"
     if is_dataclass(hint):
         return "group"
     return "any" if hint is Any else hint.__name__
+
+
+def _short(bounds: Range) -> str:
+    """A range in words, with the largest number that needs no `confirm`: "at least 1 (over 1,000: confirm)"."""
+    words = bounds.words(whole=False).removeprefix("a number").removeprefix(",").strip()
+    return words if bounds.usual is None else f"{words} (over {bounds.usual:,.0f}: confirm)"

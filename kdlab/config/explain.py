@@ -1,19 +1,24 @@
 """`kdlab run --explain KEY`: what a key or a group of the configuration means, its defaults and its choices.
 
-Reads the dataclasses and conf/ alone: no torch, no composition by Hydra.
+Reads the dataclasses and conf/ alone: no torch, no composition by Hydra. Only an argument of code imports that code.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kdlab import ranges
 from kdlab.config import choices, spellings
 from kdlab.config.choices import SCALES
 from kdlab.config.documentation import NAME, Key, keys
 from kdlab.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from kdlab.config.arguments import Argument
 
 WIDTH = 118
 
@@ -40,12 +45,12 @@ def explanation(name: str) -> str:
 def find(name: str) -> Key | None:
     """The documented key that `name` is, or whose code takes the argument `name`; None for an unknown name.
 
-    A key that the user names matches NAME. An argument is known if a choice sets it.
+    A key that the user names matches NAME. An argument is known if a choice sets it, or names code that takes it.
     """
     for key in keys().values():
         if re.fullmatch(re.escape(key.name).replace(NAME, r"[\w-]+"), name):
             return key
-    if name not in choices.settings():
+    if name not in choices.settings() and not _arguments(name):
         return None
     open_keys = [key for key in keys().values() if key.is_open]
     above = [key for key in open_keys if re.match(re.escape(key.name).replace(NAME, r"[\w-]+") + r"\.", name)]
@@ -100,11 +105,27 @@ def _key(name: str, key: Key) -> list[str]:
     lines.append(
         "  default: " + (defaults["demo"] if same else ", ".join(f"{v} (scale={k})" for k, v in defaults.items()))
     )
+    for target, argument in {} if exact else _arguments(name).items():
+        default = "required" if argument.default is inspect.Parameter.empty else value_words(argument.default)
+        lines += _wrapped(f"{target}: {ranges.words(argument.hint)}; default {default}")
     if set_by := choices.settings().get(name):
         lines += _wrapped(f"set by: {_set_by(set_by)}")
     if key.group is not None and exact:
         lines += ["  keys:", *_keys_below(name, key.name)]
     return lines
+
+
+def _arguments(name: str) -> dict[str, Argument]:
+    """The argument that the last part of a dotted key names, by the code that takes it: code that choices put there."""
+    above, _, last = name.rpartition(".")
+    named = [value for value in choices.settings().get(above, {}).values() if isinstance(value, dict)]
+    found = {}
+    for target in sorted({value["_target_"] for value in named if "_target_" in value}):
+        from kdlab.config.arguments import arguments_of  # with it the code, which imports torch
+
+        if argument := arguments_of(target).get(last):
+            found[target.rpartition(".")[2]] = argument
+    return found
 
 
 def _set_by(values: dict[str, Any]) -> str:

@@ -5,14 +5,29 @@ The string below a field is its documentation: `kdlab run --explain KEY` and `do
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from kdlab.config.validators import PRECISIONS, at_least, below_one, one_of, positive, share
+from kdlab.config.validators import PRECISIONS, at_least, one_of
 from kdlab.data.tasks.registry import TASKS, find, plain_name
 from kdlab.data.text.lines import check_encoding
 from kdlab.errors import UserError, nearest
+from kdlab.ranges import (
+    BelowOne,
+    Count,
+    Epochs,
+    InnerShare,
+    Layers,
+    NotNegative,
+    Positive,
+    Processes,
+    Range,
+    Rows,
+    Share,
+    Steps,
+    Whole,
+    Width,
+)
 
 
 @dataclass
@@ -29,26 +44,20 @@ class ScaleConfig:
 class AugmentConfig:
     """Augmented copies of training rows (TinyBERT: Jiao et al. 2020, Algorithm 1)."""
 
-    copies: int = 20
-    "Augmented copies of each training row, at least 1 (Dynamic KD section 3.2.2: 20)"
-    replace: float = 0.4
-    "Probability that a word is replaced, in (0, 1] (TinyBERT, Algorithm 1)"
-    candidates: int = 15
-    "Candidates from which a replacement is drawn, at least 1 (TinyBERT: 15)"
+    copies: Annotated[int, Range(1, usual=1000)] = 20
+    "Augmented copies of each training row (Dynamic KD section 3.2.2: 20)"
+    replace: Share = 0.4
+    "Probability that a word is replaced (TinyBERT, Algorithm 1)"
+    candidates: Annotated[int, Range(1, usual=10_000)] = 15
+    "Candidates from which a replacement is drawn (TinyBERT: 15)"
     model: str | None = None
     "Folder of a masked LM that proposes whole words; null: the teacher's backbone"
     table: str | None = None
     "GloVe file for words of several pieces; null: the masked LM's input embeddings"
-    batch_size: int = 64
-    "Rows in a forward of the masked LM, at least 1"
-    seed: int = 0
+    batch_size: Rows = 64
+    "Rows in a forward of the masked LM"
+    seed: Whole = 0
     "Seed of the replacements, independent of the run's seed"
-
-    def check(self) -> None:
-        """UserError for a value out of range."""
-        for name in ("copies", "candidates", "batch_size"):
-            at_least(f"data.augment.{name}", getattr(self, name), 1)
-        share("data.augment.replace", self.replace)
 
 
 @dataclass
@@ -63,32 +72,32 @@ class DataConfig:
     "File or folder of your own rows, used instead of source; finetune: also a folder with one folder per task"
     encoding: str = "utf-8"
     "Encoding of your own .txt, .tsv, .csv and .jsonl files, by its name in Python: utf-8, cp1252, utf-16"
-    max_length: int = 128
+    max_length: Annotated[int, Range(3, usual=1_000_000)] = 128
     "Tokens of a row at most; longer rows are truncated, longer texts are cut into several rows"
-    batch_size: int = 32
-    "Rows in a micro-batch on each device, before selection, at least 1"
+    batch_size: Rows = 32
+    "Rows in a micro-batch on each device, before selection"
     order: str = "random"
     "Order of the training rows: random, or length (batches of similar length, with less padding)"
-    workers: int = 0
+    workers: Annotated[int, Range(0, usual=256)] = 0
     "Data loader processes on each rank; 0 loads in the main process"
-    heldout_rows: int | None = 256
-    "Held-out rows of an evaluation during training, at least 1; null: all, as in the last evaluation of a task"
+    heldout_rows: Count | None = 256
+    "Held-out rows of an evaluation during training; null: all, as in the last evaluation of a task"
     # pretrain
     document: str = "file"
     "pretrain: one document of a .txt file is the file, a block (between blank lines) or a line"
     text_column: str = "text"
     "pretrain: column or key with the text in .jsonl and .parquet files"
-    group: int = 1
-    "pretrain: consecutive rows of .jsonl and .parquet files that form one document, at least 1"
-    min_length: int = 12
-    "pretrain: tokens below which a text is dropped, at least 3 (DistilBERT script: 12)"
+    group: Count = 1
+    "pretrain: consecutive rows of .jsonl and .parquet files that form one document"
+    min_length: Annotated[int, Range(3)] = 12
+    "pretrain: tokens below which a text is dropped (DistilBERT script: 12)"
     masking: str = "uniform"
     "pretrain: masked tokens are drawn uniform, or rare: weighted by token count ** -0.7 (DistilBERT script)"
-    mask_probability: float = 0.15
-    "pretrain: share of the tokens that is masked, in (0, 1) (BERT, DistilBERT: 0.15)"
-    heldout: float = 0.05
-    "pretrain: share of the documents held out for evaluation, in (0, 1)"
-    split_seed: int = 0
+    mask_probability: InnerShare = 0.15
+    "pretrain: share of the tokens that is masked (BERT, DistilBERT: 0.15)"
+    heldout: InnerShare = 0.05
+    "pretrain: share of the documents held out for evaluation"
+    split_seed: Whole = 0
     "pretrain: seed of the held-out documents, independent of the run's seed"
     # finetune
     task: str | None = None
@@ -99,8 +108,8 @@ class DataConfig:
     "finetune: label column of your own files; null: the usual names (label, labels, score, ...)"
     regression: bool | None = None
     "finetune: whether labels are numbers to predict; null: inferred from the labels"
-    train_rows: int | None = None
-    "finetune: number of training rows to use, at least 1; null: all"
+    train_rows: Count | None = None
+    "finetune: number of training rows to use; null: all"
     augment: AugmentConfig | None = None
     "finetune: augmented copies of the training rows, labelled by the teacher (+augment=tinybert); null: none"
 
@@ -118,16 +127,7 @@ class DataConfig:
         one_of("data.order", self.order, ("random", "length"))
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
-        for name in ("group", "batch_size"):
-            at_least(f"data.{name}", getattr(self, name), 1)
-        for name in ("heldout_rows", "train_rows"):
-            if getattr(self, name) is not None:
-                at_least(f"data.{name}", getattr(self, name), 1)
-        at_least("data.workers", self.workers, 0)
-        at_least("data.min_length", self.min_length, 3)
         at_least("data.max_length", self.max_length, self.min_length if self.stage == "pretrain" else 3)
-        share("data.mask_probability", self.mask_probability, below_one=True)
-        share("data.heldout", self.heldout, below_one=True)
         if self.columns is not None and not 1 <= len(self.columns) <= 2:
             raise UserError(f"data.columns={self.columns}: one text column, or two for pairs")
 
@@ -136,35 +136,30 @@ class DataConfig:
 class StudentConfig:
     """The student's architecture and its initial weights."""
 
-    layers: Any = None
+    layers: Annotated[Any, Literal["all"] | Layers | None] = None
     "Teacher layers that initialise the student: a number, a list such as [0,2,4] (from 0), or all"
     pick: str = "even"
     "Layers that a number takes: even (evenly spaced) or first (Dynamic KD, KSM: the first L)"
     path: str | None = None
     "Model folder or Hub name of the initial student, used instead of layers; its vocabulary must be the teacher's"
-    hidden: int | None = None
-    "Hidden size of a narrower student of random weights, at least 1, with a number of layers; null: the teacher's"
-    dropout: float | None = None
-    "Dropout probability of the student, in [0, 1); null: the teacher's"
+    hidden: Width | None = None
+    "Hidden size of a narrower student of random weights, with a number of layers; null: the teacher's"
+    dropout: BelowOne | None = None
+    "Dropout probability of the student; null: the teacher's"
     freeze: list[str] = field(default_factory=list)
     "Parts of names; parameters whose name contains one are not trained (DistilBERT: position_embeddings)"
 
     def check(self) -> None:
         """UserError for a value out of range, or a hidden size that contradicts the other fields."""
-        if self.dropout is not None:
-            below_one("student.dropout", self.dropout)
         one_of("student.pick", self.pick, ("even", "first"))
         layers = self.layers
-        numbers = isinstance(layers, list) and layers and all(type(x) is int and x >= 0 for x in layers)
-        if self.path is None and not numbers and not (type(layers) is int and layers >= 1) and layers != "all":
+        if self.path is None and layers in (None, []):
             raise UserError(f"student.layers={layers}: a number of layers, a list of the teacher's as [0,2,4], or all")
-        if self.hidden is not None:
-            at_least("student.hidden", self.hidden, 1)
-            if self.path is not None or type(layers) is not int:
-                raise UserError(
-                    f"student.hidden={self.hidden}: a narrower student starts from random weights, so student.layers= "
-                    "is a number of layers and student.path is null"
-                )
+        if self.hidden is not None and (self.path is not None or type(layers) is not int):
+            raise UserError(
+                f"student.hidden={self.hidden}: a narrower student starts from random weights, so student.layers= "
+                "is a number of layers and student.path is null"
+            )
 
 
 @dataclass
@@ -173,24 +168,24 @@ class SelectConfig:
 
     name: str = "all"
     "Name of the choice in result.json, tables and figures"
-    ratio: float = 1.0
-    "Share of each batch that is kept and queries the teacher, in (0, 1] (AdaDS: 0.1)"
-    pool: Any = "batch"
+    ratio: Share = 1.0
+    "Share of each batch that is kept and queries the teacher (AdaDS: 0.1)"
+    pool: Annotated[Any, Literal["batch"] | Rows] = "batch"
     "batch: select from the rows of a batch; N: score N rows and keep data.batch_size of them, which sets the ratio"
     scope: str = "global"
     "global: keep the best rows of the batches of all ranks together; local: of each rank's batch"
     scoring: str = "fresh"
     "Scores: fresh (a forward of the student), stale (of the row's last visit) or early_exit (of the first layers)"
-    refresh: int = 2
-    "scoring=stale: epochs after which a row is scored again, at least 1"
-    exit_layer: int | None = None
-    "scoring=early_exit: number of student layers that compute the score, at least 1; null: half of them"
-    interval: int = 10
-    "Optimizer steps between two observations of an adaptive policy, at least 1 (not printed in AdaDS)"
+    refresh: Count = 2
+    "scoring=stale: epochs after which a row is scored again"
+    exit_layer: Count | None = None
+    "scoring=early_exit: number of student layers that compute the score; null: half of them"
+    interval: Count = 10
+    "Optimizer steps between two observations of an adaptive policy (not printed in AdaDS)"
     observe: str = "task"
     "Loss that an adaptive policy observes: task (labels, masked words) or kd (also the teacher's answers: queries)"
-    evaluation_rows: int = 256
-    "Training rows of an observation, drawn once, at least 1 (M of AdaDS Eq. 11, not printed)"
+    evaluation_rows: Rows = 256
+    "Training rows of an observation, drawn once (M of AdaDS Eq. 11, not printed)"
     arms: dict[str, Any] = field(default_factory=dict)
     "Selection strategies by name (_target_ in kdlab.methods.selection.strategies); the policy picks one of them"
     policy: Any = None
@@ -200,9 +195,6 @@ class SelectConfig:
 
     def check(self) -> None:
         """UserError for a value out of range; sets the ratio of select=all to 1."""
-        share("select.ratio", self.ratio)
-        if self.pool != "batch" and not (type(self.pool) is int and self.pool >= 1):
-            raise UserError(f"select.pool={self.pool}: batch, or the number of rows to choose a full batch from")
         if self.name == "all":
             self.ratio = 1.0  # an experiment's ratio is for its own strategy
         one_of("select.scope", self.scope, ("global", "local"))
@@ -213,25 +205,20 @@ class SelectConfig:
                 "select.scoring=stale select.scope=local: a row may be scored on another rank at its next visit, and "
                 "only global selection shares the scores; select.scope=global"
             )
-        at_least("select.refresh", self.refresh, 1)
-        if self.exit_layer is not None:
-            at_least("select.exit_layer", self.exit_layer, 1)
-        at_least("select.interval", self.interval, 1)
-        at_least("select.evaluation_rows", self.evaluation_rows, 1)
 
 
 @dataclass
 class TermConfig:
     """A term of the loss: one kind of knowledge with its weight."""
 
-    weight: float = 1.0
-    "Weight of the term in the loss, at least 0; 0 leaves the term out"
+    weight: NotNegative = 1.0
+    "Weight of the term in the loss; 0 leaves the term out"
     at: str = "all"
     "Units: labelled or masked (labelled rows, masked positions), all (rows, tokens) or tokens (rows by length)"
-    since: float = 0.0
-    "Share of the training at which the term begins to count, in [0, 1)"
-    until: float = 1.0
-    "Share of the training at which the term ceases to count, above since, at most 1"
+    since: BelowOne = 0.0
+    "Share of the training at which the term begins to count"
+    until: Share = 1.0
+    "Share of the training at which the term ceases to count, above since"
     teacher: str = "adopted"
     "Teacher that the term reads: adopted (those that adoption gives a row) or largest (for every row; DeKD's layers)"
     term: Any = None
@@ -250,10 +237,10 @@ class KnowledgeConfig:
     "Positions of the soft loss on text: masked, or all real tokens (DistilBERT script)"
     labels_on: str = "selected"
     "Rows whose labels are learned: selected, or all rows of the batch (Dynamic KD's public code)"
-    phases: list[float] = field(default_factory=list)
-    "Shares of the training at which the learning rate schedule restarts, each in (0, 1) (TinyBERT: 20 of 23 epochs)"
-    phase_lrs: list[float] = field(default_factory=list)
-    "Peak learning rates, above 0, one for each phase (one more than phases); empty: optim.lr (TinyBERT: 5e-5, 2e-5)"
+    phases: list[InnerShare] = field(default_factory=list)
+    "Shares of the training at which the learning rate schedule restarts (TinyBERT: 20 of 23 epochs)"
+    phase_lrs: list[Positive] = field(default_factory=list)
+    "Peak learning rates, one for each phase (one more than phases); empty: optim.lr (TinyBERT: 5e-5, 2e-5)"
     terms: dict[str, TermConfig] = field(default_factory=dict)
     "Terms of the loss by name; knowledge.terms.NAME.weight=0 leaves one out"
 
@@ -265,25 +252,18 @@ class KnowledgeConfig:
         if not any(term.weight > 0 for term in self.terms.values()):
             raise UserError("knowledge.terms: no term has a positive weight, so there is nothing to learn")
         for name, term in self.terms.items():
-            if not math.isfinite(term.weight) or term.weight < 0:
-                raise UserError(f"knowledge.terms.{name}.weight={term.weight}: a number of 0 or more")
             one_of(f"knowledge.terms.{name}.at", term.at, ("masked", "labelled", "all", "tokens"))
             one_of(f"knowledge.terms.{name}.teacher", term.teacher, ("adopted", "largest"))
-            if not 0 <= term.since < term.until <= 1:
+            if not term.since < term.until:
                 raise UserError(
                     f"knowledge.terms.{name}: it counts from since={term.since} until={term.until}, shares of the "
                     "training with 0 <= since < until <= 1"
                 )
-        for phase in self.phases:
-            if not 0 < phase < 1:
-                raise UserError(f"knowledge.phases={self.phases}: shares of the training above 0 and below 1")
         if self.phase_lrs and len(self.phase_lrs) != len(self.phases) + 1:
             raise UserError(
                 f"knowledge.phase_lrs={self.phase_lrs}: knowledge.phases={self.phases} make {len(self.phases) + 1} phases, "
                 "so as many learning rates, or none"
             )
-        for lr in self.phase_lrs:
-            positive("knowledge.phase_lrs", lr)
         covered = 0.0
         for term in sorted((t for t in self.terms.values() if t.weight > 0), key=lambda t: t.since):
             if term.since > covered:
@@ -297,64 +277,59 @@ class KnowledgeConfig:
 class OptimizerConfig:
     """AdamW with linear warm-up, then linear decay to zero."""
 
-    lr: float = 5e-4
-    "Peak learning rate, above 0 (DistilBERT script: 5e-4; Dynamic KD Appendix D: 2e-5)"
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    "Decay rates of AdamW's moments, two numbers in [0, 1)"
-    eps: float = 1e-8
-    "AdamW's epsilon, above 0 (DistilBERT script: 1e-6)"
-    weight_decay: float = 0.0
-    "AdamW's weight decay of matrices, at least 0; biases and normalisation weights have none"
-    warmup: float = 0.1
-    "Share of the steps with linear warm-up, in [0, 1) (Dynamic KD: 0.1; DistilBERT script: 0.05)"
-    clip: float = 1.0
-    "Largest norm of the gradient, above 0 (DistilBERT script: 5)"
+    lr: Positive = 5e-4
+    "Peak learning rate (DistilBERT script: 5e-4; Dynamic KD Appendix D: 2e-5)"
+    betas: list[BelowOne] = field(default_factory=lambda: [0.9, 0.999])
+    "Decay rates of AdamW's moments, two numbers"
+    eps: Positive = 1e-8
+    "AdamW's epsilon (DistilBERT script: 1e-6)"
+    weight_decay: NotNegative = 0.0
+    "AdamW's weight decay of matrices; biases and normalisation weights have none"
+    warmup: BelowOne = 0.1
+    "Share of the steps with linear warm-up (Dynamic KD: 0.1; DistilBERT script: 0.05)"
+    clip: Positive = 1.0
+    "Largest norm of the gradient (DistilBERT script: 5)"
 
     def check(self) -> None:
-        """UserError for a value out of range."""
-        for name in ("lr", "eps", "clip"):
-            positive(f"optim.{name}", getattr(self, name))
-        below_one("optim.warmup", self.warmup)
-        if self.weight_decay < 0 or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-            raise UserError(
-                f"optim: weight_decay={self.weight_decay} must not be negative, betas={self.betas} two numbers in [0, 1)"
-            )
+        """UserError for another number of betas than two."""
+        if len(self.betas) != 2:
+            raise UserError(f"optim.betas={self.betas}: two numbers in [0, 1)")
 
 
 @dataclass
 class TrainerConfig:
     """Length of the training, devices, evaluation, checkpoints and faults."""
 
-    max_steps: int | None = None
-    "Optimizer steps at most, at least 1; null: no limit. Training ends at the first of max_steps and max_epochs"
-    max_epochs: int | None = None
-    "Passes over the training rows at most, at least 1; null: no limit"
+    max_steps: Steps | None = None
+    "Optimizer steps at most; null: no limit. Training ends at the first of max_steps and max_epochs"
+    max_epochs: Epochs | None = None
+    "Passes over the training rows at most; null: no limit"
     accelerator: str = "auto"
     "Hardware: auto, cpu, gpu, cuda or mps"
-    devices: Any = 1
-    "Processes (CPU) or GPUs on each node, at least 1; auto: all GPUs"
-    num_nodes: int = 1
-    "Machines, at least 1"
+    devices: Annotated[Any, Literal["auto"] | Processes] = 1
+    "Processes (CPU) or GPUs on each node; auto: all GPUs"
+    num_nodes: Processes = 1
+    "Machines"
     precision: str = "32-true"
     "32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed where the device multiplies bfloat16 natively, else 32-true"
-    accumulate: int = 1
-    "Micro-batches in an optimizer step, at least 1"
-    threads: int | None = None
-    "CPU threads of a process, at least 1; null: the machine's cores divided by its processes"
-    checkpoint_every: Any = "auto"
-    "Optimizer steps between checkpoints, at least 1; auto: one a minute, fewer if they take over 1/75 of the time"
-    evaluate_every: int = 50
-    "Optimizer steps between evaluations on held-out rows, at least 1"
-    probes: int = 8
-    "Steps on whole batches that are timed during training, for the wall-clock speed-up; at least 0"
-    trace_every: int | None = None
+    accumulate: Annotated[int, Range(1, usual=100_000)] = 1
+    "Micro-batches in an optimizer step"
+    threads: Processes | None = None
+    "CPU threads of a process; null: the machine's cores divided by its processes"
+    checkpoint_every: Annotated[Any, Literal["auto"] | Count] = "auto"
+    "Optimizer steps between checkpoints; auto: one a minute, fewer if they take over 1/75 of the time"
+    evaluate_every: Count = 50
+    "Optimizer steps between evaluations on held-out rows"
+    probes: Annotated[int, Range(0, usual=1000)] = 8
+    "Steps on whole batches that are timed during training, for the wall-clock speed-up"
+    trace_every: Count | None = None
     "Optimizer steps between traces of the rows that each strategy would keep (selected.csv); null: no trace"
-    trace_rows: int = 512
-    "Training rows of a trace, at least 1"
+    trace_rows: Rows = 512
+    "Training rows of a trace"
     on_nonfinite: str = "stop"
     "A step whose loss or gradient is NaN or infinite: stop the run, or skip the update"
-    nonfinite_limit: int = 10
-    "Steps that on_nonfinite=skip leaves out before it stops the run, at least 0"
+    nonfinite_limit: Whole = 10
+    "Steps that on_nonfinite=skip leaves out before it stops the run"
     shard_teacher: bool = False
     "true: divide the layers of frozen teachers among all ranks (FSDP2); needs several devices"
 
@@ -364,23 +339,9 @@ class TrainerConfig:
             raise UserError(
                 "trainer.max_steps and trainer.max_epochs are both null: give one; with both, training ends at the first"
             )
-        for name in ("max_steps", "max_epochs", "threads", "trace_every"):
-            if getattr(self, name) is not None:
-                at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("num_nodes", "accumulate", "evaluate_every", "trace_rows"):
-            at_least(f"trainer.{name}", getattr(self, name), 1)
-        if self.checkpoint_every != "auto" and not (type(self.checkpoint_every) is int and self.checkpoint_every >= 1):
-            raise UserError(
-                f"trainer.checkpoint_every={self.checkpoint_every}: a number of optimizer steps from 1 on, or auto (once "
-                "a minute where that is little of the run's time)"
-            )
-        at_least("trainer.probes", self.probes, 0)
-        at_least("trainer.nonfinite_limit", self.nonfinite_limit, 0)
         one_of("trainer.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
         one_of("trainer.precision", self.precision, PRECISIONS)
-        if self.devices != "auto" and not (type(self.devices) is int and self.devices >= 1):
-            raise UserError(f"trainer.devices={self.devices}: a number of processes or GPUs, or auto")
         if self.shard_teacher and self.devices == 1 and self.num_nodes == 1:
             raise UserError(
                 "trainer.shard_teacher=true: sharding divides a teacher among several processes, and "
@@ -414,8 +375,8 @@ class SuiteConfig:
 
     tasks: list[str] = field(default_factory=list)
     "Official tasks, each once"
-    seeds: list[int] = field(default_factory=lambda: [1])
-    "Seeds of the student's runs, each once, at least 0"
+    seeds: list[Whole] = field(default_factory=lambda: [1])
+    "Seeds of the student's runs, each once"
     teacher: bool = True
     "true: fine-tune the teacher on each task too, once, for comparison"
 
@@ -429,4 +390,3 @@ class SuiteConfig:
         for key, values in (("tasks", [plain_name(name) for name in self.tasks]), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise UserError(f"suite.{key}={getattr(self, key)}: at least one, and each once")
-        at_least("suite.seeds", min(self.seeds), 0)

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from kdlab import ranges
 from kdlab.config import choices, explain
+from kdlab.config.arguments import arguments_of, code_names
 from kdlab.config.choices import SCALES
 from kdlab.config.documentation import Key, keys
 from kdlab.storage.files import atomic_write_text
@@ -35,6 +38,12 @@ that is of pre-training, at `scale=demo` (the default) and at `scale=paper`; exp
 """
 
 
+ARGUMENTS = """\
+A `_target_` names a strategy, policy, reward, rule, term or row source; these arguments may stand beside it, such as
+`knowledge.terms.soft.term.temperature=2`. Each is checked against its range before anything is read or loaded. Code of
+your own declares ranges alike, in its annotations (`kdlab.ranges`)."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Write the page to the file of `arguments`, by default docs/configuration.md."""
     file = Path(arguments[0]) if arguments else FILE
@@ -57,6 +66,7 @@ def page() -> str:
             *(line for key in [*schema, *suite] for line in _section(key)),
             *("## Other groups", "", "They set keys of several groups, or of Hydra.", ""),
             *(line for group in others for line in (f"### `{_typed(group)}`", "", *_choices(group))),
+            *("## Arguments of code", "", ARGUMENTS, "", *_arguments()),
         ]
     )
 
@@ -87,6 +97,19 @@ def _choices(group: str) -> Iterator[str]:
     for name in choices.groups()[group]:
         mark = " (default)" if name == choices.default_choice(group, "demo") else ""
         yield f"| `{name}`{mark} | {choices.summary(group, name).replace('|', chr(92) + '|')} |"
+    yield ""
+
+
+def _arguments() -> Iterator[str]:
+    yield from ("| code | argument | valid | default |", "|---|---|---|---|")
+    for target in code_names():
+        for argument in arguments_of(target).values():
+            if ranges.is_plain(argument.hint):
+                required = argument.default is inspect.Parameter.empty
+                default = "required" if required else f"`{explain.value_words(argument.default)}`"
+                code = target.removeprefix("kdlab.").rpartition(".")
+                valid = ranges.words(argument.hint)
+                yield f"| `{code[0]}.{code[2]}` | `{argument.name}` | {valid} | {default} |"
     yield ""
 
 

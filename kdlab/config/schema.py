@@ -5,7 +5,7 @@ The string below a field is its documentation, as in `kdlab.config.groups`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -31,8 +31,9 @@ from kdlab.config.teacher_groups import (
     TeachersConfig,
     WeighConfig,
 )
-from kdlab.config.validators import at_least, one_of
+from kdlab.config.validators import one_of
 from kdlab.errors import UserError, nearest
+from kdlab.ranges import Whole, check
 
 
 @dataclass
@@ -41,8 +42,8 @@ class Config:
 
     name: str = "distill"
     "First folder below outputs/; an experiment sets its own name"
-    seed: int = 1
-    "Seed of every random choice of the run, at least 0"
+    seed: Whole = 1
+    "Seed of every random choice of the run"
     artifacts: str = "artifacts"
     "Folder of teachers, prepared data and other things that runs share"
     overwrite: bool = False
@@ -51,6 +52,8 @@ class Config:
     "Resume an unfinished run of the same configuration; false: start a new one"
     no_kd_baseline: bool = False
     "finetune: also train the student on labels alone, once for all runs, and print its score beside"
+    confirm: list[str] = field(default_factory=list)
+    "Keys whose unusually large value is meant, such as [trainer.max_steps]; it is refused otherwise"
     exec: str = "packed"
     "Execution of a batch: packed (texts share rows, no padding), bucketed (by similar length) or padded"
     scale: ScaleConfig = field(default_factory=ScaleConfig)
@@ -80,7 +83,6 @@ class Config:
 
     def check(self) -> None:
         """UserError for a contradiction between groups."""
-        at_least("seed", self.seed, 0)
         if self.select.pool != "batch":
             self._pool(self.select.pool)
         one_of("exec", self.exec, ("packed", "bucketed", "padded"))
@@ -157,6 +159,7 @@ def built(found: DictConfig) -> Config:
     with _one_line():
         config = OmegaConf.to_object(found)
     assert isinstance(config, Config)
+    check_ranges(config)
     _check(config)
     return config
 
@@ -212,6 +215,27 @@ def _groups_below(group: type) -> dict[str, tuple[type | None, bool]]:
 def group_in(hint: Any) -> type | None:
     """The dataclass in a field's type: `X`, `X | None` or `dict[str, X]`; None without one."""
     return next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
+
+
+def check_ranges(config: Config) -> None:
+    """UserError for a field whose value is not as its annotation declares (`kdlab.ranges`)."""
+    _check_ranges(config, "", config.confirm)
+
+
+def _check_ranges(group: Any, where: str, confirmed: Collection[str]) -> None:
+    """UserError for a value that is not as the annotation of its field declares, in a group and those below it."""
+    hints = get_type_hints(type(group), include_extras=True)
+    for f in fields(group):
+        name, value = f"{where}{f.name}", getattr(group, f.name)
+        if is_dataclass(value):
+            _check_ranges(value, f"{name}.", confirmed)
+        elif isinstance(value, dict) and group_in(hints[f.name]) is not None:
+            for key, one in value.items():
+                _check_ranges(one, f"{name}.{key}.", confirmed)
+        elif (
+            hints[f.name] is not Any and get_origin(hints[f.name]) is not dict
+        ):  # those name code, with ranges of its own
+            check(name, value, hints[f.name], confirmed)
 
 
 def _check(node: Any) -> None:

@@ -206,14 +206,14 @@ def _check_target(where: str, target: str) -> None:
         raise UserError(
             f"{where}={target[:80]}: a configuration may only name code of kdlab ({', '.join(MODULES)}) or torch.optim"
         )
-    if name not in _public(module):
+    if name not in public_names(module):
         raise UserError(
-            f"{where}={target[:80]}: no function or class of kdlab.{module}; {nearest(name, _public(module))}"
+            f"{where}={target[:80]}: no function or class of kdlab.{module}; {nearest(name, public_names(module))}"
         )
 
 
 @cache
-def _public(module: str) -> tuple[str, ...]:
+def public_names(module: str) -> tuple[str, ...]:
     """Public functions and classes that a module defines; parsed, not imported, so that errors come at once."""
     file = Path(kdlab.__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
     tree = ast.parse(file.read_text(encoding="utf-8"))

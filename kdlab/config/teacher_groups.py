@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from kdlab.config.validators import (
-    PRECISIONS,
-    at_least,
-    below_one,
-    number_or_list,
-    one_of,
-    only_targets,
-    plain,
-    positive,
-    share,
-)
+from kdlab.config.validators import PRECISIONS, one_of, only_targets, plain
 from kdlab.errors import UserError
+from kdlab.ranges import BelowOne, Count, Epochs, InnerShare, Layers, NotNegative, Positive, Range, Rows, Steps, Whole
 
 ASSISTANT = "assistant"  # name of a distilled assistant in the ledger and in tables
 FIXED = {"_target_": "kdlab.methods.selection.policies.Fixed"}
@@ -26,72 +17,54 @@ FIXED = {"_target_": "kdlab.methods.selection.policies.Fixed"}
 class PrepareConfig:
     """Training of a masked-LM head for a teacher without one, once for all runs."""
 
-    max_steps: int = 0
-    "Optimizer steps, at least 1"
-    batch_size: int = 16
-    "Rows of a step, at least 1"
-    max_length: int = 64
-    "Tokens of a row at most, at least 1"
-    mask_probability: float = 0.15
-    "Share of the tokens that is masked, in (0, 1)"
-    lr: float = 5e-4
-    "Peak learning rate, above 0"
-    warmup: float = 0.1
-    "Share of the steps with linear warm-up, in [0, 1)"
-    dropout: float = 0.0
-    "Dropout probability, in [0, 1)"
+    max_steps: Steps = 0
+    "Optimizer steps"
+    batch_size: Rows = 16
+    "Rows of a step"
+    max_length: Count = 64
+    "Tokens of a row at most"
+    mask_probability: InnerShare = 0.15
+    "Share of the tokens that is masked"
+    lr: Positive = 5e-4
+    "Peak learning rate"
+    warmup: BelowOne = 0.1
+    "Share of the steps with linear warm-up"
+    dropout: BelowOne = 0.0
+    "Dropout probability"
     freeze: list[str] = field(default_factory=list)
     "Parts of parameter names; a parameter whose name contains one of them is not trained"
-    seed: int = 0
+    seed: Whole = 0
     "Seed of this training, independent of the run's seed"
-
-    def check(self) -> None:
-        """UserError for a value out of range."""
-        for name in ("max_steps", "batch_size", "max_length"):
-            at_least(f"teachers.prepare.{name}", getattr(self, name), 1)
-        positive("teachers.prepare.lr", self.lr)
-        share("teachers.prepare.mask_probability", self.mask_probability, below_one=True)
-        below_one("teachers.prepare.dropout", self.dropout)
-        below_one("teachers.prepare.warmup", self.warmup)
 
 
 @dataclass
 class RecipeConfig:
     """Training of a teacher on a task; it ends at max_epochs or max_steps, whichever comes first."""
 
-    max_epochs: int | None = 3
-    "Passes over the training rows at most, at least 1; null: no limit (Dynamic KD, DeKD: 3)"
-    max_steps: int | None = None
-    "Optimizer steps at most, at least 1; null: no limit"
-    batch_size: int = 32
-    "Rows of a step, at least 1 (Dynamic KD, DeKD: 32)"
-    lr: float = 2e-5
-    "Peak learning rate, above 0 (Dynamic KD, DeKD: 2e-5; KSM: 5e-5)"
-    warmup: float = 0.1
-    "Share of the steps with linear warm-up, in [0, 1) (Dynamic KD: 0.1)"
-    weight_decay: float = 0.01
-    "AdamW's weight decay, at least 0"
-    dropout: float | None = None
-    "Dropout probability, in [0, 1); null: the model's own"
+    max_epochs: Epochs | None = 3
+    "Passes over the training rows at most; null: no limit (Dynamic KD, DeKD: 3)"
+    max_steps: Steps | None = None
+    "Optimizer steps at most; null: no limit"
+    batch_size: Rows = 32
+    "Rows of a step (Dynamic KD, DeKD: 32)"
+    lr: Positive = 2e-5
+    "Peak learning rate (Dynamic KD, DeKD: 2e-5; KSM: 5e-5)"
+    warmup: BelowOne = 0.1
+    "Share of the steps with linear warm-up (Dynamic KD: 0.1)"
+    weight_decay: NotNegative = 0.01
+    "AdamW's weight decay"
+    dropout: BelowOne | None = None
+    "Dropout probability; null: the model's own"
     precision: str = "32-true"
     "32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed where the device multiplies bfloat16 natively, else 32-true"
-    seed: int = 0
+    seed: Whole = 0
     "Seed of this training, independent of the run's seed"
 
     def check_training(self, where: str) -> None:
-        """UserError for a value out of range; `where` is the dotted name of the group."""
+        """UserError for an unknown precision and a training without end; `where` is the dotted name of the group."""
         one_of(f"{where}.precision", self.precision, PRECISIONS)
         if self.max_epochs is None and self.max_steps is None:
             raise UserError(f"{where}: give max_epochs or max_steps; with both, training ends at the first")
-        for name in ("max_epochs", "max_steps", "batch_size"):
-            if getattr(self, name) is not None:
-                at_least(f"{where}.{name}", getattr(self, name), 1)
-        positive(f"{where}.lr", self.lr)
-        below_one(f"{where}.warmup", self.warmup)
-        if self.dropout is not None:
-            below_one(f"{where}.dropout", self.dropout)
-        if self.weight_decay < 0:
-            raise UserError(f"{where}.weight_decay={self.weight_decay}: not below 0")
 
 
 @dataclass
@@ -116,7 +89,7 @@ class OtherTeacherConfig:
     "Model folder, used instead of name"
     revision: str | None = None
     "Revision (commit, tag or branch) on the Hub; null: the default branch"
-    layers: Any = None
+    layers: Annotated[Any, Layers | None] = None
     "Layers of the model that this teacher has: a number or a list from 0; null: all"
     pick: str = "first"
     "Layers that a number takes: even (evenly spaced) or first"
@@ -128,8 +101,8 @@ class OtherTeacherConfig:
             raise UserError(
                 f"{where} is the main teacher again: give layers= (of the main teacher), or name= or path= (another model)"
             )
-        if self.layers is not None and not number_or_list(self.layers):
-            raise UserError(f"{where}.layers={self.layers}: a number of layers, or a list of them as [0,1,2]")
+        if self.layers == []:
+            raise UserError(f"{where}.layers=[]: a number of layers, or a list of them as [0,1,2]")
 
 
 @dataclass
@@ -146,20 +119,20 @@ class TeachersConfig:
     "Cache of the teachers' answers: off, memory (this process) or disk (artifacts/answers, shared by all runs)"
     cache_vocabulary: str = "full"
     "Logits of a masked position that the cache keeps: full, topk (biased) or sampled (unbiased; Anshumann et al. 2025)"
-    cache_k: int = 50
-    "Tokens of the vocabulary that topk and sampled keep at a position, at least 1"
+    cache_k: Count = 50
+    "Tokens of the vocabulary that topk and sampled keep at a position"
     cache_fill: str = "together"
     "Forward of missing rows: together, or alone (bits of an answer depend on no other row; slower)"
-    cache_limit: float = 20.0
-    "Largest size of the answers of a run in GB, above 0, estimated before models are loaded"
+    cache_limit: Positive = 20.0
+    "Largest size of the answers of a run in GB, estimated before models are loaded"
     cache_over: str = "refuse"
     "Above the limit: refuse the run, or continue without a cache"
     cache_trouble: str = "rebuild"
     "Damaged cache or full disk: rebuild the damaged part, continue without a cache, or refuse (stop the run)"
     sanity: bool = True
     "true: refuse a teacher that scores no better than the majority class on the dev set"
-    split: int | None = None
-    "Number of specialists, at least 2, each fine-tuned on a part of the classes; null: one teacher of all classes"
+    split: Annotated[int, Range(2)] | None = None
+    "Number of specialists, each fine-tuned on a part of the classes; null: one teacher of all classes"
     others: dict[str, OtherTeacherConfig] = field(default_factory=dict)
     "Further teachers by name: +teachers.others.small.layers=4"
     prepare: PrepareConfig | None = None
@@ -177,13 +150,11 @@ class TeachersConfig:
                     f"{ASSISTANT!r} is the name of adopt.assistant"
                 )
             other.check(f"teachers.others.{name}")
-        if self.split is not None:
-            at_least("teachers.split", self.split, 2)
-            if self.others:
-                raise UserError(
-                    f"teachers.split={self.split} makes specialists of one teacher; it does not go with "
-                    f"teachers.others ({', '.join(self.others)})"
-                )
+        if self.split is not None and self.others:
+            raise UserError(
+                f"teachers.split={self.split} makes specialists of one teacher; it does not go with "
+                f"teachers.others ({', '.join(self.others)})"
+            )
 
     def _check_cache(self) -> None:
         one_of("teachers.cache", self.cache, ("off", "memory", "disk"))
@@ -191,8 +162,6 @@ class TeachersConfig:
         one_of("teachers.cache_fill", self.cache_fill, ("together", "alone"))
         one_of("teachers.cache_over", self.cache_over, ("refuse", "without"))
         one_of("teachers.cache_trouble", self.cache_trouble, ("rebuild", "without", "refuse"))
-        at_least("teachers.cache_k", self.cache_k, 1)
-        positive("teachers.cache_limit", self.cache_limit)
         if self.cache == "off" and self.cache_vocabulary != "full":
             raise UserError(
                 f"teachers.cache_vocabulary={self.cache_vocabulary}: only a cache uses it, and teachers.cache=off: "
@@ -204,28 +173,24 @@ class TeachersConfig:
 class AssistantConfig(RecipeConfig):
     """An assistant: between teacher and student in depth, distilled from the teacher first (DeKD section 3.3)."""
 
-    layers: Any = None
+    layers: Annotated[Any, Layers | None] = None
     "Teacher layers that initialise it: a number or a list from 0; null: 9 from 12 to 6, 6 from 12 to 3, else halfway"
     pick: str = "even"
     "Layers that a number takes: even (evenly spaced) or first"
     path: str | None = None
     "Model folder of the initial assistant, used instead of layers"
-    temperature: float = 1.0
-    "Temperature of the soft loss, above 0 (DeKD section 4.3: 5)"
-    label_weight: float = 0.5
-    "Weight of the labels in [0, 1); the teacher's answer has the rest"
+    temperature: Positive = 1.0
+    "Temperature of the soft loss (DeKD section 4.3: 5)"
+    label_weight: BelowOne = 0.5
+    "Weight of the labels; the teacher's answer has the rest"
 
     def check(self) -> None:
         """UserError for a value out of range."""
         where = "adopt.assistant"
         one_of(f"{where}.pick", self.pick, ("even", "first"))
-        if self.layers is not None and not number_or_list(self.layers):
-            raise UserError(
-                f"{where}.layers={self.layers}: a number of the teacher's layers, a list as [0,2,4,5], or null"
-            )
+        if self.layers == []:
+            raise UserError(f"{where}.layers=[]: a number of the teacher's layers, a list as [0,2,4,5], or null")
         self.check_training(where)
-        positive(f"{where}.temperature", self.temperature)
-        below_one(f"{where}.label_weight", self.label_weight)
 
 
 @dataclass
@@ -240,13 +205,12 @@ class AdoptConfig:
     "Policy that picks an arm (_target_ in kdlab.methods.selection.policies) without rewards: Fixed, Schedule, RandMix"
     assistant: AssistantConfig | None = None
     "Assistant that is distilled from the main teacher first; null: none"
-    mc_dropout: int = 0
+    mc_dropout: Annotated[int, Range(0, usual=1000)] = 0
     "Forwards with dropout behind a teacher's uncertainty, each a query (MUKI: 16); 0: the entropy of its one answer"
 
     def check(self) -> None:
         """UserError for arms that name no code, and for a value out of range."""
         only_targets("adopt.arms", self.arms)
-        at_least("adopt.mc_dropout", self.mc_dropout, 0)
 
 
 @dataclass
@@ -261,22 +225,19 @@ class WeighConfig:
     "Policy that picks an arm (_target_ in kdlab.methods.selection.policies) without rewards: Fixed, Schedule, RandMix"
     path: str | None = None
     "Folder of a trained knowledge selection module (an artifact), also of another task; null: train one"
-    episodes: int = 0
-    "KSM: trainings of a new student in which the module learns, at least 0 (not printed; 2 for QQP in KSM Fig. 5)"
-    phase: int = 32
-    "KSM: optimizer steps between two rewards, at least 1 (KSM Table 5: 32, 64, 96 or 128)"
+    episodes: Annotated[int, Range(0, usual=1000)] = 0
+    "KSM: trainings of a new student in which the module learns (not printed; 2 for QQP in KSM Fig. 5)"
+    phase: Count = 32
+    "KSM: optimizer steps between two rewards (KSM Table 5: 32, 64, 96 or 128)"
     reward: str = "loss"
     "KSM: fall of the student's loss, or rise of its accuracy or f1, over a phase (KSM: loss)"
     reward_data: str = "heldout"
     "KSM: rows of the reward: heldout (of the training rows) or dev (the paper's; tables mark such scores)"
-    reward_rows: int = 256
-    "KSM: training rows held out for the reward, at least 1"
+    reward_rows: Rows = 256
+    "KSM: training rows held out for the reward"
 
     def check(self) -> None:
         """UserError for arms that name no code, and for a value out of range."""
         only_targets("weigh.arms", self.arms)
         one_of("weigh.reward", self.reward, ("loss", "accuracy", "f1"))
         one_of("weigh.reward_data", self.reward_data, ("heldout", "dev"))
-        at_least("weigh.episodes", self.episodes, 0)
-        for name in ("phase", "reward_rows"):
-            at_least(f"weigh.{name}", getattr(self, name), 1)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,24 +25,6 @@ def at_least(name: str, value: int, lowest: int) -> None:
         raise UserError(f"{name}={value}: at least {lowest}")
 
 
-def positive(name: str, value: float) -> None:
-    """UserError unless `value` is finite and above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"{name}={value}: a number above 0")
-
-
-def share(name: str, value: float, below_one: bool = False) -> None:
-    """UserError unless `value` is in (0, 1], or in (0, 1) with `below_one`."""
-    if not 0 < value <= 1 or (below_one and value == 1):
-        raise UserError(f"{name}={value}: a share above 0 and {'below' if below_one else 'at most'} 1")
-
-
-def below_one(name: str, value: float) -> None:
-    """UserError unless `value` is in [0, 1)."""
-    if not 0 <= value < 1:
-        raise UserError(f"{name}={value}: at least 0 and below 1")
-
-
 def plain(name: str) -> bool:
     """True if `name` consists of letters, digits, _ and -, as column names and configuration keys need it."""
     return bool(name) and name.replace("_", "").replace("-", "").isalnum()
@@ -58,10 +39,3 @@ def only_targets(where: str, arms: Mapping[str, Any]) -> None:
             )
         if not plain(name):
             raise UserError(f"{where}: {name!r} is no plain name (letters, digits, _ and -)")
-
-
-def number_or_list(layers: Any) -> bool:
-    """True for a number of layers, at least 1, and for a list of layer numbers, from 0."""
-    if isinstance(layers, list):
-        return bool(layers) and all(type(x) is int and x >= 0 for x in layers)
-    return type(layers) is int and layers >= 1

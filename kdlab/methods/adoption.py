@@ -14,14 +14,15 @@ the rule mixes, and how many teachers it needs. Sources: Dynamic KD (Li et al. 2
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from kdlab.errors import UserError
 from kdlab.methods.marks import needs
+from kdlab.ranges import Positive, Range
 
 Rule = Callable[[Tensor, Tensor | None, int], Tensor]
 
@@ -41,9 +42,11 @@ def every(student: Tensor, teachers: Tensor | None, count: int) -> Tensor:
 
 
 @needs(min_teachers=1)
-def alone(student: Tensor, teachers: Tensor | None, count: int, place: int = -1) -> Tensor:
+def alone(student: Tensor, teachers: Tensor | None, count: int, place: Annotated[int, Range()] = -1) -> Tensor:
     """1 for the teacher number `place`, 0 for all others: 0 is the smallest, -1 the largest (baselines of Dynamic KD
-    Table 1)."""
+    Table 1). UserError for a teacher that is not there."""
+    if not -count <= place < count:
+        raise UserError(f"place={place}: there are {count} teachers, from 0 to {count - 1}, or from -{count} to -1")
     weights = student.new_zeros(len(student), count)
     weights[:, place] = 1
     return weights
@@ -91,22 +94,20 @@ def least_uncertain(student: Tensor, teachers: Tensor | None, count: int, margin
 
 @needs("teachers", mixes="answers")
 def by_certainty(
-    student: Tensor, teachers: Tensor | None, count: int, scale: float | None = None, margin: bool = False
+    student: Tensor, teachers: Tensor | None, count: int, scale: Positive | None = None, margin: bool = False
 ) -> Tensor:
     """softmax(score / scale) over the teachers, a teacher's score 1 - its uncertainty: MUKI, soft (Li et al. 2022).
 
     `scale` is 0.2 in MUKI's public code; None: weights in proportion to the scores, equal where all are 0 (a rule of
-    ours, and of runs before `scale` existed). `margin`: times the row's `_margin`. UserError for a scale of 0 or less.
+    ours, and of runs before `scale` existed). `margin`: times the row's `_margin`.
     """
     assert teachers is not None
     if scale is None:
         certainty = (1 - teachers).clamp_min(0)
         total = certainty.sum(1, keepdim=True)
         weights = torch.where(total > 1e-6, certainty / total.clamp_min(1e-6), 1 / count)
-    elif math.isfinite(scale) and scale > 0:
-        weights = ((1 - teachers) / scale).softmax(1)
     else:
-        raise UserError(f"scale={scale}: teachers' scores are divided by it, so a number above 0 (MUKI: 0.2)")
+        weights = ((1 - teachers) / scale).softmax(1)
     return weights * _margin(teachers) if margin else weights
 
 

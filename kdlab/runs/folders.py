@@ -15,7 +15,7 @@ from kdlab.config.saved import read_config
 from kdlab.errors import UserError
 
 # Settings that do not change what a run computes: a run can be resumed with other values of these.
-IRRELEVANT_KEYS = ("overwrite", "resume", "logger")
+IRRELEVANT_KEYS = ("overwrite", "resume", "logger", "confirm")
 # All files of a run that was ended before it wrote its first result.json.
 UNSTARTED_FILES = {"config.yaml", ".config.yaml.tmp", ".result.json.tmp"}
 IRRELEVANT_TRAINER_KEYS = ("checkpoint_every", "on_nonfinite", "nonfinite_limit")

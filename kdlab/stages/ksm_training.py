@@ -132,11 +132,9 @@ def _arms(stage: Stage) -> dict[str, Any]:
         if isinstance(function_of(arm), type):
             student, teachers = _widths(stage)
             try:
+                seed = {"seed": stage.config.seed} | getattr(arm, "keywords", {})
                 arm = arm(
-                    terms=list(stage.inputs.terms()),
-                    student_width=student,
-                    teacher_widths=teachers,
-                    seed=stage.config.seed,
+                    terms=list(stage.inputs.terms()), student_width=student, teacher_widths=teachers, seed=seed["seed"]
                 )
             except TypeError as error:
                 raise UserError(f"weigh.arms.{name}: {error}") from error

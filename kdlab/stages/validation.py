@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from kdlab.config import arguments
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
@@ -19,6 +20,7 @@ from kdlab.stages.dry_run import check_terms
 
 def check(stage: Stage) -> None:
     """UserError for inputs that are missing, damaged or contradict each other. Reads little, writes nothing."""
+    arguments.check(stage.config)
     try:
         _check(stage)
     except UserError as error:

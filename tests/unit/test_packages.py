@@ -17,7 +17,7 @@ import kdlab
 PACKAGE = Path(kdlab.__file__).parent
 DESIGN = PACKAGE.parent / "docs" / "design.md"
 ROOT = "(root)"
-FREE = {"kdlab.types", "kdlab.errors"}  # modules that all packages may import
+FREE = {"kdlab.types", "kdlab.errors", "kdlab.ranges"}  # modules that all packages may import
 FILES = {
     ".".join(["kdlab", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): file
     for file in sorted(PACKAGE.rglob("*.py"))

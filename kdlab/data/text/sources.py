@@ -20,6 +20,7 @@ from kdlab.data.text import mediawiki
 from kdlab.data.text.files import blocks, chunks, grouped, jsonl_rows, parquet_rows, parquet_size
 from kdlab.data.text.lines import COMPRESSED, UTF8, check_encoding, encoding_parts, format_of, lines, sniff
 from kdlab.errors import UserError, nearest
+from kdlab.ranges import Count
 from kdlab.runtime.progress import redirect_tqdm, track
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -92,7 +93,7 @@ class TextFolder:
     path: str
     document: str = "file"
     text_column: str = "text"
-    group: int = 1
+    group: Count = 1
     encoding: str = UTF8
 
     def files(self) -> list[Path]:
@@ -180,7 +181,7 @@ class HubText:
     split: str
     revision: str
     text_column: str = "text"
-    group: int = 1
+    group: Count = 1
 
     def check(self) -> None:
         """Raise UserError for wrong settings, an unknown data set or a missing column."""

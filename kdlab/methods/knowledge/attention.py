@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import token_mean
-from kdlab.methods.knowledge.layer_maps import paired_layers
+from kdlab.methods.knowledge.layer_maps import LayerMap, paired_layers
 from kdlab.methods.marks import needs
 from kdlab.types import Outputs
 
 
 @needs("scores")
-def attention_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "uniform") -> Tensor:
+def attention_mse(student: Outputs, teacher: Outputs, layers: LayerMap = "uniform") -> Tensor:
     """Sum over mapped layers of the mean squared error between attention scores, over heads and pairs of real tokens,
     (k,).
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import token_mean
-from kdlab.methods.knowledge.layer_maps import layer_pairs, paired_layers
+from kdlab.methods.knowledge.layer_maps import LayerMap, layer_pairs, paired_layers
 from kdlab.methods.marks import needs
 from kdlab.types import Outputs
 
@@ -30,7 +30,7 @@ def cosine(student: Outputs, teacher: Outputs) -> Tensor:
 def patient(
     student: Outputs,
     teacher: Outputs,
-    layers: str | Sequence[int] = "skip",
+    layers: LayerMap = "skip",
     squared: bool = True,
     average: bool = False,
 ) -> Tensor:
@@ -55,7 +55,7 @@ def embedding_mse(student: Outputs, teacher: Outputs) -> Tensor:
 
 
 @needs("states")
-def hidden_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "uniform") -> Tensor:
+def hidden_mse(student: Outputs, teacher: Outputs, layers: LayerMap = "uniform") -> Tensor:
     """Sum over mapped layers of the mean squared error between hidden states, over real tokens and H, (k,).
 
     TinyBERT (Jiao et al. 2020): L_hidn, summed over layers with weight one. Embeddings: `embedding_mse`.
@@ -65,7 +65,7 @@ def hidden_mse(student: Outputs, teacher: Outputs, layers: str | Sequence[int] =
 
 
 @needs("states")
-def relation(student: Outputs, teacher: Outputs, layers: str | Sequence[int] = "skip") -> Tensor:
+def relation(student: Outputs, teacher: Outputs, layers: LayerMap = "skip") -> Tensor:
     """Sum over adjacent student layers of the mean squared error between FSP matrices, (k,).
 
     RelK of KSM (Wang et al. 2023), Eq. 16 and 17; the flow of solution procedure is Yim et al. 2017. A row's matrix at

@@ -9,23 +9,22 @@ Everything is computed in float32; the teachers' features are taken detached.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlab.errors import UserError
 from kdlab.methods.knowledge import logits
 from kdlab.methods.knowledge.mixture import PartialLogits, joined
 from kdlab.methods.marks import needs
+from kdlab.ranges import Positive, Width, checked
 from kdlab.runtime.seeding import generator
 from kdlab.types import Outputs
 
 
 @needs("logits", joint=True)
-def joined_soft_loss(student: Outputs, teachers: Sequence[Outputs], temperature: float = 1.0) -> Tensor:
+def joined_soft_loss(student: Outputs, teachers: Sequence[Outputs], temperature: Positive = 1.0) -> Tensor:
     """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)), (U,), t the teachers' logits side by
     side.
 
@@ -79,12 +78,9 @@ class CommonFeatures(nn.Module):
     means.
     """
 
-    def __init__(self, width: int = 128, reconstruction: float = 1.0) -> None:
+    @checked
+    def __init__(self, width: Width = 128, reconstruction: Positive = 1.0) -> None:
         super().__init__()
-        if width < 1:
-            raise UserError(f"width={width}: the common space of CFL needs a width of 1 or more")
-        if not (math.isfinite(reconstruction) and reconstruction > 0):
-            raise UserError(f"reconstruction={reconstruction}: a number above 0, without it the common space collapses")
         self.width, self.reconstruction = width, reconstruction
         self.own = nn.ModuleList()  # one projection, once it is built
         self.theirs = nn.ModuleList()

@@ -6,12 +6,14 @@ Layers are numbered from 1. 0 stands for the embeddings, which are always paired
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from kdlab.errors import UserError, nearest
+from kdlab.ranges import Count
 
 Pairs = list[tuple[int, int]]
 Layer = TypeVar("Layer")
+LayerMap = Literal["uniform", "skip", "last"] | Sequence[Count]  # a name in MAPS, or teacher layers from 1
 
 
 def uniform(student: int, teacher: int) -> Pairs:
@@ -59,7 +61,7 @@ def explicit(layers: Sequence[int], student: int, teacher: int) -> Pairs:
 MAPS = {"uniform": uniform, "skip": skip, "last": last}
 
 
-def layer_pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pairs:
+def layer_pairs(layers: LayerMap, student: int, teacher: int) -> Pairs:
     """[(student layer, teacher layer), ...] of a map in MAPS or of an explicit list, for depths M and N.
 
     UserError for an unknown name, a list that does not fit, and named maps to a shallower teacher.
@@ -77,7 +79,7 @@ def layer_pairs(layers: str | Sequence[int], student: int, teacher: int) -> Pair
 
 
 def paired_layers(
-    layers: str | Sequence[int], student: Sequence[Layer] | None, teacher: Sequence[Layer] | None, above: int = 0
+    layers: LayerMap, student: Sequence[Layer] | None, teacher: Sequence[Layer] | None, above: int = 0
 ) -> list[tuple[Layer, Layer]]:
     """Pairs (student's, teacher's) of the layers that a map joins; `above` 1 if the embeddings come first, else 0."""
     assert student is not None and teacher is not None

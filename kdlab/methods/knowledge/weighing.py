@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdlab.errors import UserError, nearest
 from kdlab.methods.marks import needs
+from kdlab.ranges import Count
 from kdlab.types import WeighingContext
 
 Weighing = Callable[[WeighingContext, Sequence[str]], Tensor]
@@ -65,7 +66,7 @@ def random_soft(context: WeighingContext, terms: Sequence[str]) -> Tensor:
 
 
 @needs()
-def random_hard(context: WeighingContext, terms: Sequence[str], epochs: int | None = None) -> Tensor:
+def random_hard(context: WeighingContext, terms: Sequence[str], epochs: Count | None = None) -> Tensor:
     """(M,) of 0 and 1: a set of terms drawn uniformly from the 2^M - 1 that are not empty, anew at each step.
 
     A hard action of KSM at random (Random-Hard of KSM Table 3). KSM section 4.2 "randomly selects knowledge at each

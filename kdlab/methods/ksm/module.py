@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -25,6 +25,7 @@ from kdlab.errors import UserError
 from kdlab.methods.ksm.actor_critic import hard_action, hard_bonus, phase_error, soft_bonus, step_error
 from kdlab.methods.ksm.settings import KSMSettings
 from kdlab.methods.marks import needs
+from kdlab.ranges import Count, NotNegative, Positive, Probability, Rows, Share, Whole, Width, checked
 from kdlab.runtime.seeding import generator
 from kdlab.storage.files import atomic_write_bytes, atomic_write_json, user_errors
 from kdlab.types import WeighingContext
@@ -67,24 +68,25 @@ class KSM:
       loss is much smaller than the critic's first errors.
     """
 
+    @checked
     def __init__(
         self,
         terms: Sequence[str],
-        student_width: int,
-        teacher_widths: Sequence[int],
-        rows: int | None = None,
-        action: str = "soft",
-        threshold: float = 0.2,
-        alpha: float = 0.1,
-        gamma: float = 0.98,
-        lr_actor: float = 2e-4,
-        lr_critic: float = 2e-4,
-        hidden: int = 256,
-        features: int = 8,
-        noise: float = 0.3,
-        restraint: float = 0.01,
+        student_width: Count,
+        teacher_widths: Sequence[Count],
+        rows: Rows | None = None,
+        action: Literal["soft", "hard"] = "soft",
+        threshold: Probability = 0.2,
+        alpha: NotNegative = 0.1,
+        gamma: Share = 0.98,
+        lr_actor: Positive = 2e-4,
+        lr_critic: Positive = 2e-4,
+        hidden: Width = 256,
+        features: Width = 8,
+        noise: NotNegative = 0.3,
+        restraint: NotNegative = 0.01,
         normalise: bool = True,
-        seed: int = 0,
+        seed: Whole = 0,
     ) -> None:
         if isinstance(terms, str):
             raise UserError(f"KSM weighs a list of knowledge terms, found {terms!r}")

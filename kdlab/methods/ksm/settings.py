@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from kdlab.errors import UserError
@@ -34,27 +33,8 @@ class KSMSettings:
     seed: int
 
     def check(self) -> None:
-        """UserError for values outside their range."""
+        """UserError for terms or teachers that are missing or repeated; `KSM` declares the ranges of the numbers."""
         if not self.terms or len(set(self.terms)) != len(self.terms):
             raise UserError(f"KSM weighs one knowledge term or more, all different, found {', '.join(self.terms)}")
         if not self.teacher_widths:
             raise UserError("KSM reads a teacher's states, and there is no teacher")
-        if self.action not in ("soft", "hard"):
-            raise UserError(f"KSM's action is soft or hard, found {self.action}")
-        for width in (self.student_width, *self.teacher_widths):
-            if isinstance(width, bool) or width < 1:
-                raise UserError(f"KSM reads states of a width of 1 or more, found {width}")
-        for name in ("threshold", "gamma"):
-            value = getattr(self, name)
-            if not (0 <= value <= 1 and (value or name == "threshold")):
-                raise UserError(f"KSM's {name} must lie in {'[' if name == 'threshold' else '('}0, 1], found {value}")
-        for name in ("alpha", "noise", "restraint"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"KSM's {name} must be a finite number of 0 or more, found {getattr(self, name)}")
-        for name in ("lr_actor", "lr_critic"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"KSM's {name} must be a finite number above 0, found {getattr(self, name)}")
-        for name in ("hidden", "features", "rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"KSM's {name} must be 1 or more, found {value}")

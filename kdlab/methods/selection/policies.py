@@ -15,6 +15,9 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from kdlab.errors import UserError, nearest
+from kdlab.ranges import InnerShare, NotNegative, Probability, Share, checked
+
+SQRT2 = math.sqrt(2)
 
 
 @runtime_checkable
@@ -53,6 +56,7 @@ class Learner(Policy, Protocol):
 class Fixed:
     """The same arm every time: the only one, or `arm`."""
 
+    @checked
     def __init__(self, arms: Sequence[str], arm: str | None = None):
         self.arms = _arms(arms)
         if arm is None and len(self.arms) != 1:
@@ -76,7 +80,8 @@ class Schedule:
     switch at half). The step at which `progress` reaches a share belongs to the new stage.
     """
 
-    def __init__(self, arms: Sequence[str], stages: Sequence[str], at: Sequence[float] | None = None):
+    @checked
+    def __init__(self, arms: Sequence[str], stages: Sequence[str], at: Sequence[InnerShare] | None = None):
         self.arms = _arms(arms)
         if isinstance(stages, str) or not stages:
             raise UserError(f"a schedule needs a list of one stage or more, found {stages!r}")
@@ -86,7 +91,7 @@ class Schedule:
         if isinstance(at, int | float | str) or len(at) != len(self.stages) - 1:
             switches = len(self.stages) - 1
             raise UserError(f"{len(self.stages)} stages need a list of {switches} switches in `at`, found {at!r}")
-        self.at = tuple(_share("schedule's at", share) for share in at)
+        self.at = tuple(float(share) for share in at)
         if any(a >= b for a, b in zip((0.0, *self.at), (*self.at, 1.0), strict=True)):
             raise UserError(f"a schedule's switches must ascend strictly between 0 and 1, found {list(at)}")
 
@@ -103,6 +108,7 @@ class Schedule:
 class RandMix:
     """An arm drawn uniformly each time (AdaDS Table 5)."""
 
+    @checked
     def __init__(self, arms: Sequence[str]):
         self.arms = _arms(arms)
 
@@ -124,10 +130,11 @@ class Online:
     `alpha` in (0, 1] nor `epsilon` in [0, 1]; 0.1 are ours.
     """
 
-    def __init__(self, arms: Sequence[str], alpha: float = 0.1, epsilon: float = 0.1):
+    @checked
+    def __init__(self, arms: Sequence[str], alpha: Share = 0.1, epsilon: Probability = 0.1):
         self.arms = _arms(arms)
-        self.alpha = _share("alpha", alpha, zero=False)
-        self.epsilon = _share("epsilon", epsilon)
+        self.alpha = float(alpha)
+        self.epsilon = float(epsilon)
         self.q = dict.fromkeys(self.arms, 0.0)
 
     def choose(self, progress: float, rng: torch.Generator) -> str:
@@ -156,11 +163,10 @@ class UCB:
     (ours). It assumes stationary rewards, which those of distillation are not; not part of AdaDS. `q`: the means.
     """
 
-    def __init__(self, arms: Sequence[str], c: float = math.sqrt(2)):
+    @checked
+    def __init__(self, arms: Sequence[str], c: NotNegative = SQRT2):
         self.arms = _arms(arms)
-        self.c = _number("c", c)
-        if not 0 <= self.c < math.inf:
-            raise UserError(f"UCB's c must be a finite number of 0 or more, found {c!r}")
+        self.c = float(c)
         self._count = dict.fromkeys(self.arms, 0)
         self._sum = dict.fromkeys(self.arms, 0.0)
         self._seen: list[float] = []  # lowest and highest reward
@@ -200,9 +206,10 @@ class Exp3:
     (ours). Not part of AdaDS. `q`: the probabilities.
     """
 
-    def __init__(self, arms: Sequence[str], gamma: float = 0.1):
+    @checked
+    def __init__(self, arms: Sequence[str], gamma: Share = 0.1):
         self.arms = _arms(arms)
-        self.gamma = _share("gamma", gamma, zero=False)
+        self.gamma = float(gamma)
         self._log_weight = dict.fromkeys(self.arms, 0.0)
         self._seen: list[float] = []
 
@@ -274,18 +281,6 @@ def _known(name: str, arms: tuple[str, ...]) -> str:
     if name not in arms:
         raise UserError(f"no arm is called {name}: {nearest(str(name), arms)}")
     return name
-
-
-def _number(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{name} must be a number, found {value!r}")
-    return float(value)
-
-
-def _share(name: str, value: float, zero: bool = True) -> float:
-    if not 0 <= _number(name, value) <= 1 or (value == 0 and not zero):
-        raise UserError(f"{name} must lie in {'[' if zero else '('}0, 1], found {value!r}")
-    return float(value)
 
 
 def _stateless(policy: Policy, state: dict) -> None:

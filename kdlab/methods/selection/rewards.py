@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from kdlab.errors import UserError
+from kdlab.ranges import Range, checked
 
 
 class Reward(Protocol):
@@ -34,9 +35,8 @@ class LossDecay:
     K + 1. K is not printed in AdaDS.
     """
 
-    def __init__(self, window: int = 5):
-        if isinstance(window, bool) or not isinstance(window, int) or window < 2:
-            raise UserError(f"the reward's window must be an integer of 2 or more observations, found {window!r}")
+    @checked
+    def __init__(self, window: Annotated[int, Range(2, usual=10_000)] = 5):
         self.window = window
         self._observations: deque[float] = deque(maxlen=window)
         self._speed: float | None = None

@@ -23,6 +23,7 @@ from kdlab.errors import UserError
 from kdlab.methods.marks import function_of, needs
 from kdlab.methods.selection.clustering import kmeans
 from kdlab.methods.selection.top_k import refuse_nan
+from kdlab.ranges import Count
 from kdlab.types import Evidence
 
 Strategy = Callable[[Evidence], Tensor]
@@ -95,7 +96,7 @@ def density(evidence: Evidence) -> Tensor:
 
 
 @needs("features")
-def cluster(evidence: Evidence, clusters: int | None = None) -> Tensor:
+def cluster(evidence: Evidence, clusters: Count | None = None) -> Tensor:
     """(N,) closeness to the row's k-means++ centre, with the nearest row of each non-empty cluster before all others.
 
     The score is 1 / (1 + Euclidean distance), in (0, 1], plus 1 for the nearest row of each cluster. `clusters`:

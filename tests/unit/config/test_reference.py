@@ -76,7 +76,10 @@ def test_the_committed_page_is_the_generated_one():
 
 def test_a_key_is_explained_by_type_defaults_choices_and_line():
     text = explain.explanation("trainer.max_steps")
-    assert "trainer.max_steps: int, or null" in text and documentation.keys()["trainer.max_steps"].line in text
+    assert (
+        "trainer.max_steps: int at least 1 (over 10,000,000: confirm), or null" in text
+        and documentation.keys()["trainer.max_steps"].line in text
+    )
     assert "default: 160 (scale=demo), null (scale=paper)" in text
     assert "500 (recipe=finetune_demo)" in text.replace("\n    ", " ")
 
@@ -97,7 +100,7 @@ def test_a_group_is_explained_by_its_choices_and_keys():
         ("select.policy.alpha", ["argument of the code that select.policy names", "0.1 (select=adads)"]),
         ("select.ratio", ["0.5 (exp=dekd", "0.1 (select=adads", "1 (select=all)"]),
         ("data.augment.copies", ["default: -", "20 (augment=tinybert)"]),
-        ("policy.phase", ["weigh.phase: int", "default: 32"]),
+        ("policy.phase", ["weigh.phase: int at least 1", "default: 32"]),
         ("+policy=ksm", ["weigh: a group"]),
     ],
 )
@@ -128,7 +131,7 @@ def explained(key: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_explains_without_torch():
     done = explained("select.ratio")
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("select.ratio: float\n")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("select.ratio: float in (0, 1]\n")
     done = explained("select.ratoi")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "select.ratio" in done.stderr
 

@@ -92,8 +92,8 @@ def test_what_an_allowed_room_offers_is_its_own() -> None:
 
     for room in targets.MODULES:
         module = importlib.import_module(f"kdlab.{room}")
-        assert targets._public(room)
-        for name in targets._public(room):
+        assert targets.public_names(room)
+        for name in targets.public_names(room):
             assert getattr(module, name).__module__ == f"kdlab.{room}"
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdlab import ranges
 from kdlab.errors import UserError
 from kdlab.methods import adoption
 from kdlab.methods.marks import marks_of
@@ -73,7 +74,7 @@ def test_mukis_margin_weighs_a_row_by_the_two_best_scores():
 @pytest.mark.parametrize("scale", [0.0, -0.2, math.inf, math.nan])
 def test_a_scale_that_divides_nothing_is_refused(scale):
     with pytest.raises(UserError, match="scale="):
-        adoption.by_certainty(OWN, torch.rand(5, 2), 2, scale=scale)
+        ranges.check("scale", scale, ranges.hints_of(adoption.by_certainty)["scale"])
 
 
 def test_one_teacher_alone_is_the_smallest_or_the_largest():

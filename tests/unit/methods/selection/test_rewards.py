@@ -70,5 +70,5 @@ def test_what_is_not_finite_is_not_taken(bad):
 
 @pytest.mark.parametrize("window", [1, 0, -3, 2.5, "5", True])
 def test_wrong_window(window):
-    with pytest.raises(UserError, match="2 or more"):
+    with pytest.raises(UserError, match="window=.*: a whole number, at least 2"):
         LossDecay(window)
