@@ -16,14 +16,14 @@ from kdlab.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the action; returns the exit code: 0 done, 1 damage found by `verify`, 2 bad input or an unusable store."""
     chosen = _parser().parse_args(argv)
+    from kdlab.runs.finished import command
     from kdlab.storage.files import user_errors
 
-    try:
+    def act() -> int:
         with user_errors(chosen.action, chosen.root):
             return _act(chosen)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return command(act)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from kdlab.config.schema import checked
 from kdlab.errors import UserError, one_line
 from kdlab.runs import failures
 from kdlab.runs.process import FOLDER, is_first_process, run_unless_finished
-from kdlab.runtime import signals
+from kdlab.runtime import signals, streams
 from kdlab.storage.redaction import redact
 
 MULTIRUN = {"-m", "--multirun"}
@@ -31,6 +31,8 @@ MULTIRUN = {"-m", "--multirun"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's); return the exit code, 2 for anything a user can correct."""
+    streams.outlive_readers()
+    failures.end_with_starter()
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:

@@ -43,9 +43,10 @@ GROUPS = {"adopt": "adopt", "knowledge": "knowledge", "weigh": "policy", "select
 STRIP = 400  # changes of arm that the strip shows, at most: more would be a grey blur
 
 
-def draw(run: Path) -> list[Path]:
+def draw(run: Path, result: Mapping[str, Any] | None = None) -> list[Path]:
     """Draw the figures for which the run folder `run` has data, write each atomically, and return the files.
 
+    `result`: the content of result.json, where that is not written yet.
     figures/schedule.png and schedule.csv (its data) if the selector took a decision, q_values.png if its policy learns,
     heldout.png if the student was evaluated, knowledge.png if rules decided on teachers or knowledge, ksm.png if a
     trained module weighs the terms. UserError if a table is damaged.
@@ -55,7 +56,7 @@ def draw(run: Path) -> list[Path]:
         raise UserError(f"{run} is no run folder: figures are drawn from the tables in it")
     selector = [row for row in rows_of(run / "selector.csv", ("step", "arm")) if row["arm"]]
     metrics = rows_of(run / "metrics.csv", ("step",))
-    result = _result(run / "result.json")
+    result = _result(run / "result.json") if result is None else result
     knowledge = rows_of(run / "knowledge.csv", ("step",))
     phases = rows_of(run / teaching_figures.LOG, ("episode", "step"))
     total = _total_steps(result, [*selector, *knowledge], metrics)

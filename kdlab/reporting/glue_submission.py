@@ -35,6 +35,7 @@ from kdlab.runs.finished import config_of, finished_result
 from kdlab.runs.folders import status
 from kdlab.stages.registry import stage_of
 from kdlab.storage.files import atomic_write_bytes
+from kdlab.storage.locks import sole_writer
 from kdlab.types import Batch, TaskShape
 
 # rows of the hidden test sets, to tell a sample of one from the whole
@@ -52,8 +53,13 @@ def submit(run: Path, out: Path, notify: Callable[[str], None] = print) -> None:
     another stage or task, rows without a test split, and an `out` that exists.
     """
     silence_transformers()
-    if out.exists():
-        raise UserError(f"{out} exists, and is kept: choose another name")
+    with sole_writer(out):
+        if out.exists():
+            raise UserError(f"{out} exists, and is kept: choose another name")
+        _submit(run, out, notify)
+
+
+def _submit(run: Path, out: Path, notify: Callable[[str], None]) -> None:
     if (run / RESULTS).is_file():
         runs = _best(run, notify)
     else:

@@ -17,6 +17,7 @@ from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.tables import TaskTable, task_table
 from kdlab.runtime.progress import track
 from kdlab.storage.files import atomic_write_text
+from kdlab.storage.locks import sole_writer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,9 +42,10 @@ def write_report(
         raise UserError(f"--out {out}: a page ends in .html, such as {out.with_suffix('.html')}")
     for file in (out, table):
         _check_writable(file)
-    report = build_report(paths, paper, conditions, metric, baseline, to_stderr)
-    atomic_write_text(out, html(report))
-    atomic_write_text(table, markdown(report))
+    with sole_writer(out):
+        report = build_report(paths, paper, conditions, metric, baseline, to_stderr)
+        atomic_write_text(table, markdown(report))
+        atomic_write_text(out, html(report))
     print(f"{report.title}; {out} ({out.stat().st_size / 1000:,.0f} kB) and {table}")
     return 0
 

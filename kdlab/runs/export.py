@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from kdlab.errors import UserError
 from kdlab.models.head import Head, head_of_result
 from kdlab.runs.finished import finished_result
-from kdlab.storage.files import user_errors
+from kdlab.storage.files import flush_tree, fsync_folder, user_errors
+from kdlab.storage.locks import sole_writer
 
 
 def export_student(run: Path, out: Path) -> int:
@@ -18,10 +18,13 @@ def export_student(run: Path, out: Path) -> int:
     UserError for an unfinished run or a folder `out` with content; the run's own folder is left as it is.
     """
     result = finished_result(run)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty: choose a new folder")
-    head = head_of_result(result)
-    _export(run / "student", out, head)
+    with user_errors("exporting", out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with sole_writer(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is not empty: choose a new folder")
+        head = head_of_result(result)
+        _export(run / "student", out, head)
     print(
         f"exported to {out}: {head.auto_class}.from_pretrained({str(out)!r}) gives the run's student, output for output"
     )
@@ -36,9 +39,11 @@ def _export(student: Path, out: Path, head: Head) -> None:
 
     load = loading.load_classifier if head.per_row else loading.load_masked_lm
     model, tokenizer = load(student).eval(), loading.load_tokenizer(student)
+    temporary = out.with_name(f".{out.name}.tmp")
     with user_errors("exporting", out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        if temporary.exists():  # of an export that was killed
+            shutil.rmtree(temporary)
+        temporary.mkdir()
     try:
         with user_errors("exporting", out.parent):
             model.save_pretrained(temporary)
@@ -55,9 +60,8 @@ def _export(student: Path, out: Path, head: Head) -> None:
                 f"the exported model differs in its logits from the student in {student}: nothing was written"
             )
         with user_errors("exporting", out.parent):
-            if out.is_dir():
-                out.rmdir()
-            temporary.chmod(0o755)
-            temporary.rename(out)
+            flush_tree(temporary)
+            temporary.rename(out)  # which may be an empty folder
+            fsync_folder(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

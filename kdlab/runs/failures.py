@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
-from kdlab.runs.process import FOLDER
+from kdlab.runs import folders
+from kdlab.runs.finished import add_warnings
+from kdlab.runs.process import FOLDER, STARTER
 from kdlab.runtime.signals import Stopped
 from kdlab.storage.files import atomic_write_json, atomic_write_text
 
@@ -32,26 +34,35 @@ SAVE_TIMEOUT = 5.0  # seconds that the other ranks may take to fail or stop by t
 
 
 @contextmanager
-def recorded_failure(folder: Path, identity: dict[str, Any], launcher: Any, world: int, main: bool) -> Iterator[None]:
+def recorded_failure(
+    folder: Path, identity: dict[str, Any], launcher: Any, world: int, main: bool
+) -> Iterator[RankSupervisor]:
     """Write into result.json (with `identity`; on the `main` rank) how the block failed, if it fails; re-raise.
 
     The status is "preempted", with the signal and the step that was saved for it, or "failed", with the error. An error
-    caused by the death of another rank becomes a UserError with that rank's error. `launcher` is Lightning's.
+    caused by the death of another rank becomes a UserError with that rank's error. `launcher` is Lightning's. A run whose
+    result.json is finished stays finished: the failure is a warning in it, and is not raised.
     """
 
-    def write(status: str, **more: Any) -> None:
-        if main:
-            with suppress(UserError):  # a full disk must not hide the first error
-                atomic_write_json(folder / "result.json", {"status": status, **more, **identity})
+    def write(status: str, line: str, **more: Any) -> bool:
+        """Record the failure; True if the run was finished before."""
+        if not main:
+            return False
+        if folders.status(folder) == "finished":
+            add_warnings(folder, [line])
+            return True
+        with suppress(UserError):  # a full disk must not hide the first error
+            atomic_write_json(folder / "result.json", {"status": status, **more, **identity})
+        return False
 
     def fail(message: str) -> None:
-        write("failed", error=message)
+        write("failed", message, error=message)
         print(f"kdlab: {message}", flush=True)
 
     try:
         with RankSupervisor(launcher, world, folder, fail) as ranks:
             try:
-                yield
+                yield ranks
             except UserError:
                 raise
             except SystemExit:  # Lightning raises it for Ctrl-C
@@ -61,15 +72,16 @@ def recorded_failure(folder: Path, identity: dict[str, Any], launcher: Any, worl
                     raise UserError(message) from error
                 raise
     except Stopped as stop:
-        write("preempted", signal=stop.name, step=stop.saved_at)
-        raise
+        if not write("preempted", f"{stop.name} came after the end", signal=stop.name, step=stop.saved_at):
+            raise
     except KeyboardInterrupt:
-        write("preempted", signal="Ctrl-C", step=None)
-        raise
+        if not write("preempted", "Ctrl-C came after the end", signal="Ctrl-C", step=None):
+            raise
     except Exception as error:
         lines = (str(error) or type(error).__name__).splitlines()
-        write("failed", error=str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}")
-        raise
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+        if not write("failed", text, error=text):
+            raise
 
 
 class RankSupervisor:
@@ -103,6 +115,10 @@ class RankSupervisor:
             while time.monotonic() < until and any(process.poll() is None for process in self.processes):
                 time.sleep(0.05)
             self._kill()
+
+    def dismiss(self) -> None:
+        """Stop watching: the ranks have nothing left to do together, and their ends change no result."""
+        self._over.set()
 
     def wait_for_death(self, seconds: float) -> str | None:
         """Wait at most `seconds` for the death of a rank; the message about the first one, or None."""
@@ -171,14 +187,32 @@ def leave_error(text: str) -> bool:
     return False
 
 
-def end_with_parent() -> None:
-    """Exit when the process that started this one is gone: nothing else would end it."""
-    parent = os.getppid()
+def end_with_starter() -> None:
+    """In a rank that kdlab or torchrun has started: exit when the process that did so is gone, which nothing else does.
+
+    kdlab's rank 0 names itself (`STARTER`), so that a death before this call is noticed too. torchrun does not: there a
+    parent that is the machine's init counts as a death. Ranks of other origin (SLURM, a shell) are left alone.
+    """
+    if is_child_rank():
+        starter = int(os.environ.get(STARTER) or os.getppid())
+    elif "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ:
+        starter = 0 if os.getppid() == 1 and not _is_python(1) else os.getppid()
+    else:
+        return
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == starter:
             time.sleep(POLL)
-        print(f"kdlab: the process that started rank {os.environ.get('LOCAL_RANK')} is gone", file=sys.stderr)
+        rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK")
+        print(f"kdlab: the process that started rank {rank} is gone", file=sys.stderr, flush=True)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="parent").start()
+    threading.Thread(target=watch, daemon=True, name="starter").start()
+
+
+def _is_python(process: int) -> bool:
+    """True if a process is a Python interpreter of this user, such as torchrun as the first process of a container."""
+    try:
+        return Path(os.readlink(f"/proc/{process}/exe")).name.startswith("python")
+    except OSError:
+        return False

@@ -1,11 +1,14 @@
-"""Read the folders of finished runs, for the commands that start from one (evaluate, export, reports)."""
+"""Read the folders of finished runs, for the commands that start from one (evaluate, export, reports).
+
+What fails once the results are known (a figure, a logger, the closing table) is a warning in result.json.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from kdlab.config.saved import read_config
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError
+from kdlab.runtime import streams
+from kdlab.storage.files import atomic_write_json
 
 
 def finished_result(run: Path) -> dict[str, Any]:
@@ -32,6 +37,23 @@ def finished_result(run: Path) -> dict[str, Any]:
     return result
 
 
+@contextmanager
+def warning_of(what: str, warnings: list[str]) -> Iterator[None]:
+    """Turn an exception of the block into a line of `warnings` that names `what`."""
+    try:
+        yield
+    except Exception as error:
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        warnings.append(f"{what}: {line if isinstance(error, UserError) else f'{type(error).__name__}: {line}'}")
+
+
+def add_warnings(run: Path, lines: Sequence[str]) -> None:
+    """Add warnings to the result.json of a finished run; do nothing where it cannot be read or written."""
+    with suppress(UserError):
+        result = finished_result(run)
+        atomic_write_json(run / "result.json", {**result, "warnings": [*result.get("warnings", []), *lines]})
+
+
 def config_of(run: Path) -> Config:
     """The checked configuration of a run, from its config.yaml; UserError where it cannot be read or is not valid."""
     file = run / "config.yaml"
@@ -43,12 +65,10 @@ def config_of(run: Path) -> Config:
 
 
 def command(main: Callable[[], int]) -> int:
-    """Run a command's body. A UserError becomes one line and exit code 2; a closed pipe ends it with code 0."""
+    """Run a command's body; its exit code. A UserError becomes one line and exit code 2; a closed output ends nothing."""
+    streams.outlive_readers()
     try:
         return main()
     except UserError as error:
         print(f"kdlab: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, for example `head`, has closed the output
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0

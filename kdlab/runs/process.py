@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kdlab.runs import folders
 from kdlab.runtime.signals import Stopped
-from kdlab.storage.files import open_locked
+from kdlab.storage import locks
 
 # Environment variables of a job
 FOLDER = "KDLAB_RUN_FOLDER"  # the folder that rank 0 has chosen, for the other ranks
 SWEEP = "KDLAB_SWEEP"  # the name of the sweep that started this job
 DIFFERS = "KDLAB_DIFFERS"  # the job's differences from others of its sweep, as select=random,seed=1
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER)
+STARTER = "KDLAB_STARTER"  # the id of the process of rank 0, for the ranks that it starts
+RANK_VARIABLES = (
+    "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER, STARTER, locks.VARIABLE,
+)  # fmt: skip
 
 
 def is_first_process() -> bool:
@@ -39,12 +40,21 @@ def run_unless_finished(title: str, overrides: Sequence[str], folder: Path) -> b
     started it), waits for its end and checks again.
     """
     if folders.status(folder) != "finished":
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder) as lock:
+
+        def waiting(owner: str) -> None:
+            print(f"kdlab: {locks.waiting_line(folder, owner)}", flush=True)
+
+        lock = locks.lock_folder(folder, wait=True, waiting=waiting)
+        assert lock is not None
+        try:
             if folders.status(folder) != "finished":
                 print(f"kdlab: {title}", flush=True)
-                environment = {k: v for k, v in os.environ.items() if k not in (*RANK_VARIABLES, "HYDRA_FULL_ERROR")}
-                return run_and_wait([*overrides, f"hydra.run.dir={quoted_value(folder)}"], environment, lock) == 0
+                kept = {k: v for k, v in os.environ.items() if k not in (*RANK_VARIABLES, "HYDRA_FULL_ERROR")}
+                job = [*overrides, f"hydra.run.dir={quoted_value(folder)}"]
+                code = run_and_wait(job, {**kept, **lock.environment}, lock.descriptor)
+                return code == 0 or folders.status(folder) == "finished"
+        finally:
+            lock.release()
     print(f"kdlab: {folder} is finished, skipped", flush=True)
     return True
 
@@ -81,44 +91,6 @@ def spawn(
         command, cwd=cwd, env=dict(environment), pass_fds=list(inherited), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=output, stderr=output,
     )  # fmt: skip
-
-
-class RunLock:
-    """The lock of a run folder: a file beside it. The kernel releases it when the last process that has its descriptor
-    ends: if this process is killed, the job that inherited the descriptor keeps the lock."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path, self.descriptor = path, descriptor
-
-    def release(self) -> None:
-        """Delete the file and close the descriptor."""
-        self.path.unlink(missing_ok=True)
-        os.close(self.descriptor)
-
-
-def lock_folder(folder: Path, wait: bool = False) -> RunLock | None:
-    """Lock a run folder. Where another process has the lock: None, or with `wait` the lock once it is released."""
-    name = hashlib.sha256(folder.name.encode()).hexdigest()[
-        :16
-    ]  # the folder's name may have the maximal length already
-    path = folder.with_name(f".{name}.lock")
-
-    def print_once(_: str) -> None:
-        print(f"kdlab: another process is at work in {folder}: waiting for its end", flush=True)
-
-    descriptor, _ = open_locked(path, wait, print_once, must_lock=False)
-    return None if descriptor is None else RunLock(path, descriptor)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Lock a run folder during the block; yields the descriptor of the lock."""
-    lock = lock_folder(folder, wait=True)
-    assert lock is not None
-    try:
-        yield lock.descriptor
-    finally:
-        lock.release()
 
 
 def quoted_value(value: object) -> str:

@@ -1,8 +1,11 @@
-"""One run, from a checked configuration to a finished run folder: prepare, callbacks, train, finish."""
+"""One run, from a checked configuration to a finished run folder: prepare, callbacks, train, measure, finish, show."""
 
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +18,21 @@ from kdlab.modules.checkpoint_io import AtomicCheckpointIO
 from kdlab.modules.evaluation import over_splits
 from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
-from kdlab.runs import callbacks, failures, folders
+from kdlab.runs import callbacks, failures, finished, folders
 from kdlab.runs.callbacks import RunCallbacks
 from kdlab.runs.loggers import base
 from kdlab.runs.model_card import card
 from kdlab.runs.prepare import PreparedRun, device_count, prepare, quiet_libraries
-from kdlab.runs.process import FOLDER, is_first_process, notify
+from kdlab.runs.process import FOLDER, STARTER, is_first_process, notify
 from kdlab.runs.record import RunRecord
 from kdlab.runs.result import result_of
 from kdlab.runs.summary import beside_random, table
 from kdlab.runtime import distributed, signals
+from kdlab.runtime.signals import Stopped
 from kdlab.stages.base import Stage
 from kdlab.stages.registry import stage_of
 from kdlab.stages.validation import check
-from kdlab.storage.files import atomic_write_json, atomic_write_text, native_errors, user_errors
+from kdlab.storage.files import atomic_write_json, atomic_write_text, flush_tree, native_errors, user_errors
 
 
 def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: list[str]) -> int:
@@ -38,18 +42,16 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     UserError before anything is loaded or written.
     """
     check_machine(config)
-    resumes = False
-    if not config.overwrite:
-        folder, resumes = folders.choose(resolved, folder, chosen, False, config.resume)
+    given = (resolved, folder, chosen, config.overwrite, config.resume)
+    folders.choose(*given)
     stage = stage_of(config, notify)
     check(stage)
-    if config.overwrite:  # only now: a mistake in the new command must not delete the old run
-        folder, resumes = folders.choose(resolved, folder, chosen, True, config.resume)
-    notify(config.scale.says)
-    if resumes:
-        notify(f"resuming the unfinished run in {folder} (resume=false starts anew)")
-    os.environ[FOLDER] = str(folder)
-    return run(config, resolved, folder, overrides, stage)
+    with folders.claimed(*given, notify) as (folder, resumes):
+        notify(config.scale.says)
+        if resumes:
+            notify(f"resuming the unfinished run in {folder} (resume=false starts anew)")
+        os.environ |= {FOLDER: str(folder), STARTER: str(os.getpid())}
+        return run(config, resolved, folder, overrides, stage)
 
 
 def check_machine(config: Config) -> None:
@@ -68,8 +70,6 @@ def run(
 ) -> int:
     """Prepare what is missing, train, evaluate, and write the run folder; on every rank. Returns the exit code."""
     quiet_libraries()
-    if failures.is_child_rank():
-        failures.end_with_parent()
     prepared = prepare(config, resolved, folder, overrides, stage or stage_of(config, notify))
     main = is_first_process()
     record = RunRecord(prepared, main)
@@ -77,13 +77,19 @@ def run(
     record.open(built.columns)
     trainer = trainer_of(prepared, built.in_order())
     record.logger = trainer.logger
+    result = None
     # close the logger last: it may outlast the timeout for a failed rank
     with (
         base.closing(trainer.logger),
-        failures.recorded_failure(folder, prepared.identity, trainer.strategy.launcher, prepared.world, main),
+        failures.recorded_failure(folder, prepared.identity, trainer.strategy.launcher, prepared.world, main) as ranks,
     ):
         train(prepared, trainer)
-        finish(prepared, built, trainer)
+        measured = measure(prepared, built)
+        ranks.dismiss()
+        if main:
+            result = finish(prepared, built, trainer, measured)
+    if result is not None:
+        show(result, folder)
     return 0
 
 
@@ -116,9 +122,19 @@ def train(prepared: PreparedRun, trainer: pl.Trainer) -> None:
     prepared.module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU, but not the teachers
 
 
-def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer) -> None:
-    """Evaluate (collective); on rank 0 write student/, result.json and figures/, and print the summary."""
-    stage, module, data, folder = prepared.stage, prepared.module, prepared.data, prepared.folder
+@dataclass
+class Measured:
+    """What all ranks measure at the end of a training. `metrics`: scores by student, teachers and baselines; `totals`: of
+    the ledger; `probes`: seconds of each all-data step, by rank."""
+
+    metrics: dict[str, dict[str, float]]
+    totals: dict[str, Any]
+    probes: list[list[float]]
+
+
+def measure(prepared: PreparedRun, built: RunCallbacks) -> Measured:
+    """Evaluate the student and its teachers, and gather the costs; collective."""
+    stage, module, data = prepared.stage, prepared.module, prepared.data
     metrics = {
         "student": built.evaluation.last or over_splits(module.evaluate, data.heldout_splits(final=True)),
         **(stage.teachers_on_heldout(module, prepared.teachers, data) if prepared.teachers else {}),
@@ -126,16 +142,37 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer) -> N
     }
     totals = prepared.ledger.totals()
     probes = [seconds for seconds in distributed.gather_objects(built.cost.probe_seconds) if seconds]
-    if distributed.rank() != 0:
-        return
+    return Measured(metrics, totals, probes)
+
+
+def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, measured: Measured) -> dict[str, Any]:
+    """Write student/ and figures/, complete the logger, and write result.json last: with it the run is finished.
+
+    A figure or a logger that fails is a warning in result.json. On rank 0; returns the content of result.json.
+    """
+    stage, module, folder, totals = prepared.stage, prepared.module, prepared.folder, measured.totals
     with user_errors("writing the student", folder), native_errors():
         module.student.model.save_pretrained(folder / "student")
         stage.inputs.tokenizer.save_pretrained(folder / "student")
-    result = result_of(stage, module, metrics, totals, probes, prepared.world, prepared.overrides)
-    result["events"] = dict(built.guard.counts)
-    result["checkpoints"] = built.checkpoint.cost(totals["seconds"])
+    result = result_of(stage, module, measured.metrics, totals, measured.probes, prepared.world, prepared.overrides)
+    checkpoints = built.checkpoint.cost(totals["seconds"])
+    result |= {"events": dict(built.guard.counts), "checkpoints": checkpoints, "warnings": []}
     atomic_write_text(folder / "student" / "README.md", card(result))
+    with finished.warning_of("figures", result["warnings"]):
+        run_figures.draw(folder, result)
+    with finished.warning_of(f"logger={prepared.config.logger.name}", result["warnings"]):
+        base.complete(prepared.config, trainer.logger, folder, result)
+    with user_errors("writing the student", folder):
+        flush_tree(folder / "student")
     atomic_write_json(folder / "result.json", result)
-    run_figures.draw(folder)
-    base.complete(prepared.config, trainer.logger, folder, result)
-    print(table(result, folder, beside_random(result, folder)), flush=True)
+    return result
+
+
+def show(result: dict[str, Any], folder: Path) -> None:
+    """Print the closing table and the warnings of a finished run; whatever fails here is a warning in its result.json."""
+    with finished.warning_of("the closing table", found := []), suppress(Stopped, KeyboardInterrupt):
+        for warning in result["warnings"]:
+            print(f"kdlab: warning: {warning}", file=sys.stderr, flush=True)
+        print(table(result, folder, beside_random(result, folder)), flush=True)
+    if found:
+        finished.add_warnings(folder, found)

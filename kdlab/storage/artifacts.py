@@ -37,6 +37,7 @@ _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 KEY = re.compile(r"[0-9a-f]{16}")
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.(tmp|lock)")
+WAITING = "waiting for that"
 _ABSENT = "it does not exist"
 # The tag by which backup programs recognise caches; here it also marks a folder as an artifact store.
 TAG = "CACHEDIR.TAG"
@@ -80,7 +81,7 @@ class ArtifactStore:
                     atomic_write_text(self.root / TAG, TAG_TEXT)
                 lock = locked(
                     lock_of(final),
-                    waiting=lambda holder: self.notify(f"{what}: {holder} is making it, waiting for that"),
+                    waiting=lambda holder: self.notify(f"{what}: {holder} is making it, {WAITING}"),
                 )
                 stack.enter_context(lock)
             fault = fault_of(final)  # again: the process that had the lock may have made it

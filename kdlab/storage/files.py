@@ -110,6 +110,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def flush_tree(folder: Path) -> None:
+    """Flush every file below `folder`, written by a library, and its name to the device."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
 class Writer:
     """A binary stream to a descriptor that writes all bytes or raises, and hashes them with SHA-256.
 
@@ -195,14 +205,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True, waiting: Callable[[str], None] | None = None) -> Iterator[str | None]:
+def locked(
+    path: Path, wait: bool = True, waiting: Callable[[str], None] | None = None, must_lock: bool = True
+) -> Iterator[str | None]:
     """Lock the file `path` during the block and remove it afterwards. Yields None if this process has the lock.
 
     If another process has it: with `wait`, `waiting(note)` is called once and the block starts when the other ends;
     without, the block runs at once and gets the owner's note ("process 123 on host"). The kernel frees the lock when
-    its owner dies. Children forked by the owner keep it, since they may still be writing.
+    its owner dies. Children forked by the owner keep it, since they may still be writing. On a file system without
+    locks: OSError, or with `must_lock` False the block runs.
     """
-    descriptor, note = open_locked(path, wait, waiting, must_lock=True)
+    descriptor, note = open_locked(path, wait, waiting, must_lock)
     if descriptor is None:
         yield note or "another process"
         return

@@ -12,6 +12,7 @@ from kdlab.sweeps.job_status import JobStatus, SweepStatus
 PLAIN_SECONDS = LINE_SECONDS  # between two lines without a terminal, at most
 LIVE_SECONDS = 0.5  # between two drawings of the table
 ROWS = 12  # running jobs that the table shows
+WORKING = 2  # running jobs whose last line is shown without a terminal
 
 
 class Display(Protocol):
@@ -44,8 +45,22 @@ def summary(status: SweepStatus) -> str:
     )
 
 
+def activities(status: SweepStatus) -> list[str]:
+    """What the running jobs do, by the last lines of their logs: first what some wait for, then up to `WORKING` others."""
+    waits: dict[str, int] = {}
+    working: list[str] = []
+    for one in status.of("running"):
+        line = job_logs.last_line(one.job.log, one.since)
+        if (wait := job_logs.wait_of(line)) is not None:
+            waits[wait] = waits.get(wait, 0) + 1
+        elif line:
+            working.append(f"{one.job.differs or one.job.folder}: {line}")
+    waiting = [f"{count} of the running wait{'s' * (count == 1)} for {wait}" for wait, count in waits.items()]
+    return [*waiting, *working[:WORKING]]
+
+
 class PlainDisplay:
-    """One line for each change, and one a minute (`PLAIN_SECONDS`)."""
+    """One line for each change, and one a minute (`PLAIN_SECONDS`) that says what the running jobs do or wait for."""
 
     def __init__(self, status: SweepStatus, stream: TextIO) -> None:
         self.status, self.stream = status, stream
@@ -73,7 +88,7 @@ class PlainDisplay:
     def tick(self) -> None:
         if time.monotonic() - self._printed >= PLAIN_SECONDS:
             best = [f"best so far {one.objective} ({one.job.differs})" for one in self.status.best()]
-            self.notify("; ".join([summary(self.status), *best]))
+            self.notify("; ".join([summary(self.status), *activities(self.status), *best]))
 
     def close(self) -> None:
         """Do nothing: no output is open."""

@@ -1,4 +1,4 @@
-"""Read the log of a job: its first error and its last line."""
+"""Read the log of a job: its first error, its last line, what it waits for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdlab.storage import artifacts, locks
+
+WAITS = (artifacts.WAITING, locks.WAITING)  # ends of the messages of a process that waits for another
 _TAIL = 4096  # bytes read for the last line
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")  # of terminals
 
@@ -49,6 +52,14 @@ def last_line(log: Path, since: int) -> str:
         return ""
     printed = [line for line in _lines(log, max(since, size - _TAIL)) if line.strip()]
     return printed[-1].strip() if printed else ""
+
+
+def wait_of(line: str) -> str | None:
+    """What a job waits for, from the last line of its log ("teacher X: process 1 on host is making it"); None if it works."""
+    for ending in WAITS:
+        if line.endswith(ending):
+            return line.removesuffix(ending).removeprefix("kdlab: ").rstrip(" ,:")
+    return None
 
 
 def _lines(log: Path, since: int) -> list[str]:

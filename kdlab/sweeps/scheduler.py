@@ -108,7 +108,7 @@ class Scheduler:
                     self._change(job, handle.state)
                 continue
             del self.running[number]
-            if code == 0:
+            if code == 0 or folders.status(job.job.folder) == "finished":  # what fails after the end changes no result
                 self.status.finish(number)
             else:
                 job.ended, job.state = time.monotonic(), "stopped" if stop.signal else "failed"

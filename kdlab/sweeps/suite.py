@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,13 @@ from kdlab.runs.process import run_unless_finished
 from kdlab.stages.registry import stage_of
 from kdlab.stages.task_inputs import folder_of
 from kdlab.stages.validation import check
-from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of
+from kdlab.storage import locks
+from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of, user_errors
 
 TEACHER_SEED = 1
+TABLE = "glue.md"
+# all files of a suite that was ended before it wrote its first glue.json
+UNSTARTED_FILES = {TABLE, f".{TABLE}.tmp", f".{RESULTS}.tmp", locks.NAME}
 # keys that each job sets, keys that only the student's jobs use, overrides of the teacher's jobs
 OWN = ("suite", "seed", "overwrite", "hydra.run.dir")
 STUDENT = (
@@ -92,11 +96,21 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     """
     single.check_machine(config)
     suite = plan(config, resolved, folder, chosen, overrides)
+    if (lock := locks.lock_folder(suite.home)) is None:
+        raise locks.busy(suite.home, locks.owner_of(suite.home))
+    try:
+        # once more: the process that had the lock may have begun another suite
+        foreign = _check_home(suite.home, suite.made_of, config.overwrite)
+        return _run(config, replace(suite, foreign=foreign), overrides)
+    finally:
+        lock.release()
+
+
+def _run(config: Config, suite: SuitePlan, overrides: Sequence[str]) -> int:
+    """Run the unfinished jobs in the suite's locked folder and print the table; the exit code."""
     jobs, home = suite.jobs, suite.home
     if config.overwrite:  # only now: a mistake in the new command must not delete the old runs
-        for replaced in [home] if suite.foreign else [job.folder for job in jobs]:
-            shutil.rmtree(replaced, ignore_errors=True)
-
+        _remove(suite)
     print(
         f"kdlab: {len(jobs)} run{'s' * (len(jobs) > 1)} in {home}; the same command resumes those that are not finished",
         flush=True,
@@ -107,7 +121,6 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
         "student": config.student.path,
         "teacher": config.teachers.path or config.teachers.name,
     }
-    home.mkdir(parents=True, exist_ok=True)
     failed = []
     for number, job in enumerate(jobs, 1):
         _write(home, {"status": "running", **about}, jobs)
@@ -121,6 +134,27 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     for job in failed:
         print(f"kdlab: failed: {job}: {job.folder}", file=sys.stderr, flush=True)
     return 1 if failed else 0
+
+
+def _remove(suite: SuitePlan) -> None:
+    """Remove what overwrite=true replaces: the runs of this suite, or all of another one, its glue.json last.
+
+    UserError, before anything is removed, where another process is at work in one of the runs.
+    """
+    for folder in [suite.home] if suite.foreign else [job.folder for job in suite.jobs]:
+        if (found := locks.owner_below(folder)) is not None:
+            raise locks.busy(*found)
+    if not suite.foreign:
+        for job in suite.jobs:
+            if (lock := locks.lock_folder(job.folder)) is None:
+                raise locks.busy(job.folder, locks.owner_of(job.folder))
+            folders.clear(job.folder)
+            lock.release()
+        return
+    with user_errors("removing the former suite", suite.home):
+        for entry in suite.home.iterdir():
+            if entry.name not in (RESULTS, locks.NAME):
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> SuitePlan:
@@ -257,7 +291,7 @@ def _check_home(home: Path, made_of: str, overwrite: bool) -> bool:
     """True if the folder has another suite, which `overwrite` replaces; UserError without `overwrite`, and for other files."""
     if home.exists() and not home.is_dir():
         raise UserError(f"hydra.run.dir={home} is a file: choose a folder")
-    if not home.is_dir() or not any(home.iterdir()):
+    if not home.is_dir() or all(file.name in UNSTARTED_FILES for file in home.iterdir()):
         return False
     try:
         theirs = json.loads((home / RESULTS).read_text(encoding="utf-8"))["made_of"]
@@ -291,7 +325,7 @@ def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Co
 
 
 def _write(home: Path, about: dict[str, Any], jobs: Sequence[SuiteJob]) -> glue_scoreboard.Scoreboard:
-    """Write glue.json and glue.md, the scores of the finished jobs, into the suite's folder; the scores."""
+    """Write glue.md and glue.json, the scores of the finished jobs, into the suite's folder; the scores."""
     runs = [(job, finished_result(job.folder)) for job in jobs if folders.status(job.folder) == "finished"]
     seeds = len({job.seed for job in jobs if job.who == "student"})
     names = {
@@ -309,6 +343,6 @@ def _write(home: Path, about: dict[str, Any], jobs: Sequence[SuiteJob]) -> glue_
          "metrics": result["metrics"]["student"]}
         for job, result in runs
     ]  # fmt: skip
-    atomic_write_json(home / RESULTS, {**about, **asdict(table), "runs": listed})
-    atomic_write_text(home / "glue.md", glue_scoreboard.markdown(table))
+    atomic_write_text(home / TABLE, glue_scoreboard.markdown(table))
+    atomic_write_json(home / RESULTS, {**about, **asdict(table), "runs": listed})  # last: it has the status
     return table

@@ -44,7 +44,7 @@ def check(jobs: Sequence[SweepJob]) -> None:
             if job.config.suite is not None:
                 suite.plan(job.config, job.resolved, job.folder, True, job.overrides)
                 continue
-            folders.choose(job.resolved, job.folder, True, False, job.config.resume)
+            folders.resumes_in(job.folder, job.resolved, False, job.config.resume)
             if (alike := _checked_part(job.config, UNCHECKED_KEYS)) not in checked:
                 base.check(job.config)
                 stage = stage_of(job.config, lambda line: None)

@@ -44,7 +44,7 @@ def without_figures() -> None:
     """Draw no figures: they take longer than the rest of a tiny run."""
     from kdlab.plotting import run_figures
 
-    run_figures.draw = lambda folder: []  # pyright: ignore[reportAttributeAccessIssue]
+    run_figures.draw = lambda folder, result=None: []  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def training_modules() -> tuple[type[Any], ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError
-from kdlab.storage.files import atomic_write_text
+from kdlab.storage.files import atomic_write_text, locked
 from kdlab.testing.fault_lab import FaultResult
 from kdlab.testing.kills import ALONE, KINDS, LAST, PREPARING
 
@@ -33,6 +33,11 @@ def add(file: Path, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
     UserError if it is no such file.
     """
+    with locked(file.with_name(f".{file.name}.lock")):
+        return _add(file, rows)
+
+
+def _add(file: Path, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     try:
         kept = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
         found = {one["fault"]: one for one in [*kept, *rows]}

@@ -33,7 +33,7 @@ def plainly() -> None:
     """Figures take longer than the rest of a tiny run."""
     import kdlab.plotting.run_figures
 
-    kdlab.plotting.run_figures.draw = lambda folder: None
+    kdlab.plotting.run_figures.draw = lambda folder, result=None: None
 
 
 class Lab:

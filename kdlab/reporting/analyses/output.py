@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kdlab.plotting import style
 from kdlab.storage.files import atomic_write_bytes, atomic_write_text, user_errors
+from kdlab.storage.locks import sole_writer
 
 if TYPE_CHECKING:
     from kdlab.reporting.analyses.one_run import AnalysisResult
@@ -23,8 +24,9 @@ def write_analysis(result: AnalysisResult, name: str, folder: Path) -> int:
     with user_errors("writing an analysis", folder):
         folder.mkdir(parents=True, exist_ok=True)
     table, figure = folder / f"{name}.csv", folder / f"{name}.png"
-    atomic_write_text(table, stream.getvalue())
-    atomic_write_bytes(figure, style.png(result.figure))
+    with sole_writer(table):
+        atomic_write_text(table, stream.getvalue())
+        atomic_write_bytes(figure, style.png(result.figure))
     print(table)
     print(figure)
     return 0

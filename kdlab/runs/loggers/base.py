@@ -32,9 +32,10 @@ def logger_of(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
 
 
 def complete(config: Config, logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
-    """Log the results of a finished run from its folder, and close the logger; on rank 0."""
+    """Log the results of a run from its folder, and close the logger, whatever logging raises; on rank 0."""
     if logger is not None and distributed.rank() == 0:
-        _module(config.logger.name).complete(logger, folder, redact(dict(result)))
+        with closing(logger):
+            _module(config.logger.name).complete(logger, folder, redact(dict(result)))
         close(logger)
 
 

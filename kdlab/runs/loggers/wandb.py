@@ -17,6 +17,7 @@ from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.runs.loggers import content
 from kdlab.runtime import distributed
+from kdlab.storage.files import atomic_write_text
 
 BY_QUERIES = ("selector/*", "heldout/*", "train/*", "queries/*")
 BY_STEP = "schedule/step"
@@ -98,5 +99,5 @@ def _id(folder: Path) -> str:
     file = folder / "wandb" / "id"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(secrets.token_hex(4))
+        atomic_write_text(file, secrets.token_hex(4))
     return file.read_text().strip()

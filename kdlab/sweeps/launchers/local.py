@@ -14,6 +14,7 @@ from typing import Any
 from kdlab.errors import UserError
 from kdlab.runs import folders
 from kdlab.runs import process as jobs
+from kdlab.storage import locks
 from kdlab.sweeps.expansion import SweepJob
 
 
@@ -29,7 +30,7 @@ class RunningProcess:
     state, why = "running", ""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], lock: jobs.RunLock, gpus: Sequence[str], free: Counter[str]
+        self, process: subprocess.Popen[bytes], lock: locks.FolderLock, gpus: Sequence[str], free: Counter[str]
     ) -> None:
         self.process, self.lock, self.gpus, self.free = process, lock, gpus, free
 
@@ -134,15 +135,16 @@ class Local:
         return self._elsewhere
 
     def _start(self, job: SweepJob, gpus: Sequence[str]) -> RunningProcess | ExitedProcess | None:
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = jobs.lock_folder(job.folder)
+        if folders.status(job.folder) == "finished":
+            return ExitedProcess()
+        lock = locks.lock_folder(job.folder)
         if lock is None:
             self._elsewhere.add(job.number)
             return None
-        if folders.status(job.folder) == "finished":
+        if folders.status(job.folder) == "finished":  # the process that had the lock has finished it
             lock.release()
             return ExitedProcess()
-        environment = environment_of(job, self._name)
+        environment = {**environment_of(job, self._name), **lock.environment}
         if self.divided:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         if self.at_once != 1:

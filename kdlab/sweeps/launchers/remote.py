@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.runs import folders, process
+from kdlab.storage import locks
 
 # set by SLURM in each task; Lightning would assume that SLURM starts the ranks of the run
 TASK_VARIABLES = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
@@ -43,15 +44,15 @@ class RemoteJob:
         end; the run ignores the signal `ignored`.
         """
         first = ranks.get("RANK", "0") == "0"
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = process.lock_folder(self.folder, wait=True) if first else None
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        lock = locks.lock_folder(self.folder, wait=True, waiting=self._log_wait) if first else None
         try:
             if folders.status(self.folder) == "finished":
                 return 0
             dropped = (*process.RANK_VARIABLES, *TASK_VARIABLES)
             kept = {name: value for name, value in os.environ.items() if name not in dropped}
             overrides = [*self.overrides, f"hydra.run.dir={process.quoted_value(self.folder)}"]
-            environment = {**kept, **self.environment, **ranks}
+            environment = {**kept, **self.environment, **ranks, **(lock.environment if lock else {})}
             inherited = [lock.descriptor] if lock else []
             with _forwarding_sigterm(self):
                 with open(self.log, "ab") as log, _ignoring(ignored):
@@ -62,6 +63,11 @@ class RemoteJob:
         finally:
             if lock is not None:
                 lock.release()
+
+    def _log_wait(self, owner: str) -> None:
+        """Write into the log that another process works in the folder: the sweep shows the log's last line."""
+        with open(self.log, "a", encoding="utf-8") as log:
+            log.write(f"kdlab: {locks.waiting_line(self.folder, owner)}\n")
 
     def _wait(self) -> int:
         assert self._process is not None

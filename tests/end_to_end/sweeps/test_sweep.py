@@ -24,6 +24,8 @@ from kdlab.data.tasks import sources
 from kdlab.errors import UserError
 from kdlab.runs import process
 from kdlab.runtime.progress import readable_time
+from kdlab.storage import locks
+from kdlab.storage.files import open_locked
 from kdlab.sweeps import display, expansion, job_logs, scheduler, sweep, validation
 from kdlab.sweeps.expansion import Expansion, SweepJob
 from kdlab.sweeps.job_status import SweepStatus
@@ -344,16 +346,15 @@ def test_jobs_save_and_end_when_the_sweep_itself_fails(tmp_path, shell):
 def test_two_commands_share_the_jobs_of_one_sweep(tmp_path, shell):
     """A job that another process runs is waited for, and counts as finished when that process finishes it."""
     found = made(tmp_path, finish(), finish())
-    tmp_path.mkdir(exist_ok=True)
-    lock = process.lock_folder(found[0].folder)
-    assert lock is not None
+    found[0].folder.mkdir(parents=True)
+    descriptor, _ = open_locked(found[0].folder / locks.NAME, False, None, False)  # as another process has it
+    assert descriptor is not None
 
     def elsewhere():
         while not (found[1].folder / "result.json").exists():
             time.sleep(0.02)
-        found[0].folder.mkdir()
         (found[0].folder / "result.json").write_text(RESULT % 0.1)
-        lock.release()
+        os.close(descriptor)
 
     thread = threading.Thread(target=elsewhere)
     thread.start()

@@ -43,7 +43,7 @@ def result(folder: Path) -> dict:
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "rank 1 was ended by SIGKILL; the same command"),
         ("import sys; sys.exit(7)", "rank 1 ended with code 7; the same command"),
-        ("import sys; open('ERROR', 'w').write('no such row'); sys.exit(2)", "rank 1 failed: no such row"),
+        ("import os, sys; open('ERROR-', 'w').write('no such row'); os.rename('ERROR-', 'ERROR'); sys.exit(2)", "rank 1 failed: no such row"),
     ],
 )
 def test_what_a_dead_rank_said_is_the_error_of_the_job(tmp_path, code, sentence):
@@ -92,19 +92,41 @@ def test_only_a_rank_that_the_first_has_started_leaves_its_error(tmp_path, monke
     assert failures.error_file(tmp_path, 1).read_text() == "a line"
 
 
-def test_a_rank_ends_when_its_parent_is_gone():
-    child = "import time; from kdlab.runs import failures; failures.end_with_parent(); print('up', flush=True); time.sleep(60)"
-    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); print(p.pid, p.stdout.readline())"
-    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
-    pid, until = int(done.stdout.split()[0]), time.monotonic() + 20
-    while (
-        time.monotonic() < until
-        and Path(f"/proc/{pid}").exists()
-        and " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    ):
+def gone_within(pid: int, seconds: float) -> bool:
+    """True if a process ends (a zombie has) within some seconds."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if " Z " in Path(f"/proc/{pid}/stat").read_text():
+                return True
+        except OSError:
+            return True
         time.sleep(0.05)
-    assert time.monotonic() < until
-    assert os.getpid() != pid
+    return False
+
+
+RANK = "import time; from kdlab.runs import failures; failures.end_with_starter(); print('up', flush=True); time.sleep(60)"
+START = "import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {rank!r}], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={{**os.environ, {own}}}); print(p.pid, {line})"
+OWN = "'LOCAL_RANK': '1', 'KDLAB_RUN_FOLDER': 'x', 'KDLAB_STARTER': str(os.getpid())"
+TORCHRUN = "'LOCAL_RANK': '0', 'RANK': '0', 'TORCHELASTIC_RUN_ID': 'x'"
+
+
+@pytest.mark.parametrize(
+    ("own", "line"),
+    [(OWN, "p.stdout.readline()"), (OWN, "'at once, before the rank has imported anything'"), (TORCHRUN, "p.stdout.readline()")],
+    ids=["own start", "own start, at once", "torchrun"],
+)  # fmt: skip
+def test_a_rank_ends_when_its_starter_is_gone(own, line):
+    parent = START.format(rank=RANK, own=own, line=line)
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert gone_within(int(done.stdout.split()[0]), 20)
+
+
+def test_a_rank_of_a_shell_does_not_end_with_it():
+    parent = START.format(rank=RANK.replace("60", "2"), own="'LOCAL_RANK': '0', 'RANK': '0'", line="p.stdout.readline()")
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    pid = int(done.stdout.split()[0])
+    assert not gone_within(pid, 1.2) and gone_within(pid, 20)
 
 
 def test_how_often_a_run_saves_and_what_it_does_about_nan_is_the_same_run(tmp_path):

@@ -10,6 +10,7 @@ import threading
 import time
 
 from kdlab.runs import process
+from kdlab.storage import locks
 
 
 def finish(folder) -> None:
@@ -32,7 +33,7 @@ def test_a_finished_job_is_skipped_and_a_failed_one_reported(tmp_path, monkeypat
     finish(folder)
     assert process.run_unless_finished("1 of 1", ["a=1"], folder) and len(asked) == 1
     assert "finished, skipped" in capsys.readouterr().out
-    assert [p.name for p in folder.parent.iterdir()] == ["seed=1"]  # no lock is left
+    assert [p.name for p in folder.rglob("*")] == ["result.json"]  # no lock is left
 
 
 def test_a_job_waits_for_the_one_that_outlived_its_suite(tmp_path, monkeypatch, capsys):
@@ -46,12 +47,13 @@ def test_a_job_waits_for_the_one_that_outlived_its_suite(tmp_path, monkeypatch, 
         return -9  # as if this process were killed now
 
     monkeypatch.setattr(process, "run_and_wait", launch)
-    path = None
-    with process._locked(folder) as lock:
-        (path,) = tmp_path.glob(".*.lock")
-        launch([], {}, lock)
-        os.link(path, tmp_path / "kept")  # a killed process does not remove the file
-    os.rename(tmp_path / "kept", path)
+    lock = locks.lock_folder(folder)
+    assert lock is not None
+    launch([], {}, lock.descriptor)
+    os.link(lock.path, tmp_path / "kept")  # a killed process does not remove the file
+    lock.release()
+    folder.mkdir(exist_ok=True)
+    os.rename(tmp_path / "kept", lock.path)
     waiting = threading.Thread(target=process.run_unless_finished, args=("again", [], folder))
     waiting.start()
     time.sleep(0.3)
@@ -61,4 +63,4 @@ def test_a_job_waits_for_the_one_that_outlived_its_suite(tmp_path, monkeypatch, 
     waiting.join(10)
     said = capsys.readouterr().out
     assert not waiting.is_alive() and len(children) == 1
-    assert "another process is at work" in said and "finished, skipped" in said
+    assert f"process {os.getpid()} on " in said and "is at work" in said and "finished, skipped" in said

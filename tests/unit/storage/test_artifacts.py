@@ -347,7 +347,7 @@ def test_commands_refuse_what_is_no_store(
     (tmp_path / "artifacts" / "cache" / "0123456789abcdef").mkdir(parents=True)  # looks like one, is not ours
     assert main(arguments) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith("error: ")
+    assert shown.err.startswith("kdlab: ")
     assert shown.err.count("\n") == 1
     assert shown.out == ""
     assert (tmp_path / "artifacts" / "cache" / "0123456789abcdef").exists()
