@@ -124,7 +124,7 @@ def train(prepared: PreparedRun, trainer: pl.Trainer) -> None:
 
 @dataclass
 class Measured:
-    """What all ranks measure at the end of a training. `metrics`: scores by student, teachers and baselines; `totals`: of
+    """Measurements of all ranks at the end of a training. `metrics`: scores by student, teachers and baselines; `totals`: of
     the ledger; `probes`: seconds of each all-data step, by rank."""
 
     metrics: dict[str, dict[str, float]]

@@ -46,7 +46,7 @@ def summary(status: SweepStatus) -> str:
 
 
 def activities(status: SweepStatus) -> list[str]:
-    """What the running jobs do, by the last lines of their logs: first what some wait for, then up to `WORKING` others."""
+    """Activities of the running jobs, by the last lines of their logs: first what some wait for, then up to `WORKING` others."""
     waits: dict[str, int] = {}
     working: list[str] = []
     for one in status.of("running"):

@@ -55,7 +55,7 @@ def last_line(log: Path, since: int) -> str:
 
 
 def wait_of(line: str) -> str | None:
-    """What a job waits for, from the last line of its log ("teacher X: process 1 on host is making it"); None if it works."""
+    """The reason of a wait, from the last line of a log ("teacher X: process 1 on host is making it"); None if the job works."""
     for ending in WAITS:
         if line.endswith(ending):
             return line.removesuffix(ending).removeprefix("kdlab: ").rstrip(" ,:")

@@ -17,9 +17,10 @@ from kdlab.testing import fault_tables
 from kdlab.testing.child_process import tiny, tiny_task
 from kdlab.testing.disk_faults import damaged, full_disks, read_only
 from kdlab.testing.fault_lab import FaultLab, FaultResult, timed
+from kdlab.testing.file_kills import results_killed
 from kdlab.testing.kills import KillCase, reference_run, start_kills
 from kdlab.testing.long_run import long_run
-from kdlab.testing.rank_faults import dying_ranks
+from kdlab.testing.rank_faults import dying_ranks, first_killed
 from kdlab.testing.signals_and_nans import nonfinite, nonfinite_skipped, signals, signals_preparing, two_makers
 from kdlab.testing.tiny import write_task, write_teacher, write_text
 
@@ -96,7 +97,9 @@ def other_faults(quick: bool) -> list[OtherFault]:
         OtherFault("steps that are not finite", nonfinite),
         OtherFault("steps that are not finite, left out", nonfinite_skipped),
         OtherFault("two makers of one artifact", two_makers),
+        OtherFault("results killed before each operation on their files", results_killed),
         OtherFault("dying ranks", lambda lab: dying_ranks(lab, launchers)),
+        OtherFault("the first process of two ranks killed from outside", first_killed),
         OtherFault("signals on one of two ranks", signals, ranks=2),
         OtherFault("steps that are not finite on one of two ranks", nonfinite, ranks=2),
         OtherFault("steps that are not finite on one of two ranks, left out", nonfinite_skipped, ranks=2),

@@ -25,6 +25,7 @@ from kdlab.errors import UserError
 from kdlab.runs import process
 from kdlab.runtime.progress import readable_time
 from kdlab.storage import locks
+from kdlab.storage.artifacts import ArtifactStore, key_of, lock_of
 from kdlab.storage.files import open_locked
 from kdlab.sweeps import display, expansion, job_logs, scheduler, sweep, validation
 from kdlab.sweeps.expansion import Expansion, SweepJob
@@ -467,3 +468,57 @@ def test_a_progress_bar_in_a_log_is_read_as_what_it_shows_last(tmp_path):
     log.write_bytes(b"before\n\x1b[1mepoch 1\rstep 5/8\x1b[0m\n\n")
     assert job_logs.last_line(log, 0) == "step 5/8"
     assert job_logs.first_error(log, 7, 3) == "step 5/8" and job_logs.first_error(tmp_path / "none", 0, 3) != ""
+
+
+def test_a_sweep_says_what_its_jobs_wait_for(tmp_path, shell, monkeypatch):
+    """Both jobs need a teacher that a third process makes: their logs are what the artifact store prints for them."""
+    monkeypatch.setattr(display, "PLAIN_SECONDS", 0.2)
+    store, parts = ArtifactStore(tmp_path / "store"), {"teacher": "x"}
+    final = tmp_path / "store" / "teachers" / key_of(parts)
+    final.parent.mkdir(parents=True)
+    made_elsewhere, _ = open_locked(lock_of(final), False, None, True)
+    assert made_elsewhere is not None
+    os.write(made_elsewhere, b"process 7 on node-12")
+    printed: list[str] = []
+    store.notify = printed.append
+    waiting = threading.Thread(
+        target=lambda: store.get(
+            "teachers", parts, lambda folder: (folder / "a").write_text("x") and None, "teacher tiny"
+        )
+    )
+    waiting.start()
+    while not printed:
+        time.sleep(0.02)
+    found = made(
+        tmp_path / "sweep", *2 * [f"echo '{printed[0]}'; sleep 0.8; echo 'training: step 2/3'; sleep 0.6; {finish()}"]
+    )
+    status, _, said = run(found, local.Local(2))
+    os.close(made_elsewhere)
+    waiting.join()
+    assert states(status) == ["done", "done"]
+    lines = [line for line in said.splitlines() if line.startswith("kdlab: 0 done, 2 running")]
+    assert any(
+        line.endswith("; 2 of the running wait for teacher tiny: process 7 on node-12 is making it") for line in lines
+    ), said
+    assert any("; job=0: training: step 2/3; job=1: training: step 2/3" in line for line in lines), said
+
+
+@pytest.mark.parametrize(
+    ("line", "wait"),
+    [
+        ("teacher tiny: process 7 on b is making it, waiting for that", "teacher tiny: process 7 on b is making it"),
+        (
+            "kdlab: process 7 on b is at work in outputs/x: waiting for its end",
+            "process 7 on b is at work in outputs/x",
+        ),
+        ("  training: 3/8 steps, about 2 min left", None),
+        ("", None),
+    ],
+)
+def test_a_line_of_a_log_is_a_wait_or_not(line, wait):
+    assert job_logs.wait_of(line) == wait
+
+
+def test_a_finished_job_whose_end_fails_is_done(tmp_path, shell):
+    status, _, _ = run(made(tmp_path, f"{finish()}; exit 120", "exit 120"))
+    assert states(status) == ["done", "failed"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -43,7 +42,10 @@ def result(folder: Path) -> dict:
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "rank 1 was ended by SIGKILL; the same command"),
         ("import sys; sys.exit(7)", "rank 1 ended with code 7; the same command"),
-        ("import os, sys; open('ERROR-', 'w').write('no such row'); os.rename('ERROR-', 'ERROR'); sys.exit(2)", "rank 1 failed: no such row"),
+        (
+            "import os, sys; open('ERROR-', 'w').write('no such row'); os.rename('ERROR-', 'ERROR'); sys.exit(2)",
+            "rank 1 failed: no such row",
+        ),
     ],
 )
 def test_what_a_dead_rank_said_is_the_error_of_the_job(tmp_path, code, sentence):
@@ -105,7 +107,9 @@ def gone_within(pid: int, seconds: float) -> bool:
     return False
 
 
-RANK = "import time; from kdlab.runs import failures; failures.end_with_starter(); print('up', flush=True); time.sleep(60)"
+RANK = (
+    "import time; from kdlab.runs import failures; failures.end_with_starter(); print('up', flush=True); time.sleep(60)"
+)
 START = "import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {rank!r}], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={{**os.environ, {own}}}); print(p.pid, {line})"
 OWN = "'LOCAL_RANK': '1', 'KDLAB_RUN_FOLDER': 'x', 'KDLAB_STARTER': str(os.getpid())"
 TORCHRUN = "'LOCAL_RANK': '0', 'RANK': '0', 'TORCHELASTIC_RUN_ID': 'x'"
@@ -123,7 +127,9 @@ def test_a_rank_ends_when_its_starter_is_gone(own, line):
 
 
 def test_a_rank_of_a_shell_does_not_end_with_it():
-    parent = START.format(rank=RANK.replace("60", "2"), own="'LOCAL_RANK': '0', 'RANK': '0'", line="p.stdout.readline()")
+    parent = START.format(
+        rank=RANK.replace("60", "2"), own="'LOCAL_RANK': '0', 'RANK': '0'", line="p.stdout.readline()"
+    )
     done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
     pid = int(done.stdout.split()[0])
     assert not gone_within(pid, 1.2) and gone_within(pid, 20)
