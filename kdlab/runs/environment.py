@@ -76,7 +76,15 @@ def processor() -> str:
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The differences between the environments in two result.json, one line each: "torch 2.12.0 -> 2.13.0"."""
-    return [line for key, word in RECORDED.items() for line in _between(before.get(key), after.get(key), word)]
+    return [line for key, word in RECORDED.items() for line in _between(_named(before, key), _named(after, key), word)]
+
+
+def _named(result: Mapping[str, Any], key: str) -> Any:
+    """A value of a result.json; data with a fingerprint without their path, which may be written in several ways."""
+    value = result.get(key)
+    if key == "data" and isinstance(value, dict) and value.get("fingerprint"):
+        return {name: one for name, one in value.items() if name != "path"}
+    return value
 
 
 def _between(before: Any, after: Any, where: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab.config.saved import read_config
+from kdlab.config.saved import read_config_here
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError
 from kdlab.runtime import streams
@@ -55,10 +55,13 @@ def add_warnings(run: Path, lines: Sequence[str]) -> None:
 
 
 def config_of(run: Path) -> Config:
-    """The checked configuration of a run, from its config.yaml; UserError where it cannot be read or is not valid."""
+    """The checked configuration of a run, from its config.yaml, with paths that hold in the present folder.
+
+    UserError where it cannot be read or is not valid.
+    """
     file = run / "config.yaml"
     try:
-        composed = OmegaConf.create(read_config(run))
+        composed = OmegaConf.create(read_config_here(run))
     except OmegaConfBaseException as error:
         raise UserError(f"{file} cannot be read: {first_line(error)}") from error
     return checked(composed)

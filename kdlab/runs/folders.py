@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.saved import read_config
+from kdlab.config.saved import anchored, read_config, started_in
 from kdlab.errors import UserError
 from kdlab.storage import locks
 from kdlab.storage.files import atomic_write_json, user_errors
@@ -50,9 +50,12 @@ def run_id(folder: Path) -> str | None:
 
 
 def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
-    """True if the config.yaml in `folder` computes the same run as `resolved`."""
+    """True if the config.yaml in `folder` computes the same run as `resolved`, whose paths are those of this folder."""
     try:
-        return _essence(read_config(folder)) == _essence(resolved)
+        saved, place = read_config(folder), started_in(folder)
+        if place is not None and place != Path.cwd():
+            saved, resolved = anchored(saved, place), anchored(resolved, Path.cwd())
+        return _essence(saved) == _essence(resolved)
     except (UserError, ValueError, TypeError, RecursionError):
         return False
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kdlab.config.saved import STARTED_IN
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.models.loading import silence_transformers
@@ -107,7 +108,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         baselines,
         weighing,
         ksm_log,
-        {"name": config.name, "seed": config.seed, "run": run_id},
+        {"name": config.name, "seed": config.seed, "run": run_id, STARTED_IN: str(Path.cwd())},
         checkpoints.newest_valid(folder / "checkpoints", notify) if resumes else None,
     )
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 
-from kdlab.config.saved import read_config
+from kdlab.config.saved import read_config_here
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
 from kdlab.runs import environment, single
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     UserError for a folder without a finished run, and for a suite.
     """
     run, folder = _parsed(arguments)
-    result, resolved = finished_result(run), read_config(run) | {"overwrite": False, "resume": True}
+    result, resolved = finished_result(run), read_config_here(run) | {"overwrite": False, "resume": True}
     config = checked(OmegaConf.create(resolved))
     if config.suite is not None:
         raise UserError(f"{run} is a suite of runs: repeat one of those below it")

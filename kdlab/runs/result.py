@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from kdlab.callbacks.cost import training_seconds
+from kdlab.config.saved import STARTED_IN
 from kdlab.modules.student import StudentModule
 from kdlab.runs import environment
 from kdlab.runtime.ledger import speedup
@@ -61,6 +63,7 @@ def result_of(
         "versions": environment.versions(),
         "git": environment.revision(),
         "command": ["python", "-m", "kdlab.run", *overrides],
+        STARTED_IN: str(Path.cwd()),
         "devices": {
             "world": world,
             "kind": str(module.device),

@@ -26,6 +26,8 @@ WRONG = {
     "three text columns": (["data.columns=[a,b,c]"], ["data.columns", "two for pairs"]),
     "a text column that is not there": (["data.columns=[sentense]"], ["train.tsv, line 1", "sentence"]),
     "a label column that is not there": (["data.label_column=lable"], ["train.tsv, line 1", "label"]),
+    "no such encoding": (["data.encoding=utf-9"], ["data.encoding=utf-9", "utf-8"]),
+    "another encoding": (["data.encoding=utf-16"], ["train.tsv", "not utf-16", "data.encoding="]),
     "no training rows": (["data.train_rows=0"], ["data.train_rows"]),
     "rows longer than the teacher reads": (["data.max_length=512"], ["data.max_length", "64"]),
     "no room for a word": (["data.max_length=2"], ["data.max_length"]),
@@ -144,6 +146,9 @@ FAULTS = {
     "two train files": (lambda rows: (rows / "train.csv").write_text("sentence,label\nba,1\n"), ["more than once", "train.csv"]),
     "one class": (one_class, ["train.tsv", "two classes"]),
     "labels that are texts": (no_classes, ["train.tsv", "neither classes nor numbers"]),
+    "header in the middle": (line("train.tsv", 9, lambda _: "sentence\tlabel"), ["train.tsv, line 9", "the header again"]),
+    "NaN": (line("train.tsv", 5, label("nan")), ["train.tsv, line 5", "hidden"]),
+    "infinity": (line("dev.tsv", 5, label("inf")), ["dev.tsv, line 5", "inf"]),
     "damaged labels.txt": (lambda rows: (rows / "labels.txt").write_text("index\tvalue\tname\n0\t0\ta\n5\t1\tb\n"), ["labels.txt, line 3"]),
 }  # fmt: skip
 
@@ -179,6 +184,36 @@ def test_uncertainty_on_regression(select, tmp_path, assert_refused_early, teach
         tiny_task(teacher_folder, rows, f"select={select}"),
         *(f"select={select}", "regression", "random, cluster or density"),
     )
+
+
+def whole_numbers(folder: Path, step: int) -> Path:
+    """Rows whose labels are 30 whole numbers from `step` on."""
+    rows = write_task(folder, rows=90)
+    (rows / "labels.txt").unlink()
+    for file in rows.glob("*.tsv"):
+        head, *lines = file.read_text().splitlines()
+        labelled = [label(str(step * (1 + i % 30)))(text) for i, text in enumerate(lines)]
+        file.write_text("\n".join([head, *labelled]) + "\n")
+    return rows
+
+
+def test_a_refusal_of_regression_says_that_it_was_inferred(tmp_path, assert_refused_early, teacher_folder):
+    rows = whole_numbers(tmp_path / "numbers", 7)
+    term = "knowledge.terms.soft.term._target_=kdlab.methods.knowledge.logits.soft_cross_entropy"
+    for more in (["select=entropy"], ["select=random", term]):
+        command = tiny_task(teacher_folder, rows, *more)
+        assert_refused_early(command, "30 different whole numbers from 7 to 210", "data.regression=false")
+    given = write_classifier(tmp_path / "teacher", tuple(str(7 * i) for i in range(1, 31)))
+    assert_refused_early(tiny_task(given, rows, "select=random"), "30 classes", "data.regression=false")
+
+
+@pytest.mark.parametrize(("step", "more"), [(1, []), (7, ["data.regression=false"])])
+def test_class_numbers_train_a_classifier(step, more, tmp_path, teacher_folder):
+    rows = whole_numbers(tmp_path / "numbers", step)
+    short = ["select=entropy", "trainer.max_steps=1", "teachers.finetune.max_steps=1", "teachers.sanity=false"]
+    done = call(tiny_task(teacher_folder, rows, *short, *more), tmp_path / "run")
+    assert done.code == 0, done.output
+    assert "30 classes" in done.output and ("data.regression=true takes them for scores" in done.output) == (not more)
 
 
 def test_regression_that_the_official_task_is_not(tmp_path, assert_refused_early, teacher_folder):

@@ -124,10 +124,7 @@ class TaskFolder:
         for split, files in self.files().items():
             for file in files:
                 self._columns(file, split)
-        if self.task is not None:
-            self._official(self.task)
-        else:
-            self._class_names()
+        self._class_names()
 
     def fingerprint(self) -> str:
         """Sha256 over the settings, and the names and contents of the files."""
