@@ -6,6 +6,7 @@ Only Hydra and the schema are imported at the top, so that `--help` and mistakes
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from kdlab.config import explain, spellings, targets
+from kdlab.config import explain, quoting, spellings, targets
 from kdlab.config.composition import CONF, composition, error_line, remove_stored_schemas, to_plain
 from kdlab.config.schema import checked
 from kdlab.errors import UserError, one_line
@@ -58,10 +59,10 @@ def _dispatch(argv: list[str]) -> int:
         return explain.main(argv[1:])
     targets.check_overrides(argv)
     arguments, folders = _split_config_dirs(argv)
-    quoted = ",".join(f"'file://{folder}'" for folder in folders)
+    quoted = ",".join(quoting.quoted_value(f"file://{folder}") for folder in folders)
     searchpath = [f"hydra.searchpath=[{quoted}]"] if folders else []
     flags = {argument for argument in arguments if argument.startswith("-")}
-    arguments = [a if a.startswith("-") else spellings.overrides([a])[0] for a in arguments]
+    arguments = [a if a.startswith("-") else quoting.literal(spellings.overrides([a])[0]) for a in arguments]
     overrides = [argument for argument in arguments if argument not in flags]
     if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
         from kdlab.sweeps import sweep
@@ -128,7 +129,9 @@ def _hydra_application(arguments: list[str], searchpath: list[str]) -> int:
         checked(composed)
         job = HydraConfig.get()
         folder = Path(job.runtime.output_dir)
-        succeeded.append(run_unless_finished(" ".join(job.overrides.task), [*job.overrides.task, *searchpath], folder))
+        succeeded.append(
+            run_unless_finished(shlex.join(job.overrides.task), [*job.overrides.task, *searchpath], folder)
+        )
 
     if not {"-m", "--multirun", "--help", "-h", "--hydra-help"} & set(arguments):  # else each job composes on its own
         composition([a for a in [*arguments, *searchpath] if not a.startswith("-") and ("=" in a or a.startswith("~"))])

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import kdlab
-from kdlab.config import spellings, targets
+from kdlab.config import quoting, spellings, targets
 from kdlab.config.schema import Config, first_line
 from kdlab.errors import UserError, nearest
 
@@ -122,7 +122,11 @@ def error_line(error: Exception) -> str:
         options = [option for option in error.options or [] if option]
         return f"{group}={name}: there is no such choice; {nearest(name, options)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form KEY=VALUE ({first_line(error)}); a value with = , or spaces needs quotes: KEY='\"...\"'"
+        why = quoting.advice(error.override or "") or f"not of the form KEY=VALUE ({first_line(error)})"
+        return f"{error.override}: {why}"
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
+        several = "several values start a sweep (-m)"
+        return f"{ambiguous[1]}: {'; '.join(filter(None, [several, quoting.advice(ambiguous[1])]))}"
     text = f"{error}\n{error.__cause__ or ''}"
     found = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Could not append to config.*?'([^']+)'", text

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdlab.config import quoting
 from kdlab.config.schema import Config
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.metrics import predicted
@@ -105,8 +106,9 @@ def _best(suite: Path, notify: Callable[[str], None]) -> dict[str, Path]:
 def _glue_task(run: Path, result: dict[str, Any], config: Config) -> Task:
     if not head_of_result(result).per_row:
         raise UserError(
-            f"{run} is a run of the pre-training stage, which learns no task: python -m kdlab.run +exp=glue "
-            f"student.path={run / 'student'} fine-tunes its student on all of GLUE"
+            f"{run} is a run of the pre-training stage, which learns no task: "
+            f"{quoting.command(['+exp=glue', quoting.override('student.path', run / 'student')])} fine-tunes its student "
+            "on all of GLUE"
         )
     task = None if config.data.task is None else find(config.data.task)
     if task is None or not task.glue:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kdlab.config.quoting import quoted_value
 from kdlab.runs import folders
 from kdlab.runtime.signals import Stopped
 from kdlab.storage import locks
@@ -91,8 +92,3 @@ def spawn(
         command, cwd=cwd, env=dict(environment), pass_fds=list(inherited), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=output, stderr=output,
     )  # fmt: skip
-
-
-def quoted_value(value: object) -> str:
-    """Quote a value for Hydra's command line, whatever characters it has."""
-    return "'" + str(value).replace("'", "\\'") + "'"

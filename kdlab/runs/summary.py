@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kdlab.config import quoting
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
 from kdlab.models.head import head_of_result
@@ -40,9 +41,10 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     figures += "figures/knowledge.png, " if (folder / "figures" / "knowledge.png").is_file() else ""
     lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
     if taught(result):
-        lines.append(f"next: the baseline of the same size:  python -m kdlab.run {_next(result)}")
+        lines.append(f"next: the baseline of the same size:  {quoting.command(_next(result))}")
     elif head_of_result(result).per_row:
-        lines.append(f"next: as a teacher:  python -m kdlab.run +exp=adads_finetune teachers.path={folder}/student ...")
+        teacher = quoting.override("teachers.path", folder / "student")
+        lines.append(f"next: as a teacher:  {quoting.command(['+exp=adads_finetune', teacher])} ...")
     return "\n".join(lines)
 
 
@@ -171,16 +173,16 @@ def _read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _next(result: dict[str, Any]) -> str:
+def _next(result: dict[str, Any]) -> list[str]:
     """Overrides of the baseline to run next: constant term weights, random selection, or all data."""
     weighed = (result.get("policy") or {}).get("name", "fixed")
     if result["select"]["ratio"] == 1 and weighed != "fixed":
         own = ("weigh=", "weigh.", "policy=", "policy.", "hydra.run.dir=", "overwrite=", "resume=")
-        return " ".join([*(o for o in result["command"][3:] if not o.startswith(own)), "weigh=fixed"])
+        return [*(o for o in result["command"][3:] if not o.startswith(own)), "weigh=fixed"]
     other = "random" if result["select"]["name"] != "random" else "all"
     own = ("select=", "hydra.run.dir=", "overwrite=", "resume=", *(("select.ratio=",) if other == "all" else ()))
     kept = [override for override in result["command"][3:] if not override.startswith(own)]
-    return " ".join([*kept, f"select={other}"])
+    return [*kept, f"select={other}"]
 
 
 def _times(value: float | None) -> str:

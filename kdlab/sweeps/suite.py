@@ -19,7 +19,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kdlab.config import spellings
+from kdlab.config import quoting, spellings
 from kdlab.config.composition import composition
 from kdlab.config.schema import Config, checked
 from kdlab.config.targets import original_targets
@@ -130,7 +130,8 @@ def _run(config: Config, suite: SuitePlan, overrides: Sequence[str]) -> int:
     print(
         f"\n{glue_scoreboard.text(table)}\n\nsuite folder: {home}   (glue.md, glue.json, a folder a task)", flush=True
     )
-    print(f"next: for the GLUE server:  python -m kdlab.evaluate {home} --glue-submission OUT.zip", flush=True)
+    submission = quoting.command([home, "--glue-submission", "OUT.zip"], "kdlab.evaluate")
+    print(f"next: for the GLUE server:  {submission}", flush=True)
     for job in failed:
         print(f"kdlab: failed: {job}: {job.folder}", file=sys.stderr, flush=True)
     return 1 if failed else 0
@@ -274,7 +275,10 @@ def _check_student(path: str | None) -> None:
     if (folder / "config.json").is_file():
         loading.has_head(path, loading.load_config(path))  # names a damaged file
     elif (folder / "student" / "config.json").is_file():
-        raise UserError(f"student.path={path} is a run's folder; its student is student.path={folder / 'student'}")
+        raise UserError(
+            f"student.path={path} is a run's folder; its student is "
+            f"{quoting.override('student.path', folder / 'student')}"
+        )
     elif folder.exists():
         raise UserError(f"student.path={path}: a model folder with a config.json was expected, such as RUN/student")
     else:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
+from kdlab.config import quoting
 from kdlab.config.composition import CONF, to_plain
 from kdlab.errors import UserError, nearest
 from kdlab.sweeps import expansion, validation
@@ -91,7 +92,7 @@ def _outcome(status: SweepStatus, stopped: int | None) -> int:
     if done:
         place = common_folder([one.job for one in done])
         print(
-            f"kdlab: {_jobs(len(status.jobs))}, {len(done)} finished ({before} of them before); next:  python -m kdlab.compare {place}",
+            f"kdlab: {_jobs(len(status.jobs))}, {len(done)} finished ({before} of them before); next:  {quoting.command([place], 'kdlab.compare')}",
             flush=True,
         )
     if failed:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdlab.config.quoting import quoted_value
 from kdlab.runs import folders, process
 from kdlab.storage import locks
 
@@ -51,7 +52,7 @@ class RemoteJob:
                 return 0
             dropped = (*process.RANK_VARIABLES, *TASK_VARIABLES)
             kept = {name: value for name, value in os.environ.items() if name not in dropped}
-            overrides = [*self.overrides, f"hydra.run.dir={process.quoted_value(self.folder)}"]
+            overrides = [*self.overrides, f"hydra.run.dir={quoted_value(self.folder)}"]
             environment = {**kept, **self.environment, **ranks, **(lock.environment if lock else {})}
             inherited = [lock.descriptor] if lock else []
             with _forwarding_sigterm(self):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from kdlab.config.composition import composition
 from kdlab.runs import model_card, summary
 
 RESULT: dict[str, Any] = {
@@ -182,11 +184,22 @@ def test_what_nobody_counted_is_a_dash_and_in_no_total():
 
 def next_of(made: dict[str, Any]) -> list[str]:
     (line,) = [line for line in summary.table(made, Path("x")).splitlines() if line.startswith("next:")]
-    return line.split("kdlab.run ")[1].split()
+    return shlex.split(line.split("kdlab.run ")[1])
 
 
 def test_the_next_command_is_random_at_the_same_ratio():
     assert next_of(result()) == ["+exp=adads_finetune", "select.ratio=0.25", "select=random"]
+
+
+def test_the_next_command_can_be_pasted_whatever_its_paths():
+    made = result()
+    made["command"] += ['data.path="/tmp/été, b=c"', "teachers.path=/tmp/a b"]
+    found = composition(next_of(made))[0]
+    assert (found.data.path, found.teachers.path) == ("/tmp/été, b=c", "/tmp/a b")
+    made["metrics"] = {"student": made["metrics"]["student"]}  # trained without a teacher
+    (line,) = [one for one in summary.table(made, Path("/tmp/a b=c")).splitlines() if one.startswith("next:")]
+    (typed,) = [word for word in shlex.split(line) if word.startswith("teachers.path=")]
+    assert composition(["+exp=adads_finetune", typed])[0].teachers.path == "/tmp/a b=c/student"
 
 
 def test_after_random_it_is_all_data():
