@@ -53,6 +53,7 @@ class TrainingDataModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.workers, self.heldout_rows = batch_size, seed, workers, heldout_rows
         self._batches, self._epochs = batches, epochs
         self._aside = np.zeros(0, dtype=np.int64)
+        self._untrained = self._aside  # those rows and their relatives
 
     def training_rows(self) -> tuple[Any, Any]:
         """The data set of training rows, indexed by (epoch, row), and the function that collates them."""
@@ -60,6 +61,10 @@ class TrainingDataModule(pl.LightningDataModule):
 
     def scorable_rows(self) -> np.ndarray:
         """Indices (N,) of the training rows with a known label."""
+        raise NotImplementedError
+
+    def relatives(self, rows: np.ndarray) -> np.ndarray:
+        """Indices, sorted, of the training rows that contain the same text as one of `rows`, themselves included."""
         raise NotImplementedError
 
     def heldout_splits(self, final: bool = False) -> dict[str, Iterator[Batch]]:
@@ -72,7 +77,8 @@ class TrainingDataModule(pl.LightningDataModule):
     def set_aside(self, rows: int) -> None:
         """Hold `rows` random training rows, at most a fifth, out of training; `aside_batches` reads them.
 
-        UserError where there are fewer than five rows with a known label.
+        Their `relatives` (duplicates, augmented copies) are neither trained on nor observed nor read. UserError where
+        there are fewer than five rows with a known label, or where no other row is left.
         """
         known = self.scorable_rows()
         rows = min(rows, len(known) // 5)
@@ -80,10 +86,18 @@ class TrainingDataModule(pl.LightningDataModule):
             raise UserError(f"of {len(known)} training rows none can be held out: five rows or more are needed")
         chosen = np.random.default_rng(stable("set aside", self.seed)).permutation(len(known))[:rows]
         self._aside = np.sort(known[chosen])
+        self._untrained = self.relatives(self._aside)
+        if len(self._untrained) == len(self.lengths):
+            raise UserError(f"the {rows} training rows held out and their duplicates are all the rows there are")
+
+    @property
+    def excludes_relatives(self) -> bool:
+        """True if more rows are held out of training than `set_aside` chose: duplicates or copies of these."""
+        return len(self._untrained) > len(self._aside)
 
     def sampler(self, rank: int = 0, world: int = 1) -> BatchOrder:
         """The order of the training rows for one of `world` ranks; its length is the number of batches."""
-        rows = np.setdiff1d(np.arange(len(self.lengths)), self._aside) if len(self._aside) else None
+        rows = np.setdiff1d(np.arange(len(self.lengths)), self._untrained) if len(self._untrained) else None
         sampler = BatchOrder(self.lengths, self.batch_size, 0, self.seed, rank, world, rows, self.grouped)
         sampler.batches = sampler.total_batches(self._batches, self._epochs)
         return sampler
@@ -107,7 +121,7 @@ class TrainingDataModule(pl.LightningDataModule):
 
     def observed_batches(self, rows: int) -> Iterator[Batch]:
         """This rank's batches of `rows` random training rows, the same each time: a policy's observation (AdaDS Eq. 11)."""
-        known = self.scorable_rows()
+        known = np.setdiff1d(self.scorable_rows(), self._untrained)
         chosen = np.random.default_rng(stable("selector evaluation", self.seed)).permutation(len(known))[:rows]
         return self._fixed_batches(known[chosen])
 
@@ -166,6 +180,10 @@ class CorpusDataModule(TrainingDataModule):
         """Indices of all rows: masking labels each of them."""
         return np.arange(len(self.train))
 
+    def relatives(self, rows: np.ndarray) -> np.ndarray:
+        """The sequences with the same tokens as one of `rows`."""
+        return self.train.equal_rows(rows)
+
     def _heldout(self, final: bool) -> dict[str, FixedBatches]:
         masked = MaskedRows(self.heldout, self.heldout_masker)
         rows = np.arange(self.heldout_rows)
@@ -211,6 +229,10 @@ class GLUEDataModule(TrainingDataModule):
         """Indices of the rows whose label is known."""
         labels = self.train.labels
         return np.flatnonzero(~np.isnan(labels) if self.shape.regression else labels != IGNORE)
+
+    def relatives(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of the same text as one of `rows`, and the augmented copies of all these."""
+        return self.train.relatives(rows)
 
     def dev_splits(self) -> dict[str, dataset.TokenizedRows]:
         """The dev splits by name, the main one first, named "" (MNLI: then "mismatched")."""

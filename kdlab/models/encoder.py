@@ -20,14 +20,22 @@ from kdlab.types import Batch, Outputs
 
 
 class _PassThrough(nn.Module):
-    """Stand-in for a model's encoder: it returns the embeddings it receives as hidden states, pooled if it has a pooler."""
+    """Stand-in for the encoder `base`: it returns the embeddings it receives as hidden states, pooled if it has a pooler.
 
-    def __init__(self, pooler: nn.Module | None) -> None:
+    A pooler reads the first token itself, but for ALBERT's, a plain linear layer whose activation is the encoder's.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
         super().__init__()
-        self.pooler = pooler
+        self.pooler: nn.Module | None = getattr(base, "pooler", None)
+        self.activation: nn.Module | None = getattr(base, "pooler_activation", None)
 
     def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutputWithPooling:
-        pooled = None if self.pooler is None else self.pooler(inputs_embeds)
+        pooled = None
+        if self.pooler is not None and self.activation is not None:
+            pooled = self.activation(self.pooler(inputs_embeds[:, 0]))
+        elif self.pooler is not None:
+            pooled = self.pooler(inputs_embeds)
         return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)  # pyright: ignore
 
 
@@ -36,7 +44,7 @@ class Encoder(nn.Module):
 
     `model` stays an ordinary transformers model (for `save_pretrained`). The head half is a shallow copy of it whose
     encoder passes its input through, so every family's own head runs unmodified (BERT, RoBERTa, DistilBERT, ELECTRA,
-    MPNet, DeBERTa-v2, ModernBERT). `per_row`: the head gives one answer a row (a classifier), not one a token.
+    MPNet, DeBERTa-v2, ModernBERT, ALBERT). `per_row`: the head gives one answer a row (a classifier), not one a token.
 
     `execution`: the name of an execution mode (`kdlab.models.execution`): "padded", "bucketed", "packed" or "varlen". A
     family that cannot run without padding runs bucketed. Outputs are the same within rounding.
@@ -50,8 +58,7 @@ class Encoder(nn.Module):
         self._runner = EncoderRunner(model, self.per_row)
         self._execution = execution_for(execution, self._runner)
         head = copy.copy(model)
-        pooler = getattr(model.base_model, "pooler", None)
-        head._modules = {**model._modules, model.base_model_prefix: _PassThrough(pooler)}
+        head._modules = {**model._modules, model.base_model_prefix: _PassThrough(model.base_model)}
         self._head = (head,)  # a tuple, so that its parameters are registered once
         self._head_places: list[tuple[nn.Module, str]] | None = None
 

@@ -99,6 +99,7 @@ COUNTED = {
     "xlm-roberta",
     "distilbert",
     "electra",
+    "albert",
     "mpnet",
     "modernbert",
     "deberta-v2",

@@ -8,28 +8,31 @@ from typing import Any
 
 import huggingface_hub
 import numpy as np
-import safetensors
 import torch
 import transformers
 from torch import nn
 
 from kdlab.errors import UserError
 from kdlab.models import safe_loading
+from kdlab.models.safe_loading import first_line
 from kdlab.runtime.progress import redirect_tqdm
 from kdlab.types import TaskShape
 
 
-def load_masked_lm(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
+def load_masked_lm(
+    source: str | Path, revision: str | None = None, new_head: bool = False
+) -> transformers.PreTrainedModel:
     """Load a masked-LM model in float32 from a folder or the Hub (`revision` of it). Safetensors only, no remote code.
 
-    UserError, naming the source, where transformers cannot load it.
+    UserError, naming the source, where transformers cannot load it or weights are missing. `new_head`: the head may be
+    missing; it is then drawn from torch's global generator.
     """
-    return _load(transformers.AutoModelForMaskedLM, "a masked-LM model", source, revision)
+    return _load(transformers.AutoModelForMaskedLM, "a masked-LM model", source, revision, new_head)
 
 
 def load_classifier(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
     """Load a classifier in float32 with its own head. UserError as for `load_masked_lm`."""
-    return _load(transformers.AutoModelForSequenceClassification, "a classifier", source, revision)
+    return _load(transformers.AutoModelForSequenceClassification, "a classifier", source, revision, False)
 
 
 def load_with_new_classifier(
@@ -46,6 +49,7 @@ def load_with_new_classifier(
         "an encoder",
         source,
         revision,
+        True,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
         problem_type="regression" if shape.regression else "single_label_classification",
@@ -70,39 +74,26 @@ def silence_transformers() -> None:
         huggingface_hub.utils.enable_progress_bars()
 
 
-def _load(kind: Any, what: str, source: str | Path, revision: str | None, **more: Any) -> transformers.PreTrainedModel:
+def _load(
+    kind: Any, what: str, source: str | Path, revision: str | None, new_head: bool, **more: Any
+) -> transformers.PreTrainedModel:
     safe_loading.check(source)
     try:
-        return kind.from_pretrained(
-            str(source), revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **more
-        )
+        model, info = kind.from_pretrained(
+            str(source), revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, **more,
+        )  # fmt: skip
     except Exception as error:  # damaged files raise some thirty kinds
-        raise UserError(f"cannot load {what} from {source}: {_first_line(error)}") from error
-
-
-def has_head(source: str | Path, config: Any, kind: Any = transformers.AutoModelForMaskedLM) -> bool:
-    """True where the weights at `source` contain the head of the auto class `kind`; an encoder alone has none.
-
-    Decided by the names in a local safetensors file, else by the `architectures` of `config`. UserError for a damaged
-    file.
-    """
-    file = Path(source) / "model.safetensors"
-    if not file.is_file():
-        endings = {
-            transformers.AutoModelForMaskedLM: ("MaskedLM", "PreTraining"),
-            transformers.AutoModelForSequenceClassification: ("SequenceClassification",),
-        }[kind]
-        return any(part in name for name in config.architectures or () for part in endings)
-    with torch.device("meta"):
-        model = kind.from_config(config)
-    head = {name for name in model.state_dict() if not name.startswith(model.base_model_prefix + ".")}
-    try:
-        with safetensors.safe_open(str(file), framework="pt") as weights:
-            return bool(head & set(weights.keys()))
-    except safetensors.SafetensorError as error:
+        raise UserError(f"cannot load {what} from {source}: {first_line(error)}") from error
+    encoder = f"{model.base_model_prefix}."
+    missing = sorted(info["missing_keys"])  # transformers fills them with random numbers, and only logs it
+    if new_head:
+        missing = [name for name in missing if name.startswith(encoder) and ".pooler." not in name]
+    if missing:
         raise UserError(
-            f"{file} is damaged or no safetensors file: {_first_line(error)}; copy or download it again"
-        ) from error
+            f"{source} is no whole {what.split(' ', 1)[1]}: {len(missing)} weights are missing, {missing[0]} for one"
+        )
+    return model
 
 
 def labels_of(config: Any) -> tuple[str, ...]:
@@ -119,7 +110,7 @@ def load_with_new_lm_head(source: str | Path, counts: np.ndarray, mask_id: int) 
     training, is the mean embedding of the text. Our own choices, each measured to help on its own. UserError as for
     `load_masked_lm`.
     """
-    model = load_masked_lm(source)
+    model = load_masked_lm(source, new_head=True)
     embeddings: Any = model.get_input_embeddings().weight
     output: Any = model.get_output_embeddings()
     head = [m for name, module in model._modules.items() if module and name != model.base_model_prefix
@@ -146,7 +137,7 @@ def load_config(source: str | Path, revision: str | None = None) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(str(source), revision=revision, trust_remote_code=False)
     except Exception as error:  # any kind, where a value is not of the type that its family expects
-        raise UserError(f"cannot load a model's config from {source}: {_first_line(error)}") from error
+        raise UserError(f"cannot load a model's config from {source}: {first_line(error)}") from error
     safe_loading.check_config(source, config)
     return config
 
@@ -159,12 +150,17 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> transform
             str(source), revision=revision, use_fast=True, trust_remote_code=False
         )
     except Exception as error:  # any kind, also plain `Exception` from the tokenizers library
-        raise UserError(f"cannot load a tokenizer from {source}: {_first_line(error)}") from error
+        raise UserError(f"cannot load a tokenizer from {source}: {first_line(error)}") from error
     if not getattr(tokenizer, "is_fast", False) or tokenizer.mask_token_id is None:
         raise UserError(f"the tokenizer in {source} must be a fast one with a mask token")
     return tokenizer
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+def check_embeddings(tokenizer: Any, config: Any, who: str) -> None:
+    """UserError for a tokenizer with a token that the model of `config` has no embedding for; `who` is its title."""
+    last = max(tokenizer.get_vocab().values())
+    if last >= config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, numbered up to {last}, and {who}'s model has embeddings of "
+            f"{config.vocab_size}: one of them belongs to another model, or tokens were added without resizing the embeddings"
+        )

@@ -14,6 +14,12 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, 300 characters at most; the name of its class where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
 def check(source: str | Path, weights: bool = True) -> None:
     """Raise UserError for a local model folder that is not plain data; a Hub name passes (see `check_config`).
 

@@ -24,9 +24,20 @@ def transformer_layers(model: transformers.PreTrainedModel) -> nn.ModuleList:
     lists = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not lists:
         raise UserError(
-            f"no list of {depth} layers found in a {model.config.model_type} model (layers shared, as in albert?)"
+            f"no list of {depth} layers found in a model of the family {model.config.model_type}: it shares its layers in groups, or has a form unknown here"
         )
     return lists[0]
+
+
+def repeats_one_layer(config: Any) -> bool:
+    """True for a family whose layers are one layer, run `num_hidden_layers` times (ALBERT with one group)."""
+    return getattr(config, "num_hidden_groups", None) == 1 and getattr(config, "inner_group_num", 1) == 1
+
+
+def check_layers(model: transformers.PreTrainedModel) -> None:
+    """UserError for a model that no student can take layers of; it may be on the meta device."""
+    if not repeats_one_layer(model.config):
+        transformer_layers(model)
 
 
 def pick_layers(
@@ -54,12 +65,18 @@ def pick_layers(
 def student_from(teacher: transformers.PreTrainedModel, layers: Sequence[int]) -> transformers.PreTrainedModel:
     """A float32 copy of `teacher` with its layers at the indices `layers` only, its embeddings and its head.
 
-    DistilBERT's initialisation (Sanh et al. 2019). The copy shares no memory with the teacher. UserError for families
-    whose layers cannot be found (`transformer_layers`).
+    DistilBERT's initialisation (Sanh et al. 2019). The copy shares no memory with the teacher. Of a model that repeats
+    one layer (ALBERT), the copy repeats it as often as there are `layers`. UserError for families whose layers cannot be
+    found (`transformer_layers`).
     """
-    stack = transformer_layers(teacher)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
+    if repeats_one_layer(config):
+        repeated = type(teacher)(config)
+        repeated.load_state_dict(teacher.state_dict())
+        repeated.tie_weights()
+        return repeated.float()
+    stack = transformer_layers(teacher)
     for name in _PER_LAYER:
         if isinstance(getattr(config, name, None), list):
             setattr(config, name, [getattr(config, name)[i] for i in layers])

@@ -25,8 +25,8 @@ ALWAYS = -1  # the epoch of inputs that are the same in every epoch
 
 @dataclass
 class Queries:
-    """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct rows of past epochs. `bitmaps[epoch]`:
-    the rows queried in the current epoch, 8 to a byte."""
+    """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct inputs of past epochs and trainings.
+    `bitmaps[epoch]`: the rows queried in the current epoch, 8 to a byte."""
 
     total: int = 0
     cached: int = 0
@@ -41,9 +41,9 @@ class Queries:
         for epoch, bits in other.bitmaps.items():
             self.bitmaps[epoch] = self.bitmaps[epoch] | bits if epoch in self.bitmaps else bits
 
-    def close(self) -> None:
-        """Replace the bit maps of past epochs by their counts."""
-        for epoch in [epoch for epoch in self.bitmaps if ALWAYS < epoch < max(self.bitmaps)]:
+    def close(self, everything: bool = False) -> None:
+        """Replace the bit maps of past epochs by their counts; `everything`: of all epochs."""
+        for epoch in [e for e in self.bitmaps if everything or ALWAYS < e < max(self.bitmaps)]:
             self.closed += _ones(self.bitmaps.pop(epoch))
 
     def unique(self) -> int:
@@ -87,10 +87,22 @@ class Ledger:
         self._running: list[str] = []
         self._mark = 0.0
 
+    def begin_training(self) -> None:
+        """Begin another training in this ledger, as an episode of KSM is one (collective); its epochs start at 0.
+
+        Fixed inputs are the same in all trainings. Others are new in each: it masks its rows with its own seed.
+        """
+        if self.fixed_inputs:
+            return
+        self._agree()
+        for queries in self._base.teachers.values():
+            queries.close(everything=True)
+
     def count_queries(self, teacher: str, rows: Tensor, epoch: int) -> None:
         """Count a forward of `teacher` on this rank for the rows with ids `rows` (k,) int64 of `epoch`.
 
-        Epochs of one teacher never go back (ValueError): only the rows of the newest one are stored.
+        Epochs of one teacher never go back within a training (ValueError; `begin_training`): only the rows of the newest
+        one are stored.
         """
         epoch = ALWAYS if self.fixed_inputs or epoch < 0 else epoch
         ids = rows.detach().cpu().numpy()

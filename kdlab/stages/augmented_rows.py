@@ -13,7 +13,7 @@ from kdlab.data.augmentation.word_vectors import read_word_table
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.rows import TaskData
 from kdlab.errors import UserError
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import sha256_of
 from kdlab.teachers.specs import ModelSource, weights_of
@@ -65,14 +65,14 @@ class AugmentedRows:
             )
             dataset.prepare(rows, self.tokenizer, out, max_length=self.max_length)
 
-        parts = {**self.task_parts, "augment": {**made_by, **settings}}
+        parts = {**self.task_parts, "augment": {**made_by, **settings}, "columns": "origin"}
         return self.store.get("task", parts, build, "augmented rows")
 
     def word_model(self) -> str | Path:
         """Folder or Hub name of the masked-LM model that proposes words; UserError if there is none for these tokens."""
         model = self.config.model
         if model is None:
-            if not loading.has_head(self.main.place, self.main.config):
+            if not head_keys.has_head(self.main.place, self.main.config):
                 raise UserError(
                     f"data.augment: the teacher {self.teacher_name} has no masked-LM head to propose words; "
                     "data.augment.model= names a folder that has, such as the student of +exp=adads_pretrain"
@@ -80,6 +80,6 @@ class AugmentedRows:
             return self.main.place
         if loading.load_tokenizer(model).get_vocab() != self.tokenizer.get_vocab():
             raise UserError(f"data.augment.model={model}: its tokens are not those of the teacher {self.teacher_name}")
-        if not loading.has_head(model, loading.load_config(model)):
+        if not head_keys.has_head(model, loading.load_config(model)):
             raise UserError(f"data.augment.model={model}: it has no masked-LM head to propose words")
         return model

@@ -194,10 +194,14 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
     }
     if config.select.ratio < 1 and config.select.scoring != "fresh":
         parts["scoring"] = "as the run"  # modules made before 2026-11-28 scored all rows afresh in their episodes
+    episodes = [_episode_rows(stage, number, world) for number in range(config.weigh.episodes)]
+    lengths = [data.sampler().batches for data in episodes]
+    if lengths != [batches] * len(episodes) or any(data.excludes_relatives for data in episodes):
+        parts["episode_batches"] = lengths  # modules made before 2026-11-29 ignored the rows of the reward here
     return stage.inputs.prerequisites.get(
         "ksm",
         parts,
-        lambda out: _train(stage, out, name, batches, world, attach_caches),
+        lambda out: _train(stage, out, name, episodes, attach_caches),
         "the knowledge selection module, trained over episodes",
         f"KSM, {config.weigh.episodes} episodes",
     )
@@ -210,26 +214,34 @@ def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: _without_later_keys(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
-def _train(stage: Stage, out: Path, name: str, batches: int, world: int, attach_caches: AttachCaches) -> dict[str, Any]:
+def _episode_rows(stage: Stage, episode: int, world: int) -> Any:
+    """The rows of an episode, as many passes or steps as the run has, without those of the reward; in an order of its own."""
+    config, trainer = stage.config, stage.config.trainer
+    seed = stable("episode", config.seed, episode) % 2**31
+    limit = trainer.max_steps * trainer.accumulate if trainer.max_steps else None
+    data = stage.inputs.data_module(limit, trainer.max_epochs, seed, config.data.batch_size * world)
+    if config.weigh.reward_data == "heldout":
+        data.set_aside(config.weigh.reward_rows)
+    return data
+
+
+def _train(stage: Stage, out: Path, name: str, episodes: Sequence[Any], attach_caches: AttachCaches) -> dict[str, Any]:
     """Algorithm 2: reset the student for each episode, with other rows, order and dropout. Returns the cost."""
     config, settings = stage.config, stage.config.weigh
-    steps = -(-batches // config.trainer.accumulate)
     module = _arms(stage)[name]
     module.learning = True
     table = Table(out / LOG, ["episode", *columns(module)])
     cost: dict[str, Any] = {}
-    seconds = 0.0
-    ledger, teachers = None, []
-    for episode in range(settings.episodes):
-        seed = stable("episode", config.seed, episode) % 2**31
-        data = stage.inputs.data_module(batches, None, seed, config.data.batch_size * world)
-        if settings.reward_data == "heldout":
-            data.set_aside(settings.reward_rows)
-        if ledger is None:
-            ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
-            teachers = stage.teachers(ledger)
-            if stage.inputs.fixed_inputs:  # text is masked otherwise in each episode
-                attach_caches(teachers, ledger, len(data.train), uuid.uuid4().hex)
+    seconds, all_steps = 0.0, 0
+    rows = len(episodes[0].train)
+    ledger = Ledger(rows, stage.inputs.fixed_inputs)
+    teachers = stage.teachers(ledger)
+    if stage.inputs.fixed_inputs:  # text is masked otherwise in each episode
+        attach_caches(teachers, ledger, rows, uuid.uuid4().hex)
+    for episode, data in enumerate(episodes):
+        seed = data.seed
+        steps = -(-data.sampler().batches // config.trainer.accumulate)
+        ledger.begin_training()
         student = stage.student(*teachers)
         student_module = stage.student_module(student, teachers, ledger, steps, seed)
         write = partial(_write, table, episode + 1)
@@ -245,11 +257,11 @@ def _train(stage: Stage, out: Path, name: str, batches: int, world: int, attach_
             student_module, data, steps, title, *callbacks, phases,
             accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=stage.inputs.precision,
         )  # fmt: skip
-        seconds += cost["seconds"]
+        seconds, all_steps = seconds + cost["seconds"], all_steps + steps
     module.learning = False
     module.save(out)
     atomic_write_json(out / TRAINING, {name: getattr(settings, name) for name in ("reward", "reward_data", "episodes")})
-    return {**cost, "steps": steps * settings.episodes, "seconds": seconds}
+    return {**cost, "steps": all_steps, "seconds": seconds}
 
 
 def _write(table: Table, episode: int, row: dict[str, Any]) -> None:

@@ -35,8 +35,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train `module` on one process without checkpoints, whatever the run itself uses; `title` heads its progress bar.
 
-    Returns the cost by the module's ledger: optimizer `steps`, teacher `queries` (rows; `cached`: further rows answered
-    from a cache), model `flops`, `seconds` of training.
+    Returns the cost by the module's ledger: optimizer `steps`, teacher `queries` (rows; `unique`: distinct inputs among
+    them; `cached`: further rows answered from a cache), model `flops`, `seconds` of training.
     """
     ledger = module.ledger
     assert ledger is not None
@@ -60,6 +60,7 @@ def fit(
     return {
         "steps": steps,
         "queries": totals["teacher_queries"]["total"],
+        "unique": totals["teacher_queries"]["unique"],
         "cached": totals["teacher_queries"]["cached"],
         "flops": totals["flops"]["total"],
         "seconds": seconds,

@@ -20,7 +20,7 @@ from kdlab.data.tasks.rows import TaskData, limited
 from kdlab.data.tasks.sources import TaskFolder, TaskHub
 from kdlab.errors import UserError
 from kdlab.methods.marks import marks_of
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.models.head import CLASSIFIER
 from kdlab.modules.evaluation import TaskScore
 from kdlab.runtime.seeding import reseed
@@ -120,6 +120,13 @@ class TaskInputs(Inputs):
         if shape.regression and self.config.trainer.trace_every is not None:
             raise UserError("trainer.trace_every: the trace needs the centres of classes, and this task is regression")
         dataset.check_length(self.tokenizer, shape, self.config.data.max_length)
+        paired = shape.columns == 2 and "token_type_ids" in self.tokenizer.model_input_names
+        for who, config in (("teacher", self.main_source.config), ("student", self.student_shape.config)):
+            if paired and getattr(config, "type_vocab_size", None) == 1:
+                raise UserError(
+                    f"the task has pairs, whose second text the tokenizer marks with segment 1, and the {who}'s model has "
+                    "embeddings of one segment (type_vocab_size 1): the tokenizer belongs to another model"
+                )
         if self.config.data.augment is not None:
             self._augmented(self.config.data.augment).check()
             if not self.queries_teacher:
@@ -179,7 +186,7 @@ class TaskInputs(Inputs):
         reseed(self.config.seed if seed is None else seed, "student head")
         config = loading.load_config(source, revision)
         labels = self.shape.labels or ("score",)
-        if loading.has_head(source, config, self.head.model_class) and loading.labels_of(config) == labels:
+        if head_keys.has_head(source, config, self.head.model_class) and loading.labels_of(config) == labels:
             return loading.load_classifier(source, revision)
         return loading.load_with_new_classifier(source, revision, self.shape)
 

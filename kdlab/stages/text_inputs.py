@@ -16,9 +16,10 @@ from kdlab.data.text import corpus
 from kdlab.data.text.masking import Masker
 from kdlab.data.text.sources import TextFolder
 from kdlab.errors import UserError
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.models.head import MASKED_LM
 from kdlab.modules.evaluation import MaskedLMScore
+from kdlab.runtime.seeding import reseed
 from kdlab.stages.components import build_target
 from kdlab.stages.inputs import Inputs, vocabulary_hash
 from kdlab.storage.files import read_json
@@ -41,7 +42,10 @@ class TextInputs(Inputs):
     def load(
         self, source: str | Path, revision: str | None = None, seed: int | None = None
     ) -> transformers.PreTrainedModel:
-        return loading.load_masked_lm(source, revision)
+        if not head_keys.has_head(source, loading.load_config(source, revision)):
+            self.notify(f"{source} has no masked-LM head: the model starts with a new one")
+        reseed(self.config.seed if seed is None else seed, "student head")
+        return loading.load_masked_lm(source, revision, new_head=True)
 
     def facts(self) -> dict[str, Any]:
         return {

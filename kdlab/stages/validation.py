@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +12,8 @@ from kdlab.config import arguments
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
-from kdlab.models import loading, packing
-from kdlab.models.student import check_width, pick_layers, transformer_layers
+from kdlab.models import head_keys, loading, packing
+from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, ksm_training
 from kdlab.stages.base import Stage
 from kdlab.stages.dry_run import check_terms
@@ -33,8 +34,8 @@ def _check(stage: Stage) -> None:
     stage.selection()
     stage.inputs.terms()
     stage.inputs.source.check()
-    _ = stage.inputs.tokenizer
-    loading.has_head(
+    loading.check_embeddings(stage.inputs.tokenizer, stage.inputs.main_source.config, "the teacher")
+    head_keys.has_head(
         stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head.model_class
     )  # names a damaged file
     _student(stage)
@@ -49,8 +50,8 @@ def _check(stage: Stage) -> None:
         stage.teacher_pool.check()
         _mixed(stage)
         cache_plan.check(stage)
-        _shared(stage)
         _dropout(stage)
+    _layers(stage)
     outputs, label = stage.inputs.example
     members = stage.teacher_pool.members if stage.inputs.queries_teacher else [stage.teacher_pool.main]
     check_terms(
@@ -91,12 +92,23 @@ def _mixed(stage: Stage) -> None:
         )
 
 
-def _shared(stage: Stage) -> None:
-    """The layers of a teacher are shared out, so there must be a list of them."""
-    members = stage.teacher_pool.members if stage.config.trainer.shard_teacher else []
-    for member in members:
+def _layers(stage: Stage) -> None:
+    """Students, shallower teachers and assistants take layers of a model, and sharding and early exits need a list."""
+    inputs, members = stage.inputs, stage.teacher_pool.members if stage.inputs.queries_teacher else []
+
+    def empty(config: Any) -> Any:
         with torch.device("meta"):
-            transformer_layers(stage.inputs.head.model_class.from_config(copy.deepcopy(member.config)))
+            return inputs.head.model_class.from_config(copy.deepcopy(config))
+
+    if stage.config.student.path is None and stage.config.student.hidden is None:
+        check_layers(empty(inputs.main_source.config))
+    for member in members:
+        if member.layers is not None:
+            check_layers(empty(member.source.config))
+        if stage.config.trainer.shard_teacher:
+            transformer_layers(empty(member.config))
+    if stage.config.select.scoring == "early_exit":
+        transformer_layers(empty(inputs.student_shape.config))
 
 
 def _dropout(stage: Stage) -> None:
@@ -115,6 +127,7 @@ def _dropout(stage: Stage) -> None:
 def _student(stage: Stage) -> None:
     given, teacher = stage.config.student, stage.inputs.main_source.config
     if given.path is not None:
+        loading.check_embeddings(stage.inputs.tokenizer, stage.inputs.student_shape.config, "the student")
         theirs, ours = loading.load_tokenizer(given.path).get_vocab(), stage.inputs.tokenizer.get_vocab()
         if theirs != ours:
             raise UserError(

@@ -25,7 +25,7 @@ from kdlab.config.schema import Config, checked
 from kdlab.config.targets import original_targets
 from kdlab.data.tasks.registry import Task, find
 from kdlab.errors import UserError
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.reporting import glue_scoreboard
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.runs import folders, single
@@ -273,7 +273,7 @@ def _check_student(path: str | None) -> None:
         return
     folder = Path(path)
     if (folder / "config.json").is_file():
-        loading.has_head(path, loading.load_config(path))  # names a damaged file
+        head_keys.has_head(path, loading.load_config(path))  # names a damaged file
     elif (folder / "student" / "config.json").is_file():
         raise UserError(
             f"student.path={path} is a run's folder; its student is "

@@ -175,12 +175,14 @@ def check_names(members: Sequence[TeacherSpec]) -> None:
 
 def check_vocabulary(member: TeacherSpec, tokens: dict[str, int], max_length: int) -> None:
     """UserError unless a teacher of another source has the vocabulary `tokens` and reads rows of `max_length` tokens."""
-    vocabulary = loading.load_tokenizer(member.source.place, member.source.revision).get_vocab()
+    tokenizer = loading.load_tokenizer(member.source.place, member.source.revision)
+    vocabulary = tokenizer.get_vocab()
     if vocabulary != tokens:
         raise UserError(
             f"the teacher {member.name} has another tokenizer than the main teacher ({len(vocabulary)} and {len(tokens)} "
             "tokens, not the same): all teachers of a run need the same vocabulary"
         )
+    loading.check_embeddings(tokenizer, member.source.config, f"the teacher {member.name}")
     longest = getattr(member.source.config, "max_position_embeddings", None)
     if longest and max_length > longest:
         raise UserError(f"data.max_length={max_length}: the teacher {member.name} reads at most {longest} tokens")

@@ -561,10 +561,9 @@ def test_rows_held_out_for_rewards_are_never_trained_on(lab, tmp_path):
         if "aside" in line:
             assert len(line["aside"]) == len(set(line["aside"])) == 16
             episodes.append((set(line["aside"]), []))
-        elif len(episodes[-1][1]) < 28 * BATCH:
-            episodes[-1][1].extend(line["trained"])
         else:
-            after.extend(line["trained"])
+            open_one = next((trained for _, trained in episodes if len(trained) < 28 * BATCH), after)
+            open_one.extend(line["trained"])
     assert len(episodes) == 2
     for aside, trained in episodes:
         assert sorted(trained) == sorted(2 * [row for row in range(240) if row not in aside])

@@ -85,5 +85,10 @@ def test_held_out_rows_are_a_split_by_text(numbers: list[int], share: float, dat
     assert held
     assert not {row.texts for row in train} & {row.texts for row in held}
     assert len({row.texts for row in held}) == max(1, round(share * len(set(numbers))))
+    again = [LabelledRow((f" TEXT  {number} ",), -1.0) for number in numbers]  # the same texts, written otherwise
+    train, held = hold_out([*rows, *again], share)
+    assert not {" ".join(row.texts[0].lower().split()) for row in train} & {row.texts[0] for row in held}
+    assert len(held) == 2 * sum(row.label != -1.0 for row in held)
+    held = hold_out(rows, share)[1]
     shuffled = data.draw(st.permutations(rows))
     assert set(hold_out(shuffled, share)[1]) == set(held)

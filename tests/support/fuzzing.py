@@ -40,7 +40,7 @@ from kdlab.data.text import mediawiki
 from kdlab.data.text.sources import TextFolder
 from kdlab.errors import UserError
 from kdlab.methods.ksm.module import KSM
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.reporting import seed_groups
 from kdlab.run import main
 from kdlab.runs import finished, folders
@@ -338,7 +338,7 @@ def a_model(name: str) -> Callable[[bytes, Path], None]:
         with made(folder / "in.model", **{**model_files(), name: data}) as model:
             if name == "model.safetensors":
                 config = loading.load_config(model)
-                _quietly(lambda: loading.has_head(model, config))
+                _quietly(lambda: head_keys.has_head(model, config))
                 loading.load_masked_lm(model)
             elif name == "config.json":
                 loading.load_config(model)

@@ -79,7 +79,7 @@ def augmented(
 ) -> TaskData:
     """`data` with altered copies of its training rows appended to split "train", and a note of their number.
 
-    Labels of copies are hidden (None): their only target is the teacher's output. `model`: a masked LM with its head;
+    A copy names its `origin`. Labels of copies are hidden (None): their only target is the teacher's output. `model`: a masked LM with its head;
     `tokenizer`: of the model; `table`: None for the model's input embeddings. The rows do not depend on the batch size:
     draws depend only on the seed, the texts of the row and the copy.
 
@@ -103,8 +103,9 @@ def augmented(
             digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
             description = f"candidates for rows {start} to {start + len(part) - 1}"
             words = _read(shards.get("augmented", {**key, "texts": digest}, build, description))
-            for row in part:
-                added += copies(row, [words[text] for text in row.texts], recipe)
+            for number, row in enumerate(part, start):
+                found = copies(row, [words[text] for text in row.texts], recipe)
+                added += [copy._replace(origin=number) for copy in found]
             progress.to(start + len(part))
     note = (
         f"augmented: {len(added):,} copies of {len(rows):,} training rows "

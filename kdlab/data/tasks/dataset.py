@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from kdlab.data.tasks.rows import LabelledRow, TaskData
+from kdlab.data.tasks.rows import LabelledRow, TaskData, text_key
 from kdlab.data.text import corpus
 from kdlab.errors import UserError
 from kdlab.runtime.progress import ProgressBar
@@ -44,7 +44,8 @@ def prepare(
     Columns of an Arrow file: `input_ids` (list of int32, with special tokens, at most `max_length`; the longer text of
     a pair is truncated first), `first` (int32, number of tokens before the second segment; all tokens if the model has
     no segment ids as input), `label` (int64 class index, IGNORE if hidden; in regression float64, NaN if hidden), `row`
-    (int64, index in its split). Special tokens that are written in a text stay plain text.
+    (int64, index in its split), `origin` (int64, the row that it is an augmented copy of, else its own index), `text`
+    (int64, `text_key`). Special tokens that are written in a text stay plain text.
 
     stats.json has by split: rows, tokens, the longest row, truncated rows, rows of each class. Progress is reported
     (`kdlab.runtime.progress`). All cores tokenise (RAYON_NUM_THREADS limits them).
@@ -90,14 +91,17 @@ def _write(
     progress: ProgressBar,
 ) -> dict[str, Any]:
     kind, missing = (pa.float64(), float("nan")) if shape.regression else (pa.int64(), IGNORE)
-    schema = pa.schema({"input_ids": pa.list_(pa.int32()), "first": pa.int32(), "label": kind, "row": pa.int64()})
+    numbers = {"first": pa.int32(), "label": kind, "row": pa.int64(), "origin": pa.int64(), "text": pa.int64()}
+    schema = pa.schema({"input_ids": pa.list_(pa.int32()), **numbers})
     tokens = longest = cut = 0
     with (folder / "data.arrow").open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for start in range(0, len(rows), RECORDS):
             part = rows[start : start + RECORDS]
             ids, first, shortened = _encode([row.texts for row in part], tokenizer, max_length)
             label = [missing if row.label is None else row.label for row in part]
-            columns = [ids, first, label, range(start, start + len(part))]
+            number = range(start, start + len(part))
+            origin = [own if row.origin is None else row.origin for own, row in zip(number, part, strict=True)]
+            columns = [ids, first, label, number, origin, [text_key(row.texts) for row in part]]
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
             stream.write_batch(pa.record_batch(arrays, schema=schema))
             lengths = [len(row) for row in ids]
@@ -184,7 +188,8 @@ class TokenizedRow(NamedTuple):
 class TokenizedRows(Dataset):
     """A split of a prepared folder: maps (epoch, row) to `TokenizedRow`; row -1 - n is row n, marked as not real.
 
-    `lengths` (rows,) in tokens, `labels` (rows,) int64 or float64, `shape` of the task.
+    `lengths` (rows,) in tokens, `labels` (rows,) int64 or float64, `shape` of the task; `origins` (rows,) int64 the row
+    that each is an augmented copy of, else the row itself.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -194,6 +199,9 @@ class TokenizedRows(Dataset):
         self.lengths = self.tokens.lengths
         self.labels, self.first = (data.data.column(name).to_numpy() for name in ("label", "first"))
         self.paired = bool((self.first < self.lengths).any())
+        known = set(data.column_names)  # folders prepared before 2026-11-29 have neither column, and no copies
+        self.origins = data.data.column("origin").to_numpy() if "origin" in known else np.arange(len(self.lengths))
+        self._texts = data.data.column("text").to_numpy() if "text" in known else np.arange(len(self.lengths))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -208,6 +216,14 @@ class TokenizedRows(Dataset):
         real = row >= 0
         row = row if real else -1 - row
         return TokenizedRow(row, real, epoch, self.tokens[row], int(self.first[row]), self.labels[row])
+
+    def relatives(self, rows: np.ndarray) -> np.ndarray:
+        """Indices, sorted, of `rows`, of all rows of the same text (`text_key`) or tokens, and of their augmented copies.
+
+        A row that only a copy equals is no relative: its text was there before it was made.
+        """
+        same = np.union1d(np.flatnonzero(np.isin(self._texts, self._texts[rows])), self.tokens.equal_rows(rows))
+        return np.union1d(same, np.flatnonzero(np.isin(self.origins, same)))
 
     def collate(self, pad: int) -> TaskCollate:
         """Collate function for rows of this split; `pad` is the id of the padding token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,19 @@ HELD_OUT = 0.1  # of train, where a set has no dev split
 
 
 class LabelledRow(NamedTuple):
-    """A labelled row: `texts`, one or two, and `label`, a class index or a score (None: hidden)."""
+    """A labelled row: `texts`, one or two, and `label`, a class index or a score (None: hidden).
+
+    `origin`: of an augmented copy, the index of its original in the split; None for an original.
+    """
 
     texts: tuple[str, ...]
     label: float | None
+    origin: int | None = None
+
+
+def text_key(texts: Sequence[str]) -> int:
+    """A 63-bit hash of a row's texts that ignores letter case, the amount of white space, and Unicode's variants (NFKC)."""
+    return stable("text", *(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts))
 
 
 @dataclass
@@ -98,14 +108,19 @@ def with_dev(data: TaskData) -> TaskData:
 def hold_out(rows: Sequence[LabelledRow], share: float) -> tuple[list[LabelledRow], list[LabelledRow]]:
     """(kept, held out): hold out about `share` of the rows by a stable hash of their texts; equal rows stay together.
 
-    The choice does not depend on the order of rows, and no part is empty. UserError for fewer than two distinct rows.
+    Rows are equal if their texts have the same `text_key`. The choice does not depend on the order of rows, and no part
+    is empty. UserError for fewer than two distinct rows.
     """
-    rank = {texts: stable("held out", *texts) for texts in {row.texts for row in rows}}
+    keys = {texts: text_key(texts) for texts in {row.texts for row in rows}}
+    rank: dict[int, int] = {}
+    for texts, key in keys.items():
+        mine = stable("held out", *texts)
+        rank[key] = min(mine, rank.get(key, mine))
     if len(rank) < 2:
         raise UserError(f"{len(rank)} different row(s) cannot be split into train and dev; give more, or a dev file")
-    first = sorted(rank, key=lambda texts: (rank[texts], texts))[: max(1, round(share * len(rank)))]
-    chosen = set(first)
-    return [row for row in rows if row.texts not in chosen], [row for row in rows if row.texts in chosen]
+    chosen = set(sorted(rank, key=lambda key: (rank[key], key))[: max(1, round(share * len(rank)))])
+    kept = [row for row in rows if keys[row.texts] not in chosen]
+    return kept, [row for row in rows if keys[row.texts] in chosen]
 
 
 def limited(data: TaskData, rows: int | None) -> TaskData:

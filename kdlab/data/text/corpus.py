@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FEW = 20  # documents; a smaller corpus is split within its documents
+PREFIX = 64  # bytes of a sequence that are compared before the whole sequence is
 RECORDS = 1_000_000  # tokens in a record batch of the Arrow files
 SPLITS = ("train", "heldout")
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "doc": pa.int32()})
@@ -168,6 +169,14 @@ class TokenizedText:
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
         offsets, place = self._offsets[chunk], row - int(self._starts[chunk])
         return self._values[chunk][offsets[place] : offsets[place + 1]]
+
+    def equal_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Indices, sorted, of all rows with the same tokens as one of `rows`, themselves included."""
+        wanted = {self[int(row)].tobytes() for row in rows}
+        starts = {tokens[:PREFIX] for tokens in wanted}
+        possible = np.flatnonzero(np.isin(self.lengths, self.lengths[rows]))
+        equal = [row for row in possible.tolist() if self[row][: PREFIX // 4].tobytes() in starts]
+        return np.array([row for row in equal if self[row].tobytes() in wanted], dtype=np.int64)
 
 
 def read_stats(folder: Path) -> CorpusStats:

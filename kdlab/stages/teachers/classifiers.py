@@ -17,7 +17,7 @@ from kdlab.data.tasks import dataset, labels, metrics
 from kdlab.data.tasks.rows import TaskData
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
 from kdlab.modules.evaluation import TaskScore, over_splits
@@ -71,7 +71,7 @@ class TaskTeacherPool(TeacherPool):
         """True if the source of a teacher is a classifier, which is used as it is; others are fine-tuned."""
         if member.layers is not None or member.assistant is not None:
             return False
-        return loading.has_head(member.source.place, member.source.config, self.inputs.head.model_class)
+        return head_keys.has_head(member.source.place, member.source.config, self.inputs.head.model_class)
 
     def order(self, member: TeacherSpec) -> tuple[int, ...] | None:
         """As the base method; UserError for a classifier of another task."""

@@ -11,7 +11,7 @@ import numpy as np
 from kdlab.config.teacher_groups import PrepareConfig
 from kdlab.data.datamodules import CorpusDataModule
 from kdlab.errors import UserError
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
 from kdlab.modules.assistant import AssistantModule
@@ -41,7 +41,7 @@ class TextTeacherPool(TeacherPool):
 
     def has_head(self, member: TeacherSpec) -> bool:
         """True if the source of a teacher has a masked-LM head."""
-        return loading.has_head(member.source.place, member.source.config)
+        return head_keys.has_head(member.source.place, member.source.config)
 
     def check_one(self, member: TeacherSpec) -> None:
         if member.assistant is None and (member.layers is not None or not self.has_head(member)):

@@ -136,6 +136,74 @@ def test_rows_set_aside_are_not_trained_on_and_hidden_labels_never_observed(glue
         few.set_aside(1)
 
 
+def relatives_of(originals: list[LabelledRow], copies: list[LabelledRow], tokenizer: BertTokenizer, folder: Path):
+    """The data module of `originals` and then `copies`, with one row set aside."""
+    shape = TaskShape(1, ("no", "yes"), ("accuracy",))
+    folder.mkdir()
+    dataset.prepare(
+        TaskData(shape, {"train": [*originals, *copies], "dev": originals}), tokenizer, folder, max_length=16
+    )
+    data = glue_data(folder, epochs=1)
+    data.set_aside(1)
+    return data
+
+
+def test_copies_of_rows_set_aside_are_not_trained_on(tokenizer, tmp_path):
+    """Five originals of three altered copies each: the copies of the one set aside go with it."""
+    originals = [LabelledRow((text(number),), number % 2) for number in range(5)]
+    copies = [LabelledRow((text(10 * o + 10 + c),), None, o) for o in range(5) for c in range(1, 4)]
+    data = relatives_of(originals, copies, tokenizer, tmp_path / "rows")
+    (aside,) = rows_of(data.aside_batches())
+    own = [5 + 3 * aside + copy for copy in range(3)]
+    trained = rows_of(data.train_dataloader())
+    assert sorted([*trained, aside, *own]) == list(range(20))
+    assert len(data.sampler()) == 4  # 16 rows in batches of 4: counted without the rows set aside and their copies
+    assert aside not in rows_of(data.observed_batches(20))
+
+
+@pytest.mark.parametrize(
+    "written", [str, str.upper, str.title, "  {}\t".format], ids=["same", "upper", "title", "spaces"]
+)
+def test_duplicates_of_a_row_set_aside_stay_on_no_side(written, tmp_path):
+    """The tokenizer is cased: to it, the duplicates are other tokens."""
+    cased = BertTokenizer(
+        vocab={token: i for i, token in enumerate([*SPECIAL, *WORDS, *map(str.upper, WORDS)])}, do_lower_case=False
+    )
+    originals = [LabelledRow((text(number),), 0) for number in range(5)]
+    doubles = [LabelledRow((written(row.texts[0]),), 1) for row in originals]
+    altered = [LabelledRow((text(20 + number),), None, 5 + number) for number in range(5)]  # copies of the doubles
+    data = relatives_of(originals, [*doubles, *altered], cased, tmp_path / "rows")
+    (aside,) = rows_of(data.aside_batches())
+    assert sorted(rows_of(data.train_dataloader())) == [row for row in range(15) if row % 5 != aside % 5]
+
+
+def test_rows_that_differ_only_beyond_the_longest_length_are_duplicates(tokenizer, tmp_path):
+    """16 tokens: [CLS], 14 words, [SEP]."""
+    long = [" ".join(f"w{number}" for _ in range(14)) for number in range(5)]
+    rows = [LabelledRow((f"{words} w{tail}",), 0) for tail in (30, 31) for words in long]
+    data = relatives_of(rows, [], tokenizer, tmp_path / "rows")
+    aside = rows_of(data.aside_batches())
+    assert sorted({row % 5 for row in range(10)} - {row % 5 for row in rows_of(data.train_dataloader())}) == [
+        aside[0] % 5
+    ]
+
+
+def test_equal_sequences_of_a_text_stay_on_no_side(tokenizer, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("\n".join([text(number) for number in range(30)] * 2))
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    corpus.prepare(
+        TextFolder(str(tmp_path / "texts"), "line"), tokenizer, folder, min_length=3, max_length=12, heldout=0.2, seed=0
+    )
+    data = wiki_data(folder, tokenizer, epochs=1)
+    data.set_aside(8)
+    tokens = [data.train[row].tolist() for row in range(len(data.train))]
+    aside, trained = rows_of(data.aside_batches()), rows_of(data.train_dataloader())
+    assert len(aside) == 8 and trained
+    assert not {tuple(tokens[row]) for row in aside} & {tuple(tokens[row]) for row in trained}
+
+
 def test_a_loader_resumes_after_the_batches_that_it_delivered(glue):
     whole = [batch.rows.tolist() for batch in glue_data(glue, epochs=2).train_dataloader()]
     loader = glue_data(glue, epochs=2).train_dataloader()

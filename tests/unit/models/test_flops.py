@@ -26,6 +26,7 @@ CONFIGS = {
     "xlm-roberta": hf.XLMRobertaConfig(**SIZES),
     "distilbert": hf.DistilBertConfig(dim=32, n_layers=3, n_heads=4, hidden_dim=72, vocab_size=101),
     "electra": hf.ElectraConfig(embedding_size=24, **SIZES),
+    "albert": hf.AlbertConfig(embedding_size=24, **SIZES),
     "mpnet": hf.MPNetConfig(**SIZES),
     "modernbert": hf.ModernBertConfig(**SIZES, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1),
     "deberta-v2": hf.DebertaV2Config(

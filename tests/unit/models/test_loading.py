@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from kdlab.errors import UserError
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, pick_layers, student_from, transformer_layers
 from kdlab.types import Batch, Outputs
@@ -108,15 +108,28 @@ def test_layers_that_the_teacher_does_not_have_are_refused(layers):
         pick_layers(layers, 6)
 
 
-def test_shared_layers_are_refused():
-    config = transformers.AlbertConfig(
-        vocab_size=50,
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=64,
-    )
+def albert(**settings: int) -> transformers.AlbertConfig:
+    sizes = {"embedding_size": 16, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    return transformers.AlbertConfig(vocab_size=130, **{**sizes, "num_hidden_layers": 4, **settings})
+
+
+@pytest.mark.parametrize("layers", [[0], [0, 3], [0, 1, 2, 3]])
+def test_a_student_of_a_repeated_layer_repeats_it_as_often_as_it_has_layers(layers):
+    """ALBERT runs one layer `num_hidden_layers` times: the student's state is the teacher's after as many runs."""
+    torch.manual_seed(0)
+    teacher = transformers.AutoModelForMaskedLM.from_config(albert()).eval()
+    student = student_from(teacher, layers).eval()
+    ids, mask = (batch := inputs()).input_ids, batch.attention_mask
+    with torch.no_grad():
+        states = teacher(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        found = student(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    assert student.config.num_hidden_layers == len(layers) == len(found) - 1
+    torch.testing.assert_close(found[-1], states[len(layers)])
+    assert not {p.data_ptr() for p in student.parameters()} & {p.data_ptr() for p in teacher.parameters()}
+
+
+def test_groups_of_shared_layers_are_refused():
+    config = albert(num_hidden_groups=2)
     with pytest.raises(UserError, match="albert"):
         student_from(transformers.AutoModelForMaskedLM.from_config(config), [0, 1])
 
@@ -124,9 +137,9 @@ def test_shared_layers_are_refused():
 def test_whether_weights_bring_a_head(tmp_path):
     write_teacher(tmp_path / "whole")
     config = transformers.AutoConfig.from_pretrained(tmp_path / "whole")
-    assert loading.has_head(tmp_path / "whole", config)
+    assert head_keys.has_head(tmp_path / "whole", config)
     transformers.AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "encoder")
-    assert not loading.has_head(tmp_path / "encoder", config)
+    assert not head_keys.has_head(tmp_path / "encoder", config)
 
 
 def test_pickled_weights_are_refused(tmp_path):
@@ -147,7 +160,7 @@ def test_features_are_means_over_real_tokens_or_the_vector_of_a_classifier():
     torch.testing.assert_close(classifier.features(shown), torch.tensor([[0.0, 1.0, 2.0, 3.0]]))
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "mpnet", "deberta-v2", "modernbert-cls", "modernbert-mean"])
+@pytest.mark.parametrize("family", [*FAMILIES, "mpnet", "deberta-v2", "modernbert-cls", "modernbert-mean", "albert"])
 @pytest.mark.parametrize("segments", [False, True])
 def test_a_classifier_in_two_halves_equals_the_model_itself(family, segments):
     torch.manual_seed(0)
@@ -166,7 +179,7 @@ def test_a_classifier_in_two_halves_equals_the_model_itself(family, segments):
     given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if segments:
         batch.token_types = (torch.arange(12) > 5).long().expand(3, -1).contiguous()
-        if family in ("bert", "electra", "roberta"):
+        if family in ("bert", "electra", "roberta", "albert"):
             given["token_type_ids"] = batch.token_types
     rows = torch.tensor([2, 0, 1])
     with torch.no_grad():

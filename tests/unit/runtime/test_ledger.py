@@ -56,6 +56,21 @@ def test_negative_epoch_marks_inputs_that_stay_the_same():
     assert ledger.totals()["teacher_queries"]["unique"] == 6
 
 
+@pytest.mark.parametrize(("fixed", "unique"), [(False, 7), (True, 3)])
+def test_a_training_that_starts_again_begins_a_new_epoch_0_whose_masks_are_new(fixed, unique):
+    """Text: rows 3, 4 and 3 in the first training, 3 and 5, and two observations, in the second; a task: 3, 4 and 5."""
+    ledger = Ledger(ROWS, fixed_inputs=fixed)
+    ledger.begin_training()
+    ledger.count_queries("t", ids(3, 4), epoch=0)
+    ledger.count_queries("t", ids(3), epoch=1)
+    ledger.count_queries("t", ids(3), epoch=-2)
+    ledger.begin_training()
+    ledger.count_queries("t", ids(3, 5), epoch=0)
+    ledger.count_queries("t", ids(3), epoch=-2)
+    queries = ledger.totals()["teacher_queries"]
+    assert (queries["unique"], queries["total"]) == (unique, 7)
+
+
 def test_cache_hits_are_no_queries():
     ledger = Ledger(ROWS)
     ledger.count_cached("t", ids(1, 2, 3))

@@ -202,6 +202,7 @@ def test_copies_of_single_texts(model, tmp_path: Path) -> None:
     assert train[:5] == given and made.splits["dev"] == data.splits["dev"] and made.shape == data.shape
     assert len(train) == 5 + 5 * 20 and len(data.splits["train"]) == 5
     for i, row in enumerate(train[5:]):
+        assert row.origin == i // 20
         words, before = row.texts[0].rstrip(".").split(), given[i // 20].texts[0].rstrip(".").split()
         assert row.label is None and len(words) == len(before) and words != before
         assert set(words) <= {*WORDS, *SYLLABLES}
