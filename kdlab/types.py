@@ -60,6 +60,19 @@ class TaskShape:
         return f"{texts}, {kind}, {' and '.join(self.metrics)}"
 
 
+class RowRule(Protocol):
+    """Selects the rows of a batch that query the teachers from the outputs of the training forward (collective).
+
+    `needed`: outputs of the student that it reads, as `Encoder.encode` takes them.
+    """
+
+    needed: frozenset[str]
+
+    def __call__(self, batch: Batch, outputs: Outputs) -> Tensor:
+        """The rows (k,) int64 ascending, numbered in `batch`, by the student's `outputs` for it."""
+        ...
+
+
 @dataclass
 class Plan:
     """Decisions about a batch, made before its step; None stands for the default. No plan at all is plain distillation.
@@ -68,10 +81,12 @@ class Plan:
     decides the weights (k, T) of the teachers, an adoption rule (`kdlab.methods.adoption`; None: each row has the only
     teacher). `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule
     (`kdlab.methods.knowledge.weighing`; None: ones). They are rules, not numbers: their inputs come from the forward of
-    the step itself, so they cost no forward of their own.
+    the step itself, so they cost no forward of their own. So is `select`, where labels of all rows are learnt: the rows
+    that query the teachers, in the place of `rows`.
     """
 
     rows: Tensor | None = None
+    select: RowRule | None = None
     adopt: Callable[..., Tensor] | None = None
     weigh: Callable[..., Tensor] | None = None
 

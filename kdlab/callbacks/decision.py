@@ -21,7 +21,9 @@ class ArmSelector:
     `key` names its random draws, keyed by `seed` and step; `total_steps` optimizer steps of the training. With a reward
     it picks an arm after it has observed the effect of the last one: `observe()` returns the observation, the same on
     all ranks. `write` takes a row after each decision, with `columns`. An observation that is not finite is a UserError,
-    or, if `tolerant`, is skipped. `arm`: the name of the arm in force (None before the first step).
+    or, if `tolerant`, is skipped. `objective()` names the loss that is observed now: where it has changed, the reward
+    starts anew, for the difference of two losses is no progress. `arm`: the name of the arm in force (None before the
+    first step).
     """
 
     def __init__(
@@ -36,13 +38,15 @@ class ArmSelector:
         interval: int = 10,
         write: Callable[[dict[str, Any]], None] = lambda row: None,
         tolerant: bool = False,
+        objective: Callable[[], list[str]] = list,
     ) -> None:
-        self.tolerant = tolerant
+        self.tolerant, self.objective = tolerant, objective
         self.key, self.arms, self.policy = key, dict(arms), policy
         self.total_steps, self.seed = total_steps, seed
         self.reward, self.observe, self.interval, self.write = reward, observe, interval, write
         self.arm: str | None = None
         self.last_reward: float | None = None
+        self._observed: list[str] | None = None  # the objective of the last observation
 
     def decide(self, module: StudentView, step: int) -> None:
         """Pick the arm of an optimizer step, at its start (collective)."""
@@ -54,6 +58,9 @@ class ArmSelector:
                 self._record(module, step, None, None, None)
         elif step % self.interval == 0:
             observation, speed = self._observation(step), None
+            before, self._observed = self._observed, self.objective()
+            if before not in (None, self._observed):
+                self.reward.restart()
             self.last_reward = None
             if observation is not None:
                 speed, self.last_reward = self.reward.observe(observation)
@@ -99,12 +106,14 @@ class ArmSelector:
         return {
             "arm": self.arm,
             "last_reward": self.last_reward,
+            "objective": self._observed,
             "policy": self.policy.state_dict(),
             "reward": self.reward.state_dict() if self.reward else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.arm, self.last_reward = state["arm"], state["last_reward"]
+        self._observed = state.get("objective")  # checkpoints before 2026-11-29 have none
         self.policy.load_state_dict(state["policy"])
         if self.reward:
             self.reward.load_state_dict(state["reward"])

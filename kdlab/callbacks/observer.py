@@ -39,6 +39,12 @@ class LossObserver:
                 return student.distillation_loss(zip(self._rows, self._answers, strict=True), part="observation")
             return student.evaluate(self._rows, part="observation")["loss"]
 
+    def objective(self) -> list[str]:
+        """The terms whose loss is observed now; empty for the task's own loss, which is the same throughout."""
+        student = cast(StudentView, self.module)
+        active = [name for name, w in student.terms.items() if w.since <= student.progress < w.until]
+        return active if self.kd else []
+
     def _query(self, student: StudentView, rows: list[Batch]) -> None:
         most = int(distributed.all_max(torch.tensor(len(rows))))
         # the first observation is at step 0; a resumed run repeats queries that are counted already

@@ -73,15 +73,11 @@ class Select(DecisionCallback):
 
     def answer(self, student: StudentView, batch: Batch, batch_idx: int) -> None:
         assert batch.plan is not None
+        if student.labels_on_all and self.forward is full_forward and self.memory is None and self._reads_forward():
+            batch.plan.select = StepSelection(self, student, batch_idx)
+            return
         gather = self.all_ranks and distributed.world() > 1
-        real = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
-        if len(real):
-            rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
-            rng = generator(self.selector.seed, "select", batch_idx, *rank)
-            scores = self._scores(student, batch, gather, real, rng)
-            chosen = real[top_k(scores, self.ratio).to(real.device)]
-        else:
-            chosen = torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
+        chosen = self.chosen(student, batch, batch_idx)
         if gather and student.labels_on_all:  # every rank keeps its rows, for their labels
             batch.plan.rows = _own(batch, chosen).to(batch.input_ids.device)
         elif gather:
@@ -89,7 +85,33 @@ class Select(DecisionCallback):
         else:
             batch.plan.rows = chosen.to(batch.input_ids.device)
 
-    def _scores(self, student: StudentView, batch: Batch, gather: bool, real: Tensor, rng: torch.Generator) -> Tensor:
+    def chosen(self, student: StudentView, batch: Batch, batch_idx: int, outputs: Outputs | None = None) -> Tensor:
+        """The selected rows (k,), ascending, of the global batch, or of this rank's with `scope` "local" (collective).
+
+        `outputs`: the student's for `batch`, to be scored (None: those of `forward`).
+        """
+        gather = self.all_ranks and distributed.world() > 1
+        real = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
+        if len(real) == 0:
+            return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
+        rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
+        rng = generator(self.selector.seed, "select", batch_idx, *rank)
+        scores = self._scores(student, batch, gather, real, rng, outputs)
+        return real[top_k(scores, self.ratio).to(real.device)]
+
+    def _reads_forward(self) -> bool:
+        """True if the current arm reads outputs of the student."""
+        return any(marks_of(member).needs & FORWARD for member in members_of(self.selector.rule).values())
+
+    def _scores(
+        self,
+        student: StudentView,
+        batch: Batch,
+        gather: bool,
+        real: Tensor,
+        rng: torch.Generator,
+        outputs: Outputs | None,
+    ) -> Tensor:
         """Scores (N,) by the current arm of the real rows, at `real` (N,) of the global batch (or of this rank's)."""
         arm: Strategy = self.selector.rule
         members = members_of(arm)
@@ -109,7 +131,7 @@ class Select(DecisionCallback):
         if not scored:
             return _combined(arm, [member(evidence.only(needs[name])) for name, member in members.items()])
         if self.memory is None:
-            return self._fresh_scores(student, batch, arm, evidence, of_real)
+            return self._fresh_scores(student, batch, arm, evidence, of_real, outputs)
         self._update_memory(student, batch, scored, self.memory, evidence)
         # strategies that need no forward (a random draw) are not cached
         return _combined(
@@ -129,9 +151,11 @@ class Select(DecisionCallback):
         arm: Strategy,
         evidence: Evidence,
         of_real: Callable[..., Tensor],
+        outputs: Outputs | None,
     ) -> Tensor:
-        """Scores (N,) by `arm` from a forward now. Rowwise strategies score a few rows at a time, before the logits of
-        the batch are gathered; `evidence` gets the rest. `of_real` gathers rows of all ranks and takes the real ones."""
+        """Scores (N,) by `arm` from `outputs`, or from a forward now. Rowwise strategies score a few rows at a time,
+        before the logits of the batch are gathered; `evidence` gets the rest. `of_real` gathers rows of all ranks and
+        takes the real ones."""
         members = members_of(arm)
         needs = {name: marks_of(member).needs for name, member in members.items()}
         rowwise = [name for name, member in members.items() if marks_of(member).rowwise and "logits" in needs[name]]
@@ -139,8 +163,7 @@ class Select(DecisionCallback):
         features = any("features" in fields for fields in needs.values())
         scores: dict[str, list[Tensor]] = {name: [] for name in rowwise}
         with student.timed("scoring"), student.inference_mode():
-            needed = frozenset({"hidden"} if features and not student.per_row else ())
-            outputs = self.forward(student, batch, needed)
+            outputs = outputs or self.forward(student, batch, needed_outputs(arm, student.per_row))
             if features:
                 evidence.features = of_real(student.features(outputs))
             parts: list[Evidence] = []
@@ -191,6 +214,30 @@ class Select(DecisionCallback):
     def _key(self, member: str) -> str:
         """A strategy's key in the memory (it is saved in checkpoints)."""
         return f"{self.selector.arm} {member}"
+
+
+class StepSelection:
+    """Selects rows from the outputs of the training forward, which runs on all rows (`kdlab.types.RowRule`).
+
+    As in Dynamic KD's public code, with one difference: its scores are of the training logits; these are of the training
+    forward's states, with dropout, and of the head without dropout, as adoption and weighing rules read them.
+    """
+
+    def __init__(self, select: Select, student: StudentView, batch_idx: int) -> None:
+        self.select, self.student, self.batch_idx = select, student, batch_idx
+        self.needed = needed_outputs(select.selector.rule, student.per_row)
+
+    def __call__(self, batch: Batch, outputs: Outputs) -> Tensor:
+        chosen = self.select.chosen(self.student, batch, self.batch_idx, outputs)
+        if self.select.all_ranks and distributed.world() > 1:
+            chosen = _own(batch, chosen)
+        return chosen.to(batch.input_ids.device)
+
+
+def needed_outputs(arm: Strategy, per_row: bool) -> frozenset[str]:
+    """Outputs of the student that the evidence of `arm` is made of, besides those at predictions."""
+    features = any("features" in marks_of(member).needs for member in members_of(arm).values())
+    return frozenset({"hidden"} if features and not per_row else ())
 
 
 def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -91,6 +91,8 @@ class DataConfig:
     "pretrain: consecutive rows of .jsonl and .parquet files that form one document"
     min_length: Annotated[int, Range(3)] = 12
     "pretrain: tokens below which a text is dropped (DistilBERT script: 12)"
+    max_unknown: Share | None = None
+    "pretrain: share of unknown tokens from which a text is dropped (DistilBERT script: 0.5); null: none"
     masking: str = "uniform"
     "pretrain: masked tokens are drawn uniform, or rare: weighted by token count ** -0.7 (DistilBERT script)"
     mask_probability: InnerShare = 0.15
@@ -221,6 +223,8 @@ class TermConfig:
     "Share of the training at which the term ceases to count, above since"
     teacher: str = "adopted"
     "Teacher that the term reads: adopted (those that adoption gives a row) or largest (for every row; DeKD's layers)"
+    trains: str = "all"
+    "Parameters that a term on logits trains: all, or head (a task's classifier, without gradient into the layers below)"
     term: Any = None
     "Function or class of the term (_target_ in kdlab.methods.knowledge) and its arguments, such as temperature"
 
@@ -254,6 +258,7 @@ class KnowledgeConfig:
         for name, term in self.terms.items():
             one_of(f"knowledge.terms.{name}.at", term.at, ("masked", "labelled", "all", "tokens"))
             one_of(f"knowledge.terms.{name}.teacher", term.teacher, ("adopted", "largest"))
+            one_of(f"knowledge.terms.{name}.trains", term.trains, ("all", "head"))
             if not term.since < term.until:
                 raise UserError(
                     f"knowledge.terms.{name}: it counts from since={term.since} until={term.until}, shares of the "

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdlab.models import attention_capture, last_layer, packing, varlen
 from kdlab.types import Batch, Outputs
@@ -45,7 +46,8 @@ class EncoderRunner:
         if "states" in wants:
             inputs["output_hidden_states"] = True
         attention = wants & {"scores", "values"}
-        with self.precision(), attention_capture.recording() if attention else contextlib.nullcontext() as recorded:
+        recording = attention_capture.recording() if attention else contextlib.nullcontext()
+        with self.precision(), _without_pooler(self.model.base_model), recording as recorded:
             answer = self.model.base_model(**inputs)
         outputs = Outputs(hidden=answer.last_hidden_state)
         if "states" in wants:
@@ -62,6 +64,23 @@ class EncoderRunner:
     def _accepted(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A copy of `inputs`, without segments where the model takes none."""
         return {name: x for name, x in inputs.items() if self._segments or name != "token_type_ids"}
+
+
+@contextlib.contextmanager
+def _without_pooler(base: nn.Module) -> Iterator[None]:
+    """Leave out a base model's pooler inside the block: the head half of `Encoder` runs it.
+
+    Not a copy of the base model: transformers would add its hooks for hidden states to the layers once more.
+    """
+    pooler = base._modules.get("pooler")
+    if pooler is None:
+        yield
+        return
+    base._modules["pooler"] = None
+    try:
+        yield
+    finally:
+        base._modules["pooler"] = pooler
 
 
 class Execution(ABC):

@@ -57,6 +57,7 @@ class DistillationLoss:
         self.bridges = nn.ModuleDict()
         if self.needs_teacher:
             self.bridges = build_projections(student, self.terms, self.teachers, seed)
+            self.flops.projected = frozenset(int(name) for name in self.bridges if name.isdigit())
         # units whose logits the terms read at once: few of a vocabulary, many of some classes
         piece = max(32, 2**20 // (self.flops.shape.outputs or self.flops.shape.vocab))
         self.objective = Objective(student, self.bridges, reduce == "rows", chunk, piece)
@@ -94,16 +95,18 @@ class DistillationLoss:
 
         The mean over ranks is the mean over the global batch; `local`: over this rank's rows, without a collective and
         without caches (probes). `plan`: the rules of adoption and weighing; `queried`: the rows (k,) that the teachers
-        are queried for, while labels are learnt on all rows (None: all). `progress`: share of the steps done; `step`: the
-        micro-step, of random weighing; `ledger`: counts queries, FLOPs and seconds (None: nothing is counted).
+        are queried for, while labels are learnt on all rows (None: all, or those that the plan's rule selects from this
+        forward). `progress`: share of the steps done; `step`: the micro-step, of random weighing; `ledger`: counts
+        queries, FLOPs and seconds (None: nothing is counted).
         """
         plan = plan or Plan()
         terms = self.active_terms(progress)
         taught = {name: w for name, w in terms.items() if queries_teacher(w.term)}
-        needed = self.needed(terms)
+        needed, own = self.needed(terms), plan.select.needed if plan.select else frozenset()
         answers: list[TeacherAnswer] = []
         with timed(ledger, "student_forward"):
-            outputs = self.student.encode(batch, needed)
+            outputs = self.student.encode(batch, needed | own)
+            queried = plan.select(batch, outputs) if plan.select else queried
             index, query, queried_outputs = self._queried(batch, outputs, queried)
         with timed(ledger, self.queries.ledger_part):
             teacher_weights = torch.zeros(len(query), 0, device=query.rows.device)
@@ -113,6 +116,7 @@ class DistillationLoss:
                 answers, teacher_weights = self.queries.query(
                     plan.adopt, query, queried_outputs, needed, count, local, cached, largest, step
                 )
+        passes = [(terms, batch)] if index is None else [(_without(terms, taught), batch), (taught, query)]
         with timed(ledger, "student_forward"):
             rng = generator(self.seed, "weigh", step)
             factors = self.term_weights.factors(
@@ -122,23 +126,25 @@ class DistillationLoss:
             if index is None:
                 total, losses = self.objective(terms, batch, outputs, answers, factors, mixed, local)
             else:
-                labels = {name: w for name, w in terms.items() if name not in taught}
                 spread = {name: torch.ones(len(batch)).to(f).index_copy(0, index, f) for name, f in factors.items()}
-                label_loss, label_losses = self.objective(labels, batch, outputs, (), spread, local=local)
+                label_loss, label_losses = self.objective(*passes[0], outputs, (), spread, local=local)
                 soft_loss, soft_losses = self.objective(taught, query, queried_outputs, answers, factors, mixed, local)
                 total = label_loss + soft_loss
                 losses = {**label_losses, **soft_losses, "loss": total.detach()}
         if not local:
             self.term_weights.record(terms, teacher_weights, query, queried_outputs, answers)
         if ledger is not None:
-            self.flops.record_step(ledger, terms, batch, answers, needed)
-            asked_first = plan.adopt is not None and "teachers" in marks_of(plan.adopt).needs
-            own = queried_outputs.uncertainty is not None
-            at = self.queries.uncertainty_units
-            self.flops.record_uncertainty(
-                ledger, query, at, own, answers if asked_first else (), self.queries.mc_dropout
-            )
+            self.flops.record_step(ledger, passes, batch, answers, needed, own)
+            self._record_uncertainty(ledger, plan, query, queried_outputs, answers)
         return total, losses
+
+    def _record_uncertainty(
+        self, ledger: Ledger, plan: Plan, query: Batch, outputs: Outputs, answers: Sequence[TeacherAnswer]
+    ) -> None:
+        """Enter the heads that ran for the uncertainties of student and teachers into the ledger."""
+        asked_first = plan.adopt is not None and "teachers" in marks_of(plan.adopt).needs
+        own, at = outputs.uncertainty is not None, self.queries.uncertainty_units
+        self.flops.record_uncertainty(ledger, query, at, own, answers if asked_first else (), self.queries.mc_dropout)
 
     @staticmethod
     def _queried(batch: Batch, outputs: Outputs, queried: Tensor | None) -> tuple[Tensor | None, Batch, Outputs]:
@@ -149,6 +155,10 @@ class DistillationLoss:
         query = batch.take(index)
         query.real = query.real & bool(len(queried))
         return index, query, outputs.take(index, query.input_ids.shape[1])
+
+
+def _without(terms: Mapping[str, WeightedTerm], others: Mapping[str, WeightedTerm]) -> dict[str, WeightedTerm]:
+    return {name: w for name, w in terms.items() if name not in others}
 
 
 def build_projections(

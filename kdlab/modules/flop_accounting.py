@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
-from kdlab.modules.objective import TeacherAnswer, WeightedTerm, needed_outputs, units_of
+from kdlab.modules.objective import TeacherAnswer, WeightedTerm, logit_groups, needed_outputs, units_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch
@@ -17,27 +17,42 @@ class FlopCounter:
     """Counts the FLOPs of a student and its teachers. `query_all`: plain distillation queries all teachers, not the last.
 
     `needed`, in all methods, are the outputs read besides logits, as `Encoder.encode` takes them: they decide how much of
-    the last layer runs. `shape`, `teacher_shapes`: the models, as FLOPs depend on them.
+    the last layer runs. `shape`, `teacher_shapes`: the models, as FLOPs depend on them. `projected`: the numbers of the
+    teachers to whose widths the student's states are projected.
+
+    Only the products of models and of these projections count, not those inside knowledge terms and rules
+    (docs/ledger.md).
     """
 
     def __init__(self, student: Encoder, teachers: Sequence[Teacher], query_all: bool) -> None:
         self.student, self.teachers, self.query_all = student, teachers, query_all
         self.shape = shape_of(student)
         self.teacher_shapes = [shape_of(teacher.encoder) for teacher in teachers]
+        self.projected: frozenset[int] = frozenset()
 
     def record_step(
         self,
         ledger: Ledger,
-        terms: Mapping[str, WeightedTerm],
+        passes: Sequence[tuple[Mapping[str, WeightedTerm], Batch]],
         batch: Batch,
         answers: Sequence[TeacherAnswer],
         needed: frozenset[str],
+        own: frozenset[str] = frozenset(),
     ) -> None:
-        """Enter a step on `batch` into the ledger: forward and backward, and the teachers' forwards for `answers`."""
-        student = _forward(self.student, self.shape, batch, _logit_units(terms.values()), needed)
-        ledger.flops("student_forward", student)
-        ledger.flops("student_backward", 2 * student)
-        ledger.flops("teacher_forward", self.teacher_forwards(terms.values(), answers, needed))
+        """Enter a step on `batch` into the ledger: forward and backward, and the teachers' forwards for `answers`.
+
+        `passes`: the terms that the objective has summed up, with their rows; the head runs in each of them. `own`:
+        outputs that the student's forward has given beside those `needed`.
+        """
+        layers = self.student_layers(batch, needed | own)
+        queried = [(a.number, a.queried) for a in answers]
+        after = sum(self.objective(terms.values(), rows, queried, needed) for terms, rows in passes)
+        trained = {name: w for terms, _ in passes for name, w in terms.items()}
+        through = layers if any(not w.head_only for w in trained.values()) else 0
+        ledger.flops("student_forward", layers + after)
+        ledger.flops("student_backward", 2 * (through + after))
+        heads = sum(self.teacher_heads(terms.values(), answers) for terms, _ in passes)
+        ledger.flops("teacher_forward", self.teacher_forwards(answers, needed) + heads)
 
     def record_uncertainty(
         self, ledger: Ledger, queried: Batch, at: str, student: bool, answers: Sequence[TeacherAnswer], samples: int = 0
@@ -45,40 +60,74 @@ class FlopCounter:
         """Enter the heads that ran for uncertainties at units `at`: the `student`'s, and those behind `answers`, or the
         `samples` whole forwards with dropout of each of their teachers."""
         if student:
-            ledger.flops("student_forward", _head(self.student, self.shape, queried, [at]))
+            ledger.flops("student_forward", _heads(self.student, self.shape, queried, [at]))
         if samples:
             for a in answers:
-                forward = _forward(a.teacher.encoder, self.teacher_shapes[a.number], queried, [at], frozenset())
+                encoder, shape = a.teacher.encoder, self.teacher_shapes[a.number]
+                forward = _layers(encoder, shape, queried, frozenset()) + _heads(encoder, shape, queried, [at])
                 ledger.flops("teacher_forward", samples * forward)
             return
         for a in (a for a in answers if a.cached_logits is None):
-            ledger.flops("teacher_forward", _head(a.teacher.encoder, self.teacher_shapes[a.number], queried, [at]))
+            ledger.flops("teacher_forward", _heads(a.teacher.encoder, self.teacher_shapes[a.number], queried, [at]))
 
-    def teacher_forwards(
-        self, terms: Iterable[WeightedTerm], answers: Sequence[TeacherAnswer], needed: frozenset[str]
+    def objective(
+        self,
+        terms: Iterable[WeightedTerm],
+        rows: Batch,
+        queried: Sequence[tuple[int, Batch]],
+        needed: frozenset[str],
     ) -> int:
-        """FLOPs of the forwards behind `answers`, with the logits that `terms` read, or all that a cache stores."""
-        units = {w.at for w in terms if on_logits(w.term) and queries_teacher(w.term)}
+        """FLOPs of the student after its layers, for the loss of `terms` on `rows`: its head once for each kind of unit
+        that terms on logits read, and the projections of its states to the widths of the teachers `queried`, each given
+        by its number and its rows."""
+        terms = list(terms)
+        heads = _heads(self.student, self.shape, rows, [at for at, _ in logit_groups(terms)])
+        if all(on_logits(w.term) for w in terms):
+            return heads
+        times = 1 + (self.shape.layers + 1 if "states" in needed else 0)  # the last hidden state, and all states
+        return heads + sum(
+            times * 2 * batch.input_ids.numel() * self.shape.hidden * self.teacher_shapes[number].hidden
+            for number, batch in queried
+            if number in self.projected
+        )
+
+    def teacher_forwards(self, answers: Sequence[TeacherAnswer], needed: frozenset[str]) -> int:
+        """FLOPs of the forwards behind `answers`: layers, and where a cache stores logits, the heads that gave them."""
         total = 0
         for a in answers:
             spec = a.teacher.cache.spec if a.cached_logits is not None and a.teacher.cache is not None else None
-            at, reads = (units, needed) if spec is None or spec.logits is None else ({spec.logits}, spec.reads)
-            total += sum(_forward(a.teacher.encoder, self.teacher_shapes[a.number], b, at, reads) for b in a.forwards)
+            at, reads = ((), needed) if spec is None or spec.logits is None else ((spec.logits,), spec.reads)
+            encoder, shape = a.teacher.encoder, self.teacher_shapes[a.number]
+            total += sum(_layers(encoder, shape, b, reads) for b in a.forwards)
+            total += sum(_heads(encoder, shape, b, at) for b in a.forwards)
         return total
+
+    def teacher_heads(self, terms: Iterable[WeightedTerm], answers: Sequence[TeacherAnswer]) -> int:
+        """FLOPs of the teachers' heads on the hidden states of `answers`, for the loss of `terms`; cached logits take
+        none."""
+        at = _taught_units(terms)
+        return sum(
+            _heads(a.teacher.encoder, self.teacher_shapes[a.number], a.queried, at)
+            for a in answers
+            if a.cached_logits is None
+        )
 
     def plain_forward(self, terms: Collection[WeightedTerm], batch: Batch) -> tuple[int, int]:
         """FLOPs of one forward of plain distillation on `batch`: the student's and the teachers'."""
         needed = needed_outputs(terms, self.student.per_row)
-        student = _forward(self.student, self.shape, batch, _logit_units(terms), needed)
-        if not any(queries_teacher(w.term) for w in terms):
-            return student, 0
-        queried = list(zip(self.teachers, self.teacher_shapes, strict=True))[0 if self.query_all else -1 :]
-        units = {w.at for w in terms if on_logits(w.term) and queries_teacher(w.term)}
-        return student, sum(_forward(teacher.encoder, shape, batch, units, needed) for teacher, shape in queried)
+        first = 0 if self.query_all else max(len(self.teachers) - 1, 0)
+        taught = any(queries_teacher(w.term) for w in terms)
+        queried = [(number, batch) for number in range(first, len(self.teachers))] if taught else []
+        student = self.student_layers(batch, needed) + self.objective(terms, batch, queried, needed)
+        at, total = _taught_units(terms), 0
+        for number, _ in queried:
+            encoder, shape = self.teachers[number].encoder, self.teacher_shapes[number]
+            total += _layers(encoder, shape, batch, needed) + _heads(encoder, shape, batch, at)
+        return student, total
 
     def student_layers(self, batch: Batch, needed: frozenset[str] = frozenset()) -> int:
         """FLOPs of the student's layers on `batch`, without its head (`student_head`)."""
-        return flops.encoder(self.shape, *self.student.executed(batch, needed))
+        return _layers(self.student, self.shape, batch, needed)
 
     def student_head(self, units: int) -> int:
         """FLOPs of the student's head on so many units: rows of a classifier, positions of text."""
@@ -92,17 +141,21 @@ def shape_of(encoder: Encoder) -> flops.EncoderShape:
     return flops.shape_of(encoder.model.config, encoder.model.config.num_labels if encoder.per_row else None)
 
 
-def _logit_units(terms: Iterable[WeightedTerm]) -> set[str]:
-    return {w.at for w in terms if on_logits(w.term)}
+def _taught_units(terms: Iterable[WeightedTerm]) -> list[str]:
+    """The kinds of units at which teachers' logits are read."""
+    return [at for at, _ in logit_groups(w for w in terms if queries_teacher(w.term))]
 
 
-def _forward(
-    encoder: Encoder, shape: flops.EncoderShape, batch: Batch, at: Collection[str], needed: frozenset[str]
-) -> int:
-    return flops.encoder(shape, *encoder.executed(batch, needed)) + _head(encoder, shape, batch, at)
+def _layers(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, needed: frozenset[str]) -> int:
+    """FLOPs of the layers; where attention is read, its scores are computed a second time."""
+    executed = encoder.executed(batch, needed)
+    recorded = 2 * executed[1] * shape.hidden * shape.layers if needed & {"scores", "values"} else 0
+    return flops.encoder(shape, *executed) + recorded
 
 
-def _head(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, at: Iterable[str]) -> int:
+def _heads(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, at: Iterable[str]) -> int:
+    """FLOPs of a head that runs once for each kind of unit `at`: rows of a classifier, positions of text."""
+    units = sum(int(units_of(batch, kind)[0].numel()) for kind in at)
     if encoder.per_row:
-        return flops.classifier_head(shape, len(batch), shape.outputs or 1)
-    return flops.masked_lm_head(shape, sum(int(units_of(batch, a)[0].numel()) for a in at))
+        return flops.classifier_head(shape, units, shape.outputs or 1)
+    return flops.masked_lm_head(shape, units)

@@ -32,7 +32,8 @@ class WeightedTerm:
     `at` "labelled": units with a label (masked positions; rows of known class); "all": every unit (each real token;
     each row); "tokens": each row counts as many units as it has real tokens. The term counts from `since` to before
     `until`, shares of the optimizer steps in [0, 1]. `teacher` "adopted": it reads the teachers that adoption gives a
-    row; "largest": the largest teacher, for every row.
+    row; "largest": the largest teacher, for every row. `head_only`: a term on logits trains the head alone, without a
+    gradient into the layers below.
     """
 
     term: Term
@@ -41,6 +42,7 @@ class WeightedTerm:
     since: float = 0.0
     until: float = 1.0
     teacher: str = "adopted"
+    head_only: bool = False
 
     @property
     def reads_largest(self) -> bool:
@@ -56,6 +58,18 @@ def needed_outputs(terms: Iterable[WeightedTerm], per_row: bool) -> frozenset[st
     terms = list(terms)
     elsewhere = not per_row and any(on_logits(w.term) and w.at != "labelled" for w in terms)
     return frozenset({"hidden"} if elsewhere else ()).union(*(fields_beyond_logits(w.term) for w in terms))
+
+
+def logit_groups(terms: Iterable[WeightedTerm]) -> list[tuple[str, bool]]:
+    """The runs of the head that terms on logits share, each a kind of unit and `head_only`; kinds in order of the terms."""
+    terms = list(terms)
+    groups = {group for w in terms if (group := _logit_group(w)) is not None}
+    order = list(dict.fromkeys(w.at for w in terms))
+    return sorted(groups, key=lambda group: (order.index(group[0]), group[1]))
+
+
+def _logit_group(w: WeightedTerm) -> tuple[str, bool] | None:
+    return (w.at, w.head_only) if on_logits(w.term) else None
 
 
 @dataclass(frozen=True)
@@ -112,19 +126,19 @@ class Objective:
         """The sum, a scalar with gradient, and each term's own mean, detached, with factors but without fixed weight.
 
         `outputs`: the student's; `answers`: of several teachers, the largest last; `factors`: a factor for each row (k,)
-        of a term; `mixed`: the teachers' answers are one `mixture` for terms on logits. The mean over ranks of the result is the mean over the global
-        batch; `local`: it is the mean over this rank's rows, and no collective runs.
+        of a term; `mixed`: the teachers' answers are one `mixture` for terms on logits. The mean over ranks of the result
+        is the mean over the global batch; `local`: it is the mean over this rank's rows, and no collective runs.
         """
         assert outputs.hidden is not None
         zero = outputs.hidden.new_zeros((), dtype=torch.float32)
         units, share, per_row = self._shares(terms, batch, local)
         losses = {name: zero.clone() for name in terms}
         total = zero
-        for at, (row, token) in units.items():
-            logit_terms = {name: w for name, w in terms.items() if w.at == at and on_logits(w.term)}
-            if logit_terms:
-                group = _LogitTerms(self, logit_terms, batch, answers, row, token, share[at], factors or {}, mixed)
-                total = total + group.loss(outputs, losses)
+        for at, head_only in logit_groups(terms.values()):
+            logit_terms = {name: w for name, w in terms.items() if _logit_group(w) == (at, head_only)}
+            row, token = units[at]
+            group = _LogitTerms(self, logit_terms, batch, answers, row, token, share[at], factors or {}, mixed)
+            total = total + group.loss(outputs, losses, head_only)
         others = {name: w for name, w in terms.items() if not on_logits(w.term)}
         projected = [self.projected(outputs, answer) for answer in answers] if others else []
         for name, w in others.items():
@@ -248,7 +262,7 @@ class _LogitTerms:
         logits = answer.teacher.logits(answer.outputs, answer.cached_logits, row, token)
         return _TeacherLogits(answer.teacher, logits, which, None if answer.weight is None else answer.weight[row])
 
-    def loss(self, outputs: Outputs, losses: dict[str, Tensor]) -> Tensor:
+    def loss(self, outputs: Outputs, losses: dict[str, Tensor], head_only: bool) -> Tensor:
         """The weighted sum over all units, a scalar; each term's own mean is added to `losses`."""
 
         def loss_of(logits: Tensor, chunk: slice) -> Tensor:
@@ -265,6 +279,7 @@ class _LogitTerms:
             return loss
 
         vectors = self.student.vectors(outputs, self.row, self.token)
+        vectors = vectors.detach() if head_only else vectors
         return chunked_loss(self.student.project, loss_of, vectors, self.student.head_parameters(), *self.sizes)
 
     def _unit_values(

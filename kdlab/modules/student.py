@@ -152,7 +152,7 @@ class StudentModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rows = None if batch.plan is None else batch.plan.rows
-        trained = batch if rows is None or self.labels_on_all else batch.take(rows)
+        trained = batch if rows is None or self.labels_on_all else batch.take(rows)  # `plan.select`: labels on all
         loss = self.loss(trained, queried=rows if self.labels_on_all else None, plan=batch.plan)
         self.health.note(loss, trained.rows, trained.real)
         return loss
@@ -223,9 +223,8 @@ class StudentModule(pl.LightningModule):
         needed = loss.needed(self.terms)  # of later terms too: the answers are stored
         with self.timed(loss.queries.ledger_part), self.inference_mode():
             answers = loss.queries.query(None, batch, Outputs(), needed, count, local=True)[0]
-        if count:
-            terms = loss.active_terms(self.progress).values()
-            self.count_flops("teacher_forward", loss.flops.teacher_forwards(terms, answers, needed))
+        if count:  # without heads: these run in each observation
+            self.count_flops("teacher_forward", loss.flops.teacher_forwards(answers, needed))
         return answers
 
     def catch_up(self) -> None:
@@ -250,11 +249,14 @@ class StudentModule(pl.LightningModule):
     def distillation_loss(self, batches: Iterable[tuple[Batch, Sequence[TeacherAnswer]]], part: str = "") -> float:
         """Mean distillation loss over batches with stored answers, without gradient, over all ranks (collective)."""
         sums = torch.zeros(2, dtype=torch.float64)
-        terms = self.distillation.active_terms(self.progress)
+        terms, counter = self.distillation.active_terms(self.progress), self.distillation.flops
         needed = self.distillation.needed(terms)
         with self.inference_mode():
             for batch, answers in batches:
                 outputs = self.encode(batch, part, needed)
+                queried = [(answer.number, answer.queried) for answer in answers]
+                heads = counter.objective(terms.values(), batch, queried, needed)
+                self.count_flops(part, heads + counter.teacher_heads(terms.values(), answers))
                 value, _ = self.distillation.objective(terms, batch, outputs, answers, local=True)
                 sums += torch.tensor([float(value) * len(batch), len(batch)], dtype=torch.float64)
         total, count = distributed.all_sum(sums).tolist()

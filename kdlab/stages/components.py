@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from kdlab.config.groups import KnowledgeConfig, SelectConfig
 from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
+from kdlab.methods.knowledge.base import on_logits
 from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.modules.objective import WeightedTerm
 from kdlab.stages.dry_run import check_adoption
@@ -85,9 +86,10 @@ def terms(knowledge: KnowledgeConfig) -> dict[str, WeightedTerm]:
     for name, t in knowledge.terms.items():
         if t.weight > 0:
             at = "labelled" if t.at == "masked" else t.at  # the same thing in the words of masked-LM
-            weighted[name] = WeightedTerm(
-                build_target(t.term, f"knowledge.terms.{name}.term"), t.weight, at, t.since, t.until, t.teacher
-            )
+            term = build_target(t.term, f"knowledge.terms.{name}.term")
+            if t.trains == "head" and not on_logits(term):
+                raise UserError(f"knowledge.terms.{name}.trains=head: the term reads no logits, so it trains no head")
+            weighted[name] = WeightedTerm(term, t.weight, at, t.since, t.until, t.teacher, t.trains == "head")
     return weighted
 
 

@@ -42,7 +42,7 @@ def select_callback(
     observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
     selector = ArmSelector(
         "policy", selection.arms, selection.policy, total_steps, seed, selection.reward, observer, select.interval,
-        write, tolerant,
+        write, tolerant, observer.objective,
     )  # fmt: skip
     scoring: dict[str, Any] = {}
     if select.scoring == "stale":

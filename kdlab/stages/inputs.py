@@ -105,8 +105,10 @@ class Inputs:
     # ---- knowledge
 
     def terms(self) -> dict[str, WeightedTerm]:
-        """The knowledge terms with a weight above 0, newly instantiated."""
-        return components.terms(self.config.knowledge)
+        """The knowledge terms with a weight above 0, newly instantiated; on text, whose head comes trained and shares
+        its weights with the embeddings, without those that train the head alone."""
+        terms = components.terms(self.config.knowledge)
+        return {name: w for name, w in terms.items() if self.head.per_row or not w.head_only}
 
     @property
     def queries_teacher(self) -> bool:

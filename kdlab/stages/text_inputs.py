@@ -72,6 +72,7 @@ class TextInputs(Inputs):
             "text": self.source.fingerprint(),
             "tokenizer": vocabulary_hash(self.tokenizer),
             **{name: getattr(data, name) for name in ("min_length", "max_length", "heldout", "split_seed")},
+            **({} if data.max_unknown is None else {"max_unknown": data.max_unknown}),  # older keys lack it
         }
 
     @cached_property
@@ -88,6 +89,7 @@ class TextInputs(Inputs):
                 max_length=data.max_length,
                 heldout=data.heldout,
                 seed=data.split_seed,
+                max_unknown=data.max_unknown,
             )
 
         return self.store.get("corpus", self.corpus_parts, build, "tokenised text")

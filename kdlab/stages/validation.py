@@ -14,7 +14,7 @@ from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
 from kdlab.models import head_keys, loading, packing
 from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
-from kdlab.stages import cache_plan, components, ksm_training
+from kdlab.stages import cache_plan, components, ksm_training, trained_head
 from kdlab.stages.base import Stage
 from kdlab.stages.dry_run import check_terms
 
@@ -68,6 +68,7 @@ def _check(stage: Stage) -> None:
         stage.inputs.notify(
             "knowledge=tinybert: the published epochs, learning rates and lengths are those of recipe=tinybert_paper"
         )
+    trained_head.check(stage)
     if stage.config.select.scoring == "early_exit":
         components.exit_layer(stage.config.select, stage.inputs.student_shape.layers)
     kinds = {

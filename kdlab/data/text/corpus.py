@@ -41,7 +41,7 @@ class CorpusStats:
     """Counts of a prepared corpus.
 
     `documents` and `characters` read; `sequences` and `tokens` of both splits (special tokens included) and of the held-out
-    one; `dropped` pieces of documents, shorter than a sequence may be.
+    one; `dropped` pieces of documents, shorter than a sequence may be; `unknown` pieces dropped for unknown tokens.
     """
 
     documents: int = 0
@@ -49,6 +49,7 @@ class CorpusStats:
     sequences: int = 0
     tokens: int = 0
     dropped: int = 0
+    unknown: int = 0
     heldout_sequences: int = 0
     heldout_tokens: int = 0
 
@@ -62,11 +63,13 @@ def prepare(
     max_length: int = 512,
     heldout: float = 0.05,
     seed: int,
+    max_unknown: float | None = None,
 ) -> None:
     """Tokenise `source` into the existing folder `out`: train/, heldout/, token_counts.npy (V,) int64, stats.json.
 
     A sequence has `min_length` to `max_length` tokens, special tokens included (classifier and separator, or begin and
-    end), and is stored with the number of its document. `token_counts.npy` counts the tokens of train/.
+    end), and is stored with the number of its document. `token_counts.npy` counts the tokens of train/. `max_unknown`:
+    share of a sequence's tokens, special ones included, that may not be unknown (None: any; DistilBERT's script: 0.5).
 
     About a share `heldout` of the documents that give a sequence are held out, chosen by a stable hash of (seed, document
     number); see `_split` for short corpora. Progress is reported (`kdlab.runtime.progress`). All cores tokenise
@@ -88,6 +91,8 @@ def prepare(
         train, held = (stack.enter_context(_Writer(out / split, len(tokenizer))) for split in SPLITS)
         documents = tokenised(_counted(source.documents(), stats, bar), tokenizer)
         sequences = _sequences(documents, ends, min_length, max_length, stats)
+        if max_unknown is not None and tokenizer.unk_token_id is not None:
+            sequences = _known(sequences, int(tokenizer.unk_token_id), max_unknown, stats)  # pyright: ignore[reportArgumentType]
         for is_held, number, rows in _split(sequences, heldout, seed):
             (held if is_held else train).write(number, rows)
     stats.sequences, stats.tokens = train.sequences + held.sequences, train.tokens + held.tokens
@@ -125,6 +130,17 @@ def _sequences(
         stats.dropped += len(pieces) - len(rows)
         if rows:
             yield number, rows
+
+
+def _known(
+    documents: Iterable[tuple[int, list[np.ndarray]]], unknown: int, share: float, stats: CorpusStats
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Drop sequences of which `share` or more is the token `unknown`, as DistilBERT's script; counted in `stats`."""
+    for number, rows in documents:
+        kept = [row for row in rows if np.count_nonzero(row == unknown) < share * len(row)]
+        stats.unknown += len(rows) - len(kept)
+        if kept:
+            yield number, kept
 
 
 def load(folder: Path, split: str) -> datasets.Dataset:

@@ -17,6 +17,10 @@ class Reward(Protocol):
         """Take one observation; (speed, reward), each None while it does not exist. ValueError if not finite."""
         ...
 
+    def restart(self) -> None:
+        """Drop all observations: from here on another loss is observed."""
+        ...
+
     def state_dict(self) -> dict:
         """The observations that later rewards depend on, in plain Python values."""
         ...
@@ -51,6 +55,11 @@ class LossDecay:
             return None, None
         before, self._speed = self._speed, -_slope(self._observations)
         return self._speed, None if before is None else self._speed - before
+
+    def restart(self) -> None:
+        """Drop all observations and the last speed: the next one is of another loss, and differences would mean nothing."""
+        self._observations.clear()
+        self._speed = None
 
     def state_dict(self) -> dict:
         """The window, its observations and the last speed, in plain Python values."""

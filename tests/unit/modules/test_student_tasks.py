@@ -326,10 +326,11 @@ def test_the_ledger_of_labels_on_all_is_fs_and_bs_of_all_and_ft_of_the_chosen():
     found = module.ledger.totals()
     shapes = [flops.shape_of(m.config, CLASSES) for m in (module.student.model, module.teachers[-1].encoder.model)]
     fs, ft = (flops.forward(shape, 1, 12) for shape in shapes)
-    spent = found["flops"]
-    assert (spent["student_forward"], spent["student_backward"], spent["teacher_forward"]) == (6 * fs, 12 * fs, 3 * ft)
-    # METHODS section 8: (Fs + Bs + r Ft) a row of the batch
-    assert spent["total"] == 6 * (fs + 2 * fs + 0.5 * ft)
+    spent, again = found["flops"], 3 * flops.classifier_head(shapes[0], 1, CLASSES)  # the chosen rows' soft loss
+    assert spent["student_forward"] == 6 * fs + again and spent["student_backward"] == 2 * (6 * fs + again)
+    assert spent["teacher_forward"] == 3 * ft
+    # METHODS section 8: (Fs + Bs + r Ft) a row of the batch, and the head that runs for both losses
+    assert spent["total"] == 6 * (fs + 2 * fs + 0.5 * ft) + 3 * again
     assert found["teacher_queries"]["per_teacher"]["teacher"]["total"] == 3
 
 

@@ -151,7 +151,8 @@ def test_uncertainty_is_found_once_for_both_rules_and_paid_for():
     module.loss(b, plan=Plan(adopt=adoption.hard, weigh=weigh))
     head = flops.classifier_head(module.shape, ROWS, CLASSES)
     spent = module.ledger.totals()["flops"]["student_forward"]  # pyright: ignore
-    assert spent == flops.forward(module.shape, *b.input_ids.shape) + head
+    heads = 2 * head  # for uncertainty, and for the soft loss at all rows beside the labels' at those that have one
+    assert spent == flops.forward(module.shape, *b.input_ids.shape) + heads
 
 
 # ---- specialists
