@@ -14,7 +14,9 @@ from kdlab.errors import UserError
 FORMER = {"policy.chooser": "weigh.policy", "policy": "weigh"}  # former key or group: the one of today; longest first
 # keys that configurations have had since a later version, and the values that older runs had without them
 ADDED = {"data.encoding": "utf-8", "data.max_unknown": None}
-BESIDE = {"data.max_unknown": "min_length"}  # the key of the same group without which such a key does not stand: of text
+BESIDE = {
+    "data.max_unknown": "min_length"
+}  # the key of the same group without which such a key does not stand: of text
 # an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on
 _OVERRIDE = re.compile(r"(\+\+|\+|~)?([A-Za-z_][\w.]*)(.*)", re.DOTALL)
 _printed: set[str] = set()
@@ -81,7 +83,7 @@ def _with_added(config: dict[str, Any]) -> dict[str, Any]:
     for name, value in ADDED.items():
         group, _, below = name.rpartition(".")
         keys = config.get(group)
-        if isinstance(keys, dict) and below not in keys and BESIDE.get(name, next(iter(keys), None)) in keys:
+        if isinstance(keys, dict) and below not in keys and (name not in BESIDE or BESIDE[name] in keys):
             config = {**config, group: {**config[group], below: value}}
     return config
 

@@ -16,6 +16,7 @@ from tests.conftest import tiny_config, tiny_tokenizer, write_task, write_teache
 from tests.end_to_end.test_bad_input import assert_refused
 from tests.support.runs import ChildResult, call, run_folder, tiny_task
 
+UNTRAINED = ["knowledge=tinybert", "knowledge.terms.head.weight=0"]  # TinyBERT as published: no classifier at first
 # what is wrong, and what the line must say
 WRONG = {
     "unknown task": (["data.task=sst3"], ["data.task", "sst2"]),
@@ -39,6 +40,17 @@ WRONG = {
     "a phase of nothing": (["knowledge=tinybert", "knowledge.phases=[0]"], ["knowledge."]),
     "a time when nothing is learnt": (["knowledge=tinybert", "knowledge.terms.soft.since=0.95"], ["no term counts"]),
     "labels on something": (["knowledge.labels_on=al"], ["knowledge.labels_on", "all"]),
+    "a classifier of random weights": (["select=entropy", *UNTRAINED], ["select.arms.entropy", "random weights", "0.87"]),
+    "an observed loss of random weights": (
+        ["select=adads", *UNTRAINED, *(f"~select.arms.{arm}" for arm in ("entropy", "margin", "least_confidence", "certainty"))],
+        ["select.observe=task", "random weights"],
+    ),
+    "a later arm of random weights": (
+        ["select=schedule", "select.policy.stages=[density,margin]", "select.policy.at=[0.5]", *UNTRAINED], ["arms.margin"]
+    ),
+    "uncertainty of random weights": (["adopt=hard", "teachers=pair_demo", *UNTRAINED], ["adopt.arms.hard"]),
+    "a head of hidden states": (["knowledge=tinybert", "knowledge.terms.hidden.trains=head"], ["reads no logits"]),
+    "a part that no term trains": (["knowledge.terms.soft.trains=pooler"], ["trains", "head"]),
     "no layer map": (["knowledge=pkd", "knowledge.terms.patient.term.layers=skipp"], ["skip"]),
     "layers that the teacher lacks": (["knowledge=pkd", "knowledge.terms.patient.term.layers=[9]"], ["layers"]),
     "augmentation that labels alone cannot use": (["+augment=tinybert", "knowledge=labels"], ["data.augment", "labels"]),

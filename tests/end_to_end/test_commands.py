@@ -288,11 +288,23 @@ def test_the_published_scale_is_composed_and_valid():
     assert config.student.freeze == ["position_embeddings"] and config.select.ratio == 0.1
 
 
+def test_the_script_of_distilbert_has_one_name():
+    """Its defaults (distiller.py, lm_seqs_dataset.py): restrict_ce_to_mask off, group_by_size on, half [UNK] dropped."""
+    for scale in ("demo", "paper"):
+        config = checked(composition(["+exp=distilbert", f"scale={scale}"])[0])
+        assert config.knowledge.ce_on == "all" and config.knowledge.terms["soft"].at == "all"
+        assert (config.data.order, config.data.masking, config.data.max_unknown) == ("length", "rare", 0.5)
+        assert config.select.ratio == 1
+        assert {n: t.weight for n, t in config.knowledge.terms.items()} == {"soft": 5.0, "label": 2.0, "cosine": 1.0}
+    assert config.data.batch_size * config.trainer.accumulate == 250 and config.trainer.max_epochs == 3
+    assert checked(composition(["+exp=adads_pretrain", "scale=paper"])[0]).data.max_unknown is None
+
+
 def test_the_defaults_of_adads_are_the_stated_ones():
     composed, _ = composition(["+exp=adads_pretrain", "scale=paper"])
     select = checked(composed).select
     assert (select.policy["alpha"], select.policy["epsilon"], select.reward["window"]) == (0.1, 0.1, 5)
-    assert (select.evaluation_rows, select.interval) == (256, 10)
+    assert (select.evaluation_rows, select.interval) == (256, 15)  # 7 % of the rows on one GPU
     assert list(select.arms) == ["entropy", "margin", "least_confidence", "certainty", "cluster", "density"]
 
 

@@ -3,8 +3,8 @@
 Where each number comes from (METHODS.md; A is AdaDS, D Dynamic KD, T DeKD):
 
 - section 1, selection: ratio 0.1 of A's tables; the strategies under their papers' names.
-- section 2, AdaDS: six arms (no random); alpha 0.1, epsilon 0.1, K 5, M 256, interval 10 are ours, stated there, for A
-  does not print them; the observation is the task's own loss, it queries no teacher.
+- section 2, AdaDS: six arms (no random); alpha 0.1, epsilon 0.1, K 5, M 256 are ours, stated there, for A does not print
+  them; the interval follows from its speed-up; the observation is the task's own loss, it queries no teacher.
 - section 3, fine-tuning: lr 2e-5, batch 32, AdamW, 10 % linear warm-up, length 128 (D); 5 epochs (A; D takes 3);
   lambda 0.5, tau 1 (D); the student is the first 6 layers of BERT-base; the teacher BERT-base, lr 2e-5, 3 epochs (D).
 - section 5, augmentation: x20 (D). Replacement probability 0.4 and 15 candidates are TinyBERT's (Jiao et al. 2020,
@@ -30,6 +30,7 @@ from kdlab.config.schema import Config, checked
 from kdlab.errors import UserError
 from kdlab.methods.knowledge import layer_maps
 from kdlab.methods.ksm.module import KSM
+from kdlab.models import flops
 from kdlab.models.student import pick_layers
 from kdlab.stages.registry import stage_of
 from kdlab.stages.validation import check
@@ -92,7 +93,22 @@ def test_its_bandit_has_the_stated_settings():
     assert list(select.arms) == ["entropy", "margin", "least_confidence", "certainty", "cluster", "density"]
     assert select.policy == {"_target_": "kdlab.methods.selection.policies.Online", "alpha": 0.1, "epsilon": 0.1}
     assert select.reward == {"_target_": "kdlab.methods.selection.rewards.LossDecay", "window": 5}
-    assert (select.evaluation_rows, select.interval, select.observe) == (256, 10, "task")
+    assert (select.evaluation_rows, select.observe) == (256, "task")
+
+
+def test_its_selector_observes_as_few_rows_as_its_speed_up_implies():
+    """AdaDS Table 1: 3.4x with 6 of 12 layers at ratio 0.1, by Eq. 12 with n_eval M of the rows of an epoch."""
+    config, bert = paper(), flops.cost(flops.BERT_6_LAYERS, flops.BERT_BASE)
+
+    def speed_up(interval: int) -> float:
+        return bert.vanilla() / bert.adads(0.1, 1, config.select.evaluation_rows, interval * config.data.batch_size)
+
+    assert round(speed_up(config.select.interval), 1) == 3.4
+    assert round(speed_up(10), 1) == 2.3  # 80 % of the rows
+    assert round(config.select.evaluation_rows / (config.select.interval * config.data.batch_size), 2) == 0.07
+    text = checked(composition(["+exp=adads_pretrain", "scale=paper"])[0])
+    rows = text.data.batch_size * text.trainer.accumulate  # of a step on one GPU
+    assert round(text.select.evaluation_rows / (text.select.interval * rows), 2) == 0.07
 
 
 def test_vanilla_kd_is_half_labels_half_teacher_at_temperature_one():
@@ -137,6 +153,8 @@ def test_tinybert_learns_intermediate_layers_for_20_epochs_then_predictions_for_
     (change,) = config.knowledge.phases
     assert change == pytest.approx(20 / 23, abs=5e-4)
     counted = {name: t for name, t in config.knowledge.terms.items() if t.weight > 0}
+    head = counted.pop("head")  # ours: selection reads the classifier
+    assert (function_of(head.term), head.trains, head.since, head.until) == ("label_loss", "head", 0.0, change)
     first = {name: t for name, t in counted.items() if t.since == 0}
     second = {name: t for name, t in counted.items() if t.since > 0}
     assert {name: (t.weight, function_of(t.term), t.until) for name, t in first.items()} == {

@@ -1,4 +1,4 @@
-"""kdlab.callbacks.select: strategies get the labels that they declare, and nothing in their place."""
+"""kdlab.callbacks.select: the evidence of strategies, and the forward that it comes from."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
 from kdlab.methods.marks import needs
+from kdlab.methods.selection import strategies
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.strategies import Ensemble
+from kdlab.models import flops
 from kdlab.types import Batch, Evidence, Plan
 from tests.unit.modules import test_student, test_student_tasks
 from tests.unit.modules.test_student_tasks import label as LABEL
@@ -108,3 +110,64 @@ def assert_evidence(log: list[Evidence], batch: Batch, *fields: str) -> None:
                 assert evidence.mask is not None
                 expected = batch.labels[row][batch.labels[row] != -100]
                 assert labels[evidence.mask[number]].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_rows_are_selected_by_labels_though_nothing_is_declared(stage):
+    """Row numbers in the place of labels would keep rows 3 to 5."""
+
+    def negated(evidence: Evidence) -> torch.Tensor:
+        assert evidence.labels is not None
+        labels = evidence.labels if evidence.labels.ndim == 1 else evidence.labels[:, 0]
+        return -labels.double()
+
+    batch = selected(negated, stage)
+    assert batch.plan is not None and batch.plan.rows is not None
+    first = batch.labels if batch.labels.ndim == 1 else torch.stack([row[row != -100][0] for row in batch.labels])
+    assert batch.plan.rows.tolist() == first.argsort(stable=True)[:3].sort().values.tolist() != [3, 4, 5]
+
+
+# ---- labels on all rows: the training forward is scored
+
+
+@pytest.mark.parametrize("name", ["entropy", "margin", "density", "ensemble"])
+def test_where_labels_are_on_all_rows_one_forward_trains_and_scores(name, monkeypatch):
+    """The student runs once on the batch; the rows are those of transformers' own logits or states (eval mode)."""
+    module, batch = (
+        test_student_tasks.distiller(test_student_tasks.KNOWLEDGE["response"], labels_on="all"),
+        test_student_tasks.batch(),
+    )
+    with torch.no_grad():
+        given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "output_hidden_states": True}
+        plain = module.student.model(**given)
+    everything = Evidence(rows=batch.rows, logits=plain.logits, features=plain.hidden_states[-1][:, 0])
+    arm = Ensemble([strategies.entropy, strategies.density]) if name == "ensemble" else getattr(strategies, name)
+    expected = arm(everything).argsort(descending=True, stable=True)[:3].sort().values.tolist()
+    forwards: list[int] = []
+    encode = module.student.encode
+    monkeypatch.setattr(module.student, "encode", lambda b, *more: forwards.append(len(b)) or encode(b, *more))
+    with_plan(module, batch, arm)
+    loss = module.training_step(batch, 0)
+    assert forwards == [ROWS]
+    assert module.ledger is not None
+    totals = module.ledger.totals()
+    assert totals["teacher_queries"]["total"] == 3
+    head = 0 if name == "density" else flops.classifier_head(module.shape, ROWS, test_student_tasks.CLASSES)
+    assert totals["flops"].get("scoring", 0) == head
+    wanted = module.loss(batch, queried=torch.tensor(expected))
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+    loss.backward()
+
+
+def test_a_random_draw_needs_no_forward_there_either():
+    module, batch = test_student_tasks.distiller({"label": LABEL}, labels_on="all"), test_student_tasks.batch()
+    with_plan(module, batch, strategies.random)
+    assert batch.plan is not None and batch.plan.select is None and batch.plan.rows is not None
+
+
+def with_plan(module: Any, batch: Batch, arm: Any) -> None:
+    module._trainer = SimpleNamespace(global_step=0, precision_plugin=Precision())
+    batch.plan = Plan()
+    chooser = ArmSelector("policy", {"arm": arm}, Fixed(["arm"]), 10, 0)
+    chooser.arm = "arm"
+    Select(chooser, 0.5).answer(module, batch, 0)

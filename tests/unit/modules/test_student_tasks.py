@@ -22,6 +22,7 @@ from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
+from kdlab.stages import components
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE, Batch
 from tests.conftest import tiny_config
@@ -288,6 +289,45 @@ def test_rows_that_are_not_real_change_nothing():
         b.real[4:] = False
         torch.testing.assert_close(module.loss(b), wanted, rtol=1e-5, atol=1e-6)
         assert module.ledger.totals()["teacher_queries"]["total"] == 4 + 4
+
+
+# ---- terms that train the head alone
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_term_may_train_the_head_without_a_gradient_into_the_layers(family):
+    head = WeightedTerm(logits.label_loss, 1.5, head_only=True)
+    with_head, without, b = distiller({**TINYBERT, "head": head}, family), distiller(TINYBERT, family), batch()
+    with_head.loss(b).backward()
+    without.loss(b).backward()
+    model = with_head.student.model
+    states = model.base_model(input_ids=b.input_ids, attention_mask=b.attention_mask).last_hidden_state.detach()
+    own = with_head.student.head_parameters()
+    plain = 1.5 * F.cross_entropy(with_head.student.project(states[:, 0]), b.labels)
+    for parameter, grad in zip(own, torch.autograd.grad(plain, own), strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-4, atol=1e-6)
+    names = {id(p) for p in own}
+    for (name, mine), (_, theirs) in zip(
+        model.named_parameters(), without.student.model.named_parameters(), strict=True
+    ):
+        if id(mine) not in names and theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_classifier_is_trained_while_tinybert_learns_intermediate_layers():
+    """Entropy and AdaDS's observation read it: its logits change, beyond what the layers below do to them."""
+    config = checked(composition(["+exp=adads_finetune", "knowledge=tinybert"])[0])
+    module, b = distiller(components.terms(config.knowledge)), batch()
+    optimizer = torch.optim.AdamW(at(module, 0).parameters(), lr=1e-3)
+    classifier = module.student.model.classifier.weight
+    before, losses = classifier.detach().clone(), []
+    for _ in range(40):
+        optimizer.zero_grad()
+        module.loss(b).backward()
+        optimizer.step()
+        losses.append(float(module.losses["head"]))
+    assert float((classifier.detach() - before).abs().max()) > 1e-3
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_the_report_adds_up_to_the_loss():

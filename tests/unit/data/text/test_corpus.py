@@ -256,3 +256,18 @@ def test_tokens_are_the_rows_of_the_arrow_file_over_all_its_chunks(tmp_path):
     again = pickle.loads(pickle.dumps(found))
     assert len(found) == 25 and found.lengths.tolist() == [len(r) for r in rows]
     assert [found[i].tolist() for i in range(25)] == rows == [again[i].tolist() for i in range(25)]
+
+
+def test_sequences_of_half_unknown_tokens_are_dropped_where_that_is_asked(tokenizer, tmp_path):
+    """DistilBERT's script keeps a sequence if fewer than half of its tokens, [CLS] and [SEP] included, are [UNK]."""
+    known, half, less = words(6), " ".join(["zz"] * 4 + WORDS[:2]), " ".join(["zz"] * 3 + WORDS[:3])  # 8 tokens each
+    source = Texts([known, half, less, half, *[words(6, start) for start in range(30)]])
+    for name, share in (("all", None), ("known", 0.5)):
+        (tmp_path / name).mkdir()
+        prepare(source, tokenizer, tmp_path / name, min_length=3, max_length=16, seed=0, max_unknown=share)
+    kept = {
+        name: sorted(sum((rows(tmp_path / name, split) for split in corpus.SPLITS), [])) for name in ("all", "known")
+    }
+    assert len(kept["all"]) == 34 and [number for number, _ in kept["all"]] == list(range(34))
+    assert kept["known"] == [(number, row) for number, row in kept["all"] if number not in (1, 3)]
+    assert read_stats(tmp_path / "known").unknown == 2 and read_stats(tmp_path / "all").unknown == 0

@@ -72,3 +72,14 @@ def test_what_is_not_finite_is_not_taken(bad):
 def test_wrong_window(window):
     with pytest.raises(UserError, match="window=.*: a whole number, at least 2"):
         LossDecay(window)
+
+
+def test_after_a_restart_no_difference_reaches_back():
+    """A loss of another scale (12 in one phase, 1 in the next) is no progress: two speeds of the new one come first."""
+    reward, again = LossDecay(2), LossDecay(2)
+    for value in (12.0, 11.5, 11.25):
+        reward.observe(value)
+    reward.restart()
+    assert [reward.observe(value) for value in (1.0, 0.5, 0.25)] == [(None, None), (0.5, None), (0.25, -0.25)]
+    again.load_state_dict(reward.state_dict())
+    assert again.observe(0.125) == reward.observe(0.125) == (0.125, -0.125)
