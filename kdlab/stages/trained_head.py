@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits
 from kdlab.methods.marks import marks_of, members_of
-from kdlab.models import loading
+from kdlab.models import head_keys, loading
 from kdlab.runtime.seeding import generator
 from kdlab.stages import ksm_training
 from kdlab.stages.base import Stage
@@ -21,7 +21,7 @@ def untrained_until(stage: Stage) -> float:
         return 0.0
     if path is not None:
         config, labels = loading.load_config(path), inputs.shape.labels or ("score",)  # pyright: ignore
-        if loading.has_head(path, config, inputs.head.model_class) and loading.labels_of(config) == labels:
+        if head_keys.has_head(path, config, inputs.head.model_class) and loading.labels_of(config) == labels:
             return 0.0
     return min((w.since for w in inputs.terms().values() if on_logits(w.term)), default=1.0)
 
