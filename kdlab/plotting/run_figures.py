@@ -110,7 +110,7 @@ def _result(path: Path) -> dict[str, Any]:
 def _total_steps(result: Mapping[str, Any], selector: Sequence[Row], metrics: Sequence[Row]) -> float:
     """The end of the x axis: the run's last step, or the end of the tables of an unfinished run."""
     steps = result.get("steps")
-    if isinstance(steps, int | float) and steps > 0:
+    if isinstance(steps, int | float) and 0 < steps < 1e15:
         return float(steps)
     return max([float(row["step"]) for row in metrics] + [float(row["step"]) + 1 for row in selector], default=0.0)
 
@@ -122,7 +122,7 @@ def _about(result: Mapping[str, Any]) -> str:
     words = [str(result["name"])] if result.get("name") else []
     if select.get("name"):
         words.append(f"select={select['name']}")
-    if isinstance(select.get("ratio"), int | float):
+    if isinstance(select.get("ratio"), int | float) and 0 < select["ratio"] <= 1:
         words.append(f"{100 * select['ratio']:g} % of the rows query the teacher")
     if result.get("scale"):
         words.append(f"scale={result['scale']}")

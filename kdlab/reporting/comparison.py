@@ -172,7 +172,7 @@ def _kind(group: Group, ratio: float) -> int | None:
     run = group.one
     if run.ratio < 1:
         return RANDOM if run.select == "random" and run.ratio == ratio else None
-    if run.queries == 0:
+    if not run.taught:
         return None
     policy = (run.result.get("policy") or {}).get("name", "fixed")
     one_teacher = run.result.get("adopt", "single") == "single"

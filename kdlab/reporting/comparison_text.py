@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
 from collections.abc import Sequence
@@ -11,15 +9,19 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from kdlab.errors import one_line
 from kdlab.reporting import statistics
 from kdlab.reporting.comparison import DEFAULT, Comparison, ComparisonLine, compare
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.statistics import Paired
+from kdlab.runs import costs
+from kdlab.runs.costs import RunCost
 from kdlab.runs.summary import si
+from kdlab.storage.escaping import csv_table, markdown_text
 from kdlab.storage.files import atomic_write_text
 
 FEW = 10  # from this many seeds on, the power of the test is not printed
-GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs")
+GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs", "total queries", "total FLOPs")
 SAME = ("task", "knowledge", "policy", "adopt", "select", "ratio")
 TEST = ("group", "baseline", "common seeds", "difference", "95 % interval", "p", "Holm p")
 
@@ -53,15 +55,17 @@ def print_comparison(
 
 def to_stderr(line: str) -> None:
     """Print a message to standard error, so that the tables can be piped."""
-    print(f"kdlab: {line}", file=sys.stderr)
+    print(f"kdlab: {one_line(line)}", file=sys.stderr)
 
 
 def text(comparison: Comparison, markdown: bool = False) -> str:
     """Tables of the groups and of their tests, and the smallest difference such tests detect; optionally as Markdown.
 
-    Losses are printed unscaled, scores times 100.
+    Losses are printed unscaled, scores times 100. Names are escaped for a terminal or for Markdown.
     """
-    parts = [f"{'### ' if markdown else ''}{comparison.task}: {comparison.described}", ""]
+    task = one_line(comparison.task)
+    title = f"### {markdown_text(task)}" if markdown else task
+    parts = [f"{title}: {comparison.described}", ""]
     parts.append(_grid(GROUP, [_group(comparison, line) for line in comparison.lines], markdown))
     tests = [tested_cells(comparison, line) for line in comparison.lines if line.baseline]
     parts += ["", _grid(TEST, tests, markdown) if tests else "one group alone: nothing to compare it with"]
@@ -79,7 +83,14 @@ def _group(comparison: Comparison, line: ComparisonLine) -> list[str]:
         *(f"{shown(comparison, row[which])} (seed {row[f'{which}_seed']})" for which in ("best", "worst")),
         f"{row['queries']:,.0f}",
         si(row["flops"]),
+        *total_cells(line.group.total),
     ]
+
+
+def total_cells(cost: RunCost) -> tuple[str, str]:
+    """Queries and FLOPs with preparation; ">=" where a part of it recorded no cost."""
+    least = "" if cost.measured else ">="
+    return f"{least}{cost.queries:,.0f}", f"{least}{si(cost.flops)}"
 
 
 def tested_cells(comparison: Comparison, line: ComparisonLine) -> list[str]:
@@ -135,7 +146,17 @@ def power(comparison: Comparison) -> str:
 def notes(comparisons: Sequence[Comparison], baseline: str | None = None) -> list[str]:
     """Sentences that explain the columns of the tables."""
     tests = sum(len(one.tested) for one in comparisons)
-    lines = ["std: sample standard deviation over seeds; queries (rows that a teacher answered) and FLOPs: means"]
+    groups = [line.group for one in comparisons for line in one.lines]
+    lines = [
+        "std: sample standard deviation over seeds; queries (rows that a teacher's forward answered) and FLOPs: means of the "
+        "runs themselves; total: with all that was trained for them before (teachers, assistants, KSM episodes), which runs may share"
+    ]
+    if not all(group.total.measured for group in groups):
+        lines.append(">=: a part of the preparation recorded no cost")
+    if any(group.cached for group in groups):
+        lines.append(
+            "a teacher cache answered rows of these runs: such rows are in no cost here, and --csv counts them (cached)"
+        )
     if any(line.baseline for one in comparisons for line in one.lines):
         choice = f"by default {DEFAULT}; --baseline takes another" if baseline is None else f"--baseline {baseline!r}"
         lines += [
@@ -152,7 +173,9 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) ->
     names = {"group", "baseline"}
     if markdown:
         rule = ["---" if name in names else "---:" for name in head]
-        return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (head, rule, *rows))
+        body = [head, *([markdown_text(cell) for cell in line] for line in rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (body[0], rule, *body[1:]))
+    rows = [[one_line(cell) for cell in line] for line in rows]
     widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
     lines = []
     for line in (head, *rows):
@@ -162,12 +185,8 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) ->
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV with all digits, in the metric's own unit (scores are not times 100)."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    """Rows as CSV with all digits, in the metric's own unit (scores are not times 100), safe for spreadsheets."""
+    return csv_table(list(rows[0]), rows)
 
 
 def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -176,7 +195,7 @@ def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _run_row(run: Run) -> dict[str, Any]:
-    result, scores, ledger = run.result, run.result["metrics"], run.result["ledger"]
+    result, scores = run.result, run.result["metrics"]
     name, policy = "score" if "score" in scores["student"] else "accuracy", result.get("policy") or {}
     values = (run.task, result.get("knowledge"), policy.get("name"), result.get("adopt"), run.select, run.ratio)
     return {
@@ -187,9 +206,21 @@ def _run_row(run: Run) -> dict[str, Any]:
         "loss": scores["student"].get("loss"),
         "score": scores["student"].get(name),
         "teacher_score": scores.get("teacher", {}).get(name),
-        "teacher_queries": run.queries,
-        "flops": ledger["flops"]["total"],
-        "seconds": ledger["seconds"].get("training"),
+        "teacher_queries": run.own.queries,
+        "cached": costs.cached(result),
+        "flops": run.own.flops,
+        "seconds": run.own.seconds,
+        **_with_preparation(run.total, "teacher_queries"),
+    }
+
+
+def _with_preparation(total: RunCost, queries: str = "queries") -> dict[str, Any]:
+    """Columns of the cost with preparation; `preparation_measured`: false where they are lower bounds."""
+    return {
+        f"total_{queries}": total.queries,
+        "total_flops": total.flops,
+        "total_seconds": total.seconds,
+        "preparation_measured": total.measured,
     }
 
 
@@ -197,7 +228,7 @@ def numbers(comparison: Comparison, line: ComparisonLine) -> dict[str, Any]:
     """All numbers of a group, by column; `seeds` in one cell, costs as means over seeds."""
     order = sorted(line.values.items(), key=lambda one: one[1], reverse=not comparison.lower)
     values = [value for _, value in order]
-    ledgers = [run.result["ledger"] for run in line.group.runs.values()]
+    own, total = line.group.own, line.group.total
     pair = line.found
     return {
         "task": comparison.task,
@@ -211,8 +242,11 @@ def numbers(comparison: Comparison, line: ComparisonLine) -> dict[str, Any]:
         "best_seed": order[0][0],
         "worst": values[-1],
         "worst_seed": order[-1][0],
-        "queries": fmean(ledger["teacher_queries"]["total"] for ledger in ledgers),
-        "flops": fmean(ledger["flops"]["total"] for ledger in ledgers),
+        "queries": own.queries,
+        "cached": line.group.cached,
+        "flops": own.flops,
+        "seconds": own.seconds,
+        **_with_preparation(total),
         "baseline": line.baseline.name if line.baseline else None,
         "common_seeds": (pair.pairs if pair else 0) if line.baseline else None,
         "difference": pair.difference if pair else None,

@@ -20,7 +20,7 @@ from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import Row as LogRow
 from kdlab.plotting.run_tables import arms_in, rows_of, window_shares
 from kdlab.reporting.statistics import pareto_front
-from kdlab.reporting.tables import TableRow, TaskTable
+from kdlab.reporting.tables import CostCells, TableRow, TaskTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,24 +35,24 @@ Notify = Callable[[str], None]
 
 
 def scores(table: TaskTable, against: str) -> Figure | None:
-    """The groups' means against their `queries` or `flops`, with one standard deviation, and the Pareto front.
+    """The groups' means against their `queries` or `flops` with preparation, with one standard deviation, the cost of the
+    runs alone as the end of a line, and the Pareto front by the cost with preparation.
 
-    Groups that asked no teacher are a level where queries are counted. None where fewer than two groups are to be seen.
+    Groups without a teacher are a level where queries are counted. None where fewer than two groups are to be seen.
     """
     scale = _scale(table.comparison.lower)
-    seen = [row for row in table.rows if _cost(row, against) > 0]
+    seen = [row for row in table.rows if against == "flops" or row.taught]
     apart = [row for row in table.rows if row not in seen]
     if len(seen) < 2:
         return None
     names = list(dict.fromkeys(row.group.one.select for row in seen))
     hue = pictures.colours(names)
     figure, axes = _panel({pictures.shown(name): hue[name] for name in names})
-    points = [(_cost(row, against), row.mean) for row in seen]
+    points = [(_cost(row, against).total or 0.0, row.mean) for row in seen]
     sign = -1 if table.comparison.lower else 1
     best = pareto_front([(cost, sign * mean) for cost, mean in points])
-    axes.set_xscale("log")
     x, y = np.array([points[i] for i in best]).T
-    far = max(cost for cost, _ in points) * 1.6
+    far = _cost_axis(axes, [cost for cost, _ in points], [_cost(row, against).value or 0.0 for row in seen])
     axes.plot(
         [*x, far], scale * np.array([*y, y[-1]]), drawstyle="steps-post", color=pictures.FAINT, linewidth=1.2, zorder=1
     )
@@ -61,6 +61,9 @@ def scores(table: TaskTable, against: str) -> Figure | None:
         colour = hue[row.group.one.select]
         if row.std is not None:
             axes.errorbar(cost, scale * mean, scale * row.std, ecolor=colour, elinewidth=1, capsize=2, zorder=2)
+        alone = _cost(row, against).value or 0.0
+        if alone < points[i][0]:
+            axes.plot([alone, cost], [scale * mean] * 2, color=colour, linewidth=1, marker="|", markevery=[0], zorder=2)
         face = colour if i in best else "white"
         axes.plot(cost, scale * mean, "o", markersize=7, color=colour, markerfacecolor=face, zorder=3)
     named: dict[tuple[float, float], list[int]] = {}  # groups that lie on one another share a label
@@ -73,10 +76,7 @@ def scores(table: TaskTable, against: str) -> Figure | None:
         axes.axhline(scale * row.mean, color=pictures.FAINT, linewidth=1, linestyle=(0, (4, 3)))
         where = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "color": pictures.FAINT}
         axes.text(0.005, scale * row.mean, f"{row.number}", va="bottom", **where)
-    low = min(cost for cost, _ in points)
-    axes.set_xlim(low / 1.6, far)
-    _counts(axes)
-    axes.set_xlabel("teacher queries" if against == "queries" else "model FLOPs")
+    axes.set_xlabel(f"{'teacher queries' if against == 'queries' else 'model FLOPs'}, with preparation")
     axes.set_ylabel(table.comparison.unit).set_parse_math(False)
     return figure
 
@@ -113,7 +113,8 @@ def ratios(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure | None:
 
 
 def learning(table: TaskTable, rows: Sequence[TableRow], against: str) -> Figure | None:
-    """The metric along the training of the groups `rows`, against optimizer "step"s or teacher "queries".
+    """The metric along the training of the groups `rows`, against optimizer "step"s or teacher "queries", which begin at
+    those of the preparation.
 
     Mean over the seeds at the steps that all of them were evaluated at, one standard deviation as a band; full data is
     dashed, and not alone beside other groups. None where no group was evaluated twice, or queries are counted and none
@@ -149,7 +150,7 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str) -> Figure
         at.sort()
         for (_, number), place in zip(at, pictures.apart([height for height, _ in at], 0.045), strict=True):
             axes.text(end + 0.01, place, f"{number}", **look)
-    axes.set_xlabel("teacher queries" if against == "queries" else "optimizer steps")
+    axes.set_xlabel("teacher queries, with preparation" if against == "queries" else "optimizer steps")
     axes.set_ylabel(table.comparison.unit).set_parse_math(False)
     return figure
 
@@ -201,7 +202,7 @@ def schedule(row: TableRow, notify: Notify) -> Figure | None:
 
 
 def _along(table: TaskTable, row: TableRow, against: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Steps or queries (n,) of a group's evaluations; the metric's mean (n,) and standard deviation (n,) over seeds."""
+    """Steps, or queries with preparation, (n,) of a group's evaluations; the metric's mean (n,) and standard deviation (n,) over seeds."""
     each = [{one.step: one for one in table.curves[run.folder]} for run in row.group.runs.values()]
     each = [known for known in each if known]
     steps = sorted(set.intersection(*map(set, each))) if each else []
@@ -209,7 +210,8 @@ def _along(table: TaskTable, row: TableRow, against: str) -> tuple[np.ndarray, n
     queries = np.array([[known[step].queries for step in steps] for known in each])
     if len(steps) < 2 or (against == "queries" and not queries.max() > 0):
         return None
-    x = queries.mean(axis=0) if against == "queries" else np.array(steps)
+    before = row.group.total.queries - row.group.own.queries
+    x = before + queries.mean(axis=0) if against == "queries" else np.array(steps)
     return x, values.mean(axis=0), values.std(axis=0, ddof=1) if len(each) > 1 else np.zeros(len(steps))
 
 
@@ -228,14 +230,31 @@ def _decisions(run: Any, notify: Notify) -> tuple[Sequence[LogRow], float] | Non
     return rows, total if math.isfinite(total) else float(rows[-1]["step"]) + 1
 
 
-def _cost(row: TableRow, against: str) -> float:
-    return row.queries.value if against == "queries" else row.flops.value
+def _cost(row: TableRow, against: str) -> CostCells:
+    return row.queries if against == "queries" else row.flops
+
+
+def _cost_axis(axes: Axes, totals: Sequence[float], alone: Sequence[float]) -> float:
+    """Scale the x axis to costs, logarithmic, with a place for 0 where a cache or another run paid all; its right end."""
+    costs = [*totals, *alone]
+    low = min((cost for cost in costs if cost > 0), default=1.0)
+    far = max(*costs, low) * 1.6
+    if min(costs) > 0:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.6, far)
+        _counts(axes)
+        return far
+    decade = 10.0 ** math.floor(math.log10(low))
+    axes.set_xscale("symlog", linthresh=decade, linscale=0.5)
+    axes.set_xlim(-decade / 4, far)
+    _counts(axes, zero=True)
+    return far
 
 
 def _apart(costs: Sequence[float]) -> list[float]:
-    """Costs to draw at: equal ones side by side, so that no bar hides another."""
+    """Costs to draw at: equal ones side by side, so that no bar hides another; at 0 they stay."""
     places = list(costs)
-    for cost in set(costs):
+    for cost in {*costs} - {0.0}:
         same = [i for i, other in enumerate(costs) if abs(other / cost - 1) < 0.01]
         for rank, i in enumerate(same):
             places[i] = costs[i] * 1.1 ** (rank - (len(same) - 1) / 2)
@@ -287,12 +306,13 @@ def _named(name: str) -> str:
     return name.lstrip("_") or "-"  # matplotlib leaves out names that begin with an underscore
 
 
-def _counts(axes: Axes) -> None:
-    """Counts on a logarithmic axis, as 1.5 k, at few places."""
+def _counts(axes: Axes, zero: bool = False) -> None:
+    """Counts on a logarithmic axis, as 1.5 k, at few places; `zero`: and at 0."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 300 else (1, 2, 5), numticks=8))
+    if not zero:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 300 else (1, 2, 5), numticks=8))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.tick_params(axis="x", which="minor", length=0)

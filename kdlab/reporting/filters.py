@@ -68,5 +68,5 @@ def _same(value: Any, required: str) -> bool:
     read = _read(required)
     try:
         return float(value) == float(read)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return str(value) in (required.strip(), str(read))

@@ -14,6 +14,7 @@ from typing import Any
 
 from kdlab.data.tasks.registry import Task
 from kdlab.reporting.papers import numbers_with
+from kdlab.storage.escaping import markdown_text
 
 RESULTS = "glue.json"  # in a suite's folder: what the table was made of
 TABLE4 = {"paper": "adads", "table": "4"}
@@ -165,7 +166,7 @@ def markdown(scoreboard: Scoreboard) -> str:
             f"{cell} ± {std}" if std != "-" else cell
             for cell, std in zip(_cells(scoreboard, line.scores, line.average), spread, strict=True)
         ]
-        lines.append(f"| {' | '.join([line.name, *cells])} |")
+        lines.append(f"| {' | '.join([markdown_text(line.name), *cells])} |")
     for line in scoreboard.published:
         cells = _cells(scoreboard, line.scores, line.average)
         lines.append(f"| {' | '.join([f'AdaDS Table 4: {line.name}', *cells])} |")

@@ -95,7 +95,10 @@ def _best(suite: Path, notify: Callable[[str], None]) -> dict[str, Path]:
     for name in GLUE:
         runs = sorted(folder for folder in (suite / name).glob("seed=*") if status(folder) == "finished")
         if runs:
-            scores = {folder: finished_result(folder)["metrics"]["student"]["score"] for folder in runs}
+            scores = {
+                folder: finished_result(folder, "metrics.student.score")["metrics"]["student"]["score"]
+                for folder in runs
+            }
             best[name] = max(runs, key=scores.__getitem__)
             notify(f"{TASKS[name].title}: {best[name].name} answers, the best on dev of {len(runs)} ({100 * scores[best[name]]:.2f})")  # fmt: skip
     if not best:

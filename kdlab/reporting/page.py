@@ -7,9 +7,7 @@ itself scripts and requests (its Content-Security-Policy); Markdown has them as 
 from __future__ import annotations
 
 import base64
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from kdlab.reporting.papers import PAPERS, PublishedNumber
 from kdlab.reporting.statistics import ALPHA
 from kdlab.reporting.tables import BELOW, BEST, GAP, WORST, CostCells, TableRow, TaskTable, overview
 from kdlab.runs.summary import duration, si
+from kdlab.storage.escaping import markdown_code, markdown_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,10 +107,12 @@ def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
         "Holm p": "-" if holm is None else p_value(holm),
         "best (seed)": f"{shown(comparison, row.best[0])} ({row.best[1]})",
         "worst (seed)": f"{shown(comparison, row.worst[0])} ({row.worst[1]})",
-        "queries": _cost(row.queries, f"{row.queries.value:,.0f}"),
-        "FLOPs": _cost(row.flops, si(row.flops.value)),
-        "time": "-" if math.isnan(row.seconds.value) else _cost(row.seconds, duration(row.seconds.value)),
+        **_costs("queries", row.queries, lambda value: f"{value:,.0f}"),
+        "cached": f"{row.group.cached:,.0f}" if row.group.cached else "-",
+        **_costs("FLOPs", row.flops, si),
+        **_costs("time", row.seconds, duration),
         "full data, same FLOPs": "-" if row.same_cost is None else shown(comparison, row.same_cost),
+        "full data, same total FLOPs": "-" if row.same_total is None else shown(comparison, row.same_total),
         "published": "; ".join(map(_printed, row.published)) or "-",
     }
 
@@ -119,12 +120,20 @@ def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
 def columns(table: TaskTable) -> list[str]:
     """The columns that say something of at least one row, and those that every table has."""
     every = [cells(table, row) for row in table.rows]
-    optional = {"difference", "Holm p", "full data, same FLOPs", "published"}
+    optional = {"difference", "Holm p", "cached", "full data, same FLOPs", "full data, same total FLOPs", "published"}
     return [name for name in every[0] if name not in optional or any(row[name] != "-" for row in every)]
 
 
-def _cost(cost: CostCells, text: str) -> str:
-    return text if cost.gain is None else f"{text} ({cost.gain:.3g}x)"
+def _costs(name: str, cost: CostCells, text: Callable[[float], str]) -> dict[str, str]:
+    """Cells of a cost, alone and with preparation."""
+    least = "" if cost.measured else "≥ "
+    return {name: _cost(cost.value, cost.gain, text), f"total {name}": _cost(cost.total, cost.total_gain, text, least)}
+
+
+def _cost(value: float | None, gain: float | None, text: Callable[[float], str], least: str = "") -> str:
+    if value is None:
+        return "-"
+    return least + text(value) + ("" if gain is None else f" ({gain:.3g}x)")
 
 
 def _printed(row: PublishedNumber) -> str:
@@ -139,7 +148,7 @@ def headlines(table: TaskTable) -> list[str]:
     """Sentences above a table: for each ratio the best and the worst group, and random selection."""
     said = []
     for ratio in dict.fromkeys(row.ratio for row in table.rows):
-        peers = [row for row in table.rows if row.ratio == ratio and row.queries_teacher]
+        peers = [row for row in table.rows if row.ratio == ratio and row.taught]
         if not peers:
             continue
         best, worst = peers[0], peers[-1]
@@ -169,12 +178,23 @@ def explained(report: ReportPage) -> list[str]:
     """Sentences that explain the report."""
     said = notes([table.comparison for table in report.tables], report.baseline)
     said += [
-        f"best, worst: by the mean, among the groups that ask a teacher at the same ratio; {BELOW}: a lower mean than the "
+        f"best, worst: by the mean, among the groups with a teacher at the same ratio; {BELOW}: a lower mean than the "
         "group that differs in nothing but random selection, whether or not that is more than chance",
-        "queries, FLOPs, time: means over seeds; in brackets how many times less than distillation on all data in as many "
-        "steps, by the ledger of the same run (time: only where trainer.probes measured it); time is that of training",
+        "queries, FLOPs, time: means over seeds of the runs themselves; in brackets how many times less than distillation on "
+        "all data in as many steps, by the ledger of the same run (time: only where trainer.probes measured it); time is that "
+        "of training",
+        "total: with all that was trained for the run before it (teachers, assistants, KSM episodes) as if nothing of it had "
+        "been there; runs may share it. In brackets the same comparison, with the main teacher's preparation on both sides. "
+        "A model given by its path counts as it is",
     ]
-    if any(row.same_cost is not None for table in report.tables for row in table.rows):
+    rows = [row for table in report.tables for row in table.rows]
+    if any(row.group.cached for row in rows):
+        said.append(
+            "cached: rows that a teacher cache answered, without a query; a run with many of them had a dearer one before it"
+        )
+    if not all(row.queries.measured for row in rows):
+        said.append("≥: a part of the preparation recorded no cost")
+    if any(row.same_cost is not None for row in rows):
         said.append(
             "full data, same FLOPs: what the full-data group had reached when it had spent as many FLOPs, by its "
             f"evaluations along the way (between two that are at most {GAP:g} of that cost apart); a run planned to be "
@@ -204,7 +224,7 @@ def html(report: ReportPage) -> str:
     )
     environment.filters |= {"times": lambda name: name.replace(" x 100", " × 100"), "shown": shown}
     tasks, lines = overview(report.tables)
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         report=report,
         mark=MARK,
         version=__version__,
@@ -214,6 +234,7 @@ def html(report: ReportPage) -> str:
         notes=explained(report),
         kinds={BEST: "good", WORST: "bad", BELOW: "bad"},
     )
+    return _written(page)
 
 
 def _section(section: Section) -> dict[str, Any]:
@@ -255,13 +276,13 @@ def _overview(report: ReportPage, rows: Sequence[TableRow | None]) -> list[tuple
 
 def markdown(report: ReportPage) -> str:
     """The tables alone, for a paper's draft or an issue."""
-    parts = [f"<!-- {MARK} -->", f"# {_plain(report.title)}"]
+    parts = [f"<!-- {MARK} -->", f"# {markdown_text(report.title)}"]
     tasks, lines = overview(report.tables)
     if lines:
-        head = ["group", *map(_plain, tasks), "mean"]
+        head = ["group", *map(markdown_text, tasks), "mean"]
         body = [
             [
-                _code(name),
+                markdown_code(name),
                 *(_marked(*cell) for cell in _overview(report, rows)),
                 "-" if mean is None else shown(report.tables[0].comparison, mean),
             ]
@@ -274,21 +295,21 @@ def markdown(report: ReportPage) -> str:
         for row in table.rows:
             said = cells(table, row)
             said["mean ± std"] = _marked(said["mean ± std"], row.marks)
-            rows.append([str(row.number), _code(row.name), *(said[name] for name in names)])
+            rows.append([str(row.number), markdown_code(row.name), *(said[name] for name in names)])
         parts += [
-            f"## {_plain(table.comparison.task)} ({table.comparison.described})",
+            f"## {markdown_text(table.comparison.task)} ({table.comparison.described})",
             _grid(["#", "group", *names], rows),
         ]
-        against = ", ".join(f"{_plain(name)} {value}" for name, value in references(table))
+        against = ", ".join(f"{markdown_text(name)} {value}" for name, value in references(table))
         parts += [f"Beside them: {against}."] if against else []
-        parts.append("\n".join(f"- {_plain(line)}" for line in headlines(table)))
-    parts.append("\n".join(f"- {_plain(line)}" for line in [*report.remarks, *explained(report)]))
+        parts.append("\n".join(f"- {markdown_text(line)}" for line in headlines(table)))
+    parts.append("\n".join(f"- {markdown_text(line)}" for line in [*report.remarks, *explained(report)]))
     if report.left_out:
         parts += [
             "Left out:",
-            "\n".join(f"- {_code(folder)}: {_plain(why)}" for folder, why in report.left_out.items()),
+            "\n".join(f"- {markdown_code(folder)}: {markdown_text(why)}" for folder, why in report.left_out.items()),
         ]
-    return "\n\n".join(parts) + "\n"
+    return _written("\n\n".join(parts) + "\n")
 
 
 def _marked(text: str, marks: Sequence[str]) -> str:
@@ -302,12 +323,6 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
 
 
-def _code(text: str) -> str:
-    """Text as code, in which Markdown reads nothing; a table's cell needs its bars escaped all the same."""
-    return "`" + re.sub(r"\s+", " ", text).replace("`", "'").replace("|", "\\|") + "`"
-
-
-def _plain(text: str) -> str:
-    """Text with everything escaped that Markdown or HTML would read as more."""
-    text = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]#|])", r"\\\1", text)
+def _written(text: str) -> str:
+    """The text as UTF-8 has it: half a surrogate pair, of a folder's name, becomes \\ud800."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

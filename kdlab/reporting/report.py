@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdlab.errors import UserError
+from kdlab.errors import UserError, one_line
 from kdlab.reporting import figures
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.comparison import Comparison, compare
@@ -46,7 +46,7 @@ def write_report(
         report = build_report(paths, paper, conditions, metric, baseline, to_stderr)
         atomic_write_text(table, markdown(report))
         atomic_write_text(out, html(report))
-    print(f"{report.title}; {out} ({out.stat().st_size / 1000:,.0f} kB) and {table}")
+    print(f"{one_line(report.title)}; {out} ({out.stat().st_size / 1000:,.0f} kB) and {table}")
     return 0
 
 
@@ -122,12 +122,16 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
             figures.ratios(members, table.comparison.unit),
             f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
         )
-    front = "The line is the Pareto front: filled points are those that no cheaper group equals. Numbers are the table's rows; bars one standard deviation; what costs the same stands side by side."
+    front = (
+        "Points stand at the cost with preparation, a line to their left ends at the cost of the run alone. The steps are the "
+        "Pareto front by the cost with preparation: filled points are those that no cheaper group equals. Numbers are the "
+        "table's rows; bars one standard deviation; what costs the same stands side by side."
+    )
     add(
         figures.scores(table, "queries"),
-        f"{task}: against teacher queries. {front} Dashed: groups that ask no teacher.",
+        f"{task}: against teacher queries. {front} Dashed: groups without a teacher.",
     )
-    add(figures.scores(table, "flops"), f"{task}: against the FLOPs of all models in the run. {front}")
+    add(figures.scores(table, "flops"), f"{task}: against the FLOPs of all models. {front}")
     along = "along the training, by the evaluations of the runs themselves: mean over seeds, a band of one standard deviation. Numbers are the table's rows"
     for ratio in sorted({row.ratio for row in table.rows if row.ratio < 1} or {1.0}):
         members = [row for row in table.rows if row.ratio in (ratio, 1.0)]
@@ -135,7 +139,7 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
             figures.learning(table, members, "step"),
             f"{task}, ratio {ratio:g}: {along}; dashed: full data.",
         )
-    add(figures.learning(table, [row for row in table.rows if row.queries_teacher], "queries"), f"{task}: {along}.")
+    add(figures.learning(table, [row for row in table.rows if row.taught], "queries"), f"{task}: {along}.")
     for row in table.rows:
         seeds = len(row.group.runs)
         add(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from numbers import Real
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
-from kdlab.runs import finished, folders
+from kdlab.runs import costs, folders, summary
+from kdlab.runs.costs import RunCost
+from kdlab.runs.finished import read_result
+from kdlab.runs.result_schema import LARGEST, LONGEST
+from kdlab.runs.settings_used import NAMED_BY, ROWS, Facts, below, flat, settings_used
 from kdlab.runtime.progress import track
-
-Facts = dict[str, Any]
+from kdlab.storage.escaping import shortened
 
 # settings without influence on what a run learns
 NEUTRAL = (
@@ -25,20 +29,20 @@ NEUTRAL = (
 )  # fmt: skip
 _NEUTRAL_PARTS = tuple(f"{name}." for name in NEUTRAL)
 AGAIN = "made again later"
-_PARTS: dict[str, type] = {"seed": int, "select": dict, "data": dict, "metrics": dict, "ledger": dict}
-_INNER: dict[str, type] = {
-    "select.name": str, "select.ratio": Real, "metrics.student": dict, "ledger.teacher_queries.total": Real,
-    "ledger.flops.total": Real, "ledger.seconds": dict,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its result.json, and its configuration as one flat dict of dotted keys."""
+    """A finished run: its result.json, its configuration as one flat dict of dotted keys, and those of it that it `used`.
+
+    `task`: name of the task, or of the folder or source of the data; of runs on other rows another name.
+    """
 
     folder: Path
     result: Mapping[str, Any]
     facts: Facts
+    used: Facts
+    task: str
 
     @property
     def seed(self) -> int:
@@ -61,32 +65,37 @@ class Run:
         return "all" if self.ratio == 1 else str(self.result["select"]["name"])
 
     @property
-    def queries(self) -> int:
-        """Teacher queries of the run (rows)."""
-        return int(self.result["ledger"]["teacher_queries"]["total"])
+    def taught(self) -> bool:
+        """True if the run has a teacher, by its configuration: also where a cache answered for it and no row was a query."""
+        return summary.taught(self.result)
 
     @property
-    def task(self) -> str:
-        """Name of the task, or of the folder or source of the data."""
-        data = self.result["data"]
-        return str(data.get("task") or (data.get("path") and Path(data["path"]).name) or data["source"])
+    def own(self) -> RunCost:
+        """Cost of the run itself."""
+        return costs.own(self.result)
+
+    @property
+    def total(self) -> RunCost:
+        """Cost of the run with its preparation: teachers, assistants, knowledge selection modules."""
+        return costs.total(self.result)
 
     def learning_facts(self) -> Facts:
-        """The facts that influence the training, without the seed."""
-        return {k: v for k, v in self.facts.items() if k not in NEUTRAL and not k.startswith(_NEUTRAL_PARTS)}
+        """The settings used that influence the training, without the seed."""
+        return {k: v for k, v in self.used.items() if k not in NEUTRAL and not k.startswith(_NEUTRAL_PARTS)}
 
     def seedless_facts(self) -> Facts:
         """`learning_facts`, made equal for all seeds of one command.
 
-        At ratio 1 the settings of the selection mean nothing. A path may name the run's own seed (a student distilled
-        from an assistant of the same seed)."""
-        seed_in_path, facts = re.compile(rf"\bseed={self.seed}(?!\d)"), self.learning_facts()
-        if self.ratio == 1:
-            facts = {key: value for key, value in facts.items() if not _below(key, "select")}
-            facts |= {"select.name": "all", "select.ratio": 1.0}
-        return {
-            key: seed_in_path.sub("seed=*", value) if isinstance(value, str) else value for key, value in facts.items()
-        }
+        A path may name the run's own seed (a student distilled from an assistant of the same seed)."""
+        return self._seedless(self.learning_facts())
+
+    def named_by(self, what: str) -> Facts:
+        """The settings that name the rows or models `what` (a key of `NAMED_BY`), made equal for all seeds."""
+        return self._seedless({k: v for k, v in self.facts.items() if any(below(k, name) for name in NAMED_BY[what])})
+
+    def _seedless(self, facts: Facts) -> Facts:
+        seed = re.compile(rf"\bseed={self.seed}(?!\d)")
+        return {key: seed.sub("seed=*", value) if isinstance(value, str) else value for key, value in facts.items()}
 
     @property
     def key(self) -> str:
@@ -112,12 +121,27 @@ class Group:
         """Any of the runs, for what all of them share."""
         return next(iter(self.runs.values()))
 
+    @property
+    def own(self) -> RunCost:
+        """Mean cost of the runs themselves."""
+        return costs.mean([run.own for run in self.runs.values()])
+
+    @property
+    def total(self) -> RunCost:
+        """Mean cost of the runs, each with its preparation."""
+        return costs.mean([run.total for run in self.runs.values()])
+
+    @property
+    def cached(self) -> float:
+        """Mean number of answers from a teacher cache, which are in no cost."""
+        return fmean(costs.cached(run.result) for run in self.runs.values())
+
 
 def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     """The finished runs among `paths` and in the folders below them, and why which others are left out.
 
-    Sorted within each path. Of runs that differ in nothing the last counts. UserError where there is none, or where a
-    file cannot be read.
+    Sorted within each path. Each run is checked here, once, against the schema of result.json and for values that no
+    configuration has. Of runs that differ in nothing the last counts. UserError where there is none.
     """
     folders: dict[Path, Path] = {}
     for path in paths:
@@ -125,23 +149,19 @@ def read(paths: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
             raise UserError(f"{path}: there is no such folder; run folders, or folders with runs below, were expected")
         for folder in sorted(file.parent for file in path.rglob("result.json")):
             folders.setdefault(folder.resolve(), folder)
-    left = {folder: why for folder in folders.values() if (why := _unfinished(folder))}
-    whole = [folder for folder in folders.values() if folder not in left]
-    results = {folder: finished.finished_result(folder) for folder in track(whole, "reading runs", "runs")}
-    for folder, result in list(results.items()):
-        if missing := sorted(_PARTS.keys() - result.keys()):
-            del results[folder]
-            if "ledger" in result:  # else it is of a suite of runs
-                left[folder] = f"result.json without {' and '.join(missing)}"
-        elif wrong := [name for name, kind in (_PARTS | _INNER).items() if not isinstance(_inside(result, name), kind)]:
-            del results[folder]
-            left[folder] = f"result.json whose {wrong[0]} is not as runs write it"
-    runs = [Run(folder, result, _facts(folder)) for folder, result in results.items()]
+    left: dict[Path, str] = {}
+    runs: list[Run] = []
+    for folder in track(list(folders.values()), "reading runs", "runs"):
+        found = _read(folder)
+        if isinstance(found, Run):
+            runs.append(found)
+        elif found:
+            left[folder] = found
     if not runs:
         others = f" ({len(left)} left out: {', '.join(dict.fromkeys(left.values()))})" if left else ""
         raise UserError(f"no finished run in {', '.join(map(str, paths))}{others}")
     last: dict[tuple[int, str], Run] = {}
-    for run in runs:
+    for run in _named_by_rows(runs):
         key = (run.seed, run.key)
         if key in last:
             left[last[key].folder] = AGAIN
@@ -156,7 +176,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         facts = run.seedless_facts()
         groups.setdefault(_key(facts), Group(facts)).runs[run.seed] = run
     members = list(groups.values())
-    for group, name in zip(members, _names([group.facts for group in members]), strict=True):
+    for group, name in zip(members, _names(shown_facts([group.one for group in members])), strict=True):
         run = group.one
         group.name = name or f"select={run.select}" + (f" ratio={run.ratio:g}" if run.ratio < 1 else "")
         policy = run.result.get("policy")
@@ -165,54 +185,91 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     return members
 
 
+def shown_facts(runs: Sequence[Run]) -> list[Facts]:
+    """The `seedless_facts` of runs as they are shown: rows and models under the settings that name them.
+
+    These stand where the rows or models differ and each has names of its own; else a hash of them stands.
+    """
+    shown = [run.seedless_facts() for run in runs]
+    for what in NAMED_BY:
+        identities = [facts.pop(what, None) for facts in shown]
+        if len({*identities}) == 1:
+            continue
+        first: dict[Any, Facts] = {}
+        for run, identity in zip(runs, identities, strict=True):
+            first.setdefault(identity, run.named_by(what) if identity is not None else {})
+        apart = len({_key(names) for names in first.values()}) == len(first)
+        for facts, identity in zip(shown, identities, strict=True):
+            facts |= first[identity] if apart else {what: identity and ",".join(one[:8] for one in identity.split(","))}
+    return shown
+
+
 def distance(one: Group, other: Group) -> int:
     """Number of settings in which two groups differ, those of the selection excluded."""
-    keys = [key for key in one.facts | other.facts if not _below(key, "select")]
+    keys = [key for key in one.facts | other.facts if not below(key, "select")]
     return sum(repr(one.facts.get(key)) != repr(other.facts.get(key)) for key in keys)
 
 
 # ---- reading
 
 
-def _unfinished(folder: Path) -> str:
-    """Reason why a folder with a result.json holds no finished run; "" if it does."""
-    status = folders.status(folder)
-    if status is not None:
-        return "" if status == "finished" else status
+def _read(folder: Path) -> Run | str:
+    """The finished run of a folder, or why it holds none; "" for that of a suite."""
+    result, why = read_result(folder)
+    if result is None:
+        return why
     try:
-        (folder / "result.json").read_bytes()
-    except OSError as error:
-        raise UserError(f"{folder / 'result.json'} cannot be read: {error.strerror}") from error
-    return "half-written"
+        config = read_config(folder)
+    except UserError as error:
+        return shortened(str(error), 400)
+    facts = dict(flat(config))
+    for key, value in facts.items():
+        if (text := _unwritable(key)) or (text := _unwritable(value)):
+            return f"config.yaml is not as runs write it: {shortened(key, 60)} {text}"
+    try:
+        used = settings_used(config, result, summary.taught(result))
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        return f"config.yaml is not as runs write it: {shortened(str(error), 100)}"
+    return Run(folder, result, facts, used, _task(result["data"]))
 
 
-def _inside(node: Any, name: str) -> Any:
-    """The value at a dotted name; None if it is absent."""
-    for part in name.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
+def _unwritable(value: Any) -> str:
+    """The difference of a value from all that a configuration may have; "" without one."""
+    if isinstance(value, str):
+        if len(value) > 4 * LONGEST:
+            return f"has {len(value):,} characters"
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return "has half a surrogate pair"
+    elif isinstance(value, int | float) and not isinstance(value, bool) and LARGEST < abs(value) < float("inf"):
+        return "is beyond all settings"
+    return ""
 
 
-def _facts(folder: Path) -> Facts:
-    return dict(_flat(read_config(folder), ""))
+def _task(data: Mapping[str, Any]) -> str:
+    return str(data.get("task") or (data.get("path") and Path(data["path"]).name) or data.get("source") or data["path"])
 
 
-def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, list) and any(isinstance(one, dict) for one in node):
-        node = dict(enumerate(node))
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{where}.{key}" if where else str(key))
-    else:
-        yield where, str(node) if isinstance(node, list | dict) else node
+def _named_by_rows(runs: Sequence[Run]) -> list[Run]:
+    """The runs with names of tasks that tell rows apart: an official task's, else one for each fingerprint."""
+
+    def rows(run: Run) -> str:
+        return run.task if run.result["data"].get("task") else str(run.used.get(ROWS) or run.task)
+
+    names: dict[tuple[str, str], str] = {}
+    for run in runs:
+        names.setdefault((run.stage, rows(run)), run.task)
+    count = Counter((stage, name) for (stage, _), name in names.items())
+    titles = {
+        (stage, which): name if count[stage, name] == 1 or which == name else f"{name} (rows {which[:8]})"
+        for (stage, which), name in names.items()
+    }
+    return [replace(run, task=titles[run.stage, rows(run)]) for run in runs]
 
 
 def _key(facts: Facts) -> str:
     return repr(sorted(facts.items()))
-
-
-def _below(key: str, name: str) -> bool:
-    return key == name or key.startswith(f"{name}.")
 
 
 # ---- names
@@ -221,12 +278,26 @@ def _below(key: str, name: str) -> bool:
 def _names(members: Sequence[Facts]) -> list[str]:
     """For each group "key=value ...", of what differs between them: short, and no two the same.
 
+    Settings that some groups lack, as the teachers' where there is no teacher, are named only where others do not do.
+    """
+    every = dict.fromkeys(key for facts in members for key in facts if not key.endswith("_partial_"))
+    differ = [key for key in every if len({repr(facts.get(key)) for facts in members}) > 1]
+    shared = [key for key in differ if len({repr(facts[key]) for facts in members if key in facts}) > 1]
+    found: list[str] = []
+    for keys, absent in ((shared, False), (differ, False), (differ, True)):
+        found = _named(members, every, keys, absent)
+        if len({*found}) == len(found) and "" not in found:
+            break
+    return found
+
+
+def _named(members: Sequence[Facts], every: Iterable[str], keys: Sequence[str], absent: bool) -> list[str]:
+    """The names of groups by `keys`; `absent`: also by those that a group lacks.
+
     Where a part of the configuration has a name (select.name), that stands for all of the part, except for what
     differs between groups of the same name, and the ratio.
     """
-    every = dict.fromkeys(key for facts in members for key in facts if not key.endswith("_partial_"))
-    keys = [key for key in every if len({repr(facts.get(key)) for facts in members}) > 1]
-    keys.sort(key=lambda key: (key != "select.name", key != "select.ratio"))
+    keys = sorted(keys, key=lambda key: (key != "select.name", key != "select.ratio"))
     named = {key.removesuffix(".name") for key in keys if key.endswith(".name") and key.count(".") == 1}
 
     def says(facts: Facts, key: str) -> bool:
@@ -237,15 +308,12 @@ def _names(members: Sequence[Facts]) -> list[str]:
             return True
         return len({repr(m.get(key)) for m in members if m.get(f"{part}.name") == facts.get(f"{part}.name")}) > 1
 
-    told = [[key for key in keys if says(facts, key)] for facts in members]
     labels = {key: _label(key, every) for key in keys}
     values = {key: _values(key, [facts.get(key) for facts in members]) for key in keys}
-
-    def name(i: int, absent: bool) -> str:
-        return " ".join(f"{labels[key]}={values[key][i]}" for key in told[i] if absent or key in members[i])
-
-    short = [name(i, absent=False) for i in range(len(members))]
-    return short if len({*short}) == len(short) and "" not in short else [name(i, True) for i in range(len(members))]
+    return [
+        " ".join(f"{labels[key]}={values[key][i]}" for key in keys if says(facts, key) and (absent or key in facts))
+        for i, facts in enumerate(members)
+    ]
 
 
 def _label(key: str, every: Iterable[str]) -> str:
@@ -262,4 +330,4 @@ def _values(key: str, values: Sequence[Any]) -> list[str]:
     """Values as text: of paths and code names only the last part, if these differ."""
     texts = ["null" if v is None else re.sub(r"\s+|\.0$", "", str(v)) for v in values]
     ends = [text.rsplit("." if key.endswith("_target_") else "/", 1)[-1] for text in texts]
-    return ends if all(ends) and len({*ends}) == len({*texts}) else texts
+    return [shortened(text) for text in (ends if all(ends) and len({*ends}) == len({*texts}) else texts)]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from kdlab.errors import UserError
 from kdlab.plotting.run_tables import number_in, rows_of
@@ -19,6 +18,7 @@ from kdlab.reporting.comparison import Comparison, ComparisonLine, full_data_cou
 from kdlab.reporting.comparison_text import numbers
 from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.seed_groups import Group, Run
+from kdlab.runs import costs
 
 BEST, WORST, BELOW = "best", "worst", "worse than random"
 GAP = 0.5  # evaluations that far apart, as a share of the cost, are not interpolated
@@ -26,15 +26,20 @@ GAP = 0.5  # evaluations that far apart, as a share of the cost, are not interpo
 
 @dataclass(frozen=True)
 class CostCells:
-    """Mean over seeds, and how many times less than all-data distillation, by the runs' own ledgers; None: not known."""
+    """A cost of a group, mean over seeds, alone and with preparation (`total`), and how many times less each is than that
+    of distillation on all data. None: not known; `measured`: False where the total is a lower bound."""
 
-    value: float
+    value: float | None
     gain: float | None
+    total: float | None
+    total_gain: float | None
+    measured: bool
 
 
 @dataclass
 class TableRow:
-    """A group. `same_cost`: what full data had reached for as many FLOPs, by the evaluations of a full-data run."""
+    """A group. `same_cost`: the score that full data had reached for as many FLOPs, by the evaluations of a full-data run;
+    `same_total`: for as many with the preparation of both."""
 
     number: int
     line: ComparisonLine
@@ -47,6 +52,7 @@ class TableRow:
     seconds: CostCells
     marks: list[str] = field(default_factory=list)
     same_cost: float | None = None
+    same_total: float | None = None
     published: list[PublishedNumber] = field(default_factory=list)
 
     @property
@@ -65,9 +71,9 @@ class TableRow:
         return self.group.one.ratio
 
     @property
-    def queries_teacher(self) -> bool:
-        """True if the group queries a teacher."""
-        return self.queries.value > 0
+    def taught(self) -> bool:
+        """True if the group has a teacher, whether that or a cache answered."""
+        return self.group.one.taught
 
 
 @dataclass(frozen=True)
@@ -107,17 +113,15 @@ def task_table(comparison: Comparison, paper: str | None, notify: Callable[[str]
     of = {id(row.group): row for row in rows}
     curves = {run.folder: curve(run, comparison.metric, notify) for row in rows for run in row.group.runs.values()}
     for row in rows:
-        peers = [other for other in rows if other.ratio == row.ratio and other.queries_teacher]
-        if (
-            row.queries_teacher and peers[0].mean != peers[-1].mean
-        ):  # peers stand the best first; equal ones share the mark
+        peers = [other for other in rows if other.ratio == row.ratio and other.taught]
+        if row.taught and peers[0].mean != peers[-1].mean:  # peers stand the best first; equal ones share the mark
             row.marks += [BEST] if row.mean == peers[0].mean else [WORST] if row.mean == peers[-1].mean else []
         rival = random_counterpart(row.group, groups)
         if rival is not None and better(comparison, of[id(rival)].mean, row.mean):
             row.marks.append(BELOW)
         whole = full_data_counterpart(row.group, groups)
         if whole is not None:
-            row.same_cost = at_cost([curves[run.folder] for run in whole.runs.values()], row.flops.value)
+            row.same_cost, row.same_total = _full_data(whole, curves, row.group)
         row.published = papers.numbers_beside(row.group.one, paper) if paper else []
     printed = papers.numbers_of_task(comparison.task, paper) if paper else []
     return TaskTable(comparison, rows, _references(rows, comparison.metric), printed, curves)
@@ -166,6 +170,16 @@ def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, li
     return [one.comparison.task for one in tables], lines
 
 
+def _full_data(
+    whole: Group, curves: Mapping[Path, Sequence[Evaluation]], group: Group
+) -> tuple[float | None, float | None]:
+    """The metric of a full-data group at the FLOPs of another group: of the runs alone, and with the preparation of both."""
+    alone = at_cost([curves[run.folder] for run in whole.runs.values()], group.own.flops)
+    before = {run.folder: run.total.flops - run.own.flops for run in whole.runs.values()}
+    later = [[replace(one, flops=one.flops + start) for one in curves[folder]] for folder, start in before.items()]
+    return alone, at_cost(later, group.total.flops) if whole.total.measured and group.total.measured else None
+
+
 def _rank(comparison: Comparison, line: ComparisonLine) -> float:
     mean = statistics.fmean(line.values.values())
     return mean if comparison.lower else -mean
@@ -173,9 +187,17 @@ def _rank(comparison: Comparison, line: ComparisonLine) -> float:
 
 def _row(comparison: Comparison, number: int, line: ComparisonLine) -> TableRow:
     cells = numbers(comparison, line)
-    ledgers = [run.result["ledger"] for run in line.group.runs.values()]
-    seconds = [ledger["seconds"].get("training") for ledger in ledgers]
-    known = [one for one in seconds if one is not None]
+    own, total = line.group.own, line.group.total
+
+    def cost(name: str, gain: str) -> CostCells:
+        return CostCells(
+            getattr(own, name),
+            _gain(line.group, gain, False),
+            getattr(total, name),
+            _gain(line.group, gain, True),
+            total.measured,
+        )
+
     return TableRow(
         number=number,
         line=line,
@@ -183,14 +205,14 @@ def _row(comparison: Comparison, number: int, line: ComparisonLine) -> TableRow:
         std=cells["std"],
         best=(cells["best"], cells["best_seed"]),
         worst=(cells["worst"], cells["worst_seed"]),
-        queries=CostCells(cells["queries"], _gain(ledgers, "queries")),
-        flops=CostCells(cells["flops"], _gain(ledgers, "flops")),
-        seconds=CostCells(statistics.fmean(known) if known else math.nan, _gain(ledgers, "wallclock")),
+        queries=cost("queries", "queries"),
+        flops=cost("flops", "flops"),
+        seconds=cost("seconds", "wallclock"),
     )
 
 
-def _gain(ledgers: Iterable[Mapping[str, Any]], name: str) -> float | None:
-    gains = [(ledger.get("speedup") or {}).get(name) for ledger in ledgers]
+def _gain(group: Group, name: str, with_preparation: bool) -> float | None:
+    gains = [costs.gains(run.result, with_preparation)[name] for run in group.runs.values()]
     known = [gain for gain in gains if gain is not None]
     return statistics.fmean(known) if known else None
 

@@ -5,22 +5,23 @@ The series are those that `logger=wandb` writes (`kdlab.runs.loggers.base`, `kdl
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from pathlib import Path
 from typing import Any
 
-from kdlab.errors import UserError
+from kdlab.errors import UserError, one_line
 from kdlab.runs.loggers.wandb import account
 from kdlab.storage.files import atomic_write_text
 
 PLACEHOLDER = "ENTITY"  # stands in the file when no user or team is named
 NAME = "kdlab: what a query buys"
 RESULTS = ("score", "accuracy", "loss")
-COSTS = {
-    "teacher queries": "ledger/teacher_queries/total",
-    "FLOPs": "ledger/flops/total",
-    "seconds": "ledger/seconds/training",
+COSTS = {  # of the run alone, and with its preparation
+    "teacher queries": ("ledger/teacher_queries/total", "total/teacher_queries"),
+    "FLOPs": ("ledger/flops/total", "total/flops"),
+    "seconds": ("ledger/seconds/training", "total/seconds"),
 }
 
 
@@ -31,7 +32,7 @@ def write_workspace(project: str, entity: str | None, out: Path) -> int:
     """
     definition = workspace(project, entity or PLACEHOLDER)
     atomic_write_text(out, as_json(definition))
-    print(f"{out}: the workspace of {entity or PLACEHOLDER}/{project}")
+    print(one_line(f"{out}: the workspace of {entity or PLACEHOLDER}/{project}"))
     if not entity or not account():
         reason = "no W&B account was found (WANDB_API_KEY or `wandb login`)" if entity else "no --entity"
         print(f"not sent: {reason}")
@@ -62,13 +63,15 @@ def workspace(project: str, entity: str) -> Any:
     def matching(title: str, pattern: str, x: str, by: str | None = None) -> Any:
         return panels.LinePlot(title=title, x=x, metric_regex=pattern, groupby=by, smoothing_factor=0.0)
 
-    def cost(name: str, result: str) -> Any:
-        x, y = panels.SummaryMetric(COSTS[name]), panels.SummaryMetric(f"result/{result}")
-        return panels.ScatterPlot(title=f"{result} against {name}", x=x, y=y, log_x=True)
+    def cost(name: str, result: str, total: bool) -> Any:
+        x, y = panels.SummaryMetric(COSTS[name][total]), panels.SummaryMetric(f"result/{result}")
+        title = f"{result} against {name}{' with preparation' if total else ''}"
+        # a run that a cache answered has 0 queries, which a logarithmic axis has no place for
+        return panels.ScatterPlot(title=title, x=x, y=y, log_x=name != "teacher queries")
 
     axis = panels.ParallelCoordinatesPlotColumn  # pyright: ignore[reportPrivateImportUsage]
     columns = [panels.Config("select.name"), panels.Config("select.ratio"), panels.Config("knowledge.name")]
-    columns += [panels.SummaryMetric(name) for name in (*COSTS.values(), "result/score")]
+    columns += [panels.SummaryMetric(name) for name in (*itertools.chain(*COSTS.values()), "result/score")]
     sections = {
         "Score against teacher queries": [against_queries(one, f"heldout/{one}") for one in RESULTS],
         "Schedules by ratio": [
@@ -76,8 +79,8 @@ def workspace(project: str, entity: str) -> Any:
             panels.MediaBrowser(title="schedule of each run", media_keys=["figures/schedule"]),
         ],
         "Cost against score": [
-            *(cost(name, "score") for name in COSTS),
-            cost("teacher queries", "loss"),
+            *(cost(name, "score", total) for name in COSTS for total in (True, False)),
+            *(cost("teacher queries", "loss", total) for total in (True, False)),
             panels.ParallelCoordinatesPlot(columns=[axis(metric=column) for column in columns]),
         ],
         "What the selector sees and learns": [
@@ -110,4 +113,5 @@ def as_json(definition: Any) -> str:
     sections = document["spec"]["section"]["panelBankConfig"]["sections"]
     for number, panel in enumerate(panel for section in sections for panel in section["panels"]):
         panel["__id__"] = f"panel{number}"
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a surrogate pair, of a project's name

@@ -18,22 +18,59 @@ from omegaconf.errors import OmegaConfBaseException
 from kdlab.config.saved import read_config_here
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError
+from kdlab.runs.result_schema import fault, inside
 from kdlab.runtime import streams
+from kdlab.storage.escaping import shortened
 from kdlab.storage.files import atomic_write_json
 
+LARGEST_FILE = 1 << 24  # bytes of a result.json: runs write some thousand
+_A_RUNS = {"seed", "select", "metrics", "ledger"}  # a result.json with none of these is of a suite of runs
 
-def finished_result(run: Path) -> dict[str, Any]:
-    """The result.json of a finished run; UserError for a folder that holds none."""
+
+def read_result(run: Path) -> tuple[dict[str, Any] | None, str]:
+    """The result.json of a finished run as its schema has it, and ""; else None, and why the folder holds no such run.
+
+    The reason is "" for a suite of runs, which has no scores of its own.
+    """
+    file = run / "result.json"
+    try:
+        if (size := file.stat().st_size) > LARGEST_FILE:
+            return None, f"result.json of {size:,} bytes, and no run writes more than {LARGEST_FILE:,}"
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        return None, f"result.json cannot be read: {error.strerror}"
+    except (ValueError, RecursionError):
+        return None, "half-written"
+    status = result.get("status") if isinstance(result, dict) else None
+    if not isinstance(status, str):
+        return None, "half-written"
+    if status != "finished":
+        return None, shortened(status, 40)
+    if not _A_RUNS & result.keys():
+        return None, ""
+    found = fault(result)
+    return (None, f"result.json is not as runs write it: {found}") if found else (result, "")
+
+
+def finished_result(run: Path, *needed: str) -> dict[str, Any]:
+    """The result.json of a finished run; UserError for a folder that holds none, or one without a `needed` value.
+
+    `needed`: dotted names of values that the schema leaves optional.
+    """
     file = run / "result.json"
     if not run.is_dir() or not file.is_file():
         raise UserError(f"{run} is not a run folder: no result.json in it")
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}); run it again") from error
-    if not isinstance(result, dict) or result.get("status") != "finished":
-        status = result.get("status") if isinstance(result, dict) else None
-        raise UserError(f"{run} holds no finished run (status: {status}); the command that started it resumes it")
+    result, why = read_result(run)
+    if result is None:
+        if why.startswith("result.json"):
+            raise UserError(f"{run}: {why}")
+        if not why:
+            raise UserError(f"{run} is a suite of runs: name one of those below it")
+        state = f"{file} is damaged" if why == "half-written" else f"{run} holds no finished run (status: {why})"
+        raise UserError(f"{state}; the command that started it runs or resumes it")
+    for name in needed:
+        if inside(result, name) is None:
+            raise UserError(f"{run}: result.json has no {name}, which this command reads")
     return result
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from kdlab.models.head import head_of_result
+from kdlab.runs import costs
 from kdlab.runs.summary import rewarded_on_dev, taught
+from kdlab.storage.escaping import markdown_code, markdown_text
 
 
 def card(result: dict[str, Any]) -> str:
@@ -13,32 +15,36 @@ def card(result: dict[str, Any]) -> str:
     ledger, head = result["ledger"], head_of_result(result)
     scores = [name for name in result["metrics"]["student"] if name != "score"]
     rows = [
-        f"| {who} | " + " | ".join(f"{found[name]:.3f}" if name in found else "-" for name in scores) + " |"
+        f"| {markdown_text(who)} | "
+        + " | ".join(f"{found[name]:.3f}" if name in found else "-" for name in scores)
+        + " |"
         for who, found in result["metrics"].items()
     ]
     queries = (
-        f"Teacher queries {ledger['teacher_queries']['total']:,} of {ledger['rows_seen']:,} rows seen. "
+        f"Teacher queries {ledger['teacher_queries']['total']:,} of {ledger['rows_seen']:,} rows seen"
+        f"{_with_preparation(result)}. "
         if taught(result)
         else ""
     )
-    how = f"Distilled from {result['teacher']['name']}" if taught(result) else "Trained on labels alone"
+    teacher = markdown_text(str(result["teacher"]["name"]))
+    how = f"Distilled from {teacher}" if taught(result) else "Trained on labels alone"
     return f"""---
 library_name: transformers
 pipeline_tag: {head.pipeline_tag}
 tags: [knowledge-distillation, kdlab]
 ---
 
-# {"A student of " + result["teacher"]["name"] if taught(result) else "A fine-tuned encoder"}
+# {"A student of " + teacher if taught(result) else "A fine-tuned encoder"}
 
 {how} with kdlab {result["versions"].get("kdlab", "")} at the {"fine-tuning" if head.per_row else "pre-training"} stage: {result["steps"]} steps,
-knowledge `{result["knowledge"]}`, data selection `{result["select"]["name"]}` at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
+knowledge {markdown_code(str(result["knowledge"]))}, data selection {markdown_code(result["select"]["name"])} at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
 layers {result["student"]["layers"]} of the teacher's backbone.
 
 | {head.heldout} | {" | ".join(scores)} |
 |---|{"---|" * len(scores)}
 {chr(10).join(rows)}
 
-{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {result["data"]["source"]} {result["data"].get("task") or ""}
+{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {markdown_text(str(result["data"]["source"]))} {markdown_text(result["data"].get("task") or "")}
 (fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
 
 ```python
@@ -46,3 +52,10 @@ from transformers import {head.auto_class}, AutoTokenizer
 model, tokenizer = {head.auto_class}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 ```
 """
+
+
+def _with_preparation(result: dict[str, Any]) -> str:
+    total = costs.total(result)
+    least = "" if total.measured else "at least "
+    more = total.queries > costs.own(result).queries or not total.measured
+    return f", with the preparation of teachers and modules {least}{total.queries:,}" if more else ""

@@ -16,7 +16,7 @@ def rescore(run: Path, rows: int | None = None) -> int:
 
     `rows`: number of held-out rows (default: as in the run; otherwise nothing is compared). UserError for bad input.
     """
-    result, config = finished_result(run), config_of(run)
+    result, config = finished_result(run, "devices.precision", "metrics.student.loss"), config_of(run)
     if rows is not None and rows < 1:
         raise UserError(f"--rows {rows}: at least 1")
     import torch

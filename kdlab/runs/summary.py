@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,11 @@ from kdlab.config import quoting
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
 from kdlab.models.head import head_of_result
+from kdlab.runs import costs
+from kdlab.runs.costs import RunCost
+from kdlab.runs.finished import read_result
 from kdlab.runs.folders import IRRELEVANT_KEYS
+from kdlab.runs.settings_used import below, settings_used
 
 SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
 
@@ -79,35 +83,37 @@ def teaches(name: str) -> bool:
     return name == "assistant" or name.split(" ")[0] == "teacher"
 
 
-def taught(result: dict[str, Any]) -> bool:
-    """True if the run has a teacher."""
+def taught(result: Mapping[str, Any]) -> bool:
+    """True if the run has a teacher, by its configuration: a run without one adopts none. Results of an older kdlab, which
+    do not say, have the teachers' scores."""
+    if "adopt" in result or "teachers" in result:
+        return bool(result.get("adopt") or result.get("teachers"))
     return any(teaches(name) for name in result["metrics"])
 
 
 def preparation(result: dict[str, Any]) -> list[str]:
     """Lines of what was trained before the run and its cost, one per stage, with totals; none without such a stage.
 
-    A dash stands for a value that was not measured (a stage made by an older kdlab); totals leave it out.
+    A dash stands for a value that was not measured (a stage made by an older kdlab); totals leave it out, and the baseline
+    without a teacher, which is trained for the comparison.
     """
     stages = result.get("preparation") or []
     if not stages:
         return []
-    ledger = result["ledger"]
-    own = {
-        "queries": ledger["teacher_queries"]["total"],
-        "flops": ledger["flops"]["total"],
-        "seconds": ledger["seconds"]["training"],
-    }
-    total = {name: sum(stage[name] or 0 for stage in stages) for name in own}
-    with_own = {name: total[name] + (own[name] or 0) for name in own}
-    named = [(f"{stage['what']} ({'now' if stage['made_now'] else 'found'})", stage) for stage in stages]
-    rows = [*named, ("total", total), ("with this run", with_own)]
-    width = max(len("cost of preparation, paid once"), *(len(name) + 2 for name, _ in rows)) + 1
+    rows: list[tuple[str, Any, Any, Any]] = []
+    for stage in stages:
+        aside = ", not in the total" if costs.is_baseline(stage) else ""
+        name = f"{stage['what']} ({'now' if stage['made_now'] else 'found'}{aside})"
+        rows.append((name, stage["queries"], stage["flops"], stage["seconds"]))
+    for name, cost in (("total", costs.prepared(result)), ("with this run", costs.total(result))):
+        rows.append((name, cost.queries, cost.flops, cost.seconds))
+    width = max(len("cost of preparation, paid once"), *(len(name) + 2 for name, *_ in rows)) + 1
     lines = ["", f"{'cost of preparation, paid once':<{width}}{'queries':>11}  {'model FLOPs':>11}  {'wall-clock':>11}"]
-    for name, cost in rows:
-        queries = "-" if cost["queries"] is None else f"{cost['queries']:,}"
-        flops = "-" if cost["flops"] is None else si(cost["flops"])
-        lines.append(f"{'  ' + name:<{width}}{queries:>11}  {flops:>11}  {duration(cost['seconds']):>11}")
+    for name, queries, flops, seconds in rows:
+        shown = "-" if queries is None else f"{queries:,}"
+        lines.append(
+            f"{'  ' + name:<{width}}{shown:>11}  {'-' if flops is None else si(flops):>11}  {duration(seconds):>11}"
+        )
     return lines
 
 
@@ -131,46 +137,41 @@ def headline(result: dict[str, Any]) -> str:
 
 def beside_random(result: dict[str, Any], folder: Path) -> str:
     """Compare with random selection at the same ratio: the newest finished run in the same output folder with the same
-    seed, else any seed, whose configuration differs only in the selection. "" without such a run."""
+    seed, else any seed, that used the same settings but for the selection. "" without such a run."""
     if result["select"]["name"] == "random" or result["select"]["ratio"] == 1:
         return ""
-    mine = _comparable(folder)
+    mine = _comparable(folder, result)
     found = []
     for other in sorted(folder.parent.iterdir()):
-        theirs = _read(other / "result.json") if other != folder and other.is_dir() else None
-        if not theirs or theirs.get("status") != "finished" or theirs["select"]["name"] != "random":
+        theirs, _ = read_result(other) if other != folder and other.is_dir() else (None, "")
+        if theirs is None or theirs["select"]["name"] != "random":
             continue
-        if theirs["select"]["ratio"] == result["select"]["ratio"] and _comparable(other) == mine:
+        if theirs["select"]["ratio"] == result["select"]["ratio"] and mine == _comparable(other, theirs) is not None:
             found.append((theirs["seed"] == result["seed"], other.name, theirs))
     if not found:
         return ""
     _, name, theirs = max(found, key=lambda one: one[:2])
     lines = [f"beside random at the same ratio ({name}, seed {theirs['seed']})"]
     for who, one in (("this run", result), ("random", theirs)):
-        ledger = one["ledger"]
-        lines.append(
-            f"  {who:<10} {headline(one):<12} {ledger['teacher_queries']['total']:>9,} queries  "
-            f"{si(ledger['flops']['total']):>9}FLOPs  {duration(ledger['seconds']['training'])}"
-        )
+        lines.append(f"  {who:<16} {headline(one):<12} {_costs(costs.own(one))}")
+        if costs.needed_stages(one):
+            lines.append(f"  {'with preparation':<16} {'':<12} {_costs(costs.total(one))}")
     return "\n" + "\n".join(lines)
 
 
-def _comparable(folder: Path) -> dict[str, Any] | None:
-    """A run's configuration without the keys that may differ within a comparison; None if it cannot be read."""
-    try:
-        found = read_config(folder)
-    except UserError:
-        return None
-    apart = {*IRRELEVANT_KEYS, "seed", "select", "name", "artifacts", "no_kd_baseline"}
-    return {k: v for k, v in found.items() if k not in apart}
+def _costs(cost: RunCost) -> str:
+    least = "" if cost.measured else ">="
+    return f"{f'{least}{cost.queries:,}':>9} queries  {least + si(cost.flops):>9}FLOPs  {duration(cost.seconds)}"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _comparable(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings that a run used, without those that may differ within a comparison; None if they cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = settings_used(read_config(folder), result, taught(result))
+    except (UserError, TypeError, ValueError, AttributeError):
         return None
-    return found if isinstance(found, dict) else None
+    apart = (*IRRELEVANT_KEYS, "seed", "select", "name", "artifacts", "no_kd_baseline")
+    return {key: value for key, value in found.items() if not any(below(key, name) for name in apart)}
 
 
 def _next(result: dict[str, Any]) -> list[str]:

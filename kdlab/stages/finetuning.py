@@ -106,6 +106,6 @@ class FinetuneStage(Stage):
             return cost
 
         folder = inputs.prerequisites.get(
-            "baseline", parts, build, "the baseline without a teacher", "student without a teacher"
+            "baseline", parts, build, "the baseline without a teacher", "student without a teacher", baseline=True
         )
         return read_json(folder / "scores.json")

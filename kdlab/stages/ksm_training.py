@@ -85,7 +85,11 @@ def weighing(
     log = None
     for name, arm in arms.items():
         if isinstance(arm, KSM):
-            folder = Path(settings.path) if settings.path else _trained(stage, name, batches, world, attach_caches)
+            if settings.path:
+                folder = Path(settings.path)
+                stage.inputs.prerequisites.record(folder, "KSM, of weigh.path")
+            else:
+                folder = _trained(stage, name, batches, world, attach_caches)
             arms[name], log = _loaded(stage, folder), folder / LOG
     return (Selection(arms, _policy(stage, arms)) if arms else None), log if log and log.is_file() else None
 

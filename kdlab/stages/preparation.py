@@ -75,10 +75,16 @@ class Preparation:
         self._stages: dict[Path, dict[str, Any]] = {}
 
     def get(
-        self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], dict[str, Any]], what: str, stage: str
+        self,
+        kind: str,
+        parts: Mapping[str, Any],
+        build: Callable[[Path], dict[str, Any]],
+        what: str,
+        stage: str,
+        baseline: bool = False,
     ) -> Path:
         """Folder of a trained artifact, as `ArtifactStore.get`; `build` returns the cost of the training, `stage` is its
-        title in tables."""
+        title in tables. `baseline`: the run is compared with it and does not depend on it."""
         built = []
 
         def build_and_record(out: Path) -> None:
@@ -86,16 +92,22 @@ class Preparation:
             built.append(True)
 
         folder = self.store.get(kind, parts, build_and_record, what)
+        self.record(folder, stage, bool(built), baseline)
+        return folder
+
+    def record(self, folder: Path, stage: str, made_now: bool = False, baseline: bool = False) -> None:
+        """List a trained prerequisite that lies in `folder`, with the cost that is kept there."""
         cost = read_json(folder / COST) if (folder / COST).is_file() else {}  # older artifacts have none
         before = self._stages.get(folder, {"made_now": False})
         self._stages[folder] = {
             "what": stage,
-            "made_now": bool(built) or before["made_now"],
+            "made_now": made_now or before["made_now"],
+            **({"baseline": True} if baseline else {}),
             **{name: cost.get(name) for name in ("queries", "cached", "flops", "seconds", "steps")},
         }
-        return folder
 
     def stages(self) -> list[dict[str, Any]]:
         """The prerequisites in the order of their use: `what`, `made_now` (trained by this process, not loaded),
-        `queries`, `cached`, `flops`, `seconds`, `steps` (None: trained by a version that recorded no cost)."""
+        `queries`, `cached`, `flops`, `seconds`, `steps` (None: trained by a version that recorded no cost); and `baseline`,
+        true, where the run does not depend on it."""
         return [dict(stage) for stage in self._stages.values()]

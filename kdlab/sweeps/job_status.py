@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdlab.runs.finished import read_result
 from kdlab.sweeps.expansion import SweepJob
 
 # elsewhere: another process runs it; stopped: by a signal to the sweep; left: not started yet
@@ -34,14 +34,15 @@ class ObjectiveValue:
 
 def objective(folder: Path) -> ObjectiveValue | None:
     """The objective in the result.json of a finished run; None without one (a suite writes another file)."""
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        student, task = result["metrics"]["student"], result["data"].get("task")
-        if "score" in student:
-            return ObjectiveValue("score", float(student["score"]), True, str(task or "task"))
-        return ObjectiveValue("held-out loss", float(student["loss"]), False, "text")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    result, _ = read_result(folder)
+    if result is None:
         return None
+    student, task = result["metrics"]["student"], result["data"].get("task")
+    if student.get("score") is not None:
+        return ObjectiveValue("score", float(student["score"]), True, str(task or "task"))
+    return (
+        None if student.get("loss") is None else ObjectiveValue("held-out loss", float(student["loss"]), False, "text")
+    )
 
 
 @dataclass

@@ -315,7 +315,10 @@ def _check_inputs(jobs: Sequence[SuiteJob], configs: Mapping[tuple[str, str], Co
     for job in jobs:
         stage = stage_of(configs[job.who, job.task.name], print)
         if not overwrite and folders.status(job.folder) == "finished":
-            if finished_result(job.folder)["data"]["fingerprint"] != stage.inputs.source.fingerprint():
+            if (
+                finished_result(job.folder, "data.fingerprint")["data"]["fingerprint"]
+                != stage.inputs.source.fingerprint()
+            ):
                 raise UserError(
                     f"{job.folder} was made of other rows than those that {job.task.title} has now: overwrite=true "
                     "makes it again, hydra.run.dir= chooses another folder"

@@ -51,7 +51,7 @@ def test_the_command_that_a_user_types(home):
     test = stats.ttest_rel(ADADS, RANDOM)
     assert lines[0] == "sst2: score x 100, higher is better"
     assert (
-        f"select=adads ratio=0.1 76.33 {100 * np.std(ADADS, ddof=1):.2f} 3 80.00 (seed 3) 74.00 (seed 2) 1,200 3.00 T"
+        f"select=adads ratio=0.1 76.33 {100 * np.std(ADADS, ddof=1):.2f} 3 80.00 (seed 3) 74.00 (seed 2) 1,200 3.00 T 1,200 3.00 T"
         in lines
     )
     (tested,) = [line for line in lines if line.startswith("select=adads ratio=0.1 select=random ratio=0.1 3 +4.33 ")]
@@ -263,8 +263,8 @@ def test_markdown(home, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "### sst2: score x 100, higher is better"
     head, rule, *rows = [line for line in lines if line.startswith("|")][:5]
-    assert head == "| group | mean | std | seeds | best | worst | queries | FLOPs |"
-    assert {line.count("|") for line in (head, rule, *rows)} == {9}
+    assert head == "| group | mean | std | seeds | best | worst | queries | FLOPs | total queries | total FLOPs |"
+    assert {line.count("|") for line in (head, rule, *rows)} == {11}
     assert rows[0].startswith("| select=adads ratio=0.1 | 76.33 | 3.21 | 3 | 80.00 (seed 3) |")
 
 
@@ -282,8 +282,8 @@ def test_what_is_left_out_is_named(home, capsys):
     )
     assert capsys.readouterr().err.splitlines() == [
         f"kdlab: left out, running: {home / 'late'}",
+        f"kdlab: left out, result.json is not as runs write it: it has no data and no metrics and no select: {home / 'odd'}",
         f"kdlab: left out, half-written: {home / 'torn'}",
-        f"kdlab: left out, result.json without data and metrics and select: {home / 'odd'}",
         f"kdlab: left out, made again later: {home / 'seed=1,random'}",
     ]
     assert compare.main([str(home), str(home / "z again"), os.path.relpath(home)]) == 0  # a folder twice is once

@@ -43,10 +43,11 @@ def made_run(
             node = node[part]
         node[last] = value
     name = "loss" if stage == "pretrain" else "score"
+    teacher = {} if knowledge == "labels" else {"teacher": {name: 0.9}}
     result = {
         "status": "finished", "name": "adads_finetune", "seed": seed, "stage": stage, "knowledge": knowledge,
         "select": {"name": select, "ratio": ratio}, "data": {"task": task, "path": "/rows", "source": "TaskFolder"},
-        "metrics": {"student": {name: score, **(metrics or {})}, "teacher": {name: 0.9}},
+        "metrics": {"student": {name: score, **(metrics or {})}, **teacher}, "preparation": [],
         "ledger": {"teacher_queries": {"total": queries}, "flops": {"total": 3e12 + seed}, "seconds": {"training": 9.0}},
         **(results or {}),
     }  # fmt: skip

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlab.config import spellings
-from kdlab.errors import UserError, nearest
+from kdlab.errors import UserError, nearest, one_line
 from kdlab.plotting import style
 from kdlab.reporting import seed_groups
-from kdlab.reporting.seed_groups import AGAIN, Facts, Run
+from kdlab.reporting.seed_groups import Facts, Run
+from kdlab.runs import costs
 
 if TYPE_CHECKING:
     from kdlab.reporting.analyses.one_run import AnalysisResult
+
+COSTS = ("queries", "flops", "seconds")
+MEASURED = ("seeds", "mean", "std", *COSTS, *(f"total_{name}" for name in COSTS), "preparation_measured")
 
 
 def ratio(paths: Sequence[Path], notify: Callable[[str], None] = print) -> AnalysisResult:
@@ -28,10 +32,10 @@ def ratio(paths: Sequence[Path], notify: Callable[[str], None] = print) -> Analy
 
     Runs at ratio 1 select nothing: they are the level that the lines are read against. Table: task, setting (what sets
     a panel apart), select, ratio, seeds, mean and std (sample, empty for one seed) of the score (of the masked-LM loss
-    for runs on text), and means of queries, flops and seconds.
+    for runs on text), and means of queries, flops and seconds, of the runs alone and (total) with their preparation.
     """
     table = by_ratio(read(paths, notify))
-    columns = ("task", "setting", "select", "ratio", "seeds", "mean", "std", "queries", "flops", "seconds")
+    columns = ("task", "setting", "select", "ratio", *MEASURED)
     title = "How good the student is, by the share of the rows that query the teacher"
     return _found(columns, table, _drawn(table, "ratio", title, "selection ratio"))
 
@@ -60,19 +64,7 @@ def temperature(paths: Sequence[Path], notify: Callable[[str], None] = print) ->
     ]
     lines = list(zip(names, [_below(run, "select") for run in runs], strict=True))
     table = _table(runs, _without(runs, "select", "temperature"), lines, "temperature", at)
-    columns = (
-        "task",
-        "setting",
-        "select",
-        "ratio",
-        "temperature",
-        "seeds",
-        "mean",
-        "std",
-        "queries",
-        "flops",
-        "seconds",
-    )
+    columns = ("task", "setting", "select", "ratio", "temperature", *MEASURED)
     return _found(
         columns, table, _drawn(table, "temperature", "How good the student is, by temperature", "temperature")
     )
@@ -91,14 +83,14 @@ def against(paths: Sequence[Path], key: str, notify: Callable[[str], None] = pri
         raise UserError(f"--key {key}: none of these runs has a number there; {nearest(key, numbers)}")
     if len(some) < len(runs):
         notify(f"{len(runs) - len(some)} runs without a number in {key} are left out")
-    bare = [replace(run, facts={k: v for k, v in run.facts.items() if k != key}) for run in some]
+    bare = [replace(run, facts=_except(run.facts, key), used=_except(run.used, key)) for run in some]
     names: dict[tuple[str, str], str] = {}
     for task in {run.task for run in bare}:
         for group in seed_groups.grouped([run for run in bare if run.task == task]):
             names[task, group.key] = group.name
     lines: list[tuple[str, Facts]] = [(names[run.task, run.key], {}) for run in bare]
     table = _table(some, [{} for _ in some], lines, key, [float(run.facts[key]) for run in some])
-    columns = ("task", "select", "ratio", key, "seeds", "mean", "std", "queries", "flops", "seconds")
+    columns = ("task", "select", "ratio", key, *MEASURED)
     return _found(columns, table, _drawn(table, key, f"How good the student is, by {key}", key))
 
 
@@ -106,13 +98,25 @@ def against(paths: Sequence[Path], key: str, notify: Callable[[str], None] = pri
 
 
 def read(paths: Sequence[Path], notify: Callable[[str], None]) -> list[Run]:
-    """The finished runs among `paths` and in the folders below them (`seedgroups.read`); what is left out is said."""
+    """The finished runs among `paths` and in the folders below them (`seed_groups.read`) whose score is a number; each
+    run that is left out is named with the reason."""
     runs, left = seed_groups.read(paths)
-    again = sum(why == AGAIN for why in left.values())
-    for why, count in (("unfinished", len(left) - again), (AGAIN, again)):
-        if count:
-            notify(f"{count} run{'' if count == 1 else 's'} {why}: left out")
-    return runs
+    for folder, why in left.items():
+        notify(one_line(f"left out, {why}: {folder}"))
+    scored = []
+    for run in runs:
+        value = run.result["metrics"]["student"].get(_metric(run))
+        if value is not None and math.isfinite(value):
+            scored.append(run)
+        else:
+            notify(
+                one_line(
+                    f"left out, {f'no {_metric(run)}' if value is None else f'{_metric(run)} is {value}'}: {run.folder}"
+                )
+            )
+    if not scored:
+        raise UserError("no run has a number as its score or loss")
+    return scored
 
 
 def _metric(run: Run) -> str:
@@ -121,19 +125,24 @@ def _metric(run: Run) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A setting that is a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A setting that is a finite number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def _below(run: Run, group: str) -> Facts:
-    return {key: value for key, value in run.facts.items() if key.startswith(f"{group}.")}
+    return {key: value for key, value in run.used.items() if key.startswith(f"{group}.")}
+
+
+def _except(facts: Facts, key: str) -> Facts:
+    return {k: v for k, v in facts.items() if k != key}
 
 
 def _without(runs: Sequence[Run], *apart: str) -> list[Facts]:
-    """Each run's facts without groups or last parts of keys called as in `apart`."""
+    """Each run's facts, as they are shown, without groups or last parts of keys called as in `apart`."""
     return [
-        {k: v for k, v in run.learning_facts().items() if not {k.split(".")[0], k.split(".")[-1]} & set(apart)}
-        for run in runs
+        {k: v for k, v in facts.items() if not {k.split(".")[0], k.split(".")[-1]} & set(apart)}
+        for facts in seed_groups.shown_facts(runs)
     ]
 
 
@@ -149,13 +158,10 @@ def _select(run: Run) -> tuple[str, Facts]:
 
 def _temperature(run: Run) -> float | None:
     terms = [
-        key[: -len(".weight")] for key in run.facts if key.startswith("knowledge.terms.") and key.endswith(".weight")
+        key[: -len(".weight")] for key in run.used if key.startswith("knowledge.terms.") and key.endswith(".weight")
     ]
-    for term in terms:
-        value = run.facts.get(f"{term}.term.temperature")
-        if run.facts[f"{term}.weight"] > 0 and value is not None:
-            return float(value)
-    return None
+    values = [_number(run.used.get(f"{term}.term.temperature")) for term in terms]  # terms of weight 0 are not used
+    return next((value for value in values if value is not None and value > 0), None)
 
 
 # ---- groups
@@ -206,13 +212,21 @@ def _table(
             "seeds": len(members),
             "mean": statistics.mean(values(members)),
             "std": statistics.stdev(values(members)) if len(members) > 1 else None,
-            "queries": statistics.mean(run.result["ledger"]["teacher_queries"]["total"] for run in members),
-            "flops": statistics.mean(run.result["ledger"]["flops"]["total"] for run in members),
-            "seconds": statistics.mean(run.result["ledger"]["seconds"]["training"] for run in members),
+            **_costs(members),
             "loss": (metric or _metric(members[0])).startswith("loss"),
         }
         for (task, panel, line, place), members in sorted(cells.items())
     ]
+
+
+def _costs(members: Sequence[Run]) -> dict[str, float | bool | None]:
+    """Mean costs of runs, alone and (total) with their preparation; a dear part of it may have recorded no cost."""
+    own, total = costs.mean([run.own for run in members]), costs.mean([run.total for run in members])
+    return {
+        **{name: getattr(own, name) for name in COSTS},
+        **{f"total_{name}": getattr(total, name) for name in COSTS},
+        "preparation_measured": total.measured,
+    }
 
 
 def _found(columns: Sequence[str], table: list[dict[str, Any]], figure: Any) -> AnalysisResult:

@@ -36,7 +36,7 @@ class OpenRun:
     """
 
     def __init__(self, run: Path, notify: Notify = print, checkpoint: Path | None = None, text: bool = False) -> None:
-        result, self.config = finished.finished_result(run), finished.config_of(run)
+        result, self.config = finished.finished_result(run, "name", "steps"), finished.config_of(run)
         self.head = head_of_result(result)
         if not self.head.per_row and not text:
             raise UserError(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdlab.plotting import style
+from kdlab.storage.escaping import csv_table
 from kdlab.storage.files import atomic_write_bytes, atomic_write_text, user_errors
 from kdlab.storage.locks import sole_writer
 
@@ -17,15 +16,11 @@ if TYPE_CHECKING:
 
 def write_analysis(result: AnalysisResult, name: str, folder: Path) -> int:
     """Write `folder`/`name`.csv and .png and print their paths; returns the exit code 0."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, result.columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.rows)
     with user_errors("writing an analysis", folder):
         folder.mkdir(parents=True, exist_ok=True)
     table, figure = folder / f"{name}.csv", folder / f"{name}.png"
     with sole_writer(table):
-        atomic_write_text(table, stream.getvalue())
+        atomic_write_text(table, csv_table(result.columns, result.rows))
         atomic_write_bytes(figure, style.png(result.figure))
     print(table)
     print(figure)

@@ -10,6 +10,7 @@ from typing import Any
 from kdlab.config.schema import Config
 from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import rows_of, window_shares
+from kdlab.runs import costs
 from kdlab.runs.process import DIFFERS, SWEEP
 
 
@@ -53,19 +54,22 @@ def schedule(folder: Path, steps: float) -> list[dict[str, float]]:
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, float]:
-    """All scores and the ledger of result.json, flat: "result/score", "result/teacher/score", "ledger/flops/total"."""
+    """All scores and the ledger of result.json, flat: "result/score", "result/teacher/score", "ledger/flops/total"; and
+    the costs with preparation: "total/teacher_queries", "total/flops", "total/seconds"."""
     metrics = result["metrics"]
     own = {f"result/{name}": value for name, value in metrics["student"].items()}
     others = {
         f"result/{who}/{name}": v for who, all_ in metrics.items() if who != "student" for name, v in all_.items()
     }
-    found = own | others | dict(_flat(result["ledger"], "ledger"))
+    total = costs.total(result)
+    sums = {"teacher_queries": total.queries, "flops": total.flops, "seconds": total.seconds}
+    found = own | others | dict(_flat(result["ledger"], "ledger")) | dict(_flat(sums, "total"))
     return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def table_row(result: Mapping[str, Any]) -> dict[str, Any]:
     """The run as a row of a table of runs."""
-    ledger, student = result["ledger"], result["metrics"]["student"]
+    ledger, student, total = result["ledger"], result["metrics"]["student"], costs.total(result)
     return {
         "task": result["data"].get("task") or result["data"]["source"],
         "select": result["select"]["name"],
@@ -78,6 +82,9 @@ def table_row(result: Mapping[str, Any]) -> dict[str, Any]:
         "teacher queries": ledger["teacher_queries"]["total"],
         "FLOPs": ledger["flops"]["total"],
         "seconds": ledger["seconds"]["training"],
+        "teacher queries with preparation": total.queries,
+        "FLOPs with preparation": total.flops,
+        "seconds with preparation": total.seconds,
         **{f"saved, {name}": gain for name, gain in ledger["speedup"].items()},
     }
 

@@ -129,6 +129,98 @@ def test_the_printed_number_beside_ours(tmp_path, paper, given, expected):
     assert [(one.table, one.metric, one.value) for one in row.published] == expected
 
 
+# ---- a cache, and preparation
+
+KSM = [
+    {"what": "teacher, 6 layers, fine-tuned", "made_now": False, "queries": 0, "flops": 2e12, "seconds": 20.0},
+    {"what": "KSM, 2 episodes", "made_now": False, "queries": 20_000, "flops": 4e12, "seconds": 40.0},
+]
+
+
+def answered_by_a_cache(cached: int, **more: Any) -> dict[str, Any]:
+    """The ledger of a run whose teacher was never asked."""
+    queries = {"total": 0, "unique": 0, "cached": cached}
+    return {"teacher_queries": queries, "flops": {"total": 1e12}, "seconds": {"training": 60.0}, **more}
+
+
+def test_a_run_that_a_cache_answered_stays_what_it_is(tmp_path):
+    """Vanilla KD and random selection are baselines, marked, and points of the figure, whoever answered."""
+    reported(tmp_path / "all", 0.8, 1, "all", 1.0, results={"ledger": answered_by_a_cache(12_000)})
+    reported(tmp_path / "random", 0.6, 1, "random", results={"ledger": answered_by_a_cache(1_200)})
+    reported(tmp_path / "adads", 0.7, 1, "adads")
+    reported(tmp_path / "labels", 0.5, 1, "all", 1.0, knowledge="labels", queries=0)
+    (found,) = tables(tmp_path)
+    rows = {row.group.one.folder.name: row for row in found.rows}
+    assert {name: row.taught for name, row in rows.items()} == {
+        "all": True,
+        "random": True,
+        "adads": True,
+        "labels": False,
+    }
+    baselines = {name: row.line.baseline and row.line.baseline.one.folder.name for name, row in rows.items()}
+    assert baselines == {"all": None, "random": "all", "adads": "random", "labels": "all"}
+    assert (rows["random"].marks, rows["adads"].marks) == ([WORST], [BEST])
+    (axes,) = figures.scores(found, "queries").axes
+    points = sorted(tuple(one.get_xydata()[0]) for one in axes.lines if one.get_marker() == "o")
+    np.testing.assert_allclose(points, [(0, 60), (0, 80), (1200, 70)])
+    np.testing.assert_allclose([one.get_ydata()[0] for one in axes.lines if one.get_linestyle() == "--"], [50])
+    left, right = axes.get_xlim()
+    assert left < 0 < 1200 < right  # 0 has a place
+    text = markdown(build_report([tmp_path], notify=quiet))
+    assert "| cached |" in text and " | 1,200 | " in text and "a teacher cache answered" in text
+
+
+def test_the_page_has_costs_with_and_without_preparation_and_the_front_is_by_the_former(tmp_path):
+    reported(
+        tmp_path / "ksm", 0.8, 1, "all", 1.0, knowledge="ksm", queries=1000, flops=1e12, results={"preparation": KSM}
+    )
+    reported(tmp_path / "all", 0.7, 1, "all", 1.0, queries=12_000, flops=3e12, results={"preparation": KSM[:1]})
+    reported(tmp_path / "random", 0.6, 1, queries=1200, flops=2e12)
+    (found,) = tables(tmp_path)
+    rows = {row.group.one.folder.name: row for row in found.rows}
+    assert (rows["ksm"].queries.value, rows["ksm"].queries.total) == (1000, 21_000)
+    assert (rows["ksm"].flops.value, rows["ksm"].flops.total) == (1e12, 7e12)
+    assert (rows["all"].flops.value, rows["all"].flops.total) == (3e12, 5e12)
+    (axes,) = figures.scores(found, "queries").axes
+    front = axes.lines[0].get_xydata()[:3].tolist()  # alone, the KSM run would be cheaper and better than both
+    np.testing.assert_allclose(front, [[1200, 60], [12_000, 70], [21_000, 80]])
+    assert [1000, 21_000] in [line.get_xdata().tolist() for line in axes.lines]  # the cost of the run alone
+    assert axes.get_xlabel() == "teacher queries, with preparation"
+    (axes,) = figures.scores(found, "flops").axes
+    np.testing.assert_allclose(axes.lines[0].get_xydata()[:3], [[2e12, 60], [5e12, 70], [7e12, 80]])
+    report_ = build_report([tmp_path], notify=quiet)
+    (line,) = [one for one in markdown(report_).splitlines() if "knowledge=ksm" in one and one.startswith("| ")]
+    assert " | 1,000 (10x) | 21,000 | " in line and " | 1.00 T (3x) | 7.00 T | " in line
+    assert "21,000" in html(report_) and "total queries" in html(report_)
+
+
+def test_full_data_at_the_same_total_cost_has_its_own_preparation(tmp_path):
+    curve = [(0, 0.5), (4e12, 0.70), (5e12, 0.80), (6e12, 0.82)]
+    reported(tmp_path / "all", 0.82, 1, "all", 1.0, curve=curve, flops=6e12, results={"preparation": KSM[:1]})
+    reported(tmp_path / "adads", 0.75, 1, "adads", flops=4.5e12, results={"preparation": KSM[:1]})
+    reported(tmp_path / "margin", 0.75, 1, "margin", flops=4.5e12, results={"preparation": [{**KSM[0], "flops": 3e12}]})
+    rows = rows_of(tmp_path)
+    assert (
+        rows["adads 0.1"].same_cost == rows["adads 0.1"].same_total == pytest.approx(0.75)
+    )  # 4.5e12, and 6.5e12 of both
+    assert rows["margin 0.1"].same_total == pytest.approx(0.81)  # 7.5e12 less 2e12 is halfway from 5e12 to 6e12
+
+
+def test_a_total_that_is_a_lower_bound_is_marked(tmp_path):
+    unknown = [{**KSM[1], "queries": None, "flops": None, "seconds": None}]
+    reported(tmp_path / "1", 0.8, 1, "adads", results={"preparation": unknown})
+    reported(tmp_path / "2", 0.7, 1, "random")
+    text = markdown(build_report([tmp_path], notify=quiet))
+    assert "| ≥ 1,200 |" in text and "recorded no cost" in text
+
+
+def test_learning_curves_against_queries_begin_at_the_preparation(tmp_path):
+    evaluated(reported(tmp_path / "1", 0.6, 1, "all", 1.0, results={"preparation": KSM}), (0, 0.5, 0), (10, 0.6, 100))
+    (found,) = tables(tmp_path)
+    (axes,) = figures.learning(found, found.rows, "queries").axes
+    assert axes.lines[0].get_xdata().tolist() == [20_000, 20_100]
+
+
 # ---- choosing runs
 
 
@@ -291,7 +383,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert "<script" not in bare and "<iframe" not in bare and "<img" not in bare
     for line in markdown(found).splitlines():
         if line.startswith("| "):
-            assert len(re.findall(r"(?<!\\)\|", line)) == 11  # no cell came to or went
+            assert len(re.findall(r"(?<!\\)\|", line)) == 14  # no cell came to or went
 
 
 def test_every_image_is_within_the_page_and_has_its_size_and_words(tmp_path):
@@ -399,14 +491,20 @@ def test_a_schedule_is_the_mean_over_seeds(tmp_path):
     [
         ("select", {}, "select.name"),
         ("metrics", {"student": []}, "metrics.student"),
-        ("ledger", {"teacher_queries": {"total": "many"}}, "ledger.teacher_queries.total"),
+        (
+            "ledger",
+            {"teacher_queries": {"total": "many"}, "flops": {"total": 1}, "seconds": {}},
+            "ledger.teacher_queries.total",
+        ),
     ],
 )
 def test_a_result_that_no_run_wrote_is_left_out(tmp_path, part, found, name):
     nine(tmp_path)
     reported(tmp_path / "odd", 0.9, 7, results={part: found})
     left = build_report([tmp_path], notify=quiet).left_out
-    assert left == {str(tmp_path / "odd"): f"result.json whose {name} is not as runs write it"}
+    (said,) = left.values()
+    assert list(left) == [str(tmp_path / "odd")] and said.startswith("result.json is not as runs write it: ")
+    assert all(part in said for part in name.split("."))
 
 
 def test_a_configuration_with_a_broken_reference_is_one_line(tmp_path):

@@ -347,7 +347,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     (row,) = across_runs.ratio([tmp_path], said.append).rows
     assert row["mean"] == 0.2 and row["seeds"] == 1
-    assert said == ["1 run unfinished: left out", "1 run made again later: left out"]
+    assert said == [f"left out, running: {tmp_path / '3'}", f"left out, made again later: {tmp_path / '1'}"]
 
 
 def test_nothing_to_compare_is_one_line(tmp_path: Path) -> None:

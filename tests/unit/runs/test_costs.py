@@ -1,0 +1,86 @@
+"""kdlab.runs.costs: what a run cost alone and with its preparation, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kdlab.runs import costs, model_card, summary
+from kdlab.runs.costs import RunCost
+from tests.unit.runs.test_summary import result
+
+TEACHER = {"what": "teacher, 12 layers, fine-tuned", "made_now": False, "queries": 0, "flops": 2e12, "seconds": 60.0}
+KSM = {"what": "KSM, 2 episodes", "made_now": True, "queries": 20_000, "cached": 5, "flops": 4e12, "seconds": 40.0}
+BASELINE = {"what": "student without a teacher", "made_now": True, "queries": 0, "flops": 9e12, "seconds": 90.0}
+
+
+def ksm_run(*stages: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A run of 1,000 queries, 5.5 TFLOPs and 100 s on 4,128 rows (all data: 11 TFLOPs, 250 s)."""
+    return result(ledger__teacher_queries={"total": 1000, "cached": 32}, preparation=list(stages), **changes)
+
+
+def test_a_ksm_run_of_1000_queries_with_20000_of_preparation_cost_21000():
+    made = ksm_run(TEACHER, KSM)
+    assert costs.own(made) == RunCost(1000, 5.5e12, 100.0)
+    assert costs.prepared(made) == RunCost(20_000, 6e12, 100.0)
+    assert costs.total(made) == RunCost(21_000, 11.5e12, 200.0)
+    assert costs.cached(made) == 32
+
+
+def test_the_baseline_that_a_run_is_compared_with_is_no_part_of_its_cost():
+    for baseline in (BASELINE, {**BASELINE, "what": "named anew", "baseline": True}):
+        made = ksm_run(KSM, baseline)
+        assert costs.total(made) == RunCost(21_000, 9.5e12, 140.0)
+        lines = summary.preparation(made)
+        assert "not in the total" in lines[3] and lines[-1].split()[-5:] == ["21,000", "9.50", "T", "2.3", "min"]
+
+
+@pytest.mark.parametrize("stages", [[KSM | {"queries": None}], None])
+def test_a_stage_or_a_result_that_recorded_no_cost_makes_the_total_a_lower_bound(stages):
+    made = ksm_run(*(stages or []))
+    if stages is None:
+        del made["preparation"]
+    assert costs.own(made).measured and not costs.total(made).measured
+    assert costs.total(made).queries == 1000
+    assert costs.gains(made, True)["queries"] is None
+
+
+def test_seconds_that_were_not_recorded_are_in_no_total():
+    made = ksm_run(KSM)
+    del made["ledger"]["seconds"]["training"]
+    assert costs.own(made).seconds is None and costs.total(made).seconds is None
+    assert costs.mean([costs.own(made), costs.own(ksm_run())]) == RunCost(1000, 5.5e12, 100.0)
+
+
+def test_gains_with_preparation_have_the_main_teacher_on_both_sides():
+    made = ksm_run(TEACHER, KSM, BASELINE)
+    assert costs.gains(made, False) == {"queries": 4.0, "flops": 2.0, "wallclock": 2.5}  # as the ledger has them
+    assert costs.gains(made, True) == pytest.approx(
+        {"queries": 4128 / 21_000, "flops": (11 + 2) / 11.5, "wallclock": (250 + 60) / 200}
+    )
+    alone = ksm_run(TEACHER)
+    assert costs.gains(alone, True)["flops"] == pytest.approx((11 + 2) / (5.5 + 2))
+
+
+def test_the_model_card_has_both_numbers():
+    assert "Teacher queries 1,000 of 4,128 rows seen, with the preparation of teachers and modules 21,000. " in (
+        model_card.card(ksm_run(TEACHER, KSM))
+    )
+    assert "Teacher queries 1,000 of 4,128 rows seen. " in model_card.card(ksm_run(TEACHER))
+
+
+@pytest.mark.parametrize(
+    ("changes", "has"),
+    [
+        ({"adopt": "single"}, True),
+        ({"adopt": None}, False),
+        ({"adopt": None, "teachers": []}, False),
+        ({"teachers": [{"name": "specialist-1"}]}, True),
+        ({}, True),  # an older result: its teacher was scored
+        ({"metrics": {"student": {"loss": 1.0}}}, False),
+    ],
+)
+def test_whether_a_run_has_a_teacher_follows_from_its_configuration_and_not_from_a_counter(changes, has):
+    for queries in (0, 1000):
+        assert summary.taught(result(ledger__teacher_queries={"total": queries}, **changes)) == has

@@ -1,0 +1,102 @@
+"""kdlab.runs.result_schema: results that runs have written pass; every alteration of one is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdlab.errors import UserError
+from kdlab.runs.finished import finished_result, read_result
+from kdlab.runs.result_schema import fault
+from tests.support.old_runs import FINISHED, recorded
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_results_of_older_versions_pass(name):
+    assert fault(recorded(name)) == ""
+
+
+def altered(place: str, value: Any) -> dict[str, Any]:
+    """The result of a KSM run with another value at a dotted place."""
+    made = copy.deepcopy(recorded("ksm"))
+    node: Any = made
+    *parts, last = place.split(".")
+    for part in parts:
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    node[last] = value
+    return made
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("ledger.flops.total", 10**400, "ledger.flops.total is 1000"),
+        ("ledger.flops.total", float("nan"), "ledger.flops.total is nan, not a number of at least 0"),
+        ("ledger.flops.all_data", float("inf"), "ledger.flops.all_data is inf"),
+        ("ledger.flops.total", -1, "ledger.flops.total is -1"),
+        ("ledger.teacher_queries.total", "many", "ledger.teacher_queries.total is 'many', not a count"),
+        ("ledger.teacher_queries.total", 12.5, "ledger.teacher_queries.total is 12.5, not a count"),
+        ("ledger.teacher_queries.total", True, "ledger.teacher_queries.total is True, not a count"),
+        ("ledger.seconds.training", [1], "ledger.seconds.training is a list of 1, not a number or null"),
+        ("ledger.speedup.queries", "10x", "ledger.speedup.queries is '10x'"),
+        ("metrics.student.score", "good", "metrics.student.score is 'good', not a score or null"),
+        ("metrics.student.score", 10**400, "metrics.student.score is 1000"),
+        ("metrics.teacher", None, "metrics.teacher is null, not a mapping"),
+        ("select.ratio", 0, "select.ratio is 0, not a share in (0, 1]"),
+        ("select.name", "\ud800", "select.name is '\\ud800', not a text of UTF-8"),
+        ("select.name", "x" * 10**6, "(1,000,000 characters)"),
+        ("seed", 1.5, "seed is 1.5, not a whole number"),
+        ("steps", None, "steps is null, not a count"),
+        ("head", "poems", "head is 'poems', not masked_lm or sequence_classification"),
+        ("stage", ["finetune"], "stage is a list of 1, not pretrain or finetune"),
+        ("data.path", 5, "data.path is 5, not a text"),
+        ("data.splits.train.rows", float("nan"), "data.splits.train.rows is nan, not a count"),
+        ("policy", [], "policy is a list of 0, not a mapping"),
+        ("preparation.0.flops", float("inf"), "preparation[0].flops is inf"),
+        ("preparation.0.what", None, "preparation[0].what is null"),
+        ("preparation", {}, "preparation is a mapping of 0, not a list"),
+        ("teachers.0.made_of", 3, "teachers[0].made_of is 3"),
+        ("student.layers", [0, "two"], "student.layers is a list of 2, not layers or null"),
+        ("command", "python", "command is 'python', not a list"),
+    ],
+)
+def test_an_alteration_is_named_by_its_place(place, value, said):
+    assert said in fault(altered(place, value))
+
+
+def test_what_is_missing_is_named_and_what_older_versions_lacked_may_be():
+    whole = recorded("ksm")
+    for key in whole:
+        found = fault({name: value for name, value in whole.items() if name != key})
+        required = key in ("status", "seed", "select", "data", "metrics", "ledger")
+        assert (found == f"it has no {key}") if required else found == ""
+    ledger = {name: value for name, value in whole["ledger"].items() if name != "flops"}
+    assert fault({**whole, "ledger": ledger}) == "ledger has no flops"
+    seconds = {name: value for name, value in whole["ledger"]["seconds"].items() if name != "training"}
+    assert fault({**whole, "ledger": {**whole["ledger"], "seconds": seconds}}) == ""
+    assert fault({**whole, "data": {}}) == "data names no task, path or source"
+
+
+def test_commands_that_start_from_a_run_refuse_it_in_one_line(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(altered("ledger.flops.total", "many")))
+    with pytest.raises(UserError, match=r"result\.json is not as runs write it: ledger\.flops\.total is 'many'"):
+        finished_result(tmp_path)
+    whole = recorded("ksm")
+    del whole["devices"]["precision"]
+    (tmp_path / "result.json").write_text(json.dumps(whole))
+    assert finished_result(tmp_path)["name"] == "ksm"
+    with pytest.raises(UserError, match=r"has no devices\.precision, which this command reads"):
+        finished_result(tmp_path, "devices.precision")
+
+
+def test_a_name_of_a_hundred_million_characters_costs_no_time(tmp_path: Path):
+    (tmp_path / "result.json").write_text(json.dumps(altered("select.name", "x" * 10**8)))
+    began = time.process_time()
+    result, why = read_result(tmp_path)
+    assert result is None and "bytes, and no run writes more" in why
+    assert time.process_time() - began < 1
