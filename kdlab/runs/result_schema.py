@@ -133,6 +133,7 @@ SCHEMA = Keys(
         "command": ListOf(TEXT),
         "devices": Keys({}, {"world": COUNT, "kind": TEXT, "precision": TEXT}),
         "artifacts": ListOf(TEXT),
+        "warnings": ListOf(TEXT),
     },
 )
 
