@@ -12,10 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdlab.runtime import streams
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Inject the chosen faults and print a row for each; returns 1 if any was not as promised, 2 if no name fits."""
     chosen = _parser().parse_args(argv)
+    streams.outlive_readers()
     from kdlab.testing.fault_suite import FaultOptions, run_suite
 
     options = FaultOptions(chosen.quick, chosen.only, chosen.but, chosen.jobs, chosen.steps, chosen.table)

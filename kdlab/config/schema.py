@@ -47,7 +47,7 @@ class Config:
     artifacts: str = "artifacts"
     "Folder of teachers, prepared data and other things that runs share"
     overwrite: bool = False
-    "true: empty a run folder that holds a finished run first"
+    "true: replace the run that the chosen folder holds, finished or not"
     resume: bool = True
     "Resume an unfinished run of the same configuration; false: start a new one"
     no_kd_baseline: bool = False

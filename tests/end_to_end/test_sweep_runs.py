@@ -12,6 +12,16 @@ from tests.support.runs import KillAt, call, outcome, tiny, tiny_task
 AT_ONCE = ("hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
 
 
+class Talkative(ForkedJobs):
+    """The sweep prints a line every fifth of a second, not every minute."""
+
+    def __call__(self) -> None:
+        from kdlab.sweeps import display
+
+        display.PLAIN_SECONDS = 0.2
+        super().__call__()
+
+
 def home(folder: Path, name: str = "adads_pretrain") -> Path:
     (found,) = (folder / "outputs" / name).iterdir()
     return found
@@ -54,7 +64,7 @@ def test_ctrl_c_stops_the_jobs_and_the_same_command_goes_on_to_the_same_bits(tmp
 
 def test_two_jobs_at_once_that_need_one_teacher_make_it_once(tmp_path, teacher_folder, task_folder):
     command = ["-m", *tiny_task(teacher_folder, task_folder, "seed=1,2", "trainer.max_steps=2"), *AT_ONCE]
-    done = call(command, tmp_path, ForkedJobs())
+    done = call(command, tmp_path, Talkative())
     assert done.code == 0, done.output
     logs = [file.read_text() for file in sorted(home(tmp_path, "adads_finetune").glob("*.log"))]
     making = "making the teacher, fine-tuned on this task, to be kept in"
@@ -62,6 +72,8 @@ def test_two_jobs_at_once_that_need_one_teacher_make_it_once(tmp_path, teacher_f
     assert sorted(makers) == [0, 1], logs
     waited = r"the teacher, fine-tuned on this task: process \d+ on \S+ is making it, waiting for that"
     assert re.search(waited, logs[makers.index(0)])
+    said = r"0 done, 2 running, 0 failed, 0 left; 1 of the running waits for the teacher, fine-tuned on this task: process \d+ on \S+ is making it"
+    assert re.search(said, done.output), done.output
 
 
 def test_optuna_searches_ratios_and_goes_on_with_its_study(tmp_path, teacher_folder, text_folder):

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from kdlab.storage import locks
 from tests.support.runs import call, tiny
 
 
@@ -28,4 +29,4 @@ def test_submitit_runs_the_jobs_and_says_which_failed(tmp_path, teacher_folder, 
     assert "1 job failed" in done.output and "two are the least" in done.output.split("1 job failed")[1]
     (home,) = (tmp_path / "outputs" / "adads_pretrain").iterdir()
     assert json.loads((home / "job0" / "result.json").read_text())["status"] == "finished"
-    assert not list(home.glob(".*.lock"))
+    assert not list(home.rglob(locks.NAME))
