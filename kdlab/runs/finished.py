@@ -17,12 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.config.saved import read_config_here
 from kdlab.config.schema import Config, checked, first_line
-from kdlab.errors import UserError
+from kdlab.errors import UserError, one_line
 from kdlab.runs.result_schema import fault, inside
 from kdlab.runtime import streams
 from kdlab.storage.escaping import shortened
-from kdlab.storage.files import atomic_write_json
+from kdlab.storage.files import atomic_write_json, read_json
 
+LONGEST = 500  # characters of a warning
 LARGEST_FILE = 1 << 24  # bytes of a result.json: runs write some thousand
 _A_RUNS = {"seed", "select", "metrics", "ledger"}  # a result.json with none of these is of a suite of runs
 
@@ -81,13 +82,14 @@ def warning_of(what: str, warnings: list[str]) -> Iterator[None]:
         yield
     except Exception as error:
         line = (str(error) or type(error).__name__).splitlines()[0]
-        warnings.append(f"{what}: {line if isinstance(error, UserError) else f'{type(error).__name__}: {line}'}")
+        said = line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+        warnings.append(one_line(f"{what}: {said}")[:LONGEST])
 
 
 def add_warnings(run: Path, lines: Sequence[str]) -> None:
     """Add warnings to the result.json of a finished run; do nothing where it cannot be read or written."""
-    with suppress(UserError):
-        result = finished_result(run)
+    with suppress(UserError, OSError, ValueError, TypeError, AttributeError):
+        result = read_json(run / "result.json")
         atomic_write_json(run / "result.json", {**result, "warnings": [*result.get("warnings", []), *lines]})
 
 

@@ -92,10 +92,9 @@ def jobs(monkeypatch) -> Callable[[Path], SuitePlan]:
 
     def run(title: str, overrides: object, folder: Path) -> bool:
         if not (folder / "result.json").is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            scores = {"status": "finished", "metrics": {"student": {"accuracy": 0.75, "score": 0.75}}}
-            (folder / ".result.json").write_text(json.dumps(scores))
-            os.rename(folder / ".result.json", folder / "result.json")
+            shutil.rmtree(folder.with_name(f".{folder.name}"), ignore_errors=True)
+            made_run(folder.with_name(f".{folder.name}"), 0.75, task="rte", metrics={"accuracy": 0.75})
+            os.rename(folder.with_name(f".{folder.name}"), folder)
         return True
 
     monkeypatch.setattr(suite, "run_unless_finished", run)
@@ -139,9 +138,8 @@ def test_a_suite_that_replaces_another(jobs, tmp_path):
 
 
 def test_an_export(teacher_folder, tmp_path):
-    run = tmp_path / "run"
+    run = made_run(tmp_path / "run", 5.0, stage="pretrain")
     shutil.copytree(teacher_folder, run / "student")
-    (run / "result.json").write_text(json.dumps({"status": "finished", "stage": "pretrain", "head": "masked_lm"}))
     (run / "student" / "README.md").write_text("# a card\n")
 
     def export(home: Path) -> None:
