@@ -57,6 +57,6 @@ def anchored(config: Mapping[str, Any], folder: Path, where: str = "") -> dict[s
 
 def _exists(folder: Path, value: str) -> bool:
     try:
-        return not value.startswith("~") and not os.path.isabs(value) and (folder / value).exists()
+        return bool(value) and not value.startswith("~") and not os.path.isabs(value) and (folder / value).exists()
     except (OSError, ValueError):  # a text that cannot be a path
         return False

@@ -194,7 +194,7 @@ class TaskInputs(Inputs):
 def folder_of(path: str, task: Task) -> str:
     """The folder of `task` in a folder of tasks, by its name or title; else `path` itself."""
     root = Path(path).expanduser()
-    if not root.is_dir() or any(file.stem.startswith("train") for file in root.iterdir() if file.is_file()):
+    if not root.is_dir() or any(file.name.casefold().startswith("train") for file in root.iterdir() if file.is_file()):
         return path
     named = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and plain_name(folder.name) == task.name]
     return str(named[0]) if named else path

@@ -77,9 +77,10 @@ class ClassCodes:
 
     def index(self, value: str) -> int | None:
         """Index of the class that is written `value`: as it is, else folded, else as a boolean; None if unknown."""
-        exact, folded = self.written.get(value.strip()), fold(value)
+        exact = self.written.get(value.strip())
         if exact is not None:
             return exact
+        folded = fold(value)
         return self.folded.get(folded, self.folded.get(_BOOLEAN.get(folded, folded)))
 
 

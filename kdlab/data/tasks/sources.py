@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from kdlab.data.tasks.class_names import ClassNames, FileCodes
+from kdlab.data.tasks.columns import chosen_columns
 from kdlab.data.tasks.files import (
     SUFFIXES,
     FileRow,
-    column_of,
-    place,
     read_class_names,
     read_columns,
     read_label_names,
@@ -32,7 +30,6 @@ from kdlab.data.tasks.inference import check_train_labels, classes_of, note_of
 from kdlab.data.tasks.labels import align, codes
 from kdlab.data.tasks.registry import AX, Task, plain_name
 from kdlab.data.tasks.rows import LabelledRow, TaskData, labelled, with_dev
-from kdlab.data.text.files import matching
 from kdlab.data.text.lines import UTF8, check_encoding, encoding_parts, format_of, stem_of
 from kdlab.data.text.sources import HubText
 from kdlab.errors import UserError
@@ -47,17 +44,8 @@ STEMS = {
     "test": ("test", "test_matched"),
     "test_mismatched": ("test_mismatched",),
 }
-PAIRS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("text1", "text2"),
-)
-SINGLES = ("sentence", "text")
 Tables = list[tuple[Path, list[FileRow]]]  # the files of a split and their rows
 _REVISION = 2  # of the reading of labels; of the first one where both give the same
-LABELS = ("label", "labels", "gold_label", "score", "is_duplicate", "Quality")  # the last three: original files of GLUE
 
 
 class TaskSource(Protocol):
@@ -80,9 +68,9 @@ class TaskSource(Protocol):
 class TaskFolder:
     """A folder with files for train, dev (validation, valid, val) and optionally test, or one file, which is train.
 
-    Files are .tsv, .csv, .jsonl (also as .gz or .zst) or .parquet. `task`: the official task of the rows; None: texts in a row, classes or
-    scores, and the metric are inferred. `columns` and `label`: names of the text columns (one or two) and of the label
-    column (None: by the usual names). `regression`: overrides the inference (None: infer). A labels.txt, or the class
+    Files are .tsv, .csv, .jsonl (also as .gz or .zst) or .parquet. `task`: the official task of the rows; None: texts
+    in a row, classes or scores, and the metric are inferred. `columns` and `label`: names of the text columns (one or
+    two) and of the label column (None: by the usual names). `regression`: overrides the inference (None: infer). A labels.txt, or the class
     names that `datasets` writes into parquet, defines the classes and their order; numbers in a .parquet file with names
     go by its own names. `encoding`: that of all files but .parquet. Without a dev split, a tenth of train is held out.
     """
@@ -182,23 +170,10 @@ class TaskFolder:
 
     def _columns(self, file: Path, split: str) -> tuple[tuple[str, ...], str | None]:
         """Names of the text columns and of the label column (None: a test file without one), as the file has them."""
-        available = read_columns(file, self.encoding)
-        usual = [*([self.task.hub.columns] if self.task else []), *PAIRS, *((name,) for name in SINGLES)]
-        texts = tuple(column_of(file, name, available) for name in self.columns or ()) or _usual(usual, available)
-        if texts is None:
-            raise UserError(
-                f"{place(file, 1)}: the columns are {', '.join(available)}, none with a usual name of a text column; "
-                "give data.columns=[sentence] or data.columns=[sentence1,sentence2] with the right names"
-            )
-        if self.label is not None:
-            optional = split.startswith("test") and matching(self.label, available) is None
-            return texts, None if optional else column_of(file, self.label, available)
-        label = _usual([(name,) for name in LABELS], available)
-        if label is None and not split.startswith("test"):
-            raise UserError(
-                f"{place(file, 1)}: no column 'label'; the columns are {', '.join(available)}: give data.label_column=NAME"
-            )
-        return texts, label and column_of(file, label[0], available)
+        official = self.task.hub.columns if self.task else ()
+        return chosen_columns(
+            file, read_columns(file, self.encoding), self.columns or (), self.label, official, split.startswith("test")
+        )
 
     def _label_file(self) -> Path | None:
         file = Path(self.path).expanduser() / "labels.txt"
@@ -313,12 +288,3 @@ def _stem(file: Path) -> str:
 
 def _endings(file: Path) -> str:
     return file.name[len(stem_of(file)) :]
-
-
-def _usual(names: Sequence[tuple[str, ...]], available: Sequence[str]) -> tuple[str, ...] | None:
-    """The first of `names` whose columns are all there, first as they are written, then in any case."""
-    exact = next((some for some in names if set(some) <= set(available)), None)
-    if exact is not None:
-        return exact
-    found = ([matching(name, available) for name in some] for some in names)
-    return next((tuple(map(str, some)) for some in found if None not in some), None)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdlab.data.text import mediawiki
-from kdlab.data.text.files import blocks, chunks, grouped, jsonl_rows, parquet_rows, parquet_size
+from kdlab.data.text.files import blocks, chunks, grouped, jsonl_rows, matching, parquet_rows, parquet_size
 from kdlab.data.text.lines import COMPRESSED, UTF8, check_encoding, encoding_parts, format_of, lines, sniff
 from kdlab.errors import UserError, nearest
 from kdlab.ranges import Count
@@ -188,7 +188,7 @@ class HubText:
         _check_group(self.group)
         features = self.query_hub("load_dataset_builder").info.features
         if features is not None:
-            self._check_column(features)
+            self._column(features)
 
     def fingerprint(self) -> str:
         """Sha256 over the settings; the revision pins the text."""
@@ -198,18 +198,20 @@ class HubText:
     def documents(self) -> Iterator[str]:
         """Stream the rows, or groups of rows, in the order of the data set."""
         rows = self.query_hub("load_dataset", split=self.split)
-        self._check_column(rows.column_names)
-        rows = rows.select_columns([self.text_column])
-        texts = (text for batch in rows.iter(1000) for text in batch[self.text_column] if text)
+        column = self._column(rows.column_names)
+        rows = rows.select_columns([column])
+        texts = (text for batch in rows.iter(1000) for text in batch[column] if text)
         yield from grouped(texts, self.group)
 
     def size(self) -> None:
         """None: unknown before the download."""
         return None
 
-    def _check_column(self, names: Iterable[str]) -> None:
-        if self.text_column not in names:
+    def _column(self, names: Iterable[str]) -> str:
+        found = matching(self.text_column, names)
+        if found is None:
             raise UserError(f"{self.name} has no column {self.text_column!r}; {nearest(self.text_column, names)}")
+        return found
 
     def query_hub(self, loader: str, **options: str) -> Any:
         """Call the function `loader` of `datasets` for this data set; UserError if the Hub cannot be reached."""

@@ -1,0 +1,54 @@
+"""Columns of users' files: the names that are given, or else the usual ones, in any case where only one column matches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdlab.data.tasks.files import column_of, place
+from kdlab.data.text.files import matching
+from kdlab.errors import UserError
+
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text1", "text2"),
+)
+SINGLES = ("sentence", "text")
+LABELS = ("label", "labels", "gold_label", "score", "is_duplicate", "Quality")  # the last three: original files of GLUE
+
+
+def chosen_columns(
+    file: Path, available: Sequence[str], texts: Sequence[str], label: str | None, official: Sequence[str], test: bool
+) -> tuple[tuple[str, ...], str | None]:
+    """Names of the text columns (one or two) and of the label column among the `available` ones of a file.
+
+    `texts`, `label`: as given by the user (empty, None: the `official` ones of the task, or the usual ones). `test`: of a
+    split that may lack labels (None then). UserError for columns that do not exist, and without a usual name.
+    """
+    usual = [*([tuple(official)] if official else []), *PAIRS, *((name,) for name in SINGLES)]
+    found = tuple(column_of(file, name, available) for name in texts) or _usual(usual, available)
+    if found is None:
+        raise UserError(
+            f"{place(file, 1)}: the columns are {', '.join(available)}, none with a usual name of a text column; "
+            "give data.columns=[sentence] or data.columns=[sentence1,sentence2] with the right names"
+        )
+    if label is not None:
+        return found, None if test and matching(label, available) is None else column_of(file, label, available)
+    named = _usual([(name,) for name in LABELS], available)
+    if named is None and not test:
+        raise UserError(
+            f"{place(file, 1)}: no column 'label'; the columns are {', '.join(available)}: give data.label_column=NAME"
+        )
+    return found, named and column_of(file, named[0], available)
+
+
+def _usual(names: Sequence[tuple[str, ...]], available: Sequence[str]) -> tuple[str, ...] | None:
+    """The first of `names` whose columns are all there, first as they are written, then in any case."""
+    exact = next((some for some in names if set(some) <= set(available)), None)
+    if exact is not None:
+        return exact
+    found = ([matching(name, available) for name in some] for some in names)
+    return next((tuple(map(str, some)) for some in found if None not in some), None)
