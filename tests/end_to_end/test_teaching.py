@@ -297,7 +297,6 @@ HARD = ["adopt=hard", *SMALL]
         (["weigh=uncertainty"], ["patient"]),
         (["adopt=muki_soft", *SMALL, "adopt.mc_dropout=-1"], ["adopt.mc_dropout=-1"]),
         (["adopt=muki_soft", *SMALL, "adopt.arms.muki_soft.scale=0"], ["scale=0"]),
-        (["adopt=muki_soft", *SMALL, "adopt.mc_dropout=2", "trainer.shard_teacher=true"], ["adopt.mc_dropout=2", "shard_teacher"]),
         ([*HARD, "+adopt.mc_dropout=2"], ["adopt.mc_dropout=2", "adopt=hard", "muki_soft"]),
         (["knowledge=dekd", "knowledge.terms.aligned.teacher=large"], ["knowledge.terms.aligned.teacher=large", "largest"]),
         (["knowledge=tinybert", "knowledge.phase_lrs=[1e-3]"], ["knowledge.phase_lrs", "2 phases"]),
@@ -386,25 +385,25 @@ def test_dynamic_alignment_chooses_as_many_layers_as_the_student_has(lab):
 MC = ["select=random", "teachers.split=2", "knowledge=muki", "adopt=muki_soft", "adopt.mc_dropout=2", *FEW]
 
 
-def test_each_forward_of_monte_carlo_dropout_is_a_query_and_a_resumed_run_repeats_it(lab):
-    folder, _ = lab.run(*MC)
+def test_each_forward_of_monte_carlo_dropout_is_a_query_and_a_resumed_run_repeats_it(lab, tmp_path):
+    lively = tmp_path / "lively"  # the tests' models have no dropout
+    shutil.copytree(lab.teacher, lively)
+    config = json.loads((lively / "config.json").read_text()) | {"hidden_dropout_prob": 0.3}
+    (lively / "config.json").write_text(json.dumps(config))
+    given = [*MC, f"teachers.path={lively}"]
+    folder, _ = lab.run(*given)
     assert queries_in(folder) == {f"specialist-{n}": 3 * STEPS * KEPT for n in (1, 2)}
-    plain = lab.run(*MC, "adopt.mc_dropout=0")[0]
+    plain = lab.run(*given, "adopt.mc_dropout=0")[0]
     assert queries_in(plain) == {f"specialist-{n}": STEPS * KEPT for n in (1, 2)}
     assert weights(folder) != weights(plain)
-    assert lab.try_(*MC, prepare=Kill(4, "end"), into="killed/mc")[1].code == -9
-    again, done = lab.try_(*MC, into="killed/mc")
+    assert lab.try_(*given, prepare=Kill(4, "end"), into="killed/mc")[1].code == -9
+    again, done = lab.try_(*given, into="killed/mc")
     assert done.code == 0, done.output
     assert whole(again) == whole(folder)
 
 
-def test_a_teacher_without_dropout_has_no_monte_carlo_uncertainty(lab, tmp_path):
-    dull = tmp_path / "dull"
-    shutil.copytree(lab.teacher, dull)
-    config = json.loads((dull / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
-    (dull / "config.json").write_text(json.dumps(config))
-    assert_refused(lab.try_(*MC, f"teachers.path={dull}")[1], "adopt.mc_dropout=2", "specialist-1 has no dropout")
+def test_a_teacher_without_dropout_has_no_monte_carlo_uncertainty(lab):
+    assert_refused(lab.try_(*MC)[1], "adopt.mc_dropout=2", "specialist-1 has no dropout")
 
 
 # ---- laws of the module that learns to weigh

@@ -44,7 +44,7 @@ TYPED = {
     "an assistant's precision": (["adopt=assistant", "adopt.assistant.precision=half"], "adopt.assistant.precision"),
     "forwards below none": (["adopt=muki_soft", "adopt.mc_dropout=-1"], "adopt.mc_dropout=-1: at least 0"),
     "forwards of a shared teacher": (
-        ["adopt=muki_hard", "adopt.mc_dropout=16", "trainer.shard_teacher=true"], "adopt.mc_dropout=16: forwards with dropout"
+        ["adopt=muki_hard", "adopt.mc_dropout=16", "trainer.shard_teacher=true", "trainer.devices=2"], "adopt.mc_dropout=16: forwards with dropout"
     ),
     "no such teacher of a term": (
         ["knowledge=dekd", "knowledge.terms.aligned.teacher=large"], "knowledge.terms.aligned.teacher=large: did you mean largest"
@@ -223,10 +223,11 @@ def test_a_term_of_the_largest_teacher_is_tried_on_that_one_and_needs_one():
         check_terms(terms, given[0], [member(2, (0, 1)), member(4, (2, 3, 4))], *given[2:])
 
 
-def test_monte_carlo_dropout_is_for_rules_that_read_the_teachers(make_stage):
+def test_monte_carlo_dropout_is_for_rules_that_read_the_teachers_and_for_teachers_with_dropout(make_stage):
     with pytest.raises(UserError, match=r"adopt.mc_dropout=2: adopt=hard .* adopt=muki_soft or muki_hard"):
         check(make_stage("adopt=hard", SMALL, "+adopt.mc_dropout=2"))
-    check(make_stage("adopt=muki_soft", SMALL, "adopt.mc_dropout=2"))
+    with pytest.raises(UserError, match="adopt.mc_dropout=2: the teacher small has no dropout"):
+        check(make_stage("adopt=muki_soft", SMALL, "adopt.mc_dropout=2"))  # the tests' models have none
 
 
 def test_equals_keep_their_order_and_specialists_theirs():
