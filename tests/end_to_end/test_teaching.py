@@ -293,14 +293,14 @@ HARD = ["adopt=hard", *SMALL]
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["student.layers=4", "knowledge=dekd", *HARD], ["layers"]),
+        (["student.layers=4", "knowledge=dekd", "knowledge.terms.aligned.teacher=adopted", *HARD], ["layers"]),
         (["weigh=uncertainty"], ["patient"]),
         (["adopt=muki_soft", *SMALL, "adopt.mc_dropout=-1"], ["adopt.mc_dropout=-1"]),
         (["adopt=muki_soft", *SMALL, "adopt.arms.muki_soft.scale=0"], ["scale=0"]),
         ([*HARD, "+adopt.mc_dropout=2"], ["adopt.mc_dropout=2", "adopt=hard", "muki_soft"]),
         (["knowledge=dekd", "knowledge.terms.aligned.teacher=large"], ["knowledge.terms.aligned.teacher=large", "largest"]),
         (["knowledge=tinybert", "knowledge.phase_lrs=[1e-3]"], ["knowledge.phase_lrs", "2 phases"]),
-        (["knowledge=tinybert", "knowledge.phase_lrs=[1e-3,0]"], ["knowledge.phase_lrs=0"]),
+        (["knowledge=tinybert", "knowledge.phase_lrs=[1e-3,0]"], ["knowledge.phase_lrs=[0.001, 0.0]"]),
         (["weigh=ksm", "weigh.episodes=0"], ["weigh.episodes"]),
         (["weigh=ksm", "weigh.path=nowhere"], ["nowhere", "KSM"]),
         (["weigh=random_soft", "weigh.path=nowhere"], ["weigh.path"]),

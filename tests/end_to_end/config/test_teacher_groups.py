@@ -42,7 +42,7 @@ TYPED = {
     "labels alone for an assistant": (["adopt=assistant", "adopt.assistant.label_weight=1"], "adopt.assistant.label_weight"),
     "an assistant's decay": (["adopt=assistant", "adopt.assistant.weight_decay=-1"], "adopt.assistant.weight_decay"),
     "an assistant's precision": (["adopt=assistant", "adopt.assistant.precision=half"], "adopt.assistant.precision"),
-    "forwards below none": (["adopt=muki_soft", "adopt.mc_dropout=-1"], "adopt.mc_dropout=-1: at least 0"),
+    "forwards below none": (["adopt=muki_soft", "adopt.mc_dropout=-1"], "adopt.mc_dropout=-1: a whole number, at least 0"),
     "forwards of a shared teacher": (
         ["adopt=muki_hard", "adopt.mc_dropout=16", "trainer.shard_teacher=true", "trainer.devices=2"], "adopt.mc_dropout=16: forwards with dropout"
     ),
@@ -50,7 +50,7 @@ TYPED = {
         ["knowledge=dekd", "knowledge.terms.aligned.teacher=large"], "knowledge.terms.aligned.teacher=large: did you mean largest"
     ),
     "learning rates of too few phases": (["knowledge=tinybert", "knowledge.phase_lrs=[1e-4]"], "make 2 phases"),
-    "no learning rate of a phase": (["knowledge=tinybert", "knowledge.phase_lrs=[1e-4,0]"], "knowledge.phase_lrs=0"),
+    "no learning rate of a phase": (["knowledge=tinybert", "knowledge.phase_lrs=[1e-4,0]"], "knowledge.phase_lrs=[0.0001, 0.0]"),
     "an arm that is no code": (["+adopt.arms.mine=3"], "adopt.arms.mine=3: code was expected"),
     "an arm of foreign code": (["+adopt.arms.mine._target_=os.system"], "adopt.arms.mine._target_=os.system"),
     "an adoption that is not there": (["adopt=hrad"], "did you mean hard"),
