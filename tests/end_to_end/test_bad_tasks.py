@@ -48,9 +48,11 @@ WRONG = {
     "a later arm of random weights": (
         ["select=schedule", "select.policy.stages=[density,margin]", "select.policy.at=[0.5]", *UNTRAINED], ["arms.margin"]
     ),
-    "uncertainty of random weights": (["adopt=hard", "teachers=pair_demo", *UNTRAINED], ["adopt.arms.hard"]),
-    "a head of hidden states": (["knowledge=tinybert", "knowledge.terms.hidden.trains=head"], ["reads no logits"]),
-    "a part that no term trains": (["knowledge.terms.soft.trains=pooler"], ["trains", "head"]),
+    "uncertainty of random weights": (
+        ["select=random", "adopt=hard", "+teachers.others.small.layers=2", *UNTRAINED], ["adopt.arms.hard"]
+    ),
+    "a head of hidden states": (["knowledge=tinybert", "+knowledge.terms.hidden.trains=head"], ["reads no logits"]),
+    "a part that no term trains": (["+knowledge.terms.soft.trains=pooler"], ["trains", "head"]),
     "no layer map": (["knowledge=pkd", "knowledge.terms.patient.term.layers=skipp"], ["skip"]),
     "layers that the teacher lacks": (["knowledge=pkd", "knowledge.terms.patient.term.layers=[9]"], ["layers"]),
     "augmentation that labels alone cannot use": (["+augment=tinybert", "knowledge=labels"], ["data.augment", "labels"]),

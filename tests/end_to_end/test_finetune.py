@@ -20,6 +20,7 @@ import yaml
 from kdlab import evaluate, export
 from kdlab.config.composition import CONF
 from kdlab.data.tasks.registry import TASKS
+from kdlab.models import flops
 from kdlab.storage import tables
 from tests.conftest import task_rows, write_task, write_teacher
 from tests.support.runs import ChildResult, KillAt, call, outcome, tiny_task
@@ -196,11 +197,29 @@ def test_tinybert_and_adads_go_together(lab):
 def test_labels_on_all_trains_on_all_rows_and_asks_about_some(lab):
     selected, every = lab.result("select=random"), lab.result("select=random", "knowledge.labels_on=all")
     assert every["ledger"]["teacher_queries"] == selected["ledger"]["teacher_queries"]
-    flops = every["ledger"]["flops"]
-    assert flops["teacher_forward"] == selected["ledger"]["flops"]["teacher_forward"]
-    assert flops["student_forward"] == lab.result("select=all", "select.ratio=1")["ledger"]["flops"]["student_forward"]
-    assert flops["student_backward"] == 2 * flops["student_forward"]
+    spent = every["ledger"]["flops"]
+    assert spent["teacher_forward"] == selected["ledger"]["flops"]["teacher_forward"]
+    whole = lab.result("select=all", "select.ratio=1")["ledger"]["flops"]["student_forward"]
+    assert spent["student_forward"] == whole + STEPS * KEPT * head(lab)  # it runs for the labels and the soft loss
+    assert spent["student_backward"] == 2 * spent["student_forward"]
     assert every["metrics"]["student"] != selected["metrics"]["student"]
+
+
+def head(lab: Lab) -> int:
+    """FLOPs of the student's head on a row."""
+    config = transformers.AutoConfig.from_pretrained(lab.run("select=random")[0] / "student")
+    return flops.classifier_head(flops.shape_of(config), 1, config.num_labels)
+
+
+def test_with_labels_on_all_rows_scoring_takes_no_forward_of_its_own(lab):
+    """Fs + Bs + r Ft, as Dynamic KD's code, which scores the training forward; only the head runs once more."""
+    drawn, scored = (
+        lab.result(f"select={name}", "knowledge.labels_on=all")["ledger"]["flops"] for name in ("random", "entropy")
+    )
+    assert scored["scoring"] == STEPS * BATCH * head(lab)
+    for part in ("student_forward", "student_backward", "teacher_forward", "all_data"):
+        assert scored[part] == pytest.approx(drawn[part], rel=0.05)  # rows of other lengths query the teacher
+    assert scored["total"] < 0.8 * scored["all_data"]
 
 
 # ---- students
