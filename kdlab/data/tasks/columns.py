@@ -42,7 +42,7 @@ def chosen_columns(
         raise UserError(
             f"{place(file, 1)}: no column 'label'; the columns are {', '.join(available)}: give data.label_column=NAME"
         )
-    return found, named and column_of(file, named[0], available)
+    return found, None if named is None else column_of(file, named[0], available)
 
 
 def _usual(names: Sequence[tuple[str, ...]], available: Sequence[str]) -> tuple[str, ...] | None:

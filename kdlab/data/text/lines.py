@@ -121,7 +121,7 @@ def opened(path: Path) -> IO[bytes]:
     """Open `path` for reading, decompressed."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        return gzip.open(path, "rb")
+        return io.BufferedReader(gzip.open(path, "rb"))  # pyright: ignore[reportArgumentType]
     if suffix == ".zst":
         import pyarrow
 
