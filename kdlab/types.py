@@ -267,7 +267,8 @@ class StepReport:
 
     `loss` the mean over the ranks whose loss is finite; `bad_loss`, `bad_gradient`: not finite on some rank, so the step
     changed no weight; `signum` SIGTERM or SIGINT of any rank, or 0; `wants_checkpoint`: some rank requests one; `rows()`
-    the ids of the step's rows, of the ranks with a bad loss if there are any (collective).
+    the ids of the step's rows, of the ranks with a bad loss if there are any (collective). `teachers`: names of those
+    whose answers were not finite.
     """
 
     step: int
@@ -277,6 +278,7 @@ class StepReport:
     signum: int
     wants_checkpoint: bool
     rows: Callable[[], list[int]]
+    teachers: tuple[str, ...] = ()
 
 
 class StepHealthView(Protocol):

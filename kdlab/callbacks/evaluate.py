@@ -10,9 +10,11 @@ import pytorch_lightning as pl
 
 from kdlab.callbacks.cost import training_seconds
 from kdlab.errors import UserError
-from kdlab.modules.evaluation import over_splits
+from kdlab.modules.evaluation import UnfiniteAnswers, over_splits
 from kdlab.runtime.ledger import Ledger
 from kdlab.types import Batch, StudentView
+
+UNTRAINED = "the model that it starts from, the teacher's layers or student.path, gives no finite answer; take another"
 
 
 class EvaluationCallback(pl.Callback):
@@ -64,12 +66,15 @@ class EvaluationCallback(pl.Callback):
 
     def _evaluate(self, trainer: pl.Trainer, student: StudentView, epoch: int | None) -> None:
         """Evaluate and write a row; `epoch` None: after the last step."""
+        cause = "the training has diverged; try a smaller learning rate" if trainer.global_step else UNTRAINED
         with self.ledger.time("evaluation"):
-            self.last = over_splits(student.evaluate, self.heldout(epoch is None))
+            try:
+                self.last = over_splits(student.evaluate, self.heldout(epoch is None))
+            except UnfiniteAnswers as error:
+                raise UnfiniteAnswers("the student on held-out rows", cause) from error
         if bad := [name for name, value in self.last.items() if name.startswith("loss") and not math.isfinite(value)]:
             raise UserError(
-                f"the student's {bad[0]} on held-out rows is {self.last[bad[0]]} after step {trainer.global_step}: the "
-                "training has diverged; try a smaller learning rate"
+                f"the student's {bad[0]} on held-out rows is {self.last[bad[0]]} after step {trainer.global_step}: {cause}"
             )
         losses = student.mean_losses()
         totals = self.ledger.totals()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -100,15 +100,16 @@ class NonFiniteGuard(pl.Callback):
         rows = report.rows()
         self._write(report, "nonfinite", math.nan, rows)
         where = f"the {what} of step {report.step} is not finite; rows of the batch: {_listed(rows, ', ')}"
+        cause = _cause(report.teachers)
         if self.stop:
+            advice = cause or "a smaller learning rate may help, or look at these rows"
             raise UserError(
-                f"{where}. The step changed nothing; a smaller learning rate may help, or look at these rows; "
-                "trainer.on_nonfinite=skip leaves such steps out"
+                f"{where}. The step changed nothing; {advice}; trainer.on_nonfinite=skip leaves such steps out"
             )
-        count = self.counts["nonfinite"]
+        count, because = self.counts["nonfinite"], f": {cause}" if cause else ""
         if count > self.limit:
-            raise UserError(f"{where}. It is step {count} of this kind, trainer.nonfinite_limit={self.limit}")
-        self.notify(f"{where}. Left out, {count} of at most {self.limit}")
+            raise UserError(f"{where}{because}. It is step {count} of this kind, trainer.nonfinite_limit={self.limit}")
+        self.notify(f"{where}{because}. Left out, {count} of at most {self.limit}")
 
     def _finite(self, report: StepReport) -> None:
         """Update the running mean and variance by a step's loss; report it if it is a spike."""
@@ -145,6 +146,16 @@ class NonFiniteGuard(pl.Callback):
         self.counts = dict(state_dict["counts"])
         self.steps, self.mean = state_dict["steps"], state_dict["mean"]
         self.variance = state_dict["variance"]
+
+
+def _cause(teachers: Sequence[str]) -> str:
+    """A clause that names teachers whose answers are not finite; "" without any."""
+    if not teachers:
+        return ""
+    return (
+        f"the answers of the teacher{'s' * (len(teachers) > 1)} {', '.join(teachers)} are not finite, and it learns nothing "
+        "from them: take another teacher, or trainer.precision=32-true where a lower one overflows"
+    )
 
 
 def _listed(rows: list[int], between: str) -> str:

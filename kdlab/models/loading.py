@@ -93,7 +93,19 @@ def _load(
         raise UserError(
             f"{source} is no whole {what.split(' ', 1)[1]}: {len(missing)} weights are missing, {missing[0]} for one"
         )
+    _check_finite(model, source)
     return model
+
+
+def _check_finite(model: nn.Module, source: str | Path) -> None:
+    """UserError for weights that are NaN or infinite: no student can learn from such a model, or start from it."""
+    named = list(model.named_parameters())
+    bad = [name for name, weight in named if not torch.stack(torch.aminmax(weight.detach())).isfinite().all()]
+    if bad:
+        raise UserError(
+            f"the model in {source} is damaged: {len(bad)} of its {len(named)} weights are NaN or infinite ({bad[0]} "
+            "first), as after a training that diverged; take another model"
+        )
 
 
 def labels_of(config: Any) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ class AssistantModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, self.losses = self.distillation(batch, ledger=self.ledger)
-        self.health.note(loss, batch.rows, batch.real)
+        self.health.note(loss, batch.rows, batch.real, self.distillation.finite_answers())
         return loss
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:

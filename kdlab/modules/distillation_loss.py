@@ -146,6 +146,11 @@ class DistillationLoss:
         own, at = outputs.uncertainty is not None, self.queries.uncertainty_units
         self.flops.record_uncertainty(ledger, query, at, own, answers if asked_first else (), self.queries.mc_dropout)
 
+    def finite_answers(self) -> dict[str, Tensor]:
+        """() bool by teacher, True if what it answered since the last call was finite; on the device, not awaited."""
+        device = self.student.model.device
+        return {teacher.name: teacher.take_finite().to(device) for teacher in self.teachers}
+
     @staticmethod
     def _queried(batch: Batch, outputs: Outputs, queried: Tensor | None) -> tuple[Tensor | None, Batch, Outputs]:
         """The rows `queried` (k,) as an index (None: all rows), as a batch, and the student's outputs for them."""

@@ -38,6 +38,13 @@ def inference_mode(encoder: Encoder, trainer: pl.Trainer) -> Iterator[None]:
         encoder.train(training)
 
 
+class UnfiniteAnswers(UserError):
+    """Answers of a model that are NaN or infinite, which have no score; `who` names the model, `why` the cause."""
+
+    def __init__(self, who: str = "the model", why: str = "it has diverged; try a smaller learning rate") -> None:
+        super().__init__(f"some answers of {who} are NaN or infinite: {why}")
+
+
 class Scorer(Protocol):
     """Scores an encoder over batches of all ranks; each rank passes its own (collective).
 
@@ -100,7 +107,7 @@ class MaskedLMScore:
 class TaskScore:
     """Loss, the metrics of the task `shape`, and their mean as `score`, over all real rows with a label.
 
-    The loss is the cross-entropy in nats; in regression the mean squared error. UserError for logits that are not
+    The loss is the cross-entropy in nats; in regression the mean squared error. `UnfiniteAnswers` for logits that are not
     finite.
     """
 
@@ -120,7 +127,7 @@ class TaskScore:
         order = rows.argsort(stable=True)  # sums do not depend on the ranks that held the rows
         logits, labels = logits[order], labels[order]
         if not logits.isfinite().all():
-            raise UserError("some answers are NaN or infinite: the model has diverged; try a smaller learning rate")
+            raise UnfiniteAnswers
         scores = metrics.score(self.shape.metrics, metrics.predicted(logits), labels)  # first: it refuses hidden labels
         if self.shape.regression:
             loss = float(F.mse_loss(logits[:, 0].double(), labels.double()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,8 +24,8 @@ from kdlab.types import StepReport
 class _PendingReport:
     """Flags of an optimizer step, perhaps still on their way to the host.
 
-    `flags` (6,) float32: ranks whose loss, whose gradient is not finite; the sum of mean losses; ranks with SIGTERM,
-    with SIGINT, that request a checkpoint. `arrived`: a CUDA event, None on the CPU. `rows`: of each micro-batch, ids
+    `flags` (6 + T,) float32: ranks whose loss, whose gradient is not finite; the sum of mean losses; ranks with SIGTERM,
+    with SIGINT, that request a checkpoint; answers of each of the `teachers` that are not finite. `arrived`: a CUDA event, None on the CPU. `rows`: of each micro-batch, ids
     (k,) and which are real (k,). `own`: () bool, this rank's loss is finite.
     """
 
@@ -33,6 +34,7 @@ class _PendingReport:
     arrived: Any
     rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     own: Tensor | None = None
+    teachers: tuple[str, ...] = ()
 
     def row_ids(self, bad_loss: bool) -> list[int]:
         """Ids of the step's rows: with a bad loss only of the ranks that have it, else of all ranks (collective)."""
@@ -52,13 +54,21 @@ class StepHealth:
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._rows: list[tuple[Tensor, Tensor]] = []
+        self._teachers: tuple[str, ...] = ()
+        self._unfinite: list[Tensor] = []
         self._reports: deque[_PendingReport] = deque(maxlen=8)  # bounds them where no callback reads them
         self.wants_checkpoint = False
 
-    def note(self, loss: Tensor, rows: Tensor, real: Tensor) -> None:
-        """Record a micro-batch: its loss (), the ids (k,) of its rows, and which of them are real (k,)."""
+    def note(self, loss: Tensor, rows: Tensor, real: Tensor, answers: Mapping[str, Tensor] | None = None) -> None:
+        """Record a micro-batch: its loss (), the ids (k,) of its rows, and which of them are real (k,).
+
+        `answers`: for each teacher by name, () bool, True if all of its answers were finite.
+        """
         self._losses.append(loss.detach())
         self._rows.append((rows, real))
+        if answers:
+            self._teachers = tuple(answers)
+            self._unfinite.append(torch.stack([~finite.to(loss.device) for finite in answers.values()]).float())
 
     def judge(self, norm: Tensor, optimizer: torch.optim.Optimizer, step: int, scaled: bool) -> None:
         """Have `optimizer` skip its next step if a loss or the gradient's `norm` () is not finite (collective).
@@ -76,11 +86,14 @@ class StepHealth:
             [signum == signal.SIGTERM, signum == signal.SIGINT, self.wants_checkpoint], dtype=mean.dtype
         )
         flags = torch.stack([~own, overflown.to(own.device), mean])
-        flags = distributed.all_sum(torch.cat([flags.float(), requests.float().to(flags.device, non_blocking=True)]))
+        requested = requests.float().to(flags.device, non_blocking=True)
+        unfinite = [torch.stack(self._unfinite).sum(0)] if self._unfinite else []
+        self._unfinite = []
+        flags = distributed.all_sum(torch.cat([flags.float(), requested, *unfinite]))
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = (flags[:2].sum() > 0).float()  # pyright: ignore[reportAttributeAccessIssue]
         rows, self._rows = self._rows, []
-        self._reports.append(_PendingReport(step, *_to_host(flags), rows, own))
+        self._reports.append(_PendingReport(step, *_to_host(flags), rows, own, self._teachers if unfinite else ()))
 
     def read(self, but: int = 0) -> list[StepReport]:
         """Reports of the steps not read yet, oldest first, without the newest `but`, which may still be running."""
@@ -89,7 +102,7 @@ class StepHealth:
             pending = self._reports.popleft()
             if pending.arrived is not None:
                 pending.arrived.synchronize()
-            bad_loss, bad_gradient, loss, term, interrupt, save = pending.flags.tolist()
+            bad_loss, bad_gradient, loss, term, interrupt, save, *unfinite = pending.flags.tolist()
             reports.append(
                 StepReport(
                     step=pending.step,
@@ -99,6 +112,7 @@ class StepHealth:
                     signum=signal.SIGTERM if term else signal.SIGINT if interrupt else 0,
                     wants_checkpoint=save > 0,
                     rows=partial(pending.row_ids, bad_loss > 0),
+                    teachers=tuple(name for name, bad in zip(pending.teachers, unfinite, strict=True) if bad),
                 )
             )
         return reports

@@ -154,7 +154,7 @@ class StudentModule(pl.LightningModule):
         rows = None if batch.plan is None else batch.plan.rows
         trained = batch if rows is None or self.labels_on_all else batch.take(rows)  # `plan.select`: labels on all
         loss = self.loss(trained, queried=rows if self.labels_on_all else None, plan=batch.plan)
-        self.health.note(loss, trained.rows, trained.real)
+        self.health.note(loss, trained.rows, trained.real, self.distillation.finite_answers())
         return loss
 
     def loss(

@@ -189,6 +189,9 @@ class TeacherQueries:
         where = real.nonzero().flatten()
         own = distributed.gather_unless_local(own, local)[where]
         theirs = None if theirs is None else distributed.gather_unless_local(theirs, local)[where]
+        if theirs is not None and not bool(theirs.isfinite().all()):
+            bad = [teacher.name for teacher, own in zip(self.teachers, theirs.T, strict=True) if own.isnan().any()]
+            raise UserError(f"the answers of the teacher {', '.join(bad)} are not finite: take another teacher")
         ruled = rule(own, theirs, count).to(weights)
         if ruled.shape != (len(where), count) or not bool((ruled >= 0).all()):
             raise UserError(

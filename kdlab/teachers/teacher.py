@@ -51,6 +51,7 @@ class Teacher:
         self._count = count
         self.cache: AnswerCache | None = None
         self.shared = shared
+        self._finite: list[Tensor] = []  # () bool, of each answer since `take_finite`
         self._turns: ShardTurns | None = None
 
     def to(self, device: torch.device) -> Teacher:
@@ -76,7 +77,10 @@ class Teacher:
         """
         if count and self._count is not None:
             self._count(self.name, batch.rows[batch.real], batch.epoch)
-        return self.encoder.encode(batch, needed)
+        outputs = self.encoder.encode(batch, needed)
+        if needed & {"hidden", "states"} and outputs.hidden is not None:  # else states that nothing reads may be NaN
+            self._note(torch.where(batch.attention_mask.unsqueeze(-1).bool(), outputs.hidden, 0))
+        return outputs
 
     @contextlib.contextmanager
     def dropout(self, seed: int) -> Iterator[None]:
@@ -125,12 +129,24 @@ class Teacher:
         """
         if cached is not None:
             index = cached.index(row, token)
-            return lambda part: cached.of(index[part])
+            return lambda part: self._note(cached.of(index[part]))
         vectors = self.encoder.vectors(outputs, row, token)
         return lambda part: self.project(vectors[part])
 
     @torch.no_grad()
     def project(self, vectors: Tensor) -> Tensor:
         """Logits (U, C) of hidden vectors (U, H), in the data's order of the classes that the teacher knows."""
-        logits = self.encoder.project(vectors)
+        logits = self._note(self.encoder.project(vectors))
         return logits if self.order is None else logits[:, self.order]
+
+    def take_finite(self) -> Tensor:
+        """() bool, True if all answers since the last call were finite; on their device, without waiting for it."""
+        answers, self._finite = self._finite, []
+        return torch.stack(answers).all() if answers else torch.ones((), dtype=torch.bool)
+
+    def _note(self, values: Tensor) -> Tensor:
+        """Record if an answer is finite; returns it. An extreme is NaN where any number is, so no mask is made."""
+        if values.numel():
+            finite = torch.stack(torch.aminmax(values.detach())).isfinite().all()
+            self._finite = [finite if not self._finite else self._finite[0] & finite]
+        return values

@@ -36,6 +36,16 @@ WRONG = {
     "learning rate below zero": (["optim.lr=-1"], "optim.lr"),
     "not enough GPUs": (["trainer.accelerator=gpu"], "GPU"),
     "alpha out of range": (["select.policy.alpha=2"], "alpha"),
+    "a temperature that is no number": (["knowledge.terms.soft.term.temperature=nan"], "temperature=nan: a number above 0"),
+    "an infinite temperature": (["knowledge.terms.soft.term.temperature=inf"], "temperature=inf: a number above 0"),
+    "a temperature in words": (["knowledge.terms.soft.term.temperature=hot"], "temperature=hot: a number above 0"),
+    "a temperature below zero": (["knowledge.terms.soft.term.temperature=-1"], "temperature=-1: a number above 0"),
+    "a temperature of zero": (["knowledge.terms.soft.term.temperature=0"], "temperature=0: a number above 0"),
+    "an argument that is not there": (["+knowledge.terms.soft.term.temprature=2"], "did you mean temperature"),
+    "a run without end": (["trainer.max_steps=1000000000000000000"], "confirm=[trainer.max_steps]"),
+    "millions of probes": (["trainer.probes=5000000"], "confirm=[trainer.probes]"),
+    "a weight decay that is no number": (["optim.weight_decay=nan"], "optim.weight_decay=nan"),
+    "a value with a comma": (["data.path=a,b"], "'data.path=\"a,b\"'"),
     "unknown target": (["select.arms.entropy._target_=kdlab.methods.selection.strategies.entropie"], "select.arms.entropy"),
     "a pool below the batch": (["select.pool=8"], "data.batch_size=16"),
     "a pool for all": (["select=all", "select.pool=64"], "select=all keeps every row"),
@@ -150,20 +160,46 @@ def test_a_damaged_artifact_is_named_and_made_again(tmp_path, teacher_folder, te
     assert data.read_bytes() == whole
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rows(tmp_path, text_folder):
+def teacher_with(folder, value: float, layer: str):
+    """A teacher with a weight vector of `value` in a layer."""
     import safetensors.torch
 
-    teacher = write_teacher(tmp_path / "teacher")
+    teacher = write_teacher(folder)
     weights = safetensors.torch.load_file(teacher / "model.safetensors")
-    name = next(n for n in weights if n.endswith("output.LayerNorm.weight") and "layer.3" in n)
-    weights[name][:] = float("nan")
+    name = next(n for n in weights if n.endswith("output.LayerNorm.weight") and layer in n)
+    weights[name][:] = value
     safetensors.torch.save_file(weights, teacher / "model.safetensors", {"format": "pt"})
-    done = call(tiny(teacher, text_folder, "trainer.probes=0"), tmp_path / "run")
+    return teacher
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_whose_weights_are_not_finite_is_named(value, tmp_path, text_folder):
+    teacher = teacher_with(tmp_path / "teacher", value, "layer.0")
+    done = call(tiny(teacher, text_folder, "trainer.on_nonfinite=skip"), tmp_path / "run")
+    line = done.output.strip().splitlines()[-1]
+    assert done.code == 2 and str(teacher) in line and "weights are NaN or infinite" in line, done.output
+    assert "learning rate" not in done.output and not (tmp_path / "run" / "outputs").exists()
+
+
+@pytest.mark.parametrize("nonfinite", ["stop", "skip"])
+def test_a_teacher_whose_answers_are_not_finite_is_named_with_step_and_rows(nonfinite, tmp_path, text_folder):
+    teacher = teacher_with(tmp_path / "teacher", 3e38, "layer.3")  # no layer of the student
+    more = ("trainer.probes=0", f"trainer.on_nonfinite={nonfinite}", "trainer.nonfinite_limit=1")
+    done = call(tiny(teacher, text_folder, *more), tmp_path / "run")
     assert done.code == 2, done.output
     line = done.output.strip().splitlines()[-1]
-    assert "the loss of step 0 is not finite" in line and "rows" in line
+    step = {"stop": 0, "skip": 1}[nonfinite]
+    assert f"the loss of step {step} is not finite" in line and "rows" in line
+    assert "answers of the teacher teacher are not finite" in line and "learning rate" not in done.output
     result = json.loads((run_folder(tmp_path / "run") / "result.json").read_text())
-    assert result["status"] == "failed" and "step 0" in result["error"]
+    assert result["status"] == "failed" and f"step {step}" in result["error"]
+
+
+def test_a_student_that_starts_from_weights_without_finite_answers_has_not_diverged(tmp_path, text_folder):
+    teacher = teacher_with(tmp_path / "teacher", 3e38, "layer.0")
+    done = call(tiny(teacher, text_folder), tmp_path / "run")
+    line = done.output.strip().splitlines()[-1]
+    assert done.code == 2 and "the model that it starts from" in line and "diverged" not in line, done.output
 
 
 def full_disk() -> None:

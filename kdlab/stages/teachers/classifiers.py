@@ -20,7 +20,7 @@ from kdlab.methods.knowledge.logits import label_loss
 from kdlab.models import head_keys, loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
-from kdlab.modules.evaluation import TaskScore, over_splits
+from kdlab.modules.evaluation import TaskScore, UnfiniteAnswers, over_splits
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.teacher import TeacherModule
@@ -234,10 +234,13 @@ class TaskTeacherPool(TeacherPool):
             data = self.rows(member, 0, inputs.config.data.batch_size, 1, None)
             device = first_device(inputs.config.trainer.accelerator)
             teacher, score = loaded or self.teacher(member).to(device), TaskScore(shape)
-            return over_splits(
-                lambda b: score(teacher.encoder, teacher.over(b), device, project=teacher.project),
-                data.heldout_splits(final=True),
-            )
+            try:
+                return over_splits(
+                    lambda b: score(teacher.encoder, teacher.over(b), device, project=teacher.project),
+                    data.heldout_splits(final=True),
+                )
+            except UnfiniteAnswers as error:
+                raise UnfiniteAnswers(f"the teacher {member.name} on dev", "take another teacher") from error
 
         def build(out: Path) -> None:
             atomic_write_json(out / "scores.json", together or scored())

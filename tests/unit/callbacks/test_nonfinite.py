@@ -131,3 +131,19 @@ def test_weights_that_are_not_finite_are_not_saved():
         module.weight[0] = math.inf
     with pytest.raises(UserError, match=r"1 of 1 weights are not finite after step 3 \(weight first\)"):
         guard.check_weights(3)
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_teacher_whose_answers_are_not_finite_is_named_as_the_cause(stop):
+    module, guard, _, said = guarded(stop=stop, limit=1)
+    rows, real, whole = torch.tensor([7]), torch.tensor([True]), torch.tensor(True)
+    module.health.note(torch.tensor(1.0), rows, real, {"small": whole, "teacher": whole})
+    module.step(0, 2.0)
+    guard.read()
+    for step in (1, 2):
+        module.health.note(torch.tensor(math.nan), rows, real, {"small": whole, "teacher": ~whole})
+        module.step(step, 2.0)
+    with pytest.raises(UserError, match="answers of the teacher teacher are not finite.*another teacher") as caught:
+        guard.read()
+    assert "learning rate" not in str(caught.value)
+    assert stop or (len(said) == 1 and "teacher teacher are not finite" in said[0] and "Left out" in said[0])
