@@ -60,6 +60,29 @@ def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
         return False
 
 
+def other_run(folder: Path, resolved: dict[str, Any]) -> str | None:
+    """A key in which the config.yaml in `folder` computes another run than `resolved`; None if there is none.
+
+    Keys that only one of them has are left out: another version of kdlab may have written the file.
+    """
+    try:
+        saved, place = read_config(folder), started_in(folder)
+        if place is not None and place != Path.cwd():
+            saved, resolved = anchored(saved, place), anchored(resolved, Path.cwd())
+        return next(_differing(_essence(saved), _essence(resolved)), None)
+    except (UserError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _differing(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one:
+            if key in other:
+                yield from _differing(one[key], other[key], f"{name}.{key}" if name else key)
+    elif one != other:
+        yield name
+
+
 def _essence(resolved: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides what a run computes."""
     # through JSON, so that tuples and lists, or 1 and 1.0 read back from YAML, compare as they print

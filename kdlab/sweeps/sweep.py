@@ -65,6 +65,7 @@ class Product:
         jobs = expansion.jobs(whole, self.params)
         name = whole.title(jobs[0])
         launcher.prepare(jobs, name)
+        validation.check_finished(jobs)
         validation.check(jobs)
         status = SweepStatus(launcher.at_once)
         print(

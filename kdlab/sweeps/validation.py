@@ -55,6 +55,19 @@ def check(jobs: Sequence[SweepJob]) -> None:
             raise job_error(str(error), job.differs, len(jobs) > 1) from error
 
 
+def check_finished(jobs: Sequence[SweepJob]) -> None:
+    """UserError, which names the job, for a finished run of another configuration in the folder of a job: it would pass
+    for the job's result."""
+    for job in jobs:
+        if folders.status(job.folder) != "finished":
+            continue
+        if (key := folders.other_run(job.folder, job.resolved)) is not None:
+            line = (
+                f"{job.folder} holds a finished run with another {key}: remove it, or choose another hydra.sweep.dir="
+            )
+            raise job_error(line, job.differs, len(jobs) > 1)
+
+
 def _checked_part(config: Config, without: Sequence[str]) -> str:
     part = {key: value for key, value in asdict(config).items() if key not in without}
     part["select"]["ratio"] = config.select.ratio < 1

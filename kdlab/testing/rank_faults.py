@@ -87,13 +87,14 @@ if __name__ == "__main__":
     second = os.environ.get("LOCAL_RANK", "0") == "1"
     if second and moment == "importing":
         held(3)
-    from kdlab.runs import single
     if second and moment == "preparing":
+        from kdlab.runs import single
         single.prepare = holding(single.prepare)
     if not second and moment == "training":
         from kdlab.testing.fault_points import before_each
         before_each("training_step", hold)
     if not second and moment == "finishing":
+        from kdlab.runs import single
         single.finish = holding(single.finish)
     from kdlab.run import main
     sys.exit(main(sys.argv[2:]))

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 import kdlab.sweeps.files
 from kdlab.config.composition import composition, to_plain
@@ -215,6 +216,26 @@ def test_a_folder_that_holds_something_else_is_named_before_the_first(
         validation.check(found)
     (found[1].folder / "result.json").write_text(RESULT % 0.5)  # finished: it is left alone
     validation.check(found)
+
+
+def test_a_finished_run_of_another_configuration_is_no_result_of_a_job(tmp_path, monkeypatch):
+    """With a folder of the user's choice, the same job names can come from another command."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["+exp=adads_finetune", "hydra.sweep.dir=mine", "seed=1,2"]
+    first, second = (expansion.jobs(Expansion([*lines, f"select.ratio={ratio}"], []), {}) for ratio in (0.1, 0.2))
+    for job in first:
+        job.folder.mkdir(parents=True)
+        (job.folder / "config.yaml").write_text(yaml.safe_dump({**job.resolved, "overwrite": True, "since": "1.0"}))
+        (job.folder / "result.json").write_text(RESULT % 0.5)
+    assert [job.folder for job in first] == [job.folder for job in second]
+    validation.check_finished(first)
+    with pytest.raises(
+        UserError, match=r"mine/seed=1 holds a finished run with another select.ratio.*\(in the job seed=1\)"
+    ):
+        validation.check_finished(second)
+    (second[0].folder / "config.yaml").unlink()  # of a version that wrote none
+    (second[1].folder / "result.json").write_text('{"status": "running"}')
+    validation.check_finished(second)
 
 
 def test_rows_are_read_once_for_jobs_that_share_them(tmp_path, teacher_folder, task_folder, monkeypatch):
