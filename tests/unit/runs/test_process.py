@@ -29,7 +29,7 @@ def test_a_finished_job_is_skipped_and_a_failed_one_reported(tmp_path, monkeypat
     monkeypatch.setattr(process, "run_and_wait", launch)
     folder = tmp_path / "it's" / "seed=1"
     assert not process.run_unless_finished("1 of 1", ["a=1"], folder)
-    assert asked == [(["a=1", f"hydra.run.dir='{tmp_path}/it\\'s/seed=1'"], None)]
+    assert asked == [(["a=1", f'hydra.run.dir="{tmp_path}/it\'s/seed=1"'], None)]
     finish(folder)
     assert process.run_unless_finished("1 of 1", ["a=1"], folder) and len(asked) == 1
     assert "finished, skipped" in capsys.readouterr().out
