@@ -144,6 +144,8 @@ class StudentConfig:
     "Layers that a number takes: even (evenly spaced) or first (Dynamic KD, KSM: the first L)"
     path: str | None = None
     "Model folder or Hub name of the initial student, used instead of layers; its vocabulary must be the teacher's"
+    revision: str | None = None
+    "Revision (commit, tag or branch) of the initial student on the Hub; null: the default branch"
     hidden: Width | None = None
     "Hidden size of a narrower student of random weights, with a number of layers; null: the teacher's"
     dropout: BelowOne | None = None
@@ -155,6 +157,8 @@ class StudentConfig:
         """UserError for a value out of range, or a hidden size that contradicts the other fields."""
         one_of("student.pick", self.pick, ("even", "first"))
         layers = self.layers
+        if self.revision is not None and self.path is None:
+            raise UserError(f"student.revision={self.revision}: that of student.path, a Hub name, which is null")
         if self.path is None and layers in (None, []):
             raise UserError(f"student.layers={layers}: a number of layers, a list of the teacher's as [0,2,4], or all")
         if self.hidden is not None and (self.path is not None or type(layers) is not int):

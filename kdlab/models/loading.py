@@ -176,3 +176,21 @@ def check_embeddings(tokenizer: Any, config: Any, who: str) -> None:
             f"the tokenizer has {len(tokenizer)} tokens, numbered up to {last}, and {who}'s model has embeddings of "
             f"{config.vocab_size}: one of them belongs to another model, or tokens were added without resizing the embeddings"
         )
+
+
+def check_safetensors(source: str | Path, revision: str | None, key: str) -> None:
+    """UserError for a fixed `revision` of a Hub name that has its weights in pickles only; `key` is the configuration's.
+
+    Passes for folders, for default branches (transformers looks for a converted copy of these), and without the Hub.
+    """
+    if revision is None or Path(source).exists():
+        return
+    try:
+        files = set(huggingface_hub.list_repo_files(str(source), revision=revision))
+    except Exception:  # offline, or no such revision: what loads it says so
+        return
+    if not files & set(safe_loading.WEIGHTS):
+        raise UserError(
+            f"{key}={source}: the revision {revision[:12]} has no weights in safetensors, and pickles are not read, for they "
+            "can run any code; where you trust it, convert it once (docs/tasks.md, Students) and give the folder"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 from kdlab.errors import UserError
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".joblib", ".npy", ".npz")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json")
 
 
@@ -33,12 +33,12 @@ def check(source: str | Path, weights: bool = True) -> None:
         _check_code(folder, name, _json(folder / name))
     if "base_model_name_or_path" in _json(folder / "adapter_config.json"):
         raise UserError(f"{folder} holds an adapter, which loads another model besides: merge it into its model first")
-    shards = _json(folder / _WEIGHTS[1]).get("weight_map")
+    shards = _json(folder / WEIGHTS[1]).get("weight_map")
     for name in shards.values() if isinstance(shards, dict) else ():  # transformers reports another type
         if not isinstance(name, str) or os.path.basename(name) != name:
-            raise UserError(f"{folder / _WEIGHTS[1]} names {str(name)[:80]!r}, which is no file of the folder")
+            raise UserError(f"{folder / WEIGHTS[1]} names {str(name)[:80]!r}, which is no file of the folder")
     _check_links(folder)
-    if weights and not any((folder / name).is_file() for name in _WEIGHTS):
+    if weights and not any((folder / name).is_file() for name in WEIGHTS):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
         if pickles:
             raise UserError(

@@ -149,7 +149,9 @@ def notes(comparisons: Sequence[Comparison], baseline: str | None = None) -> lis
     groups = [line.group for one in comparisons for line in one.lines]
     lines = [
         "std: sample standard deviation over seeds; queries (rows that a teacher's forward answered) and FLOPs: means of the "
-        "runs themselves; total: with all that was trained for them before (teachers, assistants, KSM episodes), which runs may share"
+        "runs themselves; total: with all that was trained for them before (teachers, assistants, KSM episodes), which runs may share",
+        "seeds: of the students; a teacher or an assistant that a run trains has one seed for all (teachers.finetune.seed, "
+        "adopt.assistant.seed), so std has nothing of its spread",
     ]
     if not all(group.total.measured for group in groups):
         lines.append(">=: a part of the preparation recorded no cost")

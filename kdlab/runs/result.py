@@ -57,7 +57,7 @@ def result_of(
         "teachers": _teachers(stage, module),
         "student": {
             "layers": config.student.layers,
-            "made_of": specs.weights_of(config.student.path) if config.student.path else None,
+            "made_of": specs.weights_of(config.student.path, config.student.revision) if config.student.path else None,
             "parameters": sum(p.numel() for p in module.student.parameters()),
         },
         "versions": environment.versions(),

@@ -87,7 +87,9 @@ class Stage:
     def student(self, *teachers: Teacher | None) -> Encoder:
         """The student before training, with frozen parts and dropout as configured; `teachers`: those already loaded."""
         config = self.config.student
-        model = self.inputs.load(config.path) if config.path is not None else self._from_teacher(*teachers)
+        model = (
+            self.inputs.load(config.path, config.revision) if config.path is not None else self._from_teacher(*teachers)
+        )
         freeze(model, config.freeze)
         if config.dropout is not None:
             set_dropout(model, config.dropout)
@@ -113,7 +115,8 @@ class Stage:
         config, execution = self.config.student, self.inputs.execution
         return {
             "model": self.inputs.main_source.sha256(),
-            "student": asdict(config) | {"path": config.path and specs.weights_of(config.path)},
+            "student": {key: value for key, value in asdict(config).items() if key != "revision"}
+            | {"path": config.path and specs.weights_of(config.path, config.revision)},
             **({} if execution == "padded" else {"exec": execution}),  # other modes round differently
         }
 

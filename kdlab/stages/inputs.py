@@ -151,7 +151,7 @@ class Inputs:
         """Layers, heads and width of the student, before it exists."""
         student, config = self.config.student, self.main_source.config
         if student.path is not None:
-            return ModelShape.of(loading.load_config(student.path))
+            return ModelShape.of(loading.load_config(student.path, student.revision))
         if student.hidden is not None:
             return ModelShape.of(config, student.layers, student.hidden)
         return ModelShape.of(config, len(pick_layers(student.layers, config.num_hidden_layers, student.pick)))

@@ -128,8 +128,12 @@ def _dropout(stage: Stage) -> None:
 def _student(stage: Stage) -> None:
     given, teacher = stage.config.student, stage.inputs.main_source.config
     if given.path is not None:
+        loading.check_safetensors(given.path, given.revision, "student.path")
         loading.check_embeddings(stage.inputs.tokenizer, stage.inputs.student_shape.config, "the student")
-        theirs, ours = loading.load_tokenizer(given.path).get_vocab(), stage.inputs.tokenizer.get_vocab()
+        theirs, ours = (
+            loading.load_tokenizer(given.path, given.revision).get_vocab(),
+            stage.inputs.tokenizer.get_vocab(),
+        )
         if theirs != ours:
             raise UserError(
                 f"the student in {given.path} and the teacher {stage.inputs.teacher_name} have different tokenizers "

@@ -60,6 +60,7 @@ WHOLE = (
     "data.augment=null",
     "student=whole",
     "student.path=null",
+    "student.revision=null",
     "student.layers=all",
 )
 
@@ -166,7 +167,7 @@ def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, o
     seeds = {"student": suite.seeds, "teacher": [TEACHER_SEED] if suite.teacher else []}
     given = _given(config, overrides)
     _check_folders(config.data.path, tasks)
-    _check_student(config.student.path)
+    _check_student(config.student.path, config.student.revision)
     configs = {
         (who, task.name): checked(composition([*given[who], f"data.task={task.name}"])[0])
         for who in seeds
@@ -268,7 +269,7 @@ def _check_folders(path: str | None, tasks: Sequence[Task]) -> None:
     raise UserError(f"data.path={path}: no folder for {names}; {right}")
 
 
-def _check_student(path: str | None) -> None:
+def _check_student(path: str | None, revision: str | None) -> None:
     if path is None:
         return
     folder = Path(path)
@@ -283,7 +284,7 @@ def _check_student(path: str | None) -> None:
         raise UserError(f"student.path={path}: a model folder with a config.json was expected, such as RUN/student")
     else:
         try:
-            loading.load_config(path)
+            loading.load_config(path, revision)
         except UserError as error:
             raise UserError(
                 f"student.path={path}: there is no such folder, and no such model on the Hub; RUN/student of a "

@@ -90,6 +90,11 @@ def _outcome(status: SweepStatus, stopped: int | None) -> int:
     for one in status.best():
         assert one.objective is not None
         print(f"kdlab: best {one.objective.task}: {one.objective}  {one.job.differs}  {one.job.folder}")
+    if len(done) > 1 and status.best():
+        print(
+            f"kdlab: the best of {len(done)} was chosen by the score printed here, which is too high by that choice: score "
+            "it on rows that no job was chosen by, or with other seeds"
+        )
     if done:
         place = common_folder([one.job for one in done])
         print(

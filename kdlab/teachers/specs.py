@@ -96,6 +96,7 @@ def place_of(name: str | None, path: str | None, where: str) -> str | Path:
 def source_of(name: str | None, path: str | None, revision: str | None, where: str) -> ModelSource:
     """Locate a teacher and read its config; UserError if there is none, with the names that need no Hub."""
     place = place_of(name, path, where)
+    loading.check_safetensors(place, revision, f"{where}.name")
     try:
         return ModelSource(place, revision, loading.load_config(place, revision))
     except UserError as error:

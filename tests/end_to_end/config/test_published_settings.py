@@ -39,6 +39,7 @@ from kdlab.teachers import specs
 from kdlab.teachers.specs import ModelSource
 
 TASK = "data.task=sst2"
+HUB = r"(?:\bname: |\bpath[=:] ?)([a-z][\w-]*/[\w.-]+)"  # a model or data set, in a file of conf/
 
 
 @functools.cache
@@ -377,3 +378,32 @@ def test_dynamic_kd_weighs_outputs_by_certainty_and_states_by_uncertainty():
     assert config.knowledge.terms["patient"].term["layers"] == "skip" and layer_maps.layer_pairs("skip", 6, 12) == [
         (1, 2), (2, 4), (3, 6), (4, 8), (5, 10)
     ]  # fmt: skip
+
+
+# ---- models of the Hub
+
+
+@pytest.mark.parametrize("file", [f for f in sorted(CONF.rglob("*.yaml")) if re.search(HUB, f.read_text())], ids=str)
+def test_every_name_of_the_hub_is_fixed_to_a_commit(file):
+    text = file.read_text()
+    assert len(re.findall(HUB, text)) == len(re.findall(r"\brevision[=:] ?\"?[0-9a-f]{7,40}\b", text))
+
+
+def test_the_names_that_are_fixed_are_these():
+    """A walk that finds nothing would pass."""
+    found = {name for file in CONF.rglob("*.yaml") for name in re.findall(HUB, file.read_text())}
+    assert found == {
+        "google-bert/bert-base-uncased",
+        "google-bert/bert-large-uncased",
+        "huawei-noah/TinyBERT_General_4L_312D",
+        "huawei-noah/TinyBERT_General_6L_768D",
+        "rojagtap/bookcorpus",
+        "wikimedia/wikipedia",
+    }
+    large = paper(exp="dynamickd_teacher").teachers.others["large"]
+    assert large.revision == "6da4b6a26a1877e173fca3225479512db81a5e5b"
+
+
+def test_a_revision_without_a_path_is_refused():
+    with pytest.raises(UserError, match="student.revision=abc: that of student.path"):
+        paper("student.revision=abc")

@@ -189,3 +189,30 @@ def test_a_classifier_in_two_halves_equals_the_model_itself(family, segments):
     used = torch.autograd.grad(encoder.project(torch.randn(4, 32)).sum(), list(model.parameters()), allow_unused=True)
     read = {id(p) for p, g in zip(model.parameters(), used, strict=True) if g is not None}
     assert {id(p) for p in encoder.head_parameters()} == read
+
+
+@pytest.mark.parametrize(
+    ("files", "revision", "refused"),
+    [
+        (["config.json", "pytorch_model.bin"], "34707a3", True),
+        (["config.json", "pytorch_model.bin"], None, False),
+        (["config.json", "model.safetensors", "pytorch_model.bin"], "34707a3", False),
+        (["config.json", "model.safetensors.index.json"], "34707a3", False),
+        (None, "34707a3", False),
+    ],
+    ids=["pickle", "default branch", "safetensors", "shards", "offline"],
+)
+def test_a_fixed_revision_with_a_pickle_only_is_refused_at_once(files, revision, refused, monkeypatch):
+    def listed(name: str, revision: str) -> list[str]:
+        if files is None:
+            raise ConnectionError("offline")
+        return files
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", listed)
+    if refused:
+        with pytest.raises(
+            UserError, match="student.path=owner/name: the revision 34707a3 has no weights in safetensors"
+        ):
+            loading.check_safetensors("owner/name", revision, "student.path")
+    else:
+        loading.check_safetensors("owner/name", revision, "student.path")
