@@ -217,8 +217,9 @@ def test_with_labels_on_all_rows_scoring_takes_no_forward_of_its_own(lab):
         lab.result(f"select={name}", "knowledge.labels_on=all")["ledger"]["flops"] for name in ("random", "entropy")
     )
     assert scored["scoring"] == STEPS * BATCH * head(lab)
-    for part in ("student_forward", "student_backward", "teacher_forward", "all_data"):
-        assert scored[part] == pytest.approx(drawn[part], rel=0.05)  # rows of other lengths query the teacher
+    for part in ("student_forward", "student_backward", "all_data"):
+        assert scored[part] == drawn[part]
+    assert scored["teacher_forward"] == pytest.approx(drawn["teacher_forward"], rel=0.2)  # for rows of other lengths
     assert scored["total"] < 0.8 * scored["all_data"]
 
 
