@@ -16,6 +16,8 @@ import pytest
 from scipy import stats
 
 from kdlab import compare
+from kdlab.config.saved import read_config
+from kdlab.reporting.seed_groups import read
 from tests.support.made_runs import made_run
 from tests.support.runs import call, command, tiny_task
 
@@ -334,3 +336,36 @@ def test_a_real_run(tmp_path, teacher_folder, task_folder):
     assert float(row["mean"]) == result["metrics"]["student"]["score"]
     assert float(row["queries"]) == result["ledger"]["teacher_queries"]["total"]
     assert float(row["flops"]) == result["ledger"]["flops"]["total"]
+
+
+def test_real_runs_of_one_data_set_and_one_that_a_cache_answered(tmp_path, teacher_folder, task_folder):
+    """`data.path=X` and `data=glue data.path=X` are one data set; whoever answered, a run stays what it is."""
+    few = (
+        "trainer.max_steps=2",
+        "teachers.finetune.max_steps=2",
+        "teachers.sanity=false",
+        "select=all",
+        "teachers.cache=disk",
+        "knowledge=response",
+    )
+    glue = ("data=glue", "data.task=null")
+    for where, more in (
+        ("first", ()),
+        ("glue", (*glue, "seed=2", "data.max_length=32")),
+        ("two/cached", ("optim.lr=2e-3",)),  # the same rows as the first, in the same order
+        ("two/random", ("optim.lr=2e-3", "select=random", "select.ratio=0.5")),
+    ):
+        done = call(tiny_task(teacher_folder, task_folder, *few, *more, f"hydra.run.dir=runs/{where}"), tmp_path)
+        assert done.code == 0, done.output
+    runs = {run.folder.name: run for run in read([tmp_path / "runs"])[0]}
+    source = [read_config(run.folder)["data"].get("source") for run in (runs["first"], runs["glue"])]
+    assert source[0] is not None and source[1] is None
+    assert runs["first"].key == runs["glue"].key != runs["cached"].key
+    assert runs["first"].task == runs["glue"].task
+    assert runs["cached"].own.queries == 0 < runs["first"].own.queries and runs["cached"].taught
+    teacher = runs["cached"].result["preparation"][0]
+    assert runs["cached"].total.flops == runs["cached"].own.flops + teacher["flops"] > runs["cached"].own.flops
+    rows = numbers(tmp_path / "runs" / "two")
+    baselines = {row["group"]: row["baseline"] for row in rows.values()}
+    assert baselines == {"select=all": "", "select=random ratio=0.5": "select=all"}  # though no row was a query
+    assert {row["queries"] for row in rows.values()} == {"0.0"}

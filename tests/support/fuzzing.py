@@ -296,9 +296,10 @@ def a_result(data: bytes, folder: Path) -> None:
 
 def a_config(data: bytes, folder: Path) -> None:
     inside = {"config.yaml": data, "result.json": b'{"status": "running"}'}
+    with made(folder / "in.finished", **{**inside, "result.json": json.dumps(RESULT).encode()}) as run:
+        _quietly(lambda: seed_groups.grouped(seed_groups.read([run])[0]))
     with made(folder / "in.run", **inside) as run:
         _quietly(lambda: finished.config_of(run))
-        _quietly(lambda: seed_groups._facts(run))
         folders.same_run(run, {"name": "x"})
         _quietly(lambda: folders.choose({"name": "x"}, run, True, False, True))
 

@@ -108,7 +108,8 @@ def test_the_command_line_is_translated_and_files_of_ones_own_are_refused_with_t
 def test_old_and_new_runs_fall_into_one_group(tmp_path: Path):
     import yaml
 
-    from kdlab.reporting import seed_groups
+    from kdlab.config.saved import read_config
+    from kdlab.runs.settings_used import flat
 
     weigh = {"name": "fixed", "arms": {}, "path": None}
     target = {"_target_": "kdlab.methods.selection.policies.Fixed"}
@@ -119,5 +120,5 @@ def test_old_and_new_runs_fall_into_one_group(tmp_path: Path):
     for name, config in written.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
-    old, new = (seed_groups._facts(tmp_path / name) for name in written)
+    old, new = (dict(flat(read_config(tmp_path / name))) for name in written)
     assert old == new and "weigh.policy._target_" in new
