@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -133,6 +135,20 @@ def test_a_rank_of_a_shell_does_not_end_with_it():
     done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
     pid = int(done.stdout.split()[0])
     assert not gone_within(pid, 1.2) and gone_within(pid, 20)
+
+
+@pytest.mark.parametrize("container", [False, True], ids=["init", "torchrun as process 1"])
+def test_a_rank_whose_torchrun_died_before_it_could_look(container, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(failures, "_is_python", lambda process: container)
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("TORCHELASTIC_RUN_ID", "x")):
+        monkeypatch.setenv(name, value)
+    failures.end_with_starter()
+    assert ended.wait(0.3 if container else 20) != container
+    monkeypatch.setattr(os, "getppid", lambda: 7)  # the thread of this test ends
+    assert ended.wait(20)
 
 
 def test_how_often_a_run_saves_and_what_it_does_about_nan_is_the_same_run(tmp_path):
