@@ -77,6 +77,15 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path):
         assert len(done.output.splitlines()) == 1
 
 
+def ledger_of(queries: int, seconds: float, speedup: float) -> dict[str, object]:
+    return {
+        "teacher_queries": {"total": queries},
+        "flops": {"total": 5},
+        "seconds": {"training": seconds},
+        "speedup": {"wallclock": speedup},
+    }
+
+
 def made_up(folder: Path, **changes: object) -> Path:
     """A finished run folder of two tensors and one table."""
     import torch
@@ -86,7 +95,10 @@ def made_up(folder: Path, **changes: object) -> Path:
     result = {
         "status": "finished",
         "metrics": {"student": {"loss": 1.5}},
-        "ledger": {"teacher_queries": {"total": 7}, "seconds": {"training": 1.0}, "speedup": {"wallclock": 2.0}},
+        "ledger": ledger_of(7, 1.0, 2.0),
+        "seed": 1,
+        "select": {"name": "random", "ratio": 0.1},
+        "data": {"source": "TaskFolder"},
         "versions": {"torch": "2.6.0"},
         "git": "abc",
     }
@@ -101,8 +113,7 @@ def test_every_kind_of_difference_is_named(tmp_path):
     import torch
 
     one = made_up(tmp_path / "one")
-    clock = {"teacher_queries": {"total": 7}, "seconds": {"training": 9.0}, "speedup": {"wallclock": 1.0}}
-    same = made_up(tmp_path / "same", ledger=clock, rows="step,loss,seconds\n0,2.0,5\n1,1.0,6\n")
+    same = made_up(tmp_path / "same", ledger=ledger_of(7, 9.0, 1.0), rows="step,loss,seconds\n0,2.0,5\n1,1.0,6\n")
     assert list(compared(one, same)) == []
     assert "the same bits as one:" in verdict(Path("one"), [], [])
     cases = {
@@ -112,7 +123,7 @@ def test_every_kind_of_difference_is_named(tmp_path):
         "weights (1 of 2 tensors, by 0.0e+00 at most)": {"weights": {"a": -torch.zeros(3), "b": torch.ones(2, 2)}},
         "weights (1 of 2 tensors, by nan at most)": {"weights": {"a": torch.zeros(4), "b": torch.ones(2, 2)}},
         "names of the weights (only in one: b, c)": {"weights": {"a": torch.zeros(3), "c": torch.ones(2, 2)}},
-        "teacher_queries of the ledger": {"ledger": {"teacher_queries": {"total": 8}}},
+        "teacher_queries of the ledger": {"ledger": ledger_of(8, 1.0, 2.0)},
         "scores of teacher": {"metrics": {"student": {"loss": 1.5}, "teacher": {"loss": 1.0}}},
         "metrics.csv from line 3 on (loss)": {"rows": "step,loss,seconds\n0,2.0,0.1\n1,1.5,0.2\n"},
         "metrics.csv (2 and 1 rows)": {"rows": "step,loss,seconds\n0,2.0,0.1\n"},
