@@ -1,0 +1,43 @@
+"""Papers that the code, the configuration and the docs cite: first author and year, as their title pages have them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CITED = re.compile(r"\b([A-Z][A-Za-z-]+)\s+et\s+al\.,?[\s#]+\(?((?:19|20)\d\d)\b")
+WORKS = {
+    ("Anshumann", 2025): "Sparse Logit Sampling",
+    ("Devlin", 2019): "BERT",
+    ("Hinton", 2015): "Distilling the Knowledge in a Neural Network",
+    ("Jiao", 2020): "TinyBERT",
+    ("Li", 2021): "Dynamic Knowledge Distillation for Pre-trained Language Models",
+    ("Li", 2022): "MUKI",
+    ("Luo", 2019): "Knowledge Amalgamation from Heterogeneous Networks by Common Feature Learning",
+    ("Matiisen", 2020): "Teacher-Student Curriculum Learning",
+    ("Paul", 2021): "Deep Learning on a Data Diet",
+    ("Sanh", 2019): "DistilBERT",
+    ("Shen", 2019): "Customizing Student Networks From Heterogeneous Teachers",
+    ("Steele", 2014): "Fast Splittable Pseudorandom Number Generators",
+    ("Sun", 2019): "Patient Knowledge Distillation for BERT Model Compression",
+    ("Vongkulbhisal", 2019): "Unifying Heterogeneous Classifiers with Distillation",
+    ("Wang", 2019): "GLUE",
+    ("Wang", 2020): "MiniLM",
+    ("Wang", 2023): "Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection",
+    ("Yim", 2017): "A Gift from Knowledge Distillation",
+    ("Zhou", 2023): "AdaDS",
+}
+
+
+def test_every_paper_is_cited_by_its_author_and_year():
+    places = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    places += [*(ROOT / "kdlab").rglob("*.py"), *(ROOT / "experiments").rglob("*.md")]
+    found = {(name, int(year), file) for file in places for name, year in CITED.findall(file.read_text())}
+    assert {(name, year, str(file)) for name, year, file in found if (name, year) not in WORKS} == set()
+    assert ("Wang", 2023, ROOT / "conf" / "exp" / "ksm.yaml") in found
+
+
+def test_ksm_is_cited_as_wang_et_al_2023():
+    for file in (ROOT / "kdlab" / "stages" / "ksm_training.py", ROOT / "kdlab" / "callbacks" / "ksm_phases.py"):
+        assert "KSM (Wang et al. 2023)" in file.read_text()
