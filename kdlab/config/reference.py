@@ -35,6 +35,10 @@ python -m kdlab.run +exp=dekd --cfg job            # the configuration of a comm
 that is of pre-training, at `scale=demo` (the default) and at `scale=paper`; experiments and recipes set others, which
 `--explain KEY` lists. `-` stands for a key that is there only with some choices, `required` for one that has to be set.
 `NAME` is a name that you choose.
+
+The type of a number has its range. A number over the one in `(over N: confirm)` would take longer, or more memory, than any
+known use, and is refused until `confirm=[KEY]` says that it is meant. A value is typed as it is, also beyond ASCII; one with
+`, = ( ) [ ] { } ' " \\ $` is quoted for Hydra and for the shell: `'data.path="a=b"'`.
 """
 
 
