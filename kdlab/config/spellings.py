@@ -13,7 +13,7 @@ from kdlab.errors import UserError
 
 FORMER = {"policy.chooser": "weigh.policy", "policy": "weigh"}  # former key or group: the one of today; longest first
 # keys that configurations have had since a later version, and the values that older runs had without them
-ADDED = {"data.encoding": "utf-8", "data.max_unknown": None}
+ADDED: dict[str, Any] = {"confirm": [], "data.encoding": "utf-8", "data.max_unknown": None, "student.revision": None}
 BESIDE = {
     "data.max_unknown": "min_length"
 }  # the key of the same group without which such a key does not stand: of text
@@ -83,6 +83,8 @@ def _with_added(config: dict[str, Any]) -> dict[str, Any]:
     for name, value in ADDED.items():
         group, _, below = name.rpartition(".")
         keys = config.get(group)
+        if not group and "data" in config and name not in config:  # a whole configuration
+            config = {**config, name: value}
         if isinstance(keys, dict) and below not in keys and (name not in BESIDE or BESIDE[name] in keys):
             config = {**config, group: {**config[group], below: value}}
     return config
@@ -90,16 +92,14 @@ def _with_added(config: dict[str, Any]) -> dict[str, Any]:
 
 def _without_added(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` without added keys whose value is that of older runs."""
-    return {
-        group: {
-            name: value
-            for name, value in keys.items()
-            if f"{group}.{name}" not in ADDED or ADDED[f"{group}.{name}"] != value
-        }
-        if isinstance(keys, Mapping)
-        else keys
-        for group, keys in config.items()
-    }
+    kept = {}
+    for group, keys in config.items():
+        if isinstance(keys, Mapping):
+            names = {name: f"{group}.{name}" for name in keys}
+            keys = {name: keys[name] for name, full in names.items() if full not in ADDED or ADDED[full] != keys[name]}
+        if group not in ADDED or ADDED[group] != keys:
+            kept[group] = keys
+    return kept
 
 
 def _renamed(config: Mapping[str, Any], groups: Mapping[str, str], below: Mapping[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kdlab.data.tasks.files import FileRow
-from kdlab.data.tasks.inference import FEW, classes_of
+from kdlab.data.tasks.inference import FEW, classes_of_rows
 from kdlab.data.text.lines import format_of
 
 
@@ -19,7 +19,7 @@ def first_reading(train: Sequence[tuple[Path, Sequence[FileRow]]], regression: b
     written = [record.label or "" for _, records in train for record in records]
     if any(format_of(file) in (".jsonl", ".parquet") for file, _ in train) and {*written} <= {"True", "False"}:
         return False
-    return classes_of(written, regression) == _first_classes(written, regression)
+    return classes_of_rows(train, regression) == _first_classes(written, regression)
 
 
 def _first_classes(values: Iterable[str], regression: bool | None) -> tuple[str, ...] | None:

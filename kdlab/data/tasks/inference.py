@@ -74,6 +74,15 @@ def classes_of(values: Iterable[str], regression: bool | None = None) -> tuple[s
     return tuple(sorted(distinct, key=int if whole else None))
 
 
+def classes_of_rows(train: Sequence[tuple[Path, Sequence[FileRow]]], regression: bool | None) -> tuple[str, ...] | None:
+    """`classes_of` the labels of training rows by file. UserError that names the file, as `check_train_labels` too."""
+    check_train_labels(train, regression)
+    try:
+        return classes_of((record.label or "" for _, records in train for record in records), regression)
+    except UserError as error:
+        raise UserError(f"{train[0][0]}: {error}") from error
+
+
 def note_of(values: Collection[str], classes: tuple[str, ...] | None) -> str | None:
     """A line for the user where whole numbers were taken for scores, or more than `FEW` for classes; None elsewhere."""
     numbers = {canonical(value): as_number(value) for value in values}

@@ -26,7 +26,7 @@ from kdlab.data.tasks.files import (
     require_rows,
 )
 from kdlab.data.tasks.first_reading import first_reading
-from kdlab.data.tasks.inference import check_train_labels, classes_of, note_of
+from kdlab.data.tasks.inference import classes_of_rows, note_of
 from kdlab.data.tasks.labels import align, codes
 from kdlab.data.tasks.registry import AX, Task, plain_name
 from kdlab.data.tasks.rows import LabelledRow, TaskData, labelled, with_dev
@@ -197,12 +197,8 @@ class TaskFolder:
         names, notes = self._class_names(), []
         classes = None if self.regression else names.of_files([file for file, _ in train])
         if classes is None:
-            check_train_labels(train, self.regression)
+            classes = classes_of_rows(train, self.regression)
             written = [record.label or "" for _, records in train for record in records]
-            try:
-                classes = classes_of(written, self.regression)
-            except UserError as error:
-                raise UserError(f"{train[0][0]}: {error}") from error
             if self.regression is None and (note := note_of(written, classes)) is not None:
                 notes.append(note)
         if classes is None:

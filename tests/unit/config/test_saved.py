@@ -13,9 +13,10 @@ from kdlab.config.saved import anchored, read_config_here, started_in
 from kdlab.runs import folders
 
 CONFIG: dict[str, Any] = {
+    "confirm": [],
     "artifacts": "artifacts",
     "data": {"path": "rows", "task": "rows", "encoding": "utf-8", "augment": {"model": "m", "table": None}},
-    "student": {"path": "google/tiny"},  # a Hub name: no such folder
+    "student": {"path": "google/tiny", "revision": None},  # a Hub name: no such folder
     "teachers": {"path": "/abs", "others": {"small": {"path": "small"}}, "cache": "rows"},
     "weigh": {"path": "~/ksm"},
 }
@@ -71,7 +72,7 @@ def test_the_same_run_reads_the_same_files(there, tmp_path, monkeypatch):
 def test_runs_from_before_a_key_are_the_same_runs_and_keep_their_hashes():
     old = {"data": {"path": "rows"}}
     today = spellings.configuration(old)
-    assert today == {"data": {"path": "rows", "encoding": "utf-8"}}
+    assert today == {"confirm": [], "data": {"path": "rows", "encoding": "utf-8"}}
     assert spellings.former_configuration(today) == old
-    other = {"data": {"path": "rows", "encoding": "cp1252"}}
+    other = {"confirm": ["seed"], "data": {"path": "rows", "encoding": "cp1252"}}
     assert spellings.configuration(other) == spellings.former_configuration(other) == other
