@@ -23,7 +23,7 @@ NAMED_BY = {
     ROWS: ("data.path", "data.source", "data.columns", "data.label_column", "data.regression", "data.document",
            "data.text_column", "data.group"),
     TEACHERS: ("teachers.path", "teachers.name", "teachers.revision"),
-    STUDENT: ("student.path",),
+    STUDENT: ("student.path", "student.revision"),
 }  # fmt: skip
 _OTHERS_STAGE = {
     "finetune": ("document", "text_column", "group", "min_length", "masking", "mask_probability", "heldout", "split_seed"),
@@ -155,7 +155,9 @@ def _student(facts: Facts, result: Mapping[str, Any]) -> None:
     if facts.get("student.path") is not None:
         _drop(facts, "student.layers", "student.hidden", "student.pick")
         _read(facts, STUDENT, inside(result, "student.made_of"), result)
-    elif type(facts.get("student.layers")) is not int or facts.get("student.hidden") is not None:
+        return
+    _drop(facts, "student.revision")
+    if type(facts.get("student.layers")) is not int or facts.get("student.hidden") is not None:
         _drop(facts, "student.pick")
 
 
