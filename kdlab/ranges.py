@@ -43,9 +43,10 @@ class Range:
         """True for a valid number; NaN, infinity, a bool and a text are none."""
         if isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real):
             return False
+        number: Any = value
         low = self.low if self.low is not None else -(LARGEST_WHOLE if whole else LARGEST)
         high = self.high if self.high is not None else (LARGEST_WHOLE if whole else LARGEST)
-        return (value > low if self.above else value >= low) and (value < high if self.below else value <= high)
+        return (number > low if self.above else number >= low) and (number < high if self.below else number <= high)
 
     def words(self, whole: bool) -> str:
         """The range in words: "a number above 0", "a whole number, at least 1", "a number in (0, 1]"."""
