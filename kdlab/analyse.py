@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "temperature", "score against the temperature of the loss, of many runs (Dynamic KD Fig. 7)", _temperature
     )
     many_runs("ratio", "score against the selection ratio, of many runs (AdaDS Fig. 3)", _ratio)
+    many_runs("glue", "mean of GLUE against the ratio of pre-training, of suites +exp=glue (AdaDS Fig. 4)", _glue)
     sub = many_runs(
         "against", "score against any setting, of many runs (Dynamic KD Fig. 2, KSM Fig. 4, DeKD Fig. 3)", _against
     )
@@ -120,6 +121,12 @@ def _ratio(chosen: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import across_runs
 
     return across_runs.ratio(chosen.runs)
+
+
+def _glue(chosen: argparse.Namespace) -> AnalysisResult:
+    from kdlab.reporting.analyses import glue_by_ratio
+
+    return glue_by_ratio.glue(chosen.runs)
 
 
 def _against(chosen: argparse.Namespace) -> AnalysisResult:

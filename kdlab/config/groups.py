@@ -110,6 +110,10 @@ class DataConfig:
     "finetune: label column of your own files; null: the usual names (label, labels, score, ...)"
     regression: bool | None = None
     "finetune: whether labels are numbers to predict; null: inferred from the labels"
+    metric: str | None = None
+    "finetune: the metric of the task that is the score: accuracy, f1, ...; null: the mean of its metrics, as in GLUE"
+    dev_share: InnerShare | None = None
+    "finetune: share of train held out as dev where there is no dev split; null: 0.1, of IMDb 0.2 (its papers)"
     train_rows: Count | None = None
     "finetune: number of training rows to use; null: all"
     augment: AugmentConfig | None = None
@@ -126,12 +130,24 @@ class DataConfig:
         if self.task is not None:
             find(self.task)
         check_encoding(self.encoding)
+        if self.metric is not None:
+            self._check_metric(self.metric)
         one_of("data.order", self.order, ("random", "length"))
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
         at_least("data.max_length", self.max_length, self.min_length if self.stage == "pretrain" else 3)
         if self.columns is not None and not 1 <= len(self.columns) <= 2:
             raise UserError(f"data.columns={self.columns}: one text column, or two for pairs")
+
+    def _check_metric(self, metric: str) -> None:
+        """UserError for a metric of text, or one that the official task does not have."""
+        if self.stage == "pretrain":
+            raise UserError(f"data.metric={metric}: text has no metric to choose, a task has (data.task=, data.path=)")
+        task = None if self.task is None else find(self.task)
+        if task is not None and metric not in task.shape.metrics:
+            raise UserError(
+                f"data.metric={metric}: {task.title} has no such metric; {nearest(metric, task.shape.metrics)}"
+            )
 
 
 @dataclass

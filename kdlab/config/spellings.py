@@ -13,10 +13,16 @@ from kdlab.errors import UserError
 
 FORMER = {"policy.chooser": "weigh.policy", "policy": "weigh"}  # former key or group: the one of today; longest first
 # keys that configurations have had since a later version, and the values that older runs had without them
-ADDED: dict[str, Any] = {"confirm": [], "data.encoding": "utf-8", "data.max_unknown": None, "student.revision": None}
-BESIDE = {
-    "data.max_unknown": "min_length"
-}  # the key of the same group without which such a key does not stand: of text
+ADDED: dict[str, Any] = {
+    "confirm": [],
+    "data.encoding": "utf-8",
+    "data.max_unknown": None,
+    "data.metric": None,
+    "data.dev_share": None,
+    "student.revision": None,
+}
+# the key of the same group without which such a key does not stand: of text, of tasks
+BESIDE = {"data.max_unknown": "min_length", "data.metric": "label_column", "data.dev_share": "label_column"}
 # an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on
 _OVERRIDE = re.compile(r"(\+\+|\+|~)?([A-Za-z_][\w.]*)(.*)", re.DOTALL)
 _printed: set[str] = set()

@@ -107,12 +107,14 @@ class MaskedLMScore:
 class TaskScore:
     """Loss, the metrics of the task `shape`, and their mean as `score`, over all real rows with a label.
 
-    The loss is the cross-entropy in nats; in regression the mean squared error. `UnfiniteAnswers` for logits that are not
+    `metric`: the one that is the `score` in place of the mean (`data.metric`). The loss is the cross-entropy in nats; in
+    regression the mean squared error. `UnfiniteAnswers` for logits that are not
     finite.
     """
 
-    def __init__(self, shape: TaskShape) -> None:
+    def __init__(self, shape: TaskShape, metric: str | None = None) -> None:
         self.shape = shape
+        self.metric = metric or "average"
         self.names = ("loss", *shape.metrics, "score")
 
     def __call__(
@@ -133,7 +135,7 @@ class TaskScore:
             loss = float(F.mse_loss(logits[:, 0].double(), labels.double()))
         else:
             loss = float(F.cross_entropy(logits.double(), labels))
-        return {"loss": loss, **{name: scores[name] for name in self.shape.metrics}, "score": scores["average"]}
+        return {"loss": loss, **{name: scores[name] for name in self.shape.metrics}, "score": scores[self.metric]}
 
 
 @torch.no_grad()

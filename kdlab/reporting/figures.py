@@ -155,15 +155,20 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str) -> Figure
     return figure
 
 
-def averaged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `comparisons.by_ratio` of several tasks as those of one: the mean over tasks of each strategy and ratio
-    that all tasks have once (AdaDS Fig. 4 and 6). Empty for one task."""
+def averaged(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Rows of `across_runs.by_ratio` of several tasks as those of one: the mean over tasks of each strategy and ratio
+    that all tasks have once (AdaDS Fig. 6), each task counted as so many `scores`. Empty for one task."""
     tasks = {row["task"] for row in rows}
     cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for row in rows:
         cells.setdefault((row["select"], row["ratio"]), []).append(row)
     return [
-        {"select": select, "ratio": ratio, "mean": statistics.fmean(row["mean"] for row in members), "std": None}
+        {
+            "select": select,
+            "ratio": ratio,
+            "mean": statistics.fmean([row["mean"] for row in members], [scores[row["task"]] for row in members]),
+            "std": None,
+        }
         | {"loss": members[0]["loss"]}
         for (select, ratio), members in cells.items()
         if len(tasks) > 1 and len(members) == len(tasks) == len({row["task"] for row in members})

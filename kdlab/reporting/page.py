@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kdlab import __version__
 from kdlab.plotting import style as pictures
 from kdlab.reporting.comparison_text import TEST, notes, p_value, power, shown, tested_cells
-from kdlab.reporting.papers import PAPERS, PublishedNumber
+from kdlab.reporting.papers import CAUTIONS, PAPERS, PublishedNumber
 from kdlab.reporting.statistics import ALPHA
 from kdlab.reporting.tables import BELOW, BEST, GAP, WORST, CostCells, TableRow, TaskTable, overview
 from kdlab.runs.summary import duration, si
@@ -138,7 +138,7 @@ def _cost(value: float | None, gain: float | None, text: Callable[[float], str],
 
 def _printed(row: PublishedNumber) -> str:
     task = f"{row.task} " if row.task.startswith("MNLI-") else ""
-    return f"{task}{row.metric} {row.value:g} (Table {row.table}, {row.student})"
+    return f"{task}{row.metric} {row.value:g} ({row.place})"
 
 
 # ---- sentences
@@ -187,6 +187,10 @@ def explained(report: ReportPage) -> list[str]:
         "been there; runs may share it. In brackets the same comparison, with the main teacher's preparation on both sides. "
         "A model given by its path counts as it is",
     ]
+    if len(report.tables) > 1 and any(table.scores > 1 for table in report.tables):
+        said.append(
+            "means over tasks count MNLI as two scores, matched and mismatched, as AdaDS, Dynamic KD and KSM do"
+        )
     rows = [row for table in report.tables for row in table.rows]
     if any(row.group.cached for row in rows):
         said.append(
@@ -203,7 +207,7 @@ def explained(report: ReportPage) -> list[str]:
     if report.paper:
         said.append(
             f"published: numbers printed in {PAPERS[report.paper]}; they were got with BERT-base, GPUs and full data, "
-            "and stand beside ours, which are compared with our own baselines only"
+            f"and stand beside ours, which are compared with our own baselines only; {CAUTIONS[report.paper]}"
         )
     return said
 

@@ -150,11 +150,11 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
 
 
 def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
-    """The figure of the mean over tasks by ratio (AdaDS Fig. 4 and 6); none for one task or different metrics."""
+    """The figure of the mean over tasks by ratio (AdaDS Fig. 6); none for one task or different metrics."""
     if len({table.comparison.metric for table in tables}) > 1:
         return []
     each = [row for table in tables for row in across_runs.by_ratio(table.runs, table.comparison.metric)]
-    rows = figures.averaged(each)
+    rows = figures.averaged(each, {table.comparison.task: table.scores for table in tables})
     figure = figures.ratios(rows, f"mean {tables[0].comparison.unit}") if rows else None
     caption = f"Mean over {len(tables)} tasks, by the share of rows that query the teacher; dashed: full data."
     return [picture(figure, caption)] if figure else []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kdlab.errors import UserError
 from kdlab.plotting.run_tables import number_in, rows_of
-from kdlab.reporting import papers
+from kdlab.reporting import paper_arms, papers
 from kdlab.reporting.comparison import Comparison, ComparisonLine, full_data_counterpart, random_counterpart
 from kdlab.reporting.comparison_text import numbers
 from kdlab.reporting.papers import PublishedNumber
@@ -90,7 +90,8 @@ class Evaluation:
 class TaskTable:
     """The rows of a task, all data first, then by falling ratio, the best first; and what they are read against.
 
-    `curves`: the evaluations along the way of each run, by its folder, in the order of their steps.
+    `curves`: the evaluations along the way of each run, by its folder, in the order of their steps. `scores`: as how many
+    scores the task counts in a mean over tasks.
     """
 
     comparison: Comparison
@@ -98,6 +99,7 @@ class TaskTable:
     references: dict[str, tuple[float, float]]  # least and largest score of the teacher, the majority class, ...
     published: list[PublishedNumber]
     curves: dict[Path, list[Evaluation]] = field(default_factory=dict)
+    scores: int = 1
 
     @property
     def runs(self) -> list[Run]:
@@ -122,9 +124,15 @@ def task_table(comparison: Comparison, paper: str | None, notify: Callable[[str]
         whole = full_data_counterpart(row.group, groups)
         if whole is not None:
             row.same_cost, row.same_total = _full_data(whole, curves, row.group)
-        row.published = papers.numbers_beside(row.group.one, paper) if paper else []
+        row.published = paper_arms.numbers_beside(row.group.one, paper) if paper else []
     printed = papers.numbers_of_task(comparison.task, paper) if paper else []
-    return TaskTable(comparison, rows, _references(rows, comparison.metric), printed, curves)
+    scores = 1 if paper in papers.MNLI_ONCE else max((_dev_sets(row.group.one) for row in rows), default=1)
+    return TaskTable(comparison, rows, _references(rows, comparison.metric), printed, curves, scores)
+
+
+def _dev_sets(run: Run) -> int:
+    """Dev sets that a run's student was scored on: 2 of MNLI, matched and mismatched."""
+    return 1 + any(name.endswith("_mismatched") for name in run.result["metrics"]["student"])
 
 
 def better(comparison: Comparison, one: float, other: float) -> bool:
@@ -157,16 +165,19 @@ def curve(run: Run, metric: str, notify: Callable[[str], None]) -> list[Evaluati
 
 def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, list[TableRow | None], float | None]]]:
     """Tasks, and a line a name that groups of several tasks bear: its row of each task, and the mean over all tasks
-    where all have it. Nothing for one task, or for tasks whose metrics cannot be put together."""
+    where all have it, in which a task counts `TaskTable.scores` times. Nothing for one task, or for tasks whose metrics
+    cannot be put together."""
     if len(tables) < 2 or len({one.comparison.metric for one in tables}) > 1:
         return [], []
     by = [{row.name: row for row in one.rows} for one in tables]
     lines = []
     for name in dict.fromkeys(row.name for one in tables for row in one.rows):
         cells = [rows.get(name) for rows in by]
-        whole = [cell.mean for cell in cells if cell is not None]
+        whole = [(cell.mean, one.scores) for cell, one in zip(cells, tables, strict=True) if cell is not None]
         if len(whole) > 1:
-            lines.append((name, cells, statistics.fmean(whole) if len(whole) == len(tables) else None))
+            lines.append(
+                (name, cells, statistics.fmean(*zip(*whole, strict=True)) if len(whole) == len(tables) else None)
+            )
     return [one.comparison.task for one in tables], lines
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import transformers
 
 from kdlab.data.datamodules import GLUEDataModule
+from kdlab.data.tasks.metrics import headline
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.strategies import random
 from kdlab.models import loading
@@ -108,4 +109,4 @@ class FinetuneStage(Stage):
         folder = inputs.prerequisites.get(
             "baseline", parts, build, "the baseline without a teacher", "student without a teacher", baseline=True
         )
-        return read_json(folder / "scores.json")
+        return headline(read_json(folder / "scores.json"), config.data.metric)

@@ -15,7 +15,7 @@ from kdlab.config.groups import AugmentConfig
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.inference import SCORES
-from kdlab.data.tasks.registry import Task, find, plain_name
+from kdlab.data.tasks.registry import HELD_OUT, Task, find, plain_name
 from kdlab.data.tasks.rows import TaskData, limited
 from kdlab.data.tasks.sources import TaskFolder, TaskHub
 from kdlab.errors import UserError
@@ -48,15 +48,23 @@ class TaskInputs(Inputs):
         if data.path is not None:
             columns = tuple(data.columns) if data.columns else None
             path = data.path if self.task is None else folder_of(data.path, self.task)
-            return TaskFolder(path, self.task, columns, data.label_column, data.regression, data.encoding)
+            more = data.label_column, data.regression, data.encoding, self._dev_share
+            return TaskFolder(path, self.task, columns, *more)
         if self.task is not None:
-            return TaskHub(self.task)
+            return TaskHub(self.task, self._dev_share)
         if data.source is None:
             raise UserError(
                 "no labelled rows: give data.path= (a folder with train.tsv and dev.tsv, .csv, .jsonl or .parquet) "
                 "or data.task= (an official task, from the Hub)"
             )
         return build_target(data.source, "data.source")
+
+    @property
+    def _dev_share(self) -> float:
+        """Share of train that is dev where there is no dev split: `data.dev_share`, else the task's."""
+        if (given := self.config.data.dev_share) is not None:
+            return given
+        return HELD_OUT if self.task is None else self.task.dev_share
 
     @cached_property
     def rows(self) -> TaskData:
@@ -90,7 +98,7 @@ class TaskInputs(Inputs):
 
     @property
     def score(self) -> TaskScore:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return TaskScore(self.shape)
+        return TaskScore(self.shape, self.config.data.metric)
 
     @cached_property
     def task_folder(self) -> Path:
@@ -107,6 +115,8 @@ class TaskInputs(Inputs):
     def check_rows(self) -> None:
         """UserError for a malformed row (file and line) and for options that do not suit the task; may read all rows."""
         shape = self.shape
+        if (metric := self.config.data.metric) is not None and metric not in shape.metrics:
+            raise UserError(f"data.metric={metric}: the metrics of this task are {', '.join(shape.metrics)}")
         uncertain = sorted(
             name
             for name, arm in components.selection(self.config.select).arms.items()

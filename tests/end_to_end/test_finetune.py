@@ -528,3 +528,21 @@ def test_export_gives_the_classifier(here, capsys, tmp_path):
     assert inside(**given).logits.tolist() == outside(**given).logits.tolist()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "text-classification" in card and "AutoModelForSequenceClassification" in card
+
+
+def test_the_metric_that_is_asked_for_is_the_score_of_everybody(lab, tmp_path):
+    """DeKD scores MRPC by F1: student, teacher, majority class and the student without a teacher; AdaDS by the mean."""
+    rows = write_task(tmp_path / "mrpc", rows=60, classes=2, pair=True)
+    (rows / "labels.txt").unlink()  # its classes have other names
+    common = [
+        f"data.path={rows}",
+        "data.task=mrpc",
+        "teachers.sanity=false",
+        "no_kd_baseline=true",
+        "trainer.max_steps=2",
+    ]
+    for metric, names in (("f1", ("f1",)), ("accuracy", ("accuracy",)), ("null", ("accuracy", "f1"))):
+        scores = lab.result(*common, f"data.metric={metric}")["metrics"]
+        assert scores.keys() == {"student", "teacher", "majority class", "no KD"}
+        for who, found in scores.items():
+            assert found["score"] == pytest.approx(sum(found[name] for name in names) / len(names)), who

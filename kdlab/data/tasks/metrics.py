@@ -120,6 +120,14 @@ def score(metrics: Sequence[str], predictions: Tensor, labels: Tensor) -> dict[s
     return {**values, "average": sum(values.values()) / len(values)}
 
 
-def task_average(scores: Mapping[str, Mapping[str, float]]) -> float:
-    """The one number of a task from the `score` of each of its dev splits: their mean (MNLI: of both)."""
-    return sum(part["average"] for part in scores.values()) / len(scores)
+def headline(scores: Mapping[str, float], metric: str | None) -> dict[str, float]:
+    """`scores` over all dev splits, with the mean of `metric` over the splits as their `score`; None: unchanged."""
+    if metric is None:
+        return dict(scores)
+    values = [value for name, value in scores.items() if name == metric or name.startswith(f"{metric}_")]
+    return {**scores, "score": sum(values) / len(values)}
+
+
+def task_average(scores: Mapping[str, Mapping[str, float]], metric: str = "average") -> float:
+    """The one number of a task from the `score` of each of its dev splits: the mean of `metric` (MNLI: of both splits)."""
+    return sum(part[metric] for part in scores.values()) / len(scores)

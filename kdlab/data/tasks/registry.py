@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from kdlab.errors import UserError, nearest
 from kdlab.types import TaskShape
 
+HELD_OUT = 0.1  # of train, where a set has no dev split
+
 
 @dataclass(frozen=True)
 class HubSet:
@@ -34,7 +36,7 @@ class Task:
 
     `name`: key in `TASKS`; `title`: published spelling; `shape`: texts, labels and metrics; `hub`: its location on the
     Hub; `glue`: file name of each test split in a GLUE submission; `glue_names`: a submission writes classes as names,
-    not as numbers.
+    not as numbers; `dev_share`: share of train that is dev where no dev split was published.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Task:
     hub: HubSet
     glue: dict[str, str]
     glue_names: bool = False
+    dev_share: float = HELD_OUT
 
     @property
     def dev(self) -> tuple[str, ...]:
@@ -77,8 +80,9 @@ def _glue(
     return Task(name, title, TaskShape(len(columns), labels, metrics), hub, files, glue_names)
 
 
-def _other(name: str, title: str, hub: HubSet, labels: tuple[str, ...]) -> Task:
-    return Task(name, title, TaskShape(len(hub.columns), labels, ("accuracy",)), hub, {})
+def _other(name: str, title: str, hub: HubSet, labels: tuple[str, ...], dev_share: float = HELD_OUT) -> Task:
+    shape = TaskShape(len(hub.columns), labels, ("accuracy",))
+    return Task(name, title, shape, hub, {}, dev_share=dev_share)
 
 
 _PAIR = ("sentence1", "sentence2")
@@ -102,7 +106,9 @@ TASKS = {
         _glue("rte", "RTE", _PAIR, _ENTAILMENT, glue_names=True),
         _glue("wnli", "WNLI", _PAIR, ("not_entailment", "entailment")),
         _other("sst5", "SST-5", _SST5, _SENTIMENTS),
-        _other("imdb", "IMDb", _IMDB, ("negative", "positive")),
+        _other(
+            "imdb", "IMDb", _IMDB, ("negative", "positive"), 0.2
+        ),  # 20,000 and 5,000: Dynamic KD Table 3, DeKD Table 2
         _other("emotion", "Emotion", _EMOTION, _EMOTIONS),
         _other("agnews", "AG News", _AG_NEWS, ("World", "Sports", "Business", "Sci/Tech")),
     )

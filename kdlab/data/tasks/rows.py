@@ -14,8 +14,6 @@ from kdlab.errors import UserError, nearest
 from kdlab.runtime.seeding import stable
 from kdlab.types import TaskShape
 
-HELD_OUT = 0.1  # of train, where a set has no dev split
-
 
 class LabelledRow(NamedTuple):
     """A labelled row: `texts`, one or two, and `label`, a class index or a score (None: hidden).
@@ -95,11 +93,11 @@ def _number(value: str, file: Path, line: int) -> float:
     return number
 
 
-def with_dev(data: TaskData) -> TaskData:
-    """`data` if it has a dev split; else hold out a tenth of train as dev, and add a note of it."""
+def with_dev(data: TaskData, share: float) -> TaskData:
+    """`data` if it has a dev split; else hold out that `share` of train as dev, and add a note of it."""
     if "dev" in data.splits:
         return data
-    train, dev = hold_out(data.splits["train"], HELD_OUT)
+    train, dev = hold_out(data.splits["train"], share)
     note = f"no dev split: {len(dev)} of {len(train) + len(dev)} training rows are held out as dev"
     others = {split: rows for split, rows in data.splits.items() if split != "train"}
     return TaskData(data.shape, {"train": train, "dev": dev, **others}, [*data.notes, note])

@@ -28,11 +28,12 @@ from kdlab.data.tasks.files import (
 from kdlab.data.tasks.first_reading import first_reading
 from kdlab.data.tasks.inference import classes_of_rows, note_of
 from kdlab.data.tasks.labels import align, codes
-from kdlab.data.tasks.registry import AX, Task, plain_name
+from kdlab.data.tasks.registry import AX, HELD_OUT, Task, plain_name
 from kdlab.data.tasks.rows import LabelledRow, TaskData, labelled, with_dev
 from kdlab.data.text.lines import UTF8, check_encoding, encoding_parts, format_of, stem_of
 from kdlab.data.text.sources import HubText
 from kdlab.errors import UserError
+from kdlab.ranges import InnerShare
 from kdlab.storage.files import sha256_of
 from kdlab.types import TaskShape
 
@@ -72,7 +73,8 @@ class TaskFolder:
     in a row, classes or scores, and the metric are inferred. `columns` and `label`: names of the text columns (one or
     two) and of the label column (None: by the usual names). `regression`: overrides the inference (None: infer). A labels.txt, or the class
     names that `datasets` writes into parquet, defines the classes and their order; numbers in a .parquet file with names
-    go by its own names. `encoding`: that of all files but .parquet. Without a dev split, a tenth of train is held out.
+    go by its own names. `encoding`: that of all files but .parquet. Without a dev split, `dev_share` of
+    train is held out.
     """
 
     path: str
@@ -81,6 +83,7 @@ class TaskFolder:
     label: str | None = None
     regression: bool | None = None
     encoding: str = UTF8
+    dev_share: InnerShare = HELD_OUT
 
     def files(self) -> dict[str, list[Path]]:
         """Files of each split; UserError if train is missing or a split exists in two formats."""
@@ -124,6 +127,8 @@ class TaskFolder:
         values += encoding_parts(self.encoding)
         if not self._first_reading():
             values.append(f"labels {_REVISION}")
+        if self.dev_share != HELD_OUT and "dev" not in self.files():
+            values.append(self.dev_share)
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def _first_reading(self) -> bool:
@@ -163,7 +168,7 @@ class TaskFolder:
             for file, records in parts:
                 code = None if codes_ is None else codes_.code(file, records)
                 splits[split] += labelled(file, records, code, hidden_allowed=split.startswith("test"))
-        return with_dev(TaskData(shape, splits, notes))
+        return with_dev(TaskData(shape, splits, notes), self.dev_share)
 
     def _records(self, file: Path, split: str) -> list[FileRow]:
         return require_rows(file, read_table(file, *self._columns(file, split), self.encoding))
@@ -211,9 +216,13 @@ class TaskFolder:
 
 @dataclass(frozen=True)
 class TaskHub:
-    """An official task from the Hugging Face Hub, at its pinned revision; `datasets` downloads it to its own cache."""
+    """An official task from the Hugging Face Hub, at its pinned revision; `datasets` downloads it to its own cache.
+
+    `dev_share`: of train, held out as dev where no dev split was published.
+    """
 
     task: Task
+    dev_share: InnerShare = HELD_OUT
 
     def check(self) -> None:
         """Raise UserError if the Hub does not have the data set or cannot be reached."""
@@ -223,6 +232,8 @@ class TaskHub:
         """Sha256 over the task, and the name, revision and splits of its data set."""
         hub = self.task.hub
         values = ["hub task", self.task.name, hub.name, hub.config, hub.revision, list(hub.splits.items())]
+        if self.dev_share != HELD_OUT and "dev" not in hub.splits:
+            values.append(self.dev_share)
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def read(self) -> TaskData:
@@ -243,7 +254,7 @@ class TaskHub:
             ]
             origin = Path(f"{hub.name}/{hub.config or 'default'}/{hub_split}")
             splits[split] = labelled(origin, records, code, hidden_allowed=split.startswith("test"))
-        return with_dev(TaskData(shape, splits))
+        return with_dev(TaskData(shape, splits), self.dev_share)
 
     def _query_hub(self, loader: str, **options: str) -> Any:
         hub = self.task.hub

@@ -37,7 +37,7 @@ def ratio(paths: Sequence[Path], notify: Callable[[str], None] = print) -> Analy
     table = by_ratio(read(paths, notify))
     columns = ("task", "setting", "select", "ratio", *MEASURED)
     title = "How good the student is, by the share of the rows that query the teacher"
-    return _found(columns, table, _drawn(table, "ratio", title, "selection ratio"))
+    return analysis(columns, table, "ratio", title, "selection ratio")
 
 
 def by_ratio(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]]:
@@ -65,9 +65,7 @@ def temperature(paths: Sequence[Path], notify: Callable[[str], None] = print) ->
     lines = list(zip(names, [_below(run, "select") for run in runs], strict=True))
     table = _table(runs, _without(runs, "select", "temperature"), lines, "temperature", at)
     columns = ("task", "setting", "select", "ratio", "temperature", *MEASURED)
-    return _found(
-        columns, table, _drawn(table, "temperature", "How good the student is, by temperature", "temperature")
-    )
+    return analysis(columns, table, "temperature", "How good the student is, by temperature", "temperature")
 
 
 def against(paths: Sequence[Path], key: str, notify: Callable[[str], None] = print) -> AnalysisResult:
@@ -91,7 +89,7 @@ def against(paths: Sequence[Path], key: str, notify: Callable[[str], None] = pri
     lines: list[tuple[str, Facts]] = [(names[run.task, run.key], {}) for run in bare]
     table = _table(some, [{} for _ in some], lines, key, [float(run.facts[key]) for run in some])
     columns = ("task", "select", "ratio", key, *MEASURED)
-    return _found(columns, table, _drawn(table, key, f"How good the student is, by {key}", key))
+    return analysis(columns, table, key, f"How good the student is, by {key}", key)
 
 
 # ---- runs
@@ -229,10 +227,11 @@ def _costs(members: Sequence[Run]) -> dict[str, float | bool | None]:
     }
 
 
-def _found(columns: Sequence[str], table: list[dict[str, Any]], figure: Any) -> AnalysisResult:
+def analysis(columns: Sequence[str], table: list[dict[str, Any]], x: str, title: str, below: str) -> AnalysisResult:
+    """The result of an analysis: the table, and its figure against the column `x`, labelled `below`."""
     from kdlab.reporting.analyses.one_run import AnalysisResult  # brings torch, which tables do without
 
-    return AnalysisResult(columns, table, figure)
+    return AnalysisResult(columns, table, _drawn(table, x, title, below))
 
 
 def _drawn(table: Sequence[Mapping[str, Any]], x: str, title: str, below: str) -> Any:

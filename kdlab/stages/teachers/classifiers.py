@@ -248,7 +248,8 @@ class TaskTeacherPool(TeacherPool):
         if loaded is not None and not distributed.broadcast_object(inputs.store.find("scores", parts) is not None):
             together = scored()
         who = "teacher" if member.title == "teacher" else member.title
-        scores = read_json(inputs.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
+        stored = read_json(inputs.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
+        scores = metrics.headline(stored, inputs.config.data.metric)
         name = self.main.name if member is self.main else member.name
         of_classes = "" if member.classes is None else f" (rows of {', '.join(shape.labels or ())})"
         self.inputs.notify(
@@ -280,7 +281,8 @@ class TaskTeacherPool(TeacherPool):
         for split, rows in data.dev_splits().items():
             truth = torch.tensor(rows.labels)
             whole[split] = metrics.score(shape.metrics, answer.expand(len(truth)), truth)
-        return {**{k: v for k, v in whole[""].items() if k != "average"}, "score": metrics.task_average(whole)}
+        score = metrics.task_average(whole, self.inputs.config.data.metric or "average")
+        return {**{name: value for name, value in whole[""].items() if name != "average"}, "score": score}
 
 
 def described(scores: dict[str, float], shape: TaskShape) -> str:

@@ -64,6 +64,8 @@ def test_classification_equals_scikit_learn():
     assert found["score"] == pytest.approx((found["accuracy"] + found["f1"]) / 2)
     assert found["loss"] == pytest.approx(log_loss(labels, np.exp(log_softmax(logits, axis=1))), rel=1e-5)
     assert list(found) == list(TaskScore(MRPC).names)
+    for metric in ("accuracy", "f1"):  # DeKD section 4.4 scores MRPC by F1, Dynamic KD section 3.2.2 by accuracy
+        assert TaskScore(MRPC, metric)(Told(logits), batches(labels)) == {**found, "score": found[metric]}
 
 
 def test_many_classes_equal_scikit_learn():

@@ -100,3 +100,84 @@ def test_mnli_without_a_mismatched_set_has_one_column_of_scores():
     board = glue_scoreboard.board({"student": {("mnli", 1): {"accuracy": 0.8}}}, [TASKS["mnli"]])
     assert board.columns == ["MNLI-m", "MNLI-mm"] and board.averaged == ["MNLI-m"]
     assert board.own[0].scores == pytest.approx({"MNLI-m": 80})
+
+
+# ---- all numbers
+
+DEKD_5 = {  # DeKD Table 5, five runs each: UHC, MUKI, KSM, DeKD
+    "SST-2": {
+        "uhc": (85.74, 83.61, 84.22, 82.37, 85.69),
+        "muki": (86.29, 82.16, 85.34, 84.68, 86.12),
+        "ksm": (89.21, 89.01, 88.36, 89.18, 88.27),
+        "dekd": (89.91, 89.88, 89.65, 89.17, 88.96),
+    },
+    "IMDb": {
+        "uhc": (83.66, 81.21, 83.38, 82.93, 82.07),
+        "muki": (84.51, 83.23, 84.47, 83.13, 82.98),
+        "ksm": (85.31, 85.26, 84.93, 85.28, 84.97),
+        "dekd": (86.12, 86.08, 86.02, 85.85, 85.93),
+    },
+}
+
+
+@pytest.mark.parametrize("task", DEKD_5)
+@pytest.mark.parametrize("method", ["uhc", "muki", "ksm", "dekd"])
+def test_dekd_table_3_has_the_best_of_table_5_and_says_so(task, method):
+    runs = DEKD_5[task][method]
+    (printed,) = papers.numbers_with(paper="dekd", table="3", student="bert-6", method=method, task=task)
+    (mean, spread) = papers.numbers_with(paper="dekd", table="5", method=method, task=task)
+    assert printed.value == max(runs) and "best of the five runs" in printed.note
+    assert mean.metric == "accuracy" and mean.value == pytest.approx(np.mean(runs), abs=0.0051)
+    assert f"{mean.value:.2f}" in printed.note
+    assert spread.metric == "standard deviation" and spread.value == pytest.approx(np.std(runs), abs=0.00051)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        # KSM Table 6: RTE, MRPC (F1/accuracy), QNLI, Avg
+        ({"paper": "ksm", "table": "6", "method": "ksm-soft, reward loss"}, [68.4, 89.3, 84.7, 89.0, 80.7]),
+        ({"paper": "ksm", "table": "6", "method": "ksm-soft, reward f1"}, [66.9, 87.8, 82.9, 88.1, 79.3]),
+        ({"paper": "ksm", "table": "6", "method": "ksm-soft, reward accuracy"}, [66.7, 88.1, 83.2, 87.3, 79.1]),
+        # DeKD Table 1: SST-2, QNLI
+        ({"paper": "dekd", "table": "1", "method": "kd bert-base", "ratio": 0.5}, [85.44, 82.24]),
+        ({"paper": "dekd", "table": "1", "method": "kd bert-base", "ratio": 1.0}, [85.55, 82.46]),
+        ({"paper": "dekd", "table": "1", "method": "bert-base teacher"}, [92.55, 91.32]),
+        ({"paper": "dekd", "table": "1", "method": "kd bert-large", "ratio": 0.5}, [83.25, 78.94]),
+        ({"paper": "dekd", "table": "1", "method": "kd bert-large", "ratio": 1.0}, [83.71, 79.22]),
+        ({"paper": "dekd", "table": "1", "method": "bert-large teacher"}, [93.0, 92.66]),
+        # Dynamic KD Appendix C: CoLA, IMDb
+        ({"paper": "dynamic_kd", "table": "C", "method": "kd 12 x 256"}, [11.9, 83.4]),
+        ({"paper": "dynamic_kd", "table": "C", "method": "kd 12 x 768"}, [8.8, 83.2]),
+        # AdaDS' speed-ups
+        ({"paper": "adads", "table": "5", "task": "speed-up", "method": "random"}, [10.0]),
+        ({"paper": "adads", "table": "5", "task": "speed-up", "method": "entropy"}, [3.6]),
+        ({"paper": "adads", "table": "5", "task": "speed-up", "method": "adads"}, [3.4]),
+    ],
+)
+def test_the_smaller_tables_are_as_printed(columns, values):
+    assert [number.value for number in papers.numbers_with(**columns)] == values
+
+
+def test_adads_table_2_has_the_best_and_the_worst_strategy_of_each_ratio():
+    rows = papers.numbers_with(paper="adads", table="2")
+    of = {name: [row.method for row in rows if row.metric == f"rank from the {name}"] for name in ("best", "worst")}
+    assert [row.ratio for row in rows][::2] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert of["best"] == ["certainty", "certainty", "entropy", "margin", "entropy"]
+    assert of["worst"] == ["cluster", "cluster", "density", "density", "certainty"]  # "Diversity" is the clustering
+
+
+def test_a_teacher_is_its_own_student_and_queries_nobody():
+    teachers = [number for number in papers.all_numbers() if number.method.endswith("teacher")]
+    assert {number.student for number in teachers} == {"bert-base", "bert-large"}
+    assert {number.ratio for number in teachers} == {None}
+
+
+def test_numbers_say_their_metric_and_rows():
+    assert {row.metric for row in papers.numbers_with(paper="adads", task="QQP")} >= {"combined"}
+    assert not papers.numbers_with(paper="adads", task="QQP", metric="accuracy")
+    assert {row.split for row in papers.numbers_with(paper="dekd", table="3")} == {"test"}
+    assert {row.split for row in papers.numbers_with(paper="dynamic_kd", table="4", metric="accuracy")} == {"test"}
+    assert {row.split for row in papers.numbers_with(paper="ksm", table="3")} == {"GLUE test server"}
+    (row,) = papers.numbers_with(paper="dekd", table="3", student="bert-6", method="dekd", task="IMDb")
+    assert row.place == "Table 3, bert-6, test, the best of the five runs of Table 5; their mean is 86.00"

@@ -316,3 +316,19 @@ def test_a_hub_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [split for *_, split in requests][:3] == ["train", "validation_matched", "validation_mismatched"]
     assert requests[0][:3] == ("nyu-mll/glue", "mnli", TASKS["mnli"].hub.revision)
     assert TaskHub(TASKS["mnli"]).fingerprint() != TaskHub(TASKS["rte"]).fingerprint()
+
+
+@pytest.mark.parametrize(("given", "held"), [({}, 10), ({"dev_share": 0.2}, 20)])
+def test_a_set_without_dev_rows_gives_a_share_of_train(tmp_path: Path, given: dict[str, float], held: int) -> None:
+    write(tmp_path / "train.tsv", ("text", "label"), [(f"text {i}", i % 2) for i in range(100)])
+    data = TaskFolder(str(tmp_path), task=TASKS["imdb"], **given).read()  # pyright: ignore[reportArgumentType]
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 100 - held, "dev": held}
+
+
+def test_the_share_of_dev_rows_is_in_the_fingerprint_where_it_counts(tmp_path: Path) -> None:
+    write(tmp_path / "train.tsv", ("text", "label"), [("a", 0), ("b", 1)])
+    assert len({TaskFolder(str(tmp_path), dev_share=share).fingerprint() for share in (0.1, 0.2)}) == 2
+    write(tmp_path / "dev.tsv", ("text", "label"), [("c", 0)])
+    assert len({TaskFolder(str(tmp_path), dev_share=share).fingerprint() for share in (0.1, 0.2)}) == 1
+    assert TaskHub(TASKS["imdb"], 0.2).fingerprint() != TaskHub(TASKS["imdb"]).fingerprint()
+    assert TaskHub(TASKS["rte"], 0.2).fingerprint() == TaskHub(TASKS["rte"]).fingerprint()

@@ -108,6 +108,11 @@ def test_score_gives_each_metric_and_their_mean() -> None:
 
 
 def test_mnli_is_the_mean_of_both_dev_sets() -> None:
+    two = {
+        "dev": {"accuracy": 0.8, "f1": 0.9, "average": 0.85},
+        "dev_mismatched": {"accuracy": 0.6, "f1": 0.7, "average": 0.65},
+    }
+    assert task_average(two) == 0.75 and task_average(two, "accuracy") == pytest.approx(0.7)
     assert task_average({"dev": {"accuracy": 0.8, "average": 0.8}, "dev_mismatched": {"average": 0.7}}) == 0.75
 
 
