@@ -13,6 +13,7 @@ from kdlab.config.targets import current_targets
 from kdlab.storage import yaml_io
 
 STARTED_IN = "started_in"  # key of result.json: the folder in which the command ran, to which its paths are relative
+RUN_FOLDER = "run_folder"  # key of result.json: the run folder, relative to that folder
 # keys of files and folders that a run reads, besides `path` in any group
 _PATHS = ("artifacts", "data.augment.model", "data.augment.table")
 
@@ -38,6 +39,16 @@ def started_in(run: Path) -> Path | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return Path(found) if isinstance(found, str) and "\0" not in found and os.path.isabs(found) else None
+
+
+def moved_along(run: Path) -> bool:
+    """True if a run lies to the present folder as it lay to the one it was started in: both were moved or copied together,
+    and its relative paths mean the files here."""
+    try:
+        found = json.loads((run / "result.json").read_text(encoding="utf-8"))[RUN_FOLDER]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return found == os.path.relpath(run)
 
 
 def anchored(config: Mapping[str, Any], folder: Path, where: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.saved import anchored, read_config, started_in
+from kdlab.config.saved import anchored, moved_along, read_config, started_in
 from kdlab.errors import UserError
 from kdlab.storage import locks
 from kdlab.storage.files import atomic_write_json, user_errors
@@ -52,9 +52,7 @@ def run_id(folder: Path) -> str | None:
 def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
     """True if the config.yaml in `folder` computes the same run as `resolved`, whose paths are those of this folder."""
     try:
-        saved, place = read_config(folder), started_in(folder)
-        if place is not None and place != Path.cwd():
-            saved, resolved = anchored(saved, place), anchored(resolved, Path.cwd())
+        saved, resolved = _with_paths_alike(folder, resolved)
         return _essence(saved) == _essence(resolved)
     except (UserError, ValueError, TypeError, RecursionError):
         return False
@@ -66,12 +64,18 @@ def other_run(folder: Path, resolved: dict[str, Any]) -> str | None:
     Keys that only one of them has are left out: another version of kdlab may have written the file.
     """
     try:
-        saved, place = read_config(folder), started_in(folder)
-        if place is not None and place != Path.cwd():
-            saved, resolved = anchored(saved, place), anchored(resolved, Path.cwd())
+        saved, resolved = _with_paths_alike(folder, resolved)
         return next(_differing(_essence(saved), _essence(resolved)), None)
     except (UserError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _with_paths_alike(folder: Path, resolved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config.yaml in `folder` and `resolved`; relative paths of two different folders are made absolute."""
+    saved, place = read_config(folder), started_in(folder)
+    if place is None or place == Path.cwd() or moved_along(folder):
+        return saved, resolved
+    return anchored(saved, place), anchored(resolved, Path.cwd())
 
 
 def _differing(one: Any, other: Any, name: str = "") -> Iterator[str]:

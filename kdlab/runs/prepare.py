@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from kdlab.config.saved import STARTED_IN
+from kdlab.config.saved import RUN_FOLDER, STARTED_IN
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.models.loading import silence_transformers
@@ -108,7 +108,13 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         baselines,
         weighing,
         ksm_log,
-        {"name": config.name, "seed": config.seed, "run": run_id, STARTED_IN: str(Path.cwd())},
+        {
+            "name": config.name,
+            "seed": config.seed,
+            "run": run_id,
+            STARTED_IN: str(Path.cwd()),
+            RUN_FOLDER: os.path.relpath(folder),
+        },
         checkpoints.newest_valid(folder / "checkpoints", notify) if resumes else None,
     )
 

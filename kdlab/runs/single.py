@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from kdlab.config.saved import RUN_FOLDER
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
@@ -157,6 +158,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     result = result_of(stage, module, measured.metrics, totals, measured.probes, prepared.world, prepared.overrides)
     checkpoints = built.checkpoint.cost(totals["seconds"])
     result |= {"events": dict(built.guard.counts), "checkpoints": checkpoints, "warnings": []}
+    result[RUN_FOLDER] = prepared.identity[RUN_FOLDER]
     atomic_write_text(folder / "student" / "README.md", card(result))
     with finished.warning_of("figures", result["warnings"]):
         run_figures.draw(folder, result)

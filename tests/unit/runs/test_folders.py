@@ -86,3 +86,17 @@ def test_an_unfinished_run_of_the_default_name_is_resumed_unless_it_is_under_way
     assert said == [f"process 7 on node-12 is at work on the same run in {run}; this one has a folder of its own"]
     os.close(descriptor)
     assert folders.choose(*given) == (run, True)
+
+
+@pytest.mark.parametrize(("recorded", "resumes"), [("run", True), ("../here/run", False), (None, False)])
+def test_a_run_that_was_copied_with_its_folder_means_the_files_there(recorded, resumes, tmp_path, monkeypatch):
+    given = {"name": "x", "rows": {"path": "rows"}}
+    for place in ("there", "here"):
+        (tmp_path / place / "rows").mkdir(parents=True)
+    run = finished(tmp_path / "here" / "run")
+    (run / "config.yaml").write_text(json.dumps(given))
+    about = {"status": "running", "started_in": str(tmp_path / "there"), "run_folder": recorded}
+    (run / "result.json").write_text(json.dumps(about))
+    monkeypatch.chdir(tmp_path / "here")
+    assert folders.same_run(Path("run"), given) == resumes
+    assert (folders.other_run(Path("run"), given) is None) == resumes
