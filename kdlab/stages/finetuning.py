@@ -15,7 +15,7 @@ from kdlab.data.tasks.metrics import headline
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.strategies import random
 from kdlab.models import loading
-from kdlab.modules.evaluation import over_splits
+from kdlab.modules.evaluation import TaskScore, over_splits
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
@@ -92,7 +92,7 @@ class FinetuneStage(Stage):
             optim = replace(self.optim(), restarts=(), phase_lrs=())  # labels have no phases
             ledger = Ledger(len(data.train), inputs.fixed_inputs)
             module = StudentModule(
-                self.student(), LABELS, optim, steps, ledger=ledger, seed=config.seed, score=inputs.score
+                self.student(), LABELS, optim, steps, ledger=ledger, seed=config.seed, score=TaskScore(inputs.shape)
             )
             at_random = Selection({"random": random}, Fixed(["random"]))
             settings = replace(config.select, scope="global", scoring="fresh")  # the same rows for every configuration

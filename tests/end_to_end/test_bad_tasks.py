@@ -22,7 +22,7 @@ WRONG = {
     "a metric that the task lacks": (["data.task=sst2", "data.metric=f1"], ["data.metric=f1", "SST-2", "accuracy"]),
     "a metric that these rows lack": (["data.metric=f1"], ["data.metric=f1", "accuracy"]),
     "a metric of text": (["data.stage=pretrain", "data.metric=f1"], ["data.metric=f1", "text"]),
-    "no share": (["data.dev_share=1"], ["data.dev_share=1", "below 1"]),
+    "no share": (["data.dev_share=1"], ["data.dev_share=1", "(0, 1)"]),
     "unknown task": (["data.task=sst3"], ["data.task", "sst2"]),
     "a task for plain text": (["data=wikipedia_demo", "data.task=sst2"], ["data.task", "plain text"]),
     "a task of another width": (["data.task=rte"], ["RTE has 2", "data.columns"]),
