@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from kdlab.config.groups import TrainerConfig
 from kdlab.errors import UserError
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.modules.student import StudentModule
+from kdlab.ranges import check
 from kdlab.runtime import ledger as room
 from kdlab.runtime.ledger import Ledger
 
@@ -103,8 +104,9 @@ def test_parameters_that_are_not_trained_have_no_moments():
 
 @pytest.mark.parametrize("given", [0, -5, "often", 2.5, True])
 def test_what_is_no_cadence_is_refused(given):
-    with pytest.raises(UserError, match=f"trainer.checkpoint_every={given}: a number of optimizer steps .* or auto"):
-        TrainerConfig(max_steps=1, checkpoint_every=given).check()
+    hint = get_type_hints(TrainerConfig, include_extras=True)["checkpoint_every"]
+    with pytest.raises(UserError, match=f"trainer.checkpoint_every={given}: (auto.*a whole number, at least 1|.*auto)"):
+        check("trainer.checkpoint_every", given, hint)
 
 
 def test_a_checkpoint_that_takes_long_is_told_of_once_with_how_far_they_lie_apart(clock, tmp_path):

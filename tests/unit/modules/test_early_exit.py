@@ -71,7 +71,7 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
     chosen = select.Select(chooser, 0.5, forward=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
     for seed in (1, 2):
         expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
-        found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed))  # pyright: ignore
+        found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed), None)  # pyright: ignore
         assert torch.equal(found, expected)
     assert looked == [list(range(9))]
 

@@ -78,6 +78,7 @@ def test_documents_are_cut_and_short_rests_dropped(tmp_path: Path, tokenizer: Be
         "sequences": 4,
         "tokens": 6 + 6 + 5 + 5,
         "dropped": 1,
+        "unknown": 0,
         "heldout_sequences": 1,
         "heldout_tokens": sum(len(row) for _, row in rows(tmp_path, "heldout")),
     }

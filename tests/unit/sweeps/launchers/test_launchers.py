@@ -148,11 +148,11 @@ def distant(folder: Path, line: str) -> RemoteJob:
 
 def test_a_distant_job_is_no_task_of_slurms_and_holds_its_folder(tmp_path, shell, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    job = distant(tmp_path, "echo $KDLAB_SWEEP ${SLURM_NTASKS-none} $RANK $PWD; ls -A; exit 3")
+    job = distant(tmp_path, "echo $KDLAB_SWEEP ${SLURM_NTASKS-none} $RANK $PWD; ls -A run; exit 3")
     assert job.run({"RANK": "0"}) == 3
     said = (tmp_path / "run.log").read_text().split()
     assert said[:4] == ["mine", "none", "0", str(tmp_path)] and any(name.endswith(".lock") for name in said)
-    assert not list(tmp_path.glob(".*.lock"))
+    assert not list(tmp_path.rglob("*.lock"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text('{"status": "finished"}')
     assert job.run({}) == 0  # skipped
