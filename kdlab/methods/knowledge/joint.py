@@ -44,7 +44,7 @@ class FeatureAlignment(nn.Module):
 
     The mean over teachers of the mean squared error over the teacher's width. A baseline of DeKD, which cites Shen et
     al. 2019 for it; their method for vision models first compresses the teachers' joined features and aligns those
-    layer by layer, ours aligns the last layer's with each teacher (METHODS section 7).
+    layer by layer, ours aligns the last layer's with each teacher.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """The equations of KSM, the actor-critic that weighs knowledge (`kdlab.methods.ksm.module` holds its networks).
 
-Wang et al. 2023, Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection (KSM in METHODS),
+Wang et al. 2023, Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection (KSM),
 section 5. t counts the steps of a phase from 0: over a whole episode gamma^t would vanish.
 """
 

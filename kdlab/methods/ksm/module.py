@@ -1,6 +1,6 @@
 """KSM, the knowledge selection module: an actor-critic that weighs the knowledge terms at each step.
 
-Wang et al. 2023, Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection (KSM in METHODS),
+Wang et al. 2023, Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection (KSM),
 section 5 and appendix B; equation numbers below are the paper's, and the equations in `kdlab.methods.ksm.actor_critic`.
 """
 

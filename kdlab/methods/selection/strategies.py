@@ -7,7 +7,7 @@ declares that a row's score depends on that row alone, so a batch may be scored 
 In masked-LM a row's score is the mean of the token scores over its P masked positions; a row that has none gets -inf
 and is kept last. Strategies on logits raise UserError for one output (regression).
 Scores are float64 (float32 on Apple's GPUs, which have no float64).
-Sources: AdaDS section 4.1, Eq. 4-8; METHODS section 1. `scaled_entropy`: DeKD section 3.2.
+Sources: AdaDS section 4.1, Eq. 4-8. `scaled_entropy`: DeKD section 3.2.
 """
 
 from __future__ import annotations

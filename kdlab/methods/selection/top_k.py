@@ -10,7 +10,7 @@ from kdlab.errors import UserError
 
 
 def selection_size(n: int, ratio: float) -> int:
-    """Number k = max(1, floor(n * ratio)) of rows kept of n, 0 of 0. METHODS section 1.
+    """Number k = max(1, floor(n * ratio)) of rows kept of n, 0 of 0.
 
     A product that is an integer but for rounding counts as that integer: 0.29 of 100 is 29, though 0.29 * 100 < 29.
     UserError unless 0 < ratio <= 1.

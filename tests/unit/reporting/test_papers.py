@@ -181,3 +181,16 @@ def test_numbers_say_their_metric_and_rows():
     assert {row.split for row in papers.numbers_with(paper="ksm", table="3")} == {"GLUE test server"}
     (row,) = papers.numbers_with(paper="dekd", table="3", student="bert-6", method="dekd", task="IMDb")
     assert row.place == "Table 3, bert-6, test, the best of the five runs of Table 5; their mean is 86.00"
+
+
+@pytest.mark.parametrize(
+    ("paper", "words"),
+    [
+        ("adads", ["dev sets", "5 to 9 %"]),  # 3.35 to 3.45 of 56.4 / (15.81 + 11.3 x): x from 0.048 to 0.091
+        ("dynamickd", ["1:1", "one mean", "33.9 G"]),  # 11.3 + 11.3 + 22.5 / 2
+        ("ksm", ["test server", "random seeds", "teacher first"]),
+        ("dekd", ["best of Table 5", "tau^2 KL(teacher || student)", "one mean"]),
+    ],
+)
+def test_the_departures_stand_beside_the_numbers(paper, words):
+    assert [word for word in words if word not in papers.CAUTIONS[paper]] == []
