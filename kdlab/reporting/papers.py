@@ -1,11 +1,8 @@
 """Numbers that the papers print (`published.csv`); `kdlab.reporting.paper_arms` decides which stands beside a run.
 
-Papers in the file: `adads` (Zhou et al., AdaDS: adaptive data selection for knowledge distillation), `dynamic_kd` (Li et
-al. 2021, Dynamic Knowledge Distillation for Pre-trained Language Models), `ksm` (Wang et al. 2023, Improved Knowledge
-Distillation for Pre-trained Language Models via Knowledge Selection), `dekd` (Xu et al., Data-Efficient Knowledge
-Distillation with Teacher Assistant-Based Dynamic Objective Alignment). All tables with results are there, and the numbers
-of Dynamic KD's Appendix C; columns that follow from others (differences, the best and worst static strategy) and numbers
-of parameters are not.
+Papers in the file: `adads`, `dynamic_kd`, `ksm` and `dekd` (`PAPERS` has their titles). All tables with results are
+there, and the numbers of Dynamic KD's Appendix C; columns that follow from others (differences, the best and worst static
+strategy) and numbers of parameters are not.
 
 The settings always differ (BERT-base, full data, GPUs there), so a printed number is shown beside ours and not compared
 with it. AdaDS Table 4 has a table of its own (`kdlab.reporting.glue_scoreboard`). AdaDS prints one number per task and
@@ -23,7 +20,9 @@ from pathlib import Path
 from kdlab.data.tasks import registry
 
 PAPERS = {
-    "adads": "Zhou et al., AdaDS: adaptive data selection for knowledge distillation",
+    "adads": (
+        "Zhou et al. 2023, AdaDS: Adaptive data selection for accelerating pre-trained language model knowledge distillation"
+    ),
     "dynamickd": "Li et al. 2021, Dynamic Knowledge Distillation for Pre-trained Language Models",
     "ksm": "Wang et al. 2023, Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection",
     "dekd": "Xu et al., Data-Efficient Knowledge Distillation with Teacher Assistant-Based Dynamic Objective Alignment",

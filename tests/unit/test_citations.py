@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from kdlab.reporting.papers import PAPERS
+
 ROOT = Path(__file__).resolve().parents[2]
 CITED = re.compile(r"\b([A-Z][A-Za-z-]+)\s+et\s+al\.,?[\s#]+\(?((?:19|20)\d\d)\b")
 WORKS = {
@@ -27,7 +29,7 @@ WORKS = {
     ("Wang", 2020): "MiniLM",
     ("Wang", 2023): "Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection",
     ("Yim", 2017): "A Gift from Knowledge Distillation",
-    ("Zhou", 2023): "AdaDS",
+    ("Zhou", 2023): "AdaDS: Adaptive data selection for accelerating pre-trained language model knowledge distillation",
 }
 
 
@@ -42,3 +44,10 @@ def test_every_paper_is_cited_by_its_author_and_year():
 def test_ksm_is_cited_as_wang_et_al_2023():
     for file in (ROOT / "kdlab" / "stages" / "ksm_training.py", ROOT / "kdlab" / "callbacks" / "ksm_phases.py"):
         assert "KSM (Wang et al. 2023)" in file.read_text()
+
+
+def test_reports_name_the_papers_by_their_titles():
+    cited = {"adads": ("Zhou", 2023), "dynamickd": ("Li", 2021), "ksm": ("Wang", 2023)}
+    assert {paper: PAPERS[paper] for paper in cited} == {
+        paper: f"{name} et al. {year}, {WORKS[name, year]}" for paper, (name, year) in cited.items()
+    }
