@@ -90,6 +90,10 @@ def _names_in(folder: Path) -> frozenset[str] | None:
             f"{file if file.is_file() else index} is damaged or no safetensors file: {first_line(error)}; "
             "copy or download it again"
         ) from error
-    return frozenset(
-        ".".join([*name.split(".")[:-1], _FORMER.get(name.split(".")[-1], name.split(".")[-1])]) for name in names
-    )
+    return frozenset(map(_current_name, names))
+
+
+def _current_name(key: str) -> str:
+    """A key of a state_dict with today's name of its last part."""
+    *owner, last = str(key).split(".")
+    return ".".join([*owner, _FORMER.get(last, last)])
