@@ -20,7 +20,7 @@ def untrained_until(stage: Stage) -> float:
     if not inputs.head.per_row:
         return 0.0
     if path is not None:
-        config, labels = loading.load_config(path), inputs.shape.labels or ("score",)  # pyright: ignore
+        config, labels = loading.load_config(path, stage.config.student.revision), inputs.shape.labels or ("score",)  # pyright: ignore
         if head_keys.has_head(path, config, inputs.head.model_class) and loading.labels_of(config) == labels:
             return 0.0
     return min((w.since for w in inputs.terms().values() if on_logits(w.term)), default=1.0)
