@@ -62,6 +62,7 @@ class Range:
 
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
+Temperature = Annotated[float, Range(1e-3, 1e3)]  # its square times a divergence is exact enough in float32
 Probability = Annotated[float, Range(0, 1)]  # [0, 1]
 Share = Annotated[float, Range(0, 1, above=True)]  # (0, 1]
 BelowOne = Annotated[float, Range(0, 1, below=True)]  # [0, 1)
@@ -85,7 +86,7 @@ def check(name: str, value: Any, hint: Any, confirmed: Collection[str] = ()) -> 
     if not fits(value, hint):
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         valid = nearest(value, choices) if choices and isinstance(value, str) else words(hint)
-        if any(number > LARGEST_WHOLE for number in _numbers(value)):
+        if any(isinstance(number, int) and number > LARGEST_WHOLE for number in _numbers(value)):
             valid += f", at most {LARGEST_WHOLE:,}"
         raise UserError(f"{name}={shown(value)}: {valid}")
     most = _usual(hint)

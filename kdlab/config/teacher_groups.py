@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 from kdlab.config.validators import PRECISIONS, one_of, only_targets, plain
 from kdlab.errors import UserError
-from kdlab.ranges import BelowOne, Count, Epochs, InnerShare, Layers, NotNegative, Positive, Range, Rows, Steps, Whole
+from kdlab.ranges import (
+    BelowOne,
+    Count,
+    Epochs,
+    InnerShare,
+    Layers,
+    NotNegative,
+    Positive,
+    Range,
+    Rows,
+    Steps,
+    Temperature,
+    Whole,
+)
 
 ASSISTANT = "assistant"  # name of a distilled assistant in the ledger and in tables
 FIXED = {"_target_": "kdlab.methods.selection.policies.Fixed"}
@@ -179,7 +192,7 @@ class AssistantConfig(RecipeConfig):
     "Layers that a number takes: even (evenly spaced) or first"
     path: str | None = None
     "Model folder of the initial assistant, used instead of layers"
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     "Temperature of the soft loss (DeKD section 4.3: 5)"
     label_weight: BelowOne = 0.5
     "Weight of the labels; the teacher's answer has the rest"

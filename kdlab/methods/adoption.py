@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kdlab.errors import UserError
 from kdlab.methods.marks import needs
-from kdlab.ranges import Positive, Range
+from kdlab.ranges import Range, Temperature
 
 Rule = Callable[[Tensor, Tensor | None, int], Tensor]
 
@@ -94,7 +94,7 @@ def least_uncertain(student: Tensor, teachers: Tensor | None, count: int, margin
 
 @needs("teachers", mixes="answers")
 def by_certainty(
-    student: Tensor, teachers: Tensor | None, count: int, scale: Positive | None = None, margin: bool = False
+    student: Tensor, teachers: Tensor | None, count: int, scale: Temperature | None = None, margin: bool = False
 ) -> Tensor:
     """softmax(score / scale) over the teachers, a teacher's score 1 - its uncertainty: MUKI, soft (Li et al. 2022).
 

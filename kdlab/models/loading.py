@@ -135,10 +135,12 @@ def load_with_new_lm_head(source: str | Path, counts: np.ndarray, mask_id: int) 
         for module in head:
             if isinstance(module, nn.Linear) and module is not output and module.in_features == module.out_features:
                 nn.init.eye_(module.weight)
-                nn.init.constant_(module.bias, 3.0)
+                if module.bias is not None:  # ModernBERT has none
+                    nn.init.constant_(module.bias, 3.0)
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
     model.tie_weights()
     return model
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
 import transformers
 
 from kdlab.data.datamodules import CorpusDataModule
+from kdlab.modules.evaluation import UnfiniteAnswers
 from kdlab.modules.student import StudentModule
 from kdlab.stages.base import Stage
 from kdlab.stages.teachers.masked_lms import TextTeacherPool
@@ -37,7 +39,10 @@ class PretrainStage(Stage):
         self, module: StudentModule, teachers: Sequence[Teacher], data: CorpusDataModule
     ) -> dict[str, dict[str, float]]:
         titles = {member.name: member.title for member in self.teacher_pool.members}
-        return {
-            titles[teacher.name]: module.evaluate(data.heldout_splits(final=True)[""], teacher=teacher)
-            for teacher in teachers
-        }
+        found = {}
+        for teacher in teachers:
+            scores = module.evaluate(data.heldout_splits(final=True)[""], teacher=teacher)
+            if not math.isfinite(scores["loss"]):
+                raise UnfiniteAnswers(f"the teacher {teacher.name} on held-out text", "take another teacher")
+            found[titles[teacher.name]] = scores
+        return found

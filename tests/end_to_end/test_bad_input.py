@@ -36,11 +36,13 @@ WRONG = {
     "learning rate below zero": (["optim.lr=-1"], "optim.lr"),
     "not enough GPUs": (["trainer.accelerator=gpu"], "GPU"),
     "alpha out of range": (["select.policy.alpha=2"], "alpha"),
-    "a temperature that is no number": (["knowledge.terms.soft.term.temperature=nan"], "temperature=nan: a number above 0"),
-    "an infinite temperature": (["knowledge.terms.soft.term.temperature=inf"], "temperature=inf: a number above 0"),
-    "a temperature in words": (["knowledge.terms.soft.term.temperature=hot"], "temperature=hot: a number above 0"),
-    "a temperature below zero": (["knowledge.terms.soft.term.temperature=-1"], "temperature=-1: a number above 0"),
-    "a temperature of zero": (["knowledge.terms.soft.term.temperature=0"], "temperature=0: a number above 0"),
+    "a temperature that is no number": (["knowledge.terms.soft.term.temperature=nan"], "temperature=nan: a number in [0.001, 1000]"),
+    "an infinite temperature": (["knowledge.terms.soft.term.temperature=inf"], "temperature=inf: a number in [0.001, 1000]"),
+    "a temperature in words": (["knowledge.terms.soft.term.temperature=hot"], "temperature=hot: a number in [0.001, 1000]"),
+    "a temperature below zero": (["knowledge.terms.soft.term.temperature=-1"], "temperature=-1: a number in [0.001, 1000]"),
+    "a temperature of zero": (["knowledge.terms.soft.term.temperature=0"], "temperature=0: a number in [0.001, 1000]"),
+    "a temperature whose square overflows": (["knowledge.terms.soft.term.temperature=1e200"], "a number in [0.001, 1000]"),
+    "a temperature that is almost zero": (["knowledge.terms.soft.term.temperature=1e-320"], "a number in [0.001, 1000]"),
     "an argument that is not there": (["+knowledge.terms.soft.term.temprature=2"], "did you mean temperature"),
     "a run without end": (["trainer.max_steps=1000000000000000000"], "confirm=[trainer.max_steps]"),
     "millions of probes": (["trainer.probes=5000000"], "confirm=[trainer.probes]"),
@@ -193,6 +195,14 @@ def test_a_teacher_whose_answers_are_not_finite_is_named_with_step_and_rows(nonf
     assert "answers of the teacher teacher are not finite" in line and "learning rate" not in done.output
     result = json.loads((run_folder(tmp_path / "run") / "result.json").read_text())
     assert result["status"] == "failed" and f"step {step}" in result["error"]
+
+
+def test_a_teacher_that_has_no_score_is_named_where_every_step_was_left_out(tmp_path, text_folder):
+    teacher = teacher_with(tmp_path / "teacher", 3e38, "layer.3")  # no layer of the student
+    done = call(tiny(teacher, text_folder, "trainer.probes=0", "trainer.on_nonfinite=skip"), tmp_path / "run")
+    line = done.output.strip().splitlines()[-1]
+    assert done.code == 2 and "some answers of the teacher teacher on held-out text" in line, done.output
+    assert "Traceback" not in done.output and "learning rate" not in done.output
 
 
 def test_a_student_that_starts_from_weights_without_finite_answers_has_not_diverged(tmp_path, text_folder):

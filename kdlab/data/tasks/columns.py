@@ -18,6 +18,7 @@ PAIRS = (
 )
 SINGLES = ("sentence", "text")
 LABELS = ("label", "labels", "gold_label", "score", "is_duplicate", "Quality")  # the last three: original files of GLUE
+TEXT_KEY, LABEL_KEY = "data.columns", "data.label_column"
 
 
 def chosen_columns(
@@ -29,7 +30,7 @@ def chosen_columns(
     split that may lack labels (None then). UserError for columns that do not exist, and without a usual name.
     """
     usual = [*([tuple(official)] if official else []), *PAIRS, *((name,) for name in SINGLES)]
-    found = tuple(column_of(file, name, available) for name in texts) or _usual(usual, available)
+    found = tuple(column_of(file, name, available) for name in texts) or _usual(file, usual, available, TEXT_KEY)
     if found is None:
         raise UserError(
             f"{place(file, 1)}: the columns are {', '.join(available)}, none with a usual name of a text column; "
@@ -37,7 +38,7 @@ def chosen_columns(
         )
     if label is not None:
         return found, None if test and matching(label, available) is None else column_of(file, label, available)
-    named = _usual([(name,) for name in LABELS], available)
+    named = _usual(file, [(name,) for name in LABELS], available, LABEL_KEY)
     if named is None and not test:
         raise UserError(
             f"{place(file, 1)}: no column 'label'; the columns are {', '.join(available)}: give data.label_column=NAME"
@@ -45,10 +46,13 @@ def chosen_columns(
     return found, None if named is None else column_of(file, named[0], available)
 
 
-def _usual(names: Sequence[tuple[str, ...]], available: Sequence[str]) -> tuple[str, ...] | None:
-    """The first of `names` whose columns are all there, first as they are written, then in any case."""
+def _usual(file: Path, names: Sequence[tuple[str, ...]], available: Sequence[str], key: str) -> tuple[str, ...] | None:
+    """The first of `names` whose columns are all there; UserError where another one is the first in any case."""
     exact = next((some for some in names if set(some) <= set(available)), None)
-    if exact is not None:
-        return exact
-    found = ([matching(name, available) for name in some] for some in names)
-    return next((tuple(map(str, some)) for some in found if None not in some), None)
+    matched = ([matching(name, available) for name in some] for some in names)
+    found = next((tuple(map(str, some)) for some in matched if None not in some), None)
+    if exact is not None and found != exact:
+        choices = (",".join(found or ()), ",".join(exact))
+        given = " or ".join(f"{key}=[{one}]" if key == TEXT_KEY else f"{key}={one}" for one in choices)
+        raise UserError(f"{place(file, 1)}: the columns are {', '.join(available)}; give {given}")
+    return found

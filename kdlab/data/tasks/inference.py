@@ -11,28 +11,44 @@ from kdlab.data.tasks.files import FileRow, place
 from kdlab.data.tasks.labels import as_number, canonical, is_nonfinite, is_whole
 from kdlab.data.tasks.rows import hidden_label_error
 from kdlab.errors import UserError
+from kdlab.ranges import shown
 
 FEW = 20  # at most this many distinct whole numbers are classes
 DENSE = 0.9  # more are classes too if at least this share of the numbers from the lowest to the highest occurs
 SCORES = "taken for scores (regression)"  # of whole numbers, in a note for the user
 _EXACT = 2**53  # whole numbers above are no floats, so they are names and no scores
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
+_PLACEHOLDERS = frozenset(["na", "n/a", "#n/a", "<na>", "null", "none", "nil", "?", "-", "--"])  # of a missing number
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 
 def check_train_labels(train: Sequence[tuple[Path, Sequence[FileRow]]], regression: bool | None) -> None:
-    """UserError with file and line for a label that is hidden, not finite, or written with a decimal comma."""
+    """UserError with file and line for a label that is hidden, not finite, a placeholder among numbers, or has a decimal
+    comma."""
     for file, records in train:
         for record in records:
             if record.label is None:
                 raise hidden_label_error(file, record.line)
             if is_nonfinite(record.label):
-                raise UserError(
-                    f"{place(file, record.line)}: the label {record.label!r} is no finite number; give the row a label or "
-                    "remove it (if it is the name of a class, list the classes in a labels.txt)"
-                )
+                raise _no_label(file, record, "is no finite number")
+    rows = [(file, record) for file, records in train for record in records]
+    _check_placeholders(rows)
     if regression is not False:
-        _check_commas([(file, record) for file, records in train for record in records])
+        _check_commas(rows)
+
+
+def _no_label(file: Path, record: FileRow, why: str) -> UserError:
+    return UserError(
+        f"{place(file, record.line)}: the label {shown(repr(record.label))} {why}; give the row a label or "
+        "remove it (if it is the name of a class, list the classes in a labels.txt)"
+    )
+
+
+def _check_placeholders(rows: Sequence[tuple[Path, FileRow]]) -> None:
+    """UserError where all labels are numbers but for words that stand for a missing one: N/A, null."""
+    others = [row for row in rows if as_number(row[1].label or "") is None]
+    if others and len(others) < len(rows) and all((row.label or "").casefold() in _PLACEHOLDERS for _, row in others):
+        raise _no_label(*others[0], "stands among numbers and is none")
 
 
 def _check_commas(rows: Sequence[tuple[Path, FileRow]]) -> None:

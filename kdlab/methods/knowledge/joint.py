@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from kdlab.methods.knowledge import logits
 from kdlab.methods.knowledge.mixture import PartialLogits, joined
 from kdlab.methods.marks import needs
-from kdlab.ranges import Positive, Width, checked
+from kdlab.ranges import Positive, Temperature, Width, checked
 from kdlab.runtime.seeding import generator
 from kdlab.types import Outputs
 
 
 @needs("logits", joint=True)
-def joined_soft_loss(student: Outputs, teachers: Sequence[Outputs], temperature: Positive = 1.0) -> Tensor:
+def joined_soft_loss(student: Outputs, teachers: Sequence[Outputs], temperature: Temperature = 1.0) -> Tensor:
     """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)), (U,), t the teachers' logits side by
     side.
 

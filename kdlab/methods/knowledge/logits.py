@@ -7,12 +7,12 @@ from torch import Tensor
 
 from kdlab.errors import UserError
 from kdlab.methods.marks import needs
-from kdlab.ranges import Positive
+from kdlab.ranges import Temperature
 from kdlab.types import Outputs
 
 
 @needs("logits")
-def soft_cross_entropy(student: Outputs, teacher: Outputs, temperature: Positive = 1.0) -> Tensor:
+def soft_cross_entropy(student: Outputs, teacher: Outputs, temperature: Temperature = 1.0) -> Tensor:
     """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)), (U,), in nats.
 
     Hinton et al. 2015; CE_soft of DistilBERT's published script, which takes the divergence (the teacher's entropy is
@@ -57,7 +57,7 @@ def label_loss(student: Outputs, teacher: Outputs | None = None) -> Tensor:
 
 
 @needs("logits")
-def soft_loss(student: Outputs, teacher: Outputs, temperature: Positive = 1.0) -> Tensor:
+def soft_loss(student: Outputs, teacher: Outputs, temperature: Temperature = 1.0) -> Tensor:
     """Loss of the teacher's answer, (U,): `soft_cross_entropy` over classes, `mean_squared_error` of one output."""
     regression = student.logits.shape[-1] == 1  # pyright: ignore[reportOptionalMemberAccess]
     return mean_squared_error(student, teacher) if regression else soft_cross_entropy(student, teacher, temperature)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 from kdlab.errors import UserError
+from kdlab.models import loading
 from kdlab.stages.validation import check
 from tests.conftest import tiny_tokenizer, write_teacher
 from tests.end_to_end.stages.test_finetuning import OWN
@@ -74,6 +76,14 @@ def test_a_classifier_is_no_masked_lm_model(text_stage, tmp_path):
     check(made)
     assert not made.teacher_pool.has_head(made.teacher_pool.main)
     check(text_stage("teachers.prepare=null", teacher=modernbert(tmp_path / "whole", "AutoModelForMaskedLM")))
+
+
+def test_a_modernbert_classifier_gets_a_masked_lm_head(tmp_path):
+    """Its linear maps and normalisations have no biases."""
+    folder = modernbert(tmp_path / "teacher", "AutoModelForSequenceClassification")
+    tokenizer = tiny_tokenizer()
+    model = loading.load_with_new_lm_head(folder, np.ones(len(tokenizer)), tokenizer.mask_token_id)
+    assert torch.equal(model.head.dense.weight, torch.eye(SIZES["hidden_size"]))
 
 
 # ---- repeated layers

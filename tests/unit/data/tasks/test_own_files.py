@@ -182,6 +182,10 @@ def test_booleans_are_the_same_classes_in_every_format(tmp_path: Path) -> None:
         ("jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": NaN}\n', "train.jsonl, line 2: the label is hidden"),
         ("jsonl", '{"text": "a", "label": 0.5}\n{"text": "b", "label": Infinity}\n',
          "train.jsonl, line 2: the label is inf, not a finite number"),
+        ("csv", "sentence,label\na,0.5\nb,1.5\nc,N/A\n", "train.csv, line 4: the label 'N/A' stands among numbers"),
+        ("jsonl", '{"text": "a", "label": "1"}\n{"text": "b", "label": "None"}\n',
+         "train.jsonl, line 2: the label 'None' stands among numbers"),
+        ("tsv", TSV + "a\t0\nb\t" + "9" * 5000 + "\n", "train.tsv, line 3: the label '9{50,80}\\.\\.\\. is no finite number"),
         ("parquet", table([0.0, 1.0, float("nan")]), "train.parquet, row 3: the label is hidden .empty, NaN or -1."),
         ("parquet", table([0, 1, None]), "train.parquet, row 3: the label is hidden"),
         ("parquet", table([0.5, float("inf"), 1.0]), "train.parquet, row 2: the label is inf, not a finite number"),
@@ -208,6 +212,20 @@ def test_a_class_that_is_called_nan_stands_in_labels_txt(tmp_path: Path) -> None
     labels = "index\tvalue\tname\n0\tnan\tMin Nan\n1\tyue\tCantonese\n"
     data = read(tmp_path, {"train.tsv": rows, "dev.tsv": rows, "labels.txt": labels})
     assert named(data, "dev") == ["Min Nan", "Cantonese"]
+
+
+def test_a_placeholder_among_words_is_a_class(tmp_path: Path) -> None:
+    rows = TSV + "a\tNone\nb\tnegative\n"
+    assert read(tmp_path, {"train.tsv": rows, "dev.tsv": rows}).shape.labels == ("None", "negative")
+
+
+def test_columns_that_the_exact_and_the_other_case_choose_differently_are_refused(tmp_path: Path) -> None:
+    rows = "sentence,Label,score\na,x,0.1\nb,y,0.2\n"
+    with pytest.raises(UserError, match="line 1: .*give data.label_column=Label or data.label_column=score"):
+        read(tmp_path, {"train.csv": rows})
+    assert read(tmp_path, {}, label="Label").shape.labels == ("x", "y")
+    with pytest.raises(UserError, match=r"give data.columns=\[Sentence\] or data.columns=\[text\]"):
+        read(tmp_path, {"train.csv": "Sentence,text,label\na,p,0\nb,q,1\n"})
 
 
 def test_scores_with_a_decimal_comma_are_refused(tmp_path: Path) -> None:
@@ -261,8 +279,9 @@ def test_columns_match_in_any_case(tmp_path: Path) -> None:
     assert given.splits["dev"][0].texts == ("b",)
     exact = tmp_path / "exact"
     exact.mkdir()
-    rows = "Sentence,text,Label,label\na,b,0,x\nc,d,0,y\n"  # the usual names as written go before those in another case
-    assert read(exact, {"train.csv": rows, "dev.csv": rows}).splits["dev"][0].texts == ("b",)
+    rows = "Sentence,sentence,Label,label\na,b,0,x\nc,d,0,y\n"  # a name as written goes before one in another case
+    data = read(exact, {"train.csv": rows, "dev.csv": rows})
+    assert data.splits["dev"][0].texts == ("b",) and named(data, "dev") == ["x", "y"]
 
 
 # ---- compression and encodings
