@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 from kdlab.config.saved import read_config_here
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError, one_line
-from kdlab.runs.result_schema import fault, inside
 from kdlab.runtime import streams
 from kdlab.storage.escaping import shortened
 from kdlab.storage.files import atomic_write_json, read_json
@@ -49,6 +48,8 @@ def read_result(run: Path) -> tuple[dict[str, Any] | None, str]:
         return None, shortened(status, 40)
     if not _A_RUNS & result.keys():
         return None, ""
+    from kdlab.runs.result_schema import fault  # imports pydantic: a run that reads no other starts without it
+
     found = fault(result)
     return (None, f"result.json is not as runs write it: {found}") if found else (result, "")
 
@@ -73,6 +74,13 @@ def finished_result(run: Path, *needed: str) -> dict[str, Any]:
         if inside(result, name) is None:
             raise UserError(f"{run}: result.json has no {name}, which this command reads")
     return result
+
+
+def inside(node: Any, name: str) -> Any:
+    """The value at a dotted name; None if it is absent."""
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 @contextmanager

@@ -1,181 +1,196 @@
 """The schema of the result.json of a finished run, checked once by every command that reads one.
 
-A key that the schema lacks is not read by any command. Only what every version of kdlab has written is required.
+A key that the schema lacks is not read by any command. Only what every version of kdlab has written is required: other
+fields have a default, so that a run may lack them. A field is null only where its type names None.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from kdlab.errors import one_line
 from kdlab.models.head import HEADS, STAGE_HEADS
+from kdlab.storage.escaping import shortened
 
+T = TypeVar("T")
 LARGEST = 1e30  # beyond all counts and scores; sums and squares of such numbers are floats
 LONGEST = 4096  # characters of a text: those of a path
 
 
-@dataclass(frozen=True)
-class Kind:
-    """The values that may stand at a place: `fits` tests one, `says` names them in a message."""
+def _is(expected: str, test: Callable[[Any], bool]) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not test(value):
+            raise PydanticCustomError("kind", "Input should be {expected}", {"expected": expected})
+        return value
 
-    says: str
-    fits: Callable[[Any], bool]
-
-    def __or__(self, other: Kind) -> Kind:
-        return Kind(f"{self.says} or {other.says}", lambda value: self.fits(value) or other.fits(value))
+    return AfterValidator(check)
 
 
-@dataclass(frozen=True)
-class Keys:
-    """A mapping: `required` and `optional` keys, and the kind of all `others` (None: not read)."""
-
-    required: Mapping[str, Spec]
-    optional: Mapping[str, Spec] | None = None
-    others: Spec | None = None
-    nullable: bool = False
+def _one_of(names: Collection[str]) -> AfterValidator:
+    return _is(" or ".join(names), lambda value: value in names)
 
 
-@dataclass(frozen=True)
-class ListOf:
-    """A list whose items are all of one kind."""
-
-    item: Spec
-
-
-Spec = Kind | Keys | ListOf
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-
-
-def _whole(value: Any) -> bool:
-    return _number(value) and value >= 0 and (isinstance(value, int) or value.is_integer())
-
-
-def _score(value: Any) -> bool:
-    # a diverged student scores NaN: comparisons leave it out by the metric that they compare
-    return _number(value) or (isinstance(value, float) and not math.isfinite(value))
-
-
-def _text(value: Any) -> bool:
-    if not isinstance(value, str) or len(value) > LONGEST:
-        return False
+def _layers(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Check with one error for all members of the union."""
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        return check(value)
+    except ValidationError as error:
+        raise PydanticCustomError("layers", "Input should be a count, a list of counts or a text") from error
 
 
-def _one_of(*values: str) -> Kind:
-    return Kind(" or ".join(values), lambda value: isinstance(value, str) and value in values)
+Text = Annotated[str, Field(max_length=LONGEST)]  # pydantic refuses what is not UTF-8
+Number = Annotated[float, Field(gt=-LARGEST, lt=LARGEST, allow_inf_nan=False)]
+Amount = Annotated[Number, Field(ge=0)]
+Count = Annotated[Amount, _is("a whole number", float.is_integer)]
+Seed = Annotated[int, Field(ge=0, lt=int(LARGEST))]
+Share = Annotated[float, Field(gt=0, le=1)]
+# a diverged student scores NaN: comparisons leave it out by the metric that they compare
+Score = Annotated[float, _is("a score", lambda value: abs(value) < LARGEST or not math.isfinite(value))]
+ListOf = Annotated[list[T], Field(fail_fast=True)]  # of a million faults only the first is named
+Scores = dict[Text, Score | None]
+Layers = Annotated[Count | Text | ListOf[Count], WrapValidator(_layers)]
 
 
-NULL = Kind("null", lambda value: value is None)
-NUMBER = Kind("a number", _number)
-AMOUNT = Kind("a number of at least 0", lambda value: _number(value) and value >= 0)
-COUNT = Kind("a count", _whole)
-SEED = Kind("a whole number", lambda value: type(value) is int and 0 <= value < LARGEST)
-SHARE = Kind("a share in (0, 1]", lambda value: _number(value) and 0 < value <= 1)
-SCORE = Kind("a score", _score)
-TEXT = Kind(f"a text of UTF-8 with at most {LONGEST:,} characters", _text)
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-LAYERS = Kind(
-    "layers", lambda value: _whole(value) or _text(value) or (isinstance(value, list) and all(map(_whole, value)))
-)
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, defer_build=True)
 
-_COST = {name: AMOUNT | NULL for name in ("queries", "cached", "flops", "seconds", "steps")}
-_QUERIES = {name: COUNT for name in ("unique", "cached")}
-SCHEMA = Keys(
-    required={
-        "status": _one_of("finished"),
-        "seed": SEED,
-        "select": Keys({"name": TEXT, "ratio": SHARE}),
-        "data": Keys(
-            {},
-            {
-                "source": TEXT | NULL,
-                "path": TEXT | NULL,
-                "task": TEXT | NULL,
-                "fingerprint": TEXT | NULL,
-                "splits": Keys({}, others=Keys({}, {"rows": COUNT}), nullable=True),
-            },
-        ),
-        "metrics": Keys({"student": Keys({}, others=SCORE | NULL)}, others=Keys({}, others=SCORE | NULL)),
-        "ledger": Keys(
-            {
-                "teacher_queries": Keys(
-                    {"total": COUNT}, {**_QUERIES, "per_teacher": Keys({}, others=Keys({}, others=COUNT))}
-                ),
-                "flops": Keys({"total": AMOUNT}, others=AMOUNT),
-                "seconds": Keys({}, others=NUMBER | NULL),
-            },
-            {"rows_seen": COUNT, "speedup": Keys({}, others=AMOUNT | NULL, nullable=True)},
-        ),
-    },
-    optional={
-        "name": TEXT,
-        "scale": TEXT,
-        "stage": _one_of(*STAGE_HEADS),
-        "head": _one_of(*HEADS),
-        "steps": COUNT,
-        "knowledge": TEXT,
-        "adopt": TEXT | NULL,
-        "policy": Keys({}, {"name": TEXT, "reward_data": TEXT | NULL}, nullable=True),
-        "preparation": ListOf(Keys({"what": TEXT}, {"made_now": FLAG, "baseline": FLAG, **_COST})),
-        "teacher": Keys({}, {"name": TEXT | NULL, "sha256": TEXT | NULL, "layers": COUNT | NULL}, nullable=True),
-        "teachers": ListOf(Keys({}, {"name": TEXT, "layers": COUNT | NULL, "made_of": TEXT | NULL})),
-        "student": Keys({}, {"layers": LAYERS | NULL, "made_of": TEXT | NULL, "parameters": COUNT}),
-        "versions": Keys({}, others=TEXT | NULL),
-        "command": ListOf(TEXT),
-        "devices": Keys({}, {"world": COUNT, "kind": TEXT, "precision": TEXT}),
-        "artifacts": ListOf(TEXT),
-        "warnings": ListOf(TEXT),
-    },
-)
+
+class _Select(_Part):
+    name: Text
+    ratio: Share
+
+
+class _Split(_Part):
+    rows: Count = 0
+
+
+class _Data(_Part):
+    source: Text | None = None
+    path: Text | None = None
+    task: Text | None = None
+    fingerprint: Text | None = None
+    splits: dict[Text, _Split] | None = None
+
+
+class _Metrics(_Part, extra="allow"):
+    student: Scores
+    __pydantic_extra__: dict[Text, Scores]
+
+
+class _TeacherQueries(_Part):
+    total: Count
+    unique: Count = 0
+    cached: Count = 0
+    per_teacher: dict[Text, dict[Text, Count]] = {}
+
+
+class _Flops(_Part, extra="allow"):
+    total: Amount
+    __pydantic_extra__: dict[Text, Amount]
+
+
+class _Ledger(_Part):
+    teacher_queries: _TeacherQueries
+    flops: _Flops
+    seconds: dict[Text, Number | None]
+    rows_seen: Count = 0
+    speedup: dict[Text, Amount | None] | None = None
+
+
+class _Policy(_Part):
+    name: Text = ""
+    reward_data: Text | None = None
+
+
+class _Preparation(_Part):
+    what: Text
+    made_now: bool = False
+    baseline: bool = False
+    queries: Amount | None = None
+    cached: Amount | None = None
+    flops: Amount | None = None
+    seconds: Amount | None = None
+    steps: Amount | None = None
+
+
+class _Teacher(_Part):
+    name: Text | None = None
+    sha256: Text | None = None
+    layers: Count | None = None
+
+
+class _OneOfTeachers(_Part):
+    name: Text = ""
+    layers: Count | None = None
+    made_of: Text | None = None
+
+
+class _Student(_Part):
+    layers: Layers | None = None
+    made_of: Text | None = None
+    parameters: Count = 0
+
+
+class _Devices(_Part):
+    world: Count = 0
+    kind: Text = ""
+    precision: Text = ""
+
+
+class _Result(_Part):
+    status: Literal["finished"]
+    seed: Seed
+    select: _Select
+    data: _Data
+    metrics: _Metrics
+    ledger: _Ledger
+    name: Text = ""
+    scale: Text = ""
+    stage: Annotated[str, _one_of(STAGE_HEADS)] = ""
+    head: Annotated[str, _one_of(HEADS)] = ""
+    steps: Count = 0
+    knowledge: Text = ""
+    adopt: Text | None = None
+    policy: _Policy | None = None
+    preparation: ListOf[_Preparation] = []
+    teacher: _Teacher | None = None
+    teachers: ListOf[_OneOfTeachers] = []
+    student: _Student = Field(default_factory=_Student)
+    versions: dict[Text, Text | None] = {}
+    command: ListOf[Text] = []
+    devices: _Devices = Field(default_factory=_Devices)
+    artifacts: ListOf[Text] = []
+    warnings: ListOf[Text] = []
 
 
 def fault(result: Any) -> str:
-    """The first place where a result is not as a run writes it, and the kind of value expected; "" if there is none."""
-    found = _fault(result, SCHEMA, "")
-    if found:
-        return found
-    data = result["data"]
-    return "" if any(data.get(key) for key in ("task", "path", "source")) else "data names no task, path or source"
+    """The first place where a result is not as a run writes it, its value, and the kind of value expected; "" if none."""
+    try:
+        data = _Result.model_validate(result).data
+    except ValidationError as error:
+        return _said(error.errors(include_url=False))
+    return "" if data.task or data.path or data.source else "data names no task, path or source"
 
 
-def inside(node: Any, name: str) -> Any:
-    """The value at a dotted name; None if it is absent."""
-    for part in name.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
+def _said(errors: list[ErrorDetails]) -> str:
+    """One line on the first error; all that the same mapping lacks counts as one."""
+    *parent, last = errors[0]["loc"] or ("",)
+    if errors[0]["type"] == "missing":
+        lacking = sorted(str(e["loc"][-1]) for e in errors if e["type"] == "missing" and [*e["loc"][:-1]] == parent)
+        return f"{_place(parent)} has no {' and no '.join(lacking)}"
+    mapping = errors[0]["type"] in ("model_type", "dict_type")  # pydantic's own message names a class of this file
+    said = "Input should be a mapping" if mapping else errors[0]["msg"]
+    return f"{_place([*parent, last])} is {_shown(errors[0]['input'])}: {said}"
 
 
-def _fault(value: Any, spec: Spec, where: str) -> str:
-    if isinstance(spec, Kind):
-        return "" if spec.fits(value) else f"{where} is {_shown(value)}, not {spec.says}"
-    if isinstance(spec, ListOf):
-        if not isinstance(value, list):
-            return f"{where} is {_shown(value)}, not a list"
-        return next((said for i, one in enumerate(value) if (said := _fault(one, spec.item, f"{where}[{i}]"))), "")
-    if value is None and spec.nullable:
-        return ""
-    if not isinstance(value, dict):
-        return f"{where or 'it'} is {_shown(value)}, not a mapping"
-    if lacking := [key for key in spec.required if key not in value]:
-        return f"{where + ' has' if where else 'it has'} no {' and no '.join(sorted(lacking))}"
-    known = {**spec.required, **(spec.optional or {})}
-    for key, one in value.items():
-        inner = known.get(key, spec.others)
-        place = f"{where}.{key}" if where else key
-        if inner is not None and not _text(key):
-            return f"{where} has the key {_shown(key)}, which is not {TEXT.says}"
-        if inner is not None and (said := _fault(one, inner, place)):
-            return said
-    return ""
+def _place(parts: list[int | str]) -> str:
+    names = (f"[{part}]" if isinstance(part, int) else f".{shortened(one_line(part), 60)}" for part in parts)
+    return "".join(names).removeprefix(".") or "it"
 
 
 def _shown(value: Any) -> str:

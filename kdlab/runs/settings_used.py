@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, get_origin, get_type_hints
 
 from kdlab.config.schema import Config, group_in
-from kdlab.runs.result_schema import inside
+from kdlab.runs.finished import inside
 
 Facts = dict[str, Any]
 
