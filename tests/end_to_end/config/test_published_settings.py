@@ -188,6 +188,19 @@ def test_tinyberts_recipe_is_the_published_one(task, epochs, length):
     assert (config.data.max_length, config.data.batch_size) == (length, 32)
 
 
+def test_ksms_tinybert_is_trained_by_tinyberts_recipe():
+    """K Table 4 quotes the row from Jiao et al. 2020; the teacher is the one of the other arms (K Appendix B.2)."""
+    given = ["+sweep=ksm_augmented", "scale=paper", "seed=1"]
+    found = {}
+    for config in (job.config for job in expansion.jobs(expansion.Expansion(given, []), {})):
+        if config.knowledge.name == "tinybert":
+            teacher = config.teachers.finetune
+            assert teacher is not None and (teacher.lr, teacher.max_epochs) == (5e-5, 5)
+            assert config.knowledge.phase_lrs == [5e-5, 2e-5]
+            found[config.data.task] = (config.trainer.max_epochs, config.data.max_length)
+    assert found == {"rte": (23, 128), "mrpc": (23, 128), "sst2": (23, 64), "qnli": (13, 128)}
+
+
 def test_tinyberts_sweep_trains_by_tinyberts_recipe():
     jobs = expansion.jobs(expansion.Expansion(["+sweep=adads_tinybert", "scale=paper", "seed=1", "select=all"], []), {})
     found = {}
