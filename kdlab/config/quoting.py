@@ -1,4 +1,7 @@
-"""Quoting for Hydra's command line and for a shell, so that every command that kdlab prints can be pasted and run."""
+"""Quoting for Hydra's command line and for a shell, so that every command that kdlab prints can be pasted and run.
+
+Hydra is imported where it is used: commands that only read runs start without it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,7 @@ import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
+from typing import Any
 
 SYNTAX = frozenset(",=()[]{}'\"\\$")  # characters that Hydra's grammar gives a meaning in a value
 READ_UNQUOTED = re.compile(r"[\w/\\+.$%*@?|:\s-]*", re.ASCII)  # others are refused by it without quotes
@@ -18,6 +18,8 @@ _PARTS = re.compile(r"([+~]{0,2}[A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 
 def quoted_value(value: object) -> str:
     """A value in Hydra's quotes, whatever characters it has; Hydra reads it as this text."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
     return QuotedString(str(value), Quote.double).with_quotes()
 
 
@@ -53,15 +55,20 @@ def advice(line: str) -> str:
 
 
 def _reads(line: str, text: str) -> bool:
-    try:
-        return OverridesParser.create().parse_override(line).value() == text
-    except (HydraException, ValueError):
-        return False
+    parsed = _parsed(line)
+    return parsed is not None and parsed.value() == text
 
 
 def _parses(line: str) -> bool:
+    return _parsed(line) is not None
+
+
+def _parsed(line: str) -> Any:
+    """Hydra's override of a line; None where it refuses the line."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     try:
-        OverridesParser.create().parse_override(line)
+        return OverridesParser.create().parse_override(line)
     except (HydraException, ValueError):
-        return False
-    return True
+        return None
