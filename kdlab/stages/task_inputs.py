@@ -28,6 +28,7 @@ from kdlab.stages import components
 from kdlab.stages.augmented_rows import AugmentedRows
 from kdlab.stages.components import build_target
 from kdlab.stages.inputs import Inputs, vocabulary_hash
+from kdlab.storage.files import user_path
 from kdlab.types import TaskShape
 
 
@@ -203,7 +204,7 @@ class TaskInputs(Inputs):
 
 def folder_of(path: str, task: Task) -> str:
     """The folder of `task` in a folder of tasks, by its name or title; else `path` itself."""
-    root = Path(path).expanduser()
+    root = user_path(path)
     if not root.is_dir() or any(file.name.casefold().startswith("train") for file in root.iterdir() if file.is_file()):
         return path
     named = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and plain_name(folder.name) == task.name]

@@ -64,6 +64,11 @@ def _reason(error: OSError, folder: Path) -> str:
     return f"{error.strerror or error} ({error.filename or folder})"
 
 
+def user_path(text: str | Path) -> Path:
+    """A path as the user gives it, ~ expanded; a name that only begins with ~ and is no user's home stays."""
+    return Path(os.path.expanduser(text))  # Path.expanduser raises RuntimeError there
+
+
 def readable_size(count: int) -> str:
     """Format bytes in a decimal unit: 999 B, 1.5 KB, 90.9 MB."""
     value = float(count)

@@ -35,7 +35,7 @@ from kdlab.stages.registry import stage_of
 from kdlab.stages.task_inputs import folder_of
 from kdlab.stages.validation import check
 from kdlab.storage import locks
-from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of, user_errors
+from kdlab.storage.files import atomic_write_json, atomic_write_text, sha256_of, user_errors, user_path
 
 TEACHER_SEED = 1
 TABLE = "glue.md"
@@ -253,7 +253,7 @@ def _check_folders(path: str | None, tasks: Sequence[Task]) -> None:
     """UserError unless the folder `path` holds a folder for each task, or is the folder of the only one."""
     if path is None:
         return
-    root = Path(path).expanduser()
+    root = user_path(path)
     if not root.is_dir():
         raise UserError(f"data.path={path}: there is no such folder; it holds a folder for each task, such as RTE")
     lacking = [task for task in tasks if folder_of(path, task) == path]

@@ -34,7 +34,7 @@ from kdlab.data.text.lines import UTF8, check_encoding, encoding_parts, format_o
 from kdlab.data.text.sources import HubText
 from kdlab.errors import UserError
 from kdlab.ranges import InnerShare
-from kdlab.storage.files import sha256_of
+from kdlab.storage.files import sha256_of, user_path
 from kdlab.types import TaskShape
 
 # accepted file names of each split; the suffix "-00000-of-00002" of a Hub file is ignored
@@ -87,7 +87,7 @@ class TaskFolder:
 
     def files(self) -> dict[str, list[Path]]:
         """Files of each split; UserError if train is missing or a split exists in two formats."""
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         if root.is_file():
             return {"train": [root]}
         if not root.is_dir():
@@ -181,7 +181,7 @@ class TaskFolder:
         )
 
     def _label_file(self) -> Path | None:
-        file = Path(self.path).expanduser() / "labels.txt"
+        file = user_path(self.path) / "labels.txt"
         return file if file.is_file() else None
 
     def _class_names(self) -> ClassNames:
@@ -271,7 +271,7 @@ def diagnostics(mnli: TaskFolder | TaskHub) -> list[LabelledRow]:
         hub = AX.hub
         data = HubText(hub.name, hub.config, "", hub.revision).query_hub("load_dataset", split=hub.splits["test"])
         return [LabelledRow(tuple(texts), None) for texts in zip(*(data[name] for name in hub.columns), strict=True)]
-    root = Path(mnli.path).expanduser()
+    root = user_path(mnli.path)
     root = root.parent if root.is_file() else root
     siblings = sorted(root.resolve().parent.iterdir())
     named = [folder for folder in siblings if folder.is_dir() and plain_name(folder.name) in ("ax", "diagnostic")]

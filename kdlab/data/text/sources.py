@@ -22,6 +22,7 @@ from kdlab.data.text.lines import COMPRESSED, UTF8, check_encoding, encoding_par
 from kdlab.errors import UserError, nearest
 from kdlab.ranges import Count
 from kdlab.runtime.progress import redirect_tqdm, track
+from kdlab.storage.files import user_path
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 EXCERPT = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -98,7 +99,7 @@ class TextFolder:
 
     def files(self) -> list[Path]:
         """Text files of the folder, sorted by path, without empty ones. UserError if there is none."""
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         if root.is_file():
             files = [root]
         elif root.is_dir():
@@ -140,7 +141,7 @@ class TextFolder:
     def fingerprint(self) -> str:
         """Sha256 over the settings, and the names and contents of the files."""
         files = self.files()
-        root = Path(self.path).expanduser()
+        root = user_path(self.path)
         names = [file.relative_to(root).as_posix() if file != root else file.name for file in files]
         settings = [self.document, self.text_column, self.group, *names, *encoding_parts(self.encoding)]
         return _digest(settings, files)

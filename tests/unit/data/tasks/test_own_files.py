@@ -284,6 +284,13 @@ def test_columns_match_in_any_case(tmp_path: Path) -> None:
     assert data.splits["dev"][0].texts == ("b",) and named(data, "dev") == ["x", "y"]
 
 
+def test_a_folder_whose_name_begins_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "~rows").mkdir()
+    (tmp_path / "~rows" / "train.tsv").write_text(TSV + "a\tx\nb\ty\n")
+    monkeypatch.chdir(tmp_path)
+    assert TaskFolder("~rows").read().shape.labels == ("x", "y")
+
+
 # ---- compression and encodings
 
 
