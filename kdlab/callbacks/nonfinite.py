@@ -44,6 +44,7 @@ class NonFiniteGuard(pl.Callback):
         self.steps, self.mean, self.variance = 0, 0.0, 0.0
         self.signum = 0
         self.wants_checkpoint = False
+        self._cause = ""  # of the last step that was left out
         self._module: TrainedView | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -64,6 +65,7 @@ class NonFiniteGuard(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.read()
+        self._check_any_step()
         self.check_weights(trainer.global_step)
         if signum := int(distributed.all_max(torch.tensor(signals.pending()))):
             raise signals.Stopped(signum)
@@ -94,13 +96,22 @@ class NonFiniteGuard(pl.Callback):
                 "the training has diverged; try a smaller learning rate. Nothing of it is kept"
             )
 
+    def _check_any_step(self) -> None:
+        """UserError if every step of the training was left out."""
+        left_out = self.counts["nonfinite"]
+        if left_out and not self.steps:
+            raise UserError(
+                f"the loss or gradient of all {left_out} steps is not finite, and the student is as it was initialised"
+                f"{self._cause and ': '}{self._cause}; events.csv lists the rows"
+            )
+
     def _nonfinite(self, report: StepReport) -> None:
         self.counts["nonfinite"] += 1
         what = "loss" if report.bad_loss else "gradient"
         rows = report.rows()
         self._write(report, "nonfinite", math.nan, rows)
         where = f"the {what} of step {report.step} is not finite; rows of the batch: {_listed(rows, ', ')}"
-        cause = _cause(report.teachers)
+        cause = self._cause = _cause(report.teachers)
         if self.stop:
             advice = cause or "a smaller learning rate may help, or look at these rows"
             raise UserError(

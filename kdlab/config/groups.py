@@ -16,15 +16,17 @@ from kdlab.ranges import (
     BelowOne,
     Count,
     Epochs,
+    Epsilon,
     InnerShare,
     Layers,
-    NotNegative,
+    LearningRate,
     Positive,
     Processes,
     Range,
     Rows,
     Share,
     Steps,
+    Weight,
     Whole,
     Width,
 )
@@ -233,7 +235,7 @@ class SelectConfig:
 class TermConfig:
     """A term of the loss: one kind of knowledge with its weight."""
 
-    weight: NotNegative = 1.0
+    weight: Weight = 1.0
     "Weight of the term in the loss; 0 leaves the term out"
     at: str = "all"
     "Units: labelled or masked (labelled rows, masked positions), all (rows, tokens) or tokens (rows by length)"
@@ -263,7 +265,7 @@ class KnowledgeConfig:
     "Rows whose labels are learned: selected, or all rows of the batch (Dynamic KD's public code)"
     phases: list[InnerShare] = field(default_factory=list)
     "Shares of the training at which the learning rate schedule restarts (TinyBERT: 20 of 23 epochs)"
-    phase_lrs: list[Positive] = field(default_factory=list)
+    phase_lrs: list[LearningRate] = field(default_factory=list)
     "Peak learning rates, one for each phase (one more than phases); empty: optim.lr (TinyBERT: 5e-5, 2e-5)"
     terms: dict[str, TermConfig] = field(default_factory=dict)
     "Terms of the loss by name; knowledge.terms.NAME.weight=0 leaves one out"
@@ -302,13 +304,13 @@ class KnowledgeConfig:
 class OptimizerConfig:
     """AdamW with linear warm-up, then linear decay to zero."""
 
-    lr: Positive = 5e-4
+    lr: LearningRate = 5e-4
     "Peak learning rate (DistilBERT script: 5e-4; Dynamic KD Appendix D: 2e-5)"
     betas: list[BelowOne] = field(default_factory=lambda: [0.9, 0.999])
     "Decay rates of AdamW's moments, two numbers"
-    eps: Positive = 1e-8
+    eps: Epsilon = 1e-8
     "AdamW's epsilon (DistilBERT script: 1e-6)"
-    weight_decay: NotNegative = 0.0
+    weight_decay: Weight = 0.0
     "AdamW's weight decay of matrices; biases and normalisation weights have none"
     warmup: BelowOne = 0.1
     "Share of the steps with linear warm-up (Dynamic KD: 0.1; DistilBERT script: 0.05)"

@@ -13,12 +13,13 @@ from kdlab.ranges import (
     Epochs,
     InnerShare,
     Layers,
-    NotNegative,
+    LearningRate,
     Positive,
     Range,
     Rows,
     Steps,
     Temperature,
+    Weight,
     Whole,
 )
 
@@ -38,7 +39,7 @@ class PrepareConfig:
     "Tokens of a row at most"
     mask_probability: InnerShare = 0.15
     "Share of the tokens that is masked"
-    lr: Positive = 5e-4
+    lr: LearningRate = 5e-4
     "Peak learning rate"
     warmup: BelowOne = 0.1
     "Share of the steps with linear warm-up"
@@ -60,11 +61,11 @@ class RecipeConfig:
     "Optimizer steps at most; null: no limit"
     batch_size: Rows = 32
     "Rows of a step (Dynamic KD, DeKD: 32)"
-    lr: Positive = 2e-5
+    lr: LearningRate = 2e-5
     "Peak learning rate (Dynamic KD, DeKD: 2e-5; KSM: 5e-5)"
     warmup: BelowOne = 0.1
     "Share of the steps with linear warm-up (Dynamic KD: 0.1)"
-    weight_decay: NotNegative = 0.01
+    weight_decay: Weight = 0.01
     "AdamW's weight decay"
     dropout: BelowOne | None = None
     "Dropout probability; null: the model's own"

@@ -46,6 +46,9 @@ WRONG = {
     "an argument that is not there": (["+knowledge.terms.soft.term.temprature=2"], "did you mean temperature"),
     "a run without end": (["trainer.max_steps=1000000000000000000"], "confirm=[trainer.max_steps]"),
     "millions of probes": (["trainer.probes=5000000"], "confirm=[trainer.probes]"),
+    "a learning rate without a use": (["optim.lr=1e300"], "optim.lr=1e+300: a number in (0, 1000]"),
+    "an epsilon that is no number of float32": (["optim.eps=1e-320"], "optim.eps"),
+    "a weight whose product overflows": (["knowledge.terms.soft.weight=1e300"], "a number in [0, 1e+06]"),
     "a weight decay that is no number": (["optim.weight_decay=nan"], "optim.weight_decay=nan"),
     "a value with a comma": (["data.path=a,b"], "'data.path=\"a,b\"'"),
     "unknown target": (["select.arms.entropy._target_=kdlab.methods.selection.strategies.entropie"], "select.arms.entropy"),
@@ -197,11 +200,12 @@ def test_a_teacher_whose_answers_are_not_finite_is_named_with_step_and_rows(nonf
     assert result["status"] == "failed" and f"step {step}" in result["error"]
 
 
-def test_a_teacher_that_has_no_score_is_named_where_every_step_was_left_out(tmp_path, text_folder):
+def test_a_run_of_which_every_step_was_left_out_is_not_finished(tmp_path, text_folder):
     teacher = teacher_with(tmp_path / "teacher", 3e38, "layer.3")  # no layer of the student
     done = call(tiny(teacher, text_folder, "trainer.probes=0", "trainer.on_nonfinite=skip"), tmp_path / "run")
     line = done.output.strip().splitlines()[-1]
-    assert done.code == 2 and "some answers of the teacher teacher on held-out text" in line, done.output
+    assert done.code == 2 and "of all 8 steps is not finite" in line, done.output
+    assert "the answers of the teacher teacher are not finite" in line
     assert "Traceback" not in done.output and "learning rate" not in done.output
 
 

@@ -99,15 +99,16 @@ class FileCodes:
             self._check_numbers(file, records)
             return self.general
         names, indices = self.named[file], self.indices[file]
+        named = {str(number): name for number, name in enumerate(names)}
         for record in records:
             label = canonical(record.label or "")
-            name = names[int(label)] if is_whole(label) and 0 <= int(label) < len(names) else None
+            name = named.get(label)
             if name is not None and indices[name] is None:
                 known = nearest(name, self.general.written)
                 raise UserError(
                     f"{place(file, record.line)}: the class {name!r} ({label} in this file) is new; {known}"
                 )
-        numbers = {str(number): indices[name] for number, name in enumerate(names)}
+        numbers = {number: indices[name] for number, name in named.items()}
         written = {name: index for name, index in indices.items() if name not in numbers} | numbers
         return ClassCodes.of({value: index for value, index in written.items() if index is not None})
 
