@@ -47,9 +47,10 @@ def read_only(lab: FaultLab) -> FaultResult:
     folder = lab.new_folder()
     with mounted(folder / "run", 500_000_000) as worked:
         if worked:
-            done = lab.run(folder, prepare=FaultAt(5, Remount(folder / "run")))
+            done = lab.run(folder, prepare=FaultAt(5, MakeReadOnly(folder / "run")))
             fine = one_line(done, "read-only") and _last_good(folder)
-            subprocess.run(["mount", "-o", "remount,rw", str(folder / "run")], check=True)
+            if os.statvfs(folder / "run").f_flag & os.ST_RDONLY:
+                subprocess.run(["umount", str(folder / "run")], check=True)
             record_outcome(summary, lab, folder, fine, "a read-only file system", done)
     folder = lab.new_folder()
     done = lab.run(folder, prepare=FaultAt(5, Forbid(folder / "run" / "checkpoints")))
@@ -59,13 +60,18 @@ def read_only(lab: FaultLab) -> FaultResult:
 
 
 @dataclass
-class Remount:
-    """Remount the file system of a folder read-only."""
+class MakeReadOnly:
+    """Mount a folder read-only over itself.
+
+    The kernel refuses to remount a file system in which a file is open for writing, such as the lock of a run folder. A
+    second mount has no open file.
+    """
 
     folder: Path
 
     def __call__(self) -> None:
-        subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
+        subprocess.run(["mount", "--bind", str(self.folder), str(self.folder)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(self.folder)], check=True)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import kdlab.sweeps.files
 from kdlab.config.composition import composition, to_plain
@@ -34,7 +35,11 @@ from kdlab.sweeps.job_status import SweepStatus
 from kdlab.sweeps.launchers import local
 from tests.support.runs import tiny_task
 
-RESULT = '{"status": "finished", "metrics": {"student": {"loss": 0.5, "score": %s}}, "data": {"task": "rte"}}'
+RESULT = (
+    '{"status": "finished", "seed": 1, "select": {"name": "all", "ratio": 1.0}, "data": {"task": "rte"},'
+    ' "metrics": {"student": {"loss": 0.5, "score": %s}},'
+    ' "ledger": {"teacher_queries": {"total": 1}, "flops": {"total": 1.0}, "seconds": {"training": 1.0}}}'
+)
 
 
 def finish(score: float = 0.5) -> str:
@@ -49,7 +54,9 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
     def spawn(overrides, environment, held, output, where=None):
         given.append(dict(environment))
-        folder = overrides[-1].removeprefix("hydra.run.dir=").strip("'")
+        override = OverridesParser.create().parse_override(overrides[-1])
+        assert override.key_or_group == "hydra.run.dir"
+        folder = str(override.value())
         return subprocess.Popen(
             ["sh", "-c", overrides[0]], env={**environment, "FOLDER": folder}, pass_fds=held, stdout=output,
             stderr=output, start_new_session=True,
@@ -425,8 +432,8 @@ def test_the_time_left_is_that_of_the_jobs_so_far():
 
 def test_the_best_is_told_apart_by_task_and_by_direction(tmp_path):
     results = {
-        0: {"metrics": {"student": {"loss": 5.0}}, "data": {}},
-        1: {"metrics": {"student": {"loss": 4.0}}, "data": {}},
+        0: {"metrics": {"student": {"loss": 5.0}}, "data": {"source": "text"}},
+        1: {"metrics": {"student": {"loss": 4.0}}, "data": {"source": "text"}},
         2: {"metrics": {"student": {"loss": 0.1, "score": 0.6}}, "data": {"task": "rte"}},
         3: {"metrics": {"student": {"loss": 0.9, "score": 0.7}}, "data": {"task": "rte"}},
     }
@@ -434,7 +441,7 @@ def test_the_best_is_told_apart_by_task_and_by_direction(tmp_path):
     status.add(made(tmp_path, *4 * ["true"]))
     for number, result in results.items():
         (tmp_path / f"job={number}").mkdir()
-        (tmp_path / f"job={number}" / "result.json").write_text(json.dumps(result))
+        (tmp_path / f"job={number}" / "result.json").write_text(json.dumps({**json.loads(RESULT % 0.5), **result}))
         status.finish(number)
     assert {str(one.objective): one.job.number for one in status.best()} == {"held-out loss 4.0000": 1, "score 70.0": 3}
 
