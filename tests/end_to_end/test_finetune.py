@@ -326,18 +326,19 @@ def test_random_at_the_same_ratio_is_printed_beside_if_it_is_there(lab):
         _, output = lab.run(*more, "trainer.max_steps=2", into=f"beside/{name}")
         lines = output.splitlines()
         start = next((i for i, line in enumerate(lines) if line.startswith("beside random")), None)
-        return [] if start is None else lines[start : start + 3]
+        return [] if start is None else lines[start : start + 5]  # each run with a line for its preparation
 
     assert beside("a", "select=entropy") == []  # nobody ran random yet
     assert beside("b", "select=random", "seed=2") == []
     found = beside("c", "select=margin")  # of another seed, for want of one of the same
-    assert "(b, seed 2)" in found[0] and "this run" in found[1] and "random" in found[2]
+    assert "(b, seed 2)" in found[0] and "this run" in found[1] and "random" in found[3]
     assert beside("d", "select=random") == []  # random itself
     found = beside("e", "select=entropy", "seed=1", "trainer.threads=1")
     assert "(d, seed 1)" in found[0]
     queries = result_of(lab.folder / "beside/d")["ledger"]["teacher_queries"]["total"]
     score = 100 * result_of(lab.folder / "beside/d")["metrics"]["student"]["score"]
-    assert f"{queries} queries" in found[2] and f"score {score:.1f}" in found[2] and "FLOPs" in found[2]
+    assert f"{queries} queries" in found[3] and f"score {score:.1f}" in found[3] and "FLOPs" in found[3]
+    assert all("with preparation" in found[line] for line in (2, 4))
     assert beside("f", "select=entropy", "select.ratio=0.5") == []  # another ratio
     assert beside("g", "select=entropy", "optim.lr=2e-3") == []  # another setting
 

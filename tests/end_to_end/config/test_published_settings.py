@@ -307,10 +307,11 @@ def test_dekd_has_its_published_settings():
 @pytest.mark.parametrize(("student", "published"), [(3, 6), (6, 9)])
 def test_every_assistant_of_dekds_methods_has_the_published_depth(student, published):
     """DeKD section 4.3: the 6-layer assistant is configured for the 3-layer student, the 9-layer one for the 6-layer."""
-    one_setting = ["scale=paper", "data.task=agnews", "seed=1", f"student.layers={student}"]
+    one_setting = ["scale=paper", "seed=1", f"student.layers={student}"]
     bert = ModelSource("bert-base", None, transformers.BertConfig())  # 12 layers
     depths = []
-    for job in expansion.jobs(expansion.Expansion(["+sweep=dekd_methods", *one_setting], []), {}):
+    jobs = expansion.jobs(expansion.Expansion(["+sweep=dekd_methods", *one_setting], []), {})
+    for job in [one for one in jobs if one.config.data.task == "agnews"]:
         assert len(pick_layers(job.config.student.layers, 12, job.config.student.pick)) == student
         settings = job.config.adopt.assistant
         depths.append(None if settings is None else specs.assistant(settings, bert, student).depth)

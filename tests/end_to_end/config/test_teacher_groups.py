@@ -25,11 +25,11 @@ ADOPTIONS = sorted(file.stem for file in (CONF / "adopt").glob("*.yaml"))
 TYPED = {
     "the main teacher again": ([SMALL.replace("layers=2", "pick=first")], "the main teacher again"),
     "an unknown key of a further teacher": ([SMALL.replace("layers", "layer")], "teachers.others.small.layers"),
-    "no layers": ([SMALL.replace("=2", "=0")], "a number of layers"),
+    "no layers": ([SMALL.replace("=2", "=0")], "layers=0: a whole number, at least 1"),
     "a way to pick them": ([SMALL, SMALL.replace("layers=2", "pick=last")], "teachers.others.small.pick=last"),
     "the assistant's name": (["+teachers.others.assistant.layers=2"], "cannot be a teacher's name"),
     "a name with a blank": (["+teachers.others={a b:{layers:2}}"], "cannot be a teacher's name"),
-    "one specialist": (["teachers.split=1"], "teachers.split=1: at least 2"),
+    "one specialist": (["teachers.split=1"], "teachers.split=1: a whole number, at least 2"),
     "specialists and others": (["teachers.split=2", SMALL], "does not go with teachers.others (small)"),
     "specialists of text": (["teachers.split=2"], "plain text"),
     "specialists and an assistant": (["+exp=adads_finetune", "teachers.split=2", "adopt=assistant"], "adopt.assistant=null"),

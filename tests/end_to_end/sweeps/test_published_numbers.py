@@ -18,6 +18,7 @@ from kdlab.reporting.seed_groups import Run
 from kdlab.runs.settings_used import flat
 from tests.support.sweeps import GRIDS, jobs, one_seed
 
+BY_TASK = ("data.task=mrpc", "data.task=qqp")  # settings of DeKD's recipe depend on these: they are composed
 COSTS = ("average", "per sample", "speed-up")  # of all tasks of a table
 
 
@@ -32,7 +33,7 @@ def run_of(job: list[str]) -> Run:
     groups = tuple(
         line
         for line, (_, key) in zip(job, parsed, strict=True)
-        if (CONF / key).is_dir() or line[0] == "+" or key == "scale"
+        if (CONF / key).is_dir() or line[0] == "+" or key == "scale" or line in BY_TASK
     )
     config = copy.deepcopy(composed(groups))
     for one, key in parsed:
