@@ -12,6 +12,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from kdlab.callbacks.nonfinite import NonFiniteGuard
 from kdlab.callbacks.progress import ProgressCallback
+from kdlab.models import loading
 from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.modules.student import StudentModule
@@ -21,6 +22,8 @@ from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import atomic_write_json, read_json
 
 COST = "cost.json"  # file of a trained artifact: the cost of its training
+# parts of names of a config's fields that change a forward or a training of the same weights
+FORWARD_FIELDS = ("dropout", "heads", "activation", "hidden_act", "norm_eps")
 
 
 def fit(
@@ -82,16 +85,24 @@ class Preparation:
         what: str,
         stage: str,
         baseline: bool = False,
+        config: Any = None,
     ) -> Path:
         """Folder of a trained artifact, as `ArtifactStore.get`; `build` returns the cost of the training, `stage` is its
-        title in tables. `baseline`: the run is compared with it and does not depend on it."""
+        title in tables. `baseline`: the run is compared with it and does not depend on it. `config`: of the model that
+        the artifact, a model, is made from; `parts` identify its weights only, so an artifact of the same weights with
+        other `FORWARD_FIELDS` (its dropout) is left alone, and this one has these fields in its key."""
         built = []
 
         def build_and_record(out: Path) -> None:
             atomic_write_json(out / COST, build(out))
             built.append(True)
 
+        used = set(self.store.used)
         folder = self.store.get(kind, parts, build_and_record, what)
+        if config is not None and not built and forward_fields(loading.load_config(folder)) != forward_fields(config):
+            if (entry := f"{kind}/{folder.name}") not in used:
+                self.store.used.pop(entry, None)
+            folder = self.store.get(kind, {**parts, "config": forward_fields(config)}, build_and_record, what)
         self.record(folder, stage, bool(built), baseline)
         return folder
 
@@ -111,3 +122,8 @@ class Preparation:
         `queries`, `cached`, `flops`, `seconds`, `steps` (None: trained by a version that recorded no cost); and `baseline`,
         true, where the run does not depend on it."""
         return [dict(stage) for stage in self._stages.values()]
+
+
+def forward_fields(config: Any) -> dict[str, Any]:
+    """The `FORWARD_FIELDS` of a model's config, by name."""
+    return {name: value for name, value in config.to_dict().items() if any(part in name for part in FORWARD_FIELDS)}

@@ -153,6 +153,7 @@ class TeacherPool:
         return self.inputs.prerequisites.get(
             "assistant", parts, lambda out: self._distil(out, member, assistant, recipe["precision"]),
             "the assistant, distilled from the teacher", f"assistant, {member.depth} layers, distilled",
+            config=member.source.config,
         )  # fmt: skip
 
     def _distil(self, out: Path, member: TeacherSpec, settings: AssistantConfig, precision: str) -> dict[str, Any]:

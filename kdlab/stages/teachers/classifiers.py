@@ -144,6 +144,7 @@ class TaskTeacherPool(TeacherPool):
             lambda out: self._finetune(out, member, recipe),
             f"{who}, fine-tuned on this task",
             title,
+            config=member.source.config,
         )
 
     def _finetune(self, out: Path, member: TeacherSpec, recipe: FinetuneConfig) -> dict[str, Any]:

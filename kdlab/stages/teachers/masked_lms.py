@@ -90,8 +90,9 @@ class TextTeacherPool(TeacherPool):
         )
         stage = f"{member.title}, {member.depth} layers, prepared"
         folder = self.inputs.prerequisites.get(
-            "teacher", parts, lambda out: self._prepare(out, member, prepare), description, stage
-        )
+            "teacher", parts, lambda out: self._prepare(out, member, prepare), description, stage,
+            config=member.source.config,
+        )  # fmt: skip
         self._notify(member, folder)
         return folder
 

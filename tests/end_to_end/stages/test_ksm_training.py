@@ -15,7 +15,7 @@ pytestmark = [
 ]
 EPISODES = ["knowledge=ksm", "weigh=ksm", "weigh.episodes=1", "weigh.phase=3", "weigh.reward_rows=16",
             "select=entropy", "data.train_rows=40", "student.layers=2"]  # fmt: skip
-BATCHES = 6  # two epochs: a stale score is used in the second
+BATCHES = 6  # an episode has as many steps as the run: more than one epoch, so a stale score is used after the first
 
 
 @pytest.mark.parametrize("scoring", ["stale", "early_exit"])
@@ -24,7 +24,7 @@ def test_episodes_score_rows_as_select_scoring_says(make_stage, tmp_path, scorin
 
     def flops(*overrides: str) -> int:
         store = tmp_path / (overrides[0] if overrides else "fresh")
-        made = make_stage(*EPISODES, f"artifacts={store}", *overrides)
+        made = make_stage(*EPISODES, f"trainer.max_steps={BATCHES}", f"artifacts={store}", *overrides)
         _, log = ksm_training.weighing(made, BATCHES, 1)
         assert log is not None
         return json.loads((log.parent / "cost.json").read_text())["flops"]

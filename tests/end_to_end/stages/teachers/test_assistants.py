@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,25 @@ def test_an_assistant_of_another_depth_is_refused_before_anything_is_made(layers
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.parametrize("more", [[], ASSISTANT], ids=["teacher", "assistant"])
+def test_models_made_of_equal_weights_have_the_dropout_of_their_own_source(more, make_stage, teacher_folder, tmp_path):
+    """MUKI's forwards with dropout must not be those of another teacher that happens to have the same weights."""
+    lively = shutil.copytree(teacher_folder, tmp_path / "lively")
+    config = json.loads((lively / "config.json").read_text()) | {"hidden_dropout_prob": 0.3}
+    (lively / "config.json").write_text(json.dumps(config))
+
+    def made(source: Path) -> Path:
+        pool = make_stage(*more, teacher=source).teacher_pool
+        return Path(pool.folder(pool.members[0]))
+
+    folders = [made(source) for source in (teacher_folder, lively)]
+    probabilities = [json.loads((folder / "config.json").read_text())["hidden_dropout_prob"] for folder in folders]
+    assert probabilities == [0.0, 0.3]
+    before = len(make_stage.said)
+    assert [made(source) for source in (teacher_folder, lively)] == folders
+    assert not any("making" in line for line in make_stage.said[before:])
+
+
 def test_a_ready_model_may_be_where_an_assistant_starts(make_stage, tmp_path):
     start = write_teacher(tmp_path / "start", layers=3, seed=5)
     made = make_stage(*ASSISTANT, f"adopt.assistant.path={start}")
@@ -108,10 +128,11 @@ def test_the_costs_of_every_stage_are_counted_and_kept(make_stage, tmp_path):
         assert stage["seconds"] > 0 and stage["made_now"]
         least = flops.forward(flops.shape_of(config, 3), rows, 3) / 4  # of one layer of four
         assert stage["flops"] > least
-    for kind, stage in zip(("classifier", "assistant", "baseline"), stages, strict=True):
+    for kind, stage, unique in zip(("classifier", "assistant", "baseline"), stages, (0, 2 * 32, 0), strict=True):
         (file,) = (tmp_path / "artifacts" / kind).glob("*/cost.json")
         kept = json.loads(file.read_text())
-        assert kept == {name: stage[name] for name in ("steps", "queries", "cached", "flops", "seconds")}
+        shown = {name: stage[name] for name in ("steps", "queries", "cached", "flops", "seconds")}
+        assert kept == {**shown, "unique": unique}  # two batches of one epoch have no row in common
     again = make_stage(*ASSISTANT, "no_kd_baseline=true", "teachers.finetune.max_steps=3")
     again.teachers(None)
     again.baselines(2, 1)
