@@ -17,9 +17,9 @@ PROMISED = 60.0  # seconds: docs/trust.md, "the job ends within a minute"
 @pytest.mark.parametrize(
     ("victim", "moment"),
     [
-        ("devices, rank 0", "importing"),
         ("devices, rank 0", "training"),
         ("torchrun, torchrun itself", "training"),
+        pytest.param("devices, rank 0", "importing", marks=pytest.mark.nightly),
         pytest.param("devices, rank 0", "preparing", marks=pytest.mark.nightly),
         pytest.param("devices, rank 0", "finishing", marks=pytest.mark.nightly),
         pytest.param("torchrun, torchrun itself", "importing", marks=pytest.mark.nightly),

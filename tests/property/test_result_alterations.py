@@ -178,7 +178,7 @@ def test_every_place_of_a_result_with_every_kind_of_value(home):
 def test_all_commands_survive_an_alteration(home, name, monkeypatch):
     monkeypatch.setattr(reporting_report, "_over_tasks", lambda tables: [])  # drawn from the same rows as the others
 
-    @settings(max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(
             st.tuples(st.sampled_from([*places(whole(name))]), st.sampled_from([GONE, *HOSTILE])),
