@@ -68,7 +68,7 @@ Share = Annotated[float, Range(0, 1, above=True)]  # (0, 1]
 BelowOne = Annotated[float, Range(0, 1, below=True)]  # [0, 1)
 InnerShare = Annotated[float, Range(0, 1, above=True, below=True)]  # (0, 1)
 # Beyond these, float32 overflows or an optimizer's step is 0
-LearningRate = Annotated[float, Range(0, 1e3, above=True)]
+LearningRate = Annotated[float, Range(0, 1e30, above=True)]
 Epsilon = Annotated[float, Range(1e-30, 1)]  # of a denominator
 Weight = Annotated[float, Range(0, 1e6)]
 Whole = Annotated[int, Range(0)]

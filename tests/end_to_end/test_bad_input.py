@@ -46,7 +46,7 @@ WRONG = {
     "an argument that is not there": (["+knowledge.terms.soft.term.temprature=2"], "did you mean temperature"),
     "a run without end": (["trainer.max_steps=1000000000000000000"], "confirm=[trainer.max_steps]"),
     "millions of probes": (["trainer.probes=5000000"], "confirm=[trainer.probes]"),
-    "a learning rate without a use": (["optim.lr=1e300"], "optim.lr=1e+300: a number in (0, 1000]"),
+    "a learning rate without a use": (["optim.lr=1e300"], "optim.lr=1e+300: a number in (0, 1e+30]"),
     "an epsilon that is no number of float32": (["optim.eps=1e-320"], "optim.eps"),
     "a weight whose product overflows": (["knowledge.terms.soft.weight=1e300"], "a number in [0, 1e+06]"),
     "a weight decay that is no number": (["optim.weight_decay=nan"], "optim.weight_decay=nan"),
