@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 
 from kdlab.callbacks.checkpoint_schedule import PART, CheckpointSchedule
 from kdlab.callbacks.nonfinite import NonFiniteGuard
+from kdlab.modules.views import TrainedView
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.signals import Stopped
 from kdlab.storage import checkpoints
 from kdlab.storage.tables import Table
-from kdlab.types import TrainedView
 
 
 class CheckpointCallback(pl.Callback):

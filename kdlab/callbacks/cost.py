@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 
 from kdlab.callbacks.checkpoint_schedule import PART
+from kdlab.modules.views import StudentView
 from kdlab.runtime.ledger import Ledger
-from kdlab.types import Batch, StudentView
+from kdlab.types import Batch
 
 
 class CostCallback(pl.Callback):

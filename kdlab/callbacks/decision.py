@@ -11,8 +11,9 @@ import pytorch_lightning as pl
 from kdlab.errors import UserError
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
+from kdlab.modules.views import StudentView
 from kdlab.runtime.seeding import generator
-from kdlab.types import Batch, Plan, StudentView
+from kdlab.types import Batch, Plan
 
 
 class ArmSelector:

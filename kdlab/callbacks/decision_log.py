@@ -10,7 +10,7 @@ import torch
 
 from kdlab.callbacks.adopt import Adopt
 from kdlab.callbacks.weigh import Weigh
-from kdlab.types import StudentView
+from kdlab.modules.views import StudentView
 
 
 class DecisionLog(pl.Callback):

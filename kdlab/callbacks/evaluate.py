@@ -11,8 +11,9 @@ import pytorch_lightning as pl
 from kdlab.callbacks.cost import training_seconds
 from kdlab.errors import UserError
 from kdlab.modules.evaluation import UnfiniteAnswers, over_splits
+from kdlab.modules.views import StudentView
 from kdlab.runtime.ledger import Ledger
-from kdlab.types import Batch, StudentView
+from kdlab.types import Batch
 
 UNTRAINED = "the model that it starts from, the teacher's layers or student.path, gives no finite answer; take another"
 

@@ -11,7 +11,7 @@ import torch
 
 from kdlab.errors import UserError
 from kdlab.methods.ksm.module import KSM
-from kdlab.types import StudentView
+from kdlab.modules.views import StudentView
 
 
 def columns(ksm: KSM) -> list[str]:

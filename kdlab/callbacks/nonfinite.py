@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 
 from kdlab.errors import UserError
+from kdlab.modules.views import StepReport, TrainedView
 from kdlab.runtime import distributed, signals
-from kdlab.types import StepReport, TrainedView
 
 COLUMNS = ("step", "kind", "loss", "usual", "rows")  # of events.csv
 MAX_ROWS_LISTED = 64  # row ids in one event

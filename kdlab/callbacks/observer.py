@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 
+from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
-from kdlab.types import Batch, StudentView
+from kdlab.types import Batch
 
 
 class LossObserver:

@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytorch_lightning as pl
 
 from kdlab.callbacks.decision import ArmSelector
+from kdlab.modules.views import TrainedView
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.progress import ProgressBar
-from kdlab.types import TrainedView
 
 
 class ProgressCallback(pl.Callback):

@@ -15,9 +15,10 @@ from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size, top_k
+from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
-from kdlab.types import IGNORE, Batch, Evidence, Outputs, StudentView
+from kdlab.types import IGNORE, Batch, Evidence, Outputs
 
 Forward = Callable[[StudentView, Batch, frozenset[str]], Outputs]  # student, rows, needed outputs -> its outputs
 

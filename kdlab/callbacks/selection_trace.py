@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.modules.row_pool import join_pools, row_pool, selection_rows
+from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
-from kdlab.types import Batch, StudentView
+from kdlab.types import Batch
 
 COLUMNS = ("step", "strategy", "distance", "rows")  # of selected.csv
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kdlab.callbacks.decision import DecisionCallback
-from kdlab.types import Batch, StudentView
+from kdlab.modules.views import StudentView
+from kdlab.types import Batch
 
 
 class Weigh(DecisionCallback):

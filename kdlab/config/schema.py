@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.config import spellings, targets
+from kdlab.config.data_groups import DataConfig
 from kdlab.config.groups import (
-    DataConfig,
     KnowledgeConfig,
     LoggerConfig,
     OptimizerConfig,

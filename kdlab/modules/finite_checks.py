@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdlab.modules.views import StepReport
 from kdlab.runtime import distributed, signals
-from kdlab.types import StepReport
 
 
 @dataclass

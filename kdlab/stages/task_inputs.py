@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from kdlab.config.groups import AugmentConfig
+from kdlab.config.data_groups import AugmentConfig
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.inference import SCORES

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,25 +20,15 @@ from kdlab.testing.child_process import tiny
 from kdlab.testing.fault_lab import FaultLab
 from kdlab.testing.file_kills import KillAtFile, results_killed
 from kdlab.testing.kills import KillCase, reference_run
+from tests.support.forks import in_child
 from tests.support.made_runs import made_run, nine
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
-def in_fork(action: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> bool:
-    """Run `action` in a forked process; True if it ended by itself, with 0."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            prepare()
-            action()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    status = os.waitpid(child, 0)[1]
+def ends(action: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> bool:
+    """Run `action` in a forked process; True if it ended by itself, with 0, False if a signal killed it."""
+    status = in_child(action, prepare)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return not os.WIFSIGNALED(status)
 
@@ -62,18 +51,18 @@ def killed_everywhere(
     """
     home, number = folder / "home", 0
     before(home)
-    assert in_fork(lambda: action(home))
+    assert ends(lambda: action(home))
     expected = contents(home)
     while True:
         shutil.rmtree(home)
         before(home)
-        ended = in_fork(lambda: action(home), KillAtFile(number, home))
+        ended = ends(lambda: action(home), KillAtFile(number, home))
         if whole(home):
             assert contents(home) == expected
         if ended:
             assert contents(home) == expected
             return number
-        assert in_fork(lambda: action(home))
+        assert ends(lambda: action(home))
         assert contents(home) == expected, f"after a kill before operation {number}"
         number += 1
 

@@ -23,32 +23,12 @@ from kdlab.storage import checkpoints
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import atomic_write_bytes
 from kdlab.storage.tables import Table, read
+from tests.support.forks import forked, in_child
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 CALLS = ["open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "ftruncate", "utime"]
 PARTS = {"n": 1}
 CONTENT = bytes(range(256)) * 30
-
-
-def forked(action: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> int:
-    """The id of a new process that runs `action` and exits with 0, after a `UserError` with 2, else with 1."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            prepare()
-            action()
-            code = 0
-        except UserError:
-            code = 2
-        finally:
-            os._exit(code)
-    return child
-
-
-def in_child(action: Callable[[], object], prepare: Callable[[], object]) -> int:
-    """Run `action` in a forked process; its wait status."""
-    return os.waitpid(forked(action, prepare), 0)[1]
 
 
 def killed_at(point: int, action: Callable[[], object]) -> bool:

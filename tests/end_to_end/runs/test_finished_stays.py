@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from kdlab.runs import failures, single
 from kdlab.runs.loggers import base
 from kdlab.runtime.signals import Stopped
 from kdlab.testing.fault_points import without_figures
-from tests.support.runs import call, outcome, tiny
+from tests.support.runs import call, outcome
 
 RUN = "hydra.run.dir=run"
 
@@ -57,19 +56,6 @@ def no_reader() -> None:
         os.dup2(writer, stream)
 
 
-@pytest.fixture(scope="module")
-def command(teacher_folder, text_folder) -> list[str]:
-    return tiny(teacher_folder, text_folder, "trainer.max_steps=4", "select=entropy")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, command) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    done = call([*command, RUN], folder, without_figures)
-    assert done.code == 0, done.output
-    return folder
-
-
 @pytest.mark.parametrize(
     ("fault", "warnings"),
     [
@@ -80,11 +66,13 @@ def whole(tmp_path_factory, command) -> Path:
         (no_reader, []),
     ],
 )
-def test_what_fails_after_the_end_is_a_warning(fault: Callable[[], None], warnings, whole, command, tmp_path):
-    done = call([*command, RUN, f"artifacts={whole / 'artifacts'}"], tmp_path, fault)
+def test_what_fails_after_the_end_is_a_warning(
+    fault: Callable[[], None], warnings, undisturbed, short_command, tmp_path
+):
+    done = call([*short_command, RUN, f"artifacts={undisturbed / 'artifacts'}"], tmp_path, fault)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (done.code, result["status"], result["warnings"]) == (0, "finished", warnings), done.output
-    assert outcome(tmp_path / "run") == outcome(whole / "run") and "Traceback" not in done.output
+    assert outcome(tmp_path / "run") == outcome(undisturbed / "run") and "Traceback" not in done.output
     for warning in warnings if fault is not no_table else ():
         assert f"kdlab: warning: {warning}" in done.output
 

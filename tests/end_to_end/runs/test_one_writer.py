@@ -17,7 +17,7 @@ import pytest
 from kdlab.storage import locks, tables
 from kdlab.testing.child_process import ChildResult
 from kdlab.testing.fault_points import FaultAt, SendSignal, before_each, without_figures
-from tests.support.runs import call, outcome, tiny
+from tests.support.runs import call, outcome
 
 RUN = "hydra.run.dir=run"
 
@@ -62,18 +62,9 @@ class AtOneSecond:
         hydra.core.utils.datetime = SimpleNamespace(now=lambda: noon)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.fixture(scope="module")
-def command(teacher_folder, text_folder) -> list[str]:
-    return tiny(teacher_folder, text_folder, "trainer.max_steps=4", "select=entropy")
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory, command) -> str:
-    """The store after an undisturbed run, so that others begin at once."""
-    folder = tmp_path_factory.mktemp("prepared")
-    done = call([*command, RUN], folder, without_figures)
-    assert done.code == 0, done.output
-    return f"artifacts={folder / 'artifacts'}"
+@pytest.fixture
+def artifacts(undisturbed) -> str:
+    return f"artifacts={undisturbed / 'artifacts'}"
 
 
 def together(count: int, call_one) -> list[ChildResult]:
@@ -90,15 +81,15 @@ def steps(run: Path) -> list[str]:
     return [row["step"] for row in tables.read(run / "metrics.csv")]
 
 
-def test_a_second_run_in_a_folder_is_refused_in_one_line(command, artifacts, tmp_path):
+def test_a_second_run_in_a_folder_is_refused_in_one_line(short_command, artifacts, tmp_path):
     begun, until = tmp_path / "begun", tmp_path / "until"
-    first = Thread(target=lambda: done.append(call([*command, RUN, artifacts], tmp_path, WaitAt(begun, until))))
+    first = Thread(target=lambda: done.append(call([*short_command, RUN, artifacts], tmp_path, WaitAt(begun, until))))
     done: list[ChildResult] = []
     first.start()
     while not begun.exists():
         time.sleep(0.02)
     for more in ((), ("seed=2",), ("overwrite=true",), ("resume=false",)):
-        other = call([*command, RUN, artifacts, *more], tmp_path, without_figures)
+        other = call([*short_command, RUN, artifacts, *more], tmp_path, without_figures)
         lines = [line for line in other.output.splitlines() if line.startswith("kdlab: ")]
         assert other.code == 2 and len(lines) == 1 and "is at work in it" in lines[0], other.output
         assert "Traceback" not in other.output
@@ -108,10 +99,10 @@ def test_a_second_run_in_a_folder_is_refused_in_one_line(command, artifacts, tmp
     assert steps(tmp_path / "run") == ["0", "4"] and not list(tmp_path.rglob(locks.NAME))
 
 
-def test_runs_of_the_same_second_have_folders_of_their_own(command, artifacts, tmp_path):
+def test_runs_of_the_same_second_have_folders_of_their_own(short_command, artifacts, tmp_path):
     begun = tmp_path / "begun"
     begun.mkdir()
-    given = [[*command, artifacts, f"seed={seed}"] for seed in (1, 2)]
+    given = [[*short_command, artifacts, f"seed={seed}"] for seed in (1, 2)]
     done = together(2, lambda i: call(given[i], tmp_path, AtOneSecond(begun, 2)))
     assert [one.code for one in done] == [0, 0], [one.output for one in done]
     runs = sorted((tmp_path / "outputs" / "adads_pretrain").iterdir())
@@ -120,14 +111,14 @@ def test_runs_of_the_same_second_have_folders_of_their_own(command, artifacts, t
     assert all(steps(run) == ["0", "4"] for run in runs)
 
 
-def test_the_same_command_leaves_a_run_that_is_under_way_alone(command, artifacts, tmp_path):
+def test_the_same_command_leaves_a_run_that_is_under_way_alone(short_command, artifacts, tmp_path):
     begun, until = tmp_path / "begun", tmp_path / "until"
     done: list[ChildResult] = []
-    first = Thread(target=lambda: done.append(call([*command, artifacts], tmp_path, WaitAt(begun, until))))
+    first = Thread(target=lambda: done.append(call([*short_command, artifacts], tmp_path, WaitAt(begun, until))))
     first.start()
     while not begun.exists():
         time.sleep(0.02)
-    again = call([*command, artifacts], tmp_path, without_figures)
+    again = call([*short_command, artifacts], tmp_path, without_figures)
     until.touch()
     first.join()
     assert (again.code, done[0].code) == (0, 0), again.output + done[0].output
@@ -136,8 +127,8 @@ def test_the_same_command_leaves_a_run_that_is_under_way_alone(command, artifact
     assert len(runs) == 2 and outcome(runs[0]) == outcome(runs[1])
 
 
-def test_a_killed_run_blocks_nobody(command, artifacts, tmp_path):
-    given = [*command, RUN, artifacts, "data.workers=2"]
+def test_a_killed_run_blocks_nobody(short_command, artifacts, tmp_path):
+    given = [*short_command, RUN, artifacts, "data.workers=2"]
     assert call(given, tmp_path, FaultAt(2, SendSignal(signal.SIGKILL))).code == -signal.SIGKILL
     assert (tmp_path / "run" / locks.NAME).exists()
     done = call(given, tmp_path, without_figures)
@@ -145,10 +136,10 @@ def test_a_killed_run_blocks_nobody(command, artifacts, tmp_path):
     assert steps(tmp_path / "run") == ["0", "4"]
 
 
-def test_a_run_killed_while_it_replaces_another_is_begun_anew(command, artifacts, tmp_path):
-    assert call([*command, RUN, artifacts], tmp_path, without_figures).code == 0
+def test_a_run_killed_while_it_replaces_another_is_begun_anew(short_command, artifacts, tmp_path):
+    assert call([*short_command, RUN, artifacts], tmp_path, without_figures).code == 0
     before = outcome(tmp_path / "run")
-    given = [*command, RUN, artifacts, "seed=2"]
+    given = [*short_command, RUN, artifacts, "seed=2"]
     killed = call([*given, "overwrite=true"], tmp_path, KillWhileRemoving())
     assert killed.code == -signal.SIGKILL and (tmp_path / "run" / "result.json").exists()
     done = call(given, tmp_path, without_figures)  # the owner has decided that the first run goes

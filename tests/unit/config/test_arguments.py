@@ -52,7 +52,7 @@ def wrong_numbers(hint: Any) -> list[Any]:
     found = list(NEVER)
     for one, whole in bounds(hint):
         found += [one.low - 1 if not one.above else one.low] if one.low is not None else []
-        found += [one.high + 1 if not one.below else one.high] if one.high is not None else []
+        found += [one.high + max(1, abs(one.high)) if not one.below else one.high] if one.high is not None else []
         found += [0.5, 2**63] if whole else []
         found += [int(one.usual) + 1] if one.usual is not None else []
     return found

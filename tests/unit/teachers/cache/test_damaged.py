@@ -19,8 +19,8 @@ from kdlab.errors import UserError
 from kdlab.teachers.cache.cache import AnswerCache, CacheUnusable
 from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.cache.disk_store import ENTRY, HEAD, DiskStore
+from tests.support.forks import forked
 from tests.unit.teachers.cache.test_cache import KEY, ROWS, logits, queries, rows, teacher
-from tests.unit.teachers.cache.test_store import forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 ASKED = [3, 1, 8]

@@ -16,6 +16,7 @@ import pytest
 from kdlab.errors import UserError
 from kdlab.teachers.cache.disk_store import ENTRY, HEAD, DiskStore
 from kdlab.teachers.cache.memory_store import MemoryStore
+from tests.support.forks import forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 KEY, ROWS = "0123456789abcdef", 64
@@ -53,18 +54,6 @@ def made(folder: Path, key: str = KEY, rows: int = ROWS) -> DiskStore:
     store = DiskStore(folder / "answers", key, rows, {"teacher": "t"})
     store.open(ignored)
     return store
-
-
-def forked(action: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
 
 
 def test_rows_carry_the_first_run_and_step_and_epochs_are_separate(tmp_path):
