@@ -1,7 +1,7 @@
 """Rules by which a printed number (`kdlab.reporting.papers`) stands beside a run, or the reason why none does.
 
 A number stands beside the runs of its own method alone: each rule names every setting that makes the method, and rows of
-augmented data, of narrower students and of the pre-training stage stand beside such runs only. `tests/end_to_end/sweeps`
+augmented data, of narrower students and of the pre-training stage stand beside such runs only. `tests/nightly`
 walks every printed number: an arm of a sweep has it, or `why_none` says why no run does.
 """
 
