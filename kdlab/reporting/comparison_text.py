@@ -14,9 +14,9 @@ from kdlab.reporting import statistics
 from kdlab.reporting.comparison import DEFAULT, Comparison, ComparisonLine, compare
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.statistics import Paired
-from kdlab.runs import costs
-from kdlab.runs.costs import RunCost
-from kdlab.runs.summary import si
+from kdlab.runs.closing import costs
+from kdlab.runs.closing.costs import RunCost
+from kdlab.runs.closing.summary import si
 from kdlab.storage.escaping import csv_table, markdown_text
 from kdlab.storage.files import atomic_write_text
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
-from kdlab.runs import costs, folders, summary
-from kdlab.runs.costs import RunCost
+from kdlab.runs import folders
+from kdlab.runs.closing import costs, summary
+from kdlab.runs.closing.costs import RunCost
+from kdlab.runs.closing.result_schema import LARGEST, LONGEST
 from kdlab.runs.finished import read_result
-from kdlab.runs.result_schema import LARGEST, LONGEST
 from kdlab.runs.settings_used import NAMED_BY, ROWS, Facts, below, flat, settings_used
 from kdlab.runtime.progress import track
 from kdlab.storage.escaping import shortened

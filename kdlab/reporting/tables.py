@@ -18,7 +18,7 @@ from kdlab.reporting.comparison import Comparison, ComparisonLine, full_data_cou
 from kdlab.reporting.comparison_text import numbers
 from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.seed_groups import Group, Run
-from kdlab.runs import costs
+from kdlab.runs.closing import costs
 
 BEST, WORST, BELOW = "best", "worst", "worse than random"
 GAP = 0.5  # evaluations that far apart, as a share of the cost, are not interpolated

@@ -48,7 +48,7 @@ def read_result(run: Path) -> tuple[dict[str, Any] | None, str]:
         return None, shortened(status, 40)
     if not _A_RUNS & result.keys():
         return None, ""
-    from kdlab.runs.result_schema import fault  # imports pydantic: a run that reads no other starts without it
+    from kdlab.runs.closing.result_schema import fault  # imports pydantic: a run that reads no other starts without it
 
     found = fault(result)
     return (None, f"result.json is not as runs write it: {found}") if found else (result, "")

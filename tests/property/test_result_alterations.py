@@ -26,9 +26,10 @@ from kdlab.reporting import report as reporting_report
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.page import html, markdown
 from kdlab.reporting.seed_groups import Run, read
-from kdlab.runs import costs, export, rescoring, summary
+from kdlab.runs import export, rescoring
+from kdlab.runs.closing import costs, summary
+from kdlab.runs.closing.result_schema import fault
 from kdlab.runs.loggers import content
-from kdlab.runs.result_schema import fault
 from kdlab.sweeps import job_status
 from tests.support.old_runs import OLD
 

@@ -18,7 +18,7 @@ from kdlab.errors import UserError, nearest, one_line
 from kdlab.plotting import style
 from kdlab.reporting import seed_groups
 from kdlab.reporting.seed_groups import Facts, Run
-from kdlab.runs import costs
+from kdlab.runs.closing import costs
 
 if TYPE_CHECKING:
     from kdlab.reporting.analyses.one_run import AnalysisResult

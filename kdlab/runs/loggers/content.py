@@ -10,7 +10,7 @@ from typing import Any
 from kdlab.config.schema import Config
 from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import rows_of, window_shares
-from kdlab.runs import costs
+from kdlab.runs.closing import costs
 from kdlab.runs.process import DIFFERS, SWEEP
 
 

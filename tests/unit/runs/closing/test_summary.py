@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from kdlab.config.composition import composition
-from kdlab.runs import model_card, summary
+from kdlab.runs.closing import model_card, summary
 
 RESULT: dict[str, Any] = {
     "status": "finished",

@@ -1,4 +1,4 @@
-"""kdlab.runs.costs: what a run cost alone and with its preparation, by hand."""
+"""kdlab.runs.closing.costs: what a run cost alone and with its preparation, by hand."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kdlab.runs import costs, model_card, summary
-from kdlab.runs.costs import RunCost
-from tests.unit.runs.test_summary import result
+from kdlab.runs.closing import costs, model_card, summary
+from kdlab.runs.closing.costs import RunCost
+from tests.unit.runs.closing.test_summary import result
 
 TEACHER = {"what": "teacher, 12 layers, fine-tuned", "made_now": False, "queries": 0, "flops": 2e12, "seconds": 60.0}
 KSM = {"what": "KSM, 2 episodes", "made_now": True, "queries": 20_000, "cached": 5, "flops": 4e12, "seconds": 40.0}

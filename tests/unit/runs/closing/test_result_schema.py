@@ -1,4 +1,4 @@
-"""kdlab.runs.result_schema: results that runs have written pass; every alteration of one is named."""
+"""kdlab.runs.closing.result_schema: results that runs have written pass; every alteration of one is named."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kdlab.errors import UserError
+from kdlab.runs.closing.result_schema import fault
 from kdlab.runs.finished import finished_result, read_result
-from kdlab.runs.result_schema import fault
 from tests.support.old_runs import FINISHED, recorded
 
 

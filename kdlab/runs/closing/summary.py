@@ -10,8 +10,8 @@ from kdlab.config import quoting
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
 from kdlab.models.head import head_of_result
-from kdlab.runs import costs
-from kdlab.runs.costs import RunCost
+from kdlab.runs.closing import costs
+from kdlab.runs.closing.costs import RunCost
 from kdlab.runs.finished import read_result
 from kdlab.runs.folders import IRRELEVANT_KEYS
 from kdlab.runs.settings_used import below, settings_used
