@@ -15,8 +15,8 @@ from kdlab.reporting.comparison import DEFAULT, Comparison, ComparisonLine, comp
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.statistics import Paired
 from kdlab.runs.closing import costs
+from kdlab.runs.closing.cost_lines import si
 from kdlab.runs.closing.costs import RunCost
-from kdlab.runs.closing.summary import si
 from kdlab.storage.escaping import csv_table, markdown_text
 from kdlab.storage.files import atomic_write_text
 

@@ -17,7 +17,7 @@ from kdlab.reporting.comparison_text import TEST, notes, p_value, power, shown, 
 from kdlab.reporting.papers import CAUTIONS, PAPERS, PublishedNumber
 from kdlab.reporting.statistics import ALPHA
 from kdlab.reporting.tables import BELOW, BEST, GAP, WORST, CostCells, TableRow, TaskTable, overview
-from kdlab.runs.closing.summary import duration, si
+from kdlab.runs.closing.cost_lines import duration, si
 from kdlab.storage.escaping import markdown_code, markdown_text
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
 from kdlab.runs import callbacks, failures, finished, folders
 from kdlab.runs.callbacks import RunCallbacks
+from kdlab.runs.closing.beside_random import beside_random
 from kdlab.runs.closing.model_card import card
 from kdlab.runs.closing.result import result_of
-from kdlab.runs.closing.summary import beside_random, table
+from kdlab.runs.closing.summary import table
 from kdlab.runs.loggers import base
 from kdlab.runs.prepare import PreparedRun, device_count, prepare, quiet_libraries
 from kdlab.runs.process import FOLDER, STARTER, is_first_process, notify

@@ -27,8 +27,10 @@ from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.page import html, markdown
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.runs import export, rescoring
-from kdlab.runs.closing import costs, summary
+from kdlab.runs.closing import costs
+from kdlab.runs.closing.beside_random import beside_random
 from kdlab.runs.closing.result_schema import fault
+from kdlab.runs.closing.scores import taught
 from kdlab.runs.loggers import content
 from kdlab.sweeps import job_status
 from tests.support.old_runs import OLD
@@ -104,7 +106,7 @@ def check_one(run: Run) -> None:
     """A run that was let in can be used by all that reads one."""
     check_use(dict(run.result))
     job_status.objective(run.folder)
-    summary.beside_random(dict(run.result), run.folder)
+    beside_random(dict(run.result), run.folder)
     with redirect_stdout(io.StringIO()):
         for command in (
             lambda: rescoring.rescore(run.folder, rows=0),
@@ -120,7 +122,7 @@ def check_use(result: dict[str, Any]) -> None:
     assert costs.total(result).flops >= costs.own(result).flops >= 0 and costs.cached(result) >= 0
     for with_preparation in (True, False):
         assert all(gain is None or gain >= 0 for gain in costs.gains(result, with_preparation).values())
-    assert summary.taught(result) in (True, False)
+    assert taught(result) in (True, False)
     assert all(isinstance(value, float) for value in content.summary(result).values())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdlab.models.head import head_of_result
 from kdlab.runs.closing import costs
-from kdlab.runs.closing.summary import rewarded_on_dev, taught
+from kdlab.runs.closing.scores import rewarded_on_dev, taught
 from kdlab.storage.escaping import markdown_code, markdown_text
 
 

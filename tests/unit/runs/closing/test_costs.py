@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kdlab.runs.closing import costs, model_card, summary
+from kdlab.runs.closing import cost_lines, costs, model_card, scores
 from kdlab.runs.closing.costs import RunCost
 from tests.unit.runs.closing.test_summary import result
 
@@ -32,7 +32,7 @@ def test_the_baseline_that_a_run_is_compared_with_is_no_part_of_its_cost():
     for baseline in (BASELINE, {**BASELINE, "what": "named anew", "baseline": True}):
         made = ksm_run(KSM, baseline)
         assert costs.total(made) == RunCost(21_000, 9.5e12, 140.0)
-        lines = summary.preparation(made)
+        lines = cost_lines.preparation(made)
         assert "not in the total" in lines[3] and lines[-1].split()[-5:] == ["21,000", "9.50", "T", "2.3", "min"]
 
 
@@ -83,4 +83,4 @@ def test_the_model_card_has_both_numbers():
 )
 def test_whether_a_run_has_a_teacher_follows_from_its_configuration_and_not_from_a_counter(changes, has):
     for queries in (0, 1000):
-        assert summary.taught(result(ledger__teacher_queries={"total": queries}, **changes)) == has
+        assert scores.taught(result(ledger__teacher_queries={"total": queries}, **changes)) == has

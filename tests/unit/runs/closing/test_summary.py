@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from kdlab.config.composition import composition
-from kdlab.runs.closing import model_card, summary
+from kdlab.runs.closing import beside_random, cost_lines, model_card, scores, summary
 
 RESULT: dict[str, Any] = {
     "status": "finished",
@@ -56,7 +56,7 @@ def result(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_quality_table_has_all_that_the_student_is_read_against():
-    head, *lines = summary.quality(result())
+    head, *lines = scores.quality(result())
     assert head.split() == ["dev", "set", "(1,234", "rows)", "loss", "accuracy", "f1", "score"]
     assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [
         ["majority class", "-", "60.0%", "0.0", "30.0"],
@@ -68,10 +68,10 @@ def test_the_quality_table_has_all_that_the_student_is_read_against():
 
 def test_one_metric_needs_no_score_and_both_sets_of_mnli_have_columns():
     one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
-    head = summary.quality(result(metrics={"student": one}))[0]
+    head = scores.quality(result(metrics={"student": one}))[0]
     assert "score" not in head
     two = {"loss": 0.5, "accuracy": 0.75, "loss_mismatched": 0.6, "accuracy_mismatched": 0.7, "score": 0.725}
-    head, line = summary.quality(result(metrics={"student": two}))
+    head, line = scores.quality(result(metrics={"student": two}))
     assert " ".join(head.split()[4:]) == "loss accuracy loss mm accuracy mm score"
     assert re.split(r"\s{2,}", line.strip()) == ["student", "0.500", "75.0%", "0.600", "70.0%", "72.5"]
 
@@ -79,10 +79,10 @@ def test_one_metric_needs_no_score_and_both_sets_of_mnli_have_columns():
 def test_text_is_said_to_be_text():
     found = {"student": {"loss": 3.21, "accuracy": 0.4}, "teacher": {"loss": 2.0, "accuracy": 0.5}}
     made = result(stage="pretrain", metrics=found)
-    head, student, teacher = summary.quality(made)
+    head, student, teacher = scores.quality(made)
     assert head.startswith("held-out text") and "masked positions" in head
     assert student.split() == ["student", "3.210", "40.0%"] and teacher.split() == ["teacher", "2.000", "50.0%"]
-    assert summary.headline(made) == "loss 3.210" and summary.headline(result()) == "score 78.1"
+    assert scores.headline(made) == "loss 3.210" and scores.headline(result()) == "score 78.1"
 
 
 def test_costs_are_beside_those_of_all_data():
@@ -118,12 +118,12 @@ def test_what_was_not_measured_is_a_dash():
     [(0, "0"), (999_999, "999999"), (1e6, "1.00 M"), (1.5e9, "1.50 G"), (14.38e12, "14.38 T"), (2e15, "2.00 P"), (3e18, "3.00 E")],
 )  # fmt: skip
 def test_large_counts_have_a_prefix(value, shown):
-    assert summary.si(value) == shown
+    assert cost_lines.si(value) == shown
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(None, "-"), (0.04, "0.0 s"), (119.9, "119.9 s"), (120, "2.0 min")])
 def test_seconds_in_words(seconds, shown):
-    assert summary.duration(seconds) == shown
+    assert cost_lines.duration(seconds) == shown
 
 
 # ---- several teachers, and what was trained first
@@ -137,11 +137,11 @@ STAGES = [
 def test_teachers_stand_below_the_student_the_main_one_last():
     one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
     found = {"student": one, "assistant": one, "teacher": one, "teacher small": one, "majority class": one}
-    _, *lines = summary.quality(result(metrics=found))
+    _, *lines = scores.quality(result(metrics=found))
     names = [re.split(r"\s{2,}", line.strip())[0] for line in lines]
     assert names == ["majority class", "student", "assistant", "teacher small", "teacher"]
     long = {"student": one, "teacher specialist-of-a-long-name": one}
-    head, *lines = summary.quality(result(metrics=long))
+    head, *lines = scores.quality(result(metrics=long))
     assert len({len(line) for line in (head, *lines)}) == 1  # columns stay columns
 
 
@@ -153,7 +153,7 @@ def test_a_run_with_specialists_alone_has_a_teacher():
 
 
 def test_every_stage_of_the_preparation_has_a_line_and_all_of_them_a_total():
-    lines = summary.preparation(result(preparation=STAGES))
+    lines = cost_lines.preparation(result(preparation=STAGES))
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines[1:]]
     assert rows == [
         ["cost of preparation, paid once", "queries", "model FLOPs", "wall-clock"],
@@ -174,9 +174,9 @@ def test_what_nobody_counted_is_a_dash_and_in_no_total():
         "flops": None,
         "seconds": None,
     }
-    rows = [line.split() for line in summary.preparation(result(preparation=[unknown, STAGES[1]]))[2:]]
+    rows = [line.split() for line in cost_lines.preparation(result(preparation=[unknown, STAGES[1]]))[2:]]
     assert rows[0][-3:] == ["-", "-", "-"] and rows[2][:2] == ["total", "3,500"]
-    assert summary.preparation(result()) == [] == summary.preparation(result(preparation=[]))
+    assert cost_lines.preparation(result()) == [] == cost_lines.preparation(result(preparation=[]))
 
 
 # ---- the next command
@@ -242,12 +242,12 @@ def random(seed: int = 1, ratio: float = 0.25, score: float = 0.7, queries: int 
 
 def test_random_of_the_same_seed_goes_before_others_and_the_newest_before_older(tmp_path):
     mine = written(tmp_path / "mine", result())
-    assert summary.beside_random(result(), mine) == ""
+    assert beside_random.beside_random(result(), mine) == ""
     written(tmp_path / "9", random(seed=2, score=0.1))
-    assert "(9, seed 2)" in summary.beside_random(result(), mine)
+    assert "(9, seed 2)" in beside_random.beside_random(result(), mine)
     written(tmp_path / "1", random(score=0.2))
     written(tmp_path / "2", random(score=0.65, queries=1234))
-    head, own, theirs = summary.beside_random(result(), mine).strip("\n").splitlines()
+    head, own, theirs = beside_random.beside_random(result(), mine).strip("\n").splitlines()
     assert head == "beside random at the same ratio (2, seed 1)"
     assert own.split()[:6] == ["this", "run", "score", "78.1", "1,032", "queries"]
     assert theirs.split()[:5] == ["random", "score", "65.0", "1,234", "queries"]
@@ -265,13 +265,13 @@ def test_runs_that_cannot_be_compared_are_passed_over(tmp_path):
     (tmp_path / "no config").mkdir()
     (tmp_path / "no config" / "result.json").write_text(json.dumps(random()))
     (tmp_path / "a file").write_text("")
-    assert summary.beside_random(result(), mine) == ""
+    assert beside_random.beside_random(result(), mine) == ""
 
 
 def test_what_does_not_change_the_numbers_may_differ(tmp_path):
     mine = written(tmp_path / "mine", result())
     written(tmp_path / "other", random(), artifacts="elsewhere", resume=False, logger={"name": "wandb"}, name="else")
-    assert "(other, seed 1)" in summary.beside_random(result(), mine)
+    assert "(other, seed 1)" in beside_random.beside_random(result(), mine)
 
 
 @pytest.mark.parametrize("select", [{"name": "random", "ratio": 0.25}, {"name": "entropy", "ratio": 1.0}])
@@ -279,7 +279,7 @@ def test_random_itself_and_all_data_have_nothing_beside(tmp_path, select):
     made = result(select=select)
     mine = written(tmp_path / "mine", made)
     written(tmp_path / "other", random(ratio=select["ratio"]))
-    assert summary.beside_random(made, mine) == ""
+    assert beside_random.beside_random(made, mine) == ""
 
 
 # ---- the model card

@@ -1,0 +1,74 @@
+"""Costs of a finished run as lines: its own, and those of its preparation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdlab.runs.closing import costs
+from kdlab.runs.closing.scores import taught
+
+
+def cost(result: dict[str, Any]) -> list[str]:
+    """Lines of the run's own costs beside those of distillation on all data, and of its checkpoints."""
+    ledger = result["ledger"]
+    queries, flops, seconds, gain = (ledger[name] for name in ("teacher_queries", "flops", "seconds", "speedup"))
+    if taught(result):
+        lines = [
+            f"cost                     {'this run':>11}  {'all data':>11}  {'saved':>7}",
+            f"  teacher queries        {queries['total']:>11,}  {ledger['rows_seen']:>11,}  {_times(gain['queries'])}",
+            *([f"  answered from a cache  {queries['cached']:>11,}"] if queries["cached"] else []),
+            f"  model FLOPs            {si(flops['total']):>11}  {si(flops['all_data']):>11}  {_times(gain['flops'])}",
+            f"  wall-clock             {duration(seconds['training']):>11}  {duration(seconds['all_data']):>11}  {_times(gain['wallclock'])}",
+        ]
+    else:
+        lines = [f"cost: no teacher, {si(flops['total'])}FLOPs, {duration(seconds['training'])}"]
+    if kept := result.get("checkpoints"):  # results of an older kdlab have none
+        lines.append(
+            f"checkpoints: {kept['written']:,} written in {duration(kept['seconds'])}, {kept['share']:.1%} of the run"
+        )
+    return lines
+
+
+def preparation(result: dict[str, Any]) -> list[str]:
+    """Lines of what was trained before the run and its cost, one per stage, with totals; none without such a stage.
+
+    A dash stands for a value that was not measured (a stage made by an older kdlab); totals leave it out, and the baseline
+    without a teacher, which is trained for the comparison.
+    """
+    stages = result.get("preparation") or []
+    if not stages:
+        return []
+    rows: list[tuple[str, Any, Any, Any]] = []
+    for stage in stages:
+        aside = ", not in the total" if costs.is_baseline(stage) else ""
+        name = f"{stage['what']} ({'now' if stage['made_now'] else 'found'}{aside})"
+        rows.append((name, stage["queries"], stage["flops"], stage["seconds"]))
+    for name, cost in (("total", costs.prepared(result)), ("with this run", costs.total(result))):
+        rows.append((name, cost.queries, cost.flops, cost.seconds))
+    width = max(len("cost of preparation, paid once"), *(len(name) + 2 for name, *_ in rows)) + 1
+    lines = ["", f"{'cost of preparation, paid once':<{width}}{'queries':>11}  {'model FLOPs':>11}  {'wall-clock':>11}"]
+    for name, queries, flops, seconds in rows:
+        shown = "-" if queries is None else f"{queries:,}"
+        lines.append(
+            f"{'  ' + name:<{width}}{shown:>11}  {'-' if flops is None else si(flops):>11}  {duration(seconds):>11}"
+        )
+    return lines
+
+
+def _times(value: float | None) -> str:
+    return "      -" if value is None else f"{value:6.2f}x"
+
+
+def si(value: float) -> str:
+    """A count with an SI prefix, e.g. "14.38 T"; below a million without."""
+    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as text: "90.0 s", "2.5 min"; "-" for None."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

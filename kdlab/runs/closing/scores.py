@@ -1,0 +1,67 @@
+"""Scores of a finished run as lines: those of the student, its teachers and baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdlab.models.head import head_of_result
+
+SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
+
+
+def quality(result: dict[str, Any]) -> list[str]:
+    """Lines of scores: a header, the baselines, the student, its teachers."""
+    found = result["metrics"]
+    columns = [name for name in found["student"] if name.split("_")[0] in SHOWN and name != "score"]
+    if len(columns) > 2:
+        columns.append("score")
+    head, width = head_of_result(result), max(20, *(len(name) + 1 for name in found))
+    rows = f" ({result['data']['splits']['dev']['rows']:,} rows)" if head.per_row else ""
+    theirs = sorted((name for name in found if teaches(name)), key=lambda name: name == "teacher")  # the main one last
+    order = [name for name in found if name not in ("student", *theirs)] + ["student", *theirs]
+    lines = [
+        f"{head.heldout + rows:<{width + 2}}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)
+    ]
+    lines[0] += "" if head.per_row else "   (masked positions)"
+    lines[0] += "   (a module was rewarded on these rows)" if rewarded_on_dev(result) else ""
+    for name in order:
+        cells = (f"{_shown(column, found[name].get(column)):>12}" for column in columns)
+        lines.append(f"  {name:<{width}}" + "".join(cells))
+    return lines
+
+
+def rewarded_on_dev(result: dict[str, Any]) -> bool:
+    """True if the module that weighs the terms was rewarded on the rows that the student is scored on."""
+    return (result.get("policy") or {}).get("reward_data") == "dev"
+
+
+def teaches(name: str) -> bool:
+    """True if a row of scores is a teacher's: "teacher", "teacher NAME" or "assistant"."""
+    return name == "assistant" or name.split(" ")[0] == "teacher"
+
+
+def taught(result: Mapping[str, Any]) -> bool:
+    """True if the run has a teacher, by its configuration: a run without one adopts none. Results of an older kdlab, which
+    do not say, have the teachers' scores."""
+    if "adopt" in result or "teachers" in result:
+        return bool(result.get("adopt") or result.get("teachers"))
+    return any(teaches(name) for name in result["metrics"])
+
+
+def headline(result: dict[str, Any]) -> str:
+    """The student's main score: the task's, in percent, or the masked-LM loss."""
+    student = result["metrics"]["student"]
+    return f"score {100 * student['score']:.1f}" if "score" in student else f"loss {student['loss']:.3f}"
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return (
+        f"{value:.3f}"
+        if name.startswith("loss")
+        else f"{value:.1%}"
+        if name.startswith("accuracy")
+        else f"{100 * value:.1f}"
+    )
