@@ -13,7 +13,7 @@ from typing import Any
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
 from kdlab.runs import folders
-from kdlab.runs.closing import costs, summary
+from kdlab.runs.closing import costs, scores
 from kdlab.runs.closing.costs import RunCost
 from kdlab.runs.closing.result_schema import LARGEST, LONGEST
 from kdlab.runs.finished import read_result
@@ -68,7 +68,7 @@ class Run:
     @property
     def taught(self) -> bool:
         """True if the run has a teacher, by its configuration: also where a cache answered for it and no row was a query."""
-        return summary.taught(self.result)
+        return scores.taught(self.result)
 
     @property
     def own(self) -> RunCost:
@@ -228,7 +228,7 @@ def _read(folder: Path) -> Run | str:
         if (text := _unwritable(key)) or (text := _unwritable(value)):
             return f"config.yaml is not as runs write it: {shortened(key, 60)} {text}"
     try:
-        used = settings_used(config, result, summary.taught(result))
+        used = settings_used(config, result, scores.taught(result))
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         return f"config.yaml is not as runs write it: {shortened(str(error), 100)}"
     return Run(folder, result, facts, used, _task(result["data"]))
