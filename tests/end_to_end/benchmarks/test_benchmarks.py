@@ -8,12 +8,15 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 
-from benchmarks import measuring, scaling, strategies, trainer
+from benchmarks import measuring, scaling, strategies, trainer, vanilla_kd
 from benchmarks.selection import Phases
 from benchmarks.steps import Ours, Sizes
+from kdlab.config.composition import composition
+from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.types import Batch
+from kdlab.types import Batch, Outputs
 from tests.support.evidence import STRATEGIES
 
 TINY = ["--hidden", "32", "--layers", "1,1", "--vocab", "60", "--turns", "1", "--max-length", "16"]
@@ -179,3 +182,24 @@ def test_hf_trainer_without_accelerate_is_refused_in_a_line(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
     with pytest.raises(UserError, match="^--hf: transformers.Trainer needs accelerate, which is not installed$"):
         trainer.hf_trainer([], None, statistics.fmean)  # pyright: ignore
+
+
+def test_vanilla_kd_by_hand_needs_accelerate_too(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    with pytest.raises(UserError, match="^transformers.Trainer needs accelerate, which is not installed$"):
+        vanilla_kd.hf_trainer(None, None, statistics.fmean)  # pyright: ignore
+
+
+def test_vanilla_kd_by_hand_learns_the_loss_of_its_kdlab_command(tmp_path):
+    """The terms that the command composes, on logits: 0.5 CE + 0.5 KL in both, and the same layers, steps and schedule."""
+    given = measuring.parser_of("", 1).parse_args([*TINY, "--layers", "2,6"])
+    vars(given).update(batch=4, steps=7, precision="32-true", set=[])
+    config = checked(composition(vanilla_kd.overrides_of(tmp_path, given, 0))[0])
+    s, t = torch.randn(2, 5, 3).unbind()
+    student, teacher = Outputs(logits=s, labels=torch.tensor([0, 2, 1, 1, 0])), Outputs(logits=t)
+    terms = [(term.weight, instantiate(term.term)) for term in config.knowledge.terms.values()]
+    whole = sum(weight * term(student, teacher).mean() for weight, term in terms)
+    torch.testing.assert_close(vanilla_kd.vanilla_loss(s, t, student.labels), whole)
+    assert len(terms) == 2 and config.select.ratio == 1 and config.knowledge.labels_on == "selected"
+    assert (config.student.layers, config.trainer.max_steps, config.data.batch_size) == (2, 7, 4)
+    assert (config.optim.lr, config.optim.warmup, config.optim.clip) == (vanilla_kd.LR, vanilla_kd.WARMUP, 1.0)
