@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdlab.errors import UserError, one_line
-from kdlab.reporting import figures
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.comparison import Comparison, compare
 from kdlab.reporting.comparison_text import to_stderr
+from kdlab.reporting.figures import costs, training
 from kdlab.reporting.filters import where
-from kdlab.reporting.page import MARK, Picture, ReportPage, Section, html, markdown, picture
+from kdlab.reporting.page.as_html import html
+from kdlab.reporting.page.as_markdown import markdown
+from kdlab.reporting.page.content import MARK, Picture, ReportPage, Section, picture
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.tables import TaskTable, task_table
 from kdlab.runtime.progress import track
@@ -119,7 +121,7 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
         members = [row for row in rows if row["setting"] == setting]
         more = f" ({setting})" if setting else ""
         add(
-            figures.ratios(members, table.comparison.unit),
+            costs.ratios(members, table.comparison.unit),
             f"{task}{more}: by the share of rows that query the teacher, mean ± one standard deviation over seeds; dashed: full data.",
         )
     front = (
@@ -128,22 +130,22 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
         "table's rows; bars one standard deviation; what costs the same stands side by side."
     )
     add(
-        figures.scores(table, "queries"),
+        costs.scores(table, "queries"),
         f"{task}: against teacher queries. {front} Dashed: groups without a teacher.",
     )
-    add(figures.scores(table, "flops"), f"{task}: against the FLOPs of all models. {front}")
+    add(costs.scores(table, "flops"), f"{task}: against the FLOPs of all models. {front}")
     along = "along the training, by the evaluations of the runs themselves: mean over seeds, a band of one standard deviation. Numbers are the table's rows"
     for ratio in sorted({row.ratio for row in table.rows if row.ratio < 1} or {1.0}):
         members = [row for row in table.rows if row.ratio in (ratio, 1.0)]
         add(
-            figures.learning(table, members, "step"),
+            training.learning(table, members, "step"),
             f"{task}, ratio {ratio:g}: {along}; dashed: full data.",
         )
-    add(figures.learning(table, [row for row in table.rows if row.taught], "queries"), f"{task}: {along}.")
+    add(training.learning(table, [row for row in table.rows if row.taught], "queries"), f"{task}: {along}.")
     for row in table.rows:
         seeds = len(row.group.runs)
         add(
-            figures.schedule(row, notify),
+            training.schedule(row, notify),
             f"{task}: which strategy chose the data in {row.number}. {row.name}, mean over {seeds} seed{'s' * (seeds != 1)}.",
         )
     return pictures
@@ -154,7 +156,7 @@ def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
     if len({table.comparison.metric for table in tables}) > 1:
         return []
     each = [row for table in tables for row in across_runs.by_ratio(table.runs, table.comparison.metric)]
-    rows = figures.averaged(each, {table.comparison.task: table.scores for table in tables})
-    figure = figures.ratios(rows, f"mean {tables[0].comparison.unit}") if rows else None
+    rows = costs.averaged(each, {table.comparison.task: table.scores for table in tables})
+    figure = costs.ratios(rows, f"mean {tables[0].comparison.unit}") if rows else None
     caption = f"Mean over {len(tables)} tasks, by the share of rows that query the teacher; dashed: full data."
     return [picture(figure, caption)] if figure else []

@@ -24,7 +24,8 @@ from kdlab import compare
 from kdlab.errors import UserError
 from kdlab.reporting import report as reporting_report
 from kdlab.reporting.analyses import across_runs
-from kdlab.reporting.page import html, markdown
+from kdlab.reporting.page.as_html import html
+from kdlab.reporting.page.as_markdown import markdown
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.runs import export, rescoring
 from kdlab.runs.closing import costs

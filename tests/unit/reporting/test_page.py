@@ -14,12 +14,14 @@ from scipy import stats
 
 from kdlab import report
 from kdlab.errors import UserError
-from kdlab.reporting import figures
 from kdlab.reporting import report as reporting_report
 from kdlab.reporting.analyses.across_runs import by_ratio
 from kdlab.reporting.comparison import compare
+from kdlab.reporting.figures import costs, training
 from kdlab.reporting.filters import where
-from kdlab.reporting.page import explained, html, markdown
+from kdlab.reporting.page.as_html import html
+from kdlab.reporting.page.as_markdown import markdown
+from kdlab.reporting.page.sentences import explained
 from kdlab.reporting.report import build_report
 from kdlab.reporting.seed_groups import read
 from kdlab.reporting.tables import BELOW, BEST, WORST, TaskTable, overview, task_table
@@ -177,7 +179,7 @@ def test_a_run_that_a_cache_answered_stays_what_it_is(tmp_path):
     baselines = {name: row.line.baseline and row.line.baseline.one.folder.name for name, row in rows.items()}
     assert baselines == {"all": None, "random": "all", "adads": "random", "labels": "all"}
     assert (rows["random"].marks, rows["adads"].marks) == ([WORST], [BEST])
-    (axes,) = figures.scores(found, "queries").axes
+    (axes,) = costs.scores(found, "queries").axes
     points = sorted(tuple(one.get_xydata()[0]) for one in axes.lines if one.get_marker() == "o")
     np.testing.assert_allclose(points, [(0, 60), (0, 80), (1200, 70)])
     np.testing.assert_allclose([one.get_ydata()[0] for one in axes.lines if one.get_linestyle() == "--"], [50])
@@ -198,12 +200,12 @@ def test_the_page_has_costs_with_and_without_preparation_and_the_front_is_by_the
     assert (rows["ksm"].queries.value, rows["ksm"].queries.total) == (1000, 21_000)
     assert (rows["ksm"].flops.value, rows["ksm"].flops.total) == (1e12, 7e12)
     assert (rows["all"].flops.value, rows["all"].flops.total) == (3e12, 5e12)
-    (axes,) = figures.scores(found, "queries").axes
+    (axes,) = costs.scores(found, "queries").axes
     front = axes.lines[0].get_xydata()[:3].tolist()  # alone, the KSM run would be cheaper and better than both
     np.testing.assert_allclose(front, [[1200, 60], [12_000, 70], [21_000, 80]])
     assert [1000, 21_000] in [line.get_xdata().tolist() for line in axes.lines]  # the cost of the run alone
     assert axes.get_xlabel() == "teacher queries, with preparation"
-    (axes,) = figures.scores(found, "flops").axes
+    (axes,) = costs.scores(found, "flops").axes
     np.testing.assert_allclose(axes.lines[0].get_xydata()[:3], [[2e12, 60], [5e12, 70], [7e12, 80]])
     report_ = build_report([tmp_path], notify=quiet)
     (line,) = [one for one in markdown(report_).splitlines() if "knowledge=ksm" in one and one.startswith("| ")]
@@ -234,7 +236,7 @@ def test_a_total_that_is_a_lower_bound_is_marked(tmp_path):
 def test_learning_curves_against_queries_begin_at_the_preparation(tmp_path):
     evaluated(reported(tmp_path / "1", 0.6, 1, "all", 1.0, results={"preparation": KSM}), (0, 0.5, 0), (10, 0.6, 100))
     (found,) = tables(tmp_path)
-    (axes,) = figures.learning(found, found.rows, "queries").axes
+    (axes,) = training.learning(found, found.rows, "queries").axes
     assert axes.lines[0].get_xdata().tolist() == [20_000, 20_100]
 
 
@@ -419,7 +421,7 @@ def test_scores_against_queries_with_the_front(tmp_path):
     nine(tmp_path)
     reported(tmp_path / "none", 0.6, select="all", ratio=1.0, knowledge="labels", queries=0)
     (found,) = tables(tmp_path)
-    (axes,) = figures.scores(found, "queries").axes
+    (axes,) = costs.scores(found, "queries").axes
     line, level = axes.lines[0], axes.lines[-1]
     assert line.get_xdata()[:2].tolist() == [1200, 12000]
     np.testing.assert_allclose(line.get_ydata()[:2], [76, 82])
@@ -427,7 +429,7 @@ def test_scores_against_queries_with_the_front(tmp_path):
     points = [one for one in axes.lines if one.get_marker() == "o"]
     filled = [one.get_ydata()[0] for one in points if one.get_markerfacecolor() != "white"]
     np.testing.assert_allclose(sorted(filled), [76, 82])
-    (axes,) = figures.scores(found, "flops").axes
+    (axes,) = costs.scores(found, "flops").axes
     np.testing.assert_allclose(axes.lines[0].get_ydata()[:3], [70, 76, 82])  # random is the cheapest
 
 
@@ -437,17 +439,15 @@ def test_scores_against_the_ratio_of_a_task_and_over_tasks(tmp_path):
             reported(tmp_path / f"{task} {select} {ratio}", score + add, select=select, ratio=ratio, task=task)
     runs = read([tmp_path])[0]
     rows = by_ratio([run for run in runs if run.task == "sst2"])
-    (axes,) = figures.ratios(rows, "score").axes
+    (axes,) = costs.ratios(rows, "score").axes
     curves = [one.get_xydata().tolist() for one in axes.lines if one.get_marker() == "o"]
     assert [[0.1, 60.0], [0.3, 70.0]] in curves and [[0.1, 50.0]] in curves
-    mean = {
-        (row["select"], row["ratio"]): row["mean"] for row in figures.averaged(by_ratio(runs), {"sst2": 1, "rte": 1})
-    }
+    mean = {(row["select"], row["ratio"]): row["mean"] for row in costs.averaged(by_ratio(runs), {"sst2": 1, "rte": 1})}
     assert mean == pytest.approx(
         {("adads", 0.1): 0.65, ("adads", 0.3): 0.75, ("random", 0.1): 0.55, ("all", 1.0): 0.85}
     )
-    assert figures.averaged(rows, {"sst2": 1}) == []
-    assert figures.ratios([row for row in rows if row["ratio"] != 0.3], "score") is None
+    assert costs.averaged(rows, {"sst2": 1}) == []
+    assert costs.ratios([row for row in rows if row["ratio"] != 0.3], "score") is None
 
 
 # AdaDS Table 1, random at 10 %: MNLI-m, MNLI-mm, SST-2, QNLI, QQP; the paper's mean of them is 84.92
@@ -470,7 +470,7 @@ def test_the_mean_over_tasks_counts_mnli_as_the_paper_does(tmp_path, paper, mean
     report = build_report([tmp_path], paper, notify=quiet)
     ((_, _, found),) = overview(report.tables)[1]
     assert 100 * found == pytest.approx(mean, abs=0.0051)
-    rows = figures.averaged(
+    rows = costs.averaged(
         by_ratio(read([tmp_path])[0]), {table.comparison.task: table.scores for table in report.tables}
     )
     assert [100 * row["mean"] for row in rows] == pytest.approx([mean], abs=0.0051)
@@ -503,7 +503,7 @@ def test_learning_curves_are_the_mean_over_seeds_where_all_were_evaluated(tmp_pa
     reported(tmp_path / "random", 0.6, 1, "random")  # evaluated at the end alone
     (found,) = tables(tmp_path)
     for against, x, far in (("step", 10, 30), ("queries", 200, 3000)):
-        (axes,) = figures.learning(found, found.rows, against).axes
+        (axes,) = training.learning(found, found.rows, against).axes
         full, adads = (line.get_xydata().tolist() for line in axes.lines)
         assert full == [[0, 50], [far, 90]]
         np.testing.assert_allclose(adads, [[0, 50], [x, 70]])
@@ -512,7 +512,7 @@ def test_learning_curves_are_the_mean_over_seeds_where_all_were_evaluated(tmp_pa
         assert (min(heights), max(heights)) == pytest.approx((70 - 200**0.5, 70 + 200**0.5))  # deviation of 60 and 80
         assert [text.get_text() for text in axes.texts] == ["1", "2"]  # rows of the table, at the curves' ends
     apart = [row for row in found.rows if row.group.one.select != "adads"]
-    assert figures.learning(found, apart, "step") is None
+    assert training.learning(found, apart, "step") is None
     captions = [one.caption for one in build_report([tmp_path], notify=quiet).sections[0].pictures]
     assert sum("along the training" in caption for caption in captions) == 2
 
@@ -521,7 +521,7 @@ def test_a_schedule_is_the_mean_over_seeds(tmp_path):
     taken = [(step, "entropy" if step < 60 else "margin") for step in range(0, 100, 10)]
     reported(tmp_path / "1", 0.6, 1, "adads", taken=taken)
     reported(tmp_path / "2", 0.6, 2, "adads", taken=[(0, "margin"), *((step, "margin") for step in range(10, 100, 10))])
-    figure = figures.schedule(rows_of(tmp_path)["adads 0.1"], quiet)
+    figure = training.schedule(rows_of(tmp_path)["adads 0.1"], quiet)
     (axes,) = figure.axes
     low = axes.collections[0].get_paths()[0].vertices  # entropy: all of seed 1 up to 60 %, so half; three windows
     heights = {float(x): float(y) for x, y in low if y > 0}
@@ -529,7 +529,7 @@ def test_a_schedule_is_the_mean_over_seeds(tmp_path):
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["entropy 30 %", "margin 70 %"]
     reported(tmp_path / "still" / "1", 0.6, 1, "margin", taken=[(0, "margin")])
-    assert figures.schedule(rows_of(tmp_path / "still")["margin 0.1"], quiet) is None
+    assert training.schedule(rows_of(tmp_path / "still")["margin 0.1"], quiet) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The figures of a report, narrow enough for a phone."""

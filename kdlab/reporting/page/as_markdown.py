@@ -1,0 +1,61 @@
+"""Render the tables and sentences of a report as Markdown; names and paths stand in it as code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdlab.reporting.comparison_text import shown
+from kdlab.reporting.page.cells import cells, columns, overview_cells, references
+from kdlab.reporting.page.content import MARK, ReportPage, as_utf8
+from kdlab.reporting.page.sentences import explained, headlines
+from kdlab.reporting.tables import BEST, overview
+from kdlab.storage.escaping import markdown_code, markdown_text
+
+
+def markdown(report: ReportPage) -> str:
+    """The tables alone, for a paper's draft or an issue."""
+    parts = [f"<!-- {MARK} -->", f"# {markdown_text(report.title)}"]
+    tasks, lines = overview(report.tables)
+    if lines:
+        head = ["group", *map(markdown_text, tasks), "mean"]
+        body = [
+            [
+                markdown_code(name),
+                *(_marked(*cell) for cell in overview_cells(report, rows)),
+                "-" if mean is None else shown(report.tables[0].comparison, mean),
+            ]
+            for name, rows, mean in lines
+        ]
+        parts += ["## All tasks", _grid(head, body)]
+    for table in report.tables:
+        names = columns(table)
+        rows = []
+        for row in table.rows:
+            said = cells(table, row)
+            said["mean ± std"] = _marked(said["mean ± std"], row.marks)
+            rows.append([str(row.number), markdown_code(row.name), *(said[name] for name in names)])
+        parts += [
+            f"## {markdown_text(table.comparison.task)} ({table.comparison.described})",
+            _grid(["#", "group", *names], rows),
+        ]
+        against = ", ".join(f"{markdown_text(name)} {value}" for name, value in references(table))
+        parts += [f"Beside them: {against}."] if against else []
+        parts.append("\n".join(f"- {markdown_text(line)}" for line in headlines(table)))
+    parts.append("\n".join(f"- {markdown_text(line)}" for line in [*report.remarks, *explained(report)]))
+    if report.left_out:
+        parts += [
+            "Left out:",
+            "\n".join(f"- {markdown_code(folder)}: {markdown_text(why)}" for folder, why in report.left_out.items()),
+        ]
+    return as_utf8("\n\n".join(parts) + "\n")
+
+
+def _marked(text: str, marks: Sequence[str]) -> str:
+    bold = f"**{text}**" if BEST in marks else text
+    rest = [mark for mark in marks if mark != BEST]
+    return f"{bold} ({', '.join(rest)})" if rest else bold
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---" if name == "group" else "---:" for name in head]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
