@@ -52,6 +52,8 @@ class Config:
     "Resume an unfinished run of the same configuration; false: start a new one"
     no_kd_baseline: bool = False
     "finetune: also train the student on labels alone, once for all runs, and print its score beside"
+    figures: bool = True
+    "Draw the run's figures at its end; false saves the 2 to 3 seconds that this takes"
     confirm: list[str] = field(default_factory=list)
     "Keys whose unusually large value is meant, such as [trainer.max_steps]; it is refused otherwise"
     exec: str = "packed"

@@ -161,8 +161,9 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     result |= {"events": dict(built.guard.counts), "checkpoints": checkpoints, "warnings": []}
     result[RUN_FOLDER] = prepared.identity[RUN_FOLDER]
     atomic_write_text(folder / "student" / "README.md", card(result))
-    with finished.warning_of("figures", result["warnings"]):
-        run_figures.draw(folder, result)
+    if prepared.config.figures:
+        with finished.warning_of("figures", result["warnings"]):
+            run_figures.draw(folder, result)
     with finished.warning_of(f"logger={prepared.config.logger.name}", result["warnings"]):
         base.complete(prepared.config, trainer.logger, folder, result)
     with user_errors("writing the student", folder):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdlab.testing.child_process import ChildResult, call, outcome
-from kdlab.testing.fault_points import without_figures
 
 T = TypeVar("T")
 RUN = ("hydra.run.dir=run",)
@@ -79,7 +78,7 @@ class FaultLab:
             shutil.copytree(self.artifacts, folder / "artifacts")
         return folder
 
-    def run(self, folder: Path, *more: str, prepare: Callable[[], None] = without_figures) -> ChildResult:
+    def run(self, folder: Path, *more: str, prepare: Callable[[], None] | None = None) -> ChildResult:
         """Run the command in `folder`; `prepare` injects a fault into its last rank."""
         return call([*self.command, *RUN, *more], folder, prepare, timeout=300, ranks=self.ranks, grace=20)
 

@@ -36,15 +36,7 @@ class RecordMoments:
             with open(self.file, "a") as out:
                 out.write(json.dumps([moment.stage, moment.step, moment.when]) + "\n")
 
-        without_figures()
         observe_moments(visit)
-
-
-def without_figures() -> None:
-    """Draw no figures: they take longer than the rest of a tiny run."""
-    from kdlab.plotting import run_figures
-
-    run_figures.draw = lambda folder, result=None: []  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def training_modules() -> tuple[type[Any], ...]:
@@ -197,7 +189,6 @@ class FaultAt:
             if moment == Moment(self.stage, self.step, self.when):
                 self.action()
 
-        without_figures()
         observe_moments(visit)
 
 
@@ -236,7 +227,6 @@ class InjectNonFinite:
             found.register_hook(lambda gradient: gradient * float("inf"))
             return found
 
-        without_figures()
         StudentModule.loss = loss  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -254,5 +244,4 @@ class MeasureSteps:
             with open(self.file, "a") as out:
                 out.write(f"{time.perf_counter()},{resident},{len(os.listdir('/proc/self/fd'))}\n")
 
-        without_figures()
         before_each("training_step", measure)

@@ -13,7 +13,7 @@ from typing import Any
 from kdlab.storage import checkpoints, tables
 from kdlab.testing.child_process import ChildResult, call, outcome
 from kdlab.testing.fault_lab import RUN, FaultLab, FaultResult, record_outcome, result
-from kdlab.testing.fault_points import FaultAt, InjectNonFinite, SendSignal, without_figures
+from kdlab.testing.fault_points import FaultAt, InjectNonFinite, SendSignal
 
 # ---- signals
 
@@ -128,7 +128,7 @@ def two_makers(lab: FaultLab, times: int = 2) -> FaultResult:
 
         def one(name: str, folder: Path = folder, ended: dict[str, ChildResult] = ended) -> None:
             more = (f"artifacts={folder / 'artifacts'}",)
-            ended[name] = call([*lab.command, *RUN, *more], folder / name, without_figures, timeout=300)
+            ended[name] = call([*lab.command, *RUN, *more], folder / name, timeout=300)
 
         both = [Thread(target=one, args=(name,)) for name in ("a", "b")]
         for thread in both:

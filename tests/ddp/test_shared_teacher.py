@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.ddp.test_two_ranks_teaching import COMMON, IDLE, RULES
-from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import call, outcome, tiny_task
 
 TWO = ["data.batch_size=8", "trainer.devices=2", "trainer.accelerator=cpu"]
@@ -19,7 +18,7 @@ def both(given: list[str], folder: Path) -> list[dict[str, Any]]:
     for name in ("ddp", "fsdp_teacher"):
         shutil.rmtree(folder / "artifacts" / "scores", ignore_errors=True)
         shutil.rmtree(folder / "artifacts" / "answers", ignore_errors=True)
-        done = call([*given, f"trainer={name}", f"hydra.run.dir={name}"], folder, plainly, ranks=2)
+        done = call([*given, f"trainer={name}", f"hydra.run.dir={name}"], folder, ranks=2)
         assert done.code == 0, done.output
         found.append(outcome(folder / name))
     return found

@@ -11,7 +11,6 @@ import pytest
 import safetensors.torch
 
 from kdlab.storage import tables
-from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import KillAt, call, command, outcome, tiny
 from tests.support.selections import SELECTIONS, SINGLE
 
@@ -57,10 +56,10 @@ def compare(folder: Path) -> None:
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, text_folder):
     shutil.copytree(prepared, tmp_path / "artifacts")
     common = tiny(teacher_folder, text_folder, "trainer.accelerator=cpu", "trainer.probes=1", *CASES[case])
-    one = call([*common, "hydra.run.dir=one"], tmp_path, plainly)
+    one = call([*common, "hydra.run.dir=one"], tmp_path)
     assert one.code == 0, one.output
     ranks = [o for o in common if "batch_size" not in o]
-    two = call([*ranks, *TWO, "hydra.run.dir=two"], tmp_path, plainly, ranks=2, trapped=0)
+    two = call([*ranks, *TWO, "hydra.run.dir=two"], tmp_path, ranks=2, trapped=0)
     assert two.code == 0, two.output
     compare(tmp_path)
 

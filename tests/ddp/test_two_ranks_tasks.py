@@ -12,7 +12,6 @@ import pytest
 from kdlab import evaluate
 from tests.conftest import write_task
 from tests.ddp.test_two_ranks import TWO, compare
-from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import call, tiny_task
 
 CASES = {
@@ -38,7 +37,7 @@ def prepared(tmp_path_factory, teacher_folder, task_folder) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     write_task(folder / "numbers", rows=120, regression=True)
     given = tiny_task(teacher_folder, task_folder, "select=random", "trainer.max_steps=1", "hydra.run.dir=first")
-    done = call(given, folder, plainly)
+    done = call(given, folder)
     assert done.code == 0, done.output
     return folder
 
@@ -53,7 +52,7 @@ def fresh(tmp_path: Path, prepared: Path) -> Path:
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, task_folder):
     folder = fresh(tmp_path, prepared)
     common = tiny_task(teacher_folder, task_folder, "trainer.accelerator=cpu", "trainer.probes=1", ADAM, *CASES[case])
-    one = call([*common, "hydra.run.dir=one"], folder, plainly)
+    one = call([*common, "hydra.run.dir=one"], folder)
     assert one.code == 0, one.output
     two = call(
         [*(o for o in common if not o.startswith("data.batch_size")), *TWO, "hydra.run.dir=two"], folder, ranks=2

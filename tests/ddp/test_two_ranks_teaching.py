@@ -11,7 +11,6 @@ import pytest
 from kdlab.storage import tables
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.ddp.test_two_ranks_tasks import ADAM
-from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import call, tiny, tiny_task
 
 SMALL = "+teachers.others.small.layers=3"
@@ -47,7 +46,7 @@ def artifacts(tmp_path_factory, teacher_folder, four_classes) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     for more in (RULES["hard"], RULES["assistant"], ["teachers.split=2", "adopt=every"]):
         given = tiny_task(teacher_folder, four_classes, *COMMON, "select=random", "trainer.max_steps=1", *more)
-        done = call([*given, "overwrite=true", "hydra.run.dir=first"], folder, plainly)
+        done = call([*given, "overwrite=true", "hydra.run.dir=first"], folder)
         assert done.code == 0, done.output
     return folder / "artifacts"
 
@@ -67,10 +66,10 @@ def assert_same_knowledge(folder: Path) -> None:
 
 def assert_two_ranks_equal(folder: Path, common: list[str]) -> None:
     """One process, then two ranks, which find all that the one has made: a module that learns to weigh, too."""
-    one = call([*common, "hydra.run.dir=one"], folder, plainly)
+    one = call([*common, "hydra.run.dir=one"], folder)
     assert one.code == 0, one.output
     ranks = [o for o in common if not o.startswith("data.batch_size")]
-    two = call([*ranks, *TWO, "hydra.run.dir=two"], folder, plainly, ranks=2)
+    two = call([*ranks, *TWO, "hydra.run.dir=two"], folder, ranks=2)
     assert two.code == 0 and "making" not in two.output, two.output
     compare(folder)
     assert_same_knowledge(folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.test_finetune import plainly, result_of
+from tests.end_to_end.test_finetune import result_of
 from tests.support.runs import call, outcome, tiny, tiny_task
 
 COSTS = ("teacher_queries", "flops")
@@ -27,7 +27,6 @@ class DieWriting:
     def __call__(self) -> None:
         from kdlab.teachers.cache import disk_store
 
-        plainly()
         original, calls = disk_store.DiskStore.write, 0
 
         def trap(store: Any, epoch: int, rows: list[int], *given: Any) -> None:
@@ -61,7 +60,7 @@ def test_the_second_student_asks_nobody_and_learns_the_same(tmp_path, teacher_fo
     output = {}
     for name, cache in runs.items():
         given = tiny(teacher_folder, text_folder, "select=entropy", f"teachers.cache={cache}", f"hydra.run.dir={name}")
-        done = call(given, tmp_path, plainly)
+        done = call(given, tmp_path)
         assert done.code == 0, done.output
         output[name] = done.output
     off, first, second, memory = (outcome(tmp_path / name) for name in runs)
@@ -90,13 +89,13 @@ def test_killed_while_it_writes_answers_a_run_goes_on_bit_for_bit(tmp_path, teac
         "teachers.sanity=false",
     ]
     given = tiny_task(teacher_folder, task_folder, *more)
-    done = call([*given, "hydra.run.dir=whole"], tmp_path, plainly)
+    done = call([*given, "hydra.run.dir=whole"], tmp_path)
     assert done.code == 0, done.output
     assert queries_in(tmp_path / "whole")[1] > 0
     shutil.rmtree(tmp_path / "artifacts" / "answers")
     killed = call([*given, "hydra.run.dir=killed"], tmp_path, DieWriting(5))
     assert killed.code == -signal.SIGKILL, killed.output
-    done = call([*given, "hydra.run.dir=killed"], tmp_path, plainly)
+    done = call([*given, "hydra.run.dir=killed"], tmp_path)
     assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
@@ -105,7 +104,7 @@ def test_the_order_of_rows_is_no_part_of_an_answer(tmp_path, teacher_folder, tas
     more = ["select=all", "teachers.cache=disk", "data.train_rows=40", "teachers.sanity=false"]
     for order in ("random", "length"):
         given = tiny_task(teacher_folder, task_folder, *more, f"data.order={order}", f"hydra.run.dir={order}")
-        done = call(given, tmp_path, plainly)
+        done = call(given, tmp_path)
         assert done.code == 0, done.output
     assert queries_in(tmp_path / "random")[0] == 40
     assert queries_in(tmp_path / "length")[0] == 0
@@ -113,11 +112,11 @@ def test_the_order_of_rows_is_no_part_of_an_answer(tmp_path, teacher_folder, tas
 
 def test_over_the_limit_nothing_is_loaded_or_the_run_goes_on_without(tmp_path, teacher_folder, text_folder):
     given = tiny(teacher_folder, text_folder, "teachers.cache=disk", "teachers.cache_limit=1e-5", "select=random")
-    done = call([*given, "hydra.run.dir=run"], tmp_path, plainly)
+    done = call([*given, "hydra.run.dir=run"], tmp_path)
     assert done.code == 2 and not (tmp_path / "run").exists()
     (line,) = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
     assert "over the limit of 1e-05 GB" in line and "teachers.cache_vocabulary=sampled" in line
-    done = call([*given, "teachers.cache_over=without", "hydra.run.dir=run"], tmp_path, plainly)
+    done = call([*given, "teachers.cache_over=without", "hydra.run.dir=run"], tmp_path)
     assert done.code == 0 and "continues without" in done.output, done.output
     assert queries_in(tmp_path / "run")[1] == 0 and not (tmp_path / "artifacts" / "answers").exists()
 
@@ -127,7 +126,7 @@ def test_each_of_two_teachers_has_its_own_answers(tmp_path, teacher_folder, task
     more = ["select=random", "adopt=soft", small, "teachers.finetune.max_steps=2", "teachers.sanity=false"]
     given = tiny_task(teacher_folder, task_folder, *more, "knowledge=minilm", "student.layers=1", "teachers.cache=disk")
     for name in ("one", "two"):
-        done = call([*given, f"hydra.run.dir={name}"], tmp_path, plainly)
+        done = call([*given, f"hydra.run.dir={name}"], tmp_path)
         assert done.code == 0, done.output
     assert learnt(tmp_path / "one") == learnt(tmp_path / "two")
     first, second = (json.loads((tmp_path / n / "result.json").read_text())["ledger"] for n in ("one", "two"))
@@ -141,14 +140,14 @@ def test_each_of_two_teachers_has_its_own_answers(tmp_path, teacher_folder, task
 def test_a_damaged_cache_is_refused_or_filled_again_as_told(tmp_path, teacher_folder, task_folder):
     more = ["select=all", "teachers.cache=disk", "data.train_rows=40", "teachers.sanity=false", "trainer.max_steps=2"]
     given = tiny_task(teacher_folder, task_folder, *more, "trainer.probes=0")
-    done = call([*given, "hydra.run.dir=whole"], tmp_path, plainly)
+    done = call([*given, "hydra.run.dir=whole"], tmp_path)
     assert done.code == 0, done.output
     (data,) = (tmp_path / "artifacts" / "answers").glob("*/*.data")
     os.truncate(data, data.stat().st_size // 2)
-    done = call([*given, "teachers.cache_trouble=refuse", "hydra.run.dir=refused"], tmp_path, plainly)
+    done = call([*given, "teachers.cache_trouble=refuse", "hydra.run.dir=refused"], tmp_path)
     (line,) = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
     assert done.code == 2 and f"{data.name} is truncated" in line and "teachers.cache_trouble=rebuild" in line
-    done = call([*given, "hydra.run.dir=mended"], tmp_path, plainly)
+    done = call([*given, "hydra.run.dir=mended"], tmp_path)
     assert done.code == 0 and "is truncated" in done.output and "queries the teacher again" in done.output, done.output
     total, cached = queries_in(tmp_path / "mended")
     assert total > 0 and cached > 0 and total + cached == 32
@@ -162,7 +161,7 @@ def test_episodes_and_the_run_share_one_teachers_answers(tmp_path, teacher_folde
     given = tiny_task(teacher_folder, task_folder, *more, "trainer.max_steps=6", "trainer.probes=0")
     asked_in_all = 0
     for name, seed in (("one", 0), ("two", 1)):  # another seed: another module, other rows in each batch
-        done = call([*given, f"seed={seed}", f"hydra.run.dir={name}"], tmp_path, plainly)
+        done = call([*given, f"seed={seed}", f"hydra.run.dir={name}"], tmp_path)
         assert done.code == 0, done.output
         result = result_of(tmp_path / name)
         (stage,) = [one for one in result["preparation"] if one["what"].startswith("KSM")]

@@ -214,7 +214,7 @@ def test_observing_the_whole_loss_asks_the_teacher_once_for_its_rows(tmp_path, t
 
 
 def test_wandb_offline_has_every_series_against_queries(tmp_path, teacher_folder, text_folder):
-    done = call(tiny(teacher_folder, text_folder, "logger=wandb", "trainer.max_steps=6"), tmp_path)
+    done = call(tiny(teacher_folder, text_folder, "logger=wandb", "trainer.max_steps=6", "figures=true"), tmp_path)
     assert done.code == 0, done.output
     run = run_folder(tmp_path)
     assert tables.read(run / "selector.csv")

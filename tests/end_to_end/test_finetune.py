@@ -30,13 +30,6 @@ KNOWLEDGE = sorted(file.stem for file in (CONF / "knowledge").glob("*.yaml"))
 BATCH, STEPS, KEPT = 16, 8, 4  # of `tiny_task` at ratio 0.25
 
 
-def plainly() -> None:
-    """Figures take longer than the rest of a tiny run."""
-    import kdlab.plotting.run_figures
-
-    kdlab.plotting.run_figures.draw = lambda folder, result=None: None
-
-
 class Lab:
     """A folder in which a user types commands; teachers, rows and other artifacts are shared, runs are made once."""
 
@@ -46,7 +39,7 @@ class Lab:
         self.count = 0
 
     def try_(
-        self, *more: str, prepare: Callable[[], None] = plainly, into: str | None = None
+        self, *more: str, prepare: Callable[[], None] | None = None, into: str | None = None
     ) -> tuple[Path, ChildResult]:
         self.count += 1
         where = into or f"runs/{self.count}"

@@ -17,7 +17,6 @@ from kdlab.reporting.seed_groups import read
 from kdlab.runs.folders import IRRELEVANT_KEYS
 from kdlab.storage import checkpoints
 from kdlab.storage.artifacts import key_of
-from tests.end_to_end.test_finetune import plainly
 from tests.support.old_runs import (
     FINISHED,
     OLD,
@@ -40,8 +39,8 @@ def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
     shutil.copytree(teacher_folder, folder / "in" / "teacher")
     shutil.copytree(task_folder, folder / "in" / "task")
     # the first run trains what the others find, and leaves the teacher's answers: the others query the teacher for none
-    for where, trap, code in (("first", plainly, 0), (WHOLE, plainly, 0), (UNFINISHED, KillAt(5), -9)):
-        done = call([*command_of("ksm"), f"hydra.run.dir={where}"], folder, trap)
+    for where, trap, code in (("first", None, 0), (WHOLE, None, 0), (UNFINISHED, KillAt(5), -9)):
+        done = call([*command_of("ksm"), f"hydra.run.dir={where}", "figures=false"], folder, trap)
         assert done.code == code, done.output
     shutil.copytree(folder / WHOLE, folder / "today")
     written = {run: json.loads((folder / run / "result.json").read_text()) for run in (WHOLE, UNFINISHED)}
@@ -112,7 +111,7 @@ def test_an_old_finished_run_is_evaluated_exported_and_repeated(home, monkeypatc
     assert evaluate.main([WHOLE]) == 0
     assert export.main([WHOLE, "exported"]) == 0
     assert (home / "exported" / "model.safetensors").is_file()
-    again = call(["--repeat", WHOLE, "hydra.run.dir=repeated"], home, plainly)
+    again = call(["--repeat", WHOLE, "hydra.run.dir=repeated"], home)
     assert again.code == 0, again.output
     assert "the same bits as outputs/whole" in again.output and "making" not in again.output
     finished = call([*command_of("ksm"), f"hydra.run.dir={WHOLE}"], home)
@@ -120,7 +119,7 @@ def test_an_old_finished_run_is_evaluated_exported_and_repeated(home, monkeypatc
 
 
 def test_an_old_unfinished_run_is_resumed_bit_for_bit(home):
-    done = call(command_of("ksm"), home, plainly)
+    done = call(command_of("ksm"), home)
     assert done.code == 0, done.output
     assert "resuming the unfinished run" in done.output and "making" not in done.output
     resumed, whole = outcome(home / UNFINISHED), outcome(home / "today")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from kdlab.storage import tables
-from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import KillAt, call, outcome, run_folder, tiny
 from tests.support.selections import SELECTIONS, SINGLE
 
@@ -41,13 +40,13 @@ def test_a_killed_run_resumes_bit_for_bit(select, tmp_path, prepared, teacher_fo
     more = ["select.ratio=1"] if select == "all" else []
     command = tiny(teacher_folder, text_folder, f"select={select}", *more)
     whole = fresh(tmp_path, prepared, "whole")
-    done = call(command, whole, plainly)
+    done = call(command, whole)
     assert done.code == 0, done.output
     expected = outcome(run_folder(whole))
     killed = fresh(tmp_path, prepared, "killed")
     for step, when in kills(select):
         assert call(command, killed, KillAt(step, when)).code == -9
-    done = call(command, killed, plainly)
+    done = call(command, killed)
     assert done.code == 0, done.output
     assert "resuming the unfinished run" in done.output
     resumed = outcome(run_folder(killed))
@@ -86,7 +85,7 @@ def test_a_strategy_of_ones_own_sees_all_evidence(tmp_path, prepared, teacher_fo
 
 def test_every_run_writes_what_the_run_folder_promises(tmp_path, prepared, teacher_folder, text_folder):
     folder = fresh(tmp_path, prepared, "run")
-    assert call(tiny(teacher_folder, text_folder), folder).code == 0
+    assert call(tiny(teacher_folder, text_folder, "figures=true"), folder).code == 0
     run = run_folder(folder)
     assert {p.name for p in run.iterdir()} == {
         "config.yaml", "result.json", "metrics.csv", "selector.csv", "checkpoints", "student", "figures",

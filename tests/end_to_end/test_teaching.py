@@ -28,7 +28,7 @@ from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.ksm.module import KSM
 from kdlab.methods.marks import marks_of
 from kdlab.storage import tables
-from tests.end_to_end.test_finetune import BATCH, KEPT, STEPS, Lab, plainly, result_of, weights
+from tests.end_to_end.test_finetune import BATCH, KEPT, STEPS, Lab, result_of, weights
 from tests.support.runs import KillAt, call, outcome, tiny
 
 # ---- what can be combined
@@ -237,20 +237,12 @@ def assert_goes_on(lab: Lab, one: dict[str, str], step: int, when: str) -> None:
     """A combination that was killed and is started again ends as if it had not been, bit for bit."""
     wanted = whole(lab.run(*command(one), *FEW)[0])
     given, into = [*command(one), *FEW], f"killed/{title(one)}"
-    assert lab.try_(*given, prepare=Kill(step, when), into=into)[1].code == -9
+    assert lab.try_(*given, prepare=KillAt(step, when), into=into)[1].code == -9
     folder, done = lab.try_(*given, into=into)
     assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
     found = whole(folder)
     for part in wanted:
         assert found[part] == wanted[part], part
-
-
-class Kill(KillAt):
-    """`KillAt` without the time that figures take."""
-
-    def __call__(self) -> None:
-        plainly()
-        super().__call__()
 
 
 @pytest.mark.parametrize("number", range(len(SOME)), ids=map(title, SOME))
@@ -397,7 +389,7 @@ def test_each_forward_of_monte_carlo_dropout_is_a_query_and_a_resumed_run_repeat
     plain = lab.run(*given, "adopt.mc_dropout=0")[0]
     assert queries_in(plain) == {f"specialist-{n}": STEPS * KEPT for n in (1, 2)}
     assert weights(folder) != weights(plain)
-    assert lab.try_(*given, prepare=Kill(4, "end"), into="killed/mc")[1].code == -9
+    assert lab.try_(*given, prepare=KillAt(4, "end"), into="killed/mc")[1].code == -9
     again, done = lab.try_(*given, into="killed/mc")
     assert done.code == 0, done.output
     assert whole(again) == whole(folder)
@@ -493,7 +485,7 @@ def test_a_module_killed_in_an_episode_is_trained_anew_bit_for_bit(lab, learnt):
     store = lab.folder / "stores" / "killed"
     shutil.copytree(lab.folder / "artifacts", store)
     shutil.rmtree(store / "ksm", ignore_errors=True)
-    assert lab.try_(*LEARNING, f"artifacts={store}", prepare=Kill(5, "end"))[1].code == -9
+    assert lab.try_(*LEARNING, f"artifacts={store}", prepare=KillAt(5, "end"))[1].code == -9
     assert lab.try_(*LEARNING, f"artifacts={store}")[1].code == 0
     (found,) = (folder for folder in (store / "ksm").iterdir() if (folder / "ksm.json").exists())
     assert contents(found) == contents(learnt)
@@ -529,7 +521,6 @@ class Witness:
         self.file = file
 
     def __call__(self) -> None:
-        plainly()
         from kdlab.data.datamodules import TrainingDataModule
         from kdlab.modules.student import StudentModule
 
@@ -616,7 +607,7 @@ def text(tmp_path_factory) -> Path:
 def test_on_text(what, text, teacher_folder, text_folder):
     more = [*TEXT[what], "select=random", "trainer.probes=0", *(ON_TEXT if what in ("ensemble", "hard") else [])]
     given = tiny(teacher_folder, text_folder, *more)
-    done = call([*given, f"hydra.run.dir={what}"], text, plainly)
+    done = call([*given, f"hydra.run.dir={what}"], text)
     assert done.code == 0, done.output
     second = {"ensemble": "small", "hard": "small", "assistant": "assistant"}.get(what)
     queries, result = queries_in(text / what), result_of(text / what)
@@ -628,7 +619,7 @@ def test_on_text(what, text, teacher_folder, text_folder):
         assert queries[teacher_folder.name] - queries[second] in ((0,) if what == "ensemble" else (0, 1))
     if what in ("hard", "ksm"):
         again = [*given, f"hydra.run.dir={what}-killed"]
-        assert call(again, text, Kill(4, "start")).code == -9
-        done = call(again, text, plainly)
+        assert call(again, text, KillAt(4, "start")).code == -9
+        done = call(again, text)
         assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
         assert whole(text / f"{what}-killed") == whole(text / what)

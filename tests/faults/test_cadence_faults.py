@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdlab.testing.child_process import call, outcome, tiny
-from kdlab.testing.fault_points import FaultAt, SendSignal, without_figures
+from kdlab.testing.fault_points import FaultAt, SendSignal
 from kdlab.testing.fault_suite import RANKS, override
 
 AUTO = "trainer.checkpoint_every=auto"
@@ -35,7 +35,6 @@ class Hasty:
 
         calls = self.calls
         CheckpointSchedule.due = due  # pyright: ignore[reportAttributeAccessIssue]
-        without_figures()
         if self.kill_at is not None:
             FaultAt(self.kill_at, SendSignal(signal.SIGKILL))()
 
@@ -48,14 +47,14 @@ def kept(folder: Path) -> list[str]:
 def whole(tmp_path_factory, teacher_folder, text_folder) -> Path:
     """A run with a checkpoint every third step."""
     folder = tmp_path_factory.mktemp("whole")
-    done = call([*tiny(teacher_folder, text_folder), RUN], folder, without_figures)
+    done = call([*tiny(teacher_folder, text_folder), RUN], folder)
     assert done.code == 0 and kept(folder) == ["step-00000003", "step-00000006"], done.output
     assert "\ncheckpoints: 2 written in " in done.output
     return folder
 
 
 def test_a_short_run_writes_none_by_default_and_is_the_same(whole, tmp_path, teacher_folder, text_folder):
-    done = call([*tiny(teacher_folder, text_folder, AUTO), RUN], tmp_path, without_figures)
+    done = call([*tiny(teacher_folder, text_folder, AUTO), RUN], tmp_path)
     assert done.code == 0 and kept(tmp_path) == [], done.output
     assert outcome(tmp_path / "run") == outcome(whole / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -77,7 +76,7 @@ def test_killed_between_checkpoints_of_the_clock_it_ends_the_same(whole, tmp_pat
 
 def test_two_ranks_save_together_when_the_first_says_so(tmp_path, teacher_folder, text_folder):
     given = override(tiny(teacher_folder, text_folder), *RANKS)
-    undisturbed = call([*given, RUN], tmp_path / "whole", without_figures, ranks=2, trapped=0)
+    undisturbed = call([*given, RUN], tmp_path / "whole", ranks=2, trapped=0)
     assert undisturbed.code == 0, undisturbed.output
     command = [*override(given, AUTO), RUN]
     # due after step 1 until it is written: all know after step 3; and again after step 4, so after step 6

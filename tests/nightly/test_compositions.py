@@ -13,7 +13,7 @@ import pytest
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.ddp.test_two_ranks_tasks import ADAM
 from tests.ddp.test_two_ranks_teaching import assert_same_knowledge
-from tests.end_to_end.test_finetune import Lab, plainly
+from tests.end_to_end.test_finetune import Lab
 from tests.end_to_end.test_teaching import (
     FEW,
     GROUPS,
@@ -50,10 +50,10 @@ def test_two_ranks_equal_one_process(which, lab):
     folder = lab.folder / "ranks" / which
     more = [*command(OTHERS[which]), *FEW, ADAM, "trainer.accelerator=cpu", f"artifacts={lab.folder / 'artifacts'}"]
     common = tiny_task(lab.teacher, lab.rows, *more)
-    one = call([*common, "hydra.run.dir=one"], folder, plainly)
+    one = call([*common, "hydra.run.dir=one"], folder)
     assert one.code == 0, one.output
     ranks = [o for o in common if not o.startswith("data.batch_size")]
-    two = call([*ranks, *TWO, "hydra.run.dir=two"], folder, plainly, ranks=2)
+    two = call([*ranks, *TWO, "hydra.run.dir=two"], folder, ranks=2)
     assert two.code == 0, two.output
     compare(folder)
     if (folder / "one" / "knowledge.csv").exists():

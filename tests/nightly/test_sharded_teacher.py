@@ -9,7 +9,6 @@ import pytest
 
 from tests.ddp.test_shared_teacher import TWO, both
 from tests.ddp.test_two_ranks_teaching import COMMON, IDLE, RULES
-from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import KillAt, call, outcome, tiny, tiny_task
 
 KD = ["select=adads", "select.observe=kd", "select.evaluation_rows=24"]  # three batches of 8: one rank has two
@@ -52,7 +51,7 @@ def artifacts(tmp_path_factory, teacher_folder, text_folder, four_classes) -> Pa
     folder = tmp_path_factory.mktemp("prepared")
     for more in (RULES["hard"], RULES["assistant"], ["teachers.split=2", "adopt=every"]):
         given = tiny_task(teacher_folder, four_classes, *COMMON, "select=random", "trainer.max_steps=1", *more)
-        done = call([*given, "overwrite=true", "hydra.run.dir=first"], folder, plainly)
+        done = call([*given, "overwrite=true", "hydra.run.dir=first"], folder)
         assert done.code == 0, done.output
     done = call(tiny(teacher_folder, text_folder, "trainer.max_steps=1", "select=random"), folder)
     assert done.code == 0, done.output

@@ -15,7 +15,7 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     command. `beside`: the comparison with random selection (`beside_random`)."""
     lines = ["", *quality(result), "", *cost(result), *preparation(result)]
     lines += [beside] if beside else []
-    figures = "figures/schedule.png, " if result["select"]["ratio"] < 1 else ""
-    figures += "figures/knowledge.png, " if (folder / "figures" / "knowledge.png").is_file() else ""
+    drawn = [f"figures/{name}.png" for name in ("schedule", "knowledge")]
+    figures = "".join(f"{file}, " for file in drawn if (folder / file).is_file())
     lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
     return "\n".join([*lines, *next_lines(result, folder)])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.testing.fault_points import without_figures
 from tests.support.runs import call, tiny
 
 
@@ -20,6 +19,6 @@ def short_command(teacher_folder, text_folder) -> list[str]:
 def undisturbed(tmp_path_factory, short_command) -> Path:
     """A folder with the finished run `run` of `short_command`, and the store `artifacts`, so that others begin at once."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = call([*short_command, "hydra.run.dir=run"], folder, without_figures)
+    done = call([*short_command, "hydra.run.dir=run"], folder)
     assert done.code == 0, done.output
     return folder

@@ -14,7 +14,6 @@ from kdlab.errors import UserError
 from kdlab.runs import failures, single
 from kdlab.runs.loggers import base
 from kdlab.runtime.signals import Stopped
-from kdlab.testing.fault_points import without_figures
 from tests.support.runs import call, outcome
 
 RUN = "hydra.run.dir=run"
@@ -33,23 +32,19 @@ def no_figures() -> None:
 
 
 def no_logger() -> None:
-    without_figures()
     base.complete = broken  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def no_table() -> None:
-    without_figures()
     single.beside_random = broken  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def ctrl_c_at_the_table() -> None:
-    without_figures()
     single.table = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def no_reader() -> None:
     """Nobody reads the output from the start: `kdlab.run ... | head -0`."""
-    without_figures()
     reader, writer = os.pipe()
     os.close(reader)
     for stream in (1, 2):
@@ -69,7 +64,8 @@ def no_reader() -> None:
 def test_what_fails_after_the_end_is_a_warning(
     fault: Callable[[], None], warnings, undisturbed, short_command, tmp_path
 ):
-    done = call([*short_command, RUN, f"artifacts={undisturbed / 'artifacts'}"], tmp_path, fault)
+    artifacts, figures = f"artifacts={undisturbed / 'artifacts'}", f"figures={fault is no_figures}"
+    done = call([*short_command, RUN, artifacts, figures], tmp_path, fault)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (done.code, result["status"], result["warnings"]) == (0, "finished", warnings), done.output
     assert outcome(tmp_path / "run") == outcome(undisturbed / "run") and "Traceback" not in done.output

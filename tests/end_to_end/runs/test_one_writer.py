@@ -16,7 +16,7 @@ import pytest
 
 from kdlab.storage import locks, tables
 from kdlab.testing.child_process import ChildResult
-from kdlab.testing.fault_points import FaultAt, SendSignal, before_each, without_figures
+from kdlab.testing.fault_points import FaultAt, SendSignal, before_each
 from tests.support.runs import call, outcome
 
 RUN = "hydra.run.dir=run"
@@ -36,7 +36,6 @@ class WaitAt:
                 while not self.until.exists():
                     time.sleep(0.02)
 
-        without_figures()
         before_each("training_step", wait)
 
 
@@ -56,7 +55,6 @@ class AtOneSecond:
             while len(list(self.begun.iterdir())) < self.others and time.monotonic() < until:
                 time.sleep(0.02)
 
-        without_figures()
         before_each("on_train_start", wait)
         noon = datetime(2026, 1, 31, 12)
         hydra.core.utils.datetime = SimpleNamespace(now=lambda: noon)  # pyright: ignore[reportAttributeAccessIssue]
@@ -89,7 +87,7 @@ def test_a_second_run_in_a_folder_is_refused_in_one_line(short_command, artifact
     while not begun.exists():
         time.sleep(0.02)
     for more in ((), ("seed=2",), ("overwrite=true",), ("resume=false",)):
-        other = call([*short_command, RUN, artifacts, *more], tmp_path, without_figures)
+        other = call([*short_command, RUN, artifacts, *more], tmp_path)
         lines = [line for line in other.output.splitlines() if line.startswith("kdlab: ")]
         assert other.code == 2 and len(lines) == 1 and "is at work in it" in lines[0], other.output
         assert "Traceback" not in other.output
@@ -118,7 +116,7 @@ def test_the_same_command_leaves_a_run_that_is_under_way_alone(short_command, ar
     first.start()
     while not begun.exists():
         time.sleep(0.02)
-    again = call([*short_command, artifacts], tmp_path, without_figures)
+    again = call([*short_command, artifacts], tmp_path)
     until.touch()
     first.join()
     assert (again.code, done[0].code) == (0, 0), again.output + done[0].output
@@ -131,18 +129,18 @@ def test_a_killed_run_blocks_nobody(short_command, artifacts, tmp_path):
     given = [*short_command, RUN, artifacts, "data.workers=2"]
     assert call(given, tmp_path, FaultAt(2, SendSignal(signal.SIGKILL))).code == -signal.SIGKILL
     assert (tmp_path / "run" / locks.NAME).exists()
-    done = call(given, tmp_path, without_figures)
+    done = call(given, tmp_path)
     assert done.code == 0 and "resuming" in done.output, done.output
     assert steps(tmp_path / "run") == ["0", "4"]
 
 
 def test_a_run_killed_while_it_replaces_another_is_begun_anew(short_command, artifacts, tmp_path):
-    assert call([*short_command, RUN, artifacts], tmp_path, without_figures).code == 0
+    assert call([*short_command, RUN, artifacts], tmp_path).code == 0
     before = outcome(tmp_path / "run")
     given = [*short_command, RUN, artifacts, "seed=2"]
     killed = call([*given, "overwrite=true"], tmp_path, KillWhileRemoving())
     assert killed.code == -signal.SIGKILL and (tmp_path / "run" / "result.json").exists()
-    done = call(given, tmp_path, without_figures)  # the owner has decided that the first run goes
+    done = call(given, tmp_path)  # the owner has decided that the first run goes
     assert done.code == 0 and "resuming" not in done.output, done.output
     assert outcome(tmp_path / "run")["student"] != before["student"] and steps(tmp_path / "run") == ["0", "4"]
 

@@ -11,7 +11,6 @@ import pytest
 
 from kdlab import analyse, evaluate
 from kdlab.testing.child_process import TINY_TASK, call
-from tests.end_to_end.test_finetune import plainly
 from tests.support.runs import KillAt, outcome
 
 ROWS = "daten ä=1, x"  # outside ASCII, with the signs of an override and a space
@@ -27,7 +26,7 @@ def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
     folder = tmp_path_factory.mktemp("home")
     shutil.copytree(teacher_folder, folder / "models" / "teacher")
     shutil.copytree(task_folder, folder / ROWS)
-    for where, trap, code in (("whole", plainly, 0), ("begun", KillAt(5), -9)):
+    for where, trap, code in (("whole", None, 0), ("begun", KillAt(5), -9)):
         done = call(command(ROWS, f"hydra.run.dir={where}"), folder, trap)
         assert done.code == code, done.output
     assert json.loads((folder / "whole" / "result.json").read_text())["data"]["path"] == ROWS
@@ -44,7 +43,7 @@ def test_a_run_is_evaluated_and_analysed_from_another_folder(home, tmp_path, mon
 
 
 def test_a_run_is_repeated_from_another_folder(home, tmp_path):
-    done = call(["--repeat", str(home / "whole"), "hydra.run.dir=again"], tmp_path, plainly)
+    done = call(["--repeat", str(home / "whole"), "hydra.run.dir=again"], tmp_path)
     assert done.code == 0, done.output
     assert "the same bits as" in done.output and "the recorded environment is the same" in done.output
     assert "making" not in done.output
@@ -55,12 +54,10 @@ def test_a_run_is_resumed_from_another_folder_by_the_same_files_only(home, tmp_p
     other = tmp_path / "other"
     shutil.copytree(home / ROWS, other / ROWS)
     shutil.copytree(home / "models", other / "models")
-    done = call(command(ROWS, f"hydra.run.dir={tmp_path / 'begun'}"), other, plainly)
+    done = call(command(ROWS, f"hydra.run.dir={tmp_path / 'begun'}"), other)
     assert done.code == 2 and "not of this configuration" in done.output  # these are other files
     paths = [f"teachers.path={home / 'models/teacher'}", f"artifacts={home / 'artifacts'}"]
-    done = call(
-        [*TINY_TASK, *paths, f"data.path='{home / ROWS}'", f"hydra.run.dir={tmp_path / 'begun'}"], other, plainly
-    )
+    done = call([*TINY_TASK, *paths, f"data.path='{home / ROWS}'", f"hydra.run.dir={tmp_path / 'begun'}"], other)
     assert done.code == 0, done.output
     assert "resuming the unfinished run" in done.output
     resumed, whole = outcome(tmp_path / "begun"), outcome(home / "whole")

@@ -217,7 +217,7 @@ def test_each_step_tells(step, hurried, tmp_path, teacher_folder, capsys):
 
 
 def test_a_run_tells_of_all_its_steps(tmp_path, teacher_folder, text_folder):
-    done = call(tiny(teacher_folder, text_folder, "trainer.max_steps=2"), tmp_path, Hurried())
+    done = call(tiny(teacher_folder, text_folder, "trainer.max_steps=2", "figures=true"), tmp_path, Hurried())
     assert done.code == 0, done.output
     for line in (
         r"  reading the text once, for its fingerprint: \d+/\d+ files, about .* left",
