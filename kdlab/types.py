@@ -1,4 +1,4 @@
-"""Values that the packages exchange: `TaskShape`, `Plan`, `Batch`, `Outputs`, `Evidence`, `WeighingContext`.
+"""Values that the packages exchange: `Caveat`, `TaskShape`, `Plan`, `Batch`, `Outputs`, `Evidence`, `WeighingContext`.
 
 Dimensions, defined once for the whole package:
 
@@ -24,6 +24,16 @@ def _generator() -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(0)
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """A fact about a run that its reader needs beside the numbers.
+
+    `kind`: a short slug ("cut_texts", "learnt_nothing", ...); `text`: one line that states the fact and the remedy."""
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from kdlab.errors import one_line
 from kdlab.reporting import statistics
+from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison import DEFAULT, Comparison, ComparisonLine, compare
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.statistics import Paired
@@ -59,14 +60,18 @@ def to_stderr(line: str) -> None:
 
 
 def text(comparison: Comparison, markdown: bool = False) -> str:
-    """Tables of the groups and of their tests, and the smallest difference such tests detect; optionally as Markdown.
+    """Tables of the groups with footnotes of their caveats, and of their tests, and the smallest difference such tests detect; optionally as Markdown.
 
     Losses are printed unscaled, scores times 100. Names are escaped for a terminal or for Markdown.
     """
     task = one_line(comparison.task)
     title = f"### {markdown_text(task)}" if markdown else task
     parts = [f"{title}: {comparison.described}", ""]
-    parts.append(_grid(GROUP, [_group(comparison, line) for line in comparison.lines], markdown))
+    marked = footnotes([line.group for line in comparison.lines])
+    rows = [[marked.named(line.group), *_group(comparison, line)[1:]] for line in comparison.lines]
+    parts.append(_grid(GROUP, rows, markdown))
+    said = [f"- {markdown_text(line)}" if markdown else line for line in marked.lines]
+    parts += ["", *said] if said else []
     tests = [tested_cells(comparison, line) for line in comparison.lines if line.baseline]
     parts += ["", _grid(TEST, tests, markdown) if tests else "one group alone: nothing to compare it with"]
     sentence = power(comparison)

@@ -49,6 +49,15 @@ def run_id(folder: Path) -> str | None:
         return None
 
 
+def caveats(folder: Path) -> list[dict[str, str]]:
+    """The caveats that the run in a folder has recorded so far; none if they cannot be read."""
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("caveats", [])
+        return [{"kind": str(one["kind"]), "text": str(one["text"])} for one in found]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return []
+
+
 def same_run(folder: Path, resolved: dict[str, Any]) -> bool:
     """True if the config.yaml in `folder` computes the same run as `resolved`, whose paths are those of this folder."""
     try:

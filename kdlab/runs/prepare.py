@@ -56,7 +56,7 @@ class PreparedRun:
     baselines: dict[str, dict[str, float]]  # scores by metric of each baseline
     weighing: Selection | None  # weighing rules and their policy; None: constant term weights
     ksm_log: Path | None  # ksm.csv of the module that weighs the terms
-    identity: dict[str, Any]  # name, seed and run id, in result.json whatever its status
+    identity: dict[str, Any]  # name, seed, run id and caveats, in result.json whatever its status
     checkpoint: Path | None  # to resume from
 
     @property
@@ -75,6 +75,8 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     world = devices * trainer.num_nodes
     torch.set_num_threads(_threads(trainer.threads, devices))
 
+    resumes = config.resume and not config.overwrite and folders.same_run(folder, resolved)
+    stage.inputs.caveats.open(folders.caveats(folder) if resumes else ())
     data = stage.inputs.data_module(
         trainer.max_steps * trainer.accumulate if trainer.max_steps else None, trainer.max_epochs
     )
@@ -90,7 +92,6 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     module = stage.student_module(stage.student(*teachers), teachers, ledger, -(-batches // trainer.accumulate))
 
     folder.mkdir(parents=True, exist_ok=True)
-    resumes = config.resume and not config.overwrite and folders.same_run(folder, resolved)
     run_id = (folders.run_id(folder) if resumes else None) or uuid.uuid4().hex
     cache_plan.attach(stage, caches, teachers, ledger, len(data.train), run_id)
     return PreparedRun(
@@ -114,6 +115,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
             "run": run_id,
             STARTED_IN: str(Path.cwd()),
             RUN_FOLDER: os.path.relpath(folder),
+            "caveats": stage.inputs.caveats.entries,
         },
         checkpoints.newest_valid(folder / "checkpoints", notify) if resumes else None,
     )

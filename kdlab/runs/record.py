@@ -35,7 +35,8 @@ class RunRecord:
         text = yaml.safe_dump(prepared.resolved, sort_keys=False, allow_unicode=True)
         atomic_write_text(self.folder / "config.yaml", text)
         prepared.identity["artifacts"] = list(prepared.stage.inputs.store.used)
-        atomic_write_json(self.folder / "result.json", {"status": "running", **prepared.identity})
+        self._write_running()
+        prepared.stage.inputs.caveats.save = self._write_running
         if prepared.ksm_log is not None:
             atomic_write_text(self.folder / ksm_training.LOG, prepared.ksm_log.read_text(encoding="utf-8"))
         step = checkpoints.step_of(prepared.checkpoint) if prepared.checkpoint else 0
@@ -43,6 +44,10 @@ class RunRecord:
         for name, names in {**columns, **existing}.items():
             self.tables[name] = Table(self.folder / f"{name}.csv", list(names))
             self.tables[name].rewind(step)
+
+    def _write_running(self) -> None:
+        """Write the result.json of a run that has not ended, with its caveats so far."""
+        atomic_write_json(self.folder / "result.json", {"status": "running", **self.prepared.identity})
 
     def write(self, name: str, row: dict[str, Any]) -> None:
         """Append a row, which has a "step", to the table `name`, and log its numbers."""

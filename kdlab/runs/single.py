@@ -159,7 +159,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     result = result_of(stage, module, measured.metrics, totals, measured.probes, prepared.world, prepared.overrides)
     checkpoints = built.checkpoint.cost(totals["seconds"])
     result |= {"events": dict(built.guard.counts), "checkpoints": checkpoints, "warnings": []}
-    result[RUN_FOLDER] = prepared.identity[RUN_FOLDER]
+    result |= {name: prepared.identity[name] for name in (RUN_FOLDER, "caveats")}
     atomic_write_text(folder / "student" / "README.md", card(result))
     if prepared.config.figures:
         with finished.warning_of("figures", result["warnings"]):

@@ -19,6 +19,7 @@ from kdlab.models.head import Head
 from kdlab.models.student import pick_layers
 from kdlab.modules.evaluation import Scorer
 from kdlab.modules.objective import WeightedTerm
+from kdlab.runtime.caveats import Caveats
 from kdlab.runtime.devices import first_device, precision_of
 from kdlab.stages import components
 from kdlab.stages.dry_run import ModelShape
@@ -37,7 +38,7 @@ class Inputs:
     `TaskInputs` and `TextInputs` define what raises NotImplementedError here, and the class attributes: `head`, that of
     the models; `fixed_inputs`, True if a row is the same input in every epoch. `config`: the checked
     configuration; `notify` prints a line for the user; `store`: the artifact store; `prerequisites`: trains what the run
-    needs first and keeps its cost; `memory_stores`: teacher caches held in memory, by key.
+    needs first and keeps its cost; `caveats`: those of the run; `memory_stores`: teacher caches held in memory, by key.
     """
 
     head: Head
@@ -48,6 +49,7 @@ class Inputs:
         self.notify = notify
         self.store = ArtifactStore(Path(config.artifacts), notify, original_targets)
         self.prerequisites = Preparation(self.store)
+        self.caveats = Caveats()
         self.memory_stores: dict[str, MemoryStore] = {}
 
     def share(self, other: Inputs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,9 @@ from kdlab.stages.augmented_rows import AugmentedRows
 from kdlab.stages.components import build_target
 from kdlab.stages.inputs import Inputs, vocabulary_hash
 from kdlab.storage.files import user_path
-from kdlab.types import TaskShape
+from kdlab.types import Caveat, TaskShape
+
+CUT = 0.05  # share of a split's rows that may be truncated without a caveat
 
 
 class TaskInputs(Inputs):
@@ -111,6 +114,8 @@ class TaskInputs(Inputs):
         folder = self.store.get("task", self.task_parts, build, "tokenised rows")
         for note in dataset.read_notes(folder):
             self.notify(note)
+        if text := cut_texts(dataset.read_stats(folder), self.config.data.max_length):
+            self.caveats.add(Caveat("cut_texts", text))
         return folder
 
     def check_rows(self) -> None:
@@ -200,6 +205,14 @@ class TaskInputs(Inputs):
         if head_keys.has_head(source, config, self.head.model_class) and loading.labels_of(config) == labels:
             return loading.load_classifier(source, revision)
         return loading.load_with_new_classifier(source, revision, self.shape)
+
+
+def cut_texts(stats: Mapping[str, Mapping[str, Any]], max_length: int) -> str:
+    """A line on the splits of which more than the share `CUT` of the rows is truncated; "" without one."""
+    cut = [
+        f"{one['cut']:,} of {one['rows']:,} in {name}" for name, one in stats.items() if one["cut"] > CUT * one["rows"]
+    ]
+    return f"texts longer than data.max_length={max_length} are cut: {', '.join(cut)}" if cut else ""
 
 
 def folder_of(path: str, task: Task) -> str:

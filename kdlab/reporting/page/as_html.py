@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from kdlab import __version__
+from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison_text import TEST, power, shown, tested_cells
 from kdlab.reporting.page.cells import cells, columns, overview_cells, references
 from kdlab.reporting.page.content import MARK, ReportPage, Section, as_utf8
@@ -46,7 +47,10 @@ def _section(section: Section) -> dict[str, Any]:
     table = section.table
     names = columns(table)
     tests = [tested_cells(table.comparison, row.line) for row in table.rows if row.line.baseline]
+    marked = footnotes([row.group for row in table.rows])
     return {
+        "caveats": marked.lines,
+        "caveat_marks": lambda row: marked.of(row.group),
         "task": table.comparison.task,
         "unit": table.comparison.unit,
         "described": table.comparison.described,

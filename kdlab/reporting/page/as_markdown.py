@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison_text import shown
 from kdlab.reporting.page.cells import cells, columns, overview_cells, references
 from kdlab.reporting.page.content import MARK, ReportPage, as_utf8
@@ -28,16 +29,18 @@ def markdown(report: ReportPage) -> str:
         ]
         parts += ["## All tasks", _grid(head, body)]
     for table in report.tables:
-        names = columns(table)
+        names, marked = columns(table), footnotes([row.group for row in table.rows])
         rows = []
         for row in table.rows:
             said = cells(table, row)
             said["mean ± std"] = _marked(said["mean ± std"], row.marks)
-            rows.append([str(row.number), markdown_code(row.name), *(said[name] for name in names)])
+            name = " ".join(filter(None, (markdown_code(row.name), markdown_text(marked.of(row.group)))))
+            rows.append([str(row.number), name, *(said[name] for name in names)])
         parts += [
             f"## {markdown_text(table.comparison.task)} ({table.comparison.described})",
             _grid(["#", "group", *names], rows),
         ]
+        parts += ["\n".join(f"- {markdown_text(line)}" for line in marked.lines)] if marked.lines else []
         against = ", ".join(f"{markdown_text(name)} {value}" for name, value in references(table))
         parts += [f"Beside them: {against}."] if against else []
         parts.append("\n".join(f"- {markdown_text(line)}" for line in headlines(table)))

@@ -44,7 +44,7 @@ layers {result["student"]["layers"]} of the teacher's backbone.
 |---|{"---|" * len(scores)}
 {chr(10).join(rows)}
 
-{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {markdown_text(str(result["data"]["source"]))} {markdown_text(result["data"].get("task") or "")}
+{_caveats(result)}{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {markdown_text(str(result["data"]["source"]))} {markdown_text(result["data"].get("task") or "")}
 (fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
 
 ```python
@@ -59,3 +59,9 @@ def _with_preparation(result: dict[str, Any]) -> str:
     least = "" if total.measured else "at least "
     more = total.queries > costs.own(result).queries or not total.measured
     return f", with the preparation of teachers and modules {least}{total.queries:,}" if more else ""
+
+
+def _caveats(result: dict[str, Any]) -> str:
+    """A section of the card; "" without a caveat."""
+    found = "\n".join(f"- {markdown_text(one['text'])}" for one in result.get("caveats") or [])
+    return f"Caveats:\n\n{found}\n\n" if found else ""

@@ -142,6 +142,11 @@ class _Devices(_Part):
     precision: Text = ""
 
 
+class _Caveat(_Part):
+    kind: Text
+    text: Text
+
+
 class _Result(_Part):
     status: Literal["finished"]
     seed: Seed
@@ -166,6 +171,7 @@ class _Result(_Part):
     devices: _Devices = Field(default_factory=_Devices)
     artifacts: ListOf[Text] = []
     warnings: ListOf[Text] = []
+    caveats: ListOf[_Caveat] = []
 
 
 def fault(result: Any) -> str:

@@ -11,11 +11,17 @@ from kdlab.runs.closing.scores import quality
 
 
 def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
-    """The closing table: scores of the student, its teachers and baselines; costs against all-data distillation; the next
-    command. `beside`: the comparison with random selection (`beside_random`)."""
-    lines = ["", *quality(result), "", *cost(result), *preparation(result)]
+    """The closing table: scores of the student, its teachers and baselines; caveats; costs against all-data distillation;
+    the next command. `beside`: the comparison with random selection (`beside_random`)."""
+    lines = ["", *quality(result), *caveats(result), "", *cost(result), *preparation(result)]
     lines += [beside] if beside else []
     drawn = [f"figures/{name}.png" for name in ("schedule", "knowledge")]
     figures = "".join(f"{file}, " for file in drawn if (folder / file).is_file())
     lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
     return "\n".join([*lines, *next_lines(result, folder)])
+
+
+def caveats(result: dict[str, Any]) -> list[str]:
+    """Lines of the run's caveats; none without one."""
+    found = result.get("caveats") or []  # results of an older kdlab have none
+    return ["", "caveats", *(f"  - {one['text']}" for one in found)] if found else []

@@ -304,3 +304,14 @@ def test_the_card_of_plain_fine_tuning_names_no_teacher():
 def test_the_card_of_a_pre_trained_student():
     text = model_card.card(result(stage="pretrain", metrics={"student": {"loss": 3.0}, "teacher": {"loss": 2.0}}))
     assert "fill-mask" in text and "AutoModelForMaskedLM" in text and "| held-out text | loss |" in text
+
+
+def test_caveats_stand_below_the_scores_and_in_the_card(tmp_path: Path):
+    caveats = [{"kind": "cut_texts", "text": "3 of 4 texts are cut"}, {"kind": "few_rewards", "text": "2 | 5"}]
+    lines = summary.table(result(caveats=caveats), tmp_path).splitlines()
+    at = lines.index("caveats")
+    assert lines[at : at + 4] == ["caveats", "  - 3 of 4 texts are cut", "  - 2 | 5", ""]
+    assert lines.index("cost                        this run     all data    saved") > at
+    assert "\nCaveats:\n\n- 3 of 4 texts are cut\n- 2 \\| 5\n\n" in model_card.card(result(caveats=caveats))
+    for text in (summary.table(result(), tmp_path), model_card.card(result())):
+        assert "\ncaveats\n" not in text and "Caveats:" not in text
