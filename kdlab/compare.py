@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlab.reporting.comparison import DEFAULT
+from kdlab.reporting.baselines import DEFAULT
+from kdlab.reporting.comparability import QUESTION
 from kdlab.reporting.comparison_text import print_comparison
 from kdlab.runs.finished import command
 
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(argv)
     return command(
         lambda: print_comparison(
-            chosen.runs, chosen.metric, chosen.baseline, chosen.markdown, chosen.csv, chosen.runs_csv
+            chosen.runs, chosen.metric, chosen.baseline, chosen.markdown, chosen.csv, chosen.runs_csv, chosen.across
         )
     )
 
@@ -35,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments shared by the commands that compare runs: run folders, baseline and metric."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="run folders, or folders with runs below")
     parser.add_argument("--baseline", metavar="NAME", help=f"part of a group's name (default: {DEFAULT})")
+    parser.add_argument(
+        "--across",
+        action="append",
+        default=[],
+        metavar="SETTING",
+        help="a setting that may differ from the baseline's, such as knowledge or student.layers; repeatable (always: "
+        f"{', '.join(QUESTION)})",
+    )
     parser.add_argument("--metric", metavar="NAME", help="such as accuracy (default: score; on text: loss)")
 
 

@@ -17,7 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page and the table; returns the exit code, 2 for bad input."""
     chosen = _parser().parse_args(argv)
     return command(
-        lambda: write_report(chosen.runs, chosen.out, chosen.paper, chosen.where, chosen.metric, chosen.baseline)
+        lambda: write_report(
+            chosen.runs, chosen.out, chosen.paper, chosen.where, chosen.metric, chosen.baseline, chosen.across
+        )
     )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from kdlab.errors import one_line
 from kdlab.reporting import statistics
+from kdlab.reporting.baselines import DEFAULT
 from kdlab.reporting.caveats import footnotes
-from kdlab.reporting.comparison import DEFAULT, Comparison, ComparisonLine, compare
+from kdlab.reporting.comparison import Comparison, ComparisonLine, compare
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.statistics import Paired
 from kdlab.runs.closing import costs
@@ -34,6 +35,7 @@ def print_comparison(
     markdown: bool = False,
     groups_csv: Path | None = None,
     runs_csv: Path | None = None,
+    across: Sequence[str] = (),
 ) -> int:
     """Print the comparison of the finished runs in `paths`, and write its groups and runs as CSV; returns the exit code.
 
@@ -42,7 +44,7 @@ def print_comparison(
     runs, skipped = read(paths)
     for folder, reason in skipped.items():
         to_stderr(f"left out, {reason}: {folder}")
-    comparisons = compare(runs, metric, baseline, to_stderr)
+    comparisons = compare(runs, metric, baseline, to_stderr, across)
     if groups_csv:
         atomic_write_text(groups_csv, as_csv([numbers(one, line) for one in comparisons for line in one.lines]))
     if runs_csv:
@@ -103,6 +105,8 @@ def tested_cells(comparison: Comparison, line: ComparisonLine) -> list[str]:
     assert line.baseline is not None
     pair = line.found
     names = [line.group.name, line.baseline.name]
+    if line.unlike:
+        return [*names, "-", f"- ({line.unlike})", "-", "no test: settings differ", "-"]
     if pair is None:
         return [*names, "0", "-", "-", _no_test(pair), "-"]
     first = [*names, str(pair.pairs), shown(comparison, pair.difference, "+")]
@@ -163,6 +167,12 @@ def notes(comparisons: Sequence[Comparison], baseline: str | None = None) -> lis
     if any(group.cached for group in groups):
         lines.append(
             "a teacher cache answered rows of these runs: such rows are in no cost here, and --csv counts them (cached)"
+        )
+    if any(line.unlike for one in comparisons for line in one.lines):
+        asked = dict.fromkeys(name for one in comparisons for name in one.across)
+        lines.append(
+            f"- (SETTING MINE, BASELINE'S): no difference, for the two differ in more than {', '.join(asked)}: run the baseline "
+            "in the group's own settings, or ask for it: --across SETTING compares groups that differ in SETTING too"
         )
     if any(line.baseline for one in comparisons for line in one.lines):
         choice = f"by default {DEFAULT}; --baseline takes another" if baseline is None else f"--baseline {baseline!r}"
@@ -255,7 +265,8 @@ def numbers(comparison: Comparison, line: ComparisonLine) -> dict[str, Any]:
         "seconds": own.seconds,
         **_with_preparation(total),
         "baseline": line.baseline.name if line.baseline else None,
-        "common_seeds": (pair.pairs if pair else 0) if line.baseline else None,
+        "unlike": line.unlike or None,
+        "common_seeds": (pair.pairs if pair else 0) if line.baseline and not line.unlike else None,
         "difference": pair.difference if pair else None,
         "difference_std": pair.std if pair else None,
         "low": pair.low if pair else None,

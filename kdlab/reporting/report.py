@@ -34,6 +34,7 @@ def write_report(
     conditions: Sequence[str] = (),
     metric: str | None = None,
     baseline: str | None = None,
+    across: Sequence[str] = (),
 ) -> int:
     """Write the report of the runs in `paths` to the page `out` and the Markdown file beside it; returns the exit code 0.
 
@@ -45,7 +46,7 @@ def write_report(
     for file in (out, table):
         _check_writable(file)
     with sole_writer(out):
-        report = build_report(paths, paper, conditions, metric, baseline, to_stderr)
+        report = build_report(paths, paper, conditions, metric, baseline, to_stderr, across)
         atomic_write_text(table, markdown(report))
         atomic_write_text(out, html(report))
     print(f"{one_line(report.title)}; {out} ({out.stat().st_size / 1000:,.0f} kB) and {table}")
@@ -69,10 +70,11 @@ def build_report(
     metric: str | None = None,
     baseline: str | None = None,
     notify: Notify = print,
+    across: Sequence[str] = (),
 ) -> ReportPage:
     """The report of the finished runs in `paths`; `notify` receives a message for everything that is left out.
 
-    `paper`: a key of `PAPERS`; `conditions`: as `where` takes them; `metric` and `baseline`: as `compare` takes them.
+    `paper`: a key of `PAPERS`; `conditions`: as `where` takes them; `metric`, `baseline` and `across`: as `compare` takes them.
     UserError where there is no finished run, or where conditions, metric or baseline fit none.
     """
     runs, skipped = read(paths)
@@ -85,7 +87,7 @@ def build_report(
 
     for folder, reason in skipped.items():
         notify(f"left out, {reason}: {folder}")
-    comparisons = _compare_stages(runs, metric, baseline, remark)
+    comparisons = _compare_stages(runs, metric, baseline, remark, across)
     if len(comparisons) > 1:
         tasks = ", ".join(one.task for one in comparisons)
         remark(f"runs of {len(comparisons)} tasks ({tasks}): each has a table of its own")
@@ -97,14 +99,16 @@ def build_report(
     return ReportPage(sections, _over_tasks(tables), skipped_names, remarks, list(conditions), paper, baseline)
 
 
-def _compare_stages(runs: Sequence[Run], metric: str | None, baseline: str | None, notify: Notify) -> list[Comparison]:
+def _compare_stages(
+    runs: Sequence[Run], metric: str | None, baseline: str | None, notify: Notify, across: Sequence[str]
+) -> list[Comparison]:
     """Comparisons of the runs of each stage, by its own metric."""
     stages: dict[str, list[Run]] = {}
     for run in runs:
         stages.setdefault(run.stage, []).append(run)
     if len(stages) > 1:
         notify(f"runs of two stages ({' and '.join(stages)}): p values are adjusted within each")
-    return [one for members in stages.values() for one in compare(members, metric, baseline, notify)]
+    return [one for members in stages.values() for one in compare(members, metric, baseline, notify, across)]
 
 
 def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +12,7 @@ from typing import Any
 
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
+from kdlab.reporting.group_names import names_of
 from kdlab.runs import folders
 from kdlab.runs.closing import costs, scores
 from kdlab.runs.closing.costs import RunCost
@@ -106,11 +107,13 @@ class Run:
 
 @dataclass
 class Group:
-    """Runs that differ in the seed alone, by seed. `name`: the settings that differ from other groups of the task."""
+    """Runs that differ in the seed alone, by seed. `name`: the settings that differ from other groups of the task; `shown`:
+    its facts with names in place of hashes (`shown_facts`)."""
 
     facts: Facts
     runs: dict[int, Run] = field(default_factory=dict)
     name: str = ""
+    shown: Facts = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -177,8 +180,9 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         facts = run.seedless_facts()
         groups.setdefault(_key(facts), Group(facts)).runs[run.seed] = run
     members = list(groups.values())
-    for group, name in zip(members, _names(shown_facts([group.one for group in members])), strict=True):
-        run = group.one
+    shown = shown_facts([group.one for group in members])
+    for group, facts, name in zip(members, shown, names_of(shown), strict=True):
+        run, group.shown = group.one, facts
         group.name = name or f"select={run.select}" + (f" ratio={run.ratio:g}" if run.ratio < 1 else "")
         policy = run.result.get("policy")
         if isinstance(policy, dict) and policy.get("reward_data") == "dev":
@@ -203,12 +207,6 @@ def shown_facts(runs: Sequence[Run]) -> list[Facts]:
         for facts, identity in zip(shown, identities, strict=True):
             facts |= first[identity] if apart else {what: identity and ",".join(one[:8] for one in identity.split(","))}
     return shown
-
-
-def distance(one: Group, other: Group) -> int:
-    """Number of settings in which two groups differ, those of the selection excluded."""
-    keys = [key for key in one.facts | other.facts if not below(key, "select")]
-    return sum(repr(one.facts.get(key)) != repr(other.facts.get(key)) for key in keys)
 
 
 # ---- reading
@@ -271,64 +269,3 @@ def _named_by_rows(runs: Sequence[Run]) -> list[Run]:
 
 def _key(facts: Facts) -> str:
     return repr(sorted(facts.items()))
-
-
-# ---- names
-
-
-def _names(members: Sequence[Facts]) -> list[str]:
-    """For each group "key=value ...", of what differs between them: short, and no two the same.
-
-    Settings that some groups lack, as the teachers' where there is no teacher, are named only where others do not do.
-    """
-    every = dict.fromkeys(key for facts in members for key in facts if not key.endswith("_partial_"))
-    differ = [key for key in every if len({repr(facts.get(key)) for facts in members}) > 1]
-    shared = [key for key in differ if len({repr(facts[key]) for facts in members if key in facts}) > 1]
-    found: list[str] = []
-    for keys, absent in ((shared, False), (differ, False), (differ, True)):
-        found = _named(members, every, keys, absent)
-        if len({*found}) == len(found) and "" not in found:
-            break
-    return found
-
-
-def _named(members: Sequence[Facts], every: Iterable[str], keys: Sequence[str], absent: bool) -> list[str]:
-    """The names of groups by `keys`; `absent`: also by those that a group lacks.
-
-    Where a part of the configuration has a name (select.name), that stands for all of the part, except for what
-    differs between groups of the same name, and the ratio.
-    """
-    keys = sorted(keys, key=lambda key: (key != "select.name", key != "select.ratio"))
-    named = {key.removesuffix(".name") for key in keys if key.endswith(".name") and key.count(".") == 1}
-
-    def says(facts: Facts, key: str) -> bool:
-        part = key.split(".")[0]
-        if key == "select.ratio":
-            return facts.get(key) != 1
-        if part not in named or key == f"{part}.name":
-            return True
-        return len({repr(m.get(key)) for m in members if m.get(f"{part}.name") == facts.get(f"{part}.name")}) > 1
-
-    labels = {key: _label(key, every) for key in keys}
-    values = {key: _values(key, [facts.get(key) for facts in members]) for key in keys}
-    return [
-        " ".join(f"{labels[key]}={values[key][i]}" for key in keys if says(facts, key) and (absent or key in facts))
-        for i, facts in enumerate(members)
-    ]
-
-
-def _label(key: str, every: Iterable[str]) -> str:
-    """The shortest end of a dotted key that no other of the configuration has; `select` of `select.name`."""
-    named = re.sub(r"\.(name|_target_)$", "", key).split(".")
-    others = [other.split(".") for other in every if other != key]
-    for size in range(2 if key.endswith("._target_") else 1, len(named)):
-        if all(other[-size:] != named[-size:] for other in others):
-            return ".".join(named[-size:])
-    return ".".join(named)
-
-
-def _values(key: str, values: Sequence[Any]) -> list[str]:
-    """Values as text: of paths and code names only the last part, if these differ."""
-    texts = ["null" if v is None else re.sub(r"\s+|\.0$", "", str(v)) for v in values]
-    ends = [text.rsplit("." if key.endswith("_target_") else "/", 1)[-1] for text in texts]
-    return [shortened(text) for text in (ends if all(ends) and len({*ends}) == len({*texts}) else texts)]

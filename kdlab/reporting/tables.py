@@ -14,7 +14,9 @@ from pathlib import Path
 from kdlab.errors import UserError
 from kdlab.plotting.run_tables import number_in, rows_of
 from kdlab.reporting import paper_arms, papers
-from kdlab.reporting.comparison import Comparison, ComparisonLine, full_data_counterpart, random_counterpart
+from kdlab.reporting.baselines import full_data_counterpart, random_counterpart
+from kdlab.reporting.comparability import QUESTION, differing
+from kdlab.reporting.comparison import Comparison, ComparisonLine
 from kdlab.reporting.comparison_text import numbers
 from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.seed_groups import Group, Run
@@ -112,22 +114,49 @@ def task_table(comparison: Comparison, paper: str | None, notify: Callable[[str]
     groups = [line.group for line in comparison.lines]
     order = sorted(comparison.lines, key=lambda line: (-line.group.one.ratio, _rank(comparison, line)))
     rows = [_row(comparison, number, line) for number, line in enumerate(order, 1)]
-    of = {id(row.group): row for row in rows}
     curves = {run.folder: curve(run, comparison.metric, notify) for row in rows for run in row.group.runs.values()}
     for row in rows:
-        peers = [other for other in rows if other.ratio == row.ratio and other.taught]
-        if row.taught and peers[0].mean != peers[-1].mean:  # peers stand the best first; equal ones share the mark
-            row.marks += [BEST] if row.mean == peers[0].mean else [WORST] if row.mean == peers[-1].mean else []
-        rival = random_counterpart(row.group, groups)
-        if rival is not None and better(comparison, of[id(rival)].mean, row.mean):
-            row.marks.append(BELOW)
         whole = full_data_counterpart(row.group, groups)
         if whole is not None:
             row.same_cost, row.same_total = _full_data(whole, curves, row.group)
         row.published = paper_arms.numbers_beside(row.group.one, paper) if paper else []
+    _mark(comparison, rows)
     printed = papers.numbers_of_task(comparison.task, paper) if paper else []
     scores = 1 if paper in papers.MNLI_ONCE else max((_dev_sets(row.group.one) for row in rows), default=1)
     return TaskTable(comparison, rows, _references(rows, comparison.metric), printed, curves, scores)
+
+
+def comparable(row: TableRow, rows: Sequence[TableRow], across: Sequence[str] = QUESTION) -> list[TableRow]:
+    """The rows with a teacher at a row's ratio that agree with it in all settings but those in question; itself too."""
+    return [
+        other
+        for other in rows
+        if other.ratio == row.ratio and other.taught and not differing(row.group, other.group, across)
+    ]
+
+
+def _mark(comparison: Comparison, rows: Sequence[TableRow]) -> None:
+    """Mark the rows whose difference from their baseline is more than chance: the best and the worst of those comparable,
+    and those below random selection; a baseline is never the worst, and the best where others are below it."""
+    baselines = {id(row.line.baseline) for row in rows if row.line.baseline is not None and not row.line.unlike}
+    for row in rows:
+        peers = comparable(row, rows, comparison.across) if row.taught else []
+        if not peers:
+            continue
+        tests = [other for other in peers if other.line.sure and row.group in (other.group, other.line.baseline)]
+        best, worst = peers[0].mean, peers[-1].mean  # the best stand first; equal ones share the mark
+        if tests and best != worst and row.mean == best:
+            row.marks.append(BEST)
+        if row.line.sure and best != worst and row.mean == worst and id(row.group) not in baselines:
+            row.marks.append(WORST)
+        rival = random_counterpart(row.group, [other.group for other in rows])
+        if row.line.sure and rival is row.line.baseline is not None and _below(comparison, row):
+            row.marks.append(BELOW)
+
+
+def _below(comparison: Comparison, row: TableRow) -> bool:
+    """True if a row is worse than its baseline by the difference that was tested."""
+    return row.line.found is not None and better(comparison, 0.0, row.line.found.difference)
 
 
 def _dev_sets(run: Run) -> int:

@@ -145,8 +145,8 @@ def test_the_default_baseline(tmp_path):
         f"select=adads ratio=0.1 {response}": f"select=random ratio=0.1 {response}",
         f"select=random ratio=0.1 {response}": f"select=all {response}",
         f"select=all {response}": "",
-        f"select=all {pkd}": f"select=all {response}",
-        f"select=adads ratio=0.1 {pkd}": f"select=random ratio=0.1 {response}",
+        f"select=all {pkd}": "",
+        f"select=adads ratio=0.1 {pkd}": f"select=all {pkd}",
         "select=all knowledge=labels": f"select=all {response}",
     }
     many(tmp_path / "b", "first", [0.6, 0.7], select="adads")

@@ -25,7 +25,8 @@ def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
     return {
         "mean ± std": spread(table, row.mean, row.std),
         "seeds": str(len(row.line.values)),
-        "difference": shown(comparison, pair.difference, "+") + against if pair is not None else "-",
+        "difference": _difference(row)
+        or (shown(comparison, pair.difference, "+") + against if pair is not None else "-"),
         "Holm p": "-" if holm is None else p_value(holm),
         "best (seed)": f"{shown(comparison, row.best[0])} ({row.best[1]})",
         "worst (seed)": f"{shown(comparison, row.worst[0])} ({row.worst[1]})",
@@ -37,6 +38,11 @@ def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
         "full data, same total FLOPs": "-" if row.same_total is None else shown(comparison, row.same_total),
         "published": "; ".join(map(_printed, row.published)) or "-",
     }
+
+
+def _difference(row: TableRow) -> str:
+    """The cell of a group that no baseline fits: the settings that differ; "" for others."""
+    return f"- ({row.line.unlike})" if row.line.unlike else ""
 
 
 def columns(table: TaskTable) -> list[str]:

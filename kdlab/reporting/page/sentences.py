@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kdlab.reporting.comparison_text import notes
 from kdlab.reporting.page.cells import spread
 from kdlab.reporting.page.content import ReportPage
 from kdlab.reporting.papers import CAUTIONS, PAPERS
 from kdlab.reporting.statistics import ALPHA
-from kdlab.reporting.tables import BELOW, GAP, TaskTable
+from kdlab.reporting.tables import BELOW, GAP, TableRow, TaskTable, comparable
 
 
 def headlines(table: TaskTable) -> list[str]:
     """Sentences above a table: for each ratio the best and the worst group, and random selection."""
     said = []
-    for ratio in dict.fromkeys(row.ratio for row in table.rows):
-        peers = [row for row in table.rows if row.ratio == ratio and row.taught]
-        if not peers:
+    shown_rows: set[int] = set()
+    for row in table.rows:
+        if row.number in shown_rows or not row.taught:
             continue
-        best, worst = peers[0], peers[-1]
-        where = "Full data" if ratio == 1 else f"At ratio {ratio:g}"
-        text = f"{where}: {'best ' if len(peers) > 1 else ''}{best.name} {spread(table, best.mean, best.std)}"
-        if worst.mean != best.mean:
-            text += f", worst {worst.name} {spread(table, worst.mean, worst.std)}"
-        drawn = [row for row in peers if row.group.one.select == "random"]
-        if drawn and drawn[0].mean not in (best.mean, worst.mean):
-            text += f"; {drawn[0].name} {spread(table, drawn[0].mean, drawn[0].std)}"
-        below = sum(BELOW in row.marks for row in peers)
-        text += f"; {below} of {len(peers)} worse than random" if below else ""
-        said.append(f"{text}.")
+        peers = comparable(row, table.rows, table.comparison.across)
+        shown_rows |= {peer.number for peer in peers}
+        said.append(_headline(table, peers))
     tests = [row for row in table.rows if row.line.holm is not None]
     if tests:
         sure = sum((row.line.holm or 0) < ALPHA for row in tests)
@@ -40,12 +34,30 @@ def headlines(table: TaskTable) -> list[str]:
     return said
 
 
+def _headline(table: TaskTable, peers: Sequence[TableRow]) -> str:
+    """The sentence on groups that compare, the best first: their highest and lowest mean, and random selection."""
+    first, last = peers[0], peers[-1]
+    high, low = ("lowest", "highest") if table.comparison.lower else ("highest", "lowest")
+    where = "Full data" if first.ratio == 1 else f"At ratio {first.ratio:g}"
+    if first.mean == last.mean:
+        high = "equal" if len(peers) > 1 else ""
+    text = f"{where}: {f'{high} mean ' if high else ''}{first.name} {spread(table, first.mean, first.std)}"
+    if last.mean != first.mean:
+        text += f", {low} {last.name} {spread(table, last.mean, last.std)}"
+    drawn = [row for row in peers if row.group.one.select == "random"]
+    if drawn and drawn[0].mean not in (first.mean, last.mean):
+        text += f"; {drawn[0].name} {spread(table, drawn[0].mean, drawn[0].std)}"
+    below = sum(BELOW in row.marks for row in peers)
+    return text + (f"; {below} of {len(peers)} worse than random" if below else "") + "."
+
+
 def explained(report: ReportPage) -> list[str]:
     """Sentences that explain the report."""
     said = notes([table.comparison for table in report.tables], report.baseline)
     said += [
-        f"best, worst: by the mean, among the groups with a teacher at the same ratio; {BELOW}: a lower mean than the "
-        "group that differs in nothing but random selection, whether or not that is more than chance",
+        f"best, worst, {BELOW}: marked only where the difference is more than chance (Holm p < {ALPHA}): by the mean, among the "
+        "groups with a teacher at the same ratio and in the same settings; from the group that differs in nothing but "
+        "random selection. The highest and lowest means above may be chance",
         "queries, FLOPs, time: means over seeds of the runs themselves; in brackets how many times less than distillation on "
         "all data in as many steps, by the ledger of the same run (time: only where trainer.probes measured it); time is that "
         "of training",

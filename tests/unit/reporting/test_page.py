@@ -21,7 +21,7 @@ from kdlab.reporting.figures import costs, training
 from kdlab.reporting.filters import where
 from kdlab.reporting.page.as_html import html
 from kdlab.reporting.page.as_markdown import markdown
-from kdlab.reporting.page.sentences import explained
+from kdlab.reporting.page.sentences import explained, headlines
 from kdlab.reporting.report import build_report
 from kdlab.reporting.seed_groups import read
 from kdlab.reporting.tables import BELOW, BEST, WORST, TaskTable, overview, task_table
@@ -47,6 +47,15 @@ def rows_of(home: Path, paper: str | None = None) -> dict[str, Any]:
     return {f"{row.group.one.select} {row.ratio:g}": row for row in only.rows}
 
 
+def clear(home: Path, means: dict[str, float], ratio: float = 0.1, **given: Any) -> Path:
+    """Three seeds of each selection, whose differences have a standard deviation of some thousandths."""
+    for place, (select, mean) in enumerate(means.items()):
+        for seed in (1, 2, 3):
+            score = mean + seed / 1000 + (place * seed % 3) / 1000
+            reported(home / f"{select} {seed}", score, seed, select, ratio, **given)
+    return home
+
+
 # ---- tables
 
 
@@ -56,7 +65,7 @@ def test_means_spreads_costs_and_marks_by_hand(tmp_path):
     assert [row.number for row in found.rows] == [1, 2, 3, 4]
     np.testing.assert_allclose([row.mean for row in found.rows], [0.82, 0.76, 0.70, 0.66])
     np.testing.assert_allclose([row.std for row in found.rows], np.array([0.02, 0.02, 0.04, 0.02]) / 2**0.5)
-    assert [row.marks for row in found.rows] == [[], [BEST], [], [WORST, BELOW]]
+    assert [row.marks for row in found.rows] == [[], [], [], []]  # two seeds: nothing is more than chance
     assert [row.queries.value for row in found.rows] == [12000, 1200, 1200, 1200]
     assert [row.flops.gain for row in found.rows] == pytest.approx([1.0, 10 / 3, 10.0, 4.0])
     assert [row.seconds.gain for row in found.rows] == [1.0, None, None, None]
@@ -78,16 +87,32 @@ def test_full_data_at_the_same_cost_is_read_off_its_curve(tmp_path):
     assert rows_of(other)["all 1"].same_cost is None
 
 
-def test_equal_groups_share_a_mark_and_one_group_bears_none(tmp_path):
-    for select, score in (("adads", 0.7), ("random", 0.6), ("margin", 0.6)):
-        reported(tmp_path / select, score, select=select)
-    assert {name: row.marks for name, row in rows_of(tmp_path).items()} == {
+def test_marks_are_for_differences_that_are_more_than_chance_and_no_baseline_is_the_worst(tmp_path):
+    found = rows_of(clear(tmp_path / "a", {"adads": 0.8, "random": 0.6, "margin": 0.7}))
+    assert {name: row.marks for name, row in found.items()} == {"adads 0.1": [BEST], "random 0.1": [], "margin 0.1": []}
+    found = rows_of(clear(tmp_path / "b", {"adads": 0.8, "random": 0.7, "margin": 0.6}))
+    assert {name: row.marks for name, row in found.items()} == {
         "adads 0.1": [BEST],
-        "random 0.1": [WORST],
-        "margin 0.1": [WORST],
+        "random 0.1": [],
+        "margin 0.1": [WORST, BELOW],
     }
+    for seed, by in ((1, 0.1), (2, -0.08), (3, 0.05)):
+        reported(tmp_path / "c" / f"{seed}", 0.6, seed)
+        reported(tmp_path / "c" / f"margin {seed}", 0.6 + by, seed, "margin")
+    assert [row.marks for row in rows_of(tmp_path / "c").values()] == [[], []]
     reported(tmp_path / "alone" / "1", 0.6, select="margin")
     assert rows_of(tmp_path / "alone")["margin 0.1"].marks == []
+
+
+def test_best_and_worst_are_among_groups_of_the_same_settings(tmp_path):
+    clear(tmp_path / "long", {"adads": 0.9, "random": 0.8}, steps=500)
+    clear(tmp_path / "short", {"adads": 0.6, "random": 0.5, "margin": 0.4}, steps=60)
+    (found,) = tables(tmp_path)
+    marks = {(row.group.one.select, row.group.one.result["steps"]): row.marks for row in found.rows}
+    assert marks["adads", 500] == marks["adads", 60] == [BEST] and marks["margin", 60] == [WORST, BELOW]
+    assert marks["random", 500] == marks["random", 60] == []
+    said = headlines(found)
+    assert sum(line.startswith("At ratio 0.1: highest mean select=adads") for line in said) == 2
 
 
 def test_worse_than_random_only_beside_a_group_that_differs_in_nothing_else(tmp_path):
@@ -98,9 +123,7 @@ def test_worse_than_random_only_beside_a_group_that_differs_in_nothing_else(tmp_
 
 
 def test_losses_are_better_when_lower(tmp_path):
-    for select, loss in (("adads", 2.5), ("random", 2.6), ("margin", 2.7)):
-        reported(tmp_path / select, loss, select=select, stage="pretrain", task="wiki")
-    (found,) = tables(tmp_path)
+    (found,) = tables(clear(tmp_path, {"adads": 2.5, "random": 2.6, "margin": 2.7}, stage="pretrain", task="wiki"))
     assert [(row.group.one.select, row.marks) for row in found.rows] == [
         ("adads", [BEST]),
         ("random", []),
@@ -178,7 +201,7 @@ def test_a_run_that_a_cache_answered_stays_what_it_is(tmp_path):
     }
     baselines = {name: row.line.baseline and row.line.baseline.one.folder.name for name, row in rows.items()}
     assert baselines == {"all": None, "random": "all", "adads": "random", "labels": "all"}
-    assert (rows["random"].marks, rows["adads"].marks) == ([WORST], [BEST])
+    assert rows["labels"].line.unlike == "knowledge labels, response" and rows["labels"].line.found is None
     (axes,) = costs.scores(found, "queries").axes
     points = sorted(tuple(one.get_xydata()[0]) for one in axes.lines if one.get_marker() == "o")
     np.testing.assert_allclose(points, [(0, 60), (0, 80), (1200, 70)])
@@ -290,10 +313,11 @@ def test_the_files_that_the_command_writes(tmp_path, monkeypatch, capsys):
     written = {line.split(" | ")[5] for line in text.splitlines() if re.match(r"\| [234] \|", line)}
     assert written == {f"{one:.3f}" for one in holm}
     adads = next(line for line in text.splitlines() if line.startswith("| 2 |"))
-    assert adads.split(" | ")[1:4] == ["`select=adads ratio=0.1`", "**76.00 ± 1.41**", "2"]
+    assert adads.split(" | ")[1:4] == ["`select=adads ratio=0.1`", "76.00 ± 1.41", "2"]
     assert "+6.00 (#3)" in adads and "1,200 (10x)" in adads and "3.00 T (3.33x)" in adads
     assert "accuracy 90.27 (Table 5, bert-6)" in adads
-    assert "66.00 ± 1.41 (worst, worse than random)" in text
+    assert "66.00 ± 1.41 |" in text and "**" not in text  # no mark beside "more than chance"
+    assert "No difference from a baseline is more than chance" in text
     assert write("runs") == 0  # a report may be written again
 
 
