@@ -37,7 +37,7 @@ that is of pre-training, at `scale=demo` (the default) and at `scale=paper`; exp
 `NAME` is a name that you choose.
 
 The type of a number has its range. A number over the one in `(over N: confirm)` would take longer, or more memory, than any
-known use, and is refused until `confirm=[KEY]` says that it is meant. A value is typed as it is, also beyond ASCII; one with
+known use, and is refused until `'confirm=[KEY]'` says that it is meant. A value is typed as it is, also beyond ASCII; one with
 `, = ( ) [ ] { } ' " \\ $` is quoted for Hydra and for the shell: `'data.path="a=b"'`.
 """
 
