@@ -236,6 +236,8 @@ class TrainerConfig:
     "Optimizer steps between checkpoints; auto: one a minute, fewer if they take over 1/75 of the time"
     evaluate_every: Count = 50
     "Optimizer steps between evaluations on held-out rows"
+    log_every: Count = 10
+    "Optimizer steps between lines of metrics.csv and of loggers: means over the steps since the last line"
     probes: Annotated[int, Range(0, usual=1000)] = 8
     "Steps on whole batches that are timed during training, for the wall-clock speed-up"
     trace_every: Count | None = None

@@ -20,6 +20,7 @@ ADDED: dict[str, Any] = {
     "data.metric": None,
     "data.dev_share": None,
     "student.revision": None,
+    "trainer.log_every": 10,
 }
 # the key of the same group without which such a key does not stand: of text, of tasks
 BESIDE = {"data.max_unknown": "min_length", "data.metric": "label_column", "data.dev_share": "label_column"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -69,6 +68,7 @@ class StudentModule(pl.LightningModule):
         self.bridges = self.distillation.bridges  # the student's projections are trained and saved with it
         self.optimization = Optimization(optim, total_steps, seed)
         self.losses: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
+        self.trained_rows = torch.zeros(())  # this rank's rows in the last step's loss
         self.micro_step = 0
 
     # ---- read by callbacks (`StudentView`)
@@ -153,6 +153,7 @@ class StudentModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rows = None if batch.plan is None else batch.plan.rows
         trained = batch if rows is None or self.labels_on_all else batch.take(rows)  # `plan.select`: labels on all
+        self.trained_rows = trained.real.sum()
         loss = self.loss(trained, queried=rows if self.labels_on_all else None, plan=batch.plan)
         self.health.note(loss, trained.rows, trained.real, self.distillation.finite_answers())
         return loss
@@ -261,18 +262,3 @@ class StudentModule(pl.LightningModule):
                 sums += torch.tensor([float(value) * len(batch), len(batch)], dtype=torch.float64)
         total, count = distributed.all_sum(sums).tolist()
         return total / count
-
-    # ---- the losses of the last step survive a resume
-
-    def mean_losses(self) -> dict[str, float]:
-        """Loss and terms of the last step, means over the global batch; only finite ones (collective)."""
-        if not self.losses:
-            return {}
-        values = distributed.all_sum(torch.stack([v.double() for v in self.losses.values()])) / distributed.world()
-        return {name: value for name, value in zip(self.losses, values.tolist(), strict=True) if math.isfinite(value)}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["report"] = self.mean_losses()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.losses = {name: torch.tensor(value, dtype=torch.float64) for name, value in checkpoint["report"].items()}

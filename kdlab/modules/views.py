@@ -73,11 +73,12 @@ class StudentView(TrainedView, Protocol):
     """The student in training, as callbacks read it. `kdlab.modules.student.StudentModule` is one.
 
     `student`: its encoder, to be passed on; `ledger`: the run's cost, a `kdlab.runtime.ledger.Ledger` or None;
-    `labels_on_all`: labels of rows that are not selected are learned too.
+    `trained_rows` (): this rank's rows in the last step's loss; `labels_on_all`: labels of rows that are not selected are learned too.
     """
 
     student: Any
     ledger: Any
+    trained_rows: Tensor
     labels_on_all: bool
 
     @property
@@ -155,10 +156,6 @@ class StudentView(TrainedView, Protocol):
 
     def loss(self, batch: Batch, local: bool = False) -> Tensor:
         """The distillation loss on `batch`, with gradient; `local`: without collectives, and not in the ledger."""
-        ...
-
-    def mean_losses(self) -> dict[str, float]:
-        """The finite ones of `losses` as means over the global batch (collective)."""
         ...
 
     def begin_queries(self, micro_step: int) -> None:

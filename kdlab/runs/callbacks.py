@@ -12,6 +12,7 @@ from kdlab.callbacks.checkpoint import CheckpointCallback
 from kdlab.callbacks.cost import CostCallback
 from kdlab.callbacks.decision_log import DecisionLog
 from kdlab.callbacks.evaluate import EvaluationCallback
+from kdlab.callbacks.metrics_log import MetricsLog
 from kdlab.callbacks.nonfinite import NonFiniteGuard
 from kdlab.callbacks.progress import ProgressCallback
 from kdlab.callbacks.select import Select
@@ -31,6 +32,7 @@ class RunCallbacks:
 
     guard: NonFiniteGuard
     evaluation: EvaluationCallback
+    metrics_log: MetricsLog
     trace: SelectionTrace | None
     cost: CostCallback
     select: Select | None
@@ -45,7 +47,7 @@ class RunCallbacks:
     def in_order(self) -> list[pl.Callback]:
         """The callbacks in the order in which Lightning has to call them: the guard first, the checkpoint after all that
         write tables."""
-        before = (self.guard, self.evaluation, self.trace, self.cost)
+        before = (self.guard, self.evaluation, self.metrics_log, self.trace, self.cost)
         decide = (self.select, self.adopt, self.weigh, self.decisions)
         every = (*before, *decide, self.checkpoint, self.check_teachers, self.progress)
         return [callback for callback in every if callback is not None]
@@ -63,7 +65,8 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         selection, prepared.config.select, module, prepared.data, total, seed, record.writer("selector"), skip
     )
     heldout, metrics = prepared.data.heldout_splits, record.writer("metrics")
-    evaluation = EvaluationCallback(config.evaluate_every, total, heldout, module, metrics, prepared.ledger)
+    evaluation = EvaluationCallback(config.evaluate_every, heldout, module, prepared.ledger)
+    metrics_log = MetricsLog(config.log_every, evaluation, module, metrics, prepared.ledger)
     trace = _trace(prepared, record, selection) if config.trace_every is not None else None
     guard = NonFiniteGuard(not skip, config.nonfinite_limit, notify, record.writer("events"))
     folder, tables = prepared.folder / "checkpoints", record.tables.values()
@@ -71,7 +74,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     checkpoint = CheckpointCallback(folder, every, total, prepared.ledger, guard, tables, decisions.flush, notify)
     selector = select.selector if select else None
     columns = {
-        "metrics": evaluation.columns(),
+        "metrics": metrics_log.columns(),
         "selector": selector.columns() if selector else ["step", "arm", "teacher_queries"],
         "selected": list(COLUMNS) if trace else [],
         "knowledge": decisions.columns(module),
@@ -79,6 +82,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     return RunCallbacks(
         guard=guard,
         evaluation=evaluation,
+        metrics_log=metrics_log,
         trace=trace,
         cost=CostCallback(prepared.ledger, total, config.probes),
         select=select,

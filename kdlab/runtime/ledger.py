@@ -170,6 +170,17 @@ class Ledger:
         """Queries so far of all ranks (collective, cheap)."""
         return _total(self._base) + int(distributed.all_sum(torch.tensor(_total(self._since))))
 
+    def so_far(self) -> dict[str, Any]:
+        """Sums so far of all ranks (collective, without distinct inputs): "queries" of each teacher, "flops", "seconds"."""
+        teachers: dict[str, int] = {name: one.total for name, one in sorted(self._base.teachers.items())}
+        flops = sum(self._base.flops.values())
+        own = {name: queries.total for name, queries in self._since.teachers.items()}
+        for theirs, amount in distributed.gather_objects((own, sum(self._since.flops.values()))):
+            flops += amount
+            for name, count in sorted(theirs.items()):
+                teachers[name] = teachers.get(name, 0) + count
+        return {"queries": teachers, "flops": flops, "seconds": self._all_seconds()}
+
     def totals(self) -> dict[str, Any]:
         """All counts so far of all ranks (collective).
 

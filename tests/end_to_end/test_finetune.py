@@ -163,14 +163,22 @@ def test_every_knowledge_set_teaches(knowledge, lab):
 
 
 def test_tinybert_learns_states_first_and_answers_after(lab):
-    folder, _ = lab.run("select=random", "knowledge=tinybert", "knowledge.phases=[0.5]", "trainer.evaluate_every=1")
+    command = ("select=random", "knowledge=tinybert", "knowledge.phases=[0.5]")
+    folder, _ = lab.run(*command, "trainer.log_every=1")
     rows = tables.read(folder / "metrics.csv")[1:]  # row i tells of step i - 1
+    assert [row["step"] for row in rows if row["heldout_loss"]] == ["4", str(STEPS)]
     for step, row in enumerate(rows):
         first = step < STEPS / 2
         assert all(bool(row[f"train_{name}"]) == first for name in ("embedding", "hidden", "attention"))
         assert bool(row["train_soft"]) != first
     rates = [float(row["lr"]) for row in rows]
     assert rates[STEPS // 2] > rates[STEPS // 2 - 2]  # the second phase has a schedule of its own
+    means = tables.read(lab.run(*command)[0] / "metrics.csv")[1:]  # a line after each four steps
+    for line, steps in zip(means, (rows[:4], rows[4:]), strict=True):
+        for name in ("train_loss", "train_hidden", "train_soft"):
+            values = [float(row[name]) for row in steps if row[name]]
+            assert (float(line[name]) if line[name] else None) == (pytest.approx(sum(values) / 4) if values else None)
+        assert float(line["rows"]) == KEPT
 
 
 def test_what_begins_later_can_be_observed(lab):

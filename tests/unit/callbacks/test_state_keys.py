@@ -13,6 +13,7 @@ KEYS = {  # the names of the classes when the first checkpoints were written
     "Adopt": "Adopt",
     "CheckpointCallback": "Keep",
     "CostCallback": "Account",
+    "MetricsLog": "MetricsLog",
     "NonFiniteGuard": "Guard",
     "Select": "Select",
     "Weigh": "Weigh",

@@ -334,7 +334,7 @@ def test_the_report_adds_up_to_the_loss():
     for knowledge, labels_on in (("pkd", "selected"), ("distilbert", "all")):
         module = distiller(KNOWLEDGE[knowledge], labels_on=labels_on)
         loss = module.loss(batch(), queried=torch.tensor([1, 3]) if labels_on == "all" else None)
-        report = module.mean_losses()
+        report = {name: float(value) for name, value in module.losses.items()}
         assert report["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
         parts = sum(w.weight * report[name] for name, w in module.terms.items())
         assert parts == pytest.approx(float(loss.detach()), rel=1e-5)
@@ -393,7 +393,7 @@ def test_terms_count_from_since_to_before_until():
         first = step < 5
         names = {"hidden": given["hidden"]} if first else {"soft": given["soft"]}
         assert_same(module, module.loss(b), plainly(module, b, names))
-        assert set(module.mean_losses()) == {"loss", "hidden" if first else "soft"}
+        assert set(module.losses) == {"loss", "hidden" if first else "soft"}
 
 
 def test_a_step_without_teacher_terms_asks_no_teacher():
