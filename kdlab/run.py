@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from kdlab.config import explain, quoting, spellings, targets
+from kdlab.config import choices, explain, quoting, spellings, targets
 from kdlab.config.composition import CONF, composition, error_line, remove_stored_schemas, to_plain
 from kdlab.config.schema import checked
 from kdlab.errors import UserError, one_line
@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    """Start what `argv` requests: an explanation, a sweep, a repetition, one of Hydra's own flags, a single run or suite."""
+    """Start what `argv` requests: help, an explanation, a sweep, a repetition, one of Hydra's own flags, a run or suite."""
+    if not argv:
+        print(explain.usage())
+        return 0
     if argv[:1] == ["--explain"]:
         return explain.main(argv[1:])
     targets.check_overrides(argv)
@@ -62,7 +65,7 @@ def _dispatch(argv: list[str]) -> int:
     quoted = ",".join(quoting.quoted_value(f"file://{folder}") for folder in folders)
     searchpath = [f"hydra.searchpath=[{quoted}]"] if folders else []
     flags = {argument for argument in arguments if argument.startswith("-")}
-    arguments = [a if a.startswith("-") else quoting.literal(spellings.overrides([a])[0]) for a in arguments]
+    arguments = [a if a.startswith("-") else _spelled(a) for a in arguments]
     overrides = [argument for argument in arguments if argument not in flags]
     if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
         from kdlab.sweeps import sweep
@@ -76,6 +79,11 @@ def _dispatch(argv: list[str]) -> int:
         if flags:
             return _hydra_application(arguments, searchpath)
         return _run_or_suite([*arguments, *searchpath])
+
+
+def _spelled(argument: str) -> str:
+    """An argument in the spelling of today, with the sign of its group, and quoted where Hydra would refuse its value."""
+    return quoting.literal(choices.with_right_sign(spellings.overrides([argument])[0]))
 
 
 def _split_config_dirs(arguments: list[str]) -> tuple[list[str], list[Path]]:

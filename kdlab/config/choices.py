@@ -5,6 +5,7 @@ The few features of Hydra that conf/ uses are read here without Hydra, so that `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdlab.config.composition import CONF
 
 SCALES = ("demo", "paper")
+_GROUP_CHOICE = re.compile(r"\+?(\w+)(=.*)", re.DOTALL)
 _PACKAGE, _COMMAND = "# @package ", "# python -m "
 
 
@@ -61,6 +63,15 @@ def default_choice(group: str, scale: str) -> str | None:
         if isinstance(entry, dict) and group in entry:
             return scale if group == "scale" else entry[group].replace("${scale}", scale)
     return None
+
+
+def with_right_sign(override: str) -> str:
+    """`override` with + where it chooses from a group that has no choice by default (`exp=dekd` -> `+exp=dekd`), and
+    without where the group has one (`+select=random` -> `select=random`); any other as it is."""
+    match = _GROUP_CHOICE.fullmatch(override)
+    if match is None or match[1] not in groups():
+        return override
+    return f"{'+' if default_choice(match[1], SCALES[0]) is None else ''}{match[1]}{match[2]}"
 
 
 @cache

@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 import kdlab
 from kdlab.config import quoting, spellings, targets
+from kdlab.config.field_types import single_values
 from kdlab.config.schema import Config, first_line
 from kdlab.errors import UserError, nearest
 
@@ -57,6 +58,8 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
     plain = OmegaConf.to_container(whole, resolve=False)
     for key, target in targets.moved_in(plain):
         OmegaConf.update(whole, key, target)
+    for key, value in single_values(plain, Config) if isinstance(plain, dict) else ():
+        OmegaConf.update(whole, key, value)
     targets.check_hydra(OmegaConf.to_container(whole.hydra, resolve=False))
     return whole
 

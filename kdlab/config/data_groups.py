@@ -84,7 +84,7 @@ class DataConfig:
     task: str | None = None
     "finetune: cola sst2 mrpc stsb qqp mnli qnli rte wnli sst5 imdb emotion agnews; null: inferred from your own rows"
     columns: list[str] | None = None
-    "finetune: text columns of your own files, two for pairs; null: the usual names (sentence, text, sentence1, ...)"
+    "finetune: text column of your own files, or two for pairs, [a,b]; null: the usual names (sentence, text, ...)"
     label_column: str | None = None
     "finetune: label column of your own files; null: the usual names (label, labels, score, ...)"
     regression: bool | None = None

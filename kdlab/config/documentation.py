@@ -14,7 +14,8 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from kdlab.config.schema import Config, group_in
+from kdlab.config.field_types import group_in
+from kdlab.config.schema import Config
 from kdlab.ranges import Range
 
 NAME = "NAME"  # stands for a key that the user names: knowledge.terms.NAME.weight

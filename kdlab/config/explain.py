@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from kdlab.config.arguments import Argument
 
 WIDTH = 118
+USAGE = """\
+usage: python -m kdlab.run +exp=NAME [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+Examples
+    # a student learns a task on 10 % of the rows; teacher and data come with packages, nothing is downloaded
+    python -m kdlab.run +exp=adads_finetune
+    # your own rows (train.csv, dev.csv), and a teacher of the Hub or a folder
+    python -m kdlab.run +exp=adads_finetune scale=own data.path=FOLDER teachers.name=NAME
+    # a sweep: every combination, a run each
+    python -m kdlab.run -m +exp=adads_finetune select=random,adads seed=1,2,3
+
+Experiments"""
 
 
 def main(names: Sequence[str]) -> int:
@@ -28,6 +40,17 @@ def main(names: Sequence[str]) -> int:
     texts = [explanation(name) for name in names] if names else [_overview()]
     print("\n\n".join(texts))
     return 0
+
+
+def usage() -> str:
+    """The help of `kdlab run` without arguments: the form of a command, the experiments, and where to read more."""
+    experiments = [(f"+exp={name}", choices.summary("exp", name)) for name in choices.groups()["exp"]]
+    more = [
+        ("python -m kdlab.run --help", "all groups with their choices, and the keys that are often set"),
+        ("python -m kdlab.run --explain KEY", "a key or group: its meaning, its default, its choices"),
+        ("kdlab --help", "the other commands: report, compare, evaluate, export, ..."),
+    ]
+    return "\n".join([USAGE, *_table(experiments), "", "More", *_table(more)])
 
 
 def explanation(name: str) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from functools import cache, reduce
+from typing import Any, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.config import spellings, targets
 from kdlab.config.data_groups import DataConfig
+from kdlab.config.field_types import group_in, single_values
 from kdlab.config.groups import (
     KnowledgeConfig,
     LoggerConfig,
@@ -145,6 +146,9 @@ def vetted(composed: Any) -> dict[str, Any]:
         plain = OmegaConf.to_container(composed, resolve=True)  # once: the checked values are those that are used
         targets.check(plain)
     assert isinstance(plain, dict)
+    for key, value in single_values(plain, Config):
+        *groups, name = key.split(".")
+        reduce(lambda node, group: node[group], groups, plain)[name] = value
     return {str(key): value for key, value in plain.items()}
 
 
@@ -212,11 +216,6 @@ def _known_keys(node: Any, group: type, where: str) -> None:
 def _groups_below(group: type) -> dict[str, tuple[type | None, bool]]:
     """For each field of a group the dataclass of its value, or None, and whether the user names the keys of it."""
     return {name: (group_in(hint), get_origin(hint) is dict) for name, hint in get_type_hints(group).items()}
-
-
-def group_in(hint: Any) -> type | None:
-    """The dataclass in a field's type: `X`, `X | None` or `dict[str, X]`; None without one."""
-    return next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
 
 
 def check_ranges(config: Config) -> None:

@@ -12,7 +12,8 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, get_origin, get_type_hints
 
-from kdlab.config.schema import Config, group_in
+from kdlab.config.field_types import group_in
+from kdlab.config.schema import Config
 from kdlab.runs.finished import inside
 
 Facts = dict[str, Any]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab.config import spellings
+from kdlab.config import choices, spellings
 from kdlab.config.composition import CONF, composition, error_line
 from kdlab.config.schema import Config
 from kdlab.errors import UserError, nearest
@@ -104,7 +104,7 @@ class Expansion:
     def lines(self, params: dict[str, Any]) -> Iterable[list[str]]:
         """The overrides of each job, in order; `params` are further sweeps, from a configuration file."""
         for grid in self.grids:
-            whole = parsed([*(f"{spellings.key(key)}={value}" for key, value in params.items()), *grid])
+            whole = parsed([*lines_of(params), *grid])
             for one in whole:
                 if one.is_sweep_override() and not one.is_discrete_sweep():
                     raise UserError(
@@ -153,6 +153,11 @@ class Expansion:
 def job_error(line: str, differs: str, several: bool) -> UserError:
     """A UserError that names the job, if there are `several`."""
     return UserError(f"{line} (in the job {differs or 'without differences'})" if several else line)
+
+
+def lines_of(params: Mapping[str, Any]) -> list[str]:
+    """The overrides of the sweeps in a configuration file (`hydra.sweeper.params`)."""
+    return [choices.with_right_sign(f"{spellings.key(key)}={value}") for key, value in params.items()]
 
 
 def parsed(lines: Sequence[str]) -> list[Override]:

@@ -27,7 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
-from kdlab.config import spellings
+from kdlab.config import choices, spellings
 from kdlab.config.composition import CONF
 from kdlab.errors import UserError, nearest
 
@@ -138,7 +138,7 @@ def _parts(path: Path, where: str, parts_of_file: dict[Any, Any]) -> dict[str, l
             key = _checked(f"{path}: {where}{part}", line).key_or_group
             if key in ("scale", "sweep") or key.split(".")[0].split("/")[0] == "hydra":
                 raise UserError(f"{path}: {where}{part}: {line}: a sweep file cannot set {key}; the command can")
-        parts[part] = spellings.overrides(lines)
+        parts[part] = [choices.with_right_sign(line) for line in spellings.overrides(lines)]
     return parts
 
 

@@ -17,12 +17,11 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 from hydra.utils import instantiate
 
-from kdlab.config import spellings
 from kdlab.errors import UserError
 from kdlab.models.head import STAGE_HEADS
 from kdlab.sweeps import validation
 from kdlab.sweeps.display import display_of
-from kdlab.sweeps.expansion import Expansion, SweepJob, parsed
+from kdlab.sweeps.expansion import Expansion, SweepJob, lines_of, parsed
 from kdlab.sweeps.job_status import JobStatus, SweepStatus
 from kdlab.sweeps.scheduler import Launcher, Scheduler
 
@@ -105,7 +104,7 @@ class Search:
             raise UserError(
                 f"+sweep={whole.name} has {len(whole.grids)} grids, and a search has one: give its overrides themselves"
             )
-        lines = parsed([*(f"{spellings.key(key)}={value}" for key, value in self.params.items()), *whole.grids[0]])
+        lines = parsed([*lines_of(self.params), *whole.grids[0]])
         last = {one.get_key_element(): one for one in lines}
         space = [one for one in last.values() if one.is_sweep_override()]
         if not space:

@@ -66,14 +66,15 @@ def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_fo
     rows = write_task(tmp_path / "rows", classes=4) if config.teachers.split else task_folder
     given = tiny(teacher_folder, text_folder) if text else tiny_task(teacher_folder, rows)
     start = command if exp in AS_TYPED else call
-    done = start([f"+exp={exp}", *(a for a in given if not a.startswith("+exp="))], tmp_path)
+    plus = "" if exp in AS_TYPED else "+"  # which may be left out
+    done = start([f"{plus}exp={exp}", *(a for a in given if not a.startswith("+exp="))], tmp_path)
     assert done.code == 0, done.output
     asks = config.knowledge.name != "labels"
     costs = ("teacher queries", "model FLOPs", "wall-clock") if asks else ("cost: no teacher",)
     for said in ("scale=demo", "scale=paper", *costs, "run folder", "next:"):
         assert said in done.output
     result = json.loads((run_folder(tmp_path, exp) / "result.json").read_text())
-    assert result["status"] == "finished"
+    assert result["status"] == "finished" and f"+exp={exp}" in result["command"]
     assert set(result) >= {"metrics", "ledger", "seed", "data", "teacher", "versions", "git"}
     assert set(result["ledger"]) >= {"teacher_queries", "flops", "seconds", "speedup"}
     assert set(result["ledger"]["speedup"]) == {"flops", "queries", "wallclock"}
