@@ -14,6 +14,7 @@ from torch import nn
 
 from kdlab.errors import UserError
 from kdlab.models import safe_loading
+from kdlab.models.families import check_encoder
 from kdlab.models.safe_loading import first_line
 from kdlab.runtime.progress import redirect_tqdm
 from kdlab.types import TaskShape
@@ -146,13 +147,15 @@ def load_with_new_lm_head(source: str | Path, counts: np.ndarray, mask_id: int) 
 
 
 def load_config(source: str | Path, revision: str | None = None) -> Any:
-    """Load the config of a model folder or Hub name; UserError where there is none or it needs remote code."""
+    """Load the config of a model folder or Hub name; UserError where there is none or it needs remote code, and as
+    `check_encoder` raises it."""
     safe_loading.check(source)
     try:
         config = transformers.AutoConfig.from_pretrained(str(source), revision=revision, trust_remote_code=False)
     except Exception as error:  # any kind, where a value is not of the type that its family expects
         raise UserError(f"cannot load a model's config from {source}: {first_line(error)}") from error
     safe_loading.check_config(source, config)
+    check_encoder(source, config)
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from kdlab.models.student import check_layers, check_width, pick_layers, transfo
 from kdlab.stages import cache_plan, components, ksm_training, trained_head
 from kdlab.stages.base import Stage
 from kdlab.stages.dry_run import check_terms
+from kdlab.teachers import specs
 
 
 def check(stage: Stage) -> None:
@@ -34,6 +36,7 @@ def _check(stage: Stage) -> None:
     stage.selection()
     stage.inputs.terms()
     stage.inputs.source.check()
+    _encoders(stage)
     loading.check_embeddings(stage.inputs.tokenizer, stage.inputs.main_source.config, "the teacher")
     head_keys.has_head(
         stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head.model_class
@@ -78,6 +81,21 @@ def _check(stage: Stage) -> None:
         stage.inputs.notify(
             f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)"
         )
+
+
+def _encoders(stage: Stage) -> None:
+    """Every model that the configuration names is a text encoder: read their configs before tokenizers and rows."""
+    config, inputs = stage.config, stage.inputs
+    _ = inputs.main_source
+    if config.student.path is not None:
+        loading.load_config(config.student.path, config.student.revision)
+    for name, other in config.teachers.others.items() if inputs.queries_teacher else ():
+        specs.other(name, other, inputs.main_source)
+    paths = [config.adopt.assistant.path] if config.adopt.assistant is not None else []
+    paths += [config.data.augment.model] if config.data.augment is not None else []
+    for path in paths:
+        if path is not None and Path(path).is_dir():  # what lacks a folder has a message of its own
+            loading.load_config(path)
 
 
 def _mixed(stage: Stage) -> None:

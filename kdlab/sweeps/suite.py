@@ -26,6 +26,7 @@ from kdlab.config.targets import original_targets
 from kdlab.data.tasks.registry import Task, find
 from kdlab.errors import UserError
 from kdlab.models import head_keys, loading
+from kdlab.models.families import NotAnEncoder
 from kdlab.reporting import glue_scoreboard
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.runs import folders, single
@@ -285,6 +286,8 @@ def _check_student(path: str | None, revision: str | None) -> None:
     else:
         try:
             loading.load_config(path, revision)
+        except NotAnEncoder:
+            raise
         except UserError as error:
             raise UserError(
                 f"student.path={path}: there is no such folder, and no such model on the Hub; RUN/student of a "

@@ -14,6 +14,7 @@ from kdlab.config.teacher_groups import ASSISTANT, AssistantConfig, OtherTeacher
 from kdlab.errors import UserError, nearest
 from kdlab.models import flops, loading
 from kdlab.models.bundled import PACKAGES
+from kdlab.models.families import NotAnEncoder
 from kdlab.models.student import pick_layers
 from kdlab.storage.artifacts import key_of
 from kdlab.storage.files import sha256_of
@@ -99,6 +100,8 @@ def source_of(name: str | None, path: str | None, revision: str | None, where: s
     loading.check_safetensors(place, revision, f"{where}.name")
     try:
         return ModelSource(place, revision, loading.load_config(place, revision))
+    except NotAnEncoder:
+        raise
     except UserError as error:
         raise UserError(f"no teacher: {error}; without the Hub, {nearest(str(name), PACKAGES)}") from error
 

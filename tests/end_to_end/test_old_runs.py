@@ -44,9 +44,11 @@ def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
         assert done.code == code, done.output
     shutil.copytree(folder / WHOLE, folder / "today")
     written = {run: json.loads((folder / run / "result.json").read_text()) for run in (WHOLE, UNFINISHED)}
-    assert written[WHOLE].keys() - recorded("ksm").keys() == {"head", "started_in", "run_folder", "warnings"}
+    assert written[WHOLE].keys() - recorded("ksm").keys() == {
+        "head", "started_in", "run_folder", "warnings", "caveats",
+    }  # fmt: skip
     assert recorded("ksm").keys() <= written[WHOLE].keys()
-    assert written[UNFINISHED].keys() == recorded("unfinished").keys() | {"started_in", "run_folder"}
+    assert written[UNFINISHED].keys() == recorded("unfinished").keys() | {"started_in", "run_folder", "caveats"}
     as_old(folder / WHOLE, "ksm")
     as_old(folder / UNFINISHED, "unfinished")
     return folder

@@ -154,3 +154,57 @@ def test_pairs_need_embeddings_of_two_segments(task_stage, tmp_path):
     tokenizer.save_pretrained(tmp_path / "teacher")
     with pytest.raises(UserError, match="the teacher's model has embeddings of one segment"):
         check(task_stage(teacher=tmp_path / "teacher", rows=folder))
+
+
+# ---- decoders
+
+SMALL = {
+    "vocab_size": 126,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+
+
+@pytest.fixture
+def llama(tmp_path) -> Path:
+    """The config of a decoder, with the tokenizer of the encoders: nothing else distinguishes it."""
+    folder = tmp_path / "llama"
+    transformers.LlamaConfig(**SMALL, architectures=["LlamaForCausalLM"]).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+PLACES = {
+    "teacher": ["teachers.path={}"],
+    "student": ["student.path={}", "student.layers=null"],
+    "other": ["adopt=hard", "teachers.others.small.path={}"],
+    "assistant": ["adopt=assistant", "adopt.assistant.path={}"],
+    "augment": ["data.augment={{model: {}}}"],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("stage", ["task", "text"])
+def test_a_decoder_is_refused_wherever_a_model_is_named(place, stage, llama, task_stage, text_stage, tmp_path):
+    if (place, stage) == ("augment", "text"):
+        pytest.skip("text is not augmented")
+    make = task_stage if stage == "task" else text_stage
+    *more, last = (one.format(llama) for one in PLACES[place])
+    with pytest.raises(
+        UserError, match=r"is a decoder \(llama: LlamaForCausalLM\), and teachers, assistants and students"
+    ):
+        check(make(*more, last, **({"teacher": llama} if place == "teacher" else {})))
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_the_command_refuses_a_decoder_in_one_line_and_writes_nothing(llama, teacher_folder, task_folder, tmp_path):
+    for given in ([f"teachers.path={llama}"], ["+exp=glue", f"student.path={llama}", "suite.tasks=[rte]"]):
+        where = tmp_path / f"try{len(given)}"
+        where.mkdir()
+        more = tiny_task(teacher_folder, task_folder, *given)
+        done = call([one for one in more if len(given) == 1 or one != "+exp=adads_finetune"], where)
+        lines = [line for line in done.output.splitlines() if "decoder" in line]
+        assert done.code == 2 and len(lines) == 1 and "Traceback" not in done.output, done.output
+        assert not [file for file in where.iterdir() if not file.name.startswith("log-")]
