@@ -112,7 +112,7 @@ def hf_trainer(folder: Path, arguments: Any, clock: Clock, **sampling: Any) -> W
 SPLITS = ("train.tsv", "dev.tsv")
 
 
-def rows_of(file: Path, tokenizer: Any, limit: int) -> list[dict[str, Any]]:
+def rows_of(file: Path, tokenizer: Any, limit: int) -> Any:
     """The rows of a file as Trainer takes them."""
     with open(file, encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))

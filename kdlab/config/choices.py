@@ -18,6 +18,7 @@ from kdlab.config.composition import CONF
 
 SCALES = ("demo", "paper")
 _GROUP_CHOICE = re.compile(r"\+?(\w+)(=.*)", re.DOTALL)
+FINETUNING = "adads_finetune"  # the experiment whose groups are the defaults of fine-tuning
 _PACKAGE, _COMMAND = "# @package ", "# python -m "
 
 
@@ -39,22 +40,32 @@ def summary(group: str, name: str) -> str:
 
 
 @cache
-def defaults(scale: str) -> dict[str, Any]:
-    """The configuration without any override but `scale=`, resolved, in plain containers; unset values are "???"."""
+def defaults(scale: str, stage: str = "pretrain") -> dict[str, Any]:
+    """The configuration without any override but `scale=`, resolved, in plain containers; unset values are "???".
+
+    Of `stage` finetune: that of `FINETUNING` with `select=all`.
+    """
     whole = OmegaConf.create({})
     own = _own("", "run")
+    chosen: dict[str, str] = _finetuning() if stage == "finetune" else {}
     for entry in own["defaults"]:
         if entry == "_self_":
             body = {key: value for key, value in own.items() if key not in ("defaults", "hydra")}
             whole = OmegaConf.merge(whole, body)
         elif not next(iter(entry)).startswith("override "):
             ((group, name),) = entry.items()
-            name = scale if group == "scale" else name.replace("${scale}", scale)
+            name = scale if group == "scale" else str(chosen.get(group, name)).replace("${scale}", scale)
             content = OmegaConf.to_container(composed(group, name))
             whole = OmegaConf.merge(whole, _packaged(group, name, content))
     plain = OmegaConf.to_container(whole, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _finetuning() -> dict[str, str]:
+    """The choices of `FINETUNING` by group, without its selection."""
+    entries = [next(iter(entry.items())) for entry in _own("exp", FINETUNING)["defaults"]]
+    return {key.removeprefix("override /"): name for key, name in entries if key != "override /select"}
 
 
 def default_choice(group: str, scale: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdlab import ranges
 from kdlab.config import choices, spellings
+from kdlab.config.argument_lines import line_of
 from kdlab.config.choices import SCALES
 from kdlab.config.documentation import NAME, Key, keys
 from kdlab.errors import UserError, nearest
@@ -96,16 +97,16 @@ def value_words(value: Any, longest: int = 60) -> str:
     return words if len(words) <= longest else f"{words[: longest - 3]}..."
 
 
-def default_words(key: Key, name: str | None = None) -> dict[str, str]:
+def default_words(key: Key, name: str | None = None, stage: str = "pretrain") -> dict[str, str]:
     """The default of a key at each scale, in words; "-" where its group is null, "required" where a user must set it.
 
     `name` is the key as the user wrote it, where that is longer or has a name in place of NAME.
     """
-    return {scale: _default(key, name or key.name, scale) for scale in SCALES}
+    return {scale: _default(key, name or key.name, scale, stage) for scale in SCALES}
 
 
-def _default(key: Key, name: str, scale: str) -> str:
-    node: Any = choices.defaults(scale)
+def _default(key: Key, name: str, scale: str, stage: str) -> str:
+    node: Any = choices.defaults(scale, stage)
     *groups, last = name.split(".")
     for depth, part in enumerate(groups, 1):
         group = keys().get(".".join(groups[:depth]))
@@ -123,19 +124,27 @@ def _key(name: str, key: Key) -> list[str]:
         f"{name}: {key.type}" if exact else f"{name}: an argument of the code that {key.name} names",
         *_wrapped(key.line),
     ]
-    defaults = default_words(key, name)
-    same = len(set(defaults.values())) == 1
-    lines.append(
-        "  default: " + (defaults["demo"] if same else ", ".join(f"{v} (scale={k})" for k, v in defaults.items()))
-    )
+    defaults, tasks = default_words(key, name), default_words(key, name, "finetune")
+    lines.append(f"  default: {_by_scale(defaults)}")
+    if tasks != defaults:
+        lines.append(f"  default on tasks (fine-tuning): {_by_scale(tasks)}")
     for target, argument in {} if exact else _arguments(name).items():
         default = "required" if argument.default is inspect.Parameter.empty else value_words(argument.default)
-        lines += _wrapped(f"{target}: {ranges.words(argument.hint)}; default {default}")
+        lines += _wrapped(
+            f"{target}: {ranges.words(argument.hint)}; default {default}. {line_of(target, argument.name)}"
+        )
     if set_by := choices.settings().get(name):
         lines += _wrapped(f"set by: {_set_by(set_by)}")
     if key.group is not None and exact:
         lines += ["  keys:", *_keys_below(name, key.name)]
     return lines
+
+
+def _by_scale(defaults: dict[str, str]) -> str:
+    """One value where all scales have it, else each with its scale: "160 (scale=demo), null (scale=paper)"."""
+    if len(set(defaults.values())) == 1:
+        return defaults["demo"]
+    return ", ".join(f"{value} (scale={scale})" for scale, value in defaults.items())
 
 
 def _arguments(name: str) -> dict[str, Argument]:
@@ -166,11 +175,7 @@ def _group(name: str) -> list[str]:
     lines += _wrapped(key.line) if key else []
     defaults = {scale: choices.default_choice(name, scale) for scale in SCALES}
     if defaults["demo"]:
-        same = defaults["demo"] == defaults["paper"]
-        lines.append(
-            "  default: "
-            + (defaults["demo"] if same else f"{defaults['demo']} (scale=demo), {defaults['paper']} (scale=paper)")
-        )
+        lines.append(f"  default: {_by_scale({scale: str(choice) for scale, choice in defaults.items()})}")
     names = choices.groups()[name]
     lines += ["  choices:", *_table([(choice, choices.summary(name, choice)) for choice in names])]
     if key is not None:

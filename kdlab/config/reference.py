@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kdlab import ranges
 from kdlab.config import choices, explain
+from kdlab.config.argument_lines import line_of
 from kdlab.config.arguments import arguments_of, code_names
 from kdlab.config.choices import SCALES
 from kdlab.config.documentation import Key, keys
@@ -31,16 +32,43 @@ python -m kdlab.run +exp=dekd --cfg job            # the configuration of a comm
 ```
 
 `KEY=VALUE` sets a key, `GROUP=CHOICE` takes a choice of a group, `+KEY=VALUE` adds a key that has no default, such as
-`+teachers.others.small.layers=4`. The columns `demo` and `paper` are the values of a command without other overrides,
-that is of pre-training, at `scale=demo` (the default) and at `scale=paper`; experiments and recipes set others, which
-`--explain KEY` lists. `-` stands for a key that is there only with some choices, `required` for one that has to be set.
-`NAME` is a name that you choose.
+`+teachers.others.small.layers=4`. The last columns are the defaults at each scale (`scale=demo` is the default), of pre-training
+and, after "tasks:" where it differs, of fine-tuning on a task. Experiments and recipes set others, which `--explain KEY`
+lists. `-` stands for a key that is there only with some choices, `required` for one that has to be set. `NAME` is a name that
+you choose.
 
 The type of a number has its range. A number over the one in `(over N: confirm)` would take longer, or more memory, than any
 known use, and is refused until `'confirm=[KEY]'` says that it is meant. A value is typed as it is, also beyond ASCII; one with
 `, = ( ) [ ] { } ' " \\ $` is quoted for Hydra and for the shell: `'data.path="a=b"'`.
 """
 
+TOPICS = {
+    "How many rows query the teacher, and which": ("select", "select.ratio", "select.pool", "knowledge.labels_on"),
+    "How long a training is": ("trainer.max_steps", "trainer.max_epochs", "data.train_rows"),
+    "Your own data": (
+        "data.path",
+        "data.task",
+        "data.columns",
+        "data.label_column",
+        "data.regression",
+        "data.max_length",
+    ),
+    "The score": ("data.metric", "no_kd_baseline", "trainer.evaluate_every", "data.heldout_rows"),
+    "The teacher": ("teachers.name", "teachers.path", "teachers.finetune", "teachers.others", "adopt"),
+    "The size of the student": ("student.layers", "student.hidden", "student.path"),
+    "The loss": ("knowledge", "knowledge.terms.NAME.weight", "knowledge.terms.NAME.term", "weigh"),
+    "The optimizer": ("optim.lr", "optim.warmup", "data.batch_size", "trainer.accumulate"),
+    "GPUs, memory and speed": (
+        "trainer.devices",
+        "trainer.precision",
+        "exec",
+        "teachers.cache",
+        "trainer.shard_teacher",
+    ),
+    "Repeating and resuming": ("seed", "resume", "overwrite", "trainer.checkpoint_every"),
+    "Logging": ("logger", "trainer.evaluate_every", "trainer.trace_every"),
+    "Many runs": ("sweep", "hydra/launcher", "hydra/sweeper", "suite.tasks"),
+}
 
 ARGUMENTS = """\
 A `_target_` names a strategy, policy, reward, rule, term or row source; these arguments may stand beside it, such as
@@ -66,6 +94,7 @@ def page() -> str:
     return "\n".join(
         [
             INTRODUCTION,
+            *_topics(),
             *("## The run", "", *_table(top)),
             *(line for key in [*schema, *suite] for line in _section(key)),
             *("## Other groups", "", "They set keys of several groups, or of Hydra.", ""),
@@ -73,6 +102,22 @@ def page() -> str:
             *("## Arguments of code", "", ARGUMENTS, "", *_arguments()),
         ]
     )
+
+
+def _topics() -> Iterator[str]:
+    """The keys and groups of each topic, with links to their sections."""
+    yield from ("| topic | keys and groups |", "|---|---|")
+    for topic, names in TOPICS.items():
+        yield f"| {topic} | {', '.join(f'[`{name}`](#{_anchor(name)})' for name in names)} |"
+    yield ""
+
+
+def _anchor(name: str) -> str:
+    """The anchor of the section that has a key or a group."""
+    group = name if name in choices.groups() else name.partition(".")[0]
+    if group in choices.groups() or keys()[group].group is not None:
+        return group.replace("/", "")
+    return "the-run"
 
 
 def _section(key: Key) -> Iterator[str]:
@@ -84,10 +129,13 @@ def _section(key: Key) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Key]) -> Iterator[str]:
-    yield from ("| key | type | demo | paper | meaning |", "|---|---|---|---|---|")
+    yield from (f"| key | type | meaning | {' | '.join(SCALES)} |", f"|---|---|---|{'---|' * len(SCALES)}")
     for key in rows:
-        defaults = explain.default_words(key)
-        cells = [f"`{key.name}`", key.type, *(_value(key, defaults[scale]) for scale in SCALES), key.line]
+        text, tasks = explain.default_words(key), explain.default_words(key, stage="finetune")
+        cells = [f"`{key.name}`", key.type, key.line]
+        for scale in SCALES:
+            value, other = _value(key, text[scale]), _value(key, tasks[scale])
+            cells.append(value if value == other else f"{value}, tasks: {other}")
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
 
@@ -105,7 +153,7 @@ def _choices(group: str) -> Iterator[str]:
 
 
 def _arguments() -> Iterator[str]:
-    yield from ("| code | argument | valid | default |", "|---|---|---|---|")
+    yield from ("| code | argument | valid | meaning | default |", "|---|---|---|---|---|")
     for target in code_names():
         for argument in arguments_of(target).values():
             if ranges.is_plain(argument.hint):
@@ -113,7 +161,8 @@ def _arguments() -> Iterator[str]:
                 default = "required" if required else f"`{explain.value_words(argument.default)}`"
                 code = target.removeprefix("kdlab.").rpartition(".")
                 valid = ranges.words(argument.hint)
-                yield f"| `{code[0]}.{code[2]}` | `{argument.name}` | {valid} | {default} |"
+                line = line_of(target, argument.name).replace("|", chr(92) + "|")
+                yield f"| `{code[0]}.{code[2]}` | `{argument.name}` | {valid} | {line} | {default} |"
     yield ""
 
 

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from kdlab.config import choices, documentation, explain, groups, reference, schema, teacher_groups
+from kdlab import ranges
+from kdlab.config import (
+    argument_lines,
+    arguments,
+    choices,
+    documentation,
+    explain,
+    groups,
+    reference,
+    schema,
+    teacher_groups,
+)
 from kdlab.config.composition import CONF, composition
 from kdlab.errors import UserError
 
@@ -60,6 +71,8 @@ def test_the_defaults_are_those_that_hydra_composes(scale):
 
     composed = OmegaConf.to_container(composition([f"scale={scale}"])[0], resolve=True)
     assert choices.defaults(scale) == composed
+    tasks = composition([f"scale={scale}", f"+exp={choices.FINETUNING}", "select=all", "name=distill"])[0]
+    assert choices.defaults(scale, "finetune") == OmegaConf.to_container(tasks, resolve=True)
 
 
 def test_the_committed_page_is_the_generated_one():
@@ -69,6 +82,28 @@ def test_the_committed_page_is_the_generated_one():
     )
     missing = [key.name for key in documentation.keys().values() if f"`{key.name}`" not in page]
     assert not missing and all(f"`{name}`" in page for _, name in CHOICES)
+
+
+def test_every_topic_names_keys_and_groups_that_exist_and_every_group_has_a_topic():
+    named = {name for names in reference.TOPICS.values() for name in names}
+    known = documentation.keys()
+    assert not {name for name in named if name not in known and name not in choices.groups()}
+    groups = {key.name for key in known.values() if key.group is not None and "." not in key.name}
+    assert groups - {name.partition(".")[0] for name in named} <= {"scale"}
+
+
+def test_every_argument_of_code_has_one_line_of_documentation():
+    plain = {
+        (target.rpartition(".")[2], argument.name)
+        for target in arguments.code_names()
+        for argument in arguments.arguments_of(target).values()
+        if ranges.is_plain(argument.hint)
+    }
+    lines = {pair: argument_lines.line_of(*pair) for pair in plain}
+    assert [pair for pair, line in lines.items() if not line or "\n" in line or len(line) > 116] == []
+    assert [line for line in lines.values() if VERBLESS.match(line)] == []
+    used = {name for code, argument in plain for name in (f"{code}.{argument}", argument)}
+    assert argument_lines.LINES.keys() <= used
 
 
 # ---- --explain
@@ -81,6 +116,7 @@ def test_a_key_is_explained_by_type_defaults_choices_and_line():
         and documentation.keys()["trainer.max_steps"].line in text
     )
     assert "default: 160 (scale=demo), null (scale=paper)" in text
+    assert "default on tasks (fine-tuning): 500 (scale=demo), null (scale=paper)" in text
     assert "500 (recipe=finetune_demo)" in text.replace("\n    ", " ")
 
 
@@ -97,7 +133,10 @@ def test_a_group_is_explained_by_its_choices_and_keys():
         ("knowledge.terms.soft.weight", ["float", "default: 5", "0.3 (knowledge=dekd)"]),
         ("knowledge.terms.mine.at", ["str", "labelled"]),
         ("teachers.others.mine.layers", ["default: null"]),
-        ("select.policy.alpha", ["argument of the code that select.policy names", "0.1 (select=adads)"]),
+        (
+            "select.policy.alpha",
+            ["argument of the code that select.policy names", "0.1 (select=adads)", "arm's Q value"],
+        ),
         ("select.ratio", ["0.5 (exp=dekd", "0.1 (select=adads", "1 (select=all)"]),
         ("data.augment.copies", ["default: -", "20 (augment=tinybert)"]),
         ("policy.phase", ["weigh.phase: int at least 1", "default: 32"]),

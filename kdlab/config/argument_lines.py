@@ -1,0 +1,67 @@
+"""One documentation line for each argument of code that a configuration may set (`kdlab.config.arguments`).
+
+`--explain` and docs/configuration.md print them. Keyed by `code.argument`, or by the argument alone where all code means the
+same by it. A test fails for an argument without a line, and for a line without an argument.
+"""
+
+from __future__ import annotations
+
+LINES = {
+    # row sources
+    "path": "File or folder of the rows",
+    "encoding": "Encoding of .txt, .tsv, .csv and .jsonl files, by its name in Python",
+    "text_column": "Column or key with the text",
+    "group": "Consecutive rows that form one document",
+    "TaskFolder.columns": "Text columns, two for pairs; null: the usual names",
+    "TaskFolder.label": "Label column; null: the usual names",
+    "TaskFolder.regression": "true: labels are numbers to predict; null: inferred from them",
+    "dev_share": "Share of train held out as dev where there is no dev split",
+    "HubText.name": "Data set on the Hub",
+    "HubText.config": "Its configuration; null: the only one",
+    "HubText.split": "Its split",
+    "HubText.revision": "Its revision: a commit",
+    "TextFolder.document": "One document of a .txt file: the file, a block between blank lines, or a line",
+    # adoption
+    "alone.place": "Teacher that answers, from 0 (the smallest) or from -1 (the largest)",
+    "by_certainty.scale": "Temperature of the softmax over the teachers' scores (MUKI: 0.2); null: in proportion to the scores",
+    "margin": "true: a row's loss is weighted by the margin of the two best teachers (MUKI)",
+    # knowledge
+    "layers": "Pairs of student and teacher layers: uniform, skip, last, or the teacher's layer of each student layer",
+    "temperature": "Temperature of the softened outputs; the loss is multiplied by its square",
+    "patient.squared": "true: the squared distance (BERT-PKD); false: the distance (FeaK of KSM)",
+    "patient.average": "true: the mean over layers and width (BERT-PKD's public code); false: the sum",
+    "CommonFeatures.width": "Width of the common space",
+    "CommonFeatures.reconstruction": "Weight of reading each teacher's feature back from its common feature",
+    # weighing
+    "random_hard.epochs": "Epochs in which sets are drawn, all terms count afterwards (Random-One: 1); null: all",
+    "uncertainty.certain": "Terms weighted by 1 - u, u the student's uncertainty of the row",
+    "uncertainty.uncertain": "Terms weighted by u",
+    "KSM.rows": "Rows of the module's state, side by side; null: their mean",
+    "KSM.action": "Weights of the terms: soft (in [0, 1]) or hard (0 or 1)",
+    "KSM.threshold": "action=hard: output from which a term counts (lambda)",
+    "KSM.alpha": "Weight of the exploration bonus (Eq. 12, 13)",
+    "KSM.gamma": "Discount of later rewards",
+    "KSM.lr_actor": "Learning rate of the actor (Adam)",
+    "KSM.lr_critic": "Learning rate of the critic (Adam)",
+    "KSM.hidden": "Width of the module's networks",
+    "KSM.features": "Numbers that each model's [CLS] state is mapped to",
+    "KSM.noise": "Standard deviation of the noise on an action while the module learns",
+    "KSM.restraint": "Weight of a penalty on the mean square of the sigmoids' inputs",
+    "KSM.normalise": "true: rewards less their mean, over their standard deviation",
+    "KSM.seed": "Seed of the module's weights",
+    # policies and rewards
+    "Exp3.gamma": "Share of the draws that is uniform over the arms",
+    "Fixed.arm": "Arm to take; null: the only one",
+    "Online.alpha": "Weight of a new reward in an arm's Q value (not printed in AdaDS)",
+    "Online.epsilon": "Probability of an arm drawn uniformly (not printed in AdaDS)",
+    "Schedule.stages": "Arms, one after another",
+    "Schedule.at": "Shares of the training at which the next stage begins; null: equally long stages",
+    "UCB.c": "Weight of the exploration bonus (UCB1: the root of 2)",
+    "LossDecay.window": "Observations of the line whose slope is the speed (K of AdaDS Eq. 10, not printed)",
+    "cluster.clusters": "Clusters of k-means++; null: as many as rows are kept",
+}
+
+
+def line_of(target: str, argument: str) -> str:
+    """The line of an argument of the code named `target`; "" without one, as of a user's own code."""
+    return LINES.get(f"{target.rpartition('.')[2]}.{argument}", LINES.get(argument, ""))
