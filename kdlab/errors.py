@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -21,6 +22,17 @@ def one_line(text: str) -> str:
     r"""Escape all that cannot be printed in `text`, as Python does: a line break is \n, half a surrogate pair
     \ud800."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def as_typed(word: str) -> str:
+    """A word of a command as it is typed into bash or zsh: quoted where it has a character that either gives a meaning."""
+    quoted = shlex.quote(word)
+    return f"'{word}'" if quoted == word and word.startswith("=") else quoted  # zsh replaces =NAME
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra of kdlab, such as "demo"."""
+    return f"pip install {as_typed(f'kdlab[{extra}]')}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

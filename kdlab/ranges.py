@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from kdlab.errors import UserError, nearest
+from kdlab.errors import UserError, as_typed, nearest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -97,7 +97,7 @@ def check(name: str, value: Any, hint: Any, confirmed: Collection[str] = ()) -> 
     if most is not None and name not in confirmed and any(number > most for number in _numbers(value)):
         raise UserError(
             f"{name}={shown(value)}: more than {most:,.0f} is unusual and may never end; if it is meant, add "
-            f"confirm=[{name}]"
+            + as_typed(f"confirm=[{name}]")
         )
 
 

@@ -240,6 +240,8 @@ class TrainerConfig:
     "Optimizer steps between lines of metrics.csv and of loggers: means over the steps since the last line"
     probes: Annotated[int, Range(0, usual=1000)] = 8
     "Steps on whole batches that are timed during training, for the wall-clock speed-up"
+    measure_speed: bool = True
+    "Time student and teachers on held-out texts after the training (about 2.5 s); false: leave milliseconds out"
     trace_every: Count | None = None
     "Optimizer steps between traces of the rows that each strategy would keep (selected.csv); null: no trace"
     trace_rows: Rows = 512

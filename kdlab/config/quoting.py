@@ -6,10 +6,11 @@ Hydra is imported where it is used: commands that only read runs start without i
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from kdlab.errors import as_typed
 
 SYNTAX = frozenset(",=()[]{}'\"\\$")  # characters that Hydra's grammar gives a meaning in a value
 READ_UNQUOTED = re.compile(r"[\w/\\+.$%*@?|:\s-]*", re.ASCII)  # others are refused by it without quotes
@@ -31,7 +32,7 @@ def override(key: str, value: object) -> str:
 
 def command(arguments: Iterable[str | Path], module: str = "kdlab.run") -> str:
     """A command of kdlab as a user types it into a shell; its `arguments` are not quoted for the shell yet."""
-    return " ".join(["python", "-m", module, *(shlex.quote(str(argument)) for argument in arguments)])
+    return " ".join(["python", "-m", module, *(as_typed(str(argument)) for argument in arguments)])
 
 
 def literal(line: str) -> str:
@@ -51,7 +52,7 @@ def advice(line: str) -> str:
     if parts is None or not found:
         return ""
     typed = f"{parts[1]}={quoted_value(parts[2])}"
-    return f"Hydra reads {' '.join(found)} as syntax; as one text: {shlex.quote(typed)}" if _parses(typed) else ""
+    return f"Hydra reads {' '.join(found)} as syntax; as one text: {as_typed(typed)}" if _parses(typed) else ""
 
 
 def _reads(line: str, text: str) -> bool:

@@ -21,9 +21,15 @@ ADDED: dict[str, Any] = {
     "data.dev_share": None,
     "student.revision": None,
     "trainer.log_every": 10,
+    "trainer.measure_speed": True,
 }
 # the key of the same group without which such a key does not stand: of text, of tasks
-BESIDE = {"data.max_unknown": "min_length", "data.metric": "label_column", "data.dev_share": "label_column"}
+BESIDE = {
+    "data.max_unknown": "min_length",
+    "data.metric": "label_column",
+    "data.dev_share": "label_column",
+    "trainer.measure_speed": "probes",
+}
 # an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on
 _OVERRIDE = re.compile(r"(\+\+|\+|~)?([A-Za-z_][\w.]*)(.*)", re.DOTALL)
 _printed: set[str] = set()

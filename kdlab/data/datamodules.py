@@ -71,6 +71,10 @@ class TrainingDataModule(pl.LightningDataModule):
         """This rank's batches of each evaluation split; the main split has the name "". `final`: of all rows."""
         return {name: iter(batches) for name, batches in self._heldout(final).items()}
 
+    def heldout_sample(self, count: int, size: int) -> list[Batch]:
+        """`count` batches of `size` rows of this rank's main evaluation split, drawn at random, the same each time."""
+        return next(iter(self._heldout(final=True).values())).sample(count, size)
+
     def _heldout(self, final: bool) -> dict[str, FixedBatches]:
         raise NotImplementedError
 

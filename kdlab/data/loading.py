@@ -188,6 +188,15 @@ class FixedBatches:
     def __iter__(self) -> Iterator[Batch]:
         return _FixedIterator(self._batches, self._batch)
 
+    def sample(self, count: int, size: int) -> list[Batch]:
+        """`count` batches of `size` of this rank's rows, drawn at random whatever their length, the same each time.
+
+        Rows repeat where there are fewer.
+        """
+        rows = np.concatenate(self._batches)
+        order = np.random.default_rng(stable("sample", size)).permutation(len(rows))
+        return [self._batch(rows[part]) for part in np.resize(order, (count, size))]
+
     def _batch(self, rows: np.ndarray) -> Batch:
         return self._collate([self._data[self._epoch, int(row)] for row in rows])
 

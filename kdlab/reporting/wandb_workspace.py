@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from kdlab.errors import UserError, one_line
+from kdlab.errors import UserError, install, one_line
 from kdlab.runs.loggers.wandb import account
 from kdlab.storage.files import atomic_write_text
 
@@ -54,7 +54,7 @@ def workspace(project: str, entity: str) -> Any:
             import wandb_workspaces.reports.v2 as panels
             import wandb_workspaces.workspaces as parts
     except ImportError:
-        raise UserError('the dashboard needs wandb-workspaces: pip install "kdlab[dashboard]"') from None
+        raise UserError(f"the dashboard needs wandb-workspaces: {install('dashboard')}") from None
     by_select, by_ratio = "config.select.name", "config.select.ratio"
 
     def against_queries(title: str, *series: str, by: str = by_select) -> Any:

@@ -28,7 +28,7 @@ UNSTARTED_FILES = {"config.yaml", ".config.yaml.tmp", ".result.json.tmp", locks.
 UNSTARTED_RANK = re.compile(r"\.rank-\d+\.error|\.\.rank-\d+\.error\.tmp")
 REPLACED = "being replaced by another run of kdlab"  # status while the files of a run are removed
 ENDED = (None, "finished", REPLACED)  # states in which there is nothing to resume
-IRRELEVANT_TRAINER_KEYS = ("checkpoint_every", "on_nonfinite", "nonfinite_limit")
+IRRELEVANT_TRAINER_KEYS = ("checkpoint_every", "on_nonfinite", "nonfinite_limit", "measure_speed")
 
 
 def status(folder: Path) -> str | None:

@@ -24,6 +24,7 @@ from kdlab.runs.callbacks import RunCallbacks
 from kdlab.runs.closing.beside_random import beside_random
 from kdlab.runs.closing.model_card import card
 from kdlab.runs.closing.result import result_of
+from kdlab.runs.closing.size import sizes
 from kdlab.runs.closing.summary import table
 from kdlab.runs.loggers import base
 from kdlab.runs.prepare import PreparedRun, device_count, prepare, quiet_libraries
@@ -160,6 +161,8 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     checkpoints = built.checkpoint.cost(totals["seconds"])
     result |= {"events": dict(built.guard.counts), "checkpoints": checkpoints, "warnings": []}
     result |= {name: prepared.identity[name] for name in (RUN_FOLDER, "caveats")}
+    with finished.warning_of("size and speed", result["warnings"]):
+        result["size"] = sizes(prepared, trainer)
     atomic_write_text(folder / "student" / "README.md", card(result))
     if prepared.config.figures:
         with finished.warning_of("figures", result["warnings"]):

@@ -28,6 +28,7 @@ from kdlab.storage.files import (
     fsync_folder,
     locked,
     native_errors,
+    readable,
     sha256_of,
     user_errors,
 )
@@ -202,6 +203,7 @@ def _manifest(folder: Path, parts: Mapping[str, Any], what: str, seconds: float)
         if path.is_dir():
             fsync_folder(path)
             continue
+        readable(path)
         with open(path, "rb") as file:
             os.fsync(file.fileno())
         files[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,13 +117,34 @@ def fsync_folder(folder: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush every file below `folder`, written by a library, and its name to the device."""
+    """Flush every file below `folder`, written by a library, and its name to the device; `readable` as other files are."""
     for path in (*folder.rglob("*"), folder):
         if path.is_dir():
             fsync_folder(path)
         else:
+            readable(path)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+def readable(path: Path) -> None:
+    """Give a file the mode of any new file, by the umask: safetensors writes files that their owner alone may read."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    wanted = mode | (0o666 & ~umask())
+    if wanted != mode:
+        path.chmod(wanted)
+
+
+def umask() -> int:
+    """The umask of this process."""
+    with suppress(OSError):  # Linux: read it without a change that other threads would see
+        if shown := re.search(
+            r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            return int(shown[1], 8)
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
 
 
 class Writer:

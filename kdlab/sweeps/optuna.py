@@ -17,7 +17,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 from hydra.utils import instantiate
 
-from kdlab.errors import UserError
+from kdlab.errors import UserError, install
 from kdlab.models.head import STAGE_HEADS
 from kdlab.sweeps import validation
 from kdlab.sweeps.display import display_of
@@ -67,7 +67,7 @@ class Search:
         try:
             import optuna
         except ImportError as error:
-            raise UserError('hydra/sweeper=optuna needs Optuna: pip install "kdlab[optuna]"') from error
+            raise UserError(f"hydra/sweeper=optuna needs Optuna: {install('optuna')}") from error
         validation.check(first)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -24,7 +24,7 @@ from kdlab.config.composition import composition
 from kdlab.config.schema import Config, checked
 from kdlab.config.targets import original_targets
 from kdlab.data.tasks.registry import Task, find
-from kdlab.errors import UserError
+from kdlab.errors import UserError, as_typed
 from kdlab.models import head_keys, loading
 from kdlab.models.families import NotAnEncoder
 from kdlab.reporting import glue_scoreboard
@@ -201,13 +201,15 @@ def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
             "suite: its tasks are labelled data, and data.stage is pretrain: choose data=glue, or suite=null"
         )
     if config.data.task is not None:
-        raise UserError(f"data.task={config.data.task}: a suite names its tasks: suite.tasks=[{config.data.task}]")
+        raise UserError(
+            f"data.task={config.data.task}: a suite names its tasks: {as_typed(f'suite.tasks=[{config.data.task}]')}"
+        )
     parsed = [
         (str(one.key_or_group), str(one.input_line))
         for one in OverridesParser.create().parse_overrides(list(overrides))
     ]
     if any(key == "seed" for key, _ in parsed):
-        raise UserError("seed=: a suite has its own: suite.seeds=[1,2,3]")
+        raise UserError(f"seed=: a suite has its own: {as_typed('suite.seeds=[1,2,3]')}")
 
     if config.student.path is None and not any(key.startswith("student") for key, _ in parsed):
         raise UserError("student.path= is missing: the student/ in the folder of a pre-training run, or a Hub name")
@@ -264,7 +266,7 @@ def _check_folders(path: str | None, tasks: Sequence[Task]) -> None:
     there = [task.name for task in tasks if task not in lacking]
     names = ", ".join(task.title for task in lacking)
     right = (
-        f"suite.tasks=[{','.join(there)}] takes those that are there" if there
+        f"{as_typed('suite.tasks=[' + ','.join(there) + ']')} takes those that are there" if there
         else f"it holds {', '.join(inside[:8]) or 'no folder at all'}"
     )  # fmt: skip
     raise UserError(f"data.path={path}: no folder for {names}; {right}")

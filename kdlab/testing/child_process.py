@@ -33,17 +33,17 @@ COMMAND = "kdlab.run:main"  # resolved by its name: this package imports no comm
 TINY = [
     "+exp=adads_pretrain", "student.layers=[0,2]", "data.max_length=32", "data.batch_size=16", "data.heldout_rows=16",
     "data.heldout=0.1", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
-    "trainer.probes=2", "trainer.threads=1", "select.interval=1", "select.evaluation_rows=8", "select.ratio=0.25",
-    "optim.lr=1e-3", "figures=false",
+    "trainer.probes=2", "trainer.measure_speed=false", "trainer.threads=1", "select.interval=1",
+    "select.evaluation_rows=8", "select.ratio=0.25", "optim.lr=1e-3", "figures=false",
 ]  # fmt: skip
 
 
 TINY_TASK = [
     "+exp=adads_finetune", "student.layers=2", "student.dropout=0.0", "data.max_length=32", "data.batch_size=16",
     "data.heldout_rows=16", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
-    "trainer.probes=2", "trainer.threads=1", "select.interval=1", "select.evaluation_rows=8", "select.ratio=0.25",
-    "optim.lr=1e-3", "teachers.finetune.max_steps=40", "teachers.finetune.batch_size=32", "teachers.finetune.lr=5e-3",
-    "teachers.finetune.dropout=0.0", "no_kd_baseline=false", "trainer.precision=32-true",
+    "trainer.probes=2", "trainer.measure_speed=false", "trainer.threads=1", "select.interval=1",
+    "select.evaluation_rows=8", "select.ratio=0.25", "optim.lr=1e-3", "teachers.finetune.max_steps=40",
+    "teachers.finetune.batch_size=32", "teachers.finetune.lr=5e-3", "teachers.finetune.dropout=0.0", "no_kd_baseline=false", "trainer.precision=32-true",
     "teachers.finetune.precision=32-true", "figures=false",
 ]  # fmt: skip
 

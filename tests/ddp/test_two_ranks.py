@@ -79,8 +79,11 @@ def test_devices_2_starts_the_second_rank_itself(tmp_path, prepared, teacher_fol
     shutil.copytree(prepared, tmp_path / "artifacts")
     common = tiny(teacher_folder, text_folder, "trainer.accelerator=cpu")
     assert call([*common, "hydra.run.dir=one"], tmp_path).code == 0
-    two = command([*(o for o in common if "batch_size" not in o), *TWO, "hydra.run.dir=two"], tmp_path)
+    ranks = [o for o in common if "batch_size" not in o and "measure_speed" not in o]
+    two = command([*ranks, *TWO, "trainer.measure_speed=true", "hydra.run.dir=two"], tmp_path)
     assert two.code == 0, two.output
+    sizes = json.loads((tmp_path / "two" / "result.json").read_text())["size"]
+    assert all(one["milliseconds"]["1"] > 0 for one in sizes.values()) and sizes.keys() == {"student", "teacher"}
     assert two.output.count("held-out text") == 1  # rank 0 speaks for both
     compare(tmp_path)
 

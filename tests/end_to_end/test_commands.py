@@ -14,6 +14,7 @@ import yaml
 from kdlab.config.composition import CONF, composition
 from kdlab.config.schema import checked
 from kdlab.storage import tables
+from kdlab.storage.files import umask
 from tests.conftest import write_task, write_teacher, write_text
 from tests.support.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
 from tests.support.wandb_files import Told
@@ -26,9 +27,25 @@ SINGLE_RUNS = [exp for exp in EXPERIMENTS if composition([f"+exp={exp}"])[0].sui
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, teacher_folder, text_folder) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    done = call(tiny(teacher_folder, text_folder), folder)
+    done = call(tiny(teacher_folder, text_folder, "trainer.measure_speed=true"), folder)
     assert done.code == 0, done.output
+    assert_sizes(done.output, run_folder(folder))
     return folder
+
+
+def assert_sizes(output: str, run: Path) -> None:
+    """Student and teacher have their size and speed in result.json, in the closing table and in the card."""
+    sizes = json.loads((run / "result.json").read_text())["size"]
+    assert sizes.keys() == {"student", "teacher"}
+    (file,) = (run / "student").glob("*.safetensors")
+    assert sizes["student"]["megabytes"] == pytest.approx(file.stat().st_size / 1e6, abs=1e-3)
+    assert sizes["student"]["without_embeddings"] < sizes["student"]["parameters"] < sizes["teacher"]["parameters"]
+    card = (run / "student" / "README.md").read_text()
+    for name, one in sizes.items():
+        assert one["milliseconds"]["1"] > one["milliseconds"]["32"] > 0  # 32 texts at once share the overhead of one
+        shown = f"{one['parameters']:,}"
+        assert re.search(rf"^  {name} +{shown} ", output, re.MULTILINE) and f"| {name} | {shown} |" in card
+    assert "on 1 thread of " in output and "on 1 thread of " in card
 
 
 def test_one_command_calls_all_others(finished, tmp_path):
@@ -159,6 +176,9 @@ def test_export_gives_the_same_outputs_and_keeps_what_is_there(finished, tmp_pat
         assert torch.equal(inside(**ids).logits, outside(**ids).logits)
     again = command([str(run), str(tmp_path / "out")], finished, module="kdlab.export")
     assert again.code == 2 and "not empty" in again.output
+    written = [file for folder in (run, tmp_path / "out", finished / "artifacts") for file in folder.rglob("*")]
+    own = [file for file in written if file.is_file() and file.stat().st_mode & 0o777 != 0o666 & ~umask()]
+    assert len(written) > 20 and own == []  # whoever may read other files may read these
 
 
 def test_the_student_folder_is_an_ordinary_one_without_a_teacher(finished):

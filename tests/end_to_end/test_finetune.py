@@ -483,8 +483,10 @@ def test_a_killed_run_goes_on_bit_for_bit(what, lab):
     into = f"killed/{what.replace(' ', '-')}"
     for step, when in kills:
         assert lab.try_(*more, prepare=KillAt(step, when), into=into)[1].code == -9
-    folder, done = lab.try_(*more, into=into)
+    timed = ["trainer.measure_speed=true"] if what == "labels on all" else []  # changes no bit, and no run
+    folder, done = lab.try_(*more, *timed, into=into)
     assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
+    assert all(bool(one["milliseconds"]) == bool(timed) for one in result_of(folder)["size"].values())
     found = outcome(folder)
     for part in wanted:
         assert found[part] == wanted[part], part

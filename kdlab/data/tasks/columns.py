@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdlab.data.tasks.files import column_of, place
 from kdlab.data.text.files import matching
-from kdlab.errors import UserError
+from kdlab.errors import UserError, as_typed
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -34,7 +34,8 @@ def chosen_columns(
     if found is None:
         raise UserError(
             f"{place(file, 1)}: the columns are {', '.join(available)}, none with a usual name of a text column; "
-            "give data.columns=[sentence] or data.columns=[sentence1,sentence2] with the right names"
+            f"give {as_typed('data.columns=[sentence]')} or {as_typed('data.columns=[sentence1,sentence2]')} with the right "
+            "names"
         )
     if label is not None:
         return found, None if test and matching(label, available) is None else column_of(file, label, available)

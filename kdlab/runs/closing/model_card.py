@@ -7,6 +7,7 @@ from typing import Any
 from kdlab.models.head import head_of_result
 from kdlab.runs.closing import costs
 from kdlab.runs.closing.scores import rewarded_on_dev, taught
+from kdlab.runs.closing.size_lines import size_markdown
 from kdlab.storage.escaping import markdown_code, markdown_text
 
 
@@ -44,6 +45,7 @@ layers {result["student"]["layers"]} of the teacher's backbone.
 |---|{"---|" * len(scores)}
 {chr(10).join(rows)}
 
+{size_markdown(result)}
 {_caveats(result)}{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {markdown_text(str(result["data"]["source"]))} {markdown_text(result["data"].get("task") or "")}
 (fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
 

@@ -136,10 +136,19 @@ class _Student(_Part):
     parameters: Count = 0
 
 
+class _Size(_Part):
+    parameters: Count
+    without_embeddings: Count
+    megabytes: Amount | None = None
+    milliseconds: dict[Text, Amount] = {}
+
+
 class _Devices(_Part):
     world: Count = 0
     kind: Text = ""
     precision: Text = ""
+    name: Text = ""
+    threads: Count | None = None
 
 
 class _Caveat(_Part):
@@ -169,6 +178,7 @@ class _Result(_Part):
     versions: dict[Text, Text | None] = {}
     command: ListOf[Text] = []
     devices: _Devices = Field(default_factory=_Devices)
+    size: dict[Text, _Size] = {}
     artifacts: ListOf[Text] = []
     warnings: ListOf[Text] = []
     caveats: ListOf[_Caveat] = []

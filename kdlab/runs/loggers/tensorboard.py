@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from kdlab.config.schema import Config
-from kdlab.errors import UserError
+from kdlab.errors import UserError, install
 from kdlab.runs.loggers import content
 
 FOLDER = "tensorboard"  # in the run folder
@@ -22,7 +22,7 @@ FOLDER = "tensorboard"  # in the run folder
 def check(config: Config) -> None:
     """UserError where the package is missing."""
     if find_spec("tensorboard") is None:
-        raise UserError('logger=tensorboard: tensorboard is not installed; pip install "kdlab[tensorboard]"')
+        raise UserError(f"logger=tensorboard: tensorboard is not installed; {install('tensorboard')}")
 
 
 def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlab.errors import UserError
+from kdlab.errors import UserError, install
 from kdlab.runs.process import DIFFERS, SWEEP
 from kdlab.sweeps.expansion import SweepJob
 from kdlab.sweeps.launchers.local import devices_of, gpus_of
@@ -67,7 +67,7 @@ class Ray:
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise UserError('hydra/launcher=ray needs Ray: pip install "kdlab[ray]"') from error
+            raise UserError(f"hydra/launcher=ray needs Ray: {install('ray')}") from error
         nodes = [job.config.trainer.num_nodes for job in jobs if job.config.trainer.num_nodes > 1]
         if nodes:
             raise UserError(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlab.errors import UserError
+from kdlab.errors import UserError, install
 from kdlab.runs.process import DIFFERS, SWEEP
 from kdlab.sweeps.expansion import SweepJob, common_folder
 from kdlab.sweeps.launchers.local import devices_of, gpus_of
@@ -193,5 +193,5 @@ def _submitit() -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise UserError('this launcher needs submitit: pip install "kdlab[submitit]"') from error
+        raise UserError(f"this launcher needs submitit: {install('submitit')}") from error
     return submitit

@@ -17,7 +17,7 @@ from kdlab import __version__
 from kdlab.artifacts import main
 from kdlab.errors import UserError
 from kdlab.storage.artifacts import ArtifactStore, key_of
-from kdlab.storage.files import locked
+from kdlab.storage.files import locked, umask
 
 PARTS = {"teacher": "minilm", "steps": 300, "lr": 5e-4}
 
@@ -26,6 +26,7 @@ def build(folder: Path) -> None:
     (folder / "data").mkdir()
     (folder / "data" / "rows.bin").write_bytes(bytes(range(256)) * 40)
     (folder / "config.json").write_text("{}")
+    (folder / "data" / "rows.bin").chmod(0o600)  # as safetensors leaves its files
 
 
 def listing(root: Path) -> list[str]:
@@ -54,6 +55,7 @@ def test_made_once_and_found_again(store: ArtifactStore) -> None:
     assert store.find("teacher", PARTS) is None
     path = store.get("teacher", PARTS, build, "the demo teacher")
     assert path == store.root / "teacher" / key_of(PARTS)
+    assert {file.stat().st_mode & 0o777 for file in path.rglob("*.*")} == {0o666 & ~umask()}
     assert store.said == [f"making the demo teacher, to be kept in {path}"]
     again = store.get("teacher", dict(reversed(PARTS.items())), lambda folder: pytest.fail("built twice"))
     assert again == path == store.find("teacher", PARTS)

@@ -150,3 +150,19 @@ def test_who_waits_for_a_lock_is_told_once_and_gets_it_afterwards(tmp_path: Path
     assert order == [("first", None), ("second", None)]
     assert len(told) == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_a_library_s_file_gets_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "weights").write_bytes(b"abc")
+    (tmp_path / "program").write_bytes(b"abc")
+    (tmp_path / "program").chmod(0o700)
+    (tmp_path / "sub" / "weights").chmod(0o600)  # as safetensors leaves it
+    before = os.umask(0o027)
+    try:
+        assert files.umask() == 0o027
+        files.flush_tree(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "sub" / "weights").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "program").stat().st_mode & 0o777 == 0o740

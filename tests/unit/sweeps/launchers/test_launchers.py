@@ -95,10 +95,10 @@ def test_what_slurm_cannot_be_told_is_refused_in_one_line(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="no sbatch and srun here"):
         made.prepare(found, "mine")
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r'pip install "kdlab\[submitit\]"'):
+    with pytest.raises(UserError, match=r"pip install 'kdlab\[submitit\]'"):
         made.prepare(found, "mine")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r'pip install "kdlab\[ray\]"'):
+    with pytest.raises(UserError, match=r"pip install 'kdlab\[ray\]'"):
         Ray().prepare(found, "mine")
     with pytest.raises(UserError, match="slurm or local"):
         slurm.Submitit("moon")
