@@ -51,7 +51,7 @@ def usage() -> str:
             *lines,
             "",
             "kdlab COMMAND --help explains one command; `python -m kdlab.COMMAND ...` is the same.",
-            "kdlab --version prints the version.",
+            "kdlab --version prints the version. Every setting: kdlab run --explain KEY, or docs/configuration.md.",
         ]
     )
 

@@ -7,6 +7,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdlab.sweeps import files
+from tests.support.sweeps import choices
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
@@ -89,3 +92,13 @@ def commands(page: Path) -> list[Command]:
 def uncommented(line: str) -> str:
     """A line of a shell without its comment."""
     return re.sub(r"(?:^|\s)#.*$", "", line, flags=re.S)
+
+
+def jobs(command: Command) -> list[list[str]]:
+    """The overrides of jobs that a `run` command starts, one for each grid of a sweep; none for those that compose nothing."""
+    overrides = [word for word in command.words if "=" in word]
+    if not overrides or {"--config-dir", "--repeat", "--explain"} & set(command.words):
+        return []
+    named = [word for word in overrides if re.match(r"\+?sweep=", word)]
+    grids = files.grids(named[0].partition("=")[2], [o for o in overrides if o not in named]) if named else [overrides]
+    return [[values[0] for values in choices(grid).values()] for grid in grids]

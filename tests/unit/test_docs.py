@@ -9,6 +9,7 @@ import re
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from kdlab.__main__ import usage
 from kdlab.config import choices, documentation, explain
 from kdlab.sweeps import files
 from tests.support import documents
@@ -56,6 +57,10 @@ def test_the_index_names_every_page_and_the_readme_the_index():
     missing = {page.name for page in (ROOT / "docs").glob("*.md") if page != index and page not in named}
     assert not missing
     assert {"docs/README.md", "docs/configuration.md"} <= set(documents.links(ROOT / "README.md"))
+
+
+def test_help_names_the_configuration_reference():
+    assert "docs/configuration.md" in (ROOT / "conf" / "run.yaml").read_text() and "docs/configuration.md" in usage()
 
 
 def unknown(key: str, value: str) -> str:
