@@ -79,7 +79,7 @@ Epochs = Annotated[int, Range(1, usual=10_000)]
 Rows = Annotated[int, Range(1, usual=1_000_000)]  # of a batch, or of a measurement that is repeated
 Width = Annotated[int, Range(1, usual=100_000)]  # of layers
 Processes = Annotated[int, Range(1, usual=1024)]
-Layers = Count | list[Whole]  # a number of layers, or a list of them, from 0
+Layers = Count | InnerShare | list[Whole]  # a number of layers, a share of them, or a list of them, from 0
 
 
 def check(name: str, value: Any, hint: Any, confirmed: Collection[str] = ()) -> None:

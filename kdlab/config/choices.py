@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdlab.config.composition import CONF
 
-SCALES = ("demo", "paper")
+SCALES = ("demo", "own", "paper")
 _GROUP_CHOICE = re.compile(r"\+?(\w+)(=.*)", re.DOTALL)
 FINETUNING = "adads_finetune"  # the experiment whose groups are the defaults of fine-tuning
 _PACKAGE, _COMMAND = "# @package ", "# python -m "

@@ -34,7 +34,13 @@ def _by_task(task: str | None, otherwise: Any, tasks: DictConfig) -> Any:
     return tasks.get(task, otherwise) if task else otherwise
 
 
+def _only_for(name: str, given: str | None, value: Any) -> Any:
+    """`${only_for:NAME,${teachers.name},VALUE}` in a YAML file: what belongs to one model, as its revision; None for others."""
+    return value if given == name else None
+
+
 OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
+OmegaConf.register_new_resolver("only_for", _only_for, replace=True)
 
 
 def composition(overrides: Sequence[str], hydra_keys: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:

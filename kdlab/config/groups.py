@@ -36,7 +36,7 @@ class ScaleConfig:
     """Size of the default models, data and training."""
 
     name: str = "demo"
-    "demo (a laptop) or paper (the published settings); picks the choices NAME_demo or NAME_paper of other groups"
+    "demo (a laptop), own (your data, one GPU) or paper (the published settings); picks NAME_demo, ... in other groups"
     says: str = ""
     "Text that a run prints about its scale"
 
@@ -46,7 +46,7 @@ class StudentConfig:
     """The student's architecture and its initial weights."""
 
     layers: Annotated[Any, Literal["all"] | Layers | None] = None
-    "Teacher layers that initialise the student: a number, a list such as [0,2,4] (from 0), or all"
+    "Teacher layers that initialise the student: a number, a share such as 0.5, a list such as [0,2,4] (from 0), or all"
     pick: str = "even"
     "Layers that a number takes: even (evenly spaced) or first (Dynamic KD, KSM: the first L)"
     path: str | None = None
@@ -67,7 +67,9 @@ class StudentConfig:
         if self.revision is not None and self.path is None:
             raise UserError(f"student.revision={self.revision}: that of student.path, a Hub name, which is null")
         if self.path is None and layers in (None, []):
-            raise UserError(f"student.layers={layers}: a number of layers, a list of the teacher's as [0,2,4], or all")
+            raise UserError(
+                f"student.layers={layers}: a number of layers, a share of the teacher's as 0.5, a list as [0,2,4], or all"
+            )
         if self.hidden is not None and (self.path is not None or type(layers) is not int):
             raise UserError(
                 f"student.hidden={self.hidden}: a narrower student starts from random weights, so student.layers= "
@@ -234,8 +236,8 @@ class TrainerConfig:
     "CPU threads of a process; null: the machine's cores divided by its processes"
     checkpoint_every: Annotated[Any, Literal["auto"] | Count] = "auto"
     "Optimizer steps between checkpoints; auto: one a minute, fewer if they take over 1/75 of the time"
-    evaluate_every: Count = 50
-    "Optimizer steps between evaluations on held-out rows"
+    evaluate_every: Annotated[Any, Count | InnerShare] = 50
+    "Optimizer steps between evaluations on held-out rows; or a share of the run, such as 0.05"
     log_every: Count = 10
     "Optimizer steps between lines of metrics.csv and of loggers: means over the steps since the last line"
     probes: Annotated[int, Range(0, usual=1000)] = 8

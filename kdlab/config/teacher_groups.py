@@ -104,7 +104,7 @@ class OtherTeacherConfig:
     revision: str | None = None
     "Revision (commit, tag or branch) on the Hub; null: the default branch"
     layers: Annotated[Any, Layers | None] = None
-    "Layers of the model that this teacher has: a number or a list from 0; null: all"
+    "Layers of the model that this teacher has: a number, a share such as 0.5, or a list from 0; null: all"
     pick: str = "first"
     "Layers that a number takes: even (evenly spaced) or first"
 
@@ -188,7 +188,7 @@ class AssistantConfig(RecipeConfig):
     """An assistant: between teacher and student in depth, distilled from the teacher first (DeKD section 3.3)."""
 
     layers: Annotated[Any, Layers | None] = None
-    "Teacher layers that initialise it: a number or a list from 0; null: 9 from 12 to 6, 6 from 12 to 3, else halfway"
+    "Teacher layers that initialise it: a number, a share or a list; null: 9 from 12 to 6, 6 from 12 to 3, else halfway"
     pick: str = "even"
     "Layers that a number takes: even (evenly spaced) or first"
     path: str | None = None

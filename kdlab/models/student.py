@@ -41,16 +41,18 @@ def check_layers(model: transformers.PreTrainedModel) -> None:
 
 
 def pick_layers(
-    layers: int | str | Sequence[int], depth: int, pick: str = "even", key: str = "student.layers"
+    layers: int | float | str | Sequence[int], depth: int, pick: str = "even", key: str = "student.layers"
 ) -> list[int]:
     """Indices of the teacher's layers that a student starts from.
 
-    `layers`: a list of indices, a number of layers, or "all" of the teacher's `depth`. A number takes evenly spaced
+    `layers`: a list of indices, a number of layers, a share of the teacher's `depth` in (0, 1), rounded, or "all". A number takes evenly spaced
     layers (`pick` "even": 6 of 12 gives 0, 2, 4, 7, 9, 11, the published DistilBERT choice) or the first ones ("first":
     Dynamic KD and KSM). UserError, naming the option `key`, for values out of range.
     """
     if layers == "all":
         return list(range(depth))
+    if isinstance(layers, float):
+        layers = max(1, round(layers * depth))
     if isinstance(layers, int):
         if not 1 <= layers <= depth:
             raise UserError(f"{key}={layers}: the teacher has {depth} layers, so 1 to {depth} can be taken")

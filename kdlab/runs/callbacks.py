@@ -65,7 +65,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         selection, prepared.config.select, module, prepared.data, total, seed, record.writer("selector"), skip
     )
     heldout, metrics = prepared.data.heldout_splits, record.writer("metrics")
-    evaluation = EvaluationCallback(config.evaluate_every, heldout, module, prepared.ledger)
+    evaluation = EvaluationCallback(steps_between(config.evaluate_every, total), heldout, module, prepared.ledger)
     metrics_log = MetricsLog(config.log_every, evaluation, module, metrics, prepared.ledger)
     trace = _trace(prepared, record, selection) if config.trace_every is not None else None
     guard = NonFiniteGuard(not skip, config.nonfinite_limit, notify, record.writer("events"))
@@ -94,6 +94,11 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         progress=ProgressCallback(total, prepared.ledger, selector) if record.main else None,
         columns={name: names for name, names in columns.items() if len(names) > 1},  # more than the step
     )
+
+
+def steps_between(every: int | float, total: int) -> int:
+    """Optimizer steps between two evaluations: `every`, or where it is a share that share of the `total` steps."""
+    return max(1, round(every * total)) if isinstance(every, float) else every
 
 
 def _trace(prepared: PreparedRun, record: RunRecord, selection: Selection) -> SelectionTrace:

@@ -158,7 +158,7 @@ def _student(facts: Facts, result: Mapping[str, Any]) -> None:
         _read(facts, STUDENT, inside(result, "student.made_of"), result)
         return
     _drop(facts, "student.revision")
-    if type(facts.get("student.layers")) is not int or facts.get("student.hidden") is not None:
+    if type(facts.get("student.layers")) not in (int, float) or facts.get("student.hidden") is not None:
         _drop(facts, "student.pick")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from kdlab.callbacks.cost import training_seconds
 from kdlab.config.saved import STARTED_IN
+from kdlab.models.student import pick_layers
 from kdlab.modules.student import StudentModule
 from kdlab.runs import environment
 from kdlab.runtime.ledger import speedup
@@ -56,7 +57,7 @@ def result_of(
         },
         "teachers": _teachers(stage, module),
         "student": {
-            "layers": config.student.layers,
+            "layers": _student_layers(stage),
             "made_of": specs.weights_of(config.student.path, config.student.revision) if config.student.path else None,
             "parameters": sum(p.numel() for p in module.student.parameters()),
         },
@@ -72,6 +73,14 @@ def result_of(
         },
         "artifacts": list(stage.inputs.store.used),
     }
+
+
+def _student_layers(stage: Stage) -> Any:
+    """`student.layers` as the configuration has it; a share as the list of the teacher's layers that it took."""
+    student = stage.config.student
+    if not isinstance(student.layers, float):
+        return student.layers
+    return pick_layers(student.layers, stage.inputs.main_source.config.num_hidden_layers, student.pick)
 
 
 def _teachers(stage: Stage, module: StudentModule) -> list[dict[str, Any]]:

@@ -115,8 +115,8 @@ def test_a_key_is_explained_by_type_defaults_choices_and_line():
         "trainer.max_steps: int at least 1 (over 10,000,000: confirm), or null" in text
         and documentation.keys()["trainer.max_steps"].line in text
     )
-    assert "default: 160 (scale=demo), null (scale=paper)" in text
-    assert "default on tasks (fine-tuning): 500 (scale=demo), null (scale=paper)" in text
+    assert "default: 160 (scale=demo), null (scale=own), null (scale=paper)" in text
+    assert "default on tasks (fine-tuning): 500 (scale=demo), null (scale=own), null (scale=paper)" in text
     assert "500 (recipe=finetune_demo)" in text.replace("\n    ", " ")
 
 
