@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from kdlab.errors import one_line
-from kdlab.reporting import statistics
+from kdlab.reporting import more_seeds, statistics
 from kdlab.reporting.baselines import DEFAULT
 from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison import Comparison, ComparisonLine, compare
@@ -22,7 +21,6 @@ from kdlab.runs.closing.costs import RunCost
 from kdlab.storage.escaping import csv_table, markdown_text
 from kdlab.storage.files import atomic_write_text
 
-FEW = 10  # from this many seeds on, the power of the test is not printed
 GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs", "total queries", "total FLOPs")
 SAME = ("task", "knowledge", "policy", "adopt", "select", "ratio")
 TEST = ("group", "baseline", "common seeds", "difference", "95 % interval", "p", "Holm p")
@@ -138,18 +136,8 @@ def shown(comparison: Comparison, value: float, sign: str = "") -> str:
 
 
 def power(comparison: Comparison) -> str:
-    """A sentence on the smallest true difference that the tests detect, for each number of seeds below `FEW`; "" if none."""
-    tested = comparison.tested
-    few = sorted({pair.pairs for pair in tested if pair.pairs < FEW})
-    if not few:
-        return ""
-    squares = sum((pair.pairs - 1) * (pair.std or 0.0) ** 2 for pair in tested)
-    std = math.sqrt(squares / sum(pair.pairs - 1 for pair in tested))
-    least = ", ".join(f"{shown(comparison, statistics.detectable(std, pairs))} ({pairs} seeds)" for pairs in few)
-    return (
-        f"a t-test over so few seeds has little power: where differences spread as here (standard deviation "
-        f"{shown(comparison, std)}), it finds a true difference 4 times in 5 only if that is at least {least}"
-    )
+    """What the seeds can show, and how many more would do, with the command; "" where nothing was compared."""
+    return more_seeds.power(comparison, lambda value, sign="": shown(comparison, value, sign))
 
 
 def notes(comparisons: Sequence[Comparison], baseline: str | None = None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,23 +12,14 @@ from typing import Any
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
 from kdlab.reporting.group_names import names_of
-from kdlab.runs import folders
 from kdlab.runs.closing import costs, scores
 from kdlab.runs.closing.costs import RunCost
 from kdlab.runs.closing.result_schema import LARGEST, LONGEST
 from kdlab.runs.finished import read_result
-from kdlab.runs.settings_used import NAMED_BY, ROWS, Facts, below, flat, settings_used
+from kdlab.runs.settings_used import NAMED_BY, ROWS, Facts, below, flat, learning, settings_used, without_seed
 from kdlab.runtime.progress import track
 from kdlab.storage.escaping import shortened
 
-# settings without influence on what a run learns
-NEUTRAL = (
-    "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *folders.IRRELEVANT_KEYS, "trainer.evaluate_every", "trainer.log_every",
-    "trainer.checkpoint_every", "trainer.probes", "trainer.measure_speed", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
-    "trainer.trace_rows", "trainer.on_nonfinite", "trainer.nonfinite_limit", "data.workers", "teachers.cache", "teachers.cache_fill",
-    "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
-)  # fmt: skip
-_NEUTRAL_PARTS = tuple(f"{name}." for name in NEUTRAL)
 AGAIN = "made again later"
 
 
@@ -83,7 +73,7 @@ class Run:
 
     def learning_facts(self) -> Facts:
         """The settings used that influence the training, without the seed."""
-        return {k: v for k, v in self.used.items() if k not in NEUTRAL and not k.startswith(_NEUTRAL_PARTS)}
+        return learning(self.used)
 
     def seedless_facts(self) -> Facts:
         """`learning_facts`, made equal for all seeds of one command.
@@ -96,8 +86,7 @@ class Run:
         return self._seedless({k: v for k, v in self.facts.items() if any(below(k, name) for name in NAMED_BY[what])})
 
     def _seedless(self, facts: Facts) -> Facts:
-        seed = re.compile(rf"\bseed={self.seed}(?!\d)")
-        return {key: seed.sub("seed=*", value) if isinstance(value, str) else value for key, value in facts.items()}
+        return {k: without_seed(value, self.seed) if isinstance(value, str) else value for k, value in facts.items()}
 
     @property
     def key(self) -> str:

@@ -76,16 +76,16 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable(std: float, pairs: int) -> float:
-    """The smallest true mean difference that a paired t-test of `pairs` >= 2 seeds finds (p < 0.05, two-sided) in four
-    cases of five, where differences have standard deviation `std`."""
-    return _noncentrality(pairs) * std / math.sqrt(pairs)
+def detectable(std: float, pairs: int, tests: int = 1) -> float:
+    """The smallest true mean difference that a paired t-test of `pairs` >= 2 seeds finds (p < 0.05 / `tests`, two-sided) in
+    four cases of five, where differences have standard deviation `std`."""
+    return _noncentrality(pairs, ALPHA / tests) * std / math.sqrt(pairs)
 
 
 @lru_cache
-def _noncentrality(pairs: int) -> float:
+def _noncentrality(pairs: int, alpha: float) -> float:
     df = pairs - 1
-    critical = _root(lambda t: ALPHA - two_sided(t, df))
+    critical = _root(lambda t: alpha - two_sided(t, df))
     return _root(lambda ncp: _above(critical, df, ncp) + _above(critical, df, -ncp) - POWER)
 
 

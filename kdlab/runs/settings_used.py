@@ -15,6 +15,7 @@ from typing import Any, get_origin, get_type_hints
 from kdlab.config.field_types import group_in
 from kdlab.config.schema import Config
 from kdlab.runs.finished import inside
+from kdlab.runs.folders import IRRELEVANT_KEYS
 
 Facts = dict[str, Any]
 
@@ -26,6 +27,13 @@ NAMED_BY = {
     TEACHERS: ("teachers.path", "teachers.name", "teachers.revision"),
     STUDENT: ("student.path", "student.revision"),
 }  # fmt: skip
+# settings without influence on what a run learns
+NEUTRAL = (
+    "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *IRRELEVANT_KEYS, "trainer.evaluate_every", "trainer.log_every",
+    "trainer.checkpoint_every", "trainer.probes", "trainer.measure_speed", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
+    "trainer.trace_rows", "trainer.on_nonfinite", "trainer.nonfinite_limit", "data.workers", "teachers.cache", "teachers.cache_fill",
+    "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
+)  # fmt: skip
 _OTHERS_STAGE = {
     "finetune": ("document", "text_column", "group", "min_length", "masking", "mask_probability", "heldout", "split_seed"),
     "pretrain": ("task", "columns", "label_column", "regression", "train_rows", "augment"),
@@ -57,6 +65,11 @@ def settings_used(config: Mapping[str, Any], result: Mapping[str, Any], taught: 
     return facts
 
 
+def learning(facts: Facts) -> Facts:
+    """The settings among `facts` that influence what a run learns, without its seed."""
+    return {key: value for key, value in facts.items() if not any(below(key, name) for name in NEUTRAL)}
+
+
 def below(key: str, name: str) -> bool:
     """True if a dotted key is `name` or lies below it."""
     return key == name or key.startswith(f"{name}.")
@@ -64,7 +77,13 @@ def below(key: str, name: str) -> bool:
 
 def names_its_seed(value: Any, seed: int) -> bool:
     """True if a path names the seed of its run: such a model differs from seed to seed within one group."""
-    return isinstance(value, str) and re.search(rf"\bseed={seed}(?!\d)", value) is not None
+    return isinstance(value, str) and without_seed(value, seed) != value
+
+
+def without_seed(path: str, seed: int) -> str:
+    """A path with a star for the run's seed where it names that: `seed=1`, or the end of a job's folder, `.../random-r0.1-s1`."""
+    job = rf"((?:^|/)(?:[^/]*-r[0-9.]+(?:-[^/]*)?|all(?:-[^/]*)?)-s){seed}(?=/|$)"
+    return re.sub(job, r"\1*", re.sub(rf"\bseed={seed}(?!\d)", "seed=*", path))
 
 
 # ---- groups

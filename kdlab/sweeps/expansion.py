@@ -1,7 +1,8 @@
 """Expand the command line of a sweep into jobs, as Hydra's sweeper does; compose and check each.
 
-The name of a sweep's folder is a hash of the overrides that its jobs share, that of a job's folder its other overrides.
-Neither has a time, so the same command finds its finished jobs again.
+The name of a sweep's folder is a hash of the overrides that its jobs share, without selection and seed; that of a job's folder
+has these and the other overrides (`job_names`). Neither has a time, so the same command finds its finished jobs again,
+and one with another strategy, ratio or seed adds to them. Folders of an older kdlab are found by the names that it gave them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from kdlab.config.composition import CONF, composition, error_line
 from kdlab.config.schema import Config
 from kdlab.errors import UserError, nearest
 from kdlab.runs.folders import IRRELEVANT_KEYS
+from kdlab.sweeps import job_names
 from kdlab.sweeps.composition_cache import Compositions
+from kdlab.sweeps.job_folders import SweepHome, SweepHomes
 
 SWEEP = "sweep"  # +sweep=NAME names a file of grids
 _PARSER = OverridesParser.create()
@@ -74,19 +77,47 @@ class Expansion:
             self.grids = files.grids(self.name, task, folders)
         self.shared = [one for one in self.parsed if not one.is_sweep_override()]
         self._apart = _apart(self.shared, self.grids)
+        self.searched = False  # by Optuna, whose study is of one selection and seed
+        self._homes: dict[Path, SweepHomes] = {}  # by the folder that holds them
+
+    @property
+    def command(self) -> list[str]:
+        """All overrides of the command."""
+        return [*(str(one.input_line) for one in self.parsed), *self.own]
 
     @property
     def digest(self) -> str:
-        """A hash of the overrides that all jobs share, 8 hex digits, without those of Hydra (launcher, sweeper).
+        """A hash of the overrides that all jobs share, 8 hex digits, without those of Hydra (launcher, sweeper), selection,
+        ratio and seed."""
+        return self._hash(() if self.searched else job_names.ALWAYS)
+
+    def _hash(self, without: Sequence[str] = (), more: Sequence[str] = ()) -> str:
+        """The hash of the shared overrides but those of the keys `without`, and of `more`.
 
         Hashed in former spellings, so that the same command finds the folder of a sweep that was begun with them."""
-        shared = [str(one.input_line) for one in self.shared if not one.is_hydra_override()]
-        lines = sorted(map(spellings.former_override, shared))
+        kept = [one for one in self.shared if not one.is_hydra_override() and one.key_or_group not in without]
+        lines = sorted(map(spellings.former_override, [*(str(one.input_line) for one in kept), *more]))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
     def title(self, job: SweepJob) -> str:
-        """The sweep's name for users and loggers: that of its file or experiment, and the digest."""
-        return f"{self.name or job.config.name}-{self.digest}"
+        """The sweep's name for users and loggers: that of its file or experiment, and the digest of its folder."""
+        homes = self._homes.get(job.folder.parent.parent)
+        return f"{self.name or job.config.name}-{homes.own.digest if homes else self.digest}"
+
+    def _homes_in(self, parent: Path) -> SweepHomes:
+        """The folders that the sweep may have below `parent`."""
+        if parent not in self._homes:
+            former = dict.fromkeys([(None, self._hash()), *self._of_one_seed()])
+            folders = [SweepHome(parent / f"sweep-{digest}", digest, seed) for seed, digest in former]
+            new = SweepHome(parent / f"sweep-{self.digest}", self.digest)
+            self._homes[parent] = SweepHomes(new, tuple(home for home in folders if home.digest != self.digest))
+        return self._homes[parent]
+
+    def _of_one_seed(self) -> list[tuple[str | None, str]]:
+        """The seeds of a sweep over seeds, each with the hash of the same command with that one alone."""
+        swept = [one for one in self.parsed if one.key_or_group == "seed" and one.is_discrete_sweep()]
+        seeds = [str(seed) for one in swept[-1:] for seed in one.sweep_string_iterator()]
+        return [] if self.searched else [(seed, self._hash(more=[f"seed={seed}"])) for seed in seeds]
 
     def settings(self, *keys: str) -> Any:
         """Hydra's own settings of the sweep, such as `launcher` and `sweeper`. UserError for unknown keys in them."""
@@ -114,32 +145,27 @@ class Expansion:
 
     def job(self, number: int, lines: Sequence[str], several: bool = True) -> tuple[SweepJob, str]:
         """The job of some overrides, composed and checked, and its whole configuration as text. UserError names it."""
-        apart = [
-            str(one.input_line) for one in _PARSER.parse_overrides(list(lines)) if one.key_or_group not in self._apart
-        ]
-        differs = ",".join(sorted(apart))
+        differing = [one for one in _PARSER.parse_overrides(list(lines)) if one.key_or_group not in self._apart]
+        differs = ",".join(sorted(str(one.input_line) for one in differing))
         names = ",".join(f"'{name}'" for name in self._apart)
         folder = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
         chosen = {str(one.key_or_group) for one in self.shared}
         if "hydra.sweep.dir" not in chosen:
             folder.append(f"hydra.sweep.dir=outputs/{self.name or '${name}'}/sweep-{self.digest}")
-        if not differs and several and "hydra.sweep.subdir" not in chosen:
-            folder.append("hydra.sweep.subdir=plain")
         try:
             hydras = [*self.hydra, *folder, *self.own]
             made = self._compositions.of(lines, hydras, number)
             (sweep_folder, below), (config, resolved) = made.place(), made.checked()
         except (UserError, HydraException, OmegaConfBaseException) as error:
             raise job_error(error_line(error), differs, several) from error
-        former = ",".join(sorted(map(spellings.former_override, apart)))
-        if below == differs and (Path(sweep_folder) / former).is_dir():  # a job that was begun with former spellings
-            below = former
-        place = Path(sweep_folder) / below
-        if ".." in Path(below).parts or Path(below).is_absolute():
-            raise UserError(
-                f"the folder of the job {differs} would lie outside of the sweep's, by the .. or first / in its name: "
-                "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
-            )
+        sweep = Path(sweep_folder)
+        homes = (
+            SweepHomes(SweepHome(sweep, self.digest)) if "hydra.sweep.dir" in chosen else self._homes_in(sweep.parent)
+        )
+        if "hydra.sweep.subdir" in chosen:
+            place = homes.own.folder / _within(below, differs)
+        else:
+            place = homes.place(below, differing, resolved, several)
         too_long = [part for part in place.parts if len(part.encode()) > LONGEST]
         if too_long:
             raise UserError(
@@ -148,6 +174,16 @@ class Expansion:
             )
         text = json.dumps({k: v for k, v in resolved.items() if k not in IRRELEVANT_KEYS}, sort_keys=True, default=str)
         return SweepJob(number, differs, place, (*lines, *self.own), config, resolved), text
+
+
+def _within(below: str, differs: str) -> str:
+    """The chosen name of a job's folder; UserError for one that leads out of the sweep's."""
+    if ".." in Path(below).parts or Path(below).is_absolute():
+        raise UserError(
+            f"the folder of the job {differs} would lie outside of the sweep's, by the .. or first / in its name: "
+            "hydra.sweep.subdir='${hydra.job.num}' names the jobs by number"
+        )
+    return below
 
 
 def job_error(line: str, differs: str, several: bool) -> UserError:

@@ -60,6 +60,7 @@ class Search:
 
     def run(self, whole: Expansion, launcher: Launcher) -> tuple[SweepStatus, int | None]:
         """Run all trials; their status, and the signal that stopped the search, or None."""
+        whole.searched = True
         space, fixed = self._space(whole)
         first = _corners(whole, space, fixed)
         name = whole.title(first[0])

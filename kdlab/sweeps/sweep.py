@@ -18,6 +18,7 @@ from hydra.utils import get_class
 from kdlab.config import quoting
 from kdlab.config.composition import CONF, to_plain
 from kdlab.errors import UserError, nearest
+from kdlab.runs import sweep_commands
 from kdlab.sweeps import expansion, validation
 from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, common_folder
@@ -68,6 +69,7 @@ class Product:
         validation.check_finished(jobs)
         validation.check(jobs)
         status = SweepStatus(launcher.at_once)
+        sweep_commands.add(common_folder(jobs), whole.command)
         print(
             f"kdlab: {_jobs(len(jobs))} in {common_folder(jobs)}; the same command resumes those that are not finished",
             flush=True,

@@ -12,8 +12,7 @@ from kdlab.runs.closing.cost_lines import duration, si
 from kdlab.runs.closing.costs import RunCost
 from kdlab.runs.closing.scores import headline, taught
 from kdlab.runs.finished import read_result
-from kdlab.runs.folders import IRRELEVANT_KEYS
-from kdlab.runs.settings_used import below, settings_used
+from kdlab.runs.settings_used import below, learning, settings_used, without_seed
 
 
 def beside_random(result: dict[str, Any], folder: Path) -> str:
@@ -51,5 +50,8 @@ def _comparable(folder: Path, result: dict[str, Any]) -> dict[str, Any] | None:
         found = settings_used(read_config(folder), result, taught(result))
     except (UserError, TypeError, ValueError, AttributeError):
         return None
-    apart = (*IRRELEVANT_KEYS, "seed", "select", "name", "artifacts", "no_kd_baseline", "trainer.measure_speed")
-    return {key: value for key, value in found.items() if not any(below(key, name) for name in apart)}
+    return {
+        key: without_seed(value, result["seed"]) if isinstance(value, str) else value
+        for key, value in learning(found).items()
+        if not below(key, "select")
+    }
