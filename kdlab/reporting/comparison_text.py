@@ -136,7 +136,7 @@ def shown(comparison: Comparison, value: float, sign: str = "") -> str:
 
 
 def power(comparison: Comparison) -> str:
-    """What the seeds can show, and how many more would do, with the command; "" where nothing was compared."""
+    """Power of the tests and the seeds that are missing, with the command; "" where nothing was compared."""
     return more_seeds.power(comparison, lambda value, sign="": shown(comparison, value, sign))
 
 

@@ -1,4 +1,4 @@
-"""How large a difference the seeds of a comparison can show, how many more would do, and the command that runs these."""
+"""Power of the tests of a comparison: the difference that its seeds can show, and the command that runs more of them."""
 
 from __future__ import annotations
 
