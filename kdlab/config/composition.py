@@ -39,8 +39,15 @@ def _only_for(name: str, given: str | None, value: Any) -> Any:
     return value if given == name else None
 
 
+def _own_rows(path: str | None, task: str | None, suite: Any, own: Any, otherwise: Any) -> Any:
+    """`${own_rows:${data.path},${data.task},${suite},VALUE,OTHERWISE}`: a value for rows of the user's own, of no official
+    task."""
+    return own if path is not None and task is None and suite is None else otherwise
+
+
 OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
 OmegaConf.register_new_resolver("only_for", _only_for, replace=True)
+OmegaConf.register_new_resolver("own_rows", _own_rows, replace=True)
 
 
 def composition(overrides: Sequence[str], hydra_keys: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from kdlab.config.validators import at_least, one_of
 from kdlab.data.tasks.registry import find
@@ -17,6 +17,8 @@ from kdlab.ranges import (
     Share,
     Whole,
 )
+
+AUTO = "auto"  # data.max_length: chosen from the training rows
 
 
 @dataclass
@@ -51,8 +53,8 @@ class DataConfig:
     "File or folder of your own rows, used instead of source; finetune: also a folder with one folder per task"
     encoding: str = "utf-8"
     "Encoding of your own .txt, .tsv, .csv and .jsonl files, by its name in Python: utf-8, cp1252, utf-16"
-    max_length: Annotated[int, Range(3, usual=1_000_000)] = 128
-    "Tokens of a row at most; longer rows are truncated, longer texts are cut into several rows"
+    max_length: Annotated[Any, Literal["auto"] | Annotated[int, Range(3, usual=1_000_000)]] = 128
+    "Tokens of a row at most; longer rows are truncated (auto: 95 % are whole), longer plain texts become several rows"
     batch_size: Rows = 32
     "Rows in a micro-batch on each device, before selection"
     order: str = "random"
@@ -114,7 +116,13 @@ class DataConfig:
         one_of("data.order", self.order, ("random", "length"))
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
-        at_least("data.max_length", self.max_length, self.min_length if self.stage == "pretrain" else 3)
+        if self.max_length != AUTO:
+            at_least("data.max_length", self.max_length, self.min_length if self.stage == "pretrain" else 3)
+        elif self.stage == "pretrain":
+            raise UserError(
+                "data.max_length=auto: chosen from the rows of a task, which are truncated; pre-training cuts text into "
+                "rows and loses none of it: give a number of tokens"
+            )
         if self.columns is not None and not 1 <= len(self.columns) <= 2:
             raise UserError(f"data.columns={self.columns}: one text column, or two for pairs")
 

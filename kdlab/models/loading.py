@@ -19,6 +19,11 @@ from kdlab.models.safe_loading import first_line
 from kdlab.runtime.progress import redirect_tqdm
 from kdlab.types import TaskShape
 
+_OFFSET = (
+    "roberta", "xlm-roberta", "camembert", "mpnet", "roberta-prelayernorm", "xlm-roberta-xl", "data2vec-text", "ibert",
+    "longformer", "xmod",
+)  # fmt: skip
+
 
 def load_masked_lm(
     source: str | Path, revision: str | None = None, new_head: bool = False
@@ -181,6 +186,15 @@ def check_embeddings(tokenizer: Any, config: Any, who: str) -> None:
             f"the tokenizer has {len(tokenizer)} tokens, numbered up to {last}, and {who}'s model has embeddings of "
             f"{config.vocab_size}: one of them belongs to another model, or tokens were added without resizing the embeddings"
         )
+
+
+def longest_input(config: Any) -> int | None:
+    """Tokens of the longest row that a model reads; None without a bound. RoBERTa's positions begin after the padding id."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions:
+        return None
+    offset = config.model_type in _OFFSET and config.pad_token_id is not None
+    return positions - config.pad_token_id - 1 if offset else positions
 
 
 def check_safetensors(source: str | Path, revision: str | None, key: str) -> None:

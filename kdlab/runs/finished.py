@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdlab.config.data_groups import AUTO
 from kdlab.config.saved import read_config_here
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError, one_line
@@ -104,14 +105,18 @@ def add_warnings(run: Path, lines: Sequence[str]) -> None:
 def config_of(run: Path) -> Config:
     """The checked configuration of a run, from its config.yaml, with paths that hold in the present folder.
 
-    UserError where it cannot be read or is not valid.
+    A data.max_length that the run chose from its rows is that of its result.json. UserError where it cannot be read or is not valid.
     """
     file = run / "config.yaml"
     try:
         composed = OmegaConf.create(read_config_here(run))
     except OmegaConfBaseException as error:
         raise UserError(f"{file} cannot be read: {first_line(error)}") from error
-    return checked(composed)
+    config = checked(composed)
+    chosen = inside(read_result(run)[0], "data.max_length")
+    if config.data.max_length == AUTO and chosen is not None:
+        config.data.max_length = int(chosen)
+    return config
 
 
 def command(main: Callable[[], int]) -> int:

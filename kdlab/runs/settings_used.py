@@ -97,6 +97,8 @@ def _data(facts: Facts, result: Mapping[str, Any]) -> None:
     rows = inside(result, "data.splits.train.rows")
     if rows is not None and facts.get("data.augment") is None and not _any(facts, "data.augment."):
         facts["data.train_rows"] = rows  # a limit above the number of rows is none
+    if (length := inside(result, "data.max_length")) is not None:
+        facts["data.max_length"] = _plain(length)  # chosen from the rows, or given
     _read(facts, ROWS, inside(result, ROWS), result)
 
 

@@ -29,7 +29,14 @@ from kdlab.teachers import specs
 from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.specs import ModelSource
 
-SHARED = ("source", "rows", "shape", "tokenizer", "main_source")  # cached properties that equal configurations share
+SHARED = (
+    "source",
+    "rows",
+    "shape",
+    "tokenizer",
+    "main_source",
+    "_usual_length",
+)  # cached properties that equal configurations share
 
 
 class Inputs:
@@ -103,6 +110,11 @@ class Inputs:
     def regression(self) -> bool:
         """True if a prediction is a number, False if it is a class."""
         return self.example[1].is_floating_point()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a row at most."""
+        return int(self.config.data.max_length)
 
     # ---- knowledge
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +11,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from kdlab.config.data_groups import AugmentConfig
+from kdlab.config.data_groups import AUTO, AugmentConfig
 from kdlab.data.datamodules import GLUEDataModule
-from kdlab.data.tasks import dataset
+from kdlab.data.tasks import dataset, lengths
 from kdlab.data.tasks.inference import SCORES
 from kdlab.data.tasks.registry import HELD_OUT, Task, find, plain_name
 from kdlab.data.tasks.rows import TaskData, limited
@@ -29,10 +28,11 @@ from kdlab.stages import components
 from kdlab.stages.augmented_rows import AugmentedRows
 from kdlab.stages.components import build_target
 from kdlab.stages.inputs import Inputs, vocabulary_hash
-from kdlab.storage.files import user_path
+from kdlab.storage.files import atomic_write_json, read_json, user_path
+from kdlab.teachers import specs
 from kdlab.types import Caveat, TaskShape
 
-CUT = 0.05  # share of a split's rows that may be truncated without a caveat
+LENGTH = "length.json"  # file of the artifact that holds the usual length of the training rows
 
 
 class TaskInputs(Inputs):
@@ -78,10 +78,14 @@ class TaskInputs(Inputs):
     @cached_property
     def task_parts(self) -> dict[str, Any]:
         """The key parts of the tokenised rows without augmented ones."""
+        return {**self._row_parts, "max_length": self.max_length}
+
+    @cached_property
+    def _row_parts(self) -> dict[str, Any]:
+        """The key parts of the rows in tokens, of any length."""
         return {
             "rows": self.source.fingerprint(),
             "tokenizer": vocabulary_hash(self.tokenizer),
-            "max_length": self.config.data.max_length,
             "train_rows": self.config.data.train_rows,
         }
 
@@ -109,14 +113,71 @@ class TaskInputs(Inputs):
         """The folder of the tokenised rows, without augmented ones; made at its first use."""
 
         def build(out: Path) -> None:
-            dataset.prepare(self.rows, self.tokenizer, out, max_length=self.config.data.max_length)
+            dataset.prepare(self.rows, self.tokenizer, out, max_length=self.max_length)
 
+        if self.config.data.max_length == AUTO:
+            found = {"length": self._usual_length}
+            self.store.get(
+                "length", self._length_parts, lambda out: atomic_write_json(out / LENGTH, found), "the rows' length"
+            )
         folder = self.store.get("task", self.task_parts, build, "tokenised rows")
         for note in dataset.read_notes(folder):
             self.notify(note)
-        if text := cut_texts(dataset.read_stats(folder), self.config.data.max_length):
-            self.caveats.add(Caveat("cut_texts", text))
+        self._say_length(dataset.read_stats(folder))
         return folder
+
+    def _say_length(self, stats: dict[str, dict[str, Any]]) -> None:
+        """Print the length that was chosen, and the truncated rows; many of these are a caveat of the run."""
+        if self.config.data.max_length == AUTO:
+            kept = f"{100 * lengths.KEPT:.0f} % of the train texts have at most {self._usual_length} tokens"
+            self.notify(f"data.max_length={self.max_length}, chosen from the data: {kept}")
+        if not (line := lengths.truncated(stats, self.max_length, self._most_tokens, self.shape.columns == 2)):
+            return
+        if lengths.many_truncated(stats):
+            self.caveats.add(Caveat("cut_texts", line))
+        else:
+            self.notify(line)
+
+    # ---- the length of a row
+
+    @cached_property
+    def max_length(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Tokens of a row at most: `data.max_length`, or chosen from the training rows, the same in every process."""
+        given = self.config.data.max_length
+        if given != AUTO:
+            return int(given)
+        return lengths.chosen(self._usual_length, self._most_tokens)
+
+    @cached_property
+    def _usual_length(self) -> int:
+        """The length that keeps most training rows whole; written to the artifact store with the tokenised rows."""
+        folder = self.store.find("length", self._length_parts)
+        if folder is not None:
+            return int(read_json(folder / LENGTH)["length"])
+        return lengths.percentile([row.texts for row in self.rows.splits["train"]], self.tokenizer)
+
+    @property
+    def _length_parts(self) -> dict[str, Any]:
+        return {**self._row_parts, "kept": lengths.KEPT, "sample": lengths.SAMPLE}
+
+    @property
+    def _most_tokens(self) -> int:
+        """Tokens that the tokenizer and every model of the run read."""
+        known = [self.tokenizer.model_max_length, *map(loading.longest_input, self._configs())]
+        return min(length for length in known if length is not None)
+
+    def _configs(self) -> list[Any]:
+        """The configs of the models that read the rows."""
+        config, found = self.config, [self.main_source.config]
+        if config.student.path is not None:
+            found.append(loading.load_config(config.student.path, config.student.revision))
+        if self.queries_teacher:
+            found += [
+                specs.other(name, other, self.main_source).config for name, other in config.teachers.others.items()
+            ]
+            if config.adopt.assistant is not None and config.adopt.assistant.path is not None:
+                found.append(loading.load_config(config.adopt.assistant.path))
+        return found
 
     def check_rows(self) -> None:
         """UserError for a malformed row (file and line) and for options that do not suit the task; may read all rows."""
@@ -135,7 +196,7 @@ class TaskInputs(Inputs):
             )
         if shape.regression and self.config.trainer.trace_every is not None:
             raise UserError("trainer.trace_every: the trace needs the centres of classes, and this task is regression")
-        dataset.check_length(self.tokenizer, shape, self.config.data.max_length)
+        dataset.check_length(self.tokenizer, shape, self.max_length)
         paired = shape.columns == 2 and "token_type_ids" in self.tokenizer.model_input_names
         for who, config in (("teacher", self.main_source.config), ("student", self.student_shape.config)):
             if paired and getattr(config, "type_vocab_size", None) == 1:
@@ -175,7 +236,7 @@ class TaskInputs(Inputs):
         return folder
 
     def _augmented(self, config: AugmentConfig) -> AugmentedRows:
-        length, tokens, parts = self.config.data.max_length, self.tokenizer, self.task_parts
+        length, tokens, parts = self.max_length, self.tokenizer, self.task_parts
         return AugmentedRows(config, length, self.main_source, self.teacher_name, tokens, self.store, parts)
 
     def rows_in(
@@ -193,6 +254,7 @@ class TaskInputs(Inputs):
             "task": self.config.data.task,
             "fingerprint": self.task_parts["rows"],
             "shape": asdict(shape),
+            "max_length": self.max_length,
             "splits": dataset.read_stats(self.train_folder),
         }
 
@@ -205,14 +267,6 @@ class TaskInputs(Inputs):
         if head_keys.has_head(source, config, self.head.model_class) and loading.labels_of(config) == labels:
             return loading.load_classifier(source, revision)
         return loading.load_with_new_classifier(source, revision, self.shape)
-
-
-def cut_texts(stats: Mapping[str, Mapping[str, Any]], max_length: int) -> str:
-    """A line on the splits of which more than the share `CUT` of the rows is truncated; "" without one."""
-    cut = [
-        f"{one['cut']:,} of {one['rows']:,} in {name}" for name, one in stats.items() if one["cut"] > CUT * one["rows"]
-    ]
-    return f"texts longer than data.max_length={max_length} are cut: {', '.join(cut)}" if cut else ""
 
 
 def folder_of(path: str, task: Task) -> str:

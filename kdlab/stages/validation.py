@@ -42,10 +42,8 @@ def _check(stage: Stage) -> None:
         stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head.model_class
     )  # names a damaged file
     _student(stage)
-    longest, max_length = (
-        getattr(stage.inputs.main_source.config, "max_position_embeddings", None),
-        stage.config.data.max_length,
-    )
+    longest = getattr(stage.inputs.main_source.config, "max_position_embeddings", None)
+    max_length = stage.inputs.max_length
     if longest and max_length > longest:
         raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
     stage.inputs.check_rows()

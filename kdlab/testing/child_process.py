@@ -160,7 +160,7 @@ def free_port() -> int:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """The reproducible part of a run: weights, selector.csv, knowledge.csv, metrics and ledger, without seconds."""
+    """The reproducible part of a run: weights, selector.csv, knowledge.csv, metrics, caveats, ledger, without seconds."""
     import safetensors.torch
 
     result = json.loads((folder / "result.json").read_text())
@@ -171,6 +171,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "status": result["status"],
         "ledger": ledger,
         "scores": result["metrics"],
+        "caveats": result.get("caveats", []),
         "selector": (folder / "selector.csv").read_text(),
         "knowledge": (folder / "knowledge.csv").read_text() if (folder / "knowledge.csv").exists() else "",
         "metrics": metrics,

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
+from kdlab.data.tasks.lengths import fitting, whole_lengths
 from kdlab.data.tasks.rows import LabelledRow, TaskData, text_key
 from kdlab.data.text import corpus
 from kdlab.errors import UserError
@@ -47,8 +48,9 @@ def prepare(
     (int64, index in its split), `origin` (int64, the row that it is an augmented copy of, else its own index), `text`
     (int64, `text_key`). Special tokens that are written in a text stay plain text.
 
-    stats.json has by split: rows, tokens, the longest row, truncated rows, rows of each class. Progress is reported
-    (`kdlab.runtime.progress`). All cores tokenise (RAYON_NUM_THREADS limits them).
+    stats.json has by split: rows, tokens, the longest row, truncated rows, rows that other lengths would keep whole
+    (`lengths.fitting`), rows of each class. Progress is reported (`kdlab.runtime.progress`). All cores tokenise
+    (RAYON_NUM_THREADS limits them).
 
     UserError for an empty split, rows with another number of texts than the task, a `max_length` too short for the
     special tokens or above the tokenizer's, and a full disk.
@@ -93,21 +95,23 @@ def _write(
     kind, missing = (pa.float64(), float("nan")) if shape.regression else (pa.int64(), IGNORE)
     numbers = {"first": pa.int32(), "label": kind, "row": pa.int64(), "origin": pa.int64(), "text": pa.int64()}
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), **numbers})
-    tokens = longest = cut = 0
+    tokens, longest, whole = 0, 0, list[np.ndarray]()
     with (folder / "data.arrow").open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for start in range(0, len(rows), RECORDS):
             part = rows[start : start + RECORDS]
-            ids, first, shortened = _encode([row.texts for row in part], tokenizer, max_length)
+            ids, first, lengths = _encode([row.texts for row in part], tokenizer, max_length)
             label = [missing if row.label is None else row.label for row in part]
             number = range(start, start + len(part))
             origin = [own if row.origin is None else row.origin for own, row in zip(number, part, strict=True)]
             columns = [ids, first, label, number, origin, [text_key(row.texts) for row in part]]
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
             stream.write_batch(pa.record_batch(arrays, schema=schema))
-            lengths = [len(row) for row in ids]
-            tokens, longest, cut = tokens + sum(lengths), max(longest, *lengths), cut + shortened
+            whole.append(lengths)
+            tokens, longest = tokens + sum(map(len, ids)), max(longest, *map(len, ids))
             progress.advance(len(part))
-    stats: dict[str, Any] = {"rows": len(rows), "tokens": tokens, "longest": longest, "cut": cut}
+    lengths = np.concatenate(whole)
+    stats: dict[str, Any] = {"rows": len(rows), "tokens": tokens, "longest": longest}
+    stats |= {"cut": int((lengths > max_length).sum()), "fits": fitting(lengths)}
     stats["hidden"] = sum(row.label is None for row in rows)
     if shape.labels is not None:
         counts = np.bincount([int(row.label) for row in rows if row.label is not None], minlength=len(shape.labels))
@@ -117,8 +121,8 @@ def _write(
 
 def _encode(
     texts: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[list[int]], list[int], int]:
-    """(token ids of each row, number of tokens before its second segment, number of truncated rows)."""
+) -> tuple[list[list[int]], list[int], np.ndarray]:
+    """(token ids of each row, number of tokens before its second segment, its length before truncation)."""
     segments = "token_type_ids" in tokenizer.model_input_names
     first_texts, *second = (list(column) for column in zip(*texts, strict=True))
     encoding = tokenizer(
@@ -135,13 +139,11 @@ def _encode(
     ids: list[list[int]] = encoding["input_ids"]
     types = encoding["token_type_ids"] if segments else ids
     first = [row.index(1) if segments and 1 in row else len(row) for row in types]
-    return ids, first, _truncated(encoding, ids, max_length)
-
-
-def _truncated(encoding: Any, ids: list[list[int]], max_length: int) -> int:
-    if encoding.encodings is not None:  # a fast tokenizer keeps the overflowing tokens
-        return sum(bool(row.overflowing) for row in encoding.encodings)
-    return sum(len(row) == max_length for row in ids)
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    full = np.flatnonzero(lengths == max_length)  # the others are whole
+    if len(full):
+        lengths[full] = whole_lengths([texts[i] for i in full], tokenizer)
+    return ids, first, lengths
 
 
 def load(folder: Path, split: str) -> TokenizedRows:

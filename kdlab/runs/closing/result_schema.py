@@ -74,6 +74,7 @@ class _Data(_Part):
     path: Text | None = None
     task: Text | None = None
     fingerprint: Text | None = None
+    max_length: Count | None = None
     splits: dict[Text, _Split] | None = None
 
 

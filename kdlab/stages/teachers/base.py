@@ -54,7 +54,7 @@ class TeacherPool:
         smaller = [specs.other(name, other, source) for name, other in settings.others.items()]
         if config.adopt.assistant is not None:
             smaller.append(specs.assistant(config.adopt.assistant, source, self.inputs.student_shape.layers))
-        return specs.ordered([*smaller, self.main], self.outputs, config.data.max_length)
+        return specs.ordered([*smaller, self.main], self.outputs, self.inputs.max_length)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -72,7 +72,7 @@ class TeacherPool:
         tokens = self.inputs.tokenizer.get_vocab()
         for member in self.members:
             if member.source is not self.main.source:
-                specs.check_vocabulary(member, tokens, self.inputs.config.data.max_length)
+                specs.check_vocabulary(member, tokens, self.inputs.max_length)
             self.check_one(member)
 
     def check_one(self, member: TeacherSpec) -> None:

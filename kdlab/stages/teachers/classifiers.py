@@ -105,7 +105,7 @@ class TaskTeacherPool(TeacherPool):
         known = member.classes
 
         def build(out: Path) -> None:
-            dataset.prepare(among(inputs.rows, known), inputs.tokenizer, out, max_length=inputs.config.data.max_length)
+            dataset.prepare(among(inputs.rows, known), inputs.tokenizer, out, max_length=inputs.max_length)
 
         parts = {**inputs.task_parts, "classes": list(known)}
         return inputs.store.get("task", parts, build, f"the rows of {member.name}")

@@ -63,7 +63,7 @@ def test_pairs_by_hand(tmp_path: Path, tokenizer) -> None:
     assert not rows.hidden
     stats = read_stats(tmp_path)
     assert stats["train"] == {
-        "rows": 4, "tokens": 32, "longest": 10, "cut": 2, "hidden": 0, "classes": {"no": 2, "yes": 2},
+        "rows": 4, "tokens": 32, "longest": 10, "cut": 2, "fits": {"16": 4}, "hidden": 0, "classes": {"no": 2, "yes": 2},
     }  # fmt: skip
     assert stats["test"]["hidden"] == 1
     assert read_shape(tmp_path) == PAIRS
