@@ -1,7 +1,9 @@
-"""The command to try after a finished run."""
+"""The command to try after a finished run, and its cost."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +11,71 @@ from kdlab.config import quoting
 from kdlab.models.head import head_of_result
 from kdlab.runs.closing.scores import taught
 
+_KEY = re.compile(r"(?:\+\+|\+|~)?([\w./]+)")  # of an override, without its sign
+_PLACE = ("hydra.run.dir", "overwrite", "resume")  # settings of the folder of this run
+# settings of a strategy that another one does not take, or that do not hold for whole batches
+_STRATEGY = ("select.arms", "select.policy", "select.reward", "select.name")
+_WHOLE = ("select", "trainer.trace_every", "trainer.trace_rows")
+_STUDENT_DEPTH = 3  # layers of the student of +exp=adads_finetune at demo scale
+_FEWER = 0.1  # ratio of a baseline for a run on all rows (AdaDS's)
+
 
 def next_lines(result: dict[str, Any], folder: Path) -> list[str]:
     """Lines with a command to try next, which can be pasted into a shell; none where there is nothing to suggest."""
     if taught(result):
-        return [f"next: the baseline of the same size:  {quoting.command(_next(result))}"]
+        says, overrides = _baseline(result)
+        return [f"next: {says}:  {quoting.command(overrides)}"]
     if head_of_result(result).per_row:
-        teacher = quoting.override("teachers.path", folder / "student")
-        return [f"next: as a teacher:  {quoting.command(['+exp=adads_finetune', teacher])} ..."]
+        overrides = ["+exp=adads_finetune", *_rows(result), quoting.override("teachers.path", folder / "student")]
+        return [f"next: as a teacher on the same rows:  {quoting.command([*overrides, *_half_as_deep(result)])}"]
     return []
 
 
-def _next(result: dict[str, Any]) -> list[str]:
-    """Overrides of the baseline to run next: constant term weights, random selection, or all data."""
-    weighed = (result.get("policy") or {}).get("name", "fixed")
-    if result["select"]["ratio"] == 1 and weighed != "fixed":
-        own = ("weigh=", "weigh.", "policy=", "policy.", "hydra.run.dir=", "overwrite=", "resume=")
-        return [*(o for o in result["command"][3:] if not o.startswith(own)), "weigh=fixed"]
-    other = "random" if result["select"]["name"] != "random" else "all"
-    own = ("select=", "hydra.run.dir=", "overwrite=", "resume=", *(("select.ratio=",) if other == "all" else ()))
-    kept = [override for override in result["command"][3:] if not override.startswith(own)]
-    return [*kept, f"select={other}"]
+def _baseline(result: dict[str, Any]) -> tuple[str, list[str]]:
+    """The baseline to run next, with its cost, and its overrides: constant term weights, random rows, or all rows."""
+    given, select = result["command"][3:], result["select"]
+    weighed = (result.get("policy") or {}).get("name") or "fixed"
+    if select["ratio"] == 1 and weighed != "fixed":
+        return "fixed term weights, as many queries", [*_without(given, (*_PLACE, "weigh", "policy")), "weigh=fixed"]
+    if select["ratio"] == 1:
+        kept = _without(given, (*_PLACE, *_WHOLE))
+        return f"{_FEWER:.0%} of the rows, drawn at random: {_FEWER:g}x the queries", [
+            *kept, "select=random", f"select.ratio={_FEWER:g}",
+        ]  # fmt: skip
+    if select["name"] != "random":
+        kept = [line for line in _without(given, (*_PLACE, *_STRATEGY)) if _key(line) != "select"]
+        return "as many rows, drawn at random: 1x the queries", [*kept, "select=random"]
+    times = result["ledger"]["rows_seen"] / max(1, result["ledger"]["teacher_queries"]["total"])
+    pool = [f"data.batch_size={line.partition('=')[2]}" for line in given if _key(line) == "select.pool"]
+    kept = _without(given, (*_PLACE, *_WHOLE, *(["data.batch_size"] if pool else [])))
+    return f"all rows: {times:.2f}x the queries", [*kept, *pool, "select=all"]
+
+
+def _rows(result: dict[str, Any]) -> list[str]:
+    """Overrides of the run that name its rows, its scale and its seed."""
+    return [
+        line for line in result["command"][3:] if _key(line).split(".")[0] in ("data", "scale", "seed", "artifacts")
+    ]
+
+
+def _half_as_deep(result: dict[str, Any]) -> list[str]:
+    """An override of the student's depth, for a teacher that is no deeper than the experiment's student."""
+    layers = result["student"].get("layers")
+    depth = (
+        len(layers)
+        if isinstance(layers, list)
+        else (result.get("teacher") or {}).get("layers")
+        if layers == "all"
+        else layers
+    )
+    return [f"student.layers={max(1, depth // 2)}"] if isinstance(depth, int) and depth <= _STUDENT_DEPTH else []
+
+
+def _without(overrides: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Overrides without those of the keys and groups `names`, and of the keys below these."""
+    return [line for line in overrides if not any(_key(line) == n or _key(line).startswith(f"{n}.") for n in names)]
+
+
+def _key(override: str) -> str:
+    found = _KEY.match(override)
+    return found[1] if found else ""

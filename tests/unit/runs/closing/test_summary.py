@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from kdlab.config import quoting
 from kdlab.config.composition import composition
 from kdlab.runs.closing import beside_random, cost_lines, model_card, scores, summary
+from tests.support import shells
 
 RESULT: dict[str, Any] = {
     "status": "finished",
@@ -182,37 +183,97 @@ def test_what_nobody_counted_is_a_dash_and_in_no_total():
 # ---- the next command
 
 
-def next_of(made: dict[str, Any]) -> list[str]:
-    (line,) = [line for line in summary.table(made, Path("x")).splitlines() if line.startswith("next:")]
-    return shlex.split(line.split("kdlab.run ")[1])
+def next_of(made: dict[str, Any], folder: Path = Path("x")) -> tuple[str, list[str]]:
+    """The words before the next command, and its overrides as a shell passes them; their configuration is valid."""
+    (line,) = [line for line in summary.table(made, folder).splitlines() if line.startswith("next:")]
+    (arguments,) = shells.commands_in(line)
+    shells.config_of(arguments)
+    return line.partition(":  python")[0], arguments[2:]
 
 
-def test_the_next_command_is_random_at_the_same_ratio():
-    assert next_of(result()) == ["+exp=adads_finetune", "select.ratio=0.25", "select=random"]
+def typed(made: dict[str, Any], *overrides: str) -> dict[str, Any]:
+    """`made` as the result of a command with these overrides."""
+    return {**made, "command": ["python", "-m", "kdlab.run", *overrides]}
 
 
-def test_the_next_command_can_be_pasted_whatever_its_paths():
-    made = result()
-    made["command"] += ['data.path="/tmp/été, b=c"', "teachers.path=/tmp/a b"]
-    found = composition(next_of(made))[0]
-    assert (found.data.path, found.teachers.path) == ("/tmp/été, b=c", "/tmp/a b")
-    made["metrics"] = {"student": made["metrics"]["student"]}  # trained without a teacher
-    (line,) = [one for one in summary.table(made, Path("/tmp/a b=c")).splitlines() if one.startswith("next:")]
-    (typed,) = [word for word in shlex.split(line) if word.startswith("teachers.path=")]
-    assert composition(["+exp=adads_finetune", typed])[0].teachers.path == "/tmp/a b=c/student"
+def test_after_a_strategy_it_is_random_at_the_same_ratio_and_cost():
+    says, overrides = next_of(result())
+    assert says == "next: as many rows, drawn at random: 1x the queries"
+    assert overrides == ["+exp=adads_finetune", "select.ratio=0.25", "select=random"]
 
 
-def test_after_random_it_is_all_data():
+def test_settings_of_a_strategy_are_not_given_to_another():
+    target = "kdlab.methods.selection.strategies.entropy"
+    own = [
+        f"+select.arms.mine._target_={target}",
+        "+select.arms.mine._partial_=true",
+        "select.policy.epsilon=0.3",
+        "~select.reward",
+    ]
+    made = typed(
+        result(select={"name": "adads", "ratio": 0.25}),
+        "+exp=adads_finetune",
+        "select=adads",
+        *own,
+        "select.interval=5",
+    )
+    assert next_of(made)[1] == ["+exp=adads_finetune", "select.interval=5", "select=random"]
+
+
+NASTY = [
+    "/tmp/a b=c",
+    "it's",
+    'say "no"',
+    "$HOME/x",
+    "wow!",
+    "été, ü",
+    "[1,2]",
+    "a*b?",
+    "`date`",
+    "tab\there",
+    "#1",
+    "~",
+    "\\\\x",
+]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_the_next_command_can_be_pasted_whatever_its_paths(name):
+    path = quoting.literal(quoting.override("data.path", name))  # as run.py passes it on
+    given = ["+exp=adads_finetune", path, "student.layers=[0,2]"]
+    _, overrides = next_of(typed(result(), *given))
+    assert overrides == [*given, "select=random"]
+    found = composition(overrides)[0]
+    assert found.data.path == name and list(found.student.layers) == [0, 2]
+    alone = typed(result(metrics={"student": RESULT["metrics"]["student"]}), "+exp=finetune", path, "seed=3")
+    says, overrides = next_of(alone, Path(name))
+    found = composition(overrides)[0]
+    assert says == "next: as a teacher on the same rows"
+    assert (found.data.path, found.teachers.path, found.seed) == (name, str(Path(name) / "student"), 3)
+    assert found.student.layers == 1  # the teacher of this result has 2 layers
+
+
+def test_after_random_it_is_all_rows_with_their_cost():
     made = result(select={"name": "random", "ratio": 0.25})
-    made["command"][4] = "select=random"
-    found = next_of(made)
-    assert "select=all" in found and ("select.ratio=1" in found or not any("select.ratio" in o for o in found))
+    more = ["select=random", "select.ratio=0.25", "trainer.trace_every=5"]
+    says, overrides = next_of(typed(made, "+exp=adads_finetune", *more, "hydra.run.dir=x", "overwrite=true"))
+    assert says == "next: all rows: 4.00x the queries"  # 4,128 rows seen, 1,032 queries
+    assert overrides == ["+exp=adads_finetune", "select=all"]
+    pool = typed(made, "+exp=adads_finetune", "data.batch_size=16", "select=random", "select.pool=64")
+    assert next_of(pool)[1] == ["+exp=adads_finetune", "data.batch_size=64", "select=all"]  # the rows of the pool
+
+
+def test_after_all_rows_it_is_a_tenth_of_them():
+    made = typed(result(select={"name": "all", "ratio": 1.0}), "+exp=ksm", "weigh=fixed")
+    says, overrides = next_of(made)
+    assert says == "next: 10% of the rows, drawn at random: 0.1x the queries"
+    assert overrides == ["+exp=ksm", "weigh=fixed", "select=random", "select.ratio=0.1"]
 
 
 def test_after_weighed_terms_on_whole_batches_it_is_their_fixed_weights():
     made = result(select={"name": "all", "ratio": 1.0}, policy={"name": "ksm", "reward_data": "heldout"})
-    made["command"] = ["python", "-m", "kdlab.run", "+exp=ksm", "weigh=ksm_hard", "weigh.phase=8", "seed=2"]
-    assert next_of(made) == ["+exp=ksm", "seed=2", "weigh=fixed"]
+    says, overrides = next_of(typed(made, "+exp=ksm", "weigh=ksm_hard", "weigh.phase=8", "seed=2"))
+    assert says == "next: fixed term weights, as many queries" and overrides == ["+exp=ksm", "seed=2", "weigh=fixed"]
 
 
 def test_rewards_of_the_dev_set_are_marked_in_the_table_and_in_the_card():

@@ -1,0 +1,37 @@
+"""Printed commands as a user's shell reads them: pasted into bash, and into zsh where it is installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+from kdlab.config import quoting
+from kdlab.config.composition import composition
+from kdlab.config.schema import Config, checked
+
+SHELLS = [shell for shell in ("bash", "zsh") if shutil.which(shell)]
+# in the place of the program: its arguments, each ended by a NUL
+_SHIM = """python() { printf '%s\\0' "$@"; }\n"""
+
+
+def pasted(line: str) -> list[str]:
+    """The arguments that `python` gets from a command line, the same in every shell; fails where a shell refuses it."""
+    found = []
+    for shell in SHELLS:
+        done = subprocess.run([shell, "-c", _SHIM + line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and not done.stderr, (shell, line, done.stderr)
+        found.append(done.stdout.split("\0")[:-1])
+    assert all(arguments == found[0] for arguments in found)
+    return found[0]
+
+
+def commands_in(output: str) -> list[list[str]]:
+    """The arguments of every command `python -m kdlab...` that an output prints, as a shell reads them."""
+    return [pasted(line) for line in re.findall(r"\bpython -m kdlab\S* .*", output)]
+
+
+def config_of(arguments: list[str]) -> Config:
+    """The checked configuration of the arguments of a command `python -m kdlab.run ...`."""
+    assert arguments[:2] == ["-m", "kdlab.run"]
+    return checked(composition([quoting.literal(one) for one in arguments[2:]])[0])
