@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from kdlab.errors import UserError, nearest
 from kdlab.reporting.group_names import label_of, values_of
 from kdlab.reporting.seed_groups import Group
-from kdlab.runs.settings_used import NAMED_BY, Facts, below
+from kdlab.runs.settings_used import NAMED_BY, QUESTION, Facts, below
 
-QUESTION = ("select", "adopt", "weigh")
 STEPS = ("trainer.max_steps", "trainer.max_epochs")
 SHOWN = 3  # settings that differ, in one cell
 

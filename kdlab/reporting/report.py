@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdlab.errors import UserError, one_line
 from kdlab.reporting.analyses import across_runs
+from kdlab.reporting.comparability import spread_of_settings
 from kdlab.reporting.comparison import Comparison, compare
 from kdlab.reporting.comparison_text import to_stderr
 from kdlab.reporting.figures import costs, training
@@ -16,7 +17,7 @@ from kdlab.reporting.page.as_html import html
 from kdlab.reporting.page.as_markdown import markdown
 from kdlab.reporting.page.content import MARK, Picture, ReportPage, Section, picture
 from kdlab.reporting.seed_groups import Run, read
-from kdlab.reporting.tables import TaskTable, task_table
+from kdlab.reporting.tables import TableRow, TaskTable, task_table
 from kdlab.runtime.progress import track
 from kdlab.storage.files import atomic_write_text
 from kdlab.storage.locks import sole_writer
@@ -135,17 +136,18 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
     )
     add(
         costs.scores(table, "queries"),
-        f"{task}: against teacher queries. {front} Dashed: groups without a teacher.",
+        f"{task}: against teacher queries. {front} Dashed: groups without a teacher.{_unlike(table, table.rows)}",
     )
-    add(costs.scores(table, "flops"), f"{task}: against the FLOPs of all models. {front}")
+    add(costs.scores(table, "flops"), f"{task}: against the FLOPs of all models. {front}{_unlike(table, table.rows)}")
     along = "along the training, by the evaluations of the runs themselves: mean over seeds, a band of one standard deviation. Numbers are the table's rows"
     for ratio in sorted({row.ratio for row in table.rows if row.ratio < 1} or {1.0}):
         members = [row for row in table.rows if row.ratio in (ratio, 1.0)]
         add(
             training.learning(table, members, "step"),
-            f"{task}, ratio {ratio:g}: {along}; dashed: full data.",
+            f"{task}, ratio {ratio:g}: {along}; dashed: full data.{_unlike(table, members)}",
         )
-    add(training.learning(table, [row for row in table.rows if row.taught], "queries"), f"{task}: {along}.")
+    taught = [row for row in table.rows if row.taught]
+    add(training.learning(table, taught, "queries"), f"{task}: {along}.{_unlike(table, taught)}")
     for row in table.rows:
         seeds = len(row.group.runs)
         add(
@@ -153,6 +155,12 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
             f"{task}: which strategy chose the data in {row.number}. {row.name}, mean over {seeds} seed{'s' * (seeds != 1)}.",
         )
     return pictures
+
+
+def _unlike(table: TaskTable, rows: Sequence[TableRow]) -> str:
+    """A sentence of a caption on groups in one figure that do not compare, with the settings that differ; "" where all do."""
+    found = spread_of_settings([row.group for row in rows], table.comparison.across) if rows else []
+    return f" These groups differ in more than what is compared: {'; '.join(found)}." if found else ""
 
 
 def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:

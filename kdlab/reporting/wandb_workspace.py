@@ -17,6 +17,13 @@ from kdlab.storage.files import atomic_write_text
 
 PLACEHOLDER = "ENTITY"  # stands in the file when no user or team is named
 NAME = "kdlab: what a query buys"
+GROUPED_BY = (
+    "compared",
+    "select.name",
+    "select.ratio",
+    "adopt.name",
+    "weigh.name",
+)  # `content.compared`: all other settings
 RESULTS = ("score", "accuracy", "loss")
 COSTS = {  # of the run alone, and with its preparation
     "teacher queries": ("ledger/teacher_queries/total", "total/teacher_queries"),
@@ -55,13 +62,12 @@ def workspace(project: str, entity: str) -> Any:
             import wandb_workspaces.workspaces as parts
     except ImportError:
         raise UserError(f"the dashboard needs wandb-workspaces: {install('dashboard')}") from None
-    by_select, by_ratio = "config.select.name", "config.select.ratio"
 
-    def against_queries(title: str, *series: str, by: str = by_select) -> Any:
-        return panels.LinePlot(title=title, x="teacher_queries", y=list(series), groupby=by, smoothing_factor=0.0)
+    def against_queries(title: str, *series: str) -> Any:
+        return panels.LinePlot(title=title, x="teacher_queries", y=list(series), smoothing_factor=0.0)
 
-    def matching(title: str, pattern: str, x: str, by: str | None = None) -> Any:
-        return panels.LinePlot(title=title, x=x, metric_regex=pattern, groupby=by, smoothing_factor=0.0)
+    def matching(title: str, pattern: str, x: str) -> Any:
+        return panels.LinePlot(title=title, x=x, metric_regex=pattern, smoothing_factor=0.0)
 
     def cost(name: str, result: str, total: bool) -> Any:
         x, y = panels.SummaryMetric(COSTS[name][total]), panels.SummaryMetric(f"result/{result}")
@@ -75,7 +81,7 @@ def workspace(project: str, entity: str) -> Any:
     sections = {
         "Score against teacher queries": [against_queries(one, f"heldout/{one}") for one in RESULTS],
         "Schedules by ratio": [
-            matching("share of each strategy", "^schedule/share_.*", "schedule/step", by_ratio),
+            matching("share of each strategy", "^schedule/share_.*", "schedule/step"),
             panels.MediaBrowser(title="schedule of each run", media_keys=["figures/schedule"]),
         ],
         "Cost against score": [
@@ -103,7 +109,8 @@ def workspace(project: str, entity: str) -> Any:
         name=NAME,
         sections=[parts.Section(name=name, panels=of, is_open=i < 3) for i, (name, of) in enumerate(sections.items())],
         settings=parts.WorkspaceSettings(smoothing_weight=0, remove_legends_from_panels=False),
-        runset_settings=parts.RunsetSettings(groupby=[parts.Config("select.name"), parts.Config("select.ratio")]),
+        # panels have no grouping of their own: a curve is the mean over runs that differ in the seed alone
+        runset_settings=parts.RunsetSettings(groupby=[parts.Config(name) for name in GROUPED_BY]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import rows_of, window_shares
 from kdlab.runs.closing import costs
 from kdlab.runs.process import DIFFERS, SWEEP
+from kdlab.runs.settings_used import QUESTION, below, flat, learning, without_seed
 
 
 def title(config: Config) -> str:
@@ -23,6 +25,22 @@ def title(config: Config) -> str:
 def group(config: Config) -> str:
     """The group of a run: logger.group, else its sweep, else its experiment."""
     return (config.logger.group or os.environ.get(SWEEP) or config.name)[:120]
+
+
+def compared(resolved: Mapping[str, Any]) -> str:
+    """The settings of a run in which those that it is compared with agree, as one text: data, knowledge, length, and a hash of
+    all but the seed, what has no effect, and what a comparison asks about (`settings_used.QUESTION`)."""
+    facts = learning(dict(flat(dict(resolved))))
+    kept = {key: value for key, value in facts.items() if not any(below(key, name) for name in QUESTION)}
+    texts = {key: without_seed(str(value), int(resolved["seed"])) for key, value in kept.items()}
+    digest = hashlib.sha256(repr(sorted(texts.items())).encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    named = (facts.get("data.task"), facts.get("data.path") or facts.get("data.source"))
+    data = next((Path(str(one)).name for one in named if one), "data")
+    length = next(
+        (f"{facts[f'trainer.max_{unit}']} {unit}" for unit in ("steps", "epochs") if facts.get(f"trainer.max_{unit}")),
+        "",
+    )
+    return ", ".join(part for part in (data, str(facts.get("knowledge.name") or ""), length, digest) if part)
 
 
 def loggable(name: str, row: dict[str, Any]) -> dict[str, float]:

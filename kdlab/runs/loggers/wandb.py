@@ -62,7 +62,7 @@ def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
         id=_id(folder) if main else None,
         resume="allow",
         save_dir=folder,
-        config=resolved,
+        config={**resolved, "compared": content.compared(resolved)},
         mode=given.mode,  # pyright: ignore[reportArgumentType]
         # a git remote's address and the printed lines may contain a secret
         settings=wandb.Settings(console="off", disable_git=True, disable_code=True),

@@ -128,6 +128,25 @@ def test_a_job_of_a_sweep_is_called_by_what_differs(monkeypatch):
     assert content.group(composed("logger=wandb", "logger.group=mine")[0]) == "mine"
 
 
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        (["seed=2"], True),
+        (["select=entropy", "select.ratio=0.3"], True),
+        (["trainer.threads=1", "logger.mode=online"], True),
+        (["trainer.max_steps=60"], False),
+        (["optim.lr=1e-3"], False),
+        (["data.max_length=32"], False),
+        (["student.layers=2"], False),
+        (["knowledge=response"], False),
+    ],
+)
+def test_wandb_groups_runs_by_the_settings_in_which_they_compare(changes, same):
+    """The mean of a dashboard's curve is over runs whose settings agree; `compared` has them in its config."""
+    base_of, other = (content.compared(composed("logger=wandb", "seed=1", *more)[1]) for more in ([], changes))
+    assert (base_of == other) == same
+
+
 # ---- Weights & Biases
 
 
@@ -149,6 +168,7 @@ def test_an_offline_wandb_run_holds_all_of_it(tmp_path):
     )
     assert found.run.run_id == (tmp_path / "wandb" / "id").read_text()  # a resumed run continues in that W&B run
     assert found.config["select"]["name"] == "adads" and found.config["seed"] == 1
+    assert found.config["compared"].count(", ") >= 2
     assert found.series("heldout/loss") == [6.0, 5.5] and found.series("queries/big") == [0, 20]
     assert found.series("teacher_queries") == [0, 3, 30]
     assert {found.axes[one] for one in wandb.BY_QUERIES} == {"teacher_queries"}
@@ -241,9 +261,10 @@ def test_the_workspace_without_an_account(tmp_path, monkeypatch, capsys):
     assert {panel["xAxis"] for panel in found["Score against teacher queries"]} == {"teacher_queries"}
     assert [panel["metrics"] for panel in found["Score against teacher queries"]][0] == ["heldout/score"]
     shares = found["Schedules by ratio"][0]
-    assert (shares["metricRegex"], shares["xAxis"], shares["groupBy"]) == (
-        "^schedule/share_.*", "schedule/step", "select.value.ratio",
-    )  # fmt: skip
+    assert (shares["metricRegex"], shares["xAxis"]) == ("^schedule/share_.*", "schedule/step")
+    assert not any(panel.get("groupBy") for section in found.values() for panel in section)  # the runs' own groups hold
+    grouped = json.dumps(json.loads(file.read_text())["spec"]["section"]["runSets"][0]["grouping"])
+    assert all(name in grouped for name in ("compared", "select", "ratio", "adopt", "weigh"))
     costs = {(panel.get("xAxis"), panel.get("yAxis")) for panel in found["Cost against score"]}
     assert {(f"summary:{cost}", "summary:result/score") for cost in ("ledger/flops/total", "total/flops")} <= costs
     first = file.read_text()
