@@ -38,7 +38,7 @@ def runs(tmp_path, monkeypatch):
             "preparation": [TEACHER] if with_teacher else [],
         }
         made_run(
-            folder / "-".join([row["knowledge"], row["select"], row["seed"]]), float(row["score"]), int(row["seed"]),
+            folder / f"{1 + (not with_teacher)}-{row['select']}-{row['seed']}", float(row["score"]), int(row["seed"]),
             row["select"], float(row["ratio"]), knowledge=row["knowledge"], queries=int(row["teacher_queries"]), results=results,
         )  # fmt: skip
     return folder
@@ -49,7 +49,7 @@ def test_the_example_of_compare_is_what_it_prints(runs, capsys):
     command, _, shown = block.partition("\n")
     assert compare.main(command.split()[4:]) == 0
     printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.strip().splitlines())
-    assert shown == printed, f"docs/compare.md has another example; kdlab.compare prints\n{printed}"
+    assert shown == printed, f"docs/compare.md has another example; kdlab.compare prints\n{printed}\n<end>"
 
 
 def test_the_runs_of_the_example_are_the_measured_ones(runs):
