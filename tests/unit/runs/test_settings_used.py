@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdlab.config.saved import read_config
-from kdlab.runs.settings_used import settings_used
+from kdlab.runs.settings_used import names_its_seed, settings_used, without_seed
 from tests.support.old_runs import OLD, recorded
 
 
@@ -88,6 +88,23 @@ def test_without_a_teacher_no_setting_of_teachers_counts():
     none = {"adopt": None, "teachers": []}
     changes = {"teachers.finetune.lr": 9.0, "adopt.name": "hard", "adopt.assistant": {"layers": 3}, "teachers.split": 2}
     assert used("finetune", changes, none) == used("finetune", {}, none) != used("finetune")
+
+
+@pytest.mark.parametrize(
+    ("path", "without"),
+    [
+        ("/x/seed=1/student", "/x/seed=*/student"),
+        ("/x/seed=1,select=all/student", "/x/seed=*,select=all/student"),
+        ("/x/sweep-1a2b3c4d/random-r0.1-s1/student", "/x/sweep-1a2b3c4d/random-r0.1-s*/student"),
+        ("all-s1", "all-s*"),
+        ("/x/random-r0.1-max_steps_60-s1", "/x/random-r0.1-max_steps_60-s*"),
+        ("/x/random-r0.1-s12/student", "/x/random-r0.1-s12/student"),
+        ("/models/deit-s1/weights", "/models/deit-s1/weights"),
+        ("/x/seed=12", "/x/seed=12"),
+    ],
+)
+def test_the_seed_in_a_path_of_a_sweeps_job(path, without):
+    assert without_seed(path, 1) == without and names_its_seed(path, 1) == (path != without)
 
 
 def test_a_path_that_names_the_seed_stays_a_path():
