@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kdlab.__main__ import usage
 from kdlab.config import choices, documentation, explain
+from kdlab.runs.closing.next_commands import next_lines
 from kdlab.sweeps import files
 from tests.support import documents
 from tests.support.documents import PAGES, ROOT, Command
@@ -61,6 +62,13 @@ def test_the_index_names_every_page_and_the_readme_the_index():
 
 def test_help_names_the_configuration_reference():
     assert "docs/configuration.md" in (ROOT / "conf" / "run.yaml").read_text() and "docs/configuration.md" in usage()
+
+
+def test_the_next_command_of_the_readmes_run_is_the_one_that_it_prints():
+    words = ["python", "-m", "kdlab.run", "+exp=adads_pretrain"]
+    result = {"command": words, "adopt": {"name": "single"}, "select": {"name": "adads", "ratio": 0.1}}
+    (line,) = next_lines(result, ROOT)
+    assert f"\n{line}\n```" in (ROOT / "README.md").read_text()
 
 
 def unknown(key: str, value: str) -> str:
