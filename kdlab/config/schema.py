@@ -55,6 +55,8 @@ class Config:
     "finetune: also train the student on labels alone, once for all runs, and print its score beside"
     figures: bool = True
     "Draw the run's figures at its end; false saves the 2 to 3 seconds that this takes"
+    keep: str = "all"
+    "Files after success: all; best (no checkpoints; of a sweep the best students); none (no student either)"
     confirm: list[str] = field(default_factory=list)
     "Keys whose unusually large value is meant, such as [trainer.max_steps]; it is refused otherwise"
     exec: str = "packed"
@@ -89,6 +91,7 @@ class Config:
         if self.select.pool != "batch":
             self._pool(self.select.pool)
         one_of("exec", self.exec, ("packed", "bucketed", "padded"))
+        one_of("keep", self.keep, ("all", "best", "none"))
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
             raise UserError(f"name={self.name!r}: the name of a folder below outputs/")
         if self.trainer.trace_every is not None and (self.data.stage == "pretrain" or self.select.ratio == 1):

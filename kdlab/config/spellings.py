@@ -15,6 +15,7 @@ FORMER = {"policy.chooser": "weigh.policy", "policy": "weigh"}  # former key or 
 # keys that configurations have had since a later version, and the values that older runs had without them
 ADDED: dict[str, Any] = {
     "confirm": [],
+    "keep": "all",
     "data.encoding": "utf-8",
     "data.max_unknown": None,
     "data.metric": None,

@@ -34,6 +34,7 @@ from kdlab.modules import evaluation
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.runs.finished import config_of, finished_result
 from kdlab.runs.folders import status
+from kdlab.runs.keeping import check_student
 from kdlab.stages.registry import stage_of
 from kdlab.storage.files import atomic_write_bytes
 from kdlab.storage.locks import sole_writer
@@ -122,6 +123,7 @@ def _glue_task(run: Path, result: dict[str, Any], config: Config) -> Task:
 
 def _answers(run: Path, task: Task, notify: Callable[[str], None]) -> Iterator[tuple[str, Tensor | str]]:
     """For each file of a task, and for AX.tsv with MNLI, logits (N, C) in the order of the rows, or why there are none."""
+    check_student(run, finished_result(run))
     config = config_of(run)
     stage = stage_of(config, notify)
     stage.inputs.source.check()

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdlab.errors import UserError
 from kdlab.models.head import Head, head_of_result
 from kdlab.runs.finished import finished_result
+from kdlab.runs.keeping import check_student
 from kdlab.storage.files import flush_tree, fsync_folder, user_errors
 from kdlab.storage.locks import sole_writer
 
@@ -18,6 +19,7 @@ def export_student(run: Path, out: Path) -> int:
     UserError for an unfinished run or a folder `out` with content; the run's own folder is left as it is.
     """
     result = finished_result(run)
+    check_student(run, result)
     with user_errors("exporting", out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     with sole_writer(out):

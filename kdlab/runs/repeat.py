@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from kdlab.config.saved import read_config_here
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.runs import environment, single
+from kdlab.runs import environment, keeping, single
 from kdlab.runs.finished import finished_result
 from kdlab.runs.process import FOLDER, is_first_process
 from kdlab.storage import tables
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     UserError for a folder without a finished run, and for a suite.
     """
     run, folder = _parsed(arguments)
-    result, resolved = finished_result(run), read_config_here(run) | {"overwrite": False, "resume": True}
+    result, resolved = finished_result(run), read_config_here(run) | {"overwrite": False, "resume": True, "keep": "all"}
     config = checked(OmegaConf.create(resolved))
     if config.suite is not None:
         raise UserError(f"{run} is a suite of runs: repeat one of those below it")
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     if code:
         return code
     again = Path(os.environ[FOLDER])
+    if reason := keeping.without_student(run, result):
+        print(f"the weights are not compared: {reason}", flush=True)
     differences = list(compared(run, again))
     around = environment.differing(result, finished_result(again))
     print(verdict(run, differences, around), flush=True)
@@ -64,8 +66,9 @@ def verdict(run: Path, differences: Sequence[str], around: Sequence[str]) -> str
 
 def compared(before: Path, after: Path) -> Iterator[str]:
     """The differences between two finished runs, without their durations: weights, ledger, scores, tables."""
-    yield from _weights(before / "student" / "model.safetensors", after / "student" / "model.safetensors")
     first, second = finished_result(before), finished_result(after)
+    if not any(keeping.without_student(run, result) for run, result in ((before, first), (after, second))):
+        yield from _weights(before / "student" / "model.safetensors", after / "student" / "model.safetensors")
     yield from (f"{name} of the ledger" for name in _differing(_counted(first), _counted(second)))
     yield from (f"scores of {name}" for name in _differing(first["metrics"], second["metrics"]))
     for name in TABLES:

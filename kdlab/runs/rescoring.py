@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdlab.errors import UserError
 from kdlab.runs.finished import config_of, finished_result
+from kdlab.runs.keeping import check_student
 
 TOLERANCE = 1e-3  # of the recorded loss, or of 1 for smaller losses
 
@@ -17,6 +18,7 @@ def rescore(run: Path, rows: int | None = None) -> int:
     `rows`: number of held-out rows (default: as in the run; otherwise nothing is compared). UserError for bad input.
     """
     result, config = finished_result(run, "devices.precision", "metrics.student.loss"), config_of(run)
+    check_student(run, result)
     if rows is not None and rows < 1:
         raise UserError(f"--rows {rows}: at least 1")
     import torch

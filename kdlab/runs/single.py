@@ -19,7 +19,7 @@ from kdlab.modules.checkpoint_io import AtomicCheckpointIO
 from kdlab.modules.evaluation import over_splits
 from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
-from kdlab.runs import callbacks, failures, finished, folders
+from kdlab.runs import callbacks, failures, finished, folders, keeping
 from kdlab.runs.callbacks import RunCallbacks
 from kdlab.runs.closing.beside_random import beside_random
 from kdlab.runs.closing.model_card import card
@@ -92,6 +92,7 @@ def run(
         if main:
             result = finish(prepared, built, trainer, measured)
     if result is not None:
+        remove_unkept(config.keep, folder, result)
         show(result, folder)
     return 0
 
@@ -173,6 +174,19 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
         flush_tree(folder / "student")
     atomic_write_json(folder / "result.json", result)
     return result
+
+
+def remove_unkept(keep: str, folder: Path, result: dict[str, Any]) -> None:
+    """Remove the checkpoints and the student that `keep` does not keep, print what went, and list it in `result`.
+
+    A failure is a warning in result.json.
+    """
+    with finished.warning_of(f"keep={keep}", found := []), suppress(Stopped, KeyboardInterrupt):
+        if removed := keeping.tidy(folder, keep):
+            result[keeping.REMOVED] = [one.part for one in removed]
+            notify(f"keep={keep}: removed {' and '.join(map(str, removed))}")
+    if found:
+        finished.add_warnings(folder, found)
 
 
 def show(result: dict[str, Any], folder: Path) -> None:

@@ -33,6 +33,7 @@ from kdlab.sweeps import job_names
 from kdlab.sweeps.composition_cache import Compositions
 from kdlab.sweeps.job_folders import SweepHome, SweepHomes
 
+KEEP = "keep"  # in no folder's name: a finished sweep may be repeated with another one
 SWEEP = "sweep"  # +sweep=NAME names a file of grids
 _PARSER = OverridesParser.create()
 LONGEST = 240  # bytes of a folder's name; file systems allow 255, and a log's name is longer
@@ -95,7 +96,7 @@ class Expansion:
         """The hash of the shared overrides but those of the keys `without`, and of `more`.
 
         Hashed in former spellings, so that the same command finds the folder of a sweep that was begun with them."""
-        kept = [one for one in self.shared if not one.is_hydra_override() and one.key_or_group not in without]
+        kept = [one for one in self.shared if not one.is_hydra_override() and one.key_or_group not in (*without, KEEP)]
         lines = sorted(map(spellings.former_override, [*(str(one.input_line) for one in kept), *more]))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 

@@ -29,7 +29,7 @@ from kdlab.models import head_keys, loading
 from kdlab.models.families import NotAnEncoder
 from kdlab.reporting import glue_scoreboard
 from kdlab.reporting.glue_scoreboard import RESULTS
-from kdlab.runs import folders, single
+from kdlab.runs import folders, keeping, single
 from kdlab.runs.finished import finished_result
 from kdlab.runs.process import run_unless_finished
 from kdlab.stages.registry import stage_of
@@ -283,6 +283,9 @@ def _check_student(path: str | None, revision: str | None) -> None:
             f"student.path={path} is a run's folder; its student is "
             f"{quoting.override('student.path', folder / 'student')}"
         )
+    elif run := next((one for one in (folder, folder.parent) if folders.status(one) == "finished"), None):
+        keeping.check_student(run, finished_result(run))
+        raise UserError(f"student.path={path}: no model folder; the run's student is {run / 'student'}")
     elif folder.exists():
         raise UserError(f"student.path={path}: a model folder with a config.json was expected, such as RUN/student")
     else:

@@ -19,7 +19,7 @@ from kdlab.config import quoting
 from kdlab.config.composition import CONF, to_plain
 from kdlab.errors import UserError, nearest
 from kdlab.runs import sweep_commands
-from kdlab.sweeps import expansion, validation
+from kdlab.sweeps import expansion, keeping, validation
 from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, common_folder
 from kdlab.sweeps.job_status import SweepStatus
@@ -103,6 +103,8 @@ def _outcome(status: SweepStatus, stopped: int | None) -> int:
             f"kdlab: {_jobs(len(status.jobs))}, {len(done)} finished ({before} of them before); next:  {quoting.command([place], 'kdlab.compare')}",
             flush=True,
         )
+    for line in keeping.tidy(status):
+        print(f"kdlab: {line}", flush=True)
     if failed:
         print(f"kdlab: {_jobs(len(failed))} failed; the same command tries again:", file=sys.stderr)
         for one in failed:

@@ -29,21 +29,32 @@ def home(folder: Path, name: str = "adads_pretrain") -> Path:
 
 def test_a_sweep_goes_on_after_a_failure_and_a_killed_job(tmp_path, teacher_folder, text_folder):
     command = ["-m", *tiny(teacher_folder, text_folder, "select=random,entropy", "seed=1,2", "trainer.max_steps=4")]
+    command.append("keep=best")
     traps = {"select=entropy,seed=1": FailAt(1), "select=random,seed=2": KillAt(4)}
     done = call(command, tmp_path, ForkedJobs(traps))
     assert done.code == 1, done.output
+    assert "students stay until all jobs are finished" in done.output
+    assert len(list(home(tmp_path).glob("*/student/model.safetensors"))) == 2  # of the finished ones
     failed = done.output.split("2 jobs failed")[1]
     assert "boom" in failed and "SIGKILL" in failed
-    for name in ("entropy-r0.5-s1", "random-r0.5-s2"):
+    for name in ("entropy-r0.25-s1", "random-r0.25-s2"):
         assert str(home(Path() / tmp_path).relative_to(tmp_path) / f"{name}.log") in failed
     again = call(command, tmp_path, ForkedJobs())
     assert again.code == 0, again.output
     assert again.output.count("finished in") == again.output.count("skipped") == 2
-    assert "resuming the unfinished run" in (home(tmp_path) / "random-r0.5-s2.log").read_text()
+    assert "resuming the unfinished run" in (home(tmp_path) / "random-r0.25-s2.log").read_text()
     results = [json.loads(file.read_text()) for file in home(tmp_path).glob("*/result.json")]
     assert sorted((r["select"]["name"], r["seed"]) for r in results) == [
         (name, seed) for name in ("entropy", "random") for seed in (1, 2)
     ]
+    best = min(results, key=lambda result: result["metrics"]["student"]["loss"])
+    (student,) = home(tmp_path).glob("*/student")
+    assert json.loads((student.parent / "result.json").read_text())["run"] == best["run"]
+    assert (
+        "removed 3 students, " in again.output
+        and f"kept the student of select={best['select']['name']}" in again.output
+    )
+    assert not list(home(tmp_path).rglob("*.ckpt*")) and sum("student" in r["removed"] for r in results) == 3
     fewer = [one.replace("seed=1,2", "seed=1") for one in command]
     third = call(fewer, tmp_path, ForkedJobs())  # of one seed: in the same folder
     assert third.code == 0 and third.output.count("skipped") == 2 and home(tmp_path).is_dir()

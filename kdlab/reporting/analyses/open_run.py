@@ -20,6 +20,7 @@ from kdlab.models.student import freeze
 from kdlab.modules.row_pool import RowPool, named_strategies, row_pool, text_pool
 from kdlab.reporting.analyses.gradients import Loss, units
 from kdlab.runs import finished
+from kdlab.runs.keeping import check_student
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.registry import stage_of
 from kdlab.storage import checkpoints
@@ -71,6 +72,7 @@ class OpenRun:
     @cached_property
     def student(self) -> Encoder:
         """The student, in eval mode, with what the run froze frozen."""
+        check_student(self.run, finished.finished_result(self.run))
         encoder = self._ready(self.stage.inputs.load(self.run / "student"))
         if self.checkpoint is not None:
             self.restore(encoder, self.checkpoint)

@@ -10,6 +10,7 @@ from typing import Any
 from kdlab.config import quoting
 from kdlab.models.head import head_of_result
 from kdlab.runs.closing.scores import taught
+from kdlab.runs.keeping import REMOVED, STUDENT
 
 _KEY = re.compile(r"(?:\+\+|\+|~)?([\w./]+)")  # of an override, without its sign
 _PLACE = ("hydra.run.dir", "overwrite", "resume")  # settings of the folder of this run
@@ -25,7 +26,7 @@ def next_lines(result: dict[str, Any], folder: Path) -> list[str]:
     if taught(result):
         says, overrides = _baseline(result)
         return [f"next: {says}:  {quoting.command(overrides)}"]
-    if head_of_result(result).per_row:
+    if head_of_result(result).per_row and STUDENT not in result.get(REMOVED, []):
         overrides = ["+exp=adads_finetune", *_rows(result), quoting.override("teachers.path", folder / "student")]
         return [f"next: as a teacher on the same rows:  {quoting.command([*overrides, *_half_as_deep(result)])}"]
     return []

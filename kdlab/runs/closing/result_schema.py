@@ -182,6 +182,7 @@ class _Result(_Part):
     size: dict[Text, _Size] = {}
     artifacts: ListOf[Text] = []
     warnings: ListOf[Text] = []
+    removed: ListOf[Text] = []
     caveats: ListOf[_Caveat] = []
 
 

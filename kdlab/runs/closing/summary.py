@@ -9,6 +9,7 @@ from kdlab.runs.closing.cost_lines import cost, preparation
 from kdlab.runs.closing.next_commands import next_lines
 from kdlab.runs.closing.scores import quality
 from kdlab.runs.closing.size_lines import size_lines
+from kdlab.runs.keeping import REMOVED, STUDENT
 
 
 def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
@@ -18,7 +19,8 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     lines += [beside] if beside else []
     drawn = [f"figures/{name}.png" for name in ("schedule", "knowledge")]
     figures = "".join(f"{file}, " for file in drawn if (folder / file).is_file())
-    lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json, student/)"]
+    student = "" if STUDENT in result.get(REMOVED, []) else ", student/"
+    lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json{student})"]
     return "\n".join([*lines, *next_lines(result, folder)])
 
 
