@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlab.compare import add_arguments
+from kdlab.reporting.page.written import write_report
 from kdlab.reporting.papers import PAPERS
-from kdlab.reporting.report import write_report
 from kdlab.runs.finished import command
 
 
@@ -18,7 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(argv)
     return command(
         lambda: write_report(
-            chosen.runs, chosen.out, chosen.paper, chosen.where, chosen.metric, chosen.baseline, chosen.across
+            chosen.runs,
+            chosen.out,
+            chosen.paper,
+            chosen.where,
+            chosen.metric,
+            chosen.baseline,
+            chosen.across,
+            chosen.latex,
         )
     )
 
@@ -26,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kdlab.report", description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html)")
+    where = "the page (default: report.html in FOLDER; of several, in the folder that they are in)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=where)
+    parser.add_argument("--latex", action="store_true", help="also write the tables as LaTeX (booktabs), for a paper")
     parser.add_argument("--paper", choices=sorted(PAPERS), help="show the numbers that this paper prints beside ours")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only these runs; repeatable")
     return parser

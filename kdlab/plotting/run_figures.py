@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdlab.errors import UserError
-from kdlab.plotting import style, teaching_figures
+from kdlab.plotting import files, style, teaching_figures
+from kdlab.plotting.colours import FAINT, colours
 from kdlab.plotting.run_tables import (
     Row,
     Shares,
@@ -62,7 +63,7 @@ def draw(run: Path, result: Mapping[str, Any] | None = None) -> list[Path]:
     total = _total_steps(result, [*selector, *knowledge], metrics)
     selector = [row for row in selector if float(row["step"]) < total]
     queries = queries_so_far([*selector, *metrics])
-    colour = style.colours(arms_in(selector))
+    colour = colours(arms_in(selector))
     about = _about(result)
 
     texts: dict[str, str] = {}
@@ -91,7 +92,7 @@ def draw(run: Path, result: Mapping[str, Any] | None = None) -> list[Path]:
     for name, text in texts.items():
         atomic_write_text(folder / name, text)
     for name, figure in track(drawn.items(), "drawing", "figures"):
-        atomic_write_bytes(folder / name, style.png(figure))
+        atomic_write_bytes(folder / name, files.png(figure))
     return [folder / name for name in (*drawn, *texts)]
 
 
@@ -174,7 +175,7 @@ def _schedule(rows: Sequence[Row], shares: Shares, queries: Any, colour: Mapping
     strip.broken_barh(spans, (0, 1), facecolors=[colour[rows[i]["arm"]] for i in starts], linewidth=0)
     strip.set_ylim(0, 1)
     strip.set_yticks([])
-    strip.text(1.02, 0.5, "every single choice", transform=strip.transAxes, va="center", fontsize=9, color=style.FAINT)
+    strip.text(1.02, 0.5, "every single choice", transform=strip.transAxes, va="center", fontsize=9, color=FAINT)
     strip.set_xlabel("training step")
     return figure
 
@@ -205,11 +206,11 @@ def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], abou
     if earned:
         at, heights, hues = zip(*earned, strict=True)
         rewards.vlines(at, 0, heights, colors=hues, linewidth=width)
-    rewards.axhline(0, color=style.FAINT, linewidth=0.8)
+    rewards.axhline(0, color=FAINT, linewidth=0.8)
     style.caption(rewards, "reward (nats per observation)")
     rewards.set_xlabel("training step")
     note = "in the colour of the\nstrategy that earned it" if earned else "none yet"
-    rewards.text(1.02, 0.5, note, transform=rewards.transAxes, va="center", fontsize=9, color=style.FAINT)
+    rewards.text(1.02, 0.5, note, transform=rewards.transAxes, va="center", fontsize=9, color=FAINT)
     return figure
 
 
@@ -234,8 +235,8 @@ def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figu
         right = max([right, *x])
         ends = [(y[-1], f"student {form.format(y[-1])}", style.STUDENT)] if y else []
         for other, at in _levels(result, name).items():
-            panel.axhline(scale * at, color=style.FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
-            ends.append((scale * at, f"{other} {form.format(scale * at)}", style.FAINT))
+            panel.axhline(scale * at, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
+            ends.append((scale * at, f"{other} {form.format(scale * at)}", FAINT))
         style.end_labels(panel, ends)
     style.caption(
         loss, "loss (nats a row; squared error in regression)" if task else "masked-LM loss (nats per masked token)"

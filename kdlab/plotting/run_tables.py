@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdlab.errors import UserError
-from kdlab.plotting import style
+from kdlab.plotting.colours import COLOURS
 from kdlab.storage.tables import read
 
 Row = Mapping[str, str]
@@ -90,10 +90,10 @@ def number_in(row: Row, column: str) -> float:
 
 
 def arms_in(rows: Sequence[Row]) -> list[str]:
-    """All arms, in the same order for all runs: those of `style.COLOURS`, then others by name."""
+    """All arms, in the same order for all runs: those of `colours.COLOURS`, then others by name."""
     valued = {column[2:] for column in (rows[0] if rows else ()) if column.startswith("q_")}
     found = valued | {row["arm"] for row in rows}
-    return [arm for arm in style.COLOURS if arm in found] + sorted(found - style.COLOURS.keys())
+    return [arm for arm in COLOURS if arm in found] + sorted(found - COLOURS.keys())
 
 
 def shares_csv(shares: Shares) -> str:

@@ -1,4 +1,4 @@
-"""The style of all figures: layout, one colour per strategy, the same bytes for the same data.
+"""The style of all figures: layout, panels, names of lines.
 
 Lengths are inches from the lower left corner. A figure is one column of panels, with the names of the lines at their
 right. Uses neither pyplot nor matplotlib's global settings.
@@ -6,60 +6,24 @@ right. Uses neither pyplot nor matplotlib's global settings.
 
 from __future__ import annotations
 
-import colorsys
-import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdlab.runtime.seeding import stable
+from kdlab.plotting.colours import FAINT, GRID, INK, OTHERS, colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 DPI = 150
 WIDTH = 8.0  # inches: 1200 px
 LEFT, PANEL = 0.78, 5.36  # inches: where a panel begins and how wide it is
 
-# Okabe and Ito's palette, distinguishable with the common kinds of colour blindness; greys for the baselines.
-COLOURS = {
-    "entropy": "#E69F00",
-    "scaled_entropy": "#F0E442",
-    "margin": "#56B4E9",
-    "least_confidence": "#009E73",
-    "certainty": "#0072B2",
-    "cluster": "#D55E00",
-    "density": "#CC79A7",
-    "random": "#A6A6A6",
-    "ensemble": "#404040",
-}
-OTHERS = ("#332288", "#882255", "#999933", "#9FE2BF", "#0F4C4C")  # colours for other arms
 STUDENT = "#0072B2"
-INK, FAINT, GRID = "#222222", "#666666", "#DDDDDD"
-
-
-def colours(arms: Iterable[str]) -> dict[str, str]:
-    """Colour `#RRGGBB` of each arm: fixed for the names of `COLOURS`, derived from a hash of the name for others.
-
-    Others take one of `OTHERS`, the next free one where two names share a hash; beyond these five, any hue.
-    """
-    hues: dict[str, str] = {}
-    for arm in sorted(set(arms)):
-        start = stable(arm) % len(OTHERS)
-        order = OTHERS[start:] + OTHERS[:start]
-        free = [colour for colour in order if colour not in hues.values()]
-        hues[arm] = COLOURS.get(arm) or (free[0] if free else _any_hue(arm))
-    return hues
-
-
-def _any_hue(arm: str) -> str:
-    """A hue by a hash of the name, darker than those of the palettes."""
-    number = stable(arm, "hue")
-    channels = colorsys.hls_to_rgb(number % 360 / 360, (0.30, 0.38)[number // 360 % 2], 0.55)
-    return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
 
 
 def shown(arm: str) -> str:
@@ -75,9 +39,70 @@ def canvas(height: float, title: str, about: str) -> Figure:
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     as_is = {"parse_math": False, "va": "baseline", "ha": "left"}
-    figure.text(0.12 / WIDTH, 1 - 0.27 / height, title, fontsize=12, fontweight="bold", color=INK, **as_is)
-    figure.text(0.12 / WIDTH, 1 - 0.48 / height, about, fontsize=9, color=FAINT, **as_is)
+    head = figure.text(0.12 / WIDTH, 1 - 0.27 / height, title, fontsize=12, fontweight="bold", color=INK, **as_is)
+    below = figure.text(0.12 / WIDTH, 1 - 0.48 / height, about, fontsize=9, color=FAINT, **as_is)
+    for text, least in ((head, 10.0), (below, 8.0)):
+        fit(text, (WIDTH - 0.24) * DPI, least)
     return figure
+
+
+def fit(text: Text, width: float, least: float) -> None:
+    """Set a text smaller, down to `least` points, then shorten it, until it is at most `width` pixels wide."""
+    while text.get_window_extent().width > width and float(text.get_fontsize()) > least:
+        text.set_fontsize(float(text.get_fontsize()) - 0.5)
+    whole = text.get_text()
+    for keep in range(len(whole) - 1, 0, -1):
+        if text.get_window_extent().width <= width:
+            break
+        text.set_text(whole[:keep].rstrip() + "…")
+
+
+def number_points(axes: Axes, points: Sequence[tuple[float, float, str]], above: bool = False) -> list[Text]:
+    """Write a label (x, y, label) at the right of each point, or `above` at its left, stacked where labels would overlap.
+
+    The limits of the axes must be set. Points on one another share a label; a line leads to a label that had to move.
+    Returns the texts."""
+    at: dict[tuple[int, int], list[str]] = {}
+    for x, y, name in points:
+        left, height = axes.transData.transform((x, y))
+        at.setdefault((round(left / 2), round(height / 2)), []).append(name)
+    point, within = DPI / 72, axes.transAxes.inverted()  # a position in pixels would not hold for another resolution
+    texts, boxes = [], []
+    look: dict[str, Any] = {"fontsize": 8, "color": INK, "va": "center", "ha": "left", "parse_math": False}
+    for (left, height), names in at.items():
+        text = axes.text(0, 0, ",".join(names), transform=axes.transAxes, **look)
+        box = text.get_window_extent()
+        texts.append(text)
+        start = 2 * left + (-4 * point - box.width if above else 5.5 * point)
+        boxes.append([start, start + box.width, 2 * height + (6 * point if above else 0), box.height])
+    low, high = axes.bbox.y0, axes.bbox.y1
+    for cluster in _columns(boxes):
+        cluster.sort(key=lambda i: boxes[i][2])
+        gap = 1.02 * max(boxes[i][3] for i in cluster)
+        places = apart([(boxes[i][2] - low) / (high - low) for i in cluster], gap / (high - low))
+        for i, place in zip(cluster, places, strict=True):
+            left, right, height, tall = boxes[i]
+            moved = low + place * (high - low)
+            texts[i].set_position(within.transform((left, moved)))
+            if abs(moved - height) > 0.6 * tall:
+                inner, outer = (
+                    (right + 0.5 * point, right + 2 * point) if above else (left - 0.5 * point, left - 2 * point)
+                )
+                ends = within.transform(((outer, height - (6 * point if above else 0)), (inner, moved)))
+                axes.plot(*ends.T, color=FAINT, linewidth=0.6, transform=axes.transAxes, clip_on=False, zorder=2)
+    return texts
+
+
+def _columns(boxes: Sequence[Sequence[float]]) -> list[list[int]]:
+    """Indices of boxes (left, right, ...) in groups of which no two overlap horizontally."""
+    groups: list[list[int]] = []
+    end = -np.inf
+    for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0]):
+        if boxes[i][0] > end:
+            groups.append([])
+        groups[-1].append(i)
+        end = max(end, boxes[i][1])
+    return groups
 
 
 def panel(figure: Figure, bottom: float, height: float, sharex: Axes | None = None) -> Axes:
@@ -145,27 +170,6 @@ def apart(ends: Sequence[float], gap: float) -> np.ndarray:
     free = np.array(ends) - ranks
     up, down = np.maximum.accumulate(free), np.minimum.accumulate(free[::-1])[::-1]
     return np.clip((up + down) / 2, 0, max(0.0, 1 - ranks[-1])) + ranks
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, without version strings."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    assert isinstance(figure.canvas, FigureCanvasAgg)
-    stream = io.BytesIO()
-    figure.canvas.print_png(stream, metadata={"Software": None})  # the version would change the bytes
-    return stream.getvalue()
-
-
-def svg(figure: Figure) -> bytes:
-    """The figure as an SVG file with text as paths, the same bytes at each call."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    stream = io.StringIO()
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "kdlab"}):
-        FigureCanvasSVG(figure).print_svg(stream, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return stream.getvalue().encode("utf-8")
 
 
 def lines(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdlab.plotting import style
+from kdlab.plotting.colours import FAINT, INK, OTHERS, colours
 from kdlab.plotting.run_tables import Row, arms_in, number_in, points_of, window_shares
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOG = "ksm.csv"  # one row per phase of the module's training
-TERMS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", *style.OTHERS)
+TERMS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", *OTHERS)
 WINDOWS = 60  # columns of a heat map, at most
 MAPS = 6  # heat maps in one figure, at most
 SPANS = 25  # a moving mean covers 1 / SPANS of a run
@@ -88,7 +89,7 @@ def phases(rows: Sequence[Row], about: str) -> Figure | None:
     all_axes[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     for axes in all_axes:
         for end in ends:
-            axes.axvline(end + 0.5, color=style.FAINT, linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.axvline(end + 0.5, color=FAINT, linewidth=0.8, linestyle=(0, (1, 2)))
     return figure
 
 
@@ -198,7 +199,7 @@ def _asked(series: Mapping[str, Points], total: float, axes: Axes) -> None:
 
 def _arms(served: Sequence[Row], total: float, column: str, axes: Axes) -> None:
     shares = window_shares(served, total, max(1, min(WINDOWS, len(served) // 3)))
-    hues = dict(zip(arms_in(served), (*style.OTHERS, *TERMS), strict=False))
+    hues = colours(arms_in(served))
     floor = np.zeros(len(shares.edges))
     for arm, share in shares.of.items():
         top = floor + 100 * np.append(share, share[-1])
@@ -232,7 +233,7 @@ def _heat(name: str, layers: Sequence[Points], start: float, total: float, more:
     beside = axes.inset_axes((1.03, 0.0, 0.02, 1.0))
     bar = axes.get_figure().colorbar(mesh, cax=beside, ticks=(0, 50, 100))  # pyright: ignore
     bar.outline.set_visible(False)  # pyright: ignore
-    beside.tick_params(labelsize=9, color=style.FAINT, labelcolor=style.INK, length=3)
+    beside.tick_params(labelsize=9, color=FAINT, labelcolor=INK, length=3)
 
 
 def _rewards(points: Points, bounds: Sequence[int], rows: Sequence[Row], axes: Axes) -> None:
@@ -243,7 +244,7 @@ def _rewards(points: Points, bounds: Sequence[int], rows: Sequence[Row], axes: A
     x, y = np.array(points).T
     hues = [TERMS[0] if value >= 0 else TERMS[5] for value in y]
     axes.vlines(x, 0, y, colors=hues, linewidth=min(9.0, max(0.6, 0.6 * 72 * style.PANEL / len(rows))))
-    axes.axhline(0, color=style.FAINT, linewidth=0.8)
+    axes.axhline(0, color=FAINT, linewidth=0.8)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.18 * (high - low))
     sums = []
@@ -252,11 +253,11 @@ def _rewards(points: Points, bounds: Sequence[int], rows: Sequence[Row], axes: A
         sums.append(f"episode {episode}  {sum(v for place, v in points if start < place <= end):+.3f}")
         share = (end - start) / len(rows)
         text = f"episode {episode}" if share > 0.12 else episode if share > 0.03 else ""
-        at = {"ha": "center", "va": "top", "fontsize": 8, "color": style.FAINT}
+        at = {"ha": "center", "va": "top", "fontsize": 8, "color": FAINT}
         axes.text((start + end) / 2 + 0.5, 0.99, text, transform=axes.get_xaxis_transform(), **at)
     if len(sums) > 6:
         sums = [*sums[:3], "…", *sums[-3:]]
-    at = {"va": "top", "fontsize": 9, "color": style.INK, "linespacing": 1.3}
+    at = {"va": "top", "fontsize": 9, "color": INK, "linespacing": 1.3}
     axes.text(1.03, 1.0, "\n".join(["sums", *sums]), transform=axes.transAxes, **at)
 
 
@@ -277,7 +278,7 @@ def _errors(series: Mapping[str, Points], bounds: Sequence[int], axes: Axes) -> 
 
     style.caption(axes, "squared error of the critic (Eq. 10 and 9), before it learnt from the phase")
     axes.set_yscale("log")
-    hues = {"phase_error": style.INK, "exploration_error": TERMS[3]}
+    hues = {"phase_error": INK, "exploration_error": TERMS[3]}
     shown = {"phase_error": "phase reward", "exploration_error": "exploration"}
     for name, points in series.items():
         _by_episode(axes, points, bounds, hues[name])
@@ -288,7 +289,7 @@ def _errors(series: Mapping[str, Points], bounds: Sequence[int], axes: Axes) -> 
         axes.plot(
             (1.02, 1.045), (place, place), color=hues[name], linewidth=1.8, transform=axes.transAxes, clip_on=False
         )
-        axes.text(1.053, place, shown[name], transform=axes.transAxes, va="center", fontsize=9, color=style.INK)
+        axes.text(1.053, place, shown[name], transform=axes.transAxes, va="center", fontsize=9, color=INK)
 
 
 def _by_episode(axes: Axes, points: Points, bounds: Sequence[int], hue: str) -> None:

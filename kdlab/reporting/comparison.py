@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kdlab.errors import UserError, nearest
 from kdlab.models.head import head_of_result
+from kdlab.plotting.metrics import MetricScale, metric_scale, scored_by
 from kdlab.reporting import baselines, statistics
 from kdlab.reporting.comparability import QUESTION, check_across
 from kdlab.reporting.seed_groups import Group, Run, grouped
@@ -49,9 +50,16 @@ class Comparison:
         return self.metric.startswith("loss")
 
     @property
+    def scale(self) -> MetricScale:
+        """The metric as tables and figures print it: losses unscaled, scores times 100."""
+        runs = [line.group.one for line in self.lines]
+        by = {scored_by(run.result, run.facts.get("data.metric")) for run in runs}
+        return metric_scale(self.metric, by.pop() if len(by) == 1 else ())
+
+    @property
     def unit(self) -> str:
-        """The unit of tables and figures: losses unscaled, scores times 100."""
-        return self.metric if self.lower else f"{self.metric} x 100"
+        """The metric's own name and unit, such as "accuracy (%)"."""
+        return self.scale.unit
 
     @property
     def described(self) -> str:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdlab.runs.settings_used import Facts
 from kdlab.storage.escaping import shortened
 
 
-def names_of(members: Sequence[Facts]) -> list[str]:
-    """For each group "key=value ...", of what differs between them: short, and no two the same.
+def joined(settings: Mapping[str, str]) -> str:
+    """Settings as one text, "key=value ..."."""
+    return " ".join(f"{label}={value}" for label, value in settings.items())
+
+
+def names_of(members: Sequence[Facts]) -> list[dict[str, str]]:
+    """For each group its settings by their labels, of what differs between them: short, and no two the same.
 
     Settings that some groups lack, as the teachers' where there is no teacher, are named only where others do not do.
     """
     every = dict.fromkeys(key for facts in members for key in facts if not key.endswith("_partial_"))
     differ = [key for key in every if len({repr(facts.get(key)) for facts in members}) > 1]
     shared = [key for key in differ if len({repr(facts[key]) for facts in members if key in facts}) > 1]
-    found: list[str] = []
+    found: list[dict[str, str]] = []
     for keys, absent in ((shared, False), (differ, False), (differ, True)):
         found = _named(members, every, keys, absent)
-        if len({*found}) == len(found) and "" not in found:
+        if len({*map(joined, found)}) == len(found) and all(found):
             break
     return found
 
 
-def _named(members: Sequence[Facts], every: Iterable[str], keys: Sequence[str], absent: bool) -> list[str]:
-    """The names of groups by `keys`; `absent`: also by those that a group lacks.
+def _named(members: Sequence[Facts], every: Iterable[str], keys: Sequence[str], absent: bool) -> list[dict[str, str]]:
+    """The settings that name groups, of `keys`; `absent`: also by those that a group lacks.
 
     Where a part of the configuration has a name (select.name), that stands for all of the part, except for what
     differs between groups of the same name, and the ratio.
@@ -46,7 +51,7 @@ def _named(members: Sequence[Facts], every: Iterable[str], keys: Sequence[str], 
     labels = {key: label_of(key, every) for key in keys}
     values = {key: values_of(key, [facts.get(key) for facts in members]) for key in keys}
     return [
-        " ".join(f"{labels[key]}={values[key][i]}" for key in keys if says(facts, key) and (absent or key in facts))
+        {labels[key]: values[key][i] for key in keys if says(facts, key) and (absent or key in facts)}
         for i, facts in enumerate(members)
     ]
 

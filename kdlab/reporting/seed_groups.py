@@ -11,7 +11,7 @@ from typing import Any
 
 from kdlab.config.saved import read_config
 from kdlab.errors import UserError
-from kdlab.reporting.group_names import names_of
+from kdlab.reporting.group_names import joined, names_of
 from kdlab.runs.closing import costs, scores
 from kdlab.runs.closing.costs import RunCost
 from kdlab.runs.closing.result_schema import LARGEST, LONGEST
@@ -96,12 +96,13 @@ class Run:
 
 @dataclass
 class Group:
-    """Runs that differ in the seed alone, by seed. `name`: the settings that differ from other groups of the task; `shown`:
-    its facts with names in place of hashes (`shown_facts`)."""
+    """Runs that differ in the seed alone, by seed. `settings`: those that differ from other groups of the task, by their
+    shortest names; `name`: the same as one text; `shown`: its facts with names in place of hashes (`shown_facts`)."""
 
     facts: Facts
     runs: dict[int, Run] = field(default_factory=dict)
     name: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
     shown: Facts = field(default_factory=dict)
 
     @property
@@ -170,9 +171,11 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         groups.setdefault(_key(facts), Group(facts)).runs[run.seed] = run
     members = list(groups.values())
     shown = shown_facts([group.one for group in members])
-    for group, facts, name in zip(members, shown, names_of(shown), strict=True):
+    for group, facts, settings in zip(members, shown, names_of(shown), strict=True):
         run, group.shown = group.one, facts
-        group.name = name or f"select={run.select}" + (f" ratio={run.ratio:g}" if run.ratio < 1 else "")
+        only = {"select": run.select} | ({"ratio": f"{run.ratio:g}"} if run.ratio < 1 else {})
+        group.settings = settings or only
+        group.name = joined(group.settings)
         policy = run.result.get("policy")
         if isinstance(policy, dict) and policy.get("reward_data") == "dev":
             group.name += " [rewarded on dev]"  # it has learnt from what it is scored on

@@ -68,6 +68,12 @@ class TableRow:
         return self.group.name
 
     @property
+    def title(self) -> str:
+        """The settings of the group in short: the selection by its value alone ("adads, ratio 0.1")."""
+        settings = self.group.settings
+        return ", ".join(value if label == "select" else f"{label} {value}" for label, value in settings.items())
+
+    @property
     def ratio(self) -> float:
         """Share of the rows that the group selects."""
         return self.group.one.ratio

@@ -41,7 +41,7 @@ def ratio(paths: Sequence[Path], notify: Callable[[str], None] = print) -> Analy
 
 
 def by_ratio(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]]:
-    """The table of `ratio`, of a metric that all runs have (default: as there); `loss`: whether its means are losses."""
+    """The table of `ratio`, of a metric that all runs have (default: as there), with its `values`, (seed, value); `loss`: whether they are losses."""
     select = [_select(run) for run in runs]
     at = [run.result["select"]["ratio"] for run in runs]
     return _table(runs, _without(runs, "select"), select, "ratio", at, metric)
@@ -197,8 +197,8 @@ def _table(
         line = f"{name} ({more})" if more else name
         cells.setdefault((run.task, panel, line, float(place)), []).append(run)
 
-    def values(members: Sequence[Run]) -> list[float]:
-        return [float(run.result["metrics"]["student"][metric or _metric(run)]) for run in members]
+    def by_seed(members: Sequence[Run]) -> list[tuple[int, float]]:
+        return [(run.seed, float(run.result["metrics"]["student"][metric or _metric(run)])) for run in members]
 
     return [
         {
@@ -208,12 +208,14 @@ def _table(
             "ratio": members[0].result["select"]["ratio"],
             x: place,
             "seeds": len(members),
-            "mean": statistics.mean(values(members)),
-            "std": statistics.stdev(values(members)) if len(members) > 1 else None,
+            "mean": statistics.mean([value for _, value in values]),
+            "std": statistics.stdev([value for _, value in values]) if len(values) > 1 else None,
+            "values": values,
             **_costs(members),
             "loss": (metric or _metric(members[0])).startswith("loss"),
         }
         for (task, panel, line, place), members in sorted(cells.items())
+        for values in (by_seed(members),)
     ]
 
 

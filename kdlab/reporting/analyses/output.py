@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdlab.plotting import style
+from kdlab.plotting import files
 from kdlab.storage.escaping import csv_table
 from kdlab.storage.files import atomic_write_bytes, atomic_write_text, user_errors
 from kdlab.storage.locks import sole_writer
@@ -21,7 +21,7 @@ def write_analysis(result: AnalysisResult, name: str, folder: Path) -> int:
     table, figure = folder / f"{name}.csv", folder / f"{name}.png"
     with sole_writer(table):
         atomic_write_text(table, csv_table(result.columns, result.rows))
-        atomic_write_bytes(figure, style.png(result.figure))
+        atomic_write_bytes(figure, files.png(result.figure))
     print(table)
     print(figure)
     return 0

@@ -7,94 +7,190 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kdlab.plotting import style as pictures
-from kdlab.reporting.figures.frame import panel, unit_scale
+from kdlab.plotting import style
+from kdlab.plotting.colours import FAINT, colour
+from kdlab.plotting.metrics import MetricScale
+from kdlab.reporting.figures.frame import (
+    TEACHER,
+    UNTAUGHT,
+    WHOLE,
+    Drawing,
+    Legend,
+    add_levels,
+    keep_in_range,
+    level_label,
+    levels,
+    panel,
+)
+from kdlab.reporting.seed_groups import Run
 from kdlab.reporting.statistics import pareto_front
 from kdlab.reporting.tables import CostCells, TableRow, TaskTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+WORDS = {"queries": "teacher queries", "flops": "model FLOPs"}
 
 
-def scores(table: TaskTable, against: str) -> Figure | None:
-    """The groups' means against their `queries` or `flops` with preparation, with one standard deviation, the cost of the
-    runs alone as the end of a line, and the Pareto front by the cost with preparation.
+def scores(table: TaskTable, against: str) -> Drawing | None:
+    """The groups' means and seeds against their `queries` or `flops` with preparation, with one standard deviation, the
+    cost of the runs alone as the end of a line, the Pareto front by the cost with preparation, and the teachers' scores.
 
     Groups without a teacher are a level where queries are counted. None where fewer than two groups are to be seen.
     """
-    scale = unit_scale(table.comparison.lower)
+    scale = table.comparison.scale
     seen = [row for row in table.rows if against == "flops" or row.taught]
     apart = [row for row in table.rows if row not in seen]
     if len(seen) < 2:
         return None
-    names = list(dict.fromkeys(row.group.one.select for row in seen))
-    hue = pictures.colours(names)
-    figure, axes = panel({pictures.shown(name): hue[name] for name in names})
+    legend = Legend()
+    legend.add_groups(seen, "dot")
+    for name, ends in (teachers := levels(table)).items():
+        legend.add(level_label(name, ends, scale), FAINT, TEACHER)
+    for row in apart:
+        legend.add(f"{row.number}  {row.title}", FAINT, UNTAUGHT)
+    figure, axes = panel(legend)
     points = [(_cost(row, against).total or 0.0, row.mean) for row in seen]
     sign = -1 if table.comparison.lower else 1
     best = pareto_front([(cost, sign * mean) for cost, mean in points])
-    x, y = np.array([points[i] for i in best]).T
-    far = _cost_axis(axes, [cost for cost, _ in points], [_cost(row, against).value or 0.0 for row in seen])
-    axes.plot(
-        [*x, far], scale * np.array([*y, y[-1]]), drawstyle="steps-post", color=pictures.FAINT, linewidth=1.2, zorder=1
-    )
-    places = _apart([cost for cost, _ in points])
-    for i, (row, cost, (_, mean)) in enumerate(zip(seen, places, points, strict=True)):
-        colour = hue[row.group.one.select]
-        if row.std is not None:
-            axes.errorbar(cost, scale * mean, scale * row.std, ecolor=colour, elinewidth=1, capsize=2, zorder=2)
-        alone = _cost(row, against).value or 0.0
-        if alone < points[i][0]:
-            axes.plot([alone, cost], [scale * mean] * 2, color=colour, linewidth=1, marker="|", markevery=[0], zorder=2)
-        face = colour if i in best else "white"
-        axes.plot(cost, scale * mean, "o", markersize=7, color=colour, markerfacecolor=face, zorder=3)
-    named: dict[tuple[float, float], list[int]] = {}  # groups that lie on one another share a label
-    for row, cost, (_, mean) in zip(seen, places, points, strict=True):
-        named.setdefault((float(f"{cost:.2g}"), float(f"{mean:.3g}")), []).append(row.number)
-    for (cost, mean), numbers in named.items():
-        label = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 8, "color": pictures.INK}
-        axes.annotate(",".join(map(str, numbers)), (cost, scale * mean), **label)
+    rows = add_levels(axes, teachers, scale)
     for row in apart:
-        axes.axhline(scale * row.mean, color=pictures.FAINT, linewidth=1, linestyle=(0, (4, 3)))
-        where = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "color": pictures.FAINT}
-        axes.text(0.005, scale * row.mean, f"{row.number}", va="bottom", **where)
-    axes.set_xlabel(f"{'teacher queries' if against == 'queries' else 'model FLOPs'}, with preparation")
+        axes.axhline(scale.scale * row.mean, color=FAINT, linewidth=1.2, linestyle=UNTAUGHT)
+        rows.append({"group": row.name, "number": row.number, scale.unit: scale.scale * row.mean})
+    far = _cost_axis(axes, [cost for cost, _ in points], [_cost(row, against).value or 0.0 for row in seen])
+    front = [(points[i][0], scale.scale * points[i][1]) for i in best]
+    front.append((far, front[-1][1]))
+    axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=FAINT, linewidth=1.1, zorder=1.5)
+    for i, row in enumerate(seen):
+        rows += _group(axes, table, row, against, i in best)
+    keep_in_range(axes, scale)
+    labels = [(x, scale.scale * y, str(row.number)) for row, (x, y) in zip(seen, points, strict=True)]
+    style.number_points(axes, labels, above=True)
+    axes.set_xlabel(f"{WORDS[against]}, with preparation")
     axes.set_ylabel(table.comparison.unit).set_parse_math(False)
-    return figure
+    said = _said(table, seen, apart, against, bool(teachers))
+    return Drawing(f"score_by_{against}", figure, said, rows)
 
 
-def ratios(rows: Sequence[Mapping[str, Any]], unit: str) -> Figure | None:
-    """Mean score against selection ratio, a line a strategy, one standard deviation as a bar (AdaDS Fig. 3).
+def _group(axes: Axes, table: TaskTable, row: TableRow, against: str, on_front: bool) -> list[dict[str, Any]]:
+    """Draw a group: its seeds, its mean with a bar, a line to the cost of the runs alone; its rows of data."""
+    scale, hue = table.comparison.scale, colour(row.group.one.select)
+    cost, y = _cost(row, against), scale.scale * row.mean
+    total, alone = cost.total or 0.0, cost.value or 0.0
+    named = {"group": row.name, "number": row.number}
+    rows = []
+    for seed, value in row.line.values.items():
+        run = row.group.runs[seed]
+        place = _of_run(run, against, True)
+        rows.append({**named, "seed": seed, against: place, scale.unit: scale.scale * value})
+        rows[-1][f"{against}_alone"] = _of_run(run, against, False)
+        if len(row.line.values) > 1:
+            axes.plot(place, scale.scale * value, "o", markersize=3.2, color=hue, alpha=0.7, zorder=2.5, mew=0)
+    if row.std is not None:
+        low, high = (scale.clipped(y + side * scale.scale * row.std) for side in (-1, 1))
+        axes.vlines(total, low, high, color=hue, linewidth=1, alpha=0.6, zorder=2)
+    if alone < total:
+        axes.plot([alone, total], [y] * 2, color=hue, linewidth=1, marker="|", markevery=[0], zorder=2)
+    face = hue if on_front else "white"
+    axes.plot(total, y, "o", markersize=7, color=hue, markerfacecolor=face, zorder=3)
+    spread = None if row.std is None else scale.scale * row.std
+    mean = {**named, "seed": "mean", against: total, f"{against}_alone": alone, scale.unit: y, "std": spread}
+    return [{**mean, "on_front": on_front}, *rows]
+
+
+def _said(table: TaskTable, seen: Sequence[TableRow], apart: Sequence[TableRow], against: str, teacher: bool) -> str:
+    """The caption: of what is drawn only."""
+    several = any(len(row.line.values) > 1 for row in seen)
+    parts = [f"{table.comparison.task}: {table.comparison.unit} against {WORDS[against]}, with preparation."]
+    parts.append("Numbers: rows of the table. Circles: means over seeds." if several else "Numbers: rows of the table.")
+    if several:
+        parts.append("Dots: seeds.")
+    if any(row.std is not None for row in seen):
+        parts.append("Bars: one standard deviation.")
+    if any((_cost(row, against).value or 0) < (_cost(row, against).total or 0) for row in seen):
+        parts.append("A line to the left ends at the cost of the runs alone.")
+    parts.append("Steps and filled circles: the Pareto front.")
+    if teacher:
+        parts.append("Dash-dotted: the teacher.")
+    if apart:
+        parts.append("Dotted: without a teacher.")
+    return " ".join(parts)
+
+
+def ratios(
+    rows: Sequence[Mapping[str, Any]],
+    scale: MetricScale,
+    about: str,
+    teachers: Mapping[str, tuple[float, float]],
+    name: str = "score_by_ratio",
+) -> Drawing | None:
+    """Mean score and seeds against selection ratio, a line a strategy, one standard deviation as a bar (AdaDS Fig. 3).
 
     `rows` as `comparisons.by_ratio` gives them, of one task and setting; ratio 1 is a level. None where fewer than two
     ratios below 1 are there.
     """
-    scale = unit_scale(bool(rows[0]["loss"]))
     places = sorted({float(row["ratio"]) for row in rows if row["ratio"] < 1})
     if len(places) < 2:
         return None
     names = list(dict.fromkeys(str(row["select"]) for row in rows if row["ratio"] < 1))
-    hue = pictures.colours(names)
     whole = [row for row in rows if row["ratio"] == 1]
-    legend = {pictures.shown(name): hue[name] for name in names} | ({"full data": pictures.FAINT} if whole else {})
+    looks = _looks(names)
+    legend = Legend()
+    for select in names:
+        legend.add(style.shown(select), colour(select), looks[select])
+    if whole:
+        legend.add("full data", FAINT, WHOLE)
+    for teacher, ends in teachers.items():
+        legend.add(level_label(teacher, ends, scale), FAINT, TEACHER)
     figure, axes = panel(legend)
-    for name in names:
-        mine = sorted((row for row in rows if row["select"] == name and row["ratio"] < 1), key=lambda row: row["ratio"])
-        x = [row["ratio"] for row in mine]
-        y = [scale * row["mean"] for row in mine]
-        bars = [scale * row["std"] if row["std"] is not None else 0.0 for row in mine]
-        axes.errorbar(
-            x, y, bars, color=hue[name], linewidth=1.8, marker="o", markersize=4, capsize=2, elinewidth=1, clip_on=False
+    drawn = add_levels(axes, teachers, scale)
+    for row in rows:
+        spread = None if row["std"] is None else scale.scale * row["std"]
+        numbers = {scale.unit: scale.scale * row["mean"], "std": spread}
+        drawn.append({"group": row["select"], "ratio": row["ratio"], "seed": "mean", **numbers})
+        for seed, value in row.get("values", ()):
+            drawn.append({"group": row["select"], "ratio": row["ratio"], "seed": seed, scale.unit: scale.scale * value})
+    for select in names:
+        mine = sorted(
+            (row for row in rows if row["select"] == select and row["ratio"] < 1), key=lambda row: row["ratio"]
         )
+        _line(axes, mine, scale, colour(select), looks[select])
     for row in whole:
-        axes.axhline(scale * row["mean"], color=pictures.FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
-    pictures.shares(axes, places)
+        axes.axhline(scale.scale * row["mean"], color=FAINT, linewidth=1.2, linestyle=WHOLE)
+    style.shares(axes, places)
+    keep_in_range(axes, scale)
     axes.set_xlabel("share of the rows that query the teacher")
-    axes.set_ylabel(unit).set_parse_math(False)
-    return figure
+    axes.set_ylabel(scale.unit).set_parse_math(False)
+    several = any(len(row.get("values", ())) > 1 for row in rows if row["ratio"] < 1)
+    said = f"{about}: {scale.unit} by the share of rows that query the teacher{', mean over seeds' if several else ''}."
+    said += " Dots: seeds; bars: one standard deviation." if several else ""
+    said += " Dashed: full data." if whole else ""
+    said += " Dash-dotted: the teacher." if teachers else ""
+    return Drawing(name, figure, said, drawn)
+
+
+def _line(axes: Axes, mine: Sequence[Mapping[str, Any]], scale: MetricScale, hue: str, look: Any) -> None:
+    """Draw the line of a strategy over its ratios: means, seeds, bars within the metric's range."""
+    at = {"color": hue, "clip_on": False}
+    x, y = [row["ratio"] for row in mine], [scale.scale * row["mean"] for row in mine]
+    axes.plot(x, y, linewidth=1.8, marker="o", markersize=4, linestyle=look, zorder=3, **at)
+    for row in mine:
+        seeds = [scale.scale * value for _, value in row.get("values", ())]
+        if len(seeds) > 1:
+            axes.plot([row["ratio"]] * len(seeds), seeds, "o", markersize=3, alpha=0.7, mew=0, linestyle="", **at)
+        if row["std"] is not None:
+            middle, half = scale.scale * row["mean"], scale.scale * row["std"]
+            axes.vlines(row["ratio"], scale.clipped(middle - half), scale.clipped(middle + half), linewidth=1, **at)
+
+
+def _looks(names: Sequence[str]) -> dict[str, Any]:
+    """Dashes of each line: plain, and others for further variants of one strategy, which share its colour."""
+    dashes, count, looks = ("-", (0, (3, 1)), (0, (1, 1)), (0, (5, 1, 1, 1))), {}, {}
+    for name in names:
+        hue = colour(name)
+        looks[name] = dashes[count.get(hue, 0) % len(dashes)]
+        count[hue] = count.get(hue, 0) + 1
+    return looks
 
 
 def averaged(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -121,6 +217,10 @@ def _cost(row: TableRow, against: str) -> CostCells:
     return row.queries if against == "queries" else row.flops
 
 
+def _of_run(run: Run, against: str, with_preparation: bool) -> float:
+    return float(getattr(run.total if with_preparation else run.own, against))
+
+
 def _cost_axis(axes: Axes, totals: Sequence[float], alone: Sequence[float]) -> float:
     """Scale the x axis to costs, logarithmic, with a place for 0 where a cache or another run paid all; its right end."""
     costs = [*totals, *alone]
@@ -136,16 +236,6 @@ def _cost_axis(axes: Axes, totals: Sequence[float], alone: Sequence[float]) -> f
     axes.set_xlim(-decade / 4, far)
     _counts(axes, zero=True)
     return far
-
-
-def _apart(costs: Sequence[float]) -> list[float]:
-    """Costs to draw at: equal ones side by side, so that no bar hides another; at 0 they stay."""
-    places = list(costs)
-    for cost in {*costs} - {0.0}:
-        same = [i for i, other in enumerate(costs) if abs(other / cost - 1) < 0.01]
-        for rank, i in enumerate(same):
-            places[i] = costs[i] * 1.1 ** (rank - (len(same) - 1) / 2)
-    return places
 
 
 def _counts(axes: Axes, zero: bool = False) -> None:

@@ -2,72 +2,88 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kdlab.errors import UserError
-from kdlab.plotting import style as pictures
+from kdlab.plotting import style
+from kdlab.plotting.colours import FAINT, colour
 from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import Row as LogRow
 from kdlab.plotting.run_tables import arms_in, rows_of, window_shares
-from kdlab.reporting.figures.frame import panel, unit_scale
+from kdlab.reporting.figures.frame import (
+    NAMES,
+    TEACHER,
+    WHOLE,
+    Drawing,
+    Legend,
+    add_levels,
+    keep_in_range,
+    level_label,
+    levels,
+    panel,
+)
 from kdlab.reporting.tables import TableRow, TaskTable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BANDS = 8  # more curves than that have no bands
 
 Notify = Callable[[str], None]
 
 
-def learning(table: TaskTable, rows: Sequence[TableRow], against: str) -> Figure | None:
+def learning(table: TaskTable, rows: Sequence[TableRow], against: str, about: str = "") -> Drawing | None:
     """The metric along the training of the groups `rows`, against optimizer "step"s or teacher "queries", which begin at
-    those of the preparation.
+    those of the preparation, with the teachers' scores.
 
     Mean over the seeds at the steps that all of them were evaluated at, one standard deviation as a band; full data is
     dashed, and not alone beside other groups. None where no group was evaluated twice, or queries are counted and none
     queried a teacher.
     """
-    curve_of_row = {row.number: (row, points) for row in rows if (points := _along(table, row, against)) is not None}
-    if (
-        all(row.ratio == 1 for row, _ in curve_of_row.values())
-        and any(row.ratio < 1 for row in rows)
-        or not curve_of_row
-    ):
+    curves = [(row, points) for row in rows if (points := _along(table, row, against)) is not None]
+    if not curves or all(row.ratio == 1 for row, _ in curves) and any(row.ratio < 1 for row in rows):
         return None
-    scale = unit_scale(table.comparison.lower)
-    names = list(dict.fromkeys(row.group.one.select for row, _ in curve_of_row.values()))
-    hue = pictures.colours(names)
-    figure, axes = panel({pictures.shown(name): hue[name] for name in names})
-    for row, (x, mean, std) in curve_of_row.values():
-        colour, style = hue[row.group.one.select], (0, (4, 3)) if row.ratio == 1 else "-"
-        axes.plot(x, scale * mean, color=colour, linestyle=style, linewidth=1.5)
-        if len(curve_of_row) <= BANDS:
-            axes.fill_between(x, scale * (mean - std), scale * (mean + std), color=colour, alpha=0.15, linewidth=0)
-    far = 1.05 * max(float(x[-1]) for _, (x, _, _) in curve_of_row.values())
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    axes.set_xlim(0, far)
-    ends: dict[float, list[tuple[float, int]]] = {}  # heights and numbers of the curves that end at a place
-    for number, (_, (x, mean, _)) in curve_of_row.items():
-        ends.setdefault(round(float(x[-1]) / far, 2), []).append(
-            ((float(scale * mean[-1]) - low) / (high - low), number)
-        )
-    look = {"transform": axes.transAxes, "fontsize": 8, "color": pictures.INK, "va": "center"}
-    for end, at in ends.items():
-        at.sort()
-        for (_, number), place in zip(at, pictures.apart([height for height, _ in at], 0.045), strict=True):
-            axes.text(end + 0.01, place, f"{number}", **look)
+    scale, teachers = table.comparison.scale, levels(table)
+    whole = [row for row, _ in curves if row.ratio == 1]
+    legend = Legend()
+    for row, _ in curves:
+        legend.add_groups([row], WHOLE if row.ratio == 1 and len(whole) < len(curves) else "-")
+    if len(curves) > NAMES:
+        legend.entries.clear()
+        legend.add_groups([row for row, _ in curves], "-")
+    for name, ends in teachers.items():
+        legend.add(level_label(name, ends, scale), FAINT, TEACHER)
+    figure, axes = panel(legend)
+    drawn = add_levels(axes, teachers, scale)
+    bands = len(curves) <= BANDS and any(std.any() for _, (_, _, std) in curves)
+    for row, (x, mean, std) in curves:
+        hue, look = colour(row.group.one.select), WHOLE if row in whole and len(whole) < len(curves) else "-"
+        axes.plot(x, scale.scale * mean, color=hue, linestyle=look, linewidth=1.5)
+        low, high = (np.clip(scale.scale * (mean + side * std), scale.low, scale.high) for side in (-1, 1))
+        if bands and std.any():
+            axes.fill_between(x, low, high, color=hue, alpha=0.15, linewidth=0)
+        for at, value, spread in zip(x.tolist(), mean.tolist(), std.tolist(), strict=True):
+            numbers = {against: at, scale.unit: scale.scale * value, "std": scale.scale * spread}
+            drawn.append({"group": row.name, "number": row.number, **numbers})
+    axes.set_xlim(0, 1.06 * max(float(x[-1]) for _, (x, _, _) in curves))
+    keep_in_range(axes, scale)
+    style.number_points(
+        axes, [(float(x[-1]), float(scale.scale * mean[-1]), str(row.number)) for row, (x, mean, _) in curves]
+    )
     axes.set_xlabel("teacher queries, with preparation" if against == "queries" else "optimizer steps")
-    axes.set_ylabel(table.comparison.unit).set_parse_math(False)
-    return figure
+    axes.set_ylabel(scale.unit).set_parse_math(False)
+    several = any(len(row.group.runs) > 1 for row, _ in curves)
+    said = f"{table.comparison.task}{about}: {scale.unit} along the training, by the evaluations of the runs themselves"
+    said += f"{', mean over seeds' if several else ''}. Numbers: rows of the table."
+    said += " Bands: one standard deviation." if bands else ""
+    said += " Dashed: full data." if 0 < len(whole) < len(curves) else ""
+    said += " Dash-dotted: the teacher." if teachers else ""
+    return Drawing(f"training_by_{against}{about.replace(', ratio ', '_')}", figure, said, drawn)
 
 
-def schedule(row: TableRow, notify: Notify) -> Figure | None:
+def schedule(table: TaskTable, row: TableRow, notify: Notify) -> Drawing | None:
     """The share of the steps that each strategy served, by window of the training, mean over seeds (AdaDS Fig. 5).
 
     None where the group's runs never changed their strategy. `notify` receives a message for each table that cannot be read.
@@ -79,20 +95,31 @@ def schedule(row: TableRow, notify: Notify) -> Figure | None:
     windows = max(1, min(WINDOWS, *(len(log) // PER_WINDOW for log, _ in logs)))
     each = [window_shares(log, total, windows).of for log, total in logs]
     mean = {arm: np.mean([of.get(arm, np.zeros(windows)) for of in each], axis=0) for arm in arms}
-    hue = pictures.colours(arms)
-    figure, axes = panel({f"{pictures.shown(arm)} {100 * mean[arm].mean():.0f} %": hue[arm] for arm in arms}, tall=1.8)
+    legend = Legend()
+    for arm in arms:
+        legend.add(f"{style.shown(arm)} {100 * mean[arm].mean():.0f} %", colour(arm), "area")
+    figure, axes = panel(legend, tall=1.8)
     edges = np.linspace(0, 100, windows + 1)
     floor = np.zeros(windows + 1)
     for arm in arms:
         top = floor + 100 * np.append(mean[arm], mean[arm][-1])
-        axes.fill_between(edges, floor, top, step="post", facecolor=hue[arm], edgecolor="white", linewidth=0.5)
+        axes.fill_between(edges, floor, top, step="post", facecolor=colour(arm), edgecolor="white", linewidth=0.5)
         floor = top
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.set_xlabel("of the training")
     axes.set_ylabel("share of steps (%)")
-    return figure
+    seeds = f", mean over {len(logs)} seeds" if len(logs) > 1 else ""
+    said = f"{table.comparison.task}: share of the steps that each strategy of {row.number} ({row.title}) chose{seeds}."
+    rows = [
+        {"from_percent": start, "to_percent": end, **{arm: float(100 * mean[arm][i]) for arm in arms}}
+        for i, (start, end) in enumerate(itertools.pairwise(edges.tolist()))
+    ]
+    return Drawing(f"schedule_{row.number}", figure, said, rows)
+
+
+# ---- parts
 
 
 def _along(table: TaskTable, row: TableRow, against: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

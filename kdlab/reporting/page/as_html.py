@@ -6,15 +6,27 @@ itself scripts and requests (its Content-Security-Policy).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kdlab import __version__
+from kdlab.plotting import files
 from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison_text import TEST, power, shown, tested_cells
 from kdlab.reporting.page.cells import cells, columns, overview_cells, references
-from kdlab.reporting.page.content import MARK, ReportPage, Section, as_utf8
+from kdlab.reporting.page.common import common, different, method
+from kdlab.reporting.page.content import MARK, Picture, ReportPage, Section, as_utf8
 from kdlab.reporting.page.sentences import explained, headlines
 from kdlab.reporting.tables import BELOW, BEST, WORST, overview
+
+# Columns of the page with a second line, and what stands in it
+BELOW_IT = {
+    "difference": "Holm p",
+    "best (seed)": "worst (seed)",
+    "queries": "total queries",
+    "FLOPs": "total FLOPs",
+    "time": "total time",
+}
 
 
 def html(report: ReportPage) -> str:
@@ -30,6 +42,8 @@ def html(report: ReportPage) -> str:
     )
     environment.filters |= {"times": lambda name: name.replace(" x 100", " × 100"), "shown": shown}
     tasks, lines = overview(report.tables)
+    figures = {id(one): _inline(one, f"f{i}-") for i, one in enumerate(report.all_pictures, 1)}
+    day, night = files.theme_colours("".join(figures.values()))
     page = environment.get_template("report.html").render(
         report=report,
         mark=MARK,
@@ -39,13 +53,22 @@ def html(report: ReportPage) -> str:
         lines=[(name, overview_cells(report, rows), mean) for name, rows, mean in lines],
         notes=explained(report),
         kinds={BEST: "good", WORST: "bad", BELOW: "bad"},
+        drawn=lambda one: figures[id(one)],
+        day=day,
+        night=night,
     )
     return as_utf8(page)
+
+
+def _inline(picture: Picture, prefix: str) -> str:
+    """The SVG of a figure; files.inline_svg leaves nothing in it but shapes and an escaped caption."""
+    return files.inline_svg(picture.svg, prefix, picture.caption)
 
 
 def _section(section: Section) -> dict[str, Any]:
     table = section.table
     names = columns(table)
+    labels, settings = different(table)
     tests = [tested_cells(table.comparison, row.line) for row in table.rows if row.line.baseline]
     marked = footnotes([row.group for row in table.rows])
     return {
@@ -55,8 +78,17 @@ def _section(section: Section) -> dict[str, Any]:
         "unit": table.comparison.unit,
         "described": table.comparison.described,
         "headlines": headlines(table),
-        "columns": names,
-        "rows": [(row, [cells(table, row)[name] for name in names]) for row in table.rows],
+        "common": common(table),
+        "labels": labels,
+        "columns": [
+            (name, BELOW_IT[name] if BELOW_IT.get(name) in names else "")
+            for name in names
+            if name not in BELOW_IT.values()
+        ],
+        "rows": [
+            (row, method(row, labels, own), own[1:], _stacked(cells(table, row), names))
+            for row, own in zip(table.rows, settings, strict=True)
+        ],
         "references": references(table),
         "test_head": TEST,
         "tests": tests,
@@ -66,3 +98,12 @@ def _section(section: Section) -> dict[str, Any]:
         "runs": [(row, seed, run) for row in table.rows for seed, run in sorted(row.group.runs.items())],
         "value": lambda run: shown(table.comparison, run.result["metrics"]["student"][table.comparison.metric]),
     }
+
+
+def _stacked(found: dict[str, str], names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Cells of a row as (column, first line, second line)."""
+    return [
+        (name, found[name], found.get(BELOW_IT.get(name, ""), "") if BELOW_IT.get(name) in names else "")
+        for name in names
+        if name not in BELOW_IT.values()
+    ]

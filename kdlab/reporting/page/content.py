@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from kdlab.plotting import style as pictures
+from kdlab.plotting import files
+from kdlab.reporting.figures.frame import Drawing
 from kdlab.reporting.tables import TaskTable
+from kdlab.storage.escaping import shortened
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+NAME, SOME = 32, 3  # characters of a task's name, and tasks, in a title
 MARK = "made by kdlab.report"  # in every file that may be written again
 
 
 @dataclass
 class Picture:
-    """A figure of the page: its caption, its bytes (SVG), its size in CSS pixels."""
+    """A figure of the page and its SVG. `task`: "" for one of all tasks."""
 
-    caption: str
-    data: bytes
-    width: int
-    height: int
+    task: str
+    drawing: Drawing
+    svg: bytes
 
     @property
-    def uri(self) -> str:
-        """The SVG as a data URI."""
-        return f"data:image/svg+xml;base64,{base64.b64encode(self.data).decode('ascii')}"
+    def caption(self) -> str:
+        """The caption below the figure."""
+        return self.drawing.caption
 
 
-def picture(figure: Figure, caption: str) -> Picture:
-    """A drawn figure with its caption."""
-    size = figure.get_size_inches() * 110
-    return Picture(caption, pictures.svg(figure), round(float(size[0])), round(float(size[1])))
+def picture(task: str, drawing: Drawing) -> Picture:
+    """A drawn figure of a task."""
+    return Picture(task, drawing, files.svg(drawing.figure))
 
 
 @dataclass
@@ -67,12 +63,17 @@ class ReportPage:
         return [section.table for section in self.sections]
 
     @property
+    def all_pictures(self) -> list[Picture]:
+        """The figures of all tasks together, and of each."""
+        return [*self.pictures, *(one for section in self.sections for one in section.pictures)]
+
+    @property
     def title(self) -> str:
-        """Title of the page: tasks, number of runs and groups."""
+        """Title of the page: tasks, number of runs and groups; short enough for a phone and a tab."""
         runs = sum(len(table.runs) for table in self.tables)
         groups = sum(len(table.rows) for table in self.tables)
-        tasks = [table.comparison.task for table in self.tables]
-        what = f"{', '.join(tasks[:4])}{' …' if len(tasks) > 4 else ''}"
+        tasks = [shortened(table.comparison.task, NAME) for table in self.tables]
+        what = ", ".join(tasks[:SOME]) + (f" and {len(tasks) - SOME} more tasks" if len(tasks) > SOME else "")
         return f"{what}: {runs} run{'s' * (runs != 1)} in {groups} group{'s' * (groups != 1)}"
 
 

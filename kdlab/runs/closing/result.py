@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def result_of(
         },
         "versions": environment.versions(),
         "git": environment.revision(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": ["python", "-m", "kdlab.run", *overrides],
         STARTED_IN: str(Path.cwd()),
         "devices": {

@@ -69,6 +69,10 @@ class _Split(_Part):
     rows: Count = 0
 
 
+class _Shape(_Part):
+    metrics: ListOf[Text] = []
+
+
 class _Data(_Part):
     source: Text | None = None
     path: Text | None = None
@@ -76,6 +80,7 @@ class _Data(_Part):
     fingerprint: Text | None = None
     max_length: Count | None = None
     splits: dict[Text, _Split] | None = None
+    shape: _Shape | None = None
 
 
 class _Metrics(_Part, extra="allow"):
@@ -177,6 +182,8 @@ class _Result(_Part):
     teachers: ListOf[_OneOfTeachers] = []
     student: _Student = Field(default_factory=_Student)
     versions: dict[Text, Text | None] = {}
+    git: Text | None = None
+    date: Text = ""
     command: ListOf[Text] = []
     devices: _Devices = Field(default_factory=_Devices)
     size: dict[Text, _Size] = {}

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from kdlab.errors import UserError
-from kdlab.plotting import style
+from kdlab.plotting import files, style
+from kdlab.plotting.colours import COLOURS, colour, colours
 from kdlab.plotting.run_figures import draw
 from kdlab.plotting.run_tables import window_shares
-from kdlab.plotting.style import COLOURS, colours
 from kdlab.plotting.teaching_figures import smoothed
 from tests.support.selections import SELECTIONS, SINGLE
 
@@ -65,8 +65,8 @@ def adads(run: Path, steps: int = 300, interval: int = 5) -> Path:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict:
     """The figures as they are saved, by title."""
-    seen, save = {}, style.png
-    monkeypatch.setattr(style, "png", lambda figure: seen.update({figure.texts[0].get_text(): figure}) or save(figure))
+    seen, save = {}, files.png
+    monkeypatch.setattr(files, "png", lambda figure: seen.update({figure.texts[0].get_text(): figure}) or save(figure))
     return seen
 
 
@@ -143,7 +143,7 @@ def test_a_strategy_has_one_colour_in_every_run() -> None:
     for arms in (["density"], ["random", "entropy"], ["mine"], ["zzz", *ARMS]):
         assert all(colours(arms)[arm] == everyone[arm] for arm in arms if arm in everyone)
     nine = colours(f"arm{i}" for i in range(9))
-    assert set(nine.values()) > set(style.OTHERS) and len(set(nine.values())) == 9
+    assert len(set(nine.values())) == 9
 
 
 def test_every_choice_of_select_has_a_colour_of_its_own() -> None:
@@ -153,6 +153,8 @@ def test_every_choice_of_select_has_a_colour_of_its_own() -> None:
     assert len(set(hues.values())) == len(SELECTIONS)
     for name in SINGLE:
         assert to_rgb(hues[name]) and colours([name])[name] == colours([name, *COLOURS])[name]
+    for name in SELECTIONS:  # alone and beside all others, and its variants
+        assert colours([name])[name] == hues[name] == colour(f"{name} (interval=5)")
 
 
 def test_names_move_apart_as_little_as_needed() -> None:
@@ -225,8 +227,8 @@ def test_bands_lie_where_the_arms_served(tmp_path: Path) -> None:
     expected = {(x, low): blue for x in (start, early, middle_left)} | {(x, low): pink for x in (middle_right, late)}
     expected |= {(x, high): pink for x in (start, early, middle_left, middle_right, late)}
     expected |= {(start, strip): blue, (early, strip): blue, (middle_left, strip): pink, (late, strip): pink}
-    for (x, y), colour in expected.items():
-        np.testing.assert_allclose(pixels[y, x], colour, atol=1 / 255)
+    for (x, y), hue in expected.items():
+        np.testing.assert_allclose(pixels[y, x], hue, atol=1 / 255)
 
 
 def test_queries_stand_above_the_step_at_which_they_were_reached(tmp_path: Path, drawn: dict) -> None:

@@ -14,6 +14,7 @@ from scipy import stats
 
 from kdlab import report
 from kdlab.errors import UserError
+from kdlab.plotting.metrics import metric_scale
 from kdlab.reporting import report as reporting_report
 from kdlab.reporting.analyses.across_runs import by_ratio
 from kdlab.reporting.comparison import compare
@@ -35,6 +36,17 @@ DEKD = {"select": "scaled_entropy", "ratio": 0.5, "knowledge": "dekd"}
 
 def quiet(line: str) -> None:
     """Print nothing."""
+
+
+def front_of(axes: Any) -> np.ndarray:
+    """The points of the Pareto front, with its end at the right edge."""
+    (line,) = [one for one in axes.lines if one.get_drawstyle() == "steps-post"]
+    return np.array(line.get_xydata())
+
+
+def means_of(axes: Any) -> list[Any]:
+    """The circles of the groups' means."""
+    return [one for one in axes.lines if one.get_marker() == "o" and one.get_markersize() == 7]
 
 
 def tables(home: Path, paper: str | None = None) -> list[TaskTable]:
@@ -202,10 +214,11 @@ def test_a_run_that_a_cache_answered_stays_what_it_is(tmp_path):
     baselines = {name: row.line.baseline and row.line.baseline.one.folder.name for name, row in rows.items()}
     assert baselines == {"all": None, "random": "all", "adads": "random", "labels": "all"}
     assert rows["labels"].line.unlike == "knowledge labels, response" and rows["labels"].line.found is None
-    (axes,) = costs.scores(found, "queries").axes
-    points = sorted(tuple(one.get_xydata()[0]) for one in axes.lines if one.get_marker() == "o")
+    (axes,) = costs.scores(found, "queries").figure.axes
+    points = sorted(tuple(one.get_xydata()[0]) for one in means_of(axes))
     np.testing.assert_allclose(points, [(0, 60), (0, 80), (1200, 70)])
-    np.testing.assert_allclose([one.get_ydata()[0] for one in axes.lines if one.get_linestyle() == "--"], [50])
+    levels = [one.get_ydata()[0] for one in axes.lines if one.get_linestyle() == "--"]
+    np.testing.assert_allclose(levels, [90, 50])  # the teacher, labels alone
     left, right = axes.get_xlim()
     assert left < 0 < 1200 < right  # 0 has a place
     text = markdown(build_report([tmp_path], notify=quiet))
@@ -223,17 +236,17 @@ def test_the_page_has_costs_with_and_without_preparation_and_the_front_is_by_the
     assert (rows["ksm"].queries.value, rows["ksm"].queries.total) == (1000, 21_000)
     assert (rows["ksm"].flops.value, rows["ksm"].flops.total) == (1e12, 7e12)
     assert (rows["all"].flops.value, rows["all"].flops.total) == (3e12, 5e12)
-    (axes,) = costs.scores(found, "queries").axes
-    front = axes.lines[0].get_xydata()[:3].tolist()  # alone, the KSM run would be cheaper and better than both
+    (axes,) = costs.scores(found, "queries").figure.axes
+    front = front_of(axes)[:3].tolist()  # alone, the KSM run would be cheaper and better than both
     np.testing.assert_allclose(front, [[1200, 60], [12_000, 70], [21_000, 80]])
-    assert [1000, 21_000] in [line.get_xdata().tolist() for line in axes.lines]  # the cost of the run alone
+    assert [1000, 21_000] in [np.array(line.get_xdata()).tolist() for line in axes.lines]  # the cost of the run alone
     assert axes.get_xlabel() == "teacher queries, with preparation"
-    (axes,) = costs.scores(found, "flops").axes
-    np.testing.assert_allclose(axes.lines[0].get_xydata()[:3], [[2e12, 60], [5e12, 70], [7e12, 80]])
+    (axes,) = costs.scores(found, "flops").figure.axes
+    np.testing.assert_allclose(front_of(axes)[:3], [[2e12, 60], [5e12, 70], [7e12, 80]])
     report_ = build_report([tmp_path], notify=quiet)
     (line,) = [one for one in markdown(report_).splitlines() if "knowledge=ksm" in one and one.startswith("| ")]
     assert " | 1,000 (10x) | 21,000 | " in line and " | 1.00 T (3x) | 7.00 T | " in line
-    assert "21,000" in html(report_) and "total queries" in html(report_)
+    assert "21,000" in html(report_) and "with preparation" in html(report_)
 
 
 def test_full_data_at_the_same_total_cost_has_its_own_preparation(tmp_path):
@@ -259,8 +272,8 @@ def test_a_total_that_is_a_lower_bound_is_marked(tmp_path):
 def test_learning_curves_against_queries_begin_at_the_preparation(tmp_path):
     evaluated(reported(tmp_path / "1", 0.6, 1, "all", 1.0, results={"preparation": KSM}), (0, 0.5, 0), (10, 0.6, 100))
     (found,) = tables(tmp_path)
-    (axes,) = training.learning(found, found.rows, "queries").axes
-    assert axes.lines[0].get_xdata().tolist() == [20_000, 20_100]
+    (axes,) = training.learning(found, found.rows, "queries").figure.axes
+    assert axes.lines[-1].get_xdata().tolist() == [20_000, 20_100]
 
 
 # ---- choosing runs
@@ -303,8 +316,10 @@ def test_the_files_that_the_command_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert write("runs", "--paper", "adads") == 0
     out = capsys.readouterr()
-    assert "8 runs in 4 groups; report.html" in out.out and f"left out, half-written: {Path('runs/torn')}" in out.err
-    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert (
+        "8 runs in 4 groups; runs/report.html" in out.out and f"left out, half-written: {Path('runs/torn')}" in out.err
+    )
+    page, text = (home / "report.html").read_text(), (home / "report.md").read_text()
     assert "half-written" in page and "half-written" in text and "runs/torn" in page
     random = [0.68, 0.72]
     pairs = {"adads": ([0.75, 0.77], random), "entropy": ([0.65, 0.67], random), "random": (random, [0.81, 0.83])}
@@ -318,7 +333,9 @@ def test_the_files_that_the_command_writes(tmp_path, monkeypatch, capsys):
     assert "accuracy 90.27 (Table 5, bert-6)" in adads
     assert "66.00 ± 1.41 |" in text and "**" not in text  # no mark beside "more than chance"
     assert "No difference from a baseline is more than chance" in text
-    assert write("runs") == 0  # a report may be written again
+    assert "replaces" not in out.err
+    assert write("runs") == 0  # a report may be written again, and that is said
+    assert "runs/report.html replaces a former report: sst2: 8 runs in 4 groups" in capsys.readouterr().err
 
 
 def test_a_page_is_the_same_whenever_it_is_made(tmp_path):
@@ -344,7 +361,7 @@ def test_text_and_tasks_are_compared_apart(tmp_path):
     nine(tmp_path / "sst2")
     reported(tmp_path / "text", 2.5, stage="pretrain", task="wiki")
     text = markdown(build_report([tmp_path], notify=quiet))
-    assert "## wiki (loss, lower is better)" in text and "## sst2 (score x 100, higher is better)" in text
+    assert "## wiki (loss, lower is better)" in text and "## sst2 (score (%), higher is better)" in text
     assert "All tasks" not in text and "runs of two stages" in text
 
 
@@ -431,11 +448,15 @@ def test_hostile_names_stay_text(tmp_path):
 
 def test_every_image_is_within_the_page_and_has_its_size_and_words(tmp_path):
     page = Reader(html(build_report([nine(tmp_path)], notify=quiet)))
-    images = [one for tag, one in page.tags if tag == "img"]
+    images = [one for tag, one in page.tags if tag == "svg"]
     assert len(images) == 3  # against queries, against FLOPs, the schedule of AdaDS
     for one in images:
-        assert (one["src"] or "").startswith("data:image/svg+xml;base64,") and one["alt"]
-        assert int(one["width"] or 0) > 300 and int(one["height"] or 0) > 200
+        _, _, wide, high = map(float, (one["viewbox"] or "").split())
+        assert one["role"] == "img" and one["aria-label"] and wide > 300 and high > 150
+    ids = [one["id"] for _, one in page.tags if one.get("id")]
+    assert len(set(ids)) == len(ids)
+    used = {one["href"] for tag, one in page.tags if tag == "use"}
+    assert used and {f"#{name}" for name in ids} >= used
 
 
 # ---- figures
@@ -445,16 +466,13 @@ def test_scores_against_queries_with_the_front(tmp_path):
     nine(tmp_path)
     reported(tmp_path / "none", 0.6, select="all", ratio=1.0, knowledge="labels", queries=0)
     (found,) = tables(tmp_path)
-    (axes,) = costs.scores(found, "queries").axes
-    line, level = axes.lines[0], axes.lines[-1]
-    assert line.get_xdata()[:2].tolist() == [1200, 12000]
-    np.testing.assert_allclose(line.get_ydata()[:2], [76, 82])
-    assert level.get_ydata() == [60, 60]  # labels alone ask no teacher
-    points = [one for one in axes.lines if one.get_marker() == "o"]
-    filled = [one.get_ydata()[0] for one in points if one.get_markerfacecolor() != "white"]
+    (axes,) = costs.scores(found, "queries").figure.axes
+    np.testing.assert_allclose(front_of(axes)[:2], [[1200, 76], [12000, 82]])
+    assert list(axes.lines[1].get_ydata()) == [60, 60]  # labels alone ask no teacher
+    filled = [one.get_ydata()[0] for one in means_of(axes) if one.get_markerfacecolor() != "white"]
     np.testing.assert_allclose(sorted(filled), [76, 82])
-    (axes,) = costs.scores(found, "flops").axes
-    np.testing.assert_allclose(axes.lines[0].get_ydata()[:3], [70, 76, 82])  # random is the cheapest
+    (axes,) = costs.scores(found, "flops").figure.axes
+    np.testing.assert_allclose(front_of(axes)[:3, 1], [70, 76, 82])  # random is the cheapest
 
 
 def test_scores_against_the_ratio_of_a_task_and_over_tasks(tmp_path):
@@ -463,7 +481,8 @@ def test_scores_against_the_ratio_of_a_task_and_over_tasks(tmp_path):
             reported(tmp_path / f"{task} {select} {ratio}", score + add, select=select, ratio=ratio, task=task)
     runs = read([tmp_path])[0]
     rows = by_ratio([run for run in runs if run.task == "sst2"])
-    (axes,) = costs.ratios(rows, "score").axes
+    scale = metric_scale("score", ["accuracy"])
+    (axes,) = costs.ratios(rows, scale, "sst2", {}).figure.axes
     curves = [one.get_xydata().tolist() for one in axes.lines if one.get_marker() == "o"]
     assert [[0.1, 60.0], [0.3, 70.0]] in curves and [[0.1, 50.0]] in curves
     mean = {(row["select"], row["ratio"]): row["mean"] for row in costs.averaged(by_ratio(runs), {"sst2": 1, "rte": 1})}
@@ -471,7 +490,7 @@ def test_scores_against_the_ratio_of_a_task_and_over_tasks(tmp_path):
         {("adads", 0.1): 0.65, ("adads", 0.3): 0.75, ("random", 0.1): 0.55, ("all", 1.0): 0.85}
     )
     assert costs.averaged(rows, {"sst2": 1}) == []
-    assert costs.ratios([row for row in rows if row["ratio"] != 0.3], "score") is None
+    assert costs.ratios([row for row in rows if row["ratio"] != 0.3], scale, "sst2", {}) is None
 
 
 # AdaDS Table 1, random at 10 %: MNLI-m, MNLI-mm, SST-2, QNLI, QQP; the paper's mean of them is 84.92
@@ -505,13 +524,13 @@ def test_the_ratio_figure_shows_the_metric_of_the_table(tmp_path, monkeypatch):
     for ratio, loss in ((0.1, 1.5), (0.3, 1.25)):
         reported(tmp_path / f"{ratio}", 0.6, select="adads", ratio=ratio, metrics={"loss": loss, "accuracy": loss / 2})
     drawn = []
-    monkeypatch.setattr(reporting_report, "picture", lambda figure, caption: drawn.append(figure))
-    for metric, label, means in (("loss", "loss", [1.5, 1.25]), ("accuracy", "accuracy x 100", [75, 62.5])):
+    monkeypatch.setattr(reporting_report, "picture", lambda task, drawing: drawn.append(drawing.figure))
+    for metric, label, means in (("loss", "loss", [1.5, 1.25]), ("accuracy", "accuracy (%)", [75, 62.5])):
         drawn.clear()
         build_report([tmp_path], metric=metric, notify=quiet)
         (axes,) = drawn[0].axes
         assert axes.get_ylabel() == label
-        assert [one.get_ydata().tolist() for one in axes.lines if one.get_marker() == "o"] == [means]
+        assert [list(one.get_ydata()) for one in axes.lines if one.get_marker() == "o"] == [means]
 
 
 def evaluated(folder: Path, *rows: tuple[float, float, float]) -> None:
@@ -527,14 +546,14 @@ def test_learning_curves_are_the_mean_over_seeds_where_all_were_evaluated(tmp_pa
     reported(tmp_path / "random", 0.6, 1, "random")  # evaluated at the end alone
     (found,) = tables(tmp_path)
     for against, x, far in (("step", 10, 30), ("queries", 200, 3000)):
-        (axes,) = training.learning(found, found.rows, against).axes
-        full, adads = (line.get_xydata().tolist() for line in axes.lines)
+        (axes,) = training.learning(found, found.rows, against).figure.axes
+        full, adads = (line.get_xydata().tolist() for line in axes.lines[1:])  # the first is the teacher's
         assert full == [[0, 50], [far, 90]]
         np.testing.assert_allclose(adads, [[0, 50], [x, 70]])
-        band = axes.collections[1].get_paths()[0].vertices
+        (band,) = (one.get_paths()[0].vertices for one in axes.collections)  # one seed has no band
         heights = [y for at, y in band if at == x]
         assert (min(heights), max(heights)) == pytest.approx((70 - 200**0.5, 70 + 200**0.5))  # deviation of 60 and 80
-        assert [text.get_text() for text in axes.texts] == ["1", "2"]  # rows of the table, at the curves' ends
+        assert sorted(text.get_text() for text in axes.texts) == ["1", "2"]  # rows of the table, at the curves' ends
     apart = [row for row in found.rows if row.group.one.select != "adads"]
     assert training.learning(found, apart, "step") is None
     captions = [one.caption for one in build_report([tmp_path], notify=quiet).sections[0].pictures]
@@ -545,15 +564,18 @@ def test_a_schedule_is_the_mean_over_seeds(tmp_path):
     taken = [(step, "entropy" if step < 60 else "margin") for step in range(0, 100, 10)]
     reported(tmp_path / "1", 0.6, 1, "adads", taken=taken)
     reported(tmp_path / "2", 0.6, 2, "adads", taken=[(0, "margin"), *((step, "margin") for step in range(10, 100, 10))])
-    figure = training.schedule(rows_of(tmp_path)["adads 0.1"], quiet)
-    (axes,) = figure.axes
+    (found,) = tables(tmp_path)
+    drawing = training.schedule(found, found.rows[0], quiet)
+    (axes,) = drawing.figure.axes
     low = axes.collections[0].get_paths()[0].vertices  # entropy: all of seed 1 up to 60 %, so half; three windows
     heights = {float(x): float(y) for x, y in low if y > 0}
     assert max(heights.values()) == pytest.approx(50)
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["entropy 30 %", "margin 70 %"]
+    assert [text.get_text() for text in drawing.figure.texts] == ["entropy 30 %", "margin 70 %"]
+    shares = [(row["entropy"], row["margin"]) for row in drawing.rows]
+    np.testing.assert_allclose(shares, [(50, 50), (40, 60), (0, 100)])  # 60 of 100 steps end in the second of 3 windows
     reported(tmp_path / "still" / "1", 0.6, 1, "margin", taken=[(0, "margin")])
-    assert training.schedule(rows_of(tmp_path / "still")["margin 0.1"], quiet) is None
+    (found,) = tables(tmp_path / "still")
+    assert training.schedule(found, found.rows[0], quiet) is None
 
 
 @pytest.mark.parametrize(
