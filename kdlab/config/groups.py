@@ -30,6 +30,8 @@ from kdlab.ranges import (
     Width,
 )
 
+AUTO = "auto"  # select.interval, select.evaluation_rows: derived from the training
+
 
 @dataclass
 class ScaleConfig:
@@ -95,12 +97,12 @@ class SelectConfig:
     "scoring=stale: epochs after which a row is scored again"
     exit_layer: Count | None = None
     "scoring=early_exit: number of student layers that compute the score; null: half of them"
-    interval: Count = 10
-    "Optimizer steps between two observations of an adaptive policy (not printed in AdaDS)"
+    interval: Annotated[Any, Literal["auto"] | Count] = "auto"
+    "Optimizer steps between two observations of an adaptive policy (not printed in AdaDS); auto: about 8 % of the rows"
     observe: str = "task"
     "Loss that an adaptive policy observes: task (labels, masked words) or kd (also the teacher's answers: queries)"
-    evaluation_rows: Rows = 256
-    "Training rows of an observation, drawn once (M of AdaDS Eq. 11, not printed)"
+    evaluation_rows: Annotated[Any, Literal["auto"] | Rows] = "auto"
+    "Training rows of an observation, drawn once (M of AdaDS Eq. 11, not printed); auto: 256, fewer in short trainings"
     arms: dict[str, Any] = field(default_factory=dict)
     "Selection strategies by name (_target_ in kdlab.methods.selection.strategies); the policy picks one of them"
     policy: Any = None

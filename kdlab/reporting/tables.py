@@ -21,6 +21,7 @@ from kdlab.reporting.comparison_text import numbers
 from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.seed_groups import Group, Run
 from kdlab.runs.closing import costs
+from kdlab.runs.closing.scores import is_saving
 
 BEST, WORST, BELOW = "best", "worst", "worse than random"
 GAP = 0.5  # evaluations that far apart, as a share of the cost, are not interpolated
@@ -258,7 +259,8 @@ def _row(comparison: Comparison, number: int, line: ComparisonLine) -> TableRow:
 
 
 def _gain(group: Group, name: str, with_preparation: bool) -> float | None:
-    gains = [costs.gains(run.result, with_preparation)[name] for run in group.runs.values()]
+    learnt = [run.result for run in group.runs.values() if is_saving(run.result)]
+    gains = [costs.gains(result, with_preparation)[name] for result in learnt]
     known = [gain for gain in gains if gain is not None]
     return statistics.fmean(known) if known else None
 

@@ -21,9 +21,10 @@ from kdlab.modules.student import StudentModule
 from kdlab.runs import folders
 from kdlab.runs.process import notify
 from kdlab.runtime.ledger import Ledger
-from kdlab.stages import cache_plan, ksm_training
+from kdlab.stages import cache_plan, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
+from kdlab.stages.observation import Observations
 from kdlab.storage import checkpoints
 from kdlab.teachers.teacher import Teacher
 
@@ -54,6 +55,7 @@ class PreparedRun:
     teachers: list[Teacher]
     module: StudentModule
     baselines: dict[str, dict[str, float]]  # scores by metric of each baseline
+    observations: Observations | None  # of an adaptive selection policy
     weighing: Selection | None  # weighing rules and their policy; None: constant term weights
     ksm_log: Path | None  # ksm.csv of the module that weighs the terms
     identity: dict[str, Any]  # name, seed, run id and caveats, in result.json whatever its status
@@ -84,6 +86,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
     if config.select.ratio * batch_size < 1:
         notify(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
+    observations = observation.plan(stage, world, -(-batches // trainer.accumulate))
     ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
     caches = cache_plan.plan(stage, data, batches, world)
     teachers = stage.teachers(ledger)
@@ -107,6 +110,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         teachers,
         module,
         baselines,
+        observations,
         weighing,
         ksm_log,
         {

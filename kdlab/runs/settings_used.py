@@ -156,6 +156,11 @@ def _select(facts: Facts, result: Mapping[str, Any]) -> None:
         return
     if str(facts.get("select.policy._target_")).endswith(".Fixed"):
         _drop(facts, "select.interval", "select.observe", "select.evaluation_rows", "select.reward")
+    elif "observation" in result:
+        seen = result["observation"] or {}  # none by a policy that learns from none
+        for name, key in (("interval", "select.interval"), ("rows", "select.evaluation_rows")):
+            _drop(facts, key)
+            facts |= {key: _plain(seen[name])} if seen else {}
     for scoring, key in (("stale", "select.refresh"), ("early_exit", "select.exit_layer")):
         if facts.get("select.scoring") != scoring:
             _drop(facts, key)

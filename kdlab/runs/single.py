@@ -21,6 +21,7 @@ from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
 from kdlab.runs import callbacks, failures, finished, folders, keeping
 from kdlab.runs.callbacks import RunCallbacks
+from kdlab.runs.closing import learning
 from kdlab.runs.closing.beside_random import beside_random
 from kdlab.runs.closing.model_card import card
 from kdlab.runs.closing.result import result_of
@@ -129,11 +130,12 @@ def train(prepared: PreparedRun, trainer: pl.Trainer) -> None:
 @dataclass
 class Measured:
     """Measurements of all ranks at the end of a training. `metrics`: scores by student, teachers and baselines; `totals`: of
-    the ledger; `probes`: seconds of each all-data step, by rank."""
+    the ledger; `probes`: seconds of each all-data step, by rank; `unigram`: loss on text of the tokens' frequencies."""
 
     metrics: dict[str, dict[str, float]]
     totals: dict[str, Any]
     probes: list[list[float]]
+    unigram: float | None
 
 
 def measure(prepared: PreparedRun, built: RunCallbacks) -> Measured:
@@ -146,7 +148,7 @@ def measure(prepared: PreparedRun, built: RunCallbacks) -> Measured:
     }
     totals = prepared.ledger.totals()
     probes = [seconds for seconds in distributed.gather_objects(built.cost.probe_seconds) if seconds]
-    return Measured(metrics, totals, probes)
+    return Measured(metrics, totals, probes, stage.unigram_loss(data))
 
 
 def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, measured: Measured) -> dict[str, Any]:
@@ -161,6 +163,9 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     result = result_of(stage, module, measured.metrics, totals, measured.probes, prepared.world, prepared.overrides)
     checkpoints = built.checkpoint.cost(totals["seconds"])
     result |= {"events": dict(built.guard.counts), "checkpoints": checkpoints, "warnings": []}
+    result["observation"] = prepared.observations and prepared.observations.recorded()
+    for caveat in learning.caveats(result, measured.unigram, learning.first_loss(folder)):
+        stage.inputs.caveats.add(caveat)
     result |= {name: prepared.identity[name] for name in (RUN_FOLDER, "caveats")}
     with finished.warning_of("size and speed", result["warnings"]):
         result["size"] = sizes(prepared, trainer)

@@ -71,6 +71,10 @@ class Stage:
         "teacher NAME"; a specialist's on the rows of its classes."""
         raise NotImplementedError
 
+    def unigram_loss(self, data: Any) -> float | None:
+        """Masked-LM loss of the tokens' frequencies on the held-out text (collective); None for a task."""
+        return None
+
     @property
     def teacher_folder(self) -> str | Path:
         """The main teacher's folder once it can teach; with specialists, the folder of the model they start from."""

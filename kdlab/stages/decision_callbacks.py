@@ -14,6 +14,7 @@ from kdlab.callbacks.weigh import Weigh
 from kdlab.config.groups import SelectConfig
 from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.student import StudentModule
+from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
 
 
@@ -39,6 +40,7 @@ def select_callback(
     """
     if select.ratio == 1:
         return None
+    select = observation.resolved(select, observation.planned(select, selection, data.batch_size, total_steps))
     observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
     selector = ArmSelector(
         "policy", selection.arms, selection.policy, total_steps, seed, selection.reward, observer, select.interval,

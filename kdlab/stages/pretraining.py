@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
+import torch
 import transformers
 
 from kdlab.data.datamodules import CorpusDataModule
 from kdlab.modules.evaluation import UnfiniteAnswers
 from kdlab.modules.student import StudentModule
+from kdlab.runtime import distributed
 from kdlab.stages.base import Stage
 from kdlab.stages.teachers.masked_lms import TextTeacherPool
 from kdlab.stages.text_inputs import TextInputs
@@ -46,3 +49,13 @@ class PretrainStage(Stage):
                 raise UnfiniteAnswers(f"the teacher {teacher.name} on held-out text", "take another teacher")
             found[titles[teacher.name]] = scores
         return found
+
+    def unigram_loss(self, data: CorpusDataModule) -> float:
+        """Mean of -log((count + 1) / (N + V)) of the masked tokens, by the counts of the training text."""
+        counts = torch.from_numpy(np.load(self.inputs.corpus_folder / "token_counts.npy")).double() + 1
+        total = torch.zeros(2, dtype=torch.float64)
+        for batch in data.heldout_splits(final=True)[""]:
+            labels = batch.labels[batch.real][batch.labelled()[batch.real]]
+            total += torch.stack([-(counts[labels] / counts.sum()).log().sum(), torch.tensor(float(len(labels)))])
+        loss, masked = distributed.all_sum(total).tolist()
+        return loss / max(masked, 1.0)

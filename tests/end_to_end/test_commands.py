@@ -13,6 +13,7 @@ import yaml
 
 from kdlab.config.composition import CONF, composition
 from kdlab.config.schema import checked
+from kdlab.stages import components, observation
 from kdlab.storage import tables
 from kdlab.storage.files import umask
 from tests.conftest import write_task, write_teacher, write_text
@@ -330,7 +331,9 @@ def test_the_defaults_of_adads_are_the_stated_ones():
     composed, _ = composition(["+exp=adads_pretrain", "scale=paper"])
     select = checked(composed).select
     assert (select.policy["alpha"], select.policy["epsilon"], select.reward["window"]) == (0.1, 0.1, 5)
-    assert (select.evaluation_rows, select.interval) == (256, 15)  # 7 % of the rows on one GPU
+    assert (select.evaluation_rows, select.interval) == ("auto", "auto")
+    found = observation.planned(select, components.selection(select), 250, 100_000)  # an update's rows on one GPU
+    assert found is not None and (found.rows, found.interval) == (256, 13) and 0.05 < found.share < 0.09
     assert list(select.arms) == ["entropy", "margin", "least_confidence", "certainty", "cluster", "density"]
 
 

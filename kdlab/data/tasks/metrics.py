@@ -23,6 +23,8 @@ from torch import Tensor
 from kdlab.errors import UserError, nearest
 from kdlab.types import IGNORE
 
+NEAR = 0.05  # share of the way from the majority class to a perfect score
+
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Share of rows with the right class."""
@@ -131,3 +133,8 @@ def headline(scores: Mapping[str, float], metric: str | None) -> dict[str, float
 def task_average(scores: Mapping[str, Mapping[str, float]], metric: str = "average") -> float:
     """The one number of a task from the `score` of each of its dev splits: the mean of `metric` (MNLI: of both splits)."""
     return sum(part[metric] for part in scores.values()) / len(scores)
+
+
+def hardly_better(score: float, majority: float) -> bool:
+    """True for a score that is less than `NEAR` of the way from that of the majority class to a perfect one, or NaN."""
+    return not score >= majority + NEAR * (1 - majority)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from kdlab.runs.closing import costs
-from kdlab.runs.closing.scores import taught
+from kdlab.runs.closing.scores import is_saving, taught
 
 
 def cost(result: dict[str, Any]) -> list[str]:
     """Lines of the run's own costs beside those of distillation on all data, and of its checkpoints."""
     ledger = result["ledger"]
     queries, flops, seconds, gain = (ledger[name] for name in ("teacher_queries", "flops", "seconds", "speedup"))
+    if not is_saving(result):
+        gain = dict.fromkeys(gain)
     if taught(result):
         lines = [
             f"cost                     {'this run':>11}  {'all data':>11}  {'saved':>7}",

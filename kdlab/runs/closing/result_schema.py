@@ -162,6 +162,13 @@ class _Caveat(_Part):
     text: Text
 
 
+class _Observation(_Part):
+    interval: Count
+    rows: Count
+    share: Amount
+    rewards: Count
+
+
 class _Result(_Part):
     status: Literal["finished"]
     seed: Seed
@@ -191,6 +198,7 @@ class _Result(_Part):
     warnings: ListOf[Text] = []
     removed: ListOf[Text] = []
     caveats: ListOf[_Caveat] = []
+    observation: _Observation | None = None
 
 
 def fault(result: Any) -> str:

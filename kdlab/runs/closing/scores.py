@@ -7,6 +7,7 @@ from typing import Any
 
 from kdlab.models.head import head_of_result
 
+NOTHING, UNTAUGHT = "learnt_nothing", "below_no_kd"  # kinds of caveats of a student that no saving is claimed for
 SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
 
 
@@ -65,3 +66,8 @@ def _shown(name: str, value: float | None) -> str:
         if name.startswith("accuracy")
         else f"{100 * value:.1f}"
     )
+
+
+def is_saving(result: Mapping[str, Any]) -> bool:
+    """False for a student that learnt nothing, or less than without a teacher: fewer queries for it are no saving."""
+    return not any(one["kind"] in (NOTHING, UNTAUGHT) for one in result.get("caveats") or [])

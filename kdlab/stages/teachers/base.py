@@ -20,17 +20,21 @@ from kdlab.runtime.devices import precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.inputs import Inputs
-from kdlab.stages.preparation import fit
+from kdlab.stages.preparation import COST, fit
+from kdlab.storage.files import read_json
 from kdlab.teachers import specs
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
+from kdlab.types import Caveat
+
+LONGER = "{0}.max_steps, {0}.max_epochs"
 
 
 class TeacherPool:
     """All teachers of one run, by `TeacherSpec`.
 
     A subclass defines the members that raise NotImplementedError here: `prepared_folder`, `load`, `initial_model`,
-    `rows`, `parts`, `outputs`, `classes` and `check_one`.
+    `rows`, `training_rows`, `parts`, `outputs`, `classes` and `check_one`.
     """
 
     def __init__(self, inputs: Inputs) -> None:
@@ -132,6 +136,26 @@ class TeacherPool:
         """Index of each of the data's classes among a teacher's outputs; None if the order is the same."""
         return None
 
+    def add_short_training(self, member: TeacherSpec, folder: Path, batch_size: int, longer: str) -> None:
+        """Add the caveat `short_teacher` where a teacher in `folder` was trained for less than one pass over its rows, by
+        the record of its preparation; `longer`: the settings of its length."""
+        steps = (read_json(folder / COST) if (folder / COST).is_file() else {}).get("steps")  # older records have none
+        rows = self.training_rows(member)
+        if not steps or steps * batch_size >= rows:
+            return
+        self.inputs.caveats.add(
+            Caveat(
+                "short_teacher",
+                f"{'' if member.assistant else 'teacher '}{member.name}: its training saw {steps * batch_size / rows:.2f} "
+                f"epochs ({steps:,} steps of {batch_size} of {rows:,} rows), so a longer one ({longer}) may make "
+                "a better teacher",
+            )
+        )
+
+    def training_rows(self, member: TeacherSpec) -> int:
+        """Number of rows that a teacher is trained on."""
+        raise NotImplementedError
+
     # ---- assistants
 
     def _distilled(self, member: TeacherSpec) -> Path:
@@ -150,11 +174,13 @@ class TeacherPool:
             "data": self.parts,
             "recipe": {name: value for name, value in recipe.items() if name != "pick"},
         }
-        return self.inputs.prerequisites.get(
+        folder = self.inputs.prerequisites.get(
             "assistant", parts, lambda out: self._distil(out, member, assistant, recipe["precision"]),
             "the assistant, distilled from the teacher", f"assistant, {member.depth} layers, distilled",
             config=member.source.config,
         )  # fmt: skip
+        self.add_short_training(member, folder, assistant.batch_size, LONGER.format("adopt.assistant"))
+        return folder
 
     def _distil(self, out: Path, member: TeacherSpec, settings: AssistantConfig, precision: str) -> dict[str, Any]:
         """Train an assistant by KD on all rows, w CE + (1 - w) tau^2 KL (DeKD section 4.3). Returns the cost."""

@@ -31,12 +31,12 @@ from kdlab.runtime.seeding import reseed
 from kdlab.stages.preparation import fit
 from kdlab.stages.task_inputs import TaskInputs
 from kdlab.stages.teachers import answer_cache
-from kdlab.stages.teachers.base import TeacherPool
+from kdlab.stages.teachers.base import LONGER, TeacherPool
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, teacher_dtype
-from kdlab.types import TaskShape
+from kdlab.types import Caveat, TaskShape
 
 LABELS = {"label": WeightedTerm(label_loss, 1.0)}
 
@@ -138,7 +138,7 @@ class TaskTeacherPool(TeacherPool):
         parts |= {"classes": list(member.classes)} if member.classes is not None else {}
         who = "the teacher" if member.title == "teacher" else f"the {member.title}"
         title = f"{member.title}, {member.depth} layers, fine-tuned"
-        return self.inputs.prerequisites.get(
+        folder = self.inputs.prerequisites.get(
             "classifier",
             parts,
             lambda out: self._finetune(out, member, recipe),
@@ -146,6 +146,11 @@ class TaskTeacherPool(TeacherPool):
             title,
             config=member.source.config,
         )
+        self.add_short_training(member, folder, recipe.batch_size, LONGER.format("teachers.finetune"))
+        return folder
+
+    def training_rows(self, member: TeacherSpec) -> int:
+        return dataset.read_stats(self.folder_of_rows(member))["train"]["rows"]
 
     def _finetune(self, out: Path, member: TeacherSpec, recipe: FinetuneConfig) -> dict[str, Any]:
         """Fine-tune a teacher and save it in `out`; returns the cost."""
@@ -262,6 +267,15 @@ class TaskTeacherPool(TeacherPool):
     def _check_scores(self, member: TeacherSpec, score: float) -> None:
         """UserError for a score no better than the majority class, unless teachers.sanity=false."""
         baseline = self.majority(member)["score"]
+        who = "the assistant" if member.assistant else f"the teacher {member.name}"
+        if score > baseline and metrics.hardly_better(score, baseline) and not self.inputs.shape.regression:
+            self.inputs.caveats.add(
+                Caveat(
+                    "weak_teacher",
+                    f"{who} scores {score:.3f} on dev, hardly better than always the majority class ({baseline:.3f}): it has "
+                    "little to teach; train it longer, or take another",
+                )
+            )
         if not self.inputs.config.teachers.sanity or score > baseline:
             return
         options = "adopt.assistant.*" if member.assistant else "teachers.finetune.*"

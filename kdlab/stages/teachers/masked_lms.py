@@ -94,7 +94,12 @@ class TextTeacherPool(TeacherPool):
             config=member.source.config,
         )  # fmt: skip
         self._notify(member, folder)
+        self.add_short_training(member, folder, prepare.batch_size, "teachers.prepare.max_steps")
         return folder
+
+    def training_rows(self, member: TeacherSpec) -> int:
+        stats = read_json(self.inputs.corpus_folder / "stats.json")
+        return stats["sequences"] - stats["heldout_sequences"]
 
     def _whole(self, member: TeacherSpec) -> TeacherSpec:
         """The teacher, with its head, that a shallower one takes its layers from."""

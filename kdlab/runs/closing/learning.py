@@ -1,0 +1,83 @@
+"""Caveats of a student that learnt nothing, or less than without a teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdlab.data.tasks.metrics import hardly_better
+from kdlab.errors import UserError
+from kdlab.plotting.run_tables import number_in, rows_of
+from kdlab.runs.closing.scores import NOTHING, UNTAUGHT, taught
+from kdlab.types import Caveat
+
+NO_CORRELATION = 0.1  # correlations up to this are about 0
+TRY = "try a longer training (trainer.max_steps, trainer.max_epochs), another optim.lr, or more rows (select.ratio)"
+
+
+def caveats(result: Mapping[str, Any], unigram: float | None, first: float | None) -> list[Caveat]:
+    """Caveats of the student's held-out scores. `unigram`: loss of the tokens' frequencies, `first`: of the student at its
+    start, both on text."""
+    if result["stage"] == "pretrain":
+        lines = [_text(result["metrics"]["student"]["loss"], unigram, first)]
+    else:
+        lines = [_task(result["metrics"], (result["data"].get("shape") or {}).get("labels") is None)]
+    found = [Caveat(NOTHING, f"{line}; {TRY}") for line in lines if line]
+    return found + _without_teacher(result)
+
+
+def first_loss(folder: Path) -> float | None:
+    """The student's held-out loss before its first step, from metrics.csv; None if it is not known."""
+    try:
+        rows = rows_of(folder / "metrics.csv", ("step",))
+    except UserError:
+        return None
+    losses = (number_in(row, "heldout_loss") for row in rows if number_in(row, "step") == 0)
+    return next((loss for loss in losses if math.isfinite(loss)), None)
+
+
+def _text(loss: float, unigram: float | None, first: float | None) -> str:
+    if unigram is not None and not loss < unigram:
+        return (
+            f"the student learnt nothing: its held-out loss {loss:.3f} is no better than that of the tokens' frequencies "
+            f"({unigram:.3f})"
+        )
+    if first is not None and not loss < first:
+        return f"the student learnt nothing: its held-out loss {loss:.3f} is no better than at its start ({first:.3f})"
+    return ""
+
+
+def _task(metrics: Mapping[str, Mapping[str, float]], regression: bool) -> str:
+    score, majority = metrics["student"].get("score"), metrics.get("majority class", {}).get("score")
+    if score is None or majority is None:
+        return ""
+    if regression:
+        about = not score > NO_CORRELATION
+        return f"the student learnt nothing: its correlation with the labels is {score:.2f}, about 0" if about else ""
+    if not score > majority:
+        return (
+            f"the student learnt nothing: its score {score:.3f} is no better than always answering the majority class "
+            f"({majority:.3f})"
+        )
+    if hardly_better(score, majority):
+        return (
+            f"the student learnt next to nothing: its score {score:.3f} is hardly better than always answering the majority "
+            f"class ({majority:.3f})"
+        )
+    return ""
+
+
+def _without_teacher(result: Mapping[str, Any]) -> list[Caveat]:
+    score = result["metrics"]["student"].get("score")
+    alone = result["metrics"].get("no KD", {}).get("score")
+    if not taught(result) or score is None or alone is None or not score < alone:
+        return []
+    return [
+        Caveat(
+            UNTAUGHT,
+            f"the student's score {score:.3f} is below that of the same student trained on labels alone ({alone:.3f}): the "
+            f"teacher's answers did not help; {TRY}, or other knowledge (knowledge=)",
+        )
+    ]

@@ -1,0 +1,89 @@
+"""Observations of an adaptive policy: their share of the rows, the rewards they make, derived settings, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kdlab.config.composition import composition
+from kdlab.config.schema import checked
+from kdlab.models.flops import MethodCost
+from kdlab.stages import components, observation
+from kdlab.stages.observation import Observations
+
+COST = MethodCost(1.0, 2.0, 2.0)  # a teacher twice as deep as the student
+
+
+@pytest.fixture(scope="module")
+def select() -> Any:
+    """Six strategies, a reward from the sixth observation on, interval and rows derived."""
+    return checked(composition(["+exp=adads_finetune", "scale=paper", "data.task=sst2"])[0]).select
+
+
+def plan(select: Any, per_step: int, steps: int, **given: Any) -> Observations:
+    settings = type(select)(**{**vars(select), **given})
+    found = observation.planned(settings, components.selection(settings), per_step, steps)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("per_step", "steps", "interval", "rows", "rewards"),
+    [
+        (32, 10_520, 100, 256, 106 - 5),  # SST-2: 5 epochs
+        (250, 100_000, 13, 256, 7693 - 5),
+        (2000, 100_000, 2, 256, 50_000 - 5),
+        (32, 570, 12, 32, 48 - 5),  # MRPC: with 64 rows every 25 steps there would be 18 rewards for 6 arms
+        (32, 390, 6, 16, 65 - 5),  # RTE
+    ],
+)
+def test_about_8_percent_of_the_rows_are_observed(select, per_step, steps, interval, rows, rewards):
+    found = plan(select, per_step, steps)
+    assert (found.interval, found.rows, found.rewards) == (interval, rows, rewards)
+    assert found.share == rows / (interval * per_step) and 0.06 < found.share < 0.09
+
+
+def test_a_setting_that_is_given_stays_and_the_other_follows(select):
+    assert plan(select, 32, 10_000, interval=50).rows == 128  # 8 % of 50 x 32
+    assert plan(select, 32, 10_000, evaluation_rows=64).interval == 25
+    both = plan(select, 32, 10_000, interval=10, evaluation_rows=256)
+    assert (both.interval, both.rows, both.share) == (10, 256, 0.8)
+
+
+def test_a_policy_without_rewards_observes_nothing(select):
+    fixed = checked(composition(["+exp=adads_finetune", "select=entropy"])[0]).select
+    assert observation.planned(fixed, components.selection(fixed), 32, 100) is None
+    assert (
+        observation.planned(type(select)(**{**vars(select), "ratio": 1.0}), components.selection(select), 32, 9) is None
+    )
+
+
+def test_fewer_rewards_than_strategies_are_random_choice(select):
+    few = plan(
+        select, 32, 100, interval=10, evaluation_rows=8
+    )  # observations at 0, 10, ..., 90; the sixth makes a reward
+    assert (few.rewards, few.first) == (5, 50)
+    assert few.few_rewards("adads").startswith(
+        "select=adads: 5 rewards for 6 strategies in 100 steps, the first at step 50, so the policy chooses at random"
+    )
+    assert plan(select, 32, 101, interval=10, evaluation_rows=8).few_rewards("adads") == ""
+    none = plan(select, 32, 50, interval=10, evaluation_rows=8)
+    assert (none.rewards, none.first) == (0, None) and "0 rewards for 6 strategies in 50 steps, so" in none.few_rewards(
+        "a"
+    )
+
+
+def test_80_percent_of_the_rows_eat_the_saving_and_20_percent_do_not(select):
+    """All data 5; scored selection of a tenth 1 + 0.1 x 5 = 1.5, with 80 % observed 2.3, with 20 % 1.7."""
+    line = plan(select, 32, 10_000, interval=10, evaluation_rows=256).eats_saving("adads", COST, 0.1, True)
+    assert "observes 256 rows every 10 steps of 32 rows, 80 % of the rows, which eats the saving" in line
+    assert "about 2.2x fewer FLOPs than all data, without it 3.3x" in line
+    assert plan(select, 64, 10_000, interval=5, evaluation_rows=64).eats_saving("adads", COST, 0.1, True) == ""
+    # a random draw scores nothing: 0.5 alone, and 20 % more is 0.7
+    assert "7.1x" in plan(select, 64, 10_000, interval=5, evaluation_rows=64).eats_saving("x", COST, 0.1, False)
+
+
+def test_the_share_is_one_line():
+    found = Observations(interval=1, rows=8, per_step=1600, steps=9, rewards=4, first=5, arms=2)
+    assert found.line("adads") == "select=adads: observes 8 rows every step of 1,600 rows, 0.5 % of the rows"
