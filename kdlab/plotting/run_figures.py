@@ -117,10 +117,11 @@ def _total_steps(result: Mapping[str, Any], selector: Sequence[Row], metrics: Se
 
 
 def _about(result: Mapping[str, Any]) -> str:
-    """A subtitle from the name, select and scale of result.json."""
+    """A subtitle from the name, data, select, seed and scale of result.json."""
     select = result.get("select")
     select = select if isinstance(select, dict) else {}
     words = [str(result["name"])] if result.get("name") else []
+    words += _rows_and_seed(result)
     if select.get("name"):
         words.append(f"select={select['name']}")
     if isinstance(select.get("ratio"), int | float) and 0 < select["ratio"] <= 1:
@@ -130,6 +131,13 @@ def _about(result: Mapping[str, Any]) -> str:
     return "   ·   ".join(words)
 
 
+def _rows_and_seed(result: Mapping[str, Any]) -> list[str]:
+    """Words of a subtitle: the data set and the seed."""
+    data = result.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    return [*([str(name)[:40]] if name else []), *([f"seed {result['seed']}"] if "seed" in result else [])]
+
+
 def _choices(result: Mapping[str, Any]) -> str:
     """A subtitle from the choices of result.json: adopt, knowledge, policy, select, and rewards from dev."""
     found = {group: result.get(key) for group, key in GROUPS.items()}
@@ -137,6 +145,7 @@ def _choices(result: Mapping[str, Any]) -> str:
     words = [f"{group}={name}" for group, name in names.items() if name]
     select, weigh = found["select"], found["weigh"]
     ratio = select.get("ratio") if isinstance(select, dict) else None
+    words = [*_rows_and_seed(result), *words]
     words += [f"select.ratio={ratio:g}"] if isinstance(ratio, int | float) and ratio < 1 else []
     if isinstance(weigh, dict) and weigh.get("reward_data") == "dev":
         words = ["rewarded on dev", *words]

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from kdlab.config.saved import read_config
+from kdlab.data.names import name_in
 from kdlab.errors import UserError
 from kdlab.reporting.group_names import joined, names_of
 from kdlab.runs.closing import costs, scores
@@ -239,7 +240,7 @@ def _unwritable(value: Any) -> str:
 
 
 def _task(data: Mapping[str, Any]) -> str:
-    return str(data.get("task") or (data.get("path") and Path(data["path"]).name) or data.get("source") or data["path"])
+    return str(data.get("task") or name_in(data))
 
 
 def _named_by_rows(runs: Sequence[Run]) -> list[Run]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdlab.config.schema import Config
 from kdlab.config.targets import original_targets
+from kdlab.data.names import data_name
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.models import loading, varlen
 from kdlab.models.head import Head
@@ -96,6 +97,12 @@ class Inputs:
     def score(self) -> Scorer:
         """The evaluation of a model on held-out rows."""
         raise NotImplementedError
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data set, for titles."""
+        data = self.config.data
+        return data_name(data.task, data.path, data.source)
 
     def facts(self) -> dict[str, Any]:
         """The entry `data` of result.json."""

@@ -249,10 +249,12 @@ class TaskInputs(Inputs):
     def facts(self) -> dict[str, Any]:
         shape = self.shape
         return {
+            "name": self.data_name,
             "source": type(self.source).__name__,
             "path": self.config.data.path,
             "task": self.config.data.task,
             "fingerprint": self.task_parts["rows"],
+            "metric": self.config.data.metric,
             "shape": asdict(shape),
             "max_length": self.max_length,
             "splits": dataset.read_stats(self.train_folder),

@@ -49,6 +49,7 @@ class TextInputs(Inputs):
 
     def facts(self) -> dict[str, Any]:
         return {
+            "name": self.data_name,
             "source": type(self.source).__name__,
             "path": self.config.data.path,
             "fingerprint": self.corpus_parts["text"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdlab.data.names import name_in
 from kdlab.models.head import head_of_result
 from kdlab.runs.closing import costs
 from kdlab.runs.closing.scores import rewarded_on_dev, taught
@@ -35,7 +36,7 @@ pipeline_tag: {head.pipeline_tag}
 tags: [knowledge-distillation, kdlab]
 ---
 
-# {"A student of " + teacher if taught(result) else "A fine-tuned encoder"}
+# {"A student of " + teacher if taught(result) else "A fine-tuned encoder"} on {markdown_text(name_in(result["data"]))}
 
 {how} with kdlab {result["versions"].get("kdlab", "")} at the {"fine-tuning" if head.per_row else "pre-training"} stage: {result["steps"]} steps,
 knowledge {markdown_code(str(result["knowledge"]))}, data selection {markdown_code(result["select"]["name"])} at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
@@ -46,7 +47,7 @@ layers {result["student"]["layers"]} of the teacher's backbone.
 {chr(10).join(rows)}
 
 {size_markdown(result)}
-{_caveats(result)}{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {markdown_text(str(result["data"]["source"]))} {markdown_text(result["data"].get("task") or "")}
+{_caveats(result)}{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {markdown_text(name_in(result["data"]))}
 (fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
 
 ```python

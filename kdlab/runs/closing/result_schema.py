@@ -74,6 +74,7 @@ class _Shape(_Part):
 
 
 class _Data(_Part):
+    name: Text | None = None
     source: Text | None = None
     path: Text | None = None
     task: Text | None = None

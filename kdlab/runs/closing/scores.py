@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdlab.data.names import name_in
 from kdlab.models.head import head_of_result
 
 NOTHING, UNTAUGHT = "learnt_nothing", "below_no_kd"  # kinds of caveats of a student that no saving is claimed for
@@ -30,6 +31,22 @@ def quality(result: dict[str, Any]) -> list[str]:
         cells = (f"{_shown(column, found[name].get(column)):>12}" for column in columns)
         lines.append(f"  {name:<{width}}" + "".join(cells))
     return lines
+
+
+def about(result: Mapping[str, Any]) -> str:
+    """The data set, metric and seed of a run, in one line."""
+    return f"{name_in(result['data'])}, {metric_of(result)}, seed {result['seed']}"
+
+
+def metric_of(result: Mapping[str, Any]) -> str:
+    """The metric that a run's student is compared by: data.metric, else those whose mean is its score; on text the loss."""
+    data, student = result["data"], result["metrics"]["student"]
+    names = (data.get("shape") or {}).get("metrics") or [
+        name for name in student if not name.startswith(("loss", "score")) and "_" not in name
+    ]
+    if "score" not in student:
+        return "masked-LM loss"
+    return data.get("metric") or " and ".join(names) or "score"
 
 
 def rewarded_on_dev(result: dict[str, Any]) -> bool:

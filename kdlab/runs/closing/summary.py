@@ -7,7 +7,7 @@ from typing import Any
 
 from kdlab.runs.closing.cost_lines import cost, preparation
 from kdlab.runs.closing.next_commands import next_lines
-from kdlab.runs.closing.scores import quality
+from kdlab.runs.closing.scores import about, quality
 from kdlab.runs.closing.size_lines import size_lines
 from kdlab.runs.keeping import REMOVED, STUDENT
 
@@ -15,7 +15,16 @@ from kdlab.runs.keeping import REMOVED, STUDENT
 def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     """The closing table: scores of the student, its teachers and baselines; caveats; costs against all-data distillation;
     size and speed; the next command. `beside`: the comparison with random selection (`beside_random`)."""
-    lines = ["", *quality(result), *caveats(result), "", *cost(result), *preparation(result), *size_lines(result)]
+    lines = [
+        "",
+        about(result),
+        *quality(result),
+        *caveats(result),
+        "",
+        *cost(result),
+        *preparation(result),
+        *size_lines(result),
+    ]
     lines += [beside] if beside else []
     drawn = [f"figures/{name}.png" for name in ("schedule", "knowledge")]
     figures = "".join(f"{file}, " for file in drawn if (folder / file).is_file())

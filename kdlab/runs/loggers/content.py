@@ -9,22 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.config.schema import Config
+from kdlab.data.names import data_name, name_in
 from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import rows_of, window_shares
 from kdlab.runs.closing import costs
+from kdlab.runs.closing.scores import metric_of
 from kdlab.runs.process import DIFFERS, SWEEP
 from kdlab.runs.settings_used import QUESTION, below, flat, learning, without_seed
 
 
 def title(config: Config) -> str:
-    """The name of a run within its sweep: its differences from other jobs, or its selection, ratio and seed."""
+    """The name of a run: its data set, and its differences from other jobs of its sweep, or its selection, ratio and seed."""
     own = f"{config.select.name}-r{config.select.ratio:g}-s{config.seed}"
-    return (os.environ.get(DIFFERS) or own)[:120]
+    return f"{data_of(config)} {os.environ.get(DIFFERS) or own}"[:120]
 
 
 def group(config: Config) -> str:
-    """The group of a run: logger.group, else its sweep, else its experiment."""
-    return (config.logger.group or os.environ.get(SWEEP) or config.name)[:120]
+    """The group of a run: logger.group, else its sweep, else its experiment with the data set."""
+    return (config.logger.group or os.environ.get(SWEEP) or f"{config.name} {data_of(config)}")[:120]
+
+
+def data_of(config: Config) -> str:
+    """The name of a configuration's data set."""
+    return data_name(config.data.task, config.data.path, config.data.source)
+
+
+def tags(config: Config) -> list[str]:
+    """Tags of a run: its data set, stage and seed; `metric_of` is added once it is known."""
+    return [data_of(config)[:64], config.data.stage, f"seed {config.seed}"]
 
 
 def compared(resolved: Mapping[str, Any]) -> str:
@@ -89,7 +101,8 @@ def table_row(result: Mapping[str, Any]) -> dict[str, Any]:
     """The run as a row of a table of runs."""
     ledger, student, total = result["ledger"], result["metrics"]["student"], costs.total(result)
     return {
-        "task": result["data"].get("task") or result["data"]["source"],
+        "data": name_in(result["data"]),
+        "metric": metric_of(result),
         "select": result["select"]["name"],
         "ratio": result["select"]["ratio"],
         "knowledge": result.get("knowledge"),

@@ -59,6 +59,7 @@ def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
         entity=given.entity,
         group=content.group(config),
         name=content.title(config),
+        tags=content.tags(config),
         id=_id(folder) if main else None,
         resume="allow",
         save_dir=folder,
@@ -82,6 +83,7 @@ def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
     import wandb
 
     run = logger.experiment
+    run.tags = (*run.tags, content.metric_of(result))
     for row in content.schedule(folder, result["steps"]):
         run.log({f"schedule/{name}": value for name, value in row.items()})
     row = content.table_row(result)

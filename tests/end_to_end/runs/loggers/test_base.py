@@ -121,10 +121,13 @@ def test_a_job_of_a_sweep_is_called_by_what_differs(monkeypatch):
     config, _ = composed("logger=wandb", "seed=3", "select=random")
     monkeypatch.delenv(content.SWEEP, raising=False)
     monkeypatch.delenv(content.DIFFERS, raising=False)
-    assert (content.group(config), content.title(config)) == ("adads_pretrain", "random-r0.1-s3")
+    assert (content.group(config), content.title(config)) == (
+        "adads_pretrain Wikipedia excerpt",
+        "Wikipedia excerpt random-r0.1-s3",
+    )
     monkeypatch.setenv(content.SWEEP, "table1")
     monkeypatch.setenv(content.DIFFERS, "select=random,seed=3")
-    assert (content.group(config), content.title(config)) == ("table1", "select=random,seed=3")
+    assert (content.group(config), content.title(config)) == ("table1", "Wikipedia excerpt select=random,seed=3")
     assert content.group(composed("logger=wandb", "logger.group=mine")[0]) == "mine"
 
 
@@ -163,7 +166,7 @@ def test_an_offline_wandb_run_holds_all_of_it(tmp_path):
     found = Told(tmp_path)
     assert (found.run.run_group, found.run.display_name, found.run.project) == (
         "table1",
-        "select=adads,seed=1",
+        "Wikipedia excerpt select=adads,seed=1",
         "kdlab",
     )
     assert found.run.run_id == (tmp_path / "wandb" / "id").read_text()  # a resumed run continues in that W&B run
@@ -231,7 +234,7 @@ def test_tensorboard_holds_all_of_it(tmp_path):
     assert set(events.Tags()["images"]) >= {"figures/schedule", "figures/heldout"}
     assert (events.Images("figures/schedule")[0].width, events.Images("figures/schedule")[0].height) == (1200, 660)
     (text,) = events.Tensors("result/text_summary")
-    assert b"| WikipediaExcerpt | adads | 0.1 |" in text.tensor_proto.string_val[0]
+    assert b"| Wikipedia excerpt | masked-LM loss | adads | 0.1 |" in text.tensor_proto.string_val[0]
     assert [file.name.split(".")[0] for file in (tmp_path / "tensorboard").iterdir()] == ["events"]
 
 

@@ -67,6 +67,24 @@ def test_the_quality_table_has_all_that_the_student_is_read_against():
     ]
 
 
+def test_table_and_card_name_the_data_metric_and_seed_and_no_class():
+    text = summary.table(result(), Path("x"))
+    assert text.splitlines()[1] == "MRPC, accuracy and f1, seed 1"
+    own = result(data__task=None, data__path="/rows/my rows", data__metric="f1", seed=7)
+    assert summary.table(own, Path("x")).splitlines()[1] == "my rows, f1, seed 7"
+    card = model_card.card(own)
+    assert "# A student of bert on my rows\n" in card and "Trained on: my rows\n" in card
+    text = result(
+        stage="pretrain",
+        data__task=None,
+        data__source="WikipediaExcerpt",
+        metrics={"student": {"loss": 3.0, "accuracy": 0.1}},
+    )
+    assert summary.table(text, Path("x")).splitlines()[1] == "Wikipedia excerpt, masked-LM loss, seed 1"
+    for made in (own, text):
+        assert "TaskFolder" not in model_card.card(made) and "WikipediaExcerpt" not in model_card.card(made)
+
+
 def test_one_metric_needs_no_score_and_both_sets_of_mnli_have_columns():
     one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
     head = scores.quality(result(metrics={"student": one}))[0]
@@ -351,7 +369,7 @@ def test_the_card_of_a_classifier():
     header = yaml.safe_load(text.split("---")[1])
     assert header["pipeline_tag"] == "text-classification" and header["library_name"] == "transformers"
     assert "Distilled from bert" in text and "AutoModelForSequenceClassification" in text
-    assert "Teacher queries 1,032 of 4,128 rows seen" in text and "mrpc" in text
+    assert "Teacher queries 1,032 of 4,128 rows seen" in text and "Trained on: MRPC" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert table[0] == "| dev set | loss | accuracy | f1 |" and table[1].count("---") == 4
     assert "| student | 0.512 | 0.812 | 0.750 |" in table and "| majority class | - | 0.600 | 0.000 |" in table
