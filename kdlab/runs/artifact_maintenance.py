@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdlab.errors import UserError, nearest
+from kdlab.errors import UserError, nearest, one_line
+from kdlab.runs.artifact_facts import facts_of, scores_by_weights
 from kdlab.runtime.progress import ProgressBar
 from kdlab.storage.artifacts import (
     KEY,
@@ -97,8 +98,12 @@ def uses_of(runs: Path) -> Uses:
 
 
 def list_store(root: Path, kinds: frozenset[str], uses: Uses) -> int:
-    """Print a line per artifact and cache: kind, key, size, creation, cost, last use; returns the exit code 0."""
+    """Print a line per artifact and cache: kind, key, size, creation, cost, last use; of a trained model also its facts.
+
+    Returns the exit code 0.
+    """
     total = count = 0
+    scores = scores_by_weights(root)
     for path in _artifacts(root, kinds):
         manifest, size = read_manifest(path), _size_of(path)
         if isinstance(manifest, str):
@@ -107,6 +112,8 @@ def list_store(root: Path, kinds: frozenset[str], uses: Uses) -> int:
             created, used = manifest["created"][:10], (path / MANIFEST).stat().st_mtime
             facts = f"made {created}{_cost(path, manifest)}, {_last_use(path, used, uses)}"
             print(f"{_title(path)}  {readable_size(size):>8}  {facts}  {manifest['what']}")
+            if trained := facts_of(path, manifest, uses.get(_title(path), ()), scores):
+                print(f"    {one_line(trained)}")
         total, count = total + size, count + 1
     for path in _caches(root, kinds):
         store, size = maintenance.open_store(path), _size_of(path)

@@ -56,13 +56,22 @@ class Inputs:
         self.config = config
         self.notify = notify
         self.store = ArtifactStore(Path(config.artifacts), notify, original_targets)
-        self.prerequisites = Preparation(self.store)
+        self.prerequisites = Preparation(self.store, self.about)
         self.caveats = Caveats()
         self.memory_stores: dict[str, MemoryStore] = {}
 
     def share(self, other: Inputs) -> None:
         """Take the rows, tokenizer and sources that `other` has read already; its data and teachers must be the same."""
         self.__dict__.update({name: other.__dict__[name] for name in SHARED if name in other.__dict__})
+
+    def about(self, config: Any = None) -> dict[str, Any]:
+        """Names of a trained artifact's model, by its `config` (None: the main teacher's), data and metric, for lists."""
+        data, is_main = self.config.data, config is None or config is self.main_source.config
+        return {
+            "model": self.teacher_name if is_main else str(config.name_or_path),
+            "data": data.task or data.path or type(self.source).__name__,
+            "metric": data.metric,
+        }
 
     # ---- rows
 

@@ -22,6 +22,7 @@ from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import atomic_write_json, read_json
 
 COST = "cost.json"  # file of a trained artifact: the cost of its training
+ABOUT = "about.json"  # the same: names of its model and data, for `python -m kdlab.artifacts list`
 # parts of names of a config's fields that change a forward or a training of the same weights
 FORWARD_FIELDS = ("dropout", "heads", "activation", "hidden_act", "norm_eps")
 
@@ -71,10 +72,11 @@ def fit(
 
 
 class Preparation:
-    """The trained prerequisites of a run: each an artifact of `store`, with its cost."""
+    """The trained prerequisites of a run: each an artifact of `store`, with its cost and the names that `about` gives for the
+    config of the model it is made from (None: the main teacher's)."""
 
-    def __init__(self, store: ArtifactStore) -> None:
-        self.store = store
+    def __init__(self, store: ArtifactStore, about: Callable[[Any], Mapping[str, Any]] = lambda config: {}) -> None:
+        self.store, self.about = store, about
         self._stages: dict[Path, dict[str, Any]] = {}
 
     def get(
@@ -95,6 +97,7 @@ class Preparation:
 
         def build_and_record(out: Path) -> None:
             atomic_write_json(out / COST, build(out))
+            atomic_write_json(out / ABOUT, self.about(config))
             built.append(True)
 
         used = set(self.store.used)
