@@ -10,7 +10,7 @@ from typing import Any
 from kdlab.data.tasks.metrics import hardly_better
 from kdlab.errors import UserError
 from kdlab.plotting.run_tables import number_in, rows_of
-from kdlab.runs.closing.scores import NOTHING, UNTAUGHT, taught
+from kdlab.runs.closing.scores import NOTHING, UNTAUGHT, taught, teaches
 from kdlab.types import Caveat
 
 NO_CORRELATION = 0.1  # correlations up to this are about 0
@@ -20,12 +20,14 @@ TRY = "try a longer training (trainer.max_steps, trainer.max_epochs), another op
 def caveats(result: Mapping[str, Any], unigram: float | None, first: float | None) -> list[Caveat]:
     """Caveats of the student's held-out scores. `unigram`: loss of the tokens' frequencies, `first`: of the student at its
     start, both on text."""
+    weak: list[Caveat] = []
     if result["stage"] == "pretrain":
         lines = [_text(result["metrics"]["student"]["loss"], unigram, first)]
+        weak = _weak_teachers(result["metrics"], unigram)
     else:
         lines = [_task(result["metrics"], (result["data"].get("shape") or {}).get("labels") is None)]
     found = [Caveat(NOTHING, f"{line}; {TRY}") for line in lines if line]
-    return found + _without_teacher(result)
+    return weak + found + _without_teacher(result)
 
 
 def first_loss(folder: Path) -> float | None:
@@ -47,6 +49,19 @@ def _text(loss: float, unigram: float | None, first: float | None) -> str:
     if first is not None and not loss < first:
         return f"the student learnt nothing: its held-out loss {loss:.3f} is no better than at its start ({first:.3f})"
     return ""
+
+
+def _weak_teachers(metrics: Mapping[str, Mapping[str, float]], unigram: float | None) -> list[Caveat]:
+    """Caveats of teachers on text whose loss is no better than that of the tokens' frequencies."""
+    return [
+        Caveat(
+            "weak_teacher",
+            f"the {who} has a held-out loss of {scores['loss']:.3f}, no better than that of the tokens' frequencies "
+            f"({unigram:.3f}): it has nothing to teach; prepare it longer (teachers.prepare.max_steps), or take another",
+        )
+        for who, scores in metrics.items()
+        if teaches(who) and unigram is not None and not scores["loss"] < unigram
+    ]
 
 
 def _task(metrics: Mapping[str, Mapping[str, float]], regression: bool) -> str:

@@ -267,15 +267,12 @@ class TaskTeacherPool(TeacherPool):
     def _check_scores(self, member: TeacherSpec, score: float) -> None:
         """UserError for a score no better than the majority class, unless teachers.sanity=false."""
         baseline = self.majority(member)["score"]
-        who = "the assistant" if member.assistant else f"the teacher {member.name}"
-        if score > baseline and metrics.hardly_better(score, baseline) and not self.inputs.shape.regression:
-            self.inputs.caveats.add(
-                Caveat(
-                    "weak_teacher",
-                    f"{who} scores {score:.3f} on dev, hardly better than always the majority class ({baseline:.3f}): it has "
-                    "little to teach; train it longer, or take another",
-                )
-            )
+        if metrics.hardly_better(score, baseline) and (score > baseline or not self.inputs.config.teachers.sanity):
+            who = "the assistant" if member.assistant else f"the teacher {member.name}"
+            hardly = "hardly" if score > baseline else "no"
+            answer = "a constant" if self.inputs.shape.regression else "always the majority class"
+            text = f"{who} scores {score:.3f} on dev, {hardly} better than {answer} ({baseline:.3f}): it has little to teach"
+            self.inputs.caveats.add(Caveat("weak_teacher", f"{text}; train it longer, or take another"))
         if not self.inputs.config.teachers.sanity or score > baseline:
             return
         options = "adopt.assistant.*" if member.assistant else "teachers.finetune.*"

@@ -178,6 +178,11 @@ def test_an_encoder_is_fine_tuned_once_and_a_classifier_is_taken_as_it_is(make_s
     one, two = make_stage(), make_stage("seed=5", "select=random")
     assert not one.teacher_pool.is_classifier(one.teacher_pool.main)
     assert one.teacher_folder == two.teacher_folder and sum("fine-tuned" in line for line in make_stage.said) == 1
+    for made in (one, two):  # 2 steps of 32 of 240 rows; also where the teacher was found
+        [caveat] = made.inputs.caveats.entries
+        assert caveat["kind"] == "short_teacher" and "saw 0.27 epochs (2 steps of 32 of 240 rows)" in caveat["text"]
+    whole = make_stage("teachers.finetune.max_steps=8")  # 256 rows
+    assert whole.teacher_folder and not whole.inputs.caveats.entries
     assert make_stage("teachers.finetune.lr=1e-4").teacher_folder != one.teacher_folder
     given = write_classifier(tmp_path / "given", OWN)
     ready = make_stage(teacher=given)
@@ -260,7 +265,10 @@ def test_a_teacher_that_knows_nothing_is_refused_unless_told_otherwise(make_stag
     with pytest.raises(UserError, match="no better than always the majority class") as error:
         _ = make_stage("teachers.sanity=true", teacher=given).teacher_pool.scores["teacher"]
     assert "teachers.finetune" in str(error.value) and "teachers.sanity=false" in str(error.value)
-    assert make_stage("teachers.sanity=false", teacher=given).teacher_pool.scores["teacher"]["accuracy"] < 0.5
+    weak = make_stage("teachers.sanity=false", teacher=given)
+    assert weak.teacher_pool.scores["teacher"]["accuracy"] < 0.5
+    [caveat] = weak.inputs.caveats.entries
+    assert caveat["kind"] == "weak_teacher" and "on dev, no better than always the majority class" in caveat["text"]
 
 
 # ---- the student

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,19 @@ def test_an_encoder_without_a_head_is_prepared_first_and_its_layers_then(make_st
         "teacher, 4 layers, prepared",
         "teacher small, 2 layers, prepared",
     ]
+    assert [one["kind"] for one in made.inputs.caveats.entries] == ["short_teacher"] * 2  # one step of 16 rows each
+
+
+def test_the_loss_of_frequencies_is_that_of_counted_tokens(make_stage, text_folder):
+    made = make_stage()
+    data = made.inputs.data_module(1, None)
+    rows = [data.train[i][1:-1] for i in range(len(data.train))]  # without [CLS] and [SEP]
+    special = {int(data.train[0][0]): len(rows), int(data.train[0][-1]): len(rows)}
+    counts = Counter(int(token) for row in rows for token in row) + Counter(special)
+    whole = sum(counts.values()) + len(made.inputs.tokenizer)
+    labels = [int(label) for b in data.heldout_splits(final=True)[""] for label in b.labels[b.labels != -100]]
+    expected = -sum(math.log((counts[label] + 1) / whole) for label in labels) / len(labels)
+    assert made.unigram_loss(data) == pytest.approx(expected)
 
 
 def test_an_assistant_of_text(make_stage, teacher_folder):
@@ -88,6 +103,8 @@ def test_an_assistant_of_text(make_stage, teacher_folder):
     (stage,) = made.inputs.prerequisites.stages()
     assert stage["what"] == "assistant, 2 layers, distilled" and stage["queries"] == 2 * 16 and stage["flops"] > 0
     assert any(line.startswith("assistant: held-out masked-LM loss") for line in make_stage.said)
+    [caveat] = made.inputs.caveats.entries
+    assert caveat["kind"] == "short_teacher" and caveat["text"].startswith("assistant: its training saw 0.")
     again = make_stage(*ASSISTANT, "seed=5")
     again.teachers(None)
     assert [s["made_now"] for s in again.inputs.prerequisites.stages()] == [False]

@@ -56,6 +56,13 @@ def test_text_is_compared_with_frequencies_and_with_the_start():
     assert kinds(result) == [] and kinds(result, unigram=6.0) == ["learnt_nothing"]
 
 
+def test_a_teacher_of_text_that_knows_no_more_than_frequencies():
+    metrics = {"student": {"loss": 5.0}, "teacher": {"loss": 5.5}, "assistant": {"loss": 5.4}}
+    result = {"stage": "pretrain", "adopt": "single", "metrics": metrics, "data": {}}
+    [found] = learning.caveats(result, 5.5, None)
+    assert found.kind == "weak_teacher" and found.text.startswith("the teacher has a held-out loss of 5.500, no better")
+
+
 def test_the_loss_at_the_start_is_of_the_first_evaluation(tmp_path: Path):
     assert learning.first_loss(tmp_path) is None
     (tmp_path / "metrics.csv").write_text("step,heldout_loss\n0,9.5\n4,7.0\n")
