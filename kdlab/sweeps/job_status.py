@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdlab.data.names import name_in
 from kdlab.runs.finished import read_result
 from kdlab.sweeps.expansion import SweepJob
 
@@ -22,7 +23,8 @@ class ObjectiveValue:
     name: str
     value: float
     higher: bool  # higher is better
-    task: str  # only jobs of one task are compared
+    task: str  # only jobs of one data set are compared: of this name
+    rows: str = ""  # and this fingerprint
 
     def better_than(self, other: ObjectiveValue) -> bool:
         """True if this value is strictly better."""
@@ -37,12 +39,11 @@ def objective(folder: Path) -> ObjectiveValue | None:
     result, _ = read_result(folder)
     if result is None:
         return None
-    student, task = result["metrics"]["student"], result["data"].get("task")
+    student, data = result["metrics"]["student"], result["data"]
+    of = str(data.get("task") or name_in(data)), str(data.get("fingerprint", ""))
     if student.get("score") is not None:
-        return ObjectiveValue("score", float(student["score"]), True, str(task or "task"))
-    return (
-        None if student.get("loss") is None else ObjectiveValue("held-out loss", float(student["loss"]), False, "text")
-    )
+        return ObjectiveValue("score", float(student["score"]), True, *of)
+    return None if student.get("loss") is None else ObjectiveValue("held-out loss", float(student["loss"]), False, *of)
 
 
 @dataclass
@@ -104,13 +105,14 @@ class SweepStatus:
         return max([(mean * waiting + sum(running)) / at_once, *running])
 
     def best(self) -> list[JobStatus]:
-        """The finished job of each task with the best objective."""
-        best: dict[str, JobStatus] = {}
+        """The finished job of each data set with the best objective."""
+        best: dict[tuple[str, str], JobStatus] = {}
         for one in self.of("done"):
             if one.objective is not None:
-                known = best.get(one.objective.task)
+                of = one.objective.task, one.objective.rows
+                known = best.get(of)
                 if known is None or known.objective is None or one.objective.better_than(known.objective):
-                    best[one.objective.task] = one
+                    best[of] = one
         return list(best.values())
 
     def finish(self, number: int, before: bool = False) -> JobStatus:

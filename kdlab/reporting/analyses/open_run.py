@@ -20,6 +20,7 @@ from kdlab.models.student import freeze
 from kdlab.modules.row_pool import RowPool, named_strategies, row_pool, text_pool
 from kdlab.reporting.analyses.gradients import Loss, units
 from kdlab.runs import finished
+from kdlab.runs.closing.scores import about
 from kdlab.runs.keeping import check_student
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.registry import stage_of
@@ -51,7 +52,8 @@ class OpenRun:
         gpu = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
         self.device = torch.device("cuda" if gpu else "cpu")
         select = result["select"]
-        self.about = f"{result['name']}   ·   select={select['name']}   ·   ratio {select['ratio']:g}   ·   seed {result['seed']}"
+        words = [result["name"], f"select={select['name']}", f"ratio {select['ratio']:g}", about(result)]
+        self.about = "   ·   ".join(words)
 
     @cached_property
     def data(self) -> Any:

@@ -440,14 +440,18 @@ def test_the_best_is_told_apart_by_task_and_by_direction(tmp_path):
         1: {"metrics": {"student": {"loss": 4.0}}, "data": {"source": "text"}},
         2: {"metrics": {"student": {"loss": 0.1, "score": 0.6}}, "data": {"task": "rte"}},
         3: {"metrics": {"student": {"loss": 0.9, "score": 0.7}}, "data": {"task": "rte"}},
-    }
+        4: {"metrics": {"student": {"score": 0.8}}, "data": {"path": "/a/rows.csv", "fingerprint": "a", "source": "TaskFolder"}},
+        5: {"metrics": {"student": {"score": 0.9}}, "data": {"path": "/b/rows.csv", "fingerprint": "b", "source": "TaskFolder"}},
+    }  # fmt: skip
     status = SweepStatus()
-    status.add(made(tmp_path, *4 * ["true"]))
+    status.add(made(tmp_path, *6 * ["true"]))
     for number, result in results.items():
         (tmp_path / f"job={number}").mkdir()
         (tmp_path / f"job={number}" / "result.json").write_text(json.dumps({**json.loads(RESULT % 0.5), **result}))
         status.finish(number)
-    assert {str(one.objective): one.job.number for one in status.best()} == {"held-out loss 4.0000": 1, "score 70.0": 3}
+    best = {str(one.objective): one.job.number for one in status.best()}
+    assert best == {"held-out loss 4.0000": 1, "score 70.0": 3, "score 80.0": 4, "score 90.0": 5}  # of each data set
+    assert [one.objective.task for one in status.best() if one.objective] == ["text", "rte", "rows.csv", "rows.csv"]
 
 
 def test_the_table_on_a_terminal_has_counts_times_last_lines_and_the_best(tmp_path):
