@@ -84,12 +84,21 @@ def _group(comparison: Comparison, line: ComparisonLine) -> list[str]:
         line.group.name,
         shown(comparison, row["mean"]),
         "-" if row["std"] is None else shown(comparison, row["std"]),
-        str(len(line.values)),
+        seeds_cell(line),
         *(f"{shown(comparison, row[which])} (seed {row[f'{which}_seed']})" for which in ("best", "worst")),
         f"{row['queries']:,.0f}",
         si(row["flops"]),
         *total_cells(line.group.total),
     ]
+
+
+def seeds_cell(line: ComparisonLine) -> str:
+    """The number of seeds of a group, and which: "3 (1-3)"."""
+    seeds = sorted(line.values)
+    starts = [seed for seed in seeds if seed - 1 not in line.values]
+    ends = [seed for seed in seeds if seed + 1 not in line.values]
+    runs = (f"{low}" if low == high else f"{low}-{high}" for low, high in zip(starts, ends, strict=True))
+    return f"{len(seeds)} ({','.join(runs)})"
 
 
 def total_cells(cost: RunCost) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def test_the_command_that_a_user_types(home):
     test = stats.ttest_rel(ADADS, RANDOM)
     assert lines[0] == "sst2: score x 100, higher is better"
     assert (
-        f"select=adads ratio=0.1 76.33 {100 * np.std(ADADS, ddof=1):.2f} 3 80.00 (seed 3) 74.00 (seed 2) 1,200 3.00 T 1,200 3.00 T"
+        f"select=adads ratio=0.1 76.33 {100 * np.std(ADADS, ddof=1):.2f} 3 (1-3) 80.00 (seed 3) 74.00 (seed 2) 1,200 3.00 T 1,200 3.00 T"
         in lines
     )
     (tested,) = [line for line in lines if line.startswith("select=adads ratio=0.1 select=random ratio=0.1 3 +4.33 ")]
@@ -267,7 +267,7 @@ def test_markdown(home, capsys):
     head, rule, *rows = [line for line in lines if line.startswith("|")][:5]
     assert head == "| group | mean | std | seeds | best | worst | queries | FLOPs | total queries | total FLOPs |"
     assert {line.count("|") for line in (head, rule, *rows)} == {11}
-    assert rows[0].startswith("| select=adads ratio=0.1 | 76.33 | 3.21 | 3 | 80.00 (seed 3) |")
+    assert rows[0].startswith("| select=adads ratio=0.1 | 76.33 | 3.21 | 3 (1-3) | 80.00 (seed 3) |")
 
 
 def test_what_is_left_out_is_named(home, capsys):

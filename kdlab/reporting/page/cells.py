@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kdlab.reporting.comparison_text import p_value, shown
+from kdlab.reporting.comparison_text import p_value, seeds_cell, shown
 from kdlab.reporting.page.content import ReportPage
 from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.tables import CostCells, TableRow, TaskTable
@@ -24,7 +24,7 @@ def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
     against = f" (#{numbers[id(baseline)]})" if baseline is not None else ""
     return {
         "mean ± std": spread(table, row.mean, row.std),
-        "seeds": str(len(row.line.values)),
+        "seeds": seeds_cell(row.line),
         "difference": _difference(row)
         or (shown(comparison, pair.difference, "+") + against if pair is not None else "-"),
         "Holm p": "-" if holm is None else p_value(holm),

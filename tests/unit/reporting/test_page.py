@@ -328,7 +328,7 @@ def test_the_files_that_the_command_writes(tmp_path, monkeypatch, capsys):
     written = {line.split(" | ")[5] for line in text.splitlines() if re.match(r"\| [234] \|", line)}
     assert written == {f"{one:.3f}" for one in holm}
     adads = next(line for line in text.splitlines() if line.startswith("| 2 |"))
-    assert adads.split(" | ")[1:4] == ["`select=adads ratio=0.1`", "76.00 ± 1.41", "2"]
+    assert adads.split(" | ")[1:4] == ["`select=adads ratio=0.1`", "76.00 ± 1.41", "2 (1-2)"]
     assert "+6.00 (#3)" in adads and "1,200 (10x)" in adads and "3.00 T (3.33x)" in adads
     assert "accuracy 90.27 (Table 5, bert-6)" in adads
     assert "66.00 ± 1.41 |" in text and "**" not in text  # no mark beside "more than chance"
