@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.runs.finished import inside, read_result
-from kdlab.stages.preparation import ABOUT, COST
-from kdlab.storage.artifacts import entries, read_manifest
+from kdlab.storage.artifacts import ABOUT, COST, entries, read_manifest
 
 _LOSSES = ("loss", "score", "average")  # of scores.json: no metrics
 _WEIGHTS = "model.safetensors"

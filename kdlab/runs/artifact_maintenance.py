@@ -15,6 +15,7 @@ from kdlab.errors import UserError, nearest, one_line
 from kdlab.runs.artifact_facts import facts_of, scores_by_weights
 from kdlab.runtime.progress import ProgressBar
 from kdlab.storage.artifacts import (
+    COST,
     KEY,
     LEFTOVER,
     MANIFEST,
@@ -32,7 +33,6 @@ from kdlab.storage.files import locked, readable_size
 from kdlab.teachers.cache import maintenance
 from kdlab.teachers.cache.disk_store import FACTS
 
-COST = "cost.json"  # in artifacts that were trained
 FRESH = 1.0  # days in which nothing counts as unused: a run that has not written its result yet may have read it
 
 Uses = Mapping[str, Sequence[str]]  # "kind/key" to the run folders whose result.json names it

@@ -18,11 +18,9 @@ from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.modules.student import StudentModule
 from kdlab.modules.teacher import TeacherModule
 from kdlab.runtime.devices import first_device
-from kdlab.storage.artifacts import ArtifactStore
+from kdlab.storage.artifacts import ABOUT, COST, ArtifactStore
 from kdlab.storage.files import atomic_write_json, read_json
 
-COST = "cost.json"  # file of a trained artifact: the cost of its training
-ABOUT = "about.json"  # the same: names of its model and data, for `python -m kdlab.artifacts list`
 # parts of names of a config's fields that change a forward or a training of the same weights
 FORWARD_FIELDS = ("dropout", "heads", "activation", "hidden_act", "norm_eps")
 

@@ -34,6 +34,8 @@ from kdlab.storage.files import (
 )
 
 MANIFEST = "manifest.json"
+# files of a trained artifact: the cost of its training; names of its model and data, for `python -m kdlab.artifacts list`
+COST, ABOUT = "cost.json", "about.json"
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 KEY = re.compile(r"[0-9a-f]{16}")
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
