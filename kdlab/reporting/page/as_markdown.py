@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdlab.reporting.caveats import footnotes
-from kdlab.reporting.comparison_text import shown
+from kdlab.reporting.comparison_text import power, shown
 from kdlab.reporting.page.cells import cells, columns, overview_cells, references
 from kdlab.reporting.page.content import MARK, ReportPage, as_utf8
 from kdlab.reporting.page.sentences import explained, headlines
@@ -44,6 +44,11 @@ def markdown(report: ReportPage) -> str:
         against = ", ".join(f"{markdown_text(name)} {value}" for name, value in references(table))
         parts += [f"Beside them: {against}."] if against else []
         parts.append("\n".join(f"- {markdown_text(line)}" for line in headlines(table)))
+        if sentence := power(table.comparison):
+            said, *commands = sentence.replace("  and  python ", ":  python ").split(":  python ")
+            parts.append(
+                ": ".join([markdown_text(said), *(markdown_code(f"python {command}") for command in commands)])
+            )
     parts.append("\n".join(f"- {markdown_text(line)}" for line in [*report.remarks, *explained(report)]))
     if report.left_out:
         parts += [

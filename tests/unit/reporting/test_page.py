@@ -333,6 +333,7 @@ def test_the_files_that_the_command_writes(tmp_path, monkeypatch, capsys):
     assert "accuracy 90.27 (Table 5, bert-6)" in adads
     assert "66.00 ± 1.41 |" in text and "**" not in text  # no mark beside "more than chance"
     assert "No difference from a baseline is more than chance" in text
+    assert "a t-test over so few seeds has little power" in text
     assert "replaces" not in out.err
     assert write("runs") == 0  # a report may be written again, and that is said
     assert "runs/report.html replaces a former report: sst2: 8 runs in 4 groups" in capsys.readouterr().err
