@@ -25,8 +25,10 @@ def facts_of(folder: Path, manifest: Mapping[str, Any], runs: Sequence[str], sco
     """
     if _WEIGHTS not in manifest["files"]:
         return ""
-    parts = (_model, _data, _labels, lambda *given: _score(*given, scores), _training)
-    return "; ".join(text for part in parts if (text := part(folder, manifest, _known(folder, runs))))
+    known = _known(folder, runs)
+    texts = [part(folder, manifest, known) for part in (_model, _data, _labels)]
+    texts += [_score(folder, manifest, known, scores), _training(folder, manifest)]
+    return "; ".join(text for text in texts if text)
 
 
 def scores_by_weights(root: Path) -> dict[str, dict[str, float]]:
@@ -83,7 +85,7 @@ def _score(folder: Path, manifest: Mapping[str, Any], known: Mapping[str, Any], 
     return ", ".join(f"{name} {found[name]:.3f}" for name in chosen) + " on dev" if chosen else ""
 
 
-def _training(folder: Path, manifest: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+def _training(folder: Path, manifest: Mapping[str, Any]) -> str:
     recipe, cost = manifest["parts"].get("recipe") or {}, _json(folder / COST)
     return ", ".join(_length(cost.get("steps") or recipe.get("max_steps"), recipe.get("max_epochs")))
 
