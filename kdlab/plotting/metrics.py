@@ -43,10 +43,11 @@ def metric_scale(metric: str, scored_by: Sequence[str] = ()) -> MetricScale:
 
 def scored_by(result: Mapping[str, Any], chosen: str | None = None) -> tuple[str, ...]:
     """The metrics whose mean is a run's `score`: the one that `data.metric` chose, else those of the task."""
-    if chosen:
-        return (chosen,)
     data = result.get("data")
-    shape = data.get("shape") if isinstance(data, Mapping) else None
+    data = data if isinstance(data, Mapping) else {}
+    if chosen := chosen or data.get("metric"):
+        return (str(chosen),)
+    shape = data.get("shape")
     names = shape.get("metrics") if isinstance(shape, Mapping) else None
     return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 

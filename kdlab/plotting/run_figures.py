@@ -20,6 +20,7 @@ import numpy as np
 from kdlab.errors import UserError
 from kdlab.plotting import files, style, teaching_figures
 from kdlab.plotting.colours import FAINT, colours
+from kdlab.plotting.metrics import metric_scale, scored_by
 from kdlab.plotting.run_tables import (
     Row,
     Shares,
@@ -250,7 +251,8 @@ def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figu
     style.caption(
         loss, "loss (nats a row; squared error in regression)" if task else "masked-LM loss (nats per masked token)"
     )
-    style.caption(good, "the task's score x 100" if task else "masked-LM accuracy (% of masked tokens)")
+    named = metric_scale("score", scored_by(result)).unit
+    style.caption(good, named if task else "masked-LM accuracy (% of masked tokens)")
     good.set_xlim(0, right or 1)
     return figure
 

@@ -51,10 +51,14 @@ def fit(text: Text, width: float, least: float) -> None:
     while text.get_window_extent().width > width and float(text.get_fontsize()) > least:
         text.set_fontsize(float(text.get_fontsize()) - 0.5)
     whole = text.get_text()
-    for keep in range(len(whole) - 1, 0, -1):
-        if text.get_window_extent().width <= width:
-            break
-        text.set_text(whole[:keep].rstrip() + "…")
+    if text.get_window_extent().width <= width:
+        return
+    fits, too_long = 0, len(whole)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        text.set_text(whole[:middle].rstrip() + "…")
+        fits, too_long = (middle, too_long) if text.get_window_extent().width <= width else (fits, middle)
+    text.set_text(whole[:fits].rstrip() + "…")
 
 
 def number_points(axes: Axes, points: Sequence[tuple[float, float, str]], above: bool = False) -> list[Text]:

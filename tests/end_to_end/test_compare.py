@@ -51,7 +51,7 @@ def test_the_command_that_a_user_types(home):
     assert done.code == 0, done.output
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
     test = stats.ttest_rel(ADADS, RANDOM)
-    assert lines[0] == "sst2: score x 100, higher is better"
+    assert lines[0] == "sst2: score (%), higher is better"
     assert (
         f"select=adads ratio=0.1 76.33 {100 * np.std(ADADS, ddof=1):.2f} 3 (1-3) 80.00 (seed 3) 74.00 (seed 2) 1,200 3.00 T 1,200 3.00 T"
         in lines
@@ -257,13 +257,13 @@ def test_another_metric_and_another_task(home, capsys):
     assert f"left out, f1 is nan: {home / 'broken'}" in err and err.count("left out, no f1: ") == 9
     both = numbers(home)
     assert {name.split()[0] for name in both} == {"sst2", "mrpc"}  # and each has its own table
-    assert "mrpc: score x 100" in capsys.readouterr().out
+    assert "mrpc: score (%)" in capsys.readouterr().out
 
 
 def test_markdown(home, capsys):
     assert compare.main([str(home), "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "### sst2: score x 100, higher is better"
+    assert lines[0] == "### sst2: score (%), higher is better"
     head, rule, *rows = [line for line in lines if line.startswith("|")][:5]
     assert head == "| group | mean | std | seeds | best | worst | queries | FLOPs | total queries | total FLOPs |"
     assert {line.count("|") for line in (head, rule, *rows)} == {11}

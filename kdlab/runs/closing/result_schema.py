@@ -82,6 +82,7 @@ class _Data(_Part):
     max_length: Count | None = None
     splits: dict[Text, _Split] | None = None
     shape: _Shape | None = None
+    metric: Text | None = None
 
 
 class _Metrics(_Part, extra="allow"):
