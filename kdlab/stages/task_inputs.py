@@ -256,7 +256,6 @@ class TaskInputs(Inputs):
             "fingerprint": self.task_parts["rows"],
             "metric": self.config.data.metric,
             "shape": asdict(shape),
-            "metric": self.config.data.metric,
             "max_length": self.max_length,
             "splits": dataset.read_stats(self.train_folder),
         }

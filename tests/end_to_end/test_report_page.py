@@ -61,11 +61,21 @@ def test_the_page_in_a_browser(browser: Any, page_file: Path, width: int, scheme
     assert console == [] and dialogs == []
     assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
     images = page.evaluate(
-        "[...document.images].map(one => [one.naturalWidth, one.clientWidth, one.clientHeight, one.getBoundingClientRect().right])"
+        "[...document.querySelectorAll('figure svg')].map(one => one.getBoundingClientRect()).map(b => [b.width, b.height, b.right])"
     )
     assert len(images) > 5
-    for natural, wide, high, right in images:
-        assert natural > 0 and wide > 250 and high > 150 and right <= width
+    for wide, high, right in images:
+        assert wide > 250 and high > 100 and right <= width
+    hint = page.evaluate("getComputedStyle(document.querySelector('.hint')).display")
+    assert (hint == "none") == (width > 960)
+    fills = page.evaluate(  # no rectangle behind a figure: neither its own nor the page's card
+        "[...document.querySelectorAll('figure, figure svg')].map(one => getComputedStyle(one).backgroundColor)"
+    )
+    assert set(fills) == {"rgba(0, 0, 0, 0)"}
+    inks = page.evaluate(
+        "[...document.querySelectorAll('figure svg g[style*=\"--ink\"]')].map(one => getComputedStyle(one).fill)"
+    )
+    assert inks and set(inks) == {page.evaluate("getComputedStyle(document.body).color")}
     sizes = page.evaluate(
         "[...document.querySelectorAll('td, th, p, li')].map(one => parseFloat(getComputedStyle(one).fontSize))"
     )
