@@ -104,6 +104,8 @@ def _essence(resolved: dict[str, Any]) -> dict[str, Any]:
         kept["trainer"] = {
             name: value for name, value in kept["trainer"].items() if name not in IRRELEVANT_TRAINER_KEYS
         }
+    if isinstance(kept.get("scale"), dict):
+        kept["scale"] = {name: value for name, value in kept["scale"].items() if name != "says"}  # text that is printed
     return json.loads(json.dumps(kept, sort_keys=True, default=str))
 
 

@@ -142,7 +142,7 @@ def _encode(
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     full = np.flatnonzero(lengths == max_length)  # the others are whole
     if len(full):
-        lengths[full] = whole_lengths([texts[i] for i in full], tokenizer)
+        lengths[full] = whole_lengths([texts[int(i)] for i in full], tokenizer)
     return ids, first, lengths
 
 
