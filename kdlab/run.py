@@ -28,6 +28,7 @@ from kdlab.runtime import signals, streams
 from kdlab.storage.redaction import redact
 
 MULTIRUN = {"-m", "--multirun"}
+DRY_RUN = {"-n", "--dry-run"}  # check the command, print its plan, and stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +62,8 @@ def _dispatch(argv: list[str]) -> int:
     if argv[:1] == ["--explain"]:
         return explain.main(argv[1:])
     targets.check_overrides(argv)
-    arguments, folders = _split_config_dirs(argv)
+    dry = bool(DRY_RUN & set(argv))
+    arguments, folders = _split_config_dirs([argument for argument in argv if argument not in DRY_RUN])
     quoted = ",".join(quoting.quoted_value(f"file://{folder}") for folder in folders)
     searchpath = [f"hydra.searchpath=[{quoted}]"] if folders else []
     flags = {argument for argument in arguments if argument.startswith("-")}
@@ -70,7 +72,7 @@ def _dispatch(argv: list[str]) -> int:
     if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
         from kdlab.sweeps import sweep
 
-        return sweep.start(overrides, searchpath, folders)  # installs signal handlers itself
+        return sweep.start(overrides, searchpath, folders, dry)  # installs signal handlers itself
     with signals.handling():
         if argv[:1] == ["--repeat"]:
             from kdlab.runs import repeat
@@ -78,7 +80,7 @@ def _dispatch(argv: list[str]) -> int:
             return repeat.main(argv[1:])
         if flags:
             return _hydra_application(arguments, searchpath)
-        return _run_or_suite([*arguments, *searchpath])
+        return _run_or_suite([*arguments, *searchpath], dry)
 
 
 def _spelled(argument: str) -> str:
@@ -103,7 +105,7 @@ def _split_config_dirs(arguments: list[str]) -> tuple[list[str], list[Path]]:
     return rest, folders
 
 
-def _run_or_suite(overrides: list[str]) -> int:
+def _run_or_suite(overrides: list[str], dry: bool = False) -> int:
     composed, hydra = composition(overrides)
     config = checked(composed)
     resolved = to_plain(composed)
@@ -121,7 +123,9 @@ def _run_or_suite(overrides: list[str]) -> int:
     if config.suite is not None:
         from kdlab.sweeps import suite
 
-        return suite.start(config, resolved, folder, chosen, overrides)
+        return (suite.plan_only if dry else suite.start)(config, resolved, folder, chosen, overrides)
+    if dry:
+        return single.plan_only(config, resolved, folder, chosen)
     return single.start(config, resolved, folder, chosen, overrides)
 
 

@@ -19,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import kdlab
-from kdlab.config import quoting, spellings, targets
+from kdlab.config import quoting, short_names, spellings, targets
 from kdlab.config.field_types import single_values
-from kdlab.config.schema import Config, first_line
+from kdlab.config.schema import Config, first_line, keys_below
 from kdlab.errors import UserError, nearest
 
 _PACKAGE = Path(kdlab.__file__).resolve().parent
@@ -152,7 +152,7 @@ def error_line(error: Exception) -> str:
     if name and any(sign in text for sign in ("not in", "No match in the defaults list", "Could not override")):
         if spellings.key(name) != name:
             return f"unknown key {name}: it is {spellings.key(name)} now; rename it where a file has it"
-        return f"unknown key {name}: {nearest(name, _known_keys())}"
+        return f"unknown key {name}: {short_names.meant(name, _known_keys())}"
     return first_line(error)
 
 
@@ -168,4 +168,5 @@ def _known_keys() -> list[str]:
         composed, _ = composition([])
     except (HydraException, OmegaConfBaseException):
         return list(Config.__dataclass_fields__)
-    return [*below(OmegaConf.to_container(composed), ""), "exp", "hydra.run.dir"]
+    keys = [*below(OmegaConf.to_container(composed), ""), *keys_below(Config, ""), "exp", "hydra.run.dir"]
+    return list(dict.fromkeys(keys))

@@ -14,7 +14,7 @@ from typing import Any, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab.config import spellings, targets
+from kdlab.config import short_names, spellings, targets
 from kdlab.config.data_groups import DataConfig
 from kdlab.config.field_types import group_in, single_values
 from kdlab.config.groups import (
@@ -33,7 +33,7 @@ from kdlab.config.teacher_groups import (
     WeighConfig,
 )
 from kdlab.config.validators import one_of
-from kdlab.errors import UserError, nearest
+from kdlab.errors import UserError
 from kdlab.ranges import Whole, check
 
 
@@ -206,13 +206,23 @@ def _known_keys(node: Any, group: type, where: str) -> None:
         if key not in known:
             if spellings.key(path) != path:
                 raise UserError(f"unknown key {path}: it is {spellings.key(path)} now; rename it where a file has it")
-            raise UserError(f"unknown key {path}: {nearest(path, [f'{where}{name}' for name in known])}")
+            raise UserError(
+                f"unknown key {path}: {short_names.meant(path, [*keys_below(group, where), *keys_below(Config, '')])}"
+            )
         inner, is_named = known[key]
         if inner is not None and not is_named:
             _known_keys(value, inner, f"{path}.")
         elif inner is not None and isinstance(value, dict):
             for name, one in value.items():
                 _known_keys(one, inner, f"{path}.{name}.")
+
+
+def keys_below(group: type, where: str) -> list[str]:
+    """Dotted keys of a group, and of all groups below it whose keys a user does not name."""
+    found = []
+    for name, (inner, is_named) in _groups_below(group).items():
+        found += [f"{where}{name}", *(keys_below(inner, f"{where}{name}.") if inner and not is_named else ())]
+    return found
 
 
 @cache

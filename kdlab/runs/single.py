@@ -58,6 +58,28 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
         return run(config, resolved, folder, overrides, stage)
 
 
+def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> int:
+    """Check all that `start` checks, print the plan of the run, and write nothing. Returns the exit code 0."""
+    check_machine(config)
+    place, resumes = folders.choose(resolved, folder, chosen, config.overwrite, config.resume, notify)
+    stage = stage_of(config, notify)
+    check(stage)
+    trainer, select = config.trainer, config.select
+    limits = {"steps": trainer.max_steps, "epochs": trainer.max_epochs}
+    length = " or ".join(f"{count:,} {unit}" for unit, count in limits.items() if count is not None)
+    for line in (
+        config.scale.says,
+        f"data: {stage.inputs.data_name}; batches of {config.data.batch_size}, at most {length}",
+        f"select={select.name}: {select.ratio:.0%} of the rows query the teacher"
+        if stage.inputs.queries_teacher
+        else f"knowledge={config.knowledge.name}: no teacher",
+        f"would {'resume' if resumes else 'write'} {place}",
+        "--dry-run: the command is valid; nothing was trained or written",
+    ):
+        notify(line)
+    return 0
+
+
 def check_machine(config: Config) -> None:
     """UserError for devices, a sharded teacher or a logger that cannot be used on this machine."""
     devices = device_count(config.trainer.accelerator, config.trainer.devices)

@@ -160,6 +160,15 @@ def _remove(suite: SuitePlan) -> None:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
+def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> int:
+    """Print the jobs of a suite, checked as by `start`, and write nothing. Returns the exit code 0."""
+    suite = plan(config, resolved, folder, chosen, overrides)
+    for job in suite.jobs:
+        print(f"{job}: {folders.status(job.folder) or 'to run'}: {job.folder}")
+    print(f"--dry-run: {len(suite.jobs)} valid jobs; nothing was trained or written")
+    return 0
+
+
 def plan(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> SuitePlan:
     """The jobs of a suite, with checked inputs; arguments and errors as `start`. Writes nothing."""
     suite = config.suite

@@ -18,6 +18,7 @@ from hydra.utils import get_class
 from kdlab.config import quoting
 from kdlab.config.composition import CONF, to_plain
 from kdlab.errors import UserError, nearest
+from kdlab.runs import folders as folders_of_runs
 from kdlab.runs import sweep_commands
 from kdlab.sweeps import expansion, keeping, validation
 from kdlab.sweeps.display import display_of
@@ -28,7 +29,7 @@ from kdlab.sweeps.scheduler import Launcher, Scheduler
 OWN_TARGETS = "kdlab."  # accepted targets of Hydra's groups launcher and sweeper
 
 
-def start(overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> int:
+def start(overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] = (), dry: bool = False) -> int:
     """Run the sweep of the command line `overrides`; exit code 1 if a job failed, 128 + the signal that stopped it.
 
     `own` are overrides added to every job, `folders` those of --config-dir. UserError, before the first job and before
@@ -37,7 +38,21 @@ def start(overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] 
     whole = Expansion(overrides, own, folders)
     settings = whole.settings("launcher", "sweeper")
     launcher: Launcher = _instance("launcher", settings.launcher)
-    return _outcome(*_instance("sweeper", settings.sweeper).run(whole, launcher))
+    sweeper = _instance("sweeper", settings.sweeper)
+    return _plan_only(whole, sweeper) if dry else _outcome(*sweeper.run(whole, launcher))
+
+
+def _plan_only(whole: Expansion, sweeper: Any) -> int:
+    """Print the jobs of a sweep, checked as before its first job, and write nothing; the exit code 0."""
+    if not isinstance(sweeper, Product):
+        raise UserError("--dry-run: a search has no list of jobs; each follows from the scores of those before it")
+    jobs = expansion.jobs(whole, sweeper.params)
+    validation.check_finished(jobs)
+    validation.check(jobs)
+    for job in jobs:
+        print(f"{job.differs or job.folder}: {folders_of_runs.status(job.folder) or 'to run'}: {job.folder}")
+    print(f"--dry-run: {_jobs(len(jobs))} in {common_folder(jobs)}, all valid; nothing was trained or written")
+    return 0
 
 
 def _instance(group: str, node: Any) -> Any:

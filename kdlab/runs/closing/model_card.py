@@ -40,7 +40,7 @@ tags: [knowledge-distillation, kdlab]
 
 {how} with kdlab {result["versions"].get("kdlab", "")} at the {"fine-tuning" if head.per_row else "pre-training"} stage: {result["steps"]} steps,
 knowledge {markdown_code(str(result["knowledge"]))}, data selection {markdown_code(result["select"]["name"])} at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
-layers {result["student"]["layers"]} of the teacher's backbone.
+{_origin(result)}.
 
 | {head.heldout} | {" | ".join(scores)} |
 |---|{"---|" * len(scores)}
@@ -55,6 +55,21 @@ from transformers import {head.auto_class}, AutoTokenizer
 model, tokenizer = {head.auto_class}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 ```
 """
+
+
+def _origin(result: dict[str, Any]) -> str:
+    """The initial weights of the student."""
+    student = result["student"]
+    if student.get("made_of"):
+        return "initial weights from a model of its own, not from the teacher"
+    if student.get("hidden"):
+        return (
+            f"{student['layers']} layers of width {student['hidden']} from random weights: narrower than the teacher, and "
+            "pre-trained on nothing but the text of this run" if not head_of_result(result).per_row else
+            f"{student['layers']} layers of width {student['hidden']} from random weights: narrower than the teacher, and not "
+            "pre-trained"
+        )  # fmt: skip
+    return f"layers {student['layers']} of the teacher's backbone"
 
 
 def _with_preparation(result: dict[str, Any]) -> str:

@@ -59,6 +59,7 @@ def result_of(
         "teachers": _teachers(stage, module),
         "student": {
             "layers": _student_layers(stage),
+            "hidden": config.student.hidden,
             "made_of": specs.weights_of(config.student.path, config.student.revision) if config.student.path else None,
             "parameters": sum(p.numel() for p in module.student.parameters()),
         },

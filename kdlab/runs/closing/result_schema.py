@@ -140,6 +140,7 @@ class _OneOfTeachers(_Part):
 
 class _Student(_Part):
     layers: Layers | None = None
+    hidden: Count | None = None
     made_of: Text | None = None
     parameters: Count = 0
 

@@ -37,7 +37,7 @@ def conditions(result: Mapping[str, Any]) -> str:
     devices = result.get("devices") or {}
     count = devices.get("threads")
     threads = f"{count} thread{'s' * (count != 1)} of " if count else ""
-    return f"batches of held-out texts in {devices.get('precision', '')} on {threads}{devices.get('name') or devices.get('kind', '')}"
+    return f"batches of held-out rows in {devices.get('precision', '')} on {threads}{devices.get('name') or devices.get('kind', '')}"
 
 
 def size_lines(result: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ def test_sizes_are_rows_of_the_closing_table():
         ["size and speed", "parameters", "w/o embeddings", "file", "ms/text at 1", "ms/text at 32"],
         ["student", "66.36 M", "42.53 M", "267.8 MB", "12.3", "4.57"],
         ["teacher", "999,999", "1,000", "-", "-", "-"],
-        ["(batches of held-out texts in 32-true on 2 threads of A CPU)"],
+        ["(batches of held-out rows in 32-true on 2 threads of A CPU)"],
     ]
     assert len({len(line) for line in lines[1:4]}) == 1
     assert "\n".join(lines) in summary.table(made, Path("x"))
@@ -47,4 +47,4 @@ def test_sizes_are_a_table_of_the_card():
         "| size and speed | parameters | w/o embeddings | file | ms/text at 1 | ms/text at 32 |",
         "| student | 66.36 M | 42.53 M | 267.8 MB | 12.3 | 4.57 |",
     ]
-    assert "Milliseconds: batches of held-out texts in 32-true on 2 threads of A CPU." in text
+    assert "Milliseconds: batches of held-out rows in 32-true on 2 threads of A CPU." in text

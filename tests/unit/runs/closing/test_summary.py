@@ -85,6 +85,20 @@ def test_table_and_card_name_the_data_metric_and_seed_and_no_class():
         assert "TaskFolder" not in model_card.card(made) and "WikipediaExcerpt" not in model_card.card(made)
 
 
+def test_the_card_says_what_the_student_started_from():
+    assert "layers 2 of the teacher's backbone." in model_card.card(result())
+    narrow = model_card.card(result(student={"layers": 2, "hidden": 16}))
+    assert "2 layers of width 16 from random weights: narrower than the teacher, and not pre-trained." in narrow
+    text = {"stage": "pretrain", "metrics": {"student": {"loss": 3.0, "accuracy": 0.1}}}
+    assert "on nothing but the text of this run." in model_card.card(
+        result(student={"layers": 2, "hidden": 16}, **text)
+    )
+    own = model_card.card(result(student={"layers": None, "made_of": "0123"}))
+    assert "initial weights from a model of its own, not from the teacher." in own
+    for card in (narrow, own):
+        assert "backbone" not in card
+
+
 def test_one_metric_needs_no_score_and_both_sets_of_mnli_have_columns():
     one = {"loss": 0.5, "accuracy": 0.75, "score": 0.75}
     head = scores.quality(result(metrics={"student": one}))[0]
