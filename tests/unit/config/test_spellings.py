@@ -64,7 +64,7 @@ def test_the_folder_of_a_sweep_does_not_depend_on_the_spelling(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     lines = ["+exp=ksm", "weigh.episodes=1", "weigh.phase=3,4"]
     job = Expansion(lines, []).job(0, [*lines[:2], "weigh.phase=3"])[0]
-    assert job.folder.name == "weigh.phase=3"
+    assert job.folder.name == "all-weigh.phase_3-s1"
     former = job.folder.with_name("policy.phase=3")
     former.mkdir(parents=True)  # begun before the group was renamed
     assert Expansion(lines, []).job(0, [*lines[:2], "weigh.phase=3"])[0].folder == former
