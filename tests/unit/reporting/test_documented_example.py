@@ -36,6 +36,7 @@ def runs(tmp_path, monkeypatch):
                 "seconds": {"training": float(row["seconds"])},
             },
             "preparation": [TEACHER] if with_teacher else [],
+            "data": {"task": "sst2", "path": "/rows", "source": "TaskFolder", "shape": {"metrics": ["accuracy"]}},
         }
         made_run(
             folder / f"{1 + (not with_teacher)}-{row['select']}-{row['seed']}", float(row["score"]), int(row["seed"]),
