@@ -17,6 +17,7 @@ from kdlab.reporting.page.cells import cells, columns, overview_cells, reference
 from kdlab.reporting.page.common import common, different, method
 from kdlab.reporting.page.content import MARK, Picture, ReportPage, Section, as_utf8
 from kdlab.reporting.page.sentences import explained, headlines
+from kdlab.reporting.page.sizes import size_table
 from kdlab.reporting.tables import BELOW, BEST, WORST, overview
 
 # Columns of the page with a second line, and what stands in it
@@ -94,6 +95,7 @@ def _section(section: Section) -> dict[str, Any]:
         "tests": tests,
         "power": power(table.comparison),
         "pictures": section.pictures,
+        "sizes": size_table(table),
         "published": table.published,
         "runs": [(row, seed, run) for row in table.rows for seed, run in sorted(row.group.runs.items())],
         "value": lambda run: shown(table.comparison, run.result["metrics"]["student"][table.comparison.metric]),

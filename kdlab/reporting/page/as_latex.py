@@ -10,6 +10,7 @@ from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.page.cells import cells, columns, references, spread
 from kdlab.reporting.page.common import common, different
 from kdlab.reporting.page.content import MARK, ReportPage
+from kdlab.reporting.page.sizes import size_table
 from kdlab.reporting.tables import BEST, TableRow, TaskTable
 
 # Columns of the page that a paper's table has, by their names there
@@ -45,14 +46,15 @@ def _printable(one: str) -> str:
 
 
 def latex(report: ReportPage) -> str:
-    """A `table` environment for each task; the preamble needs `booktabs`, named in a comment."""
+    """A `table` environment for each task, and one for the size and speed of its models; the preamble needs `booktabs`, named in a comment."""
     parts = [
         f"% {MARK}",
         r"% in the preamble: \usepackage{booktabs}; an older LaTeX also needs \usepackage[utf8]{inputenc},"
         "\n"
         r"% and \usepackage[T1]{fontenc}, \usepackage{textcomp} for quotation marks in names",
     ]
-    parts += [_table(table, number) for number, table in enumerate(report.tables, 1)]
+    for number, table in enumerate(report.tables, 1):
+        parts += [_table(table, number), *_sizes(table, number)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,6 +87,34 @@ def _table(table: TaskTable, number: int) -> str:
         mark, _, text = note.partition(" ")
         lines += ["", rf"  {{\footnotesize {_superscript(mark)} {latex_text(text)}}}"]
     return "\n".join([*lines, r"\end{table}"])
+
+
+def _sizes(table: TaskTable, number: int) -> list[str]:
+    """The models of a task, without the numbers of the page's rows, which this file lacks; nothing without a size."""
+    found = size_table(table)
+    if found is None:
+        return []
+    speed = [note for note in found.notes if note.startswith("milliseconds: ")]
+    caption = latex_text(". ".join([f"{table.comparison.task}: size and speed of the models", *speed]) + ".")
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{caption}}}",
+        rf"  \label{{tab:kdlab{number}size}}",
+        rf"  \begin{{tabular}}{{l{'r' * (len(found.head) - 2)}}}",
+        r"    \toprule",
+        f"    {_line([latex_text(cell) for cell in _unnumbered(found.head)])}",
+        r"    \midrule",
+        *(f"    {_line([latex_text(cell) for cell in _unnumbered(row)])}" for row in found.rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+    ]
+    return ["\n".join([*lines, r"\end{table}"])]
+
+
+def _unnumbered(cells_: Sequence[str]) -> list[str]:
+    """Cells without the second, the numbers of rows."""
+    return [cells_[0], *cells_[2:]]
 
 
 def _line(cells_: Sequence[str]) -> str:

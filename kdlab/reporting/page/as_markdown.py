@@ -9,6 +9,7 @@ from kdlab.reporting.comparison_text import power, shown
 from kdlab.reporting.page.cells import cells, columns, overview_cells, references
 from kdlab.reporting.page.content import MARK, ReportPage, as_utf8
 from kdlab.reporting.page.sentences import explained, headlines
+from kdlab.reporting.page.sizes import size_table
 from kdlab.reporting.tables import BEST, overview
 from kdlab.storage.escaping import markdown_code, markdown_text
 
@@ -49,6 +50,9 @@ def markdown(report: ReportPage) -> str:
             parts.append(
                 ": ".join([markdown_text(said), *(markdown_code(f"python {command}") for command in commands)])
             )
+        if sizes := size_table(table):
+            parts += ["### Size and speed", _grid(sizes.head, [[*map(markdown_text, row)] for row in sizes.rows])]
+            parts.append("\n".join(f"- {markdown_text(line)}" for line in sizes.notes))
     parts.append("\n".join(f"- {markdown_text(line)}" for line in [*report.remarks, *explained(report)]))
     if report.left_out:
         parts += [
@@ -65,5 +69,5 @@ def _marked(text: str, marks: Sequence[str]) -> str:
 
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---" if name == "group" else "---:" for name in head]
+    rule = ["---" if name in ("group", "model") else "---:" for name in head]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
