@@ -74,10 +74,11 @@ def number_points(axes: Axes, points: Sequence[tuple[float, float, str]], above:
     texts, boxes = [], []
     look: dict[str, Any] = {"fontsize": 8, "color": INK, "va": "center", "ha": "left", "parse_math": False}
     for (left, height), names in at.items():
-        text = axes.text(0, 0, ",".join(names), transform=axes.transAxes, **look)
+        text = axes.text(0, 0, _joined(names), transform=axes.transAxes, **look)
         box = text.get_window_extent()
         texts.append(text)
         start = 2 * left + (-4 * point - box.width if above else 5.5 * point)
+        start = max(0.0, min(start, axes.figure.bbox.width - box.width - point))  # within the figure
         boxes.append([start, start + box.width, 2 * height + (6 * point if above else 0), box.height])
     low, high = axes.bbox.y0, axes.bbox.y1
     for cluster in _columns(boxes):
@@ -95,6 +96,19 @@ def number_points(axes: Axes, points: Sequence[tuple[float, float, str]], above:
                 ends = within.transform(((outer, height - (6 * point if above else 0)), (inner, moved)))
                 axes.plot(*ends.T, color=FAINT, linewidth=0.6, transform=axes.transAxes, clip_on=False, zorder=2)
     return texts
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Labels in one: 1, 2, 3, 5 as "1-3,5", others with commas."""
+    if not all(name.isdecimal() for name in names):
+        return ",".join(names)
+    runs: list[list[int]] = []
+    for number in sorted({int(name) for name in names}):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
 def _columns(boxes: Sequence[Sequence[float]]) -> list[list[int]]:

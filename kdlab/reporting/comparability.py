@@ -44,7 +44,9 @@ def described(one: Group, other: Group, across: Sequence[str] = QUESTION) -> str
 
 def spread_of_settings(groups: Sequence[Group], across: Sequence[str] = QUESTION) -> list[str]:
     """The settings that differ among groups which are not in question, each with all its values; empty where all compare."""
-    keys = dict.fromkeys(key for other in groups[1:] for key in differing(groups[0], other, across))
+    keys = dict.fromkeys(
+        key for other in groups[1:] for key in _telling(differing(groups[0], other, across), groups[0], other)
+    )
     every = [key for group in groups for key in group.shown]
     lines = []
     for key in _names_first(keys):

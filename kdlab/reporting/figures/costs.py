@@ -240,11 +240,23 @@ def _cost_axis(axes: Axes, totals: Sequence[float], alone: Sequence[float]) -> f
 
 def _counts(axes: Axes, zero: bool = False) -> None:
     """Counts on a logarithmic axis, as 1.5 k, at few places; `zero`: and at 0."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter
 
     low, high = axes.get_xlim()
     if not zero:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 300 else (1, 2, 5), numticks=8))
+        axes.xaxis.set_major_locator(FixedLocator(_places(low, high)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.tick_params(axis="x", which="minor", length=0)
+
+
+def _places(low: float, high: float) -> list[float]:
+    """Two to eight round numbers between the ends of a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    coarse = (1,) if high / low > 300 else (1, 2, 5)
+    for factors in (coarse, (1, 1.5, 2, 3, 5, 7)):
+        places = [factor * 10.0**power for power in decades for factor in factors]
+        places = [place for place in places if low <= place <= high]
+        if len(places) > 1:
+            break
+    return places[:: -(-len(places) // 8) or 1]

@@ -42,6 +42,8 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str, about: st
     dashed, and not alone beside other groups. None where no group was evaluated twice, or queries are counted and none
     queried a teacher.
     """
+    from matplotlib.ticker import MaxNLocator
+
     curves = [(row, points) for row in rows if (points := _along(table, row, against)) is not None]
     if not curves or all(row.ratio == 1 for row, _ in curves) and any(row.ratio < 1 for row in rows):
         return None
@@ -68,6 +70,7 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str, about: st
             numbers = {against: at, scale.unit: scale.scale * value, "std": scale.scale * spread}
             drawn.append({"group": row.name, "number": row.number, **numbers})
     axes.set_xlim(0, 1.06 * max(float(x[-1]) for _, (x, _, _) in curves))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))  # no half step or query
     keep_in_range(axes, scale)
     style.number_points(
         axes, [(float(x[-1]), float(scale.scale * mean[-1]), str(row.number)) for row, (x, mean, _) in curves]

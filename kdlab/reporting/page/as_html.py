@@ -43,6 +43,7 @@ def html(report: ReportPage) -> str:
     )
     environment.filters |= {"times": lambda name: name.replace(" x 100", " × 100"), "shown": shown}
     tasks, lines = overview(report.tables)
+    over_tasks = [(name, overview_cells(report, rows), mean) for name, rows, mean in lines]
     figures = {id(one): _inline(one, f"f{i}-") for i, one in enumerate(report.all_pictures, 1)}
     day, night = files.theme_colours("".join(figures.values()))
     page = environment.get_template("report.html").render(
@@ -51,7 +52,8 @@ def html(report: ReportPage) -> str:
         version=__version__,
         sections=[_section(section) for section in report.sections],
         tasks=tasks,
-        lines=[(name, overview_cells(report, rows), mean) for name, rows, mean in lines],
+        lines=over_tasks,
+        drawn_marks={mark for _, found, _ in over_tasks for _, marks in found for mark in marks},
         notes=explained(report),
         kinds={BEST: "good", WORST: "bad", BELOW: "bad"},
         drawn=lambda one: figures[id(one)],

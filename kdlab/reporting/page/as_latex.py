@@ -86,6 +86,10 @@ def _table(table: TaskTable, number: int) -> str:
     for note in marked.lines:
         mark, _, text = note.partition(" ")
         lines += ["", rf"  {{\footnotesize {_superscript(mark)} {latex_text(text)}}}"]
+    apart = dict.fromkeys(cells(table, row).get("difference", "") for row in table.rows)
+    if why := [text[3:-1] for text in apart if text.startswith("- (")]:
+        said = latex_text(f"no difference, for the group and its baseline differ in: {' / '.join(why)}")
+        lines += ["", rf"  {{\footnotesize --: {said}}}"]
     return "\n".join([*lines, r"\end{table}"])
 
 

@@ -20,8 +20,9 @@ def common(table: TaskTable) -> list[tuple[str, str]]:
     runs = table.runs
     lines = []
     for name, read in _READ.items():
-        values = list(dict.fromkeys(text for run in runs if (text := read(run))))
-        if not values or (len(values) > 1 and name not in _RANGES):
+        each = [read(run) for run in runs]
+        values = list(dict.fromkeys(filter(None, each)))
+        if not values or (name not in _RANGES and (len(values) > 1 or not all(each))):  # unknown of some is not shared
             continue
         lines.append((name, values[0] if len(values) == 1 else _RANGES[name](sorted(values))))
     return lines

@@ -25,6 +25,7 @@ from kdlab.storage.locks import sole_writer
 
 INDEX = "captions.md"  # in the folder of the figures: its files, with their captions
 KINDS = ("svg", "pdf", "csv")
+NO_FIGURE = "one needs two groups, or evaluations during the training (trainer.evaluate_every)"
 
 
 def write_report(
@@ -62,7 +63,8 @@ def write_report(
             atomic_write_text(file, render(report))
     if replaced:
         to_stderr(f"{out} replaces a former report: {replaced}")
-    figures = f" and {folder} ({len(names)} figures as SVG, PDF and CSV)" if names else ""
+    count = f"{len(names)} figure{'s' if len(names) > 1 else ''}"
+    figures = f" and {folder} ({count} as SVG, PDF and CSV)" if names else f"; no figure: {NO_FIGURE}"
     beside = ", ".join(map(str, list(texts)[1:]))
     print(f"{one_line(report.title)}; {out} ({out.stat().st_size / 1000:,.0f} kB), {beside}{figures}")
     return 0

@@ -285,3 +285,64 @@ def test_latex_compiles_with_hostile_names(tmp_path):
     command = [program, "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, done.stdout[-800:]
+
+
+def test_places_of_a_cost_axis_are_few_and_apart_however_narrow_it_is(tmp_path):
+    for i, select in enumerate(("entropy", "margin", "random")):
+        for seed in (1, 2):
+            reported(tmp_path / f"{i}{seed}", 0.7 + i / 50 + seed / 500, seed, select, 0.1, queries=1797)
+    drawing = costs.scores(table(tmp_path), "queries")
+    assert drawing is not None and overlapping(drawing.figure) == []
+    for low, high in ((1100, 2900), (9.9, 26), (4.9, 12.6), (6e11, 1.6e12), (300, 1e5), (1, 1e12)):
+        places = costs._places(low, high)
+        assert 2 <= len(places) <= 8 and places == sorted(places) and low <= places[0] and places[-1] <= high
+
+
+def test_steps_are_whole_and_labels_of_equal_curves_stay_within_the_figure(tmp_path):
+    names = ("entropy", "margin", "random", "certainty", "cluster", "density", "adads")
+    for select in names:
+        reported(tmp_path / select, 0.7, 1, select, 0.1, curve=[(0, 0.5), (1e12, 0.7)])
+    found = table(tmp_path)
+    drawing = training.learning(found, found.rows, "step")
+    assert drawing is not None and overlapping(drawing.figure) == []  # and within the figure
+    (axes,) = drawing.figure.axes
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    assert "1-7" in [text.get_text() for text in axes.texts]
+
+
+def test_labels_of_one_point_are_ranges_of_numbers():
+    assert style._joined(["3", "1", "2", "5", "6"]) == "1-3,5,6" and style._joined(["a", "1"]) == "a,1"
+
+
+def test_what_only_some_runs_have_is_not_in_the_box_and_captions_name_what_both_have(tmp_path):
+    for seed in (1, 2):
+        reported(tmp_path / f"l{seed}", 0.7 + seed / 100, seed, "all", 1.0, knowledge="labels", queries=0)
+        reported(tmp_path / f"r{seed}", 0.8 + seed / 100, seed, "all", 1.0)
+    page = build_report([tmp_path], None, (), None, None, print)
+    assert "teacher" not in dict(common(page.tables[0]))
+    captions = [one.caption for one in page.all_pictures if "These groups differ" in one.caption]
+    assert captions and all(
+        one.endswith(("compared: knowledge labels, response.", "compared: knowledge response, labels."))
+        for one in captions
+    )
+    assert "--: no difference, for the group and its baseline differ in: knowledge" in latex(page)
+
+
+def test_a_page_of_one_run_says_one_run_and_of_nothing_to_draw_says_so(tmp_path, capsys):
+    reported(tmp_path / "a", 0.7, 1, "random", 0.1)
+    assert report.main([str(tmp_path)]) == 0
+    assert "no figure: one needs two groups" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "The run</summary>" in page and "1 runs" not in page
+    reported(tmp_path / "b", 0.7, 1, "entropy", 0.1, curve=[(0, 0.5), (1e12, 0.7)])
+    (tmp_path / "c").mkdir()
+    (tmp_path / "b").rename(tmp_path / "c" / "b")
+    assert report.main([str(tmp_path / "c")]) == 0 and "(1 figure as" in capsys.readouterr().out
+
+
+def test_legends_of_the_table_over_tasks_name_only_marks_that_are_there(tmp_path):
+    nine(tmp_path / "sst2")
+    nine(tmp_path / "rte", task="rte")
+    page = html(build_report([tmp_path], None, (), None, None, print))
+    overview = page[page.index("<h2>All tasks") : page.index("<h2>rte")]
+    assert "▼" not in overview and "bold" not in overview and "the table scrolls sideways" in overview
