@@ -52,6 +52,16 @@ def scored_by(result: Mapping[str, Any], chosen: str | None = None) -> tuple[str
     return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
 
+def metric_words(result: Mapping[str, Any]) -> str:
+    """The metric that a run's student is compared by: those whose mean is its score, on text the loss; "" if unknown."""
+    if names := scored_by(result):
+        return " and ".join(map(_title, names))
+    metrics = result.get("metrics")
+    student = metrics.get("student") if isinstance(metrics, Mapping) else None
+    student = student if isinstance(student, Mapping) else {}
+    return "score" if "score" in student else "masked-LM loss" if "loss" in student else ""
+
+
 def _title(name: str) -> str:
     base, _, split = name.partition("_mismatched")
     text = CORRELATIONS.get(base) or base.replace("_", " ")

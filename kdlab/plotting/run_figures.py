@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from kdlab.errors import UserError
 from kdlab.plotting import files, style, teaching_figures
 from kdlab.plotting.colours import FAINT, colours
-from kdlab.plotting.metrics import metric_scale, scored_by
+from kdlab.plotting.metrics import metric_scale, metric_words, scored_by
 from kdlab.plotting.run_tables import (
     Row,
     Shares,
@@ -42,13 +42,17 @@ if TYPE_CHECKING:
 WINDOWS = 24  # of the schedule, at most
 PER_WINDOW = 3  # decisions of the selector in each window, at least
 GROUPS = {"adopt": "adopt", "knowledge": "knowledge", "weigh": "policy", "select": "select"}  # keys in result.json
+SCORES = ("loss", "accuracy", "score")  # columns heldout_... of metrics.csv that are drawn
 STRIP = 400  # changes of arm that the strip shows, at most: more would be a grey blur
 
 
-def draw(run: Path, result: Mapping[str, Any] | None = None) -> list[Path]:
+def draw(
+    run: Path, result: Mapping[str, Any] | None = None, notify: Callable[[str], None] = lambda line: None
+) -> list[Path]:
     """Draw the figures for which the run folder `run` has data, write each atomically, and return the files.
 
-    `result`: the content of result.json, where that is not written yet.
+    `result`: the content of result.json, where that is not written yet; `notify` receives one line on figures that are
+    not drawn, with the reasons.
     figures/schedule.png and schedule.csv (its data) if the selector took a decision, q_values.png if its policy learns,
     heldout.png if the student was evaluated, knowledge.png if rules decided on teachers or knowledge, ksm.png if a
     trained module weighs the terms. UserError if a table is damaged.
@@ -76,7 +80,7 @@ def draw(run: Path, result: Mapping[str, Any] | None = None) -> list[Path]:
         drawn["schedule.png"] = _schedule(selector, shares, queries, colour, about)
     if any(points_of(selector, column) for column in (selector[0] if selector else ()) if column.startswith("q_")):
         drawn["q_values.png"] = _q_values(selector, total, colour, about)
-    if any(points_of(metrics, column) for column in ("heldout_loss", "heldout_accuracy")):
+    if any(points_of(metrics, column) for column in (f"heldout_{name}" for name in SCORES)):
         drawn["heldout.png"] = _heldout(metrics, result, about)
     taught = teaching_figures.knowledge(knowledge, total, _choices(result))
     if taught is not None:
@@ -84,6 +88,8 @@ def draw(run: Path, result: Mapping[str, Any] | None = None) -> list[Path]:
     module = teaching_figures.phases(phases, _choices(result))
     if module is not None:
         drawn["ksm.png"] = module
+    if missing := _missing(drawn, result):
+        notify(f"figures not drawn: {'; '.join(missing)}")
     if not drawn:
         return []
 
@@ -95,6 +101,21 @@ def draw(run: Path, result: Mapping[str, Any] | None = None) -> list[Path]:
     for name, figure in track(drawn.items(), "drawing", "figures"):
         atomic_write_bytes(folder / name, files.png(figure))
     return [folder / name for name in (*drawn, *texts)]
+
+
+def _missing(drawn: Mapping[str, Figure], result: Mapping[str, Any]) -> list[str]:
+    """The figures of selection and scores that are not among those `drawn`, each with the reason."""
+    select = result.get("select")
+    every = isinstance(select, Mapping) and select.get("ratio") == 1
+    found = []
+    if "schedule.png" not in drawn:
+        why = "select.ratio=1 selects every row" if every else "no strategy chose rows"
+        found.append(f"schedule and Q values ({why})")
+    elif "q_values.png" not in drawn:
+        found.append("Q values (the selection learns none)")
+    if "heldout.png" not in drawn:
+        found.append("scores along the training (metrics.csv has no evaluation)")
+    return found
 
 
 # ---- reading the tables
@@ -133,10 +154,11 @@ def _about(result: Mapping[str, Any]) -> str:
 
 
 def _rows_and_seed(result: Mapping[str, Any]) -> list[str]:
-    """Words of a subtitle: the data set and the seed."""
+    """Words of a subtitle: data set, metric and seed."""
     data = result.get("data")
     name = data.get("name") if isinstance(data, dict) else None
-    return [*([str(name)[:40]] if name else []), *([f"seed {result['seed']}"] if "seed" in result else [])]
+    seed = [f"seed {result['seed']}"] if "seed" in result else []
+    return [word for word in (str(name or "")[:40], metric_words(result)[:40], *seed) if word]
 
 
 def _choices(result: Mapping[str, Any]) -> str:
@@ -225,18 +247,29 @@ def _q_values(rows: Sequence[Row], total: float, colour: Mapping[str, str], abou
 
 
 def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figure:
-    asked = queries_so_far(rows) is not None
+    evaluated = [row for row in rows if any(math.isfinite(number_in(row, f"heldout_{name}")) for name in SCORES)]
+    asked = queries_so_far(evaluated) is not None
     against = "teacher_queries" if asked else "step"
     task = any(points_of(rows, "heldout_score"))
     where = "the dev set" if task else "held-out text"
-    figure = style.canvas(5.4, f"How good the student is on {where}, by {against.replace('_', ' ')}", about)
-    good = style.panel(figure, 0.54, 1.75)
-    good.set_xlabel("teacher queries so far" if asked else "training step")
-    loss = style.panel(figure, 2.72, 1.75, sharex=good)
-    loss.tick_params(labelbottom=False)
-    right = 0.0
-    score = ("score", 100, "{:.1f}") if task else ("accuracy", 100, "{:.1f} %")
-    for panel, (name, scale, form) in ((loss, ("loss", 1, "{:.2f}")), (good, score)):
+    loss = "loss (nats a row; squared error in regression)" if task else "masked-LM loss (nats per masked token)"
+    good = metric_scale("score", scored_by(result)).unit if task else "masked-LM accuracy (% of masked tokens)"
+    shown = {
+        "loss": (loss, 1, "{:.2f}"),
+        "score" if task else "accuracy": (good, 100, "{:.1f}" if task else "{:.1f} %"),
+    }
+    shown = {name: one for name, one in shown.items() if points_of(rows, f"heldout_{name}")}
+    figure = style.canvas(
+        1.04 + 2.18 * len(shown), f"How good the student is on {where}, by {against.replace('_', ' ')}", about
+    )
+    lowest, right = None, 0.0
+    for place, (name, (title, scale, form)) in enumerate(reversed(shown.items())):
+        panel = style.panel(figure, 0.54 + 2.18 * place, 1.75, sharex=lowest)
+        if lowest is None:
+            lowest = panel
+            panel.set_xlabel("teacher queries so far" if asked else "training step")
+        else:
+            panel.tick_params(labelbottom=False)
         points = [(number_in(row, against), scale * number_in(row, f"heldout_{name}")) for row in rows]
         x, y = np.array([point for point in points if np.isfinite(point).all()]).reshape(-1, 2).T.tolist()
         panel.plot(
@@ -248,12 +281,9 @@ def _heldout(rows: Sequence[Row], result: Mapping[str, Any], about: str) -> Figu
             panel.axhline(scale * at, color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
             ends.append((scale * at, f"{other} {form.format(scale * at)}", FAINT))
         style.end_labels(panel, ends)
-    style.caption(
-        loss, "loss (nats a row; squared error in regression)" if task else "masked-LM loss (nats per masked token)"
-    )
-    named = metric_scale("score", scored_by(result)).unit
-    style.caption(good, named if task else "masked-LM accuracy (% of masked tokens)")
-    good.set_xlim(0, right or 1)
+        style.caption(panel, title)
+    assert lowest is not None  # a figure is drawn where a column has numbers
+    lowest.set_xlim(0, right or 1)
     return figure
 
 

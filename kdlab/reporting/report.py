@@ -19,6 +19,15 @@ from kdlab.runtime.progress import track
 
 Notify = Callable[[str], None]
 
+# By the start of a figure's name: the figure in words, and what it needs
+NEEDED = {
+    "score_by_ratio": "score by ratio (runs at two or more ratios below 1)",
+    "score_by_queries": "score by queries (two or more groups with a teacher)",
+    "score_by_flops": "score by FLOPs (two or more groups)",
+    "training_by_step": "learning curves (runs that were evaluated twice or more: trainer.evaluate_every)",
+    "schedule": "schedules (a group whose strategy changed)",
+}
+
 
 def build_report(
     paths: Sequence[Path],
@@ -49,7 +58,7 @@ def build_report(
         tasks = ", ".join(one.task for one in comparisons)
         remark(f"runs of {len(comparisons)} tasks ({tasks}): each has a table of its own")
     tables = [task_table(one, paper, remark) for one in comparisons]
-    sections = [Section(table, _pictures(table, remark)) for table in track(tables, "drawing", "tasks")]
+    sections = [_section(table, remark) for table in track(tables, "drawing", "tasks")]
     if paper and not any(row.published for table in tables for row in table.rows):
         remark(f"--paper {paper}: it prints no number for these tasks, methods and ratios")
     skipped_names = {str(folder): reason for folder, reason in skipped.items()}
@@ -66,6 +75,13 @@ def _compare_stages(
     if len(stages) > 1:
         notify(f"runs of two stages ({' and '.join(stages)}): p values are adjusted within each")
     return [one for members in stages.values() for one in compare(members, metric, baseline, notify, across)]
+
+
+def _section(table: TaskTable, notify: Notify) -> Section:
+    pictures = _pictures(table, notify)
+    names = [one.drawing.name for one in pictures]
+    undrawn = [why for start, why in NEEDED.items() if not any(name.startswith(start) for name in names)]
+    return Section(table, pictures, undrawn)
 
 
 def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:

@@ -194,7 +194,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     atomic_write_text(folder / "student" / "README.md", card(result))
     if prepared.config.figures:
         with finished.warning_of("figures", result["warnings"]):
-            run_figures.draw(folder, result)
+            run_figures.draw(folder, result, notify)
     with finished.warning_of(f"logger={prepared.config.logger.name}", result["warnings"]):
         base.complete(prepared.config, trainer.logger, folder, result)
     with user_errors("writing the student", folder):

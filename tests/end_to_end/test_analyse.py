@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from matplotlib.image import imread
 
 from kdlab import analyse
@@ -199,17 +201,35 @@ def test_tsne_marks_the_rows_that_strategies_keep(here, task_folder):
     assert len({(row["x"], row["y"]) for row in rows}) > 35
 
 
+def without_teacher(file: Path) -> None:
+    """Give a configuration the knowledge of labels alone."""
+    config = yaml.safe_load(file.read_text())
+    term = {"_target_": "kdlab.methods.knowledge.logits.label_loss", "_partial_": True}
+    config["knowledge"] |= {"name": "labels", "terms": {"label": {"weight": 1.0, "at": "labelled", "term": term}}}
+    file.write_text(yaml.safe_dump(config))
+
+
 def test_runs_side_by_side(here):
-    assert analyse.main(["ratio", "runs"]) == 0
-    (row,) = checked(Path("runs/figures"), "ratio")
+    # beside the run one that says to have another ratio, temperature and number of layers
+    for name, change in {"ratio": "ratio: 0.5", "temperature": "temperature: 4.0", "layers": "layers: 4"}.items():
+        shutil.copytree(RUN, other := Path("both", name, "other"))
+        shutil.copytree(RUN, Path("both", name, "run"))
+        text, times = re.subn(rf"\b{name}: [\d.]+", change, (other / "config.yaml").read_text())
+        assert times
+        (other / "config.yaml").write_text(text)
+        result = json.loads((other / "result.json").read_text())
+        if name == "ratio":
+            (other / "result.json").write_text(json.dumps(result | {"select": {**result["select"], "ratio": 0.5}}))
+    assert analyse.main(["ratio", "both/ratio"]) == 0
+    row, _ = checked(Path("both/ratio/figures"), "ratio")
     result = json.loads((RUN / "result.json").read_text())
     assert float(row["mean"]) == result["metrics"]["student"]["score"]
     assert float(row["queries"]) == result["ledger"]["teacher_queries"]["total"]
-    assert analyse.main(["temperature", str(RUN), "--out", "w"]) == 0
-    (row,) = checked(Path("w"), "temperature")
+    assert analyse.main(["temperature", "both/temperature", "--out", "w"]) == 0
+    row, _ = checked(Path("w"), "temperature")
     assert (row["select"], row["temperature"]) == ("entropy 25 %", "2.0")
-    assert analyse.main(["against", "--key", "student.layers", str(RUN), "--out", "w"]) == 0
-    (row,) = checked(Path("w"), "against_student.layers")
+    assert analyse.main(["against", "--key", "student.layers", "both/layers", "--out", "w"]) == 0
+    row, _ = checked(Path("w"), "against_student.layers")
     assert (row["select"], row["student.layers"]) == ("select=entropy ratio=0.25", "2.0")
 
 
@@ -223,6 +243,10 @@ def test_runs_side_by_side(here):
         (["tsne", "{run}", "--ratio", "1"], "--ratio: a share between 0 and 1"),
         (["tsne", "{run}", "--rows", "3"], "--rows 4 or more"),
         (["ratio", "artifacts"], "no finished run in artifacts"),
+        (["ratio", "{run}"], "needs runs at two or more of it; found 0.25"),
+        (["selected", "whole"], "selects all rows (select.ratio=1)"),
+        (["tsne", "whole"], "selects all rows (select.ratio=1)"),
+        (["selected", "alone"], "asked no teacher"),
         (["selected", "text"], "plain text"),
     ],
 )
@@ -231,6 +255,15 @@ def test_bad_input_is_one_line(given, said, here, capsys):
         shutil.copytree(RUN, "text")
         result = json.loads((RUN / "result.json").read_text())
         Path("text/result.json").write_text(json.dumps({**result, "stage": "pretrain", "head": "masked_lm"}))
+        for name, lines in {"whole": r"(?m)^  ratio: .*", "alone": ""}.items():
+            shutil.copytree(RUN, name)
+            (Path(name) / "selected.csv").unlink(missing_ok=True)
+            if lines:
+                text, times = re.subn(lines, "  ratio: 1.0", (Path(name) / "config.yaml").read_text())
+                assert times == 1
+                (Path(name) / "config.yaml").write_text(text)
+        shutil.copy(RUN / "config.yaml", "alone/config.yaml")
+        without_teacher(Path("alone/config.yaml"))
     assert analyse.main([arg.format(run=RUN) for arg in given]) == 2
     err = capsys.readouterr().err
     assert said in err and err.startswith("kdlab: ") and len(err.splitlines()) == 1

@@ -92,7 +92,14 @@ def test_old_and_new_runs_of_one_command_are_one_group(home):
 
 def test_an_old_checkpoint_has_the_names_of_today(home):
     file = max((home / "today" / "checkpoints").glob("*.ckpt"))
-    assert set((OLD / "checkpoint.txt").read_text().splitlines()) <= set(names_in(checkpoints.load(file)))
+    names = set(names_in(checkpoints.load(file)))
+    # the sums of the losses since the last line of metrics.csv moved from the module to the callback that writes the line
+    moved = {
+        name: name.replace("report/", "callbacks/MetricsLog/sums/", 1)
+        for name in (OLD / "checkpoint.txt").read_text().splitlines()
+    }
+    assert set(moved.values()) <= names
+    assert not any(name.startswith("report/") for name in names)
 
 
 def test_artifacts_keep_their_keys(home, tmp_path):

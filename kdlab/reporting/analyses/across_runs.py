@@ -230,10 +230,27 @@ def _costs(members: Sequence[Run]) -> dict[str, float | bool | None]:
 
 
 def analysis(columns: Sequence[str], table: list[dict[str, Any]], x: str, title: str, below: str) -> AnalysisResult:
-    """The result of an analysis: the table, and its figure against the column `x`, labelled `below`."""
+    """The result of an analysis: the table, and its figure against the column `x`, labelled `below`.
+
+    A panel of the figure needs two places on the x axis; the others are in the table alone. Without a panel it shows nothing.
+    """
     from kdlab.reporting.analyses.one_run import AnalysisResult  # brings torch, which tables do without
 
-    return AnalysisResult(columns, table, _drawn(table, x, title, below))
+    places: dict[tuple[str, str], set[float]] = {}
+    for row in table:
+        places.setdefault((row["task"], row["setting"]), set()).add(row[x])
+    few = [panel for panel, found in places.items() if len(found) < 2]
+    drawn = [row for row in table if (row["task"], row["setting"]) not in few]
+    if not drawn:
+        found = ", ".join(f"{place:g}" for place in sorted({row[x] for row in table}))
+        alike = "" if len(places) == 1 else " that differ in nothing else"
+        nothing = f"a figure against the {below} needs runs at two or more of it{alike}; found {found}"
+        return AnalysisResult(columns, table, _drawn(table, x, title, below), nothing)
+    remarks = [
+        f"not drawn, at one {below} ({places[panel].copy().pop():g}): {' · '.join(filter(None, panel))}"
+        for panel in few
+    ]
+    return AnalysisResult(columns, table, _drawn(drawn, x, title, below), "", remarks)
 
 
 def _drawn(table: Sequence[Mapping[str, Any]], x: str, title: str, below: str) -> Any:

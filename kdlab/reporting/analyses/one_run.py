@@ -34,11 +34,16 @@ RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """An analysis: the `columns` and `rows` of its table, and the figure drawn from them."""
+    """An analysis: the `columns` and `rows` of its table, and the figure drawn from them.
+
+    `nothing`: the reason why it shows nothing, "" where it does; `remarks`: lines on what the figure leaves out.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     figure: Figure
+    nothing: str = ""
+    remarks: Sequence[str] = ()
 
 
 def gradients(run: OpenRun, rows: int, names: Sequence[str] | None, head: bool) -> AnalysisResult:
@@ -89,6 +94,7 @@ def selected(run: OpenRun, rows: int, names: Sequence[str] | None) -> AnalysisRe
     """
     if run.regression:
         raise UserError("this task is regression: there is no class centre and no entropy to read")
+    _ = run.teacher  # a run without one is refused before its students are read
     noted = _noted(run) or _looked(run, rows, names)
     arms = list(dict.fromkeys(row["strategy"] for row in noted))
     for name in names or ():

@@ -121,6 +121,11 @@ class OpenRun:
     def ratio(self, given: float | None) -> float:
         """The share of the rows to select: as given, or the run's own; UserError where that is all of them."""
         ratio = self.config.select.ratio if given is None else given
+        if given is None and ratio == 1:
+            raise UserError(
+                f"{self.run} selects all rows (select.ratio=1): no selected rows to show; "
+                "gradients, and tsne with --ratio, select among them"
+            )
         if not 0 < ratio < 1:
             raise UserError(f"--ratio: a share between 0 and 1 says which rows are selected, found {ratio:g}")
         return ratio

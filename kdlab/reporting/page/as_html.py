@@ -97,6 +97,7 @@ def _section(section: Section) -> dict[str, Any]:
         "tests": tests,
         "power": power(table.comparison),
         "pictures": section.pictures,
+        "undrawn": "; ".join(section.undrawn),
         "sizes": size_table(table),
         "published": table.published,
         "runs": [(row, seed, run) for row in table.rows for seed, run in sorted(row.group.runs.items())],

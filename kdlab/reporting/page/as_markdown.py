@@ -29,7 +29,8 @@ def markdown(report: ReportPage) -> str:
             for name, rows, mean in lines
         ]
         parts += ["## All tasks", _grid(head, body)]
-    for table in report.tables:
+    for section in report.sections:
+        table = section.table
         names, marked = columns(table), footnotes([row.group for row in table.rows])
         rows = []
         for row in table.rows:
@@ -50,6 +51,8 @@ def markdown(report: ReportPage) -> str:
             parts.append(
                 ": ".join([markdown_text(said), *(markdown_code(f"python {command}") for command in commands)])
             )
+        undrawn = markdown_text("; ".join(section.undrawn))
+        parts += [f"Figures not drawn, with what they need: {undrawn}."] if undrawn else []
         if sizes := size_table(table):
             parts += ["### Size and speed", _grid(sizes.head, [[*map(markdown_text, row)] for row in sizes.rows])]
             parts.append("\n".join(f"- {markdown_text(line)}" for line in sizes.notes))

@@ -35,10 +35,11 @@ def picture(task: str, drawing: Drawing) -> Picture:
 
 @dataclass
 class Section:
-    """A task: its table and its figures."""
+    """A task: its table and its figures; `undrawn`: figures without data, each with the reason."""
 
     table: TaskTable
     pictures: list[Picture] = field(default_factory=list)
+    undrawn: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -283,6 +284,50 @@ def test_a_run_that_has_hardly_begun(tmp_path: Path) -> None:
     table(tmp_path / "metrics.csv", METRICS, [{"step": 0, "heldout_loss": 7.0, "teacher_queries": 0}])
     (tmp_path / "result.json").write_text('{"name": 3, "select": "adads", "metrics": null, "steps": "many"}')
     assert len(draw(tmp_path)) == 4
+
+
+def test_figures_that_are_not_drawn_are_named_with_the_reason(tmp_path: Path) -> None:
+    def said(folder: Path, **result) -> list[str]:
+        lines: list[str] = []
+        draw(folder, result, lines.append)
+        return lines
+
+    evaluation = "scores along the training (metrics.csv has no evaluation)"
+    assert said(tmp_path, select={"name": "entropy", "ratio": 1.0}) == [
+        f"figures not drawn: schedule and Q values (select.ratio=1 selects every row); {evaluation}"
+    ]
+    assert said(tmp_path) == [f"figures not drawn: schedule and Q values (no strategy chose rows); {evaluation}"]
+    fixed = table(tmp_path / "selector.csv", ["step", "arm"], [{"step": 0, "arm": "margin"}]).parent
+    table(fixed / "metrics.csv", METRICS, [{"step": 0, "heldout_loss": 7.0}, {"step": 5, "heldout_loss": 6.0}])
+    assert said(fixed, steps=10) == ["figures not drawn: Q values (the selection learns none)"]
+    assert said(adads(tmp_path / "whole"), steps=300) == []
+
+
+def test_a_panel_without_a_number_is_not_there(tmp_path: Path, drawn: dict) -> None:
+    table(tmp_path / "metrics.csv", METRICS, [{"step": 0, "heldout_loss": 7.0}, {"step": 5, "heldout_loss": 6.0}])
+    draw(tmp_path, {})
+    (figure,) = drawn.values()
+    (only,) = figure.axes
+    assert only.get_title(loc="left").startswith("masked-LM loss") and only.get_xlabel() == "training step"
+
+
+@pytest.mark.parametrize(
+    ("given", "metric"),
+    [
+        ({"data": {"name": "reviews", "shape": {"metrics": ["accuracy", "f1"]}}}, "accuracy and F1"),
+        ({"data": {"name": "reviews", "metric": "macro_f1", "shape": {"metrics": ["accuracy"]}}}, "macro F1"),
+        ({"data": {"name": "reviews"}, "metrics": {"student": {"loss": 3.0}}}, "masked-LM loss"),
+    ],
+)
+def test_subtitles_have_data_set_metric_and_seed(given: dict, metric: str, tmp_path: Path, drawn: dict) -> None:
+    table(tmp_path / "metrics.csv", METRICS, [{"step": 0, "heldout_loss": 7.0}, {"step": 5, "heldout_loss": 6.0}])
+    every_step(tmp_path, 6, weight_soft=[1] * 6)
+    draw(tmp_path, {"name": "mine", "seed": 7, **given})
+    assert len(drawn) == 2  # of selection and scores, of teachers and knowledge: each has a subtitle of its own
+    for figure in drawn.values():
+        words = re.split(r"\s+·\s+", figure.texts[1].get_text())
+        at = words.index("reviews")
+        assert words[at : at + 3] == ["reviews", metric, "seed 7"]
 
 
 def test_damaged_tables_are_one_clear_line(tmp_path: Path) -> None:

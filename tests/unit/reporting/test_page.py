@@ -525,7 +525,10 @@ def test_the_ratio_figure_shows_the_metric_of_the_table(tmp_path, monkeypatch):
     for ratio, loss in ((0.1, 1.5), (0.3, 1.25)):
         reported(tmp_path / f"{ratio}", 0.6, select="adads", ratio=ratio, metrics={"loss": loss, "accuracy": loss / 2})
     drawn = []
-    monkeypatch.setattr(reporting_report, "picture", lambda task, drawing: drawn.append(drawing.figure))
+    made = reporting_report.picture
+    monkeypatch.setattr(
+        reporting_report, "picture", lambda task, drawing: drawn.append(drawing.figure) or made(task, drawing)
+    )
     for metric, label, means in (("loss", "loss", [1.5, 1.25]), ("accuracy", "accuracy (%)", [75, 62.5])):
         drawn.clear()
         build_report([tmp_path], metric=metric, notify=quiet)

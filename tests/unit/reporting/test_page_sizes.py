@@ -1,4 +1,4 @@
-"""Size and speed in a report, against entries of result.json and means worked out by hand."""
+"""Size and speed, and figures without data, in a report, against entries of result.json and means worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdlab.reporting.page.as_latex import latex
 from kdlab.reporting.page.as_markdown import markdown
 from kdlab.reporting.page.sizes import size_table
 from kdlab.reporting.report import build_report
-from tests.support.made_runs import reported
+from tests.support.made_runs import nine, reported
 
 
 def one(parameters, rest, megabytes, *speeds):
@@ -84,3 +84,18 @@ def test_runs_without_a_size_have_no_table_and_are_counted_beside_others(tmp_pat
     found = size_table(report_of(tmp_path / "one", [{}, {"student": one(1000, 10, 0.1)}]).tables[0])
     assert found is not None and found.notes[-1] == "1 of 2 runs recorded no size: an older kdlab"
     assert json.dumps(found.head).count("ms/text") == 0
+
+
+def test_figures_without_data_are_named_with_what_they_need(tmp_path):
+    report = report_of(tmp_path, [{}, {}])
+    assert not report.all_pictures
+    for text in (html(report), markdown(report)):
+        (line,) = [line for line in text.splitlines() if "Figures not drawn" in line]
+        assert all(
+            word in line
+            for word in ("score by ratio", "score by queries", "score by FLOPs", "learning curves", "schedules")
+        )
+    drawn = build_report([nine(tmp_path / "nine")], notify=lambda line: None)
+    names = {one.drawing.name for one in drawn.all_pictures}
+    assert any(name.startswith("schedule_") for name in names) and "score_by_ratio" not in names
+    assert [why.partition(" (")[0] for why in drawn.sections[0].undrawn] == ["score by ratio", "learning curves"]

@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import nn
 
+from kdlab import analyse
 from kdlab.callbacks import selection_trace
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
@@ -348,6 +349,32 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     (row,) = across_runs.ratio([tmp_path], said.append).rows
     assert row["mean"] == 0.2 and row["seeds"] == 1
     assert said == [f"left out, running: {tmp_path / '3'}", f"left out, made again later: {tmp_path / '1'}"]
+
+
+def test_one_place_on_the_axis_shows_nothing_and_writes_nothing(tmp_path: Path, capsys) -> None:
+    """One ratio, full data alone, one temperature, one size: exit code 2 with one line, and no file."""
+    made_run(tmp_path / "a" / "1", 0.8)
+    made_run(tmp_path / "a" / "2", 0.7, layers=3, share=0.1)
+    made_run(tmp_path / "full" / "1", 0.9, share=1.0)
+    out = ["--out", str(tmp_path / "out")]
+    for given, found in (
+        (["ratio", "a"], "selection ratio needs runs at two or more of it that differ in nothing else; found 0.1"),
+        (["ratio", "full"], "selection ratio needs runs at two or more of it; found 1"),
+        (["temperature", "full"], "temperature needs runs at two or more of it; found "),
+        (["against", "full", "--key", "student.layers"], "student.layers needs runs at two or more of it; found 6"),
+    ):
+        name, runs, *more = given
+        assert analyse.main([name, str(tmp_path / runs), *more, *out]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("kdlab: ") and found in said and len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    # a task at one ratio has no panel beside one at two, and the command says so
+    made_run(tmp_path / "two" / "1", 0.8)
+    made_run(tmp_path / "two" / "2", 0.7, share=0.5)
+    made_run(tmp_path / "two" / "3", 0.6, task="rte")
+    assert analyse.main(["ratio", str(tmp_path / "two"), *out]) == 0
+    assert "not drawn, at one selection ratio (0.1): rte" in capsys.readouterr().out
+    assert len(ratio([tmp_path / "two"], silent).figure.axes) == 1
 
 
 def test_nothing_to_compare_is_one_line(tmp_path: Path) -> None:
