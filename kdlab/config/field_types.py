@@ -14,7 +14,7 @@ def group_in(hint: Any) -> type | None:
     return next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
 
 
-def single_values(config: Mapping[str, Any], group: type, where: str = "") -> Iterator[tuple[str, list[Any]]]:
+def single_values(config: Mapping[Any, Any], group: type, where: str = "") -> Iterator[tuple[str, list[Any]]]:
     """The dotted keys of `config` whose type in the dataclass `group` is a list and whose value is one text or number
     (`data.columns=question`), each with the list of it. An interpolation or an empty text is none."""
     for name, (takes_list, inner) in _fields(group).items():
