@@ -40,6 +40,7 @@ _MEANT = {
     "hydra.run.dir": "output_dir out_dir output out outdir save_dir run_dir",
     "logger": "wandb tensorboard report_to",
     "seed": "seeds random_seed",
+    "exp": "experiment",
 }
 SYNONYMS = {name: target for target, names in _MEANT.items() for name in names.split()}
 NOTES = {
@@ -59,6 +60,9 @@ def meant(name: str, known: Collection[str]) -> str:
     ends: dict[str, list[str]] = {}
     for key in sorted(known, key=lambda key: (key.count("."), key)):
         ends.setdefault(key.rpartition(".")[2], []).append(key)
-    close = [last] if last in ends else difflib.get_close_matches(last, ends, n=2, cutoff=0.75)
+    begins = [end for end in ends if last and end.startswith(f"{last}_")]
+    close = (
+        [last] if last in ends else begins[:2] if begins else difflib.get_close_matches(last, ends, n=2, cutoff=0.75)
+    )
     found = [key for end in close for key in ends[end]][:3]
     return f"did you mean {' or '.join(found)}?" if found else nearest(name, known)

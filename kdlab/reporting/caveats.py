@@ -29,14 +29,22 @@ class Footnotes:
 def footnotes(groups: Sequence[Group]) -> Footnotes:
     """One footnote for each kind of caveat of a group; groups whose runs have the same texts share it.
 
-    A footnote has the text of the group's first run, and how many of its runs have a caveat of that kind where not all.
+    A footnote has the text of the group's first run that has it, how many of its runs have a caveat of that kind where not
+    all, and where their texts differ the seed of the one shown.
     """
     found, letters = Footnotes(), dict[str, str]()
     for group in groups:
         for kind in dict.fromkeys(kind for run in group.runs.values() for kind, _ in _caveats(run.result)):
-            texts = [text for run in group.runs.values() for other, text in _caveats(run.result) if other == kind]
-            having = sum(any(other == kind for other, _ in _caveats(run.result)) for run in group.runs.values())
-            line = texts[0] + (f" ({having} of {len(group.runs)} runs)" if having < len(group.runs) else "")
+            texts = {
+                seed: said
+                for seed, run in sorted(group.runs.items())
+                if (said := [text for other, text in _caveats(run.result) if other == kind])
+            }
+            first = next(iter(texts))
+            alike = all(said == texts[first] for said in texts.values())
+            count = f"{len(texts)} of {len(group.runs)} runs" if len(texts) < len(group.runs) or not alike else ""
+            remark = ", ".join(filter(None, (count, "" if alike else f"this is seed {first}")))
+            line = texts[first][0] + (f" ({remark})" if remark else "")
             if line not in letters:
                 letters[line] = f"[{_letters(len(letters))}]"
                 found.lines.append(f"{letters[line]} {line}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdlab.data.names import name_in
+from kdlab.plotting.metrics import metric_scale, scored_by
 from kdlab.runs.finished import read_result
 from kdlab.sweeps.expansion import SweepJob
 
@@ -31,7 +32,10 @@ class ObjectiveValue:
         return self.value > other.value if self.higher else self.value < other.value
 
     def __str__(self) -> str:
-        return f"{self.name} {100 * self.value:.1f}" if self.higher else f"{self.name} {self.value:.4f}"
+        if not self.higher:
+            return f"{self.name} {self.value:.4f}"
+        title, percent, _ = self.name.partition(" (%)")
+        return f"{title} {100 * self.value:.1f}{' %' if percent else ''}"
 
 
 def objective(folder: Path) -> ObjectiveValue | None:
@@ -42,7 +46,7 @@ def objective(folder: Path) -> ObjectiveValue | None:
     student, data = result["metrics"]["student"], result["data"]
     of = str(data.get("task") or name_in(data)), str(data.get("fingerprint", ""))
     if student.get("score") is not None:
-        return ObjectiveValue("score", float(student["score"]), True, *of)
+        return ObjectiveValue(metric_scale("score", scored_by(result)).unit, float(student["score"]), True, *of)
     return None if student.get("loss") is None else ObjectiveValue("held-out loss", float(student["loss"]), False, *of)
 
 

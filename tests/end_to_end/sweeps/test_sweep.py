@@ -450,7 +450,12 @@ def test_the_best_is_told_apart_by_task_and_by_direction(tmp_path):
         (tmp_path / f"job={number}" / "result.json").write_text(json.dumps({**json.loads(RESULT % 0.5), **result}))
         status.finish(number)
     best = {str(one.objective): one.job.number for one in status.best()}
-    assert best == {"held-out loss 4.0000": 1, "score 70.0": 3, "score 80.0": 4, "score 90.0": 5}  # of each data set
+    assert best == {
+        "held-out loss 4.0000": 1,
+        "score 70.0 %": 3,
+        "score 80.0 %": 4,
+        "score 90.0 %": 5,
+    }  # of each data set
     assert [one.objective.task for one in status.best() if one.objective] == ["text", "rte", "rows.csv", "rows.csv"]
 
 
@@ -481,7 +486,7 @@ def test_the_table_on_a_terminal_has_counts_times_last_lines_and_the_best(tmp_pa
         "time left",
         "50 s",
         "training: step 20/300",
-        "score 75.0",
+        "score 75.0 %",
         "job=0",
     ):
         assert said in last

@@ -22,6 +22,7 @@ def test_every_key_that_a_name_stands_for_exists():
 @pytest.mark.parametrize(
     ("name", "key"),
     [
+        ("experiment", "exp"), ("measure", "trainer.measure_speed"),
         ("lr", "optim.lr"), ("epochs", "trainer.max_epochs"), ("steps", "trainer.max_steps"),
         ("batch", "data.batch_size"), ("bs", "data.batch_size"), ("batch_size", "data.batch_size"),
         ("model", "student.path"), ("teacher", "teachers.path"), ("temperature", "knowledge.terms"),

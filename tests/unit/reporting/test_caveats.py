@@ -48,3 +48,11 @@ def test_compare_and_report_mark_the_groups(tmp_path: Path):
     assert table.count("\\[a\\]") == 3 and "\\[a\\]\\[b\\] |" in table
     page = html(made)
     assert page.count('<sup class="caveat">[a]</sup>') == 1 and "<li>[a] 3 of 4 texts | are cut</li>" in page
+
+
+def test_a_footnote_whose_runs_say_different_numbers_names_its_seed(tmp_path: Path):
+    for seed, score in ((1, 0.417), (2, 0.233)):
+        weak = {"kind": "learnt_nothing", "text": f"its score {score} is low"}
+        reported(tmp_path / f"r{seed}", score, seed, results={"caveats": [weak]})
+    notes = footnotes(grouped(read([tmp_path])[0]))
+    assert notes.lines == ["[a] its score 0.417 is low (2 of 2 runs, this is seed 1)"]

@@ -38,7 +38,7 @@ def students(home: Path) -> list[str]:
 def test_the_best_student_stays(tmp_path):
     lines = keeping.tidy(swept(tmp_path, 0.6, 0.8, 0.7))
     assert students(tmp_path) == ["job-1"] and not list(tmp_path.rglob("*.ckpt"))
-    assert lines == ["removed 6 checkpoints, 1.5 KB and 2 students, 1 KB", "kept the student of seed=1 (score 80.0)"]
+    assert lines == ["removed 6 checkpoints, 1.5 KB and 2 students, 1 KB", "kept the student of seed=1 (score 80.0 %)"]
 
 
 def test_of_equal_scores_the_first_stays_and_each_data_set_has_its_best(tmp_path):
