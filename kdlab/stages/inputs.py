@@ -69,7 +69,7 @@ class Inputs:
         data, is_main = self.config.data, config is None or config is self.main_source.config
         return {
             "model": self.teacher_name if is_main else str(config.name_or_path),
-            "data": data.task or data.path or type(self.source).__name__,
+            "data": data.task or data.path or self.data_name,
             "metric": data.metric,
         }
 

@@ -17,6 +17,7 @@ from kdlab.stages import components, observation
 from kdlab.storage import tables
 from kdlab.storage.files import umask
 from tests.conftest import write_task, write_teacher, write_text
+from tests.support import shells
 from tests.support.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
 from tests.support.wandb_files import Told
 
@@ -31,6 +32,7 @@ def finished(tmp_path_factory, teacher_folder, text_folder) -> Path:
     done = call(tiny(teacher_folder, text_folder, "trainer.measure_speed=true"), folder)
     assert done.code == 0, done.output
     assert_sizes(done.output, run_folder(folder))
+    shells.assert_printed(done.output, "kdlab.run")
     return folder
 
 

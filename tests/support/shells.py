@@ -31,6 +31,18 @@ def commands_in(output: str) -> list[list[str]]:
     return [pasted(line) for line in re.findall(r"\bpython -m kdlab\S* .*", output)]
 
 
+def assert_printed(output: str, *modules: str) -> None:
+    """Every command that an output prints is read by a shell, and composes where it starts runs; `modules`: those that
+    must be among them, such as "kdlab.compare"."""
+    found = [
+        arguments for part in output.splitlines() for line in part.split("  and  ") for arguments in commands_in(line)
+    ]
+    for arguments in found:
+        if arguments[:2] == ["-m", "kdlab.run"] and not any(one.startswith("-") for one in arguments[2:]):
+            config_of(arguments)
+    assert set(modules) <= {arguments[1] for arguments in found}, output
+
+
 def config_of(arguments: list[str]) -> Config:
     """The checked configuration of the arguments of a command `python -m kdlab.run ...`."""
     assert arguments[:2] == ["-m", "kdlab.run"]

@@ -46,8 +46,10 @@ def compared(resolved: Mapping[str, Any]) -> str:
     kept = {key: value for key, value in facts.items() if not any(below(key, name) for name in QUESTION)}
     texts = {key: without_seed(str(value), int(resolved["seed"])) for key, value in kept.items()}
     digest = hashlib.sha256(repr(sorted(texts.items())).encode("utf-8", "backslashreplace")).hexdigest()[:8]
-    named = (facts.get("data.task"), facts.get("data.path") or facts.get("data.source"))
-    data = next((Path(str(one)).name for one in named if one), "data")
+    named = (facts.get("data.task"), facts.get("data.path"))
+    data = next((Path(str(one)).name for one in named if one), None) or data_name(
+        None, None, resolved["data"].get("source")
+    )
     length = next(
         (f"{facts[f'trainer.max_{unit}']} {unit}" for unit in ("steps", "epochs") if facts.get(f"trainer.max_{unit}")),
         "",

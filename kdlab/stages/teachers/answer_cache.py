@@ -102,7 +102,7 @@ def attach_cache(
     key = key_of(parts)
     store = inputs.memory_stores.setdefault(key, MemoryStore())
     if settings.cache == "disk":
-        data = inputs.config.data.path or inputs.config.data.task or type(inputs.source).__name__
+        data = inputs.config.data.path or inputs.config.data.task or inputs.data_name
         folder = Path(inputs.config.artifacts) / KIND / f"{key}{SUFFIX}"
         store = DiskStore(folder, key, rows, parts, {"teacher": member.name, "data": data})
     cache = AnswerCache(
