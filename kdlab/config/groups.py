@@ -258,11 +258,7 @@ class TrainerConfig:
     "true: divide the layers of frozen teachers among all ranks (FSDP2); needs several devices"
 
     def check(self) -> None:
-        """UserError for a value out of range, a training without end, or a sharded teacher on one device."""
-        if self.max_steps is None and self.max_epochs is None:
-            raise UserError(
-                "trainer.max_steps and trainer.max_epochs are both null: give one; with both, training ends at the first"
-            )
+        """UserError for a value out of range, or a sharded teacher on one device."""
         one_of("trainer.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
         one_of("trainer.precision", self.precision, PRECISIONS)

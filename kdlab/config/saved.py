@@ -15,7 +15,7 @@ from kdlab.storage import yaml_io
 STARTED_IN = "started_in"  # key of result.json: the folder in which the command ran, to which its paths are relative
 RUN_FOLDER = "run_folder"  # key of result.json: the run folder, relative to that folder
 # keys of files and folders that a run reads, besides `path` in any group
-_PATHS = ("artifacts", "data.augment.model", "data.augment.table")
+_PATHS = ("artifacts", "budget.like", "data.augment.model", "data.augment.table")
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.config import short_names, spellings, targets
+from kdlab.config.budget_group import BudgetConfig
 from kdlab.config.data_groups import DataConfig
 from kdlab.config.field_types import group_in, single_values
 from kdlab.config.groups import (
@@ -81,6 +82,8 @@ class Config:
     "Optimizer and learning rate schedule"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     "Length of the training, devices, evaluation, checkpoints"
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    "Costs that end the training, for which its schedule is planned"
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     "Logging besides the CSV files"
     suite: SuiteConfig | None = None
@@ -90,6 +93,11 @@ class Config:
         """UserError for a contradiction between groups."""
         if self.select.pool != "batch":
             self._pool(self.select.pool)
+        if self.trainer.max_steps is None and self.trainer.max_epochs is None and not self.budget.given:
+            raise UserError(
+                "trainer.max_steps and trainer.max_epochs are both null, and there is no budget: give one of them; training "
+                "ends at the first"
+            )
         one_of("exec", self.exec, ("packed", "bucketed", "padded"))
         one_of("keep", self.keep, ("all", "best", "none"))
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):

@@ -23,12 +23,24 @@ ADDED: dict[str, Any] = {
     "student.revision": None,
     "trainer.log_every": 10,
     "trainer.measure_speed": True,
+    "budget": {
+        "queries": None,
+        "flops": None,
+        "seconds": None,
+        "price": None,
+        "price_per_query": None,
+        "price_per_hour": None,
+        "like": None,
+        "by": "flops",
+        "preparation": False,
+    },
 }
 # the key of the same group without which such a key does not stand: of text, of tasks
 BESIDE = {
     "data.max_unknown": "min_length",
     "data.metric": "label_column",
     "data.dev_share": "label_column",
+    "trainer.log_every": "probes",
     "trainer.measure_speed": "probes",
 }
 # an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on

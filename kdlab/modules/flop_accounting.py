@@ -125,6 +125,22 @@ class FlopCounter:
             total += _layers(encoder, shape, batch, needed) + _heads(encoder, shape, batch, at)
         return student, total
 
+    def teacher(
+        self,
+        terms: Iterable[WeightedTerm],
+        batch: Batch,
+        number: int,
+        needed: frozenset[str],
+        uncertain: bool = False,
+        samples: int = 0,
+    ) -> int:
+        """FLOPs of a query of the teacher `number` for `batch`: its layers, and its heads for `terms`; where it is
+        `uncertain`, the head behind its uncertainty, or the `samples` whole forwards with dropout."""
+        encoder, shape, own = self.teachers[number].encoder, self.teacher_shapes[number], frozenset[str]()
+        total = _layers(encoder, shape, batch, needed) + _heads(encoder, shape, batch, _taught_units(terms))
+        head = _heads(encoder, shape, batch, ["all" if self.student.per_row else "labelled"]) if uncertain else 0
+        return total + (samples * (_layers(encoder, shape, batch, own) + head) if samples else head)
+
     def student_layers(self, batch: Batch, needed: frozenset[str] = frozenset()) -> int:
         """FLOPs of the student's layers on `batch`, without its head (`student_head`)."""
         return _layers(self.student, self.shape, batch, needed)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LambdaCallback
 
 from kdlab.callbacks.adopt import Adopt
+from kdlab.callbacks.budget import BudgetGuard
 from kdlab.callbacks.checkpoint import CheckpointCallback
 from kdlab.callbacks.cost import CostCallback
 from kdlab.callbacks.decision_log import DecisionLog
@@ -19,6 +21,7 @@ from kdlab.callbacks.select import Select
 from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
 from kdlab.callbacks.weigh import Weigh
 from kdlab.modules.row_pool import named_strategies
+from kdlab.runs import budget
 from kdlab.runs.prepare import PreparedRun
 from kdlab.runs.process import notify
 from kdlab.runs.record import RunRecord
@@ -42,12 +45,13 @@ class RunCallbacks:
     checkpoint: CheckpointCallback
     check_teachers: LambdaCallback
     progress: ProgressCallback | None
+    budget: BudgetGuard | None
     columns: dict[str, list[str]]
 
     def in_order(self) -> list[pl.Callback]:
         """The callbacks in the order in which Lightning has to call them: the guard first, the checkpoint after all that
         write tables."""
-        before = (self.guard, self.evaluation, self.metrics_log, self.trace, self.cost)
+        before = (self.guard, self.evaluation, self.metrics_log, self.trace, self.cost, self.budget)
         decide = (self.select, self.adopt, self.weigh, self.decisions)
         every = (*before, *decide, self.checkpoint, self.check_teachers, self.progress)
         return [callback for callback in every if callback is not None]
@@ -92,6 +96,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         checkpoint=checkpoint,
         check_teachers=LambdaCallback(on_train_start=lambda *_: prepared.stage.check_teachers(prepared.teachers)),
         progress=ProgressCallback(total, prepared.ledger, selector) if record.main else None,
+        budget=_budget(prepared),
         columns={name: names for name, names in columns.items() if len(names) > 1},  # more than the step
     )
 
@@ -99,6 +104,16 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
 def steps_between(every: int | float, total: int) -> int:
     """Optimizer steps between two evaluations: `every`, or where it is a share that share of the `total` steps."""
     return max(1, round(every * total)) if isinstance(every, float) else every
+
+
+def _budget(prepared: PreparedRun) -> BudgetGuard | None:
+    """The callback that ends the training at its budget; None without one."""
+    plan, step_costs, settings = prepared.plan, prepared.step_costs, prepared.config.budget
+    if plan is None or step_costs is None:
+        return None
+    limits = budget.limits_of(prepared.stage, plan.asked)
+    price = partial(budget.price, settings)
+    return BudgetGuard(limits, partial(budget.most, step_costs, plan.steps), price, prepared.ledger, plan.steps)
 
 
 def _trace(prepared: PreparedRun, record: RunRecord, selection: Selection) -> SelectionTrace:

@@ -18,13 +18,15 @@ from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.models.loading import silence_transformers
 from kdlab.modules.student import StudentModule
-from kdlab.runs import folders
+from kdlab.runs import budget, folders
+from kdlab.runs.budget import BudgetPlan
 from kdlab.runs.process import notify
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import cache_plan, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.observation import Observations
+from kdlab.stages.step_costs import StepCosts
 from kdlab.storage import checkpoints
 from kdlab.teachers.teacher import Teacher
 
@@ -37,6 +39,7 @@ IGNORED_WARNINGS = (
     ".*tensorboardX.*",
     ".*val_dataloader.*but have no `validation_step`.*",  # a callback evaluates the student
 )
+UNLIMITED = 2**50  # micro-batches of a training that its budget alone ends
 
 
 @dataclass
@@ -58,6 +61,8 @@ class PreparedRun:
     observations: Observations | None  # of an adaptive selection policy
     weighing: Selection | None  # weighing rules and their policy; None: constant term weights
     ksm_log: Path | None  # ksm.csv of the module that weighs the terms
+    plan: BudgetPlan | None  # of the budget; None: there is none
+    step_costs: StepCosts | None  # of a run with a budget
     identity: dict[str, Any]  # name, seed, run id and caveats, in result.json whatever its status
     checkpoint: Path | None  # to resume from
 
@@ -79,17 +84,24 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
 
     resumes = config.resume and not config.overwrite and folders.same_run(folder, resolved)
     stage.inputs.caveats.open(folders.caveats(folder) if resumes else ())
-    data = stage.inputs.data_module(
-        trainer.max_steps * trainer.accumulate if trainer.max_steps else None, trainer.max_epochs
-    )
+    most = trainer.max_steps * trainer.accumulate if trainer.max_steps else None
+    if most is None and trainer.max_epochs is None:
+        most = UNLIMITED
+    data = stage.inputs.data_module(most, trainer.max_epochs)
     batches = data.sampler(0, world).batches
     batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
     if config.select.ratio * batch_size < 1:
         notify(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
     observations = observation.plan(stage, world, -(-batches // trainer.accumulate))
     ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
+    plan, step_costs, teachers = None, None, []
+    if config.budget.given:
+        teachers = stage.teachers(ledger)
+        plan, step_costs = budget.plan(stage, data, teachers, ledger, world, folder, resumes)
+        batches = min(batches, plan.steps * trainer.accumulate)
+        data = stage.inputs.data_module(batches, None)
     caches = cache_plan.plan(stage, data, batches, world)
-    teachers = stage.teachers(ledger)
+    teachers = teachers or stage.teachers(ledger)
     baselines = stage.baselines(batches, world)
     weighing, ksm_log = ksm_training.weighing(stage, batches, world, partial(cache_plan.attach, stage, caches))
     module = stage.student_module(stage.student(*teachers), teachers, ledger, -(-batches // trainer.accumulate))
@@ -113,6 +125,8 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         observations,
         weighing,
         ksm_log,
+        plan,
+        step_costs,
         {
             "name": config.name,
             "seed": config.seed,

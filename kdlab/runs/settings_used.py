@@ -30,7 +30,7 @@ NAMED_BY = {
 QUESTION = ("select", "adopt", "weigh")  # what a comparison asks about: all else must agree
 # settings without influence on what a run learns
 NEUTRAL = (
-    "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *IRRELEVANT_KEYS, "trainer.evaluate_every", "trainer.log_every",
+    "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *IRRELEVANT_KEYS, "trainer.evaluate_every", "trainer.log_every", "budget.price_per_query", "budget.price_per_hour",
     "trainer.checkpoint_every", "trainer.probes", "trainer.measure_speed", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
     "trainer.trace_rows", "trainer.on_nonfinite", "trainer.nonfinite_limit", "data.workers", "teachers.cache", "teachers.cache_fill",
     "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",

@@ -19,7 +19,7 @@ from kdlab.modules.checkpoint_io import AtomicCheckpointIO
 from kdlab.modules.evaluation import over_splits
 from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
-from kdlab.runs import callbacks, failures, finished, folders, keeping
+from kdlab.runs import budget, callbacks, failures, finished, folders, keeping
 from kdlab.runs.callbacks import RunCallbacks
 from kdlab.runs.closing import learning
 from kdlab.runs.closing.beside_random import beside_random
@@ -50,6 +50,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
     folders.choose(*given)
     stage = stage_of(config, notify)
     check(stage)
+    budget.check(stage, device_count(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes)
     with folders.claimed(*given, notify) as (folder, resumes):
         notify(config.scale.says)
         if resumes:
@@ -182,12 +183,24 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     with user_errors("writing the student", folder), native_errors():
         module.student.model.save_pretrained(folder / "student")
         stage.inputs.tokenizer.save_pretrained(folder / "student")
-    result = result_of(stage, module, measured.metrics, totals, measured.probes, prepared.world, prepared.overrides)
+    result = result_of(
+        stage,
+        module,
+        measured.metrics,
+        totals,
+        measured.probes,
+        prepared.world,
+        prepared.overrides,
+        trainer.global_step,
+    )
     checkpoints = built.checkpoint.cost(totals["seconds"])
     result |= {"events": dict(built.guard.counts), "checkpoints": checkpoints, "warnings": []}
     result["observation"] = prepared.observations and prepared.observations.recorded()
     for caveat in learning.caveats(result, measured.unigram, learning.first_loss(folder)):
         stage.inputs.caveats.add(caveat)
+    if prepared.plan is not None:
+        stopped_by = built.budget.stopped_by if built.budget is not None else None
+        result["budget"] = budget.outcome(stage, prepared.plan, stopped_by, result)
     result |= {name: prepared.identity[name] for name in (RUN_FOLDER, "caveats")}
     with finished.warning_of("size and speed", result["warnings"]):
         result["size"] = sizes(prepared, trainer)

@@ -27,11 +27,12 @@ def result_of(
     probes: list[list[float]],
     world: int,
     overrides: list[str],
+    steps: int,
 ) -> dict[str, Any]:
     """The content of result.json.
 
     `metrics`: scores by student, teachers and baselines; `totals`: of the ledger; `probes`: seconds of each all-data step,
-    by rank; `overrides`: of the command line.
+    by rank; `overrides`: of the command line; `steps`: optimizer steps taken.
     """
     config = stage.config
     taught = bool(module.teachers)
@@ -39,9 +40,9 @@ def result_of(
         "status": "finished",
         "name": config.name,
         "scale": config.scale.name,
-        "steps": module.total_steps,
+        "steps": steps,
         "metrics": metrics,
-        "ledger": _ledger(totals, probes, module.total_steps),
+        "ledger": _ledger(totals, probes, steps),
         "preparation": stage.inputs.prerequisites.stages(),
         "seed": config.seed,
         "select": {"name": config.select.name, "ratio": config.select.ratio},

@@ -172,6 +172,15 @@ class _Observation(_Part):
     rewards: Count
 
 
+class _Budget(_Part):
+    asked: dict[Text, Amount] = {}
+    planned: dict[Text, Amount] = {}
+    spent: dict[Text, Amount] = {}
+    rates: dict[Text, Amount | None] = {}
+    preparation: bool = False
+    ended_by: Text = ""
+
+
 class _Result(_Part):
     status: Literal["finished"]
     seed: Seed
@@ -195,6 +204,7 @@ class _Result(_Part):
     git: Text | None = None
     date: Text = ""
     command: ListOf[Text] = []
+    budget: _Budget | None = None
     devices: _Devices = Field(default_factory=_Devices)
     size: dict[Text, _Size] = {}
     artifacts: ListOf[Text] = []

@@ -1,0 +1,300 @@
+"""Costs of the steps of a training before its first step: teacher queries and model FLOPs, expected and at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdlab.callbacks.select import needed_outputs
+from kdlab.methods import adoption
+from kdlab.methods.knowledge.base import queries_teacher
+from kdlab.methods.marks import FORWARD, function_of, marks_of, members_of
+from kdlab.methods.selection.top_k import selection_size
+from kdlab.models import flops
+from kdlab.modules.flop_accounting import FlopCounter
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.student import StudentModule
+from kdlab.stages import components, ksm_training
+from kdlab.stages.base import Stage
+from kdlab.types import IGNORE, Batch
+
+SAMPLED = 64  # global batches that the mean FLOPs are taken over
+ONE_EACH = (adoption.hard, adoption.alone)  # rules by which each row queries one teacher
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Teacher queries (rows) and model FLOPs."""
+
+    queries: float = 0.0
+    flops: float = 0.0
+
+    def __add__(self, other: StepCost) -> StepCost:
+        return StepCost(self.queries + other.queries, self.flops + other.flops)
+
+    def __mul__(self, factor: float) -> StepCost:
+        return StepCost(self.queries * factor, self.flops * factor)
+
+
+class StepCosts:
+    """The costs of a training of `module` on `data` by `world` processes, from the models' sizes and the rows' lengths.
+
+    Queries are exact where the number of rows that query each teacher is known; FLOPs are expected ones: a strategy keeps
+    rows of the mean length of their batch, a policy takes each arm as often, a cache answers nothing. `most` is never
+    exceeded by a step.
+    """
+
+    def __init__(self, stage: Stage, module: StudentModule, data: Any, world: int) -> None:
+        self.stage, self.module, self.data, self.world = stage, module, data, world
+        self.config, self.select = stage.config, stage.config.select
+        self.accumulate = stage.config.trainer.accumulate
+        self.order = data.sampler(0, world)
+        self.rows, self.collate = data.training_rows()
+        self.counter: FlopCounter = module.distillation.flops
+        self.terms = module.distillation.terms
+        rules = stage.adoption() if module.teachers else None
+        self.rules = list(rules.arms.values()) if rules else []
+        weighing = ksm_training.needed_fields(stage)
+        needs = frozenset().union(*(marks_of(rule).needs for rule in self.rules))
+        self.own_uncertainty = "student" in needs or "uncertainty" in weighing
+        self.asked_first = "teachers" in needs
+        self._observed = list(data.observed_batches(self.select.evaluation_rows)) if self._adaptive else []
+        self._per_row: dict[tuple[str, ...], float] = {}
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    # ---- totals
+
+    def total(self, steps: int) -> StepCost:
+        """The expected cost of a training of so many steps."""
+        whole = self._observations(steps)
+        for start, end, terms in self._phases(steps):
+            first, last = start * self.accumulate, end * self.accumulate
+            rows, kept = (self._seen(last, count) - self._seen(first, count) for count in (int, self._kept))
+            whole += StepCost(kept * self._queries_per_row(terms), rows * self._flops_per_row(tuple(terms)))
+        return whole
+
+    def most(self, step: int, steps: int) -> StepCost:
+        """A cost that the optimizer step number `step` of `steps` does not exceed, from the rows of its batches."""
+        terms = next(terms for start, end, terms in self._phases(steps) if start <= step < end)
+        cost = (
+            self._observation(terms, step == 0) if self._adaptive and step % self.select.interval == 0 else StepCost()
+        )
+        for micro in range(step * self.accumulate, min((step + 1) * self.accumulate, len(self.order))):
+            cost += self._most_of(self._global_batch(micro), terms)
+        return cost
+
+    def _phases(self, steps: int) -> list[tuple[int, int, dict[str, WeightedTerm]]]:
+        """First step, end and terms of each stretch of a training in which the same terms count."""
+        shares = sorted({0.0, 1.0, *(s for w in self.terms.values() for s in (w.since, w.until))})
+        begins = [int(np.ceil(share * steps - 1e-9)) for share in shares]
+        found = []
+        for start, end in zip(begins, begins[1:], strict=False):
+            if start < end:
+                found.append((start, end, {n: w for n, w in self.terms.items() if w.since <= start / steps < w.until}))
+        return found
+
+    def _seen(self, micro_batches: int, count: Callable[[int], int]) -> int:
+        """The sum of `count` (of the number of rows) over the first so many global batches."""
+        epochs, rest = divmod(micro_batches, self.order.per_epoch)
+        full = self.order.batch_size * self.world
+        last = len(self.order.rows) - full * (self.order.per_epoch - 1)
+        begun = sum(count(len(batch)) for batch in self.order.epoch_batches(epochs)[:rest]) if rest else 0
+        return epochs * ((self.order.per_epoch - 1) * count(full) + count(last)) + begun
+
+    def _kept(self, rows: int) -> int:
+        """Rows of a global batch that query the teachers."""
+        if self.select.ratio == 1:
+            return rows
+        if self.select.scope == "global":
+            return selection_size(rows, self.select.ratio)
+        shares = [len(part) for part in np.array_split(np.arange(rows), self.world)]
+        return sum(selection_size(n, self.select.ratio) for n in shares if n)
+
+    # ---- queries
+
+    def _shares(self, terms: Mapping[str, WeightedTerm]) -> list[float]:
+        """The expected share of the kept rows that query each teacher."""
+        count = len(self.module.teachers)
+        taught = [w for w in terms.values() if queries_teacher(w.term)]
+        if not taught:
+            return [0.0] * count
+        if self.module.distillation.queries.joint or self.asked_first:
+            return [1.0] * count
+        if not self.rules:
+            return [1.0 if self.counter.query_all or i == count - 1 else 0.0 for i in range(count)]
+        probe = torch.linspace(0, 1, 2 * count + 1)[1::2].repeat_interleave(16)  # uncertainties, none of them 0 or 1
+        shares = torch.stack([(rule(probe, None, count) > 0).double().mean(0) for rule in self.rules]).mean(0).tolist()
+        if any(w.reads_largest for w in taught):
+            shares[-1] = 1.0
+        return shares
+
+    def _queries_per_row(self, terms: Mapping[str, WeightedTerm], most: bool = False) -> float:
+        shares = self._shares(terms)
+        each = sum(shares)
+        if most and each and self.rules and not all(function_of(rule) in ONE_EACH for rule in self.rules):
+            each = float(len(shares))
+        return each + (self.config.adopt.mc_dropout * len(shares) if each and self.asked_first else 0)
+
+    # ---- FLOPs
+
+    def _flops_per_row(self, names: tuple[str, ...]) -> float:
+        """Expected FLOPs a row of the global batches, by the names of the terms that count."""
+        if names not in self._per_row:
+            terms = {name: self.terms[name] for name in names}
+            costs = [self._expected(rows, terms) for rows in self._sample]
+            self._per_row[names] = sum(costs) / sum(len(rows) for rows in self._sample)
+        return self._per_row[names]
+
+    @cached_property
+    def _sample(self) -> list[np.ndarray]:
+        batches = self.order.epoch_batches(0)
+        return [batches[i] for i in sorted({*np.linspace(0, len(batches) - 1, SAMPLED).round().astype(int).tolist()})]
+
+    def _expected(self, rows: np.ndarray, terms: Mapping[str, WeightedTerm]) -> float:
+        """Expected FLOPs of a global batch of these rows."""
+        batch = self._batch(rows, 0)
+        scored = [self._scoring(arm, batch) for arm in self._arms] or [0.0]
+        chosen = _typical(batch, self._kept(len(rows)))
+        training = self._training(batch, chosen, terms, self._shares(terms))
+        if not self.module.labels_on_all:  # by the mean length of the batch, from which a few rows differ
+            tokens = [float(each.attention_mask.sum()) / len(each) for each in (batch, chosen)]
+            training *= tokens[0] / tokens[1]
+        return sum(scored) / len(scored) * self._rescored + training
+
+    def _most_of(self, rows: tuple[np.ndarray, int], terms: Mapping[str, WeightedTerm]) -> StepCost:
+        """The cost of a global batch (rows, epoch) if the largest rows are selected and query all teachers."""
+        batch = self._batch(*rows)
+        kept = self._kept(len(rows[0]))
+        queries = kept * self._queries_per_row(terms, most=True)
+        shares = [float(share > 0 or bool(self.rules and queries)) for share in self._shares(terms)]
+        scored = max((self._scoring(arm, batch) for arm in self._arms), default=0.0)
+        return StepCost(queries, scored + self._training(batch, _largest(batch, kept), terms, shares))
+
+    def _training(
+        self, whole: Batch, chosen: Batch, terms: Mapping[str, WeightedTerm], shares: Sequence[float]
+    ) -> float:
+        """FLOPs of a step without scoring: the rows `chosen` query the teachers, each teacher the share `shares` of them;
+        the student trains on them, or with labels on all rows on the `whole` batch."""
+        taught = {name: w for name, w in terms.items() if queries_teacher(w.term)}
+        others = {name: w for name, w in terms.items() if name not in taught}
+        needed, counter = self.module.distillation.needed(terms), self.counter
+        queried = [(i, chosen) for i, each in enumerate(shares) if each]
+        if self.module.labels_on_all:
+            own = frozenset().union(*(needed_outputs(arm, self.module.per_row) for arm in self._arms))
+            layers = counter.student_layers(whole, needed | own)
+            heads = counter.objective(others.values(), whole, [], needed)
+            heads += counter.objective(taught.values(), chosen, queried, needed)
+        else:
+            layers = counter.student_layers(chosen, needed)
+            heads = counter.objective(terms.values(), chosen, queried, needed)
+        through = layers if any(not w.head_only for w in terms.values()) else 0
+        total = float(layers + heads + 2 * (through + heads))
+        units = len(chosen) if self.module.per_row else int(chosen.labelled().sum())
+        total += counter.student_head(units) if self.own_uncertainty and taught else 0
+        samples = self.config.adopt.mc_dropout
+        for number, each in enumerate(shares):
+            total += each * counter.teacher(taught.values(), chosen, number, needed, self.asked_first, samples)
+        return total
+
+    # ---- selection
+
+    @cached_property
+    def _arms(self) -> list[Any]:
+        """The strategies of the run; none where every row is kept."""
+        return [] if self.select.ratio == 1 else list(self.stage.selection().arms.values())
+
+    @property
+    def _adaptive(self) -> bool:
+        return self.select.ratio < 1 and self.stage.selection().reward is not None
+
+    @property
+    def _rescored(self) -> float:
+        """Share of the rows of a batch that are scored, after the first visits."""
+        return 1 / self.select.refresh if self.select.scoring == "stale" else 1.0
+
+    def _scoring(self, arm: Any, batch: Batch) -> float:
+        """FLOPs of scoring all rows of a global batch by an arm."""
+        needs = frozenset().union(*(marks_of(member).needs for member in members_of(arm).values()))
+        if not needs & FORWARD:
+            return 0.0
+        units = len(batch) if self.module.per_row else int(batch.labelled().sum())
+        head = self.counter.student_head(units) if "logits" in needs else 0
+        if self.module.labels_on_all and self.select.scoring == "fresh":  # scored from the training forward
+            return head
+        needed, shape = needed_outputs(arm, self.module.per_row), self.module.shape
+        if self.select.scoring == "early_exit":
+            shape = replace(shape, layers=components.exit_layer(self.select, shape.layers))
+            return flops.encoder(shape, *self.module.student.executed(batch, needed)) + head
+        return self.counter.student_layers(batch, needed) + head
+
+    def _observations(self, steps: int) -> StepCost:
+        """The cost of all observations of an adaptive policy."""
+        if not self._adaptive:
+            return StepCost()
+        terms = self._phases(steps)[0][2]
+        return self._observation(terms, True) + self._observation(terms, False) * (
+            -(-steps // self.select.interval) - 1
+        )
+
+    def _observation(self, terms: Mapping[str, WeightedTerm], first: bool) -> StepCost:
+        """The cost of an observation; with `observe=kd` the `first` queries the teachers."""
+        counter, kd, cost = self.counter, self.select.observe == "kd", StepCost()
+        needed = self.module.distillation.needed(self.terms if kd else {})
+        for batch in self._observed:
+            units = len(batch) if self.module.per_row else int(batch.labelled().sum())
+            if not kd:
+                cost += StepCost(0, counter.student_layers(batch) + counter.student_head(units))
+                continue
+            count = len(self.module.teachers)
+            numbers = range(0 if counter.query_all else count - 1, count)
+            amount = counter.student_layers(batch, needed)
+            amount += counter.objective(terms.values(), batch, [(i, batch) for i in numbers], needed)
+            taught = [w for w in terms.values() if queries_teacher(w.term)]
+            amount += sum(
+                counter.teacher(taught, batch, i, needed) - counter.teacher([], batch, i, needed) for i in numbers
+            )
+            if first:
+                amount += sum(counter.teacher([], batch, i, needed) for i in numbers)
+                cost += StepCost(len(batch) * len(numbers))
+            cost += StepCost(0, amount)
+        return cost
+
+    # ---- batches
+
+    def _global_batch(self, micro: int) -> tuple[np.ndarray, int]:
+        epoch, place = divmod(micro, self.order.per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self.order.epoch_batches(epoch))
+        return self._epoch[1][place], epoch
+
+    def _batch(self, rows: np.ndarray, epoch: int) -> Batch:
+        return self.collate([self.rows[epoch, int(row)] for row in rows])
+
+
+def _typical(batch: Batch, rows: int) -> Batch:
+    """So many rows of `batch` whose lengths are spread as those of all its rows are."""
+    order = batch.attention_mask.sum(1).argsort(stable=True)
+    number = torch.arange(rows)
+    places = (2 * number + 1) * len(batch) - rows  # of the middles of equal stretches, times 2 rows
+    below = places.div(2 * rows, rounding_mode="floor")
+    above = -(-places).div(2 * rows, rounding_mode="floor")
+    return batch.take(order[torch.where(number % 2 == 0, below, above)])  # in turn, as the mean is in the middle
+
+
+def _largest(batch: Batch, rows: int) -> Batch:
+    """A batch of so many rows that costs at least as much as any of them from `batch`: the greatest lengths, the greatest
+    numbers of labels."""
+    lengths = batch.attention_mask.sum(1)
+    chosen = batch.take(lengths.argsort(descending=True, stable=True)[:rows])
+    if batch.labels.ndim == 2:
+        counts = batch.labelled().sum(1).sort(descending=True).values[:rows]
+        places = torch.arange(chosen.labels.shape[1]).expand(rows, -1)
+        chosen.labels = torch.where(places < counts[:, None], 0, IGNORE)
+    else:
+        chosen.labels = torch.zeros_like(chosen.labels)
+    return chosen
