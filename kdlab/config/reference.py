@@ -45,6 +45,7 @@ known use, and is refused until `'confirm=[KEY]'` says that it is meant. A value
 TOPICS = {
     "How many rows query the teacher, and which": ("select", "select.ratio", "select.pool", "knowledge.labels_on"),
     "How long a training is": ("trainer.max_steps", "trainer.max_epochs", "data.train_rows"),
+    "What a run may cost": ("budget.queries", "budget.flops", "budget.seconds", "budget.like", "budget.preparation"),
     "Your own data": (
         "data.path",
         "data.task",
@@ -66,7 +67,7 @@ TOPICS = {
         "trainer.shard_teacher",
     ),
     "Repeating and resuming": ("seed", "resume", "overwrite", "trainer.checkpoint_every"),
-    "Logging": ("logger", "trainer.evaluate_every", "trainer.trace_every"),
+    "Logging": ("logger", "trainer.log_every", "trainer.evaluate_every", "trainer.trace_every"),
     "Many runs": ("sweep", "hydra/launcher", "hydra/sweeper", "suite.tasks"),
 }
 

@@ -152,7 +152,7 @@ def plan(
 
 
 def limits_of(stage: Stage, amounts: Mapping[str, float]) -> dict[str, float]:
-    """What the training itself may cost, by kind: less the preparation so far, where that counts. UserError if it took all."""
+    """The budget of the training itself, by kind: less the preparation so far, where that counts. UserError if it took all."""
     budget = stage.config.budget
     if not budget.preparation:
         return dict(amounts)

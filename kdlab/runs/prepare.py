@@ -84,10 +84,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
 
     resumes = config.resume and not config.overwrite and folders.same_run(folder, resolved)
     stage.inputs.caveats.open(folders.caveats(folder) if resumes else ())
-    most = trainer.max_steps * trainer.accumulate if trainer.max_steps else None
-    if most is None and trainer.max_epochs is None:
-        most = UNLIMITED
-    data = stage.inputs.data_module(most, trainer.max_epochs)
+    data = stage.inputs.data_module(most_batches(config), trainer.max_epochs)
     batches = data.sampler(0, world).batches
     batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
     if config.select.ratio * batch_size < 1:
@@ -137,6 +134,14 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         },
         checkpoints.newest_valid(folder / "checkpoints", notify) if resumes else None,
     )
+
+
+def most_batches(config: Config) -> int | None:
+    """Micro-batches of the training by trainer.max_steps; None where its epochs alone limit it."""
+    trainer = config.trainer
+    if trainer.max_steps is None:
+        return UNLIMITED if trainer.max_epochs is None else None
+    return trainer.max_steps * trainer.accumulate
 
 
 def device_count(accelerator: str, devices: int | str) -> int:

@@ -12,8 +12,13 @@ from kdlab.config import spellings
 from kdlab.config.saved import anchored, read_config_here, started_in
 from kdlab.runs import folders
 
+NO_BUDGET = {
+    "queries": None, "flops": None, "seconds": None, "price": None, "price_per_query": None, "price_per_hour": None,
+    "like": None, "by": "flops", "preparation": False,
+}  # fmt: skip
 CONFIG: dict[str, Any] = {
     "confirm": [],
+    "budget": NO_BUDGET,
     "artifacts": "artifacts",
     "data": {"path": "rows", "task": "rows", "encoding": "utf-8", "augment": {"model": "m", "table": None}},
     "student": {"path": "google/tiny", "revision": None},  # a Hub name: no such folder
@@ -72,7 +77,7 @@ def test_the_same_run_reads_the_same_files(there, tmp_path, monkeypatch):
 def test_runs_from_before_a_key_are_the_same_runs_and_keep_their_hashes():
     old = {"data": {"path": "rows"}}
     today = spellings.configuration(old)
-    assert today == {"confirm": [], "data": {"path": "rows", "encoding": "utf-8"}}
+    assert today == {"confirm": [], "budget": NO_BUDGET, "data": {"path": "rows", "encoding": "utf-8"}}
     assert spellings.former_configuration(today) == old
-    other = {"confirm": ["seed"], "data": {"path": "rows", "encoding": "cp1252"}}
+    other = {"confirm": ["seed"], "budget": {**NO_BUDGET, "flops": 1e9}, "data": {"path": "rows", "encoding": "cp1252"}}
     assert spellings.configuration(other) == spellings.former_configuration(other) == other
