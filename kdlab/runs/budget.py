@@ -24,6 +24,7 @@ from kdlab.runs.closing.costs import RunCost
 from kdlab.runs.finished import finished_result
 from kdlab.runs.process import FOLDER, is_first_process, notify
 from kdlab.runtime.ledger import Ledger
+from kdlab.stages import observation
 from kdlab.stages.base import Stage
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback
 from kdlab.stages.preparation import fit
@@ -240,7 +241,13 @@ def _seconds_per_step(stage: Stage, module: StudentModule, ledger: Ledger) -> fl
     config, steps, clock = stage.config, WARM + TIMED, _StepClock()
     before = ledger.state_dict()
     data = stage.inputs.data_module(steps * config.trainer.accumulate, None)
-    select = select_callback(stage.selection(), config.select, module, data, steps, config.seed)
+    chosen = observation.resolved(
+        config.select,
+        observation.planned(
+            config.select, stage.selection(), config.data.batch_size * config.trainer.accumulate, steps
+        ),
+    )
+    select = select_callback(stage.selection(), chosen, module, data, steps, config.seed)
     adopt = adopt_callback(stage.adoption() if module.teachers else None, steps, config.seed)
     decide = [callback for callback in (select, adopt) if callback is not None]
     trainer = config.trainer

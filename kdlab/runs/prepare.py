@@ -89,7 +89,6 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
     if config.select.ratio * batch_size < 1:
         notify(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
-    observations = observation.plan(stage, world, -(-batches // trainer.accumulate))
     ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
     plan, step_costs, teachers = None, None, []
     if config.budget.given:
@@ -97,6 +96,9 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         plan, step_costs = budget.plan(stage, data, teachers, ledger, world, folder, resumes)
         batches = min(batches, plan.steps * trainer.accumulate)
         data = stage.inputs.data_module(batches, None)
+    observations = observation.plan(stage, world, -(-batches // trainer.accumulate))
+    if step_costs is not None:
+        step_costs.observe(config.select)  # their interval depends on the number of steps
     caches = cache_plan.plan(stage, data, batches, world)
     teachers = teachers or stage.teachers(ledger)
     baselines = stage.baselines(batches, world)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kdlab.callbacks.select import needed_outputs
+from kdlab.config.groups import SelectConfig
 from kdlab.methods import adoption
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.methods.marks import FORWARD, function_of, marks_of, members_of
@@ -19,7 +20,7 @@ from kdlab.models import flops
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.student import StudentModule
-from kdlab.stages import components, ksm_training
+from kdlab.stages import components, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.types import IGNORE, Batch
 
@@ -63,9 +64,17 @@ class StepCosts:
         needs = frozenset().union(*(marks_of(rule).needs for rule in self.rules))
         self.own_uncertainty = "student" in needs or "uncertainty" in weighing
         self.asked_first = "teachers" in needs
-        self._observed = list(data.observed_batches(self.select.evaluation_rows)) if self._adaptive else []
+        bound = min(10_000, -(-len(self.order) // self.accumulate))
+        per_step = self.config.data.batch_size * world * self.accumulate
+        planned = observation.planned(self.select, stage.selection(), per_step, bound)
+        self.observe(observation.resolved(self.select, planned))
         self._per_row: dict[tuple[str, ...], float] = {}
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def observe(self, select: SelectConfig) -> None:
+        """Take the interval and the rows of observations from `select`."""
+        self.select = select
+        self._observed = list(self.data.observed_batches(select.evaluation_rows)) if self._adaptive else []
 
     # ---- totals
 

@@ -22,6 +22,7 @@ def cost(result: dict[str, Any]) -> list[str]:
             f"  model FLOPs            {si(flops['total']):>11}  {si(flops['all_data']):>11}  {_times(gain['flops'])}",
             f"  wall-clock             {duration(seconds['training']):>11}  {duration(seconds['all_data']):>11}  {_times(gain['wallclock'])}",
         ]
+        lines += paid(result)
     else:
         lines = [f"cost: no teacher, {si(flops['total'])}FLOPs, {duration(seconds['training'])}"]
     if kept := result.get("checkpoints"):  # results of an older kdlab have none
@@ -29,6 +30,19 @@ def cost(result: dict[str, Any]) -> list[str]:
             f"checkpoints: {kept['written']:,} written in {duration(kept['seconds'])}, {kept['share']:.1%} of the run"
         )
     return lines
+
+
+def paid(result: dict[str, Any]) -> list[str]:
+    """A line on what the run saved once an assistant or a module is counted, and from which run on that pays; none
+    without one."""
+    runs = costs.pays_from(result)
+    if runs in (None, 1) and not any(not s["what"].startswith(costs.MAIN_TEACHER) for s in costs.needed_stages(result)):
+        return []
+    gain = _times(costs.gains(result, with_preparation=True)["flops"]).strip()
+    when = {None: "no cost recorded", 0: "it never pays", 1: "it pays in this run"}.get(
+        runs, f"it pays from run {runs} on"
+    )
+    return [f"  FLOPs saved with the preparation beyond the teacher: {gain}; {when}"]
 
 
 def preparation(result: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -80,6 +81,22 @@ def gains(result: Mapping[str, Any], with_preparation: bool) -> dict[str, float 
     )
     values = [(full + (more or 0)) / cost if full and cost and mine.measured else None for full, more, cost in pairs]
     return dict(zip(("queries", "flops", "wallclock"), values, strict=True))
+
+
+def pays_from(result: Mapping[str, Any]) -> int | None:
+    """The number of runs from which on an assistant or a module, made once for all of them, is paid by the FLOPs that each
+    saves against distillation on all data: 1 where there is nothing to pay, 0 where it never is.
+
+    None: not known.
+    """
+    extra = _sum([stage for stage in needed_stages(result) if not stage["what"].startswith(MAIN_TEACHER)])
+    flops = result["ledger"]["flops"]
+    if not extra.measured or not flops.get("all_data"):
+        return None
+    saved = flops["all_data"] - flops["total"]
+    if extra.flops <= 0:
+        return 1
+    return math.ceil(extra.flops / saved) if saved > 0 else 0
 
 
 def mean(costs: Sequence[RunCost]) -> RunCost:

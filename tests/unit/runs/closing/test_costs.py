@@ -84,3 +84,20 @@ def test_the_model_card_has_both_numbers():
 def test_whether_a_run_has_a_teacher_follows_from_its_configuration_and_not_from_a_counter(changes, has):
     for queries in (0, 1000):
         assert scores.taught(result(ledger__teacher_queries={"total": queries}, **changes)) == has
+
+
+@pytest.mark.parametrize(
+    ("spent", "wanted", "said"),
+    [(8e12, 2, "it pays from run 2 on"), (4e12, 1, "it pays in this run"), (0.0, 1, "it pays in this run")],
+)
+def test_a_module_pays_from_the_run_on_whose_savings_reach_its_cost(spent, wanted, said):
+    """Each run saves 11 - 5.5 TFLOPs against all data; the teacher is needed for all data as well."""
+    made = ksm_run(TEACHER, KSM | {"flops": spent})
+    assert costs.pays_from(made) == wanted and said in cost_lines.paid(made)[0]
+    assert cost_lines.paid(ksm_run(TEACHER)) == []
+
+
+def test_a_module_of_runs_that_save_nothing_never_pays():
+    made = ksm_run(KSM)
+    made["ledger"]["flops"]["all_data"] = made["ledger"]["flops"]["total"]
+    assert costs.pays_from(made) == 0 and "it never pays" in cost_lines.paid(made)[0]
