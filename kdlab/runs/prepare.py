@@ -126,16 +126,21 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         ksm_log,
         plan,
         step_costs,
-        {
-            "name": config.name,
-            "seed": config.seed,
-            "run": run_id,
-            STARTED_IN: str(Path.cwd()),
-            RUN_FOLDER: os.path.relpath(folder),
-            "caveats": stage.inputs.caveats.entries,
-        },
+        _identity(stage, folder, run_id),
         checkpoints.newest_valid(folder / "checkpoints", notify) if resumes else None,
     )
+
+
+def _identity(stage: Stage, folder: Path, run_id: str) -> dict[str, Any]:
+    """The entries of result.json that a run has from its start on."""
+    return {
+        "name": stage.config.name,
+        "seed": stage.config.seed,
+        "run": run_id,
+        STARTED_IN: str(Path.cwd()),
+        RUN_FOLDER: os.path.relpath(folder),
+        "caveats": stage.inputs.caveats.entries,
+    }
 
 
 def most_batches(config: Config) -> int | None:
