@@ -94,6 +94,7 @@ def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_fo
     costs = ("teacher queries", "model FLOPs", "wall-clock") if asks else ("cost: no teacher",)
     for said in ("scale=demo", "scale=paper", *costs, "run folder", "next:"):
         assert said in done.output
+    shells.assert_printed(done.output, "kdlab.run")
     result = json.loads((run_folder(tmp_path, exp) / "result.json").read_text())
     assert result["status"] == "finished" and f"+exp={exp}" in result["command"]
     assert set(result) >= {"metrics", "ledger", "seed", "data", "teacher", "versions", "git"}
