@@ -18,6 +18,7 @@ NO_BUDGET = {
 }  # fmt: skip
 CONFIG: dict[str, Any] = {
     "confirm": [],
+    "keep": "all",
     "budget": NO_BUDGET,
     "artifacts": "artifacts",
     "data": {"path": "rows", "task": "rows", "encoding": "utf-8", "augment": {"model": "m", "table": None}},
@@ -77,7 +78,7 @@ def test_the_same_run_reads_the_same_files(there, tmp_path, monkeypatch):
 def test_runs_from_before_a_key_are_the_same_runs_and_keep_their_hashes():
     old = {"data": {"path": "rows"}}
     today = spellings.configuration(old)
-    assert today == {"confirm": [], "budget": NO_BUDGET, "data": {"path": "rows", "encoding": "utf-8"}}
+    assert today == {"confirm": [], "keep": "all", "budget": NO_BUDGET, "data": {"path": "rows", "encoding": "utf-8"}}
     assert spellings.former_configuration(today) == old
-    other = {"confirm": ["seed"], "budget": {**NO_BUDGET, "flops": 1e9}, "data": {"path": "rows", "encoding": "cp1252"}}
+    other = {"confirm": ["seed"], "keep": "none", "budget": {**NO_BUDGET, "flops": 1e9}, "data": {"path": "rows", "encoding": "cp1252"}}
     assert spellings.configuration(other) == spellings.former_configuration(other) == other
