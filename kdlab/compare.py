@@ -10,12 +10,15 @@ from pathlib import Path
 from kdlab.reporting.baselines import DEFAULT
 from kdlab.reporting.comparability import QUESTION
 from kdlab.reporting.comparison_text import print_comparison
+from kdlab.reporting.row_comparison import print_rows
 from kdlab.runs.finished import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit code, 2 for bad input."""
     chosen = _parser().parse_args(argv)
+    if chosen.rows:
+        return command(lambda: print_rows(chosen.runs))
     return command(
         lambda: print_comparison(
             chosen.runs, chosen.metric, chosen.baseline, chosen.markdown, chosen.csv, chosen.runs_csv, chosen.across
@@ -26,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kdlab.compare", description=__doc__)
     add_arguments(parser)
+    parser.add_argument("--rows", action="store_true", help="two runs, row by row: McNemar's test on their predictions")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write all numbers to FILE, a line per group")
     parser.add_argument("--runs-csv", type=Path, metavar="FILE", help="also write the runs to FILE, a line each")

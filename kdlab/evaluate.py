@@ -1,5 +1,5 @@
-"""`python -m kdlab.evaluate RUN`: score a finished run's student again, from the files in its folder; with
-`--glue-submission OUT.zip`, answer GLUE's hidden test sets instead."""
+"""`python -m kdlab.evaluate RUN`: score a finished run's student again, from the files in its folder, on dev, on a labelled
+test split, or on any file of rows or text (`--data`); with `--glue-submission OUT.zip`, answer GLUE's hidden test sets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdlab.errors import UserError
 from kdlab.runs.finished import command
 
 
@@ -20,7 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kdlab.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="also write the student's predictions as CSV")
     mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--split", choices=("dev", "test"), default="dev", help="the rows to score (default: dev)")
+    mode.add_argument(
+        "--data", type=Path, metavar="FILE", help="other rows to score, with labels; on text: a file or folder"
+    )
     mode.add_argument("--rows", type=int, default=None, help="number of held-out rows (default: as in the run)")
     mode.add_argument(
         "--glue-submission",
@@ -33,13 +39,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(chosen: argparse.Namespace) -> int:
     if chosen.glue_submission is not None:
+        if chosen.predictions is not None:
+            raise UserError("--predictions goes with --split or --data; --glue-submission writes predictions itself")
         from kdlab.reporting.glue_submission import submit
 
         submit(chosen.run, chosen.glue_submission)
         return 0
-    from kdlab.runs.rescoring import rescore
+    from kdlab.runs.rescoring import Rescoring, rescore
 
-    return rescore(chosen.run, chosen.rows)
+    return rescore(chosen.run, chosen=Rescoring(chosen.split, chosen.data, chosen.rows, chosen.predictions))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 
 from kdlab.errors import UserError
-from kdlab.modules.evaluation import UnfiniteAnswers, over_splits
+from kdlab.modules.evaluation import Answers, UnfiniteAnswers, with_answers
 from kdlab.modules.views import StudentView
 from kdlab.runtime.ledger import Ledger
 from kdlab.types import Batch
@@ -21,8 +21,8 @@ class EvaluationCallback(pl.Callback):
     """Evaluates the student on held-out rows every `every` steps, before the step, and after the last one.
 
     `heldout` returns the splits (`final`: all of their rows, after the last step). `last`: the scores of the last
-    evaluation; `fresh`: those of it while `MetricsLog` has not written them, else None. UserError for a loss that is not
-    finite.
+    evaluation; `answers`: by split, the answers in it, where a row has one; `fresh`: the scores while `MetricsLog` has
+    not written them, else None. UserError for a loss that is not finite.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class EvaluationCallback(pl.Callback):
         self.scores = list(student.score_names)
         self.last: dict[str, float] = {}
         self.fresh: dict[str, float] | None = None
+        self.answers: dict[str, Answers] = {}
 
     def columns(self) -> list[str]:
         """The columns of metrics.csv for the scores."""
@@ -56,7 +57,9 @@ class EvaluationCallback(pl.Callback):
         cause = "the training has diverged; try a smaller learning rate" if trainer.global_step else UNTRAINED
         with self.ledger.time("evaluation"):
             try:
-                self.last = self.fresh = over_splits(student.evaluate, self.heldout(final))
+                splits = self.heldout(final)
+                self.last, self.answers = with_answers(student.evaluate, lambda: student.answers, splits)
+                self.fresh = self.last
             except UnfiniteAnswers as error:
                 raise UnfiniteAnswers("the student on held-out rows", cause) from error
         if bad := [name for name, value in self.last.items() if name.startswith("loss") and not math.isfinite(value)]:

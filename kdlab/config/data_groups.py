@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from kdlab.config.validators import at_least, one_of
+from kdlab.data.tasks.metric_names import OF_CLASSES, OF_NUMBERS, choices
 from kdlab.data.tasks.registry import find
 from kdlab.data.text.lines import check_encoding
 from kdlab.errors import UserError, nearest
@@ -92,7 +93,7 @@ class DataConfig:
     regression: bool | None = None
     "finetune: whether labels are numbers to predict; null: inferred from the labels"
     metric: str | None = None
-    "finetune: the metric of the task that is the score: accuracy, f1, ...; null: the mean of its metrics, as in GLUE"
+    "finetune: the metric that is the score: accuracy, macro_f1, ... (docs/scores.md); null: the mean of the task's"
     dev_share: InnerShare | None = None
     "finetune: share of train held out as dev where there is no dev split; null: 0.1, of IMDb 0.2 (its papers)"
     train_rows: Count | None = None
@@ -131,7 +132,7 @@ class DataConfig:
         if self.stage == "pretrain":
             raise UserError(f"data.metric={metric}: text has no metric to choose, a task has (data.task=, data.path=)")
         task = None if self.task is None else find(self.task)
-        if task is not None and metric not in task.shape.metrics:
-            raise UserError(
-                f"data.metric={metric}: {task.title} has no such metric; {nearest(metric, task.shape.metrics)}"
-            )
+        known = (*OF_CLASSES, *OF_NUMBERS) if task is None else choices(task.shape)
+        if metric not in known:
+            whose = "there is no such metric" if task is None else f"{task.title} has no such metric"
+            raise UserError(f"data.metric={metric}: {whose}; {nearest(metric, known)}")

@@ -58,6 +58,8 @@ class Config:
     "Draw the run's figures at its end; false saves the 2 to 3 seconds that this takes"
     keep: str = "all"
     "Files after success: all; best (no checkpoints; of a sweep the best students); none (no student either)"
+    predictions: Whole = 100_000
+    "finetune: rows at most in each of predictions/dev.csv and test.csv; 0 writes no predictions"
     confirm: list[str] = field(default_factory=list)
     "Keys whose unusually large value is meant, such as [trainer.max_steps]; it is refused otherwise"
     exec: str = "packed"

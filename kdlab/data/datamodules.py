@@ -78,6 +78,11 @@ class TrainingDataModule(pl.LightningDataModule):
     def _heldout(self, final: bool) -> dict[str, FixedBatches]:
         raise NotImplementedError
 
+    def final_splits(self, part: str) -> dict[str, Iterator[Batch]]:
+        """This rank's batches of all rows to score at the end, by split as in `heldout_splits`: `part` "dev", or "test",
+        which is empty where no test rows have labels."""
+        return self.heldout_splits(final=True) if part == "dev" else {}
+
     def set_aside(self, rows: int) -> None:
         """Hold `rows` random training rows, at most a fifth, out of training; `aside_batches` reads them.
 
@@ -240,15 +245,19 @@ class GLUEDataModule(TrainingDataModule):
 
     def dev_splits(self) -> dict[str, dataset.TokenizedRows]:
         """The dev splits by name, the main one first, named "" (MNLI: then "mismatched")."""
-        splits = {
-            name: dataset.load(self.folder, name) for name in dataset.splits(self.folder) if name.startswith("dev")
-        }
-        return {name.removeprefix("dev").removeprefix("_"): rows for name, rows in sorted(splits.items())}
+        return dataset.scored_splits(self.folder, "dev")
+
+    def final_splits(self, part: str) -> dict[str, Iterator[Batch]]:
+        splits = dataset.scored_splits(self.folder, part)
+        return {name: iter(self._batches_of(rows, np.arange(len(rows)))) for name, rows in splits.items()}
 
     def _heldout(self, final: bool) -> dict[str, FixedBatches]:
         splits = {}
         for name, rows in self.dev_splits().items():
             limit = len(rows) if final or self.heldout_rows is None else min(self.heldout_rows, len(rows))
             chosen = np.sort(np.random.default_rng(stable("dev rows", name)).permutation(len(rows))[:limit])
-            splits[name] = FixedBatches(rows, rows.collate(self.pad), rows.lengths, chosen, STATIC, self.batch_size)
+            splits[name] = self._batches_of(rows, chosen)
         return splits
+
+    def _batches_of(self, rows: dataset.TokenizedRows, chosen: np.ndarray) -> FixedBatches:
+        return FixedBatches(rows, rows.collate(self.pad), rows.lengths, chosen, STATIC, self.batch_size)

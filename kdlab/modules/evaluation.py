@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.data.tasks import metrics
+from kdlab.data.tasks import metric_names, metrics
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
 from kdlab.runtime import distributed
@@ -45,14 +46,26 @@ class UnfiniteAnswers(UserError):
         super().__init__(f"some answers of {who} are NaN or infinite: {why}")
 
 
+@dataclass
+class Answers:
+    """The answers of a model to the rows of a split, in the order of `rows` (N,) int64, their indices in the split:
+    `logits` (N, C) float32, and `labels` (N,). On the CPU."""
+
+    rows: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
 class Scorer(Protocol):
     """Scores an encoder over batches of all ranks; each rank passes its own (collective).
 
     `names`: of the scores. `device`: where the encoder is (None: the CPU). `count` receives each batch and its number
     of units with logits; `project` replaces the encoder's own (of a teacher that orders its classes otherwise).
+    `answers`: those that were scored last; None where a row has more than one answer.
     """
 
     names: tuple[str, ...]
+    answers: Answers | None
 
     def __call__(
         self,
@@ -71,6 +84,7 @@ class MaskedLMScore:
     """
 
     names = ("loss", "accuracy")
+    answers = None
 
     def __init__(self, chunk: int = 256) -> None:
         self.chunk = chunk
@@ -107,15 +121,17 @@ class MaskedLMScore:
 class TaskScore:
     """Loss, the metrics of the task `shape`, and their mean as `score`, over all real rows with a label.
 
-    `metric`: the one that is the `score` in place of the mean (`data.metric`). The loss is the cross-entropy in nats; in
-    regression the mean squared error. `UnfiniteAnswers` for logits that are not
-    finite.
+    `metric`: the one that is the `score` in place of the mean (`data.metric`), one of the task's or any other of the
+    same kind. The loss is the cross-entropy in nats; in regression the mean squared error. `UnfiniteAnswers` for logits
+    that are not finite.
     """
 
     def __init__(self, shape: TaskShape, metric: str | None = None) -> None:
         self.shape = shape
-        self.metric = metric or "average"
-        self.names = ("loss", *shape.metrics, "score")
+        self.metric = metric
+        self.metrics = metric_names.named(shape.metrics, metric)
+        self.names = ("loss", *self.metrics, "score")
+        self.answers: Answers | None = None
 
     def __call__(
         self,
@@ -125,17 +141,25 @@ class TaskScore:
         count: Count = count_nothing,
         project: Project | None = None,
     ) -> dict[str, float]:
-        rows, logits, labels = predictions(encoder, batches, device, count, project)
-        order = rows.argsort(stable=True)  # sums do not depend on the ranks that held the rows
-        logits, labels = logits[order], labels[order]
+        self.answers = in_order(encoder, batches, device, count, project)
+        return self.of(self.answers)
+
+    def of(self, answers: Answers) -> dict[str, float]:
+        """The scores of a model's answers."""
+        logits, labels = answers.logits, answers.labels
         if not logits.isfinite().all():
             raise UnfiniteAnswers
-        scores = metrics.score(self.shape.metrics, metrics.predicted(logits), labels)  # first: it refuses hidden labels
+        scores = metrics.score(self.metrics, metrics.predicted(logits), labels)  # first: it refuses hidden labels
         if self.shape.regression:
             loss = float(F.mse_loss(logits[:, 0].double(), labels.double()))
         else:
             loss = float(F.cross_entropy(logits.double(), labels))
-        return {"loss": loss, **{name: scores[name] for name in self.shape.metrics}, "score": scores[self.metric]}
+        mean = sum(scores[name] for name in self.shape.metrics) / len(self.shape.metrics)
+        return {
+            "loss": loss,
+            **{name: scores[name] for name in self.metrics},
+            "score": mean if self.metric is None else scores[self.metric],
+        }
 
 
 @torch.no_grad()
@@ -165,12 +189,24 @@ def predictions(
     return tuple(torch.cat(column) for column in zip(*gathered, strict=True))  # pyright: ignore[reportReturnType]
 
 
-def over_splits(
-    score: Callable[[Iterable[Batch]], dict[str, float]], splits: Mapping[str, Iterable[Batch]]
-) -> dict[str, float]:
+def in_order(
+    encoder: Encoder,
+    batches: Iterable[Batch],
+    device: torch.device | None = None,
+    count: Count = count_nothing,
+    project: Project | None = None,
+) -> Answers:
+    """`predictions` in the order of the rows, so that sums over them do not depend on the ranks that held them."""
+    rows, logits, labels = predictions(encoder, batches, device, count, project)
+    order = rows.argsort(stable=True)
+    return Answers(rows[order], logits[order], labels[order])
+
+
+def over_splits(score: Callable[[Any], dict[str, float]], splits: Mapping[str, Any]) -> dict[str, float]:
     """Scores of every held-out split in one dict: of the split "" by plain names, of others followed by `_<split>`.
 
-    `score`, if there is one, is the mean over all splits (MNLI: of matched and mismatched).
+    `score`, if there is one, is the mean over all splits (MNLI: of matched and mismatched). `splits`: what `score` takes,
+    batches or answers, by split.
     """
     scores: dict[str, float] = {}
     means: list[float] = []
@@ -179,3 +215,21 @@ def over_splits(
         means += [values.pop("score")] if "score" in values else []
         scores |= {f"{name}_{split}" if split else name: value for name, value in values.items()}
     return {**scores, "score": sum(means) / len(means)} if means else scores
+
+
+def with_answers(
+    score: Callable[[Iterable[Batch]], dict[str, float]],
+    scorer: Callable[[], Answers | None],
+    splits: Mapping[str, Iterable[Batch]],
+) -> tuple[dict[str, float], dict[str, Answers]]:
+    """The scores of `over_splits`, and the answers by split, where a row has one; `scorer` gives those scored last."""
+    found: dict[str, Answers] = {}
+    names = iter(splits)
+
+    def one(batches: Iterable[Batch]) -> dict[str, float]:
+        values, name = score(batches), next(names)
+        if (answers := scorer()) is not None:
+            found[name] = answers
+        return values
+
+    return over_splits(one, splits), found

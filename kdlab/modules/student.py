@@ -13,7 +13,7 @@ from torch import Tensor
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distillation_loss import DistillationLoss, timed
-from kdlab.modules.evaluation import MaskedLMScore, Scorer, inference_mode
+from kdlab.modules.evaluation import Answers, MaskedLMScore, Scorer, inference_mode
 from kdlab.modules.evidence import evidence_of
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.modules.lightning_options import set_attribute
@@ -92,6 +92,11 @@ class StudentModule(pl.LightningModule):
     def score_names(self) -> tuple[str, ...]:
         """The names of the scores that `evaluate` returns."""
         return self.score.names
+
+    @property
+    def answers(self) -> Answers | None:
+        """The answers that `evaluate` scored last; None on text."""
+        return self.score.answers
 
     @property
     def needs_teacher(self) -> bool:

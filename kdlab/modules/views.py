@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kdlab.modules.evaluation import Answers
 from kdlab.types import Batch, Evidence, Outputs
 
 
@@ -104,6 +105,11 @@ class StudentView(TrainedView, Protocol):
     @property
     def score_names(self) -> Sequence[str]:
         """Names of the scores that `evaluate` returns."""
+        ...
+
+    @property
+    def answers(self) -> Answers | None:
+        """The answers that `evaluate` scored last; None on text."""
         ...
 
     @property

@@ -13,6 +13,7 @@ from kdlab.reporting import more_seeds, statistics
 from kdlab.reporting.baselines import DEFAULT
 from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison import Comparison, ComparisonLine, compare
+from kdlab.reporting.score_columns import test_values
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.statistics import Paired
 from kdlab.runs.closing import costs
@@ -22,6 +23,7 @@ from kdlab.storage.escaping import csv_table, markdown_text
 from kdlab.storage.files import atomic_write_text
 
 GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs", "total queries", "total FLOPs")
+TEST_COLUMN = 3  # place of the test scores, where there are any: after std
 SAME = ("task", "knowledge", "policy", "adopt", "select", "ratio")
 TEST = ("group", "baseline", "common seeds", "difference", "95 % interval", "p", "Holm p")
 
@@ -69,7 +71,13 @@ def text(comparison: Comparison, markdown: bool = False) -> str:
     parts = [f"{title}: {comparison.described}", ""]
     marked = footnotes([line.group for line in comparison.lines])
     rows = [[marked.named(line.group), *_group(comparison, line)[1:]] for line in comparison.lines]
-    parts.append(_grid(GROUP, rows, markdown))
+    head = list(GROUP)
+    tested = [test_values(line.group, comparison.metric) for line in comparison.lines]
+    if any(tested):
+        head.insert(TEST_COLUMN, "test")
+        for row, values in zip(rows, tested, strict=True):
+            row.insert(TEST_COLUMN, shown(comparison, fmean(values)) if values else "-")
+    parts.append(_grid(head, rows, markdown))
     said = [f"- {markdown_text(line)}" if markdown else line for line in marked.lines]
     parts += ["", *said] if said else []
     tests = [tested_cells(comparison, line) for line in comparison.lines if line.baseline]
@@ -209,7 +217,7 @@ def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _run_row(run: Run) -> dict[str, Any]:
-    result, scores = run.result, run.result["metrics"]
+    result, scores, test = run.result, run.result["metrics"], run.result.get("test") or {}
     name, policy = "score" if "score" in scores["student"] else "accuracy", result.get("policy") or {}
     values = (run.task, result.get("knowledge"), policy.get("name"), result.get("adopt"), run.select, run.ratio)
     return {
@@ -220,6 +228,8 @@ def _run_row(run: Run) -> dict[str, Any]:
         "loss": scores["student"].get("loss"),
         "score": scores["student"].get(name),
         "teacher_score": scores.get("teacher", {}).get(name),
+        "test_score": (test.get("student") or {}).get(name),
+        "teacher_test_score": (test.get("teacher") or {}).get(name),
         "teacher_queries": run.own.queries,
         "cached": costs.cached(result),
         "flops": run.own.flops,
@@ -256,6 +266,8 @@ def numbers(comparison: Comparison, line: ComparisonLine) -> dict[str, Any]:
         "best_seed": order[0][0],
         "worst": values[-1],
         "worst_seed": order[-1][0],
+        "test_mean": fmean(tested) if (tested := test_values(line.group, comparison.metric)) else None,
+        "test_std": stdev(tested) if len(tested) > 1 else None,
         "queries": own.queries,
         "cached": line.group.cached,
         "flops": own.flops,

@@ -22,7 +22,7 @@ from kdlab.storage import locks
 from kdlab.storage.files import atomic_write_json, user_errors
 
 # Settings that do not change what a run computes: a run can be resumed with other values of these.
-IRRELEVANT_KEYS = ("overwrite", "resume", "logger", "confirm", "figures", "keep")
+IRRELEVANT_KEYS = ("overwrite", "resume", "logger", "confirm", "figures", "keep", "predictions")
 # All files of a run that was ended before it wrote its first result.json.
 UNSTARTED_FILES = {"config.yaml", ".config.yaml.tmp", ".result.json.tmp", locks.NAME}
 UNSTARTED_RANK = re.compile(r"\.rank-\d+\.error|\.\.rank-\d+\.error\.tmp")

@@ -16,13 +16,13 @@ from kdlab.config.saved import RUN_FOLDER
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
-from kdlab.modules.evaluation import over_splits
 from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
 from kdlab.runs import budget, callbacks, failures, finished, folders, keeping
 from kdlab.runs.callbacks import RunCallbacks
-from kdlab.runs.closing import learning
+from kdlab.runs.closing import held_out, learning, predictions
 from kdlab.runs.closing.beside_random import beside_random
+from kdlab.runs.closing.held_out import HeldOut
 from kdlab.runs.closing.model_card import card
 from kdlab.runs.closing.result import result_of
 from kdlab.runs.closing.size import sizes
@@ -152,30 +152,26 @@ def train(prepared: PreparedRun, trainer: pl.Trainer) -> None:
 
 @dataclass
 class Measured:
-    """Measurements of all ranks at the end of a training. `metrics`: scores by student, teachers and baselines; `totals`: of
-    the ledger; `probes`: seconds of each all-data step, by rank; `unigram`: loss on text of the tokens' frequencies."""
+    """Measurements of all ranks at the end of a training. `held_out`: scores and answers of student, teachers and
+    baselines; `totals`: of the ledger; `probes`: seconds of each all-data step, by rank; `unigram`: loss on text of the
+    tokens' frequencies."""
 
-    metrics: dict[str, dict[str, float]]
+    held_out: HeldOut
     totals: dict[str, Any]
     probes: list[list[float]]
     unigram: float | None
 
 
 def measure(prepared: PreparedRun, built: RunCallbacks) -> Measured:
-    """Evaluate the student and its teachers, and gather the costs; collective."""
-    stage, module, data = prepared.stage, prepared.module, prepared.data
-    metrics = {
-        "student": built.evaluation.last or over_splits(module.evaluate, data.heldout_splits(final=True)),
-        **(stage.teachers_on_heldout(module, prepared.teachers, data) if prepared.teachers else {}),
-        **prepared.baselines,
-    }
+    """Evaluate the student, its teachers and baselines, and gather the costs; collective."""
+    found = held_out.evaluate(prepared, built.evaluation)
     totals = prepared.ledger.totals()
     probes = [seconds for seconds in distributed.gather_objects(built.cost.probe_seconds) if seconds]
-    return Measured(metrics, totals, probes, stage.unigram_loss(data))
+    return Measured(found, totals, probes, prepared.stage.unigram_loss(prepared.data))
 
 
 def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, measured: Measured) -> dict[str, Any]:
-    """Write student/ and figures/, complete the logger, and write result.json last: with it the run is finished.
+    """Write student/, predictions/ and figures/, complete the logger, and write result.json last: with it the run is finished.
 
     A figure or a logger that fails is a warning in result.json. On rank 0; returns the content of result.json.
     """
@@ -186,7 +182,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     result = result_of(
         stage,
         module,
-        measured.metrics,
+        measured.held_out,
         totals,
         measured.probes,
         prepared.world,
@@ -202,6 +198,8 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
         stopped_by = built.budget.stopped_by if built.budget is not None else None
         result["budget"] = budget.outcome(stage, prepared.plan, stopped_by, result)
     result |= {name: prepared.identity[name] for name in (RUN_FOLDER, "caveats")}
+    with user_errors("writing the predictions", folder):
+        predictions.write_all(prepared, measured.held_out)
     with finished.warning_of("size and speed", result["warnings"]):
         result["size"] = sizes(prepared, trainer)
     atomic_write_text(folder / "student" / "README.md", card(result))

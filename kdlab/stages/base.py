@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from kdlab.config.schema import Config
 from kdlab.methods.knowledge.base import is_joint
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, pick_layers, random_student, set_dropout, student_from
+from kdlab.modules.evaluation import Answers
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
@@ -23,6 +24,7 @@ from kdlab.stages.teachers.base import TeacherPool
 from kdlab.storage.files import sha256_of
 from kdlab.teachers import specs
 from kdlab.teachers.teacher import Teacher
+from kdlab.types import TaskShape
 
 
 class Stage:
@@ -148,6 +150,20 @@ class Stage:
         fused = self.inputs.precision != "16-mixed"  # fused ones unscale gradients before Lightning clips them
         phases = {"restarts": tuple(self.config.knowledge.phases), "phase_lrs": tuple(self.config.knowledge.phase_lrs)}
         return OptimizerSettings(**{**config, "betas": tuple(config["betas"]), "fused": fused, **phases})
+
+    def answers(self, part: str, teachers: Sequence[Teacher]) -> dict[str, dict[str, Answers]]:
+        """The answers of teachers, by title, and of trained baselines, by name, to all rows of `part` ("dev" or "test"), by
+        split (collective). On text, and where nothing was kept, there are none; `teachers`: those that are loaded."""
+        return {}
+
+    @property
+    def shapes(self) -> dict[str, TaskShape]:
+        """The shape of the task by the title of each teacher, and of the "student", for all others too; none on text."""
+        return {}
+
+    def scores_of_part(self, part: str, answers: Mapping[str, Mapping[str, Answers]]) -> dict[str, dict[str, float]]:
+        """The scores of `answers` by name, and of the baselines that need no answers, on `part`."""
+        return {}
 
     def baselines(self, batches: int, world: int) -> dict[str, dict[str, float]]:
         """Scores to compare the student's with, by name; `batches` of each of `world` ranks."""

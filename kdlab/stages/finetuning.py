@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
 
+from kdlab.config.schema import Config
 from kdlab.data.datamodules import GLUEDataModule
+from kdlab.data.tasks import dataset
 from kdlab.data.tasks.metrics import headline
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.strategies import random
 from kdlab.models import loading
-from kdlab.modules.evaluation import TaskScore, over_splits
+from kdlab.modules.evaluation import Answers, TaskScore, over_splits, with_answers
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
+from kdlab.stages import answers_file
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.decision_callbacks import select_callback
@@ -26,7 +31,12 @@ from kdlab.stages.preparation import fit
 from kdlab.stages.task_inputs import TaskInputs
 from kdlab.stages.teachers.classifiers import LABELS, TaskTeacherPool
 from kdlab.storage.files import atomic_write_json, read_json
+from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
+from kdlab.types import TaskShape
+
+MAJORITY, NO_KD = "majority class", "no KD"  # baselines
+PARTS = ("dev", "test")
 
 
 class FinetuneStage(Stage):
@@ -34,6 +44,10 @@ class FinetuneStage(Stage):
 
     inputs_class = TaskInputs
     inputs: TaskInputs
+
+    def __init__(self, config: Config, notify: Callable[[str], None]) -> None:
+        super().__init__(config, notify)
+        self._no_kd_answers: dict[str, dict[str, Answers]] = {}  # by part and split
 
     @cached_property
     def teacher_pool(self) -> TaskTeacherPool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -63,10 +77,39 @@ class FinetuneStage(Stage):
     # ---- baselines
 
     def baselines(self, batches: int, world: int) -> dict[str, dict[str, float]]:
-        scores = {"majority class": self.teacher_pool.majority(self.teacher_pool.main)}
+        scores = {MAJORITY: self.teacher_pool.majority(self.teacher_pool.main)}
         if self.config.no_kd_baseline:
-            scores["no KD"] = self._no_kd(batches, world)
+            scores[NO_KD] = self._no_kd(batches, world)
         return scores
+
+    def answers(self, part: str, teachers: Sequence[Teacher]) -> dict[str, dict[str, Answers]]:
+        pool, found = self.teacher_pool, {}
+        for member in pool.members if teachers else ():
+            answers = pool.answers_of(member, part, pool.loaded.get(member.name))
+            found[member.title] = {split: self._in_split(member, part, split, of) for split, of in answers.items()}
+        if self._no_kd_answers.get(part):
+            found[NO_KD] = self._no_kd_answers[part]
+        return {name: answers for name, answers in found.items() if answers}
+
+    def _in_split(self, member: TeacherSpec, part: str, split: str, answers: Answers) -> Answers:
+        """`answers` with the indices of their rows in the whole split, where a specialist answers those of its classes."""
+        if member.classes is None:
+            return answers
+        labels = dataset.load(self.inputs.task_folder, f"{part}_{split}" if split else part).labels
+        own = torch.from_numpy(np.flatnonzero(np.isin(labels, member.classes)))
+        return replace(answers, rows=own[answers.rows])
+
+    @property
+    def shapes(self) -> dict[str, TaskShape]:
+        pool = self.teacher_pool
+        return {"student": self.inputs.shape, **{member.title: pool.shape(member) for member in pool.members}}
+
+    def scores_of_part(self, part: str, answers: Mapping[str, Mapping[str, Answers]]) -> dict[str, dict[str, float]]:
+        shapes, metric = self.shapes, self.config.data.metric
+        found = {}
+        for name, of in answers.items():
+            found[name] = over_splits(TaskScore(shapes.get(name, shapes["student"]), metric).of, of)
+        return {**found, MAJORITY: self.teacher_pool.majority(self.teacher_pool.main, part)}
 
     def _no_kd(self, batches: int, world: int) -> dict[str, float]:
         """Scores of the same student after as many steps on as many rows (drawn at random), trained on labels alone."""
@@ -83,6 +126,8 @@ class FinetuneStage(Stage):
             "order": config.data.order,
             "ratio": config.select.ratio,
             "precision": inputs.precision,
+            # answers are needed that baselines of an older kdlab lack
+            **({"answers": 1} if inputs.has_test or config.data.metric not in (None, *inputs.shape.metrics) else {}),
         }
 
         def build(out: Path) -> dict[str, Any]:
@@ -102,11 +147,19 @@ class FinetuneStage(Stage):
                 module, data, steps, "training without a teacher", *([select] if select else []),
                 accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=inputs.precision,
             )  # fmt: skip
-            splits = data.heldout_splits(final=True)
-            atomic_write_json(out / "scores.json", over_splits(module.evaluate, splits))
+            kept = {}
+            for part in PARTS:
+                scores, kept[part] = with_answers(module.evaluate, lambda: module.answers, data.final_splits(part))
+                if part == "dev":
+                    atomic_write_json(out / "scores.json", scores)
+            answers_file.write(out, kept)
             return cost
 
         folder = inputs.prerequisites.get(
             "baseline", parts, build, "the baseline without a teacher", "student without a teacher", baseline=True
         )
-        return headline(read_json(folder / "scores.json"), config.data.metric)
+        self._no_kd_answers = answers_file.read(folder)
+        metric = config.data.metric
+        if dev := self._no_kd_answers.get("dev"):
+            return over_splits(TaskScore(inputs.shape, metric).of, dev)
+        return headline(read_json(folder / "scores.json"), metric)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 from torch import Tensor
 
@@ -84,6 +85,10 @@ class Inputs:
     def inference(self) -> str:
         """A note on the kind of task that was inferred, where another one is as likely; "" elsewhere."""
         return ""
+
+    def file_rows(self, split: str) -> np.ndarray:
+        """The index in its data file, from 0 and without the header, of each row of a labelled split."""
+        raise NotImplementedError
 
     def check_rows(self) -> None:
         """UserError for rows that contradict the configuration; a source of text checks itself (`source.check`)."""

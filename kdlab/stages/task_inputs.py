@@ -7,13 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
 
 from kdlab.config.data_groups import AUTO, AugmentConfig
 from kdlab.data.datamodules import GLUEDataModule
-from kdlab.data.tasks import dataset, lengths
+from kdlab.data.tasks import dataset, lengths, metric_names, split_faults
 from kdlab.data.tasks.inference import SCORES
 from kdlab.data.tasks.registry import HELD_OUT, Task, find, plain_name
 from kdlab.data.tasks.rows import TaskData, limited
@@ -124,6 +125,8 @@ class TaskInputs(Inputs):
         for note in dataset.read_notes(folder):
             self.notify(note)
         self._say_length(dataset.read_stats(folder))
+        for caveat in split_faults.found(dataset.read_stats(folder), dataset.rows_in_train(folder)):
+            self.caveats.add(caveat)
         return folder
 
     def _say_length(self, stats: dict[str, dict[str, Any]]) -> None:
@@ -179,11 +182,26 @@ class TaskInputs(Inputs):
                 found.append(loading.load_config(config.adopt.assistant.path))
         return found
 
+    @cached_property
+    def has_test(self) -> bool:
+        """True if there are test rows and all of them have labels, in at least one test split."""
+        return bool(dataset.scored_splits(self.task_folder, "test"))
+
+    def file_rows(self, split: str) -> np.ndarray:
+        """The index in its data file, from 0 and without the header, of each row of a split."""
+        numbers = dataset.load(self.task_folder, split).numbers
+        if numbers is not None:
+            return numbers
+        rows = self.rows.splits[split]  # tokenised by an older kdlab, which did not keep them
+        return np.array([index if row.number is None else row.number for index, row in enumerate(rows)])
+
     def check_rows(self) -> None:
         """UserError for a malformed row (file and line) and for options that do not suit the task; may read all rows."""
         shape = self.shape
-        if (metric := self.config.data.metric) is not None and metric not in shape.metrics:
-            raise UserError(f"data.metric={metric}: the metrics of this task are {', '.join(shape.metrics)}")
+        if (metric := self.config.data.metric) is not None and metric not in metric_names.choices(shape):
+            raise UserError(
+                f"data.metric={metric}: the metrics of this task are {', '.join(metric_names.choices(shape))}"
+            )
         uncertain = sorted(
             name
             for name, arm in components.selection(self.config.select).arms.items()
@@ -257,8 +275,16 @@ class TaskInputs(Inputs):
             "metric": self.config.data.metric,
             "shape": asdict(shape),
             "max_length": self.max_length,
+            "label_values": self._label_values(),
             "splits": dataset.read_stats(self.train_folder),
         }
+
+    def _label_values(self) -> tuple[str, ...] | None:
+        """The spelling of the classes in the files, for rows that are scored later; None where names say all."""
+        try:
+            return self.source.label_values(self.shape.labels) if isinstance(self.source, TaskFolder) else None
+        except UserError:  # the files went away during the run
+            return None
 
     def load(
         self, source: str | Path, revision: str | None = None, seed: int | None = None

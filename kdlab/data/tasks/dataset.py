@@ -46,7 +46,8 @@ def prepare(
     a pair is truncated first), `first` (int32, number of tokens before the second segment; all tokens if the model has
     no segment ids as input), `label` (int64 class index, IGNORE if hidden; in regression float64, NaN if hidden), `row`
     (int64, index in its split), `origin` (int64, the row that it is an augmented copy of, else its own index), `text`
-    (int64, `text_key`). Special tokens that are written in a text stay plain text.
+    (int64, `text_key`), `number` (int64, index in the data file). Special tokens that are written in a text stay plain
+    text.
 
     stats.json has by split: rows, tokens, the longest row, truncated rows, rows that other lengths would keep whole
     (`lengths.fitting`), rows of each class. Progress is reported (`kdlab.runtime.progress`). All cores tokenise
@@ -93,17 +94,18 @@ def _write(
     progress: ProgressBar,
 ) -> dict[str, Any]:
     kind, missing = (pa.float64(), float("nan")) if shape.regression else (pa.int64(), IGNORE)
-    numbers = {"first": pa.int32(), "label": kind, "row": pa.int64(), "origin": pa.int64(), "text": pa.int64()}
-    schema = pa.schema({"input_ids": pa.list_(pa.int32()), **numbers})
+    more = dict.fromkeys(("row", "origin", "text", "number"), pa.int64())
+    schema = pa.schema({"input_ids": pa.list_(pa.int32()), "first": pa.int32(), "label": kind, **more})
     tokens, longest, whole = 0, 0, list[np.ndarray]()
     with (folder / "data.arrow").open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for start in range(0, len(rows), RECORDS):
             part = rows[start : start + RECORDS]
             ids, first, lengths = _encode([row.texts for row in part], tokenizer, max_length)
             label = [missing if row.label is None else row.label for row in part]
-            number = range(start, start + len(part))
-            origin = [own if row.origin is None else row.origin for own, row in zip(number, part, strict=True)]
-            columns = [ids, first, label, number, origin, [text_key(row.texts) for row in part]]
+            index = range(start, start + len(part))
+            origin = [own if row.origin is None else row.origin for own, row in zip(index, part, strict=True)]
+            number = [own if row.number is None else row.number for own, row in zip(index, part, strict=True)]
+            columns = [ids, first, label, index, origin, [text_key(row.texts) for row in part], number]
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
             stream.write_batch(pa.record_batch(arrays, schema=schema))
             whole.append(lengths)
@@ -156,11 +158,32 @@ def splits(folder: Path) -> list[str]:
     return list(read_stats(folder))
 
 
+def scored_splits(folder: Path, part: str) -> dict[str, TokenizedRows]:
+    """The splits of `part` ("dev" or "test") of a prepared folder whose rows all have labels, the main one first, by names
+    without that: "" and, of MNLI, "mismatched"."""
+    found = {name: TokenizedRows(folder, name) for name in sorted(splits(folder)) if name.split("_")[0] == part}
+    return {name.removeprefix(part).removeprefix("_"): rows for name, rows in found.items() if not rows.hidden}
+
+
+def rows_in_train(folder: Path) -> dict[str, int]:
+    """Counts by split, other than train, of the rows of a prepared folder that have the texts (`text_key`) of a training
+    row; empty for a folder of an older kdlab, which has no such keys."""
+    if "text" not in corpus.load(folder, "train").column_names:
+        return {}
+    every = {name: TokenizedRows(folder, name).texts for name in splits(folder)}
+    return {name: int(np.isin(keys, every["train"]).sum()) for name, keys in every.items() if name != "train"}
+
+
 def read_shape(folder: Path) -> TaskShape:
     """Shape of the task of a prepared folder."""
     values = json.loads((Path(folder) / "shape.json").read_text())
     labels = None if values["labels"] is None else tuple(values["labels"])
     return TaskShape(values["columns"], labels, tuple(values["metrics"]))
+
+
+def read_length(folder: Path) -> int:
+    """The most tokens that a row of a prepared folder may have."""
+    return int(json.loads((Path(folder) / "shape.json").read_text())["max_length"])
 
 
 def read_notes(folder: Path) -> list[str]:
@@ -191,7 +214,8 @@ class TokenizedRows(Dataset):
     """A split of a prepared folder: maps (epoch, row) to `TokenizedRow`; row -1 - n is row n, marked as not real.
 
     `lengths` (rows,) in tokens, `labels` (rows,) int64 or float64, `shape` of the task; `origins` (rows,) int64 the row
-    that each is an augmented copy of, else the row itself.
+    that each is an augmented copy of, else the row itself; `numbers` (rows,) int64 the index of each in the data file
+    (None: a folder of an older kdlab, which has none); `texts` (rows,) int64 their `text_key`.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -203,7 +227,8 @@ class TokenizedRows(Dataset):
         self.paired = bool((self.first < self.lengths).any())
         known = set(data.column_names)  # folders prepared before 2026-11-29 have neither column, and no copies
         self.origins = data.data.column("origin").to_numpy() if "origin" in known else np.arange(len(self.lengths))
-        self._texts = data.data.column("text").to_numpy() if "text" in known else np.arange(len(self.lengths))
+        self.numbers = data.data.column("number").to_numpy() if "number" in known else None
+        self.texts = data.data.column("text").to_numpy() if "text" in known else np.arange(len(self.lengths))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -224,7 +249,7 @@ class TokenizedRows(Dataset):
 
         A row that only a copy equals is no relative: its text was there before it was made.
         """
-        same = np.union1d(np.flatnonzero(np.isin(self._texts, self._texts[rows])), self.tokens.equal_rows(rows))
+        same = np.union1d(np.flatnonzero(np.isin(self.texts, self.texts[rows])), self.tokens.equal_rows(rows))
         return np.union1d(same, np.flatnonzero(np.isin(self.origins, same)))
 
     def collate(self, pad: int) -> TaskCollate:

@@ -28,7 +28,7 @@ NEAR = 0.05  # share of the way from the majority class to a perfect score
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
     """Share of rows with the right class."""
-    true_positives, _, support = _class_counts(predictions, labels)
+    true_positives, _, support = class_counts(predictions, labels)
     return sum(true_positives) / sum(support)
 
 
@@ -43,17 +43,29 @@ def macro_f1(predictions: Tensor, labels: Tensor) -> float:
     return sum(scores.values()) / len(scores)
 
 
+def micro_f1(predictions: Tensor, labels: Tensor) -> float:
+    """F1 of all classes together, 2 TP / (2 TP + FP + FN): with one label a row it equals the accuracy."""
+    return accuracy(predictions, labels)
+
+
+def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Mean over the classes that occur among the labels of the share of their rows with the right prediction."""
+    hits, _, support = class_counts(predictions, labels)
+    shares = [hit / rows for hit, rows in zip(hits, support, strict=True) if rows]
+    return sum(shares) / len(shares)
+
+
 def _f1_by_class(predictions: Tensor, labels: Tensor) -> dict[int, float]:
     """F1 of each class that occurs, by class index, ascending."""
-    counts = zip(*_class_counts(predictions, labels), strict=True)
+    counts = zip(*class_counts(predictions, labels), strict=True)
     return {c: 2 * tp / (called + right) for c, (tp, called, right) in enumerate(counts) if called + right}
 
 
-def _class_counts(predictions: Tensor, labels: Tensor) -> tuple[list[int], list[int], list[int]]:
-    """Of each of the C classes: true positives, rows predicted, rows labelled."""
+def class_counts(predictions: Tensor, labels: Tensor, classes: int = 0) -> tuple[list[int], list[int], list[int]]:
+    """Of each of the C classes, at least `classes`: true positives, rows predicted, rows labelled."""
     from torchmetrics.functional.classification import multiclass_stat_scores  # slow to import
 
-    counts = multiclass_stat_scores(predictions, labels, _classes(predictions, labels), average=None)
+    counts = multiclass_stat_scores(predictions, labels, max(classes, _classes(predictions, labels)), average=None)
     tp, fp, _, _, support = counts.T.tolist()
     return tp, [a + b for a, b in zip(tp, fp, strict=True)], support
 
@@ -93,7 +105,7 @@ def _ranks(values: Tensor) -> Tensor:
     return (counts.cumsum(0) - (counts - 1) / 2).double()[place]
 
 
-METRICS = {f.__name__: f for f in (accuracy, f1, macro_f1, matthews, pearson, spearman)}
+METRICS = {f.__name__: f for f in (accuracy, f1, macro_f1, micro_f1, balanced_accuracy, matthews, pearson, spearman)}
 
 
 def predicted(logits: Tensor) -> Tensor:

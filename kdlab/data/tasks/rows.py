@@ -18,12 +18,14 @@ from kdlab.types import TaskShape
 class LabelledRow(NamedTuple):
     """A labelled row: `texts`, one or two, and `label`, a class index or a score (None: hidden).
 
-    `origin`: of an augmented copy, the index of its original in the split; None for an original.
+    `origin`: of an augmented copy, the index of its original in the split; None for an original. `number`: of a row held
+    out of train, its index in the file of train; None for a row in its own file, where that is the index in the split.
     """
 
     texts: tuple[str, ...]
     label: float | None
     origin: int | None = None
+    number: int | None = None
 
 
 def text_key(texts: Sequence[str]) -> int:
@@ -97,7 +99,9 @@ def with_dev(data: TaskData, share: float) -> TaskData:
     """`data` if it has a dev split; else hold out that `share` of train as dev, and add a note of it."""
     if "dev" in data.splits:
         return data
-    train, dev = hold_out(data.splits["train"], share)
+    numbered = [row._replace(number=number) for number, row in enumerate(data.splits["train"])]
+    kept, dev = hold_out(numbered, share)
+    train = [row._replace(number=None) for row in kept]
     note = f"no dev split: {len(dev)} of {len(train) + len(dev)} training rows are held out as dev"
     others = {split: rows for split, rows in data.splits.items() if split != "train"}
     return TaskData(data.shape, {"train": train, "dev": dev, **others}, [*data.notes, note])

@@ -194,6 +194,13 @@ class TaskFolder:
                     named[file] = names
         return ClassNames(None if listed is None else (listed, *read_label_names(listed, self.encoding)), named)
 
+    def label_values(self, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """The spelling in the files of each of the `classes` by labels.txt; None without one, and in regression."""
+        listed = self._class_names().listed
+        if listed is None or classes is None:
+            return None
+        return tuple(listed[1][index] for index in align(classes, listed[2]))
+
     def _official(self, task: Task) -> FileCodes | None:
         return None if task.shape.labels is None else self._class_names().codes(task.shape.labels, task)
 

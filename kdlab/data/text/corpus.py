@@ -108,6 +108,38 @@ def prepare(
         (out / "stats.json").write_text(json.dumps(asdict(stats), indent=1) + "\n")
 
 
+def prepare_heldout(
+    source: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    *,
+    min_length: int = 12,
+    max_length: int = 512,
+    max_unknown: float | None = None,
+) -> None:
+    """Tokenise all of `source` as held-out text into the existing folder `out` (heldout/), as `prepare` does a part of it.
+
+    UserError for text without a sequence, and as `prepare` raises it.
+    """
+    ends, stats = _special_ends(tokenizer), CorpusStats()
+    with (
+        user_errors("writing the tokenised text", out),
+        ProgressBar("tokenising the text", source.size(), "characters") as bar,
+    ):
+        documents = tokenised(_counted(source.documents(), stats, bar), tokenizer)
+        sequences = _sequences(documents, ends, min_length, max_length, stats)
+        if max_unknown is not None and tokenizer.unk_token_id is not None:
+            sequences = _known(sequences, int(tokenizer.unk_token_id), max_unknown, stats)  # pyright: ignore[reportArgumentType]
+        with _Writer(out / "heldout", len(tokenizer)) as held:
+            for number, rows in sequences:
+                held.write(number, rows)
+    if not held.sequences:
+        raise UserError(
+            f"the text is too short: {stats.documents} documents with {stats.characters} characters give no sequence of "
+            f"{min_length} to {max_length} tokens"
+        )
+
+
 def _special_ends(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """The special tokens at the beginning and end of a sequence, (2, 1) int32; UserError for a tokenizer without them."""
     first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id

@@ -18,6 +18,7 @@ from kdlab.reporting.page.common import common, different, method
 from kdlab.reporting.page.content import MARK, Picture, ReportPage, Section, as_utf8
 from kdlab.reporting.page.sentences import explained, headlines
 from kdlab.reporting.page.sizes import size_table
+from kdlab.reporting.score_columns import further_table
 from kdlab.reporting.tables import BELOW, BEST, WORST, overview
 
 # Columns of the page with a second line, and what stands in it
@@ -93,6 +94,8 @@ def _section(section: Section) -> dict[str, Any]:
             for row, own in zip(table.rows, settings, strict=True)
         ],
         "references": references(table),
+        "further": further_table([row.group for row in table.rows]),
+        "further_rows": table.rows,
         "test_head": TEST,
         "tests": tests,
         "power": power(table.comparison),

@@ -10,6 +10,7 @@ from kdlab.reporting.page.cells import cells, columns, overview_cells, reference
 from kdlab.reporting.page.content import MARK, ReportPage, as_utf8
 from kdlab.reporting.page.sentences import explained, headlines
 from kdlab.reporting.page.sizes import size_table
+from kdlab.reporting.score_columns import further_table
 from kdlab.reporting.tables import BEST, overview
 from kdlab.storage.escaping import markdown_code, markdown_text
 
@@ -45,6 +46,12 @@ def markdown(report: ReportPage) -> str:
         parts += ["\n".join(f"- {markdown_text(line)}" for line in marked.lines)] if marked.lines else []
         against = ", ".join(f"{markdown_text(name)} {value}" for name, value in references(table))
         parts += [f"Beside them: {against}."] if against else []
+        head, lines_ = further_table([row.group for row in table.rows])
+        if head:
+            named = [
+                [str(row.number), markdown_code(row.name), *line] for row, line in zip(table.rows, lines_, strict=True)
+            ]
+            parts += ["Further scores of the students:", _grid(["#", "group", *map(markdown_text, head)], named)]
         parts.append("\n".join(f"- {markdown_text(line)}" for line in headlines(table)))
         if sentence := power(table.comparison):
             said, *commands = sentence.replace("  and  python ", ":  python ").split(":  python ")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
 
 from kdlab.reporting.comparison_text import p_value, seeds_cell, shown
 from kdlab.reporting.page.content import ReportPage
 from kdlab.reporting.papers import PublishedNumber
+from kdlab.reporting.score_columns import teacher_share, test_reference, test_values
 from kdlab.reporting.tables import CostCells, TableRow, TaskTable
 from kdlab.runs.closing.cost_lines import duration, si
 
@@ -24,6 +26,8 @@ def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
     against = f" (#{numbers[id(baseline)]})" if baseline is not None else ""
     return {
         "mean ± std": spread(table, row.mean, row.std),
+        "test": _test(table, row),
+        "of the teacher": teacher_share(row.group),
         "seeds": seeds_cell(row.line),
         "difference": _difference(row)
         or (shown(comparison, pair.difference, "+") + against if pair is not None else "-"),
@@ -45,19 +49,36 @@ def _difference(row: TableRow) -> str:
     return f"- ({row.line.unlike})" if row.line.unlike else ""
 
 
+def _test(table: TaskTable, row: TableRow) -> str:
+    """The cell of the test scores: "-" without labelled test rows."""
+    values = test_values(row.group, table.comparison.metric)
+    return spread(table, fmean(values), stdev(values) if len(values) > 1 else None) if values else "-"
+
+
 def columns(table: TaskTable) -> list[str]:
     """The columns that say something of at least one row, and those that every table has."""
     every = [cells(table, row) for row in table.rows]
-    optional = {"difference", "Holm p", "cached", "full data, same FLOPs", "full data, same total FLOPs", "published"}
+    optional = {
+        "test",
+        "of the teacher",
+        "difference",
+        "Holm p",
+        "cached",
+        "full data, same FLOPs",
+        "full data, same total FLOPs",
+        "published",
+    }
     return [name for name in every[0] if name not in optional or any(row[name] != "-" for row in every)]
 
 
 def references(table: TaskTable) -> list[tuple[str, str]]:
-    """References of a table (teacher, majority class, ...) with their value, or range of values."""
-    return [
-        (name, shown(table.comparison, low) + (f" to {shown(table.comparison, high)}" if high != low else ""))
-        for name, (low, high) in table.references.items()
-    ]
+    """References of a table (teacher, majority class, ...) with their value, or range of values, and their mean on test."""
+    found, groups = [], [row.group for row in table.rows]
+    for name, (low, high) in table.references.items():
+        value = shown(table.comparison, low) + (f" to {shown(table.comparison, high)}" if high != low else "")
+        test = test_reference(groups, name, table.comparison.metric)
+        found.append((name, value if test is None else f"{value} (test {shown(table.comparison, test)})"))
+    return found
 
 
 def overview_cells(report: ReportPage, rows: Sequence[TableRow | None]) -> list[tuple[str, Sequence[str]]]:

@@ -7,6 +7,7 @@ from typing import Any
 from kdlab.data.names import name_in
 from kdlab.models.head import head_of_result
 from kdlab.runs.closing import costs
+from kdlab.runs.closing.further_scores import sentence
 from kdlab.runs.closing.scores import rewarded_on_dev, taught
 from kdlab.runs.closing.size_lines import size_markdown
 from kdlab.storage.escaping import markdown_code, markdown_text
@@ -15,13 +16,6 @@ from kdlab.storage.escaping import markdown_code, markdown_text
 def card(result: dict[str, Any]) -> str:
     """The text of student/README.md, from the result.json of the run."""
     ledger, head = result["ledger"], head_of_result(result)
-    scores = [name for name in result["metrics"]["student"] if name != "score"]
-    rows = [
-        f"| {markdown_text(who)} | "
-        + " | ".join(f"{found[name]:.3f}" if name in found else "-" for name in scores)
-        + " |"
-        for who, found in result["metrics"].items()
-    ]
     queries = (
         f"Teacher queries {ledger['teacher_queries']['total']:,} of {ledger['rows_seen']:,} rows seen"
         f"{_with_preparation(result)}. "
@@ -42,11 +36,8 @@ tags: [knowledge-distillation, kdlab]
 knowledge {markdown_code(str(result["knowledge"]))}, data selection {markdown_code(result["select"]["name"])} at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
 {_origin(result)}.
 
-| {head.heldout} | {" | ".join(scores)} |
-|---|{"---|" * len(scores)}
-{chr(10).join(rows)}
-
-{size_markdown(result)}
+{_scores(head.heldout, result["metrics"])}
+{_scores("test set", result["test"]) if result.get("test") else ""}{_of_teacher(result)}{size_markdown(result)}
 {_caveats(result)}{queries}{"What weighs the knowledge terms was rewarded on these rows. " if rewarded_on_dev(result) else ""}Trained on: {markdown_text(name_in(result["data"]))}
 (fingerprint {result["data"]["fingerprint"][:16]}). The licences of the teacher and of the data apply.
 
@@ -70,6 +61,25 @@ def _origin(result: dict[str, Any]) -> str:
             "pre-trained"
         )  # fmt: skip
     return f"layers {student['layers']} of the teacher's backbone"
+
+
+def _scores(title: str, found: dict[str, dict[str, float]]) -> str:
+    """A table of scores, and an empty line."""
+    names = [name for name in found["student"] if name != "score"]
+    lines = [f"| {title} | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for who, of in found.items():
+        cells = " | ".join(f"{of[name]:.3f}" if name in of else "-" for name in names)
+        lines.append(f"| {markdown_text(who)} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _of_teacher(result: dict[str, Any]) -> str:
+    """A paragraph on the student's share of the teacher's score, and the calibration of its probabilities; "" for none."""
+    said = [f"{text[0].upper()}{text[1:]}."] if (text := sentence(result)) else []
+    for split, of in (result.get("scores") or {}).items():
+        if (error := of.get("student", {}).get("ece")) is not None:
+            said.append(f"Expected calibration error (15 bins) on {split.replace('_', ' ')}: {error:.3f}.")
+    return f"\n{' '.join(said)}\n\n" if said else "\n"
 
 
 def _with_preparation(result: dict[str, Any]) -> str:

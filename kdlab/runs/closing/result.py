@@ -11,6 +11,8 @@ from kdlab.config.saved import STARTED_IN
 from kdlab.models.student import pick_layers
 from kdlab.modules.student import StudentModule
 from kdlab.runs import environment
+from kdlab.runs.closing import held_out
+from kdlab.runs.closing.held_out import HeldOut
 from kdlab.runtime.ledger import speedup
 from kdlab.stages import ksm_training
 from kdlab.stages.base import Stage
@@ -22,7 +24,7 @@ DISTILLATION = ("scoring", "observation", "teacher_forward", "teacher_cache", "s
 def result_of(
     stage: Stage,
     module: StudentModule,
-    metrics: dict[str, dict[str, float]],
+    found: HeldOut,
     totals: dict[str, Any],
     probes: list[list[float]],
     world: int,
@@ -31,8 +33,8 @@ def result_of(
 ) -> dict[str, Any]:
     """The content of result.json.
 
-    `metrics`: scores by student, teachers and baselines; `totals`: of the ledger; `probes`: seconds of each all-data step,
-    by rank; `overrides`: of the command line; `steps`: optimizer steps taken.
+    `found`: scores and answers of student, teachers and baselines; `totals`: of the ledger; `probes`: seconds of each
+    all-data step, by rank; `overrides`: of the command line; `steps`: optimizer steps taken.
     """
     config = stage.config
     taught = bool(module.teachers)
@@ -41,7 +43,9 @@ def result_of(
         "name": config.name,
         "scale": config.scale.name,
         "steps": steps,
-        "metrics": metrics,
+        "metrics": found.metrics,
+        **({"test": found.test} if found.test else {}),
+        **({"scores": held_out.detailed(found, stage.shapes, config.data.metric)} if found.answers else {}),
         "ledger": _ledger(totals, probes, steps),
         "preparation": stage.inputs.prerequisites.stages(),
         "seed": config.seed,

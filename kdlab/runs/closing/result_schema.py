@@ -80,6 +80,7 @@ class _Data(_Part):
     task: Text | None = None
     fingerprint: Text | None = None
     max_length: Count | None = None
+    label_values: ListOf[Text] | None = None
     splits: dict[Text, _Split] | None = None
     shape: _Shape | None = None
     metric: Text | None = None
@@ -88,6 +89,12 @@ class _Data(_Part):
 class _Metrics(_Part, extra="allow"):
     student: Scores
     __pydantic_extra__: dict[Text, Scores]
+
+
+class _Details(_Part, extra="allow"):
+    interval: Annotated[ListOf[Score], Field(min_length=2, max_length=2)]
+    classes: dict[Text, dict[Text, Score]] = {}
+    __pydantic_extra__: dict[Text, Score]
 
 
 class _TeacherQueries(_Part):
@@ -212,6 +219,8 @@ class _Result(_Part):
     removed: ListOf[Text] = []
     caveats: ListOf[_Caveat] = []
     observation: _Observation | None = None
+    test: _Metrics | None = None
+    scores: dict[Text, dict[Text, _Details]] = {}
 
 
 def fault(result: Any) -> str:

@@ -6,30 +6,40 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdlab.data.names import name_in
+from kdlab.data.tasks.metric_names import OF_CLASSES, OF_NUMBERS
 from kdlab.models.head import head_of_result
 
 NOTHING, UNTAUGHT = "learnt_nothing", "below_no_kd"  # kinds of caveats of a student that no saving is claimed for
-SHOWN = ("loss", "accuracy", "f1", "matthews", "pearson", "spearman", "score")
+SHOWN = ("loss", *OF_CLASSES, *OF_NUMBERS)
 
 
 def quality(result: dict[str, Any]) -> list[str]:
-    """Lines of scores: a header, the baselines, the student, its teachers."""
-    found = result["metrics"]
-    columns = [name for name in found["student"] if name.split("_")[0] in SHOWN and name != "score"]
-    if len(columns) > 2:
-        columns.append("score")
+    """Lines of scores on dev, and on test where that has labels: a header, the baselines, the student, its teachers."""
+    found, test = result["metrics"], result.get("test") or {}
+    columns = [("", name) for name in found["student"] if name.removesuffix("_mismatched") in SHOWN]
+    columns += [("", "score")] if len(columns) > 2 else []
+    columns += [("test ", name) for _, name in columns if test and not name.startswith("loss")]
+    titles = [part + name.replace("_mismatched", " mm").replace("_", " ") for part, name in columns]
+    widths = [max(12, len(title) + 2) for title in titles]
     head, width = head_of_result(result), max(20, *(len(name) + 1 for name in found))
-    rows = f" ({result['data']['splits']['dev']['rows']:,} rows)" if head.per_row else ""
+    sizes = (
+        {part: result["data"]["splits"][part]["rows"] for part in ("dev", "test")[: 1 + bool(test)]}
+        if head.per_row
+        else {}
+    )
+    rows = f" ({sizes['dev']:,} rows)" if head.per_row else ""
+    rows += f", test set ({sizes['test']:,})" if test else ""
+    width = max(width, len(head.heldout + rows))
     theirs = sorted((name for name in found if teaches(name)), key=lambda name: name == "teacher")  # the main one last
     order = [name for name in found if name not in ("student", *theirs)] + ["student", *theirs]
-    lines = [
-        f"{head.heldout + rows:<{width + 2}}" + "".join(f"{name.replace('_mismatched', ' mm'):>12}" for name in columns)
-    ]
+    lines = [f"{head.heldout + rows:<{width + 2}}" + "".join(f"{t:>{w}}" for t, w in zip(titles, widths, strict=True))]
     lines[0] += "" if head.per_row else "   (masked positions)"
     lines[0] += "   (a module was rewarded on these rows)" if rewarded_on_dev(result) else ""
     for name in order:
-        cells = (f"{_shown(column, found[name].get(column)):>12}" for column in columns)
-        lines.append(f"  {name:<{width}}" + "".join(cells))
+        line = f"  {name:<{width}}"
+        for (part, column), w in zip(columns, widths, strict=True):
+            line += f"{_shown(column, (test if part else found).get(name, {}).get(column)):>{w}}"
+        lines.append(line)
     return lines
 
 
@@ -76,13 +86,7 @@ def headline(result: dict[str, Any]) -> str:
 def _shown(name: str, value: float | None) -> str:
     if value is None:
         return "-"
-    return (
-        f"{value:.3f}"
-        if name.startswith("loss")
-        else f"{value:.1%}"
-        if name.startswith("accuracy")
-        else f"{100 * value:.1f}"
-    )
+    return f"{value:.3f}" if name.startswith("loss") else f"{value:.1%}" if "accuracy" in name else f"{100 * value:.1f}"
 
 
 def is_saving(result: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.runs.closing.cost_lines import cost, preparation
+from kdlab.runs.closing.further_scores import further
 from kdlab.runs.closing.next_commands import next_lines
 from kdlab.runs.closing.scores import about, quality
 from kdlab.runs.closing.size_lines import size_lines
@@ -19,6 +20,7 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
         "",
         about(result),
         *quality(result),
+        *further(result),
         *caveats(result),
         "",
         *cost(result),
@@ -29,7 +31,8 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
     drawn = [f"figures/{name}.png" for name in ("schedule", "knowledge")]
     figures = "".join(f"{file}, " for file in drawn if (folder / file).is_file())
     student = "" if STUDENT in result.get(REMOVED, []) else ", student/"
-    lines += ["", f"run folder: {folder}   ({figures}metrics.csv, selector.csv, result.json{student})"]
+    kept = "predictions/, " if (folder / "predictions").is_dir() else ""
+    lines += ["", f"run folder: {folder}   ({figures}{kept}metrics.csv, selector.csv, result.json{student})"]
     return "\n".join([*lines, *next_lines(result, folder)])
 
 

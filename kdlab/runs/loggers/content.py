@@ -86,13 +86,19 @@ def schedule(folder: Path, steps: float) -> list[dict[str, float]]:
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, float]:
-    """All scores and the ledger of result.json, flat: "result/score", "result/teacher/score", "ledger/flops/total"; and
+    """All scores and the ledger of result.json, flat: "result/score", "result/teacher/score", "ledger/flops/total"; on
+    test "result/test/score"; further ones "result/dev/macro_f1"; and
     the costs with preparation: "total/teacher_queries", "total/flops", "total/seconds"."""
-    metrics = result["metrics"]
+    metrics, test, scores = result["metrics"], result.get("test") or {}, result.get("scores") or {}
     own = {f"result/{name}": value for name, value in metrics["student"].items()}
     others = {
         f"result/{who}/{name}": v for who, all_ in metrics.items() if who != "student" for name, v in all_.items()
     }
+    others |= {f"result/test/{name}": v for name, v in (test.get("student") or {}).items()}
+    others |= {
+        f"result/test/{who}/{name}": v for who, all_ in test.items() if who != "student" for name, v in all_.items()
+    }
+    others |= {f"result/{split}/{name}": v for split, of in scores.items() for name, v in of.get("student", {}).items()}
     total = costs.total(result)
     sums = {"teacher_queries": total.queries, "flops": total.flops, "seconds": total.seconds}
     found = own | others | dict(_flat(result["ledger"], "ledger")) | dict(_flat(sums, "total"))
@@ -112,6 +118,7 @@ def table_row(result: Mapping[str, Any]) -> dict[str, Any]:
         "adopt": result.get("adopt"),
         "seed": result["seed"],
         **student,
+        **{f"test {name}": value for name, value in ((result.get("test") or {}).get("student") or {}).items()},
         "teacher queries": ledger["teacher_queries"]["total"],
         "FLOPs": ledger["flops"]["total"],
         "seconds": ledger["seconds"]["training"],

@@ -13,14 +13,14 @@ import torch
 
 from kdlab.config.teacher_groups import FinetuneConfig
 from kdlab.data.datamodules import GLUEDataModule
-from kdlab.data.tasks import dataset, labels, metrics
+from kdlab.data.tasks import dataset, labels, metric_names, metrics
 from kdlab.data.tasks.rows import TaskData
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss
 from kdlab.models import head_keys, loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
-from kdlab.modules.evaluation import TaskScore, UnfiniteAnswers, over_splits
+from kdlab.modules.evaluation import Answers, TaskScore, UnfiniteAnswers, over_splits, with_answers
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.teacher import TeacherModule
@@ -28,11 +28,11 @@ from kdlab.runtime import distributed
 from kdlab.runtime.devices import first_device, precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
+from kdlab.stages import answers_file
 from kdlab.stages.preparation import fit
 from kdlab.stages.task_inputs import TaskInputs
 from kdlab.stages.teachers import answer_cache
 from kdlab.stages.teachers.base import LONGER, TeacherPool
-from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher, teacher_dtype
@@ -42,13 +42,13 @@ LABELS = {"label": WeightedTerm(label_loss, 1.0)}
 
 
 class TaskTeacherPool(TeacherPool):
-    """The classifiers that are teachers of a task."""
+    """The classifiers that are teachers of a task. `loaded`: those that all ranks have, by name, where one is sharded."""
 
     inputs: TaskInputs
 
     def __init__(self, inputs: TaskInputs) -> None:
         super().__init__(inputs)
-        self._loaded: dict[str, Teacher] = {}
+        self.loaded: dict[str, Teacher] = {}
 
     # ---- members
 
@@ -107,7 +107,8 @@ class TaskTeacherPool(TeacherPool):
         def build(out: Path) -> None:
             dataset.prepare(among(inputs.rows, known), inputs.tokenizer, out, max_length=inputs.max_length)
 
-        parts = {**inputs.task_parts, "classes": list(known)}
+        # those of an older kdlab lack the test rows
+        parts = {**inputs.task_parts, "classes": list(known), **({"test": True} if inputs.has_test else {})}
         return inputs.store.get("task", parts, build, f"the rows of {member.name}")
 
     def rows(
@@ -213,49 +214,59 @@ class TaskTeacherPool(TeacherPool):
 
         UserError for a teacher no better than always answering the majority class.
         """
-        return {member.title: self.scores_of(member, self._loaded.get(member.name)) for member in self.members}
+        return {member.title: self.scores_of(member, self.loaded.get(member.name)) for member in self.members}
 
     def score_sharded(self, teachers: Sequence[Teacher]) -> None:
         """Score all teachers (collective) if any is sharded over the ranks; call it when every rank has them."""
         if any(teacher.shared for teacher in teachers):
-            self._loaded = {teacher.name: teacher for teacher in teachers}
+            self.loaded = {teacher.name: teacher for teacher in teachers}
             _ = self.scores
 
-    def scores_of(self, member: TeacherSpec, loaded: Teacher | None = None) -> dict[str, float]:
-        """Scores of a teacher on dev, from the artifact store or computed now.
+    def answers_of(self, member: TeacherSpec, part: str, loaded: Teacher | None = None) -> dict[str, Answers]:
+        """The answers of a teacher to the rows of `part` ("dev" or "test") by split, from the artifact store or given now;
+        of a specialist to those of its classes. Empty where no test rows have labels.
 
-        `loaded`: the teacher if every rank has loaded it; the ranks then score it together (collective).
+        `loaded`: the teacher if every rank has it already. Ranks answer together (collective).
         """
         inputs = self.inputs
-        shape, data_parts = self.shape(member), inputs.task_parts
+        if part == "test" and not inputs.has_test:
+            return {}
+        data_parts = inputs.task_parts
         if member.classes is not None:
             data_parts = {**data_parts, "classes": list(member.classes)}
-
-        parts = {**self.weights(member), "task": data_parts}
+        parts = {**self.weights(member), "task": data_parts, "part": part}
         if loaded is not None and (dtype := teacher_dtype(inputs.precision)) is not None:
             parts["numbers"] = str(dtype)
-        together: dict[str, float] = {}
+        together: dict[str, Answers] = {}
 
-        def scored() -> dict[str, float]:
+        def answered() -> dict[str, Answers]:
             data = self.rows(member, 0, inputs.config.data.batch_size, 1, None)
             device = first_device(inputs.config.trainer.accelerator)
-            teacher, score = loaded or self.teacher(member).to(device), TaskScore(shape)
+            teacher, score = loaded or self.teacher(member).to(device), TaskScore(self.shape(member))
             try:
-                return over_splits(
+                return with_answers(
                     lambda b: score(teacher.encoder, teacher.over(b), device, project=teacher.project),
-                    data.heldout_splits(final=True),
-                )
+                    lambda: score.answers,
+                    data.final_splits(part),
+                )[1]
             except UnfiniteAnswers as error:
-                raise UnfiniteAnswers(f"the teacher {member.name} on dev", "take another teacher") from error
+                raise UnfiniteAnswers(f"the teacher {member.name} on {part}", "take another teacher") from error
 
         def build(out: Path) -> None:
-            atomic_write_json(out / "scores.json", together or scored())
+            answers_file.write(out, {part: together or answered()})
 
-        if loaded is not None and not distributed.broadcast_object(inputs.store.find("scores", parts) is not None):
-            together = scored()
+        together_now = (
+            loaded is not None or distributed.world() > 1
+        )  # one rank that builds must not wait for the others
+        if together_now and not distributed.broadcast_object(inputs.store.find("answers", parts) is not None):
+            together = answered()
         who = "teacher" if member.title == "teacher" else member.title
-        stored = read_json(inputs.store.get("scores", parts, build, f"the {who}'s scores on dev") / "scores.json")
-        scores = metrics.headline(stored, inputs.config.data.metric)
+        return answers_file.read(inputs.store.get("answers", parts, build, f"the {who}'s answers on {part}"))[part]
+
+    def scores_of(self, member: TeacherSpec, loaded: Teacher | None = None) -> dict[str, float]:
+        """Scores of a teacher on dev, by its answers (`answers_of`)."""
+        inputs, shape = self.inputs, self.shape(member)
+        scores = over_splits(TaskScore(shape, inputs.config.data.metric).of, self.answers_of(member, "dev", loaded))
         name = self.main.name if member is self.main else member.name
         of_classes = "" if member.classes is None else f" (rows of {', '.join(shape.labels or ())})"
         self.inputs.notify(
@@ -283,17 +294,17 @@ class TaskTeacherPool(TeacherPool):
             "teachers.sanity=false"
         )
 
-    def majority(self, member: TeacherSpec) -> dict[str, float]:
-        """Scores on dev of always answering the majority class of the training rows (regression: their mean)."""
+    def majority(self, member: TeacherSpec, part: str = "dev") -> dict[str, float]:
+        """Scores on `part` of always answering the majority class of the training rows (regression: their mean)."""
         data = self.rows(member, 0, 1, 1, None)
-        shape = self.shape(member)
+        shape, metric = self.shape(member), self.inputs.config.data.metric
         train = torch.tensor(data.train.labels)
         answer = train[~train.isnan()].mean() if shape.regression else train[train >= 0].bincount().argmax()
         whole = {}
-        for split, rows in data.dev_splits().items():
+        for split, rows in dataset.scored_splits(data.folder, part).items():
             truth = torch.tensor(rows.labels)
-            whole[split] = metrics.score(shape.metrics, answer.expand(len(truth)), truth)
-        score = metrics.task_average(whole, self.inputs.config.data.metric or "average")
+            whole[split] = metrics.score(metric_names.named(shape.metrics, metric), answer.expand(len(truth)), truth)
+        score = metrics.task_average(whole, metric or "average")
         return {**{name: value for name, value in whole[""].items() if name != "average"}, "score": score}
 
 
@@ -303,16 +314,17 @@ def described(scores: dict[str, float], shape: TaskShape) -> str:
 
 
 def among(data: TaskData, classes: Sequence[int]) -> TaskData:
-    """Rows of train and dev with one of `classes`, renumbered in that order; UserError for a split without any."""
+    """Rows with one of `classes`, renumbered in that order; UserError for a split of train or dev without any, and a test
+    split without any is left out."""
     names = data.shape.labels
     assert names is not None
     number = {label: i for i, label in enumerate(classes)}
     kept = {
         split: [row._replace(label=number[int(row.label)]) for row in rows if row.label in number]
         for split, rows in data.splits.items()
-        if split == "train" or split.startswith("dev")
     }
     known = tuple(names[i] for i in classes)
+    kept = {split: rows for split, rows in kept.items() if rows or not split.startswith("test")}
     empty = next((split for split, rows in kept.items() if not rows), None)
     if empty is not None:
         raise UserError(f"the split {empty} has no row of the classes {', '.join(known)}, which a specialist needs")

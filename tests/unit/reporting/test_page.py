@@ -325,10 +325,10 @@ def test_the_files_that_the_command_writes(tmp_path, monkeypatch, capsys):
     pairs = {"adads": ([0.75, 0.77], random), "entropy": ([0.65, 0.67], random), "random": (random, [0.81, 0.83])}
     p = sorted(stats.ttest_rel(own, base).pvalue for own, base in pairs.values())
     holm = [max(min(1, (3 - i) * p[i]) for i in range(rank + 1)) for rank in range(3)]
-    written = {line.split(" | ")[5] for line in text.splitlines() if re.match(r"\| [234] \|", line)}
+    written = {line.split(" | ")[6] for line in text.splitlines() if re.match(r"\| [234] \|", line)}
     assert written == {f"{one:.3f}" for one in holm}
     adads = next(line for line in text.splitlines() if line.startswith("| 2 |"))
-    assert adads.split(" | ")[1:4] == ["`select=adads ratio=0.1`", "76.00 ± 1.41", "2 (1-2)"]
+    assert adads.split(" | ")[1:4] == ["`select=adads ratio=0.1`", "76.00 ± 1.41", "84.4 %"]
     assert "+6.00 (#3)" in adads and "1,200 (10x)" in adads and "3.00 T (3.33x)" in adads
     assert "accuracy 90.27 (Table 5, bert-6)" in adads
     assert "66.00 ± 1.41 |" in text and "**" not in text  # no mark beside "more than chance"
@@ -444,7 +444,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert "<script" not in bare and "<iframe" not in bare and "<img" not in bare
     for line in markdown(found).splitlines():
         if line.startswith("| "):
-            assert len(re.findall(r"(?<!\\)\|", line)) == 14  # no cell came to or went
+            assert len(re.findall(r"(?<!\\)\|", line)) == 15  # no cell came to or went
 
 
 def test_every_image_is_within_the_page_and_has_its_size_and_words(tmp_path):
