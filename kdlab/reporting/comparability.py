@@ -1,8 +1,8 @@
 """Settings in which a group and its baseline must agree before their difference means anything.
 
 What a sweep asks about (selection with its ratio, adoption, weighing) may differ; all else that has an effect may not:
-data, lengths, teacher, student, knowledge, steps, batch, learning rate, precision. With the same budget the steps may
-differ, for they follow from it.
+data, lengths, teacher, student, knowledge, steps, batch, learning rate, precision. With the same budget, or one that
+is the other's cost, the steps may differ, for they follow from it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SHOWN = 3  # settings that differ, in one cell
 def differing(one: Group, other: Group, across: Sequence[str] = QUESTION) -> list[str]:
     """Keys of the settings in which two groups differ, those below `across` and those that follow from them excluded."""
     apart = [*across]
-    if _budget(one.facts) == _budget(other.facts) != {}:
-        apart += STEPS
+    if _budget(one.facts) == _budget(other.facts) != {} or _costs_of(one, other) or _costs_of(other, one):
+        apart += [*STEPS, "budget"]
     if "knowledge" in across and one.one.taught != other.one.taught:
         apart.append("teachers")  # labels alone have no teacher
     keys = dict.fromkeys([*one.facts, *other.facts])
@@ -66,6 +66,17 @@ def check_across(across: Iterable[str], groups: Sequence[Group]) -> None:
     for name in across:
         if name not in known:
             raise UserError(f"--across {name}: no run has a setting {name}; {nearest(name, known)}")
+
+
+def _costs_of(one: Group, other: Group) -> bool:
+    """True if the budget of a group is the cost of a run of the other one, as `budget.like` makes it."""
+    budget = one.one.result.get("budget") or {}
+    asked = budget.get("asked") or {}
+    if len(asked) != 1 or other.one.result.get("budget"):
+        return False
+    ((kind, amount),) = asked.items()
+    costs = [run.total if budget.get("preparation") else run.own for run in other.runs.values()]
+    return any(amount == getattr(cost, kind, None) for cost in costs)
 
 
 def _budget(facts: Facts) -> Facts:

@@ -24,7 +24,7 @@ from kdlab.storage.files import atomic_write_json, user_errors
 # Settings that do not change what a run computes: a run can be resumed with other values of these.
 IRRELEVANT_KEYS = ("overwrite", "resume", "logger", "confirm", "figures", "keep", "predictions")
 # All files of a run that was ended before it wrote its first result.json.
-UNSTARTED_FILES = {"config.yaml", ".config.yaml.tmp", ".result.json.tmp", locks.NAME}
+UNSTARTED_FILES = {"config.yaml", "budget.json", ".budget.json.tmp", ".config.yaml.tmp", ".result.json.tmp", locks.NAME}
 UNSTARTED_RANK = re.compile(r"\.rank-\d+\.error|\.\.rank-\d+\.error\.tmp")
 REPLACED = "being replaced by another run of kdlab"  # status while the files of a run are removed
 ENDED = (None, "finished", REPLACED)  # states in which there is nothing to resume

@@ -63,6 +63,7 @@ def settings_used(config: Mapping[str, Any], result: Mapping[str, Any], taught: 
     _terms(facts)
     _student(facts, result)
     _length_and_devices(facts, result)
+    _budget(facts, result)
     return facts
 
 
@@ -199,6 +200,18 @@ def _length_and_devices(facts: Facts, result: Mapping[str, Any]) -> None:
         facts["trainer.devices"] = _plain(devices["world"])
     if devices.get("precision"):
         facts["trainer.precision"] = devices["precision"]
+
+
+def _budget(facts: Facts, result: Mapping[str, Any]) -> None:
+    """The amounts that the budget allowed, also where it named a run; nothing without a budget."""
+    found = result.get("budget") or {}
+    preparation = facts.get("budget.preparation")
+    _drop(facts, "budget")
+    for kind, amount in (found.get("asked") or {}).items():
+        facts[f"budget.{kind}"] = _plain(amount)
+        facts["budget.preparation"] = preparation
+        if kind == "price":
+            facts["budget.rates"] = str(found.get("rates"))
 
 
 # ---- parts

@@ -65,9 +65,12 @@ def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bo
     place, resumes = folders.choose(resolved, folder, chosen, config.overwrite, config.resume, notify)
     stage = stage_of(config, notify)
     check(stage)
+    budget.check(stage, device_count(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes)
     trainer, select = config.trainer, config.select
+    allowed = {f"budget.{kind}": amount for kind, amount in budget.asked(config.budget).items()}
     limits = {"steps": trainer.max_steps, "epochs": trainer.max_epochs}
-    length = " or ".join(f"{count:,} {unit}" for unit, count in limits.items() if count is not None)
+    parts = [f"{count:,} {unit}" for unit, count in limits.items() if count is not None]
+    length = " or ".join([*parts, *(f"{key}={amount:g}" for key, amount in allowed.items())])
     for line in (
         config.scale.says,
         f"data: {stage.inputs.data_name}; batches of {config.data.batch_size}, at most {length}",

@@ -198,7 +198,7 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
     }
     if config.select.ratio < 1 and config.select.scoring != "fresh":
         parts["scoring"] = "as the run"  # modules made before 2026-11-28 scored all rows afresh in their episodes
-    episodes = [_episode_rows(stage, number, world) for number in range(config.weigh.episodes)]
+    episodes = [_episode_rows(stage, number, world, batches) for number in range(config.weigh.episodes)]
     lengths = [data.sampler().batches for data in episodes]
     if lengths != [batches] * len(episodes) or any(data.excludes_relatives for data in episodes):
         parts["episode_batches"] = lengths  # modules made before 2026-11-29 ignored the rows of the reward here
@@ -218,12 +218,15 @@ def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: _without_later_keys(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
-def _episode_rows(stage: Stage, episode: int, world: int) -> Any:
-    """The rows of an episode, as many passes or steps as the run has, without those of the reward; in an order of its own."""
+def _episode_rows(stage: Stage, episode: int, world: int, batches: int) -> Any:
+    """The rows of an episode, as many passes or steps as the run has, or as its budget allows (`batches`), without those of the reward; in an order of its own."""
     config, trainer = stage.config, stage.config.trainer
     seed = stable("episode", config.seed, episode) % 2**31
     limit = trainer.max_steps * trainer.accumulate if trainer.max_steps else None
-    data = stage.inputs.data_module(limit, trainer.max_epochs, seed, config.data.batch_size * world)
+    epochs = trainer.max_epochs
+    if config.budget.given:
+        limit, epochs = batches, None
+    data = stage.inputs.data_module(limit, epochs, seed, config.data.batch_size * world)
     if config.weigh.reward_data == "heldout":
         data.set_aside(config.weigh.reward_rows)
     return data

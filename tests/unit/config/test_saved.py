@@ -80,5 +80,10 @@ def test_runs_from_before_a_key_are_the_same_runs_and_keep_their_hashes():
     today = spellings.configuration(old)
     assert today == {"confirm": [], "keep": "all", "budget": NO_BUDGET, "data": {"path": "rows", "encoding": "utf-8"}}
     assert spellings.former_configuration(today) == old
-    other = {"confirm": ["seed"], "keep": "none", "budget": {**NO_BUDGET, "flops": 1e9}, "data": {"path": "rows", "encoding": "cp1252"}}
+    other = {
+        "confirm": ["seed"],
+        "keep": "none",
+        "budget": {**NO_BUDGET, "flops": 1e9},
+        "data": {"path": "rows", "encoding": "cp1252"},
+    }
     assert spellings.configuration(other) == spellings.former_configuration(other) == other

@@ -126,3 +126,28 @@ def test_across_a_setting_on_purpose(tmp_path):
     assert apart == {"knowledge=response": "", "knowledge=pkd": "knowledge pkd, response", "knowledge=labels": "knowledge labels, response"}  # fmt: skip
     found = {line.group.name: line.found and line.found.difference for line in compared(runs, across=["knowledge"])}
     assert found == {"knowledge=response": None, "knowledge=pkd": pytest.approx(0.05), "knowledge=labels": pytest.approx(-0.1)}  # fmt: skip
+
+
+def test_random_at_the_cost_of_another_run_compares_with_it_and_at_as_many_steps_does_not(tmp_path):
+    """Costs of made runs are 3e12 + seed FLOPs; the second run's budget is that of the first."""
+
+    def steps_differ(name: str, asked: float) -> bool:
+        budget = {"asked": {"flops": asked}, "preparation": False}
+        made_run(tmp_path / name / "adads", 0.7, select="entropy", results={"steps": 200})
+        made_run(
+            tmp_path / name / "random",
+            0.6,
+            results={"steps": 600, "budget": budget},
+            changes={"budget": {"like": "adads"}},
+        )
+        (found,) = compare(read([tmp_path / name])[0], notify=lambda line: None)
+        return bool(next(line for line in found.lines if line.baseline is not None).unlike)
+
+    assert not steps_differ("equal", 3e12 + 1) and steps_differ("another", 2e12)
+
+
+def test_a_configuration_without_a_budget_has_no_setting_of_one(tmp_path):
+    none = {"by": "flops", "preparation": False, "flops": None, "like": None}
+    made_run(tmp_path / "run", 0.7, changes={"budget": none})
+    (run,) = read([tmp_path / "run"])[0]
+    assert not any(key.startswith("budget") for key in run.used)

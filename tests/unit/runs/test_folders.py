@@ -100,3 +100,9 @@ def test_a_run_that_was_copied_with_its_folder_means_the_files_there(recorded, r
     monkeypatch.chdir(tmp_path / "here")
     assert folders.same_run(Path("run"), given) == resumes
     assert (folders.other_run(Path("run"), given) is None) == resumes
+
+
+def test_a_run_that_died_after_its_plan_and_before_its_first_result_begins_anew(tmp_path):
+    for name in ("budget.json", ".budget.json.tmp"):
+        (tmp_path / name).write_text("{}")
+    assert folders.resumes_in(tmp_path, {}, overwrite=False, resume=True) is False
