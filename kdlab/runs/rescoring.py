@@ -115,7 +115,7 @@ def _print(scores: dict[str, float], recorded: dict[str, float], found: HeldOutR
     print(f"{found.title}" if scores else f"{found.title}, without labels: no scores")
     if not scores:
         return
-    print(f"{'':<24}" + "".join(f"{name:>22}" for name in scores))
+    print(f"{'held-out rows':<24}" + "".join(f"{name:>22}" for name in scores))
     for title, values in (("student, now", scores), ("student, as recorded", recorded)):
         if values:
             print(
