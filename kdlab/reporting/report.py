@@ -100,7 +100,7 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
             drawing.caption += _unlike(table, shown)
             drawings.append(drawing)
 
-    for against in ("queries", "flops"):
+    for against in costs.drawn(table):
         add(costs.scores(table, against), table.rows)
     ratios = sorted({row.ratio for row in table.rows if row.ratio < 1} or {1.0})
     for ratio in ratios:

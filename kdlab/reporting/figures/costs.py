@@ -29,17 +29,22 @@ from kdlab.reporting.tables import CostCells, TableRow, TaskTable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WORDS = {"queries": "teacher queries", "flops": "model FLOPs"}
+WORDS = {
+    "queries": "teacher queries",
+    "flops": "model FLOPs",
+    "seconds": "seconds of training",
+    "price": "price",
+}
 
 
 def scores(table: TaskTable, against: str) -> Drawing | None:
-    """The groups' means and seeds against their `queries` or `flops` with preparation, with one standard deviation, the
+    """The groups' means and seeds against a cost (a key of `WORDS`) with preparation, with one standard deviation, the
     cost of the runs alone as the end of a line, the Pareto front by the cost with preparation, and the teachers' scores.
 
     Groups without a teacher are a level where queries are counted. None where fewer than two groups are to be seen.
     """
     scale = table.comparison.scale
-    seen = [row for row in table.rows if against == "flops" or row.taught]
+    seen = [row for row in table.rows if against != "queries" or row.taught]
     apart = [row for row in table.rows if row not in seen]
     if len(seen) < 2:
         return None
@@ -50,14 +55,14 @@ def scores(table: TaskTable, against: str) -> Drawing | None:
     for row in apart:
         legend.add(f"{row.number}  {row.title}", FAINT, UNTAUGHT)
     figure, axes = panel(legend)
-    points = [(_cost(row, against).total or 0.0, row.mean) for row in seen]
+    points = [(_cost(table, row, against).total or 0.0, row.mean) for row in seen]
     sign = -1 if table.comparison.lower else 1
     best = pareto_front([(cost, sign * mean) for cost, mean in points])
     rows = add_levels(axes, teachers, scale)
     for row in apart:
         axes.axhline(scale.scale * row.mean, color=FAINT, linewidth=1.2, linestyle=UNTAUGHT)
         rows.append({"group": row.name, "number": row.number, scale.unit: scale.scale * row.mean})
-    far = _cost_axis(axes, [cost for cost, _ in points], [_cost(row, against).value or 0.0 for row in seen])
+    far = _cost_axis(axes, [cost for cost, _ in points], [_cost(table, row, against).value or 0.0 for row in seen])
     front = [(points[i][0], scale.scale * points[i][1]) for i in best]
     front.append((far, front[-1][1]))
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=FAINT, linewidth=1.1, zorder=1.5)
@@ -75,15 +80,15 @@ def scores(table: TaskTable, against: str) -> Drawing | None:
 def _group(axes: Axes, table: TaskTable, row: TableRow, against: str, on_front: bool) -> list[dict[str, Any]]:
     """Draw a group: its seeds, its mean with a bar, a line to the cost of the runs alone; its rows of data."""
     scale, hue = table.comparison.scale, colour(row.group.one.select)
-    cost, y = _cost(row, against), scale.scale * row.mean
+    cost, y = _cost(table, row, against), scale.scale * row.mean
     total, alone = cost.total or 0.0, cost.value or 0.0
     named = {"group": row.name, "number": row.number}
     rows = []
     for seed, value in row.line.values.items():
         run = row.group.runs[seed]
-        place = _of_run(run, against, True)
+        place = _of_run(table, run, against, True)
         rows.append({**named, "seed": seed, against: place, scale.unit: scale.scale * value})
-        rows[-1][f"{against}_alone"] = _of_run(run, against, False)
+        rows[-1][f"{against}_alone"] = _of_run(table, run, against, False)
         if len(row.line.values) > 1:
             axes.plot(place, scale.scale * value, "o", markersize=3.2, color=hue, alpha=0.7, zorder=2.5, mew=0)
     if row.std is not None:
@@ -107,7 +112,7 @@ def _said(table: TaskTable, seen: Sequence[TableRow], apart: Sequence[TableRow],
         parts.append("Dots: seeds.")
     if any(row.std is not None for row in seen):
         parts.append("Bars: one standard deviation.")
-    if any((_cost(row, against).value or 0) < (_cost(row, against).total or 0) for row in seen):
+    if any((_cost(table, row, against).value or 0) < (_cost(table, row, against).total or 0) for row in seen):
         parts.append("A line to the left ends at the cost of the runs alone.")
     parts.append("Steps and filled circles: the Pareto front.")
     if teacher:
@@ -213,12 +218,36 @@ def averaged(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, int]) -> li
     ]
 
 
-def _cost(row: TableRow, against: str) -> CostCells:
-    return row.queries if against == "queries" else row.flops
+def drawn(table: TaskTable) -> list[str]:
+    """The costs that scores are drawn against: queries and FLOPs, and seconds and price where a run has such a budget and
+    all runs recorded them."""
+    asked = {kind for run in table.runs for kind in (run.result.get("budget") or {}).get("asked") or {}}
+    timed = all(run.total.seconds is not None for run in table.runs)
+    more = [kind for kind in ("seconds", "price") if kind in asked and timed]
+    return ["queries", "flops", *(kind for kind in more if kind == "seconds" or _rates(table) is not None)]
 
 
-def _of_run(run: Run, against: str, with_preparation: bool) -> float:
-    return float(getattr(run.total if with_preparation else run.own, against))
+def _rates(table: TaskTable) -> tuple[float, float] | None:
+    """The prices of a query and of an hour of the budgets of a task's runs; None without any, or where they differ."""
+    budgets = [budget for run in table.runs if (budget := run.result.get("budget") or {}).get("rates")]
+    found = {(b["rates"].get("query") or 0.0, b["rates"].get("hour") or 0.0) for b in budgets} - {(0.0, 0.0)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _cost(table: TaskTable, row: TableRow, against: str) -> CostCells:
+    if against != "price":
+        return {"queries": row.queries, "flops": row.flops, "seconds": row.seconds}[against]
+    runs = list(row.group.runs.values())
+    alone, total = (statistics.fmean(_of_run(table, run, against, whole) for run in runs) for whole in (False, True))
+    return CostCells(alone, None, total, None, all(run.total.measured for run in runs))
+
+
+def _of_run(table: TaskTable, run: Run, against: str, with_preparation: bool) -> float:
+    cost = run.total if with_preparation else run.own
+    if against != "price":
+        return float(getattr(cost, against))
+    by_query, by_hour = _rates(table) or (0.0, 0.0)
+    return cost.queries * by_query + (cost.seconds or 0.0) / 3600 * by_hour
 
 
 def _cost_axis(axes: Axes, totals: Sequence[float], alone: Sequence[float]) -> float:

@@ -26,7 +26,7 @@ from kdlab.reporting.page.common import common, different
 from kdlab.reporting.report import build_report
 from kdlab.reporting.seed_groups import read
 from kdlab.reporting.tables import TaskTable, task_table
-from tests.support.made_runs import hostile, nine, reported
+from tests.support.made_runs import hostile, made_run, nine, reported
 
 
 def table(home: Path) -> TaskTable:
@@ -189,7 +189,7 @@ def test_each_figure_is_beside_the_page_as_svg_pdf_and_csv(tmp_path, capsys):
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert f"`{name}`" in (folder / "captions.md").read_text()
     rows = list(csv.DictReader((folder / "sst2_score_by_queries.csv").read_text().splitlines()))
-    means = {row["number"]: float(row["score (%)"]) for row in rows if row["seed"] == "mean"}
+    means = {row["number"]: float(row["score (%)"]) for row in rows if row.get("seed") == "mean"}
     assert means == pytest.approx({"1": 82, "2": 76, "3": 70, "4": 66})
     assert report.main([str(home), "--where", "select!=adads"]) == 0
     assert not (folder / "sst2_schedule_2.pdf").exists()  # of the former report, which is named
@@ -346,3 +346,19 @@ def test_legends_of_the_table_over_tasks_name_only_marks_that_are_there(tmp_path
     page = html(build_report([tmp_path], None, (), None, None, print))
     overview = page[page.index("<h2>All tasks") : page.index("<h2>rte")]
     assert "▼" not in overview and "bold" not in overview and "the table scrolls sideways" in overview
+
+
+def test_scores_against_each_budget_have_the_price_of_all_runs(tmp_path):
+    """1,200 queries at 0.01 and 9 s at 3,600 an hour are 12 + 9; a run without a budget has the price of the same rates."""
+    budget = {"asked": {"price": 21.0, "seconds": 9.0}, "rates": {"query": 0.01, "hour": 3600.0}}
+    made_run(tmp_path / "priced", 0.7, select="entropy", results={"budget": budget})
+    made_run(tmp_path / "other", 0.6, queries=600)
+    seen = table(tmp_path)
+    assert costs.drawn(seen) == ["queries", "flops", "seconds", "price"]
+    drawing = costs.scores(seen, "price")
+    assert drawing is not None and "against price" in drawing.caption
+    found = {row["group"]: row["price"] for row in drawing.rows if row.get("seed") == "mean"}
+    assert sorted(found.values()) == [pytest.approx(15.0), pytest.approx(21.0)]
+    (tmp_path / "plain").mkdir()
+    made_run(tmp_path / "plain" / "run", 0.6)
+    assert costs.drawn(table(tmp_path / "plain")) == ["queries", "flops"]
