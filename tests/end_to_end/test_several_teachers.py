@@ -60,7 +60,8 @@ def test_teacher_assistant_and_student_in_one_table_with_the_cost_of_all(lab):
     more = ["adopt=assistant", "student.layers=1", "adopt.assistant.max_steps=2", *UNTAUGHT]
     folder, output = lab.run("select=random", *more)
     result = result_of(folder)
-    lines = [line.split("  ")[1] for line in output.splitlines() if line.startswith("  ") and "%" in line]
+    scored = output.partition("\nthe student ")[0].splitlines()
+    lines = [line.split("  ")[1] for line in scored if line.startswith("  ") and "%" in line]
     assert lines == ["majority class", "student", "assistant", "teacher"]
     assert queries_in(result) == {"assistant": STEPS * KEPT // 2, lab.teacher.name: STEPS * KEPT // 2}
     stages = {stage["what"]: stage for stage in result["preparation"]}
