@@ -25,6 +25,7 @@ def cost(result: dict[str, Any]) -> list[str]:
         lines += paid(result)
     else:
         lines = [f"cost: no teacher, {si(flops['total'])}FLOPs, {duration(seconds['training'])}"]
+    lines += within_budget(result)
     if kept := result.get("checkpoints"):  # results of an older kdlab have none
         lines.append(
             f"checkpoints: {kept['written']:,} written in {duration(kept['seconds'])}, {kept['share']:.1%} of the run"
@@ -32,9 +33,27 @@ def cost(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def within_budget(result: dict[str, Any]) -> list[str]:
+    """A line on what the budget allowed, and what of it was spent in how many steps; none without a budget."""
+    budget = result.get("budget")
+    if not budget:
+        return []
+    form = {"queries": "{:,.0f} queries", "price": "a price of {:,.4g}"}
+    shown = {"flops": lambda v: f"{si(v)}FLOPs", "seconds": duration}
+    parts = []
+    for kind, amount in budget["asked"].items():
+        words = shown.get(kind, form.get(kind, "{}").format)
+        parts.append(f"{words(budget['spent'][kind])} of {words(amount)}")
+    steps = f"{budget['spent']['steps']:,} of {budget['planned']['steps']:,} planned steps"
+    counted = " with preparation" if budget["preparation"] else ""
+    return [f"budget: {', '.join(parts)} spent{counted}, in {steps}"]
+
+
 def paid(result: dict[str, Any]) -> list[str]:
     """A line on what the run saved once an assistant or a module is counted, and from which run on that pays; none
     without one."""
+    if not is_saving(result):
+        return []
     runs = costs.pays_from(result)
     if runs in (None, 1) and not any(not s["what"].startswith(costs.MAIN_TEACHER) for s in costs.needed_stages(result)):
         return []

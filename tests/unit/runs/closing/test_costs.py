@@ -101,3 +101,13 @@ def test_a_module_of_runs_that_save_nothing_never_pays():
     made = ksm_run(KSM)
     made["ledger"]["flops"]["all_data"] = made["ledger"]["flops"]["total"]
     assert costs.pays_from(made) == 0 and "it never pays" in cost_lines.paid(made)[0]
+
+
+def test_the_closing_table_has_what_was_spent_of_the_budget():
+    budget = {
+        "asked": {"flops": 5.6e12, "queries": 1200.0}, "spent": {"steps": 90, "flops": 5.5e12, "queries": 1000},
+        "planned": {"steps": 91}, "preparation": False,
+    }  # fmt: skip
+    line = "budget: 5.50 TFLOPs of 5.60 TFLOPs, 1,000 queries of 1,200 queries spent, in 90 of 91 planned steps"
+    assert cost_lines.within_budget({**ksm_run(TEACHER), "budget": budget}) == [line]
+    assert cost_lines.within_budget(ksm_run(TEACHER)) == []
