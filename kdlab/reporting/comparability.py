@@ -1,27 +1,31 @@
 """Settings in which a group and its baseline must agree before their difference means anything.
 
 What a sweep asks about (selection with its ratio, adoption, weighing) may differ; all else that has an effect may not:
-data, lengths, teacher, student, knowledge, steps, batch, learning rate, precision. With the same budget, or one that
-is the other's cost, the steps may differ, for they follow from it.
+data, lengths, teacher, student, knowledge, steps, batch, learning rate, precision. With the same budget the steps may
+differ, for they follow from it; so they may from a run that cost what the budget allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from kdlab.errors import UserError, nearest
 from kdlab.reporting.group_names import label_of, values_of
 from kdlab.reporting.seed_groups import Group
-from kdlab.runs.settings_used import NAMED_BY, QUESTION, Facts, below
+from kdlab.runs.settings_used import BUDGETS, NAMED_BY, QUESTION, Facts, below
 
 STEPS = ("trainer.max_steps", "trainer.max_epochs")
+NEAR = 0.05  # share by which equal costs may differ
 SHOWN = 3  # settings that differ, in one cell
 
 
 def differing(one: Group, other: Group, across: Sequence[str] = QUESTION) -> list[str]:
     """Keys of the settings in which two groups differ, those below `across` and those that follow from them excluded."""
     apart = [*across]
-    if _budget(one.facts) == _budget(other.facts) != {} or _costs_of(one, other) or _costs_of(other, one):
+    if _budget(one.facts) == _budget(other.facts) != {}:
+        apart += STEPS
+    elif _spent(one, other) or _spent(other, one):
         apart += [*STEPS, "budget"]
     if "knowledge" in across and one.one.taught != other.one.taught:
         apart.append("teachers")  # labels alone have no teacher
@@ -68,19 +72,19 @@ def check_across(across: Iterable[str], groups: Sequence[Group]) -> None:
             raise UserError(f"--across {name}: no run has a setting {name}; {nearest(name, known)}")
 
 
-def _costs_of(one: Group, other: Group) -> bool:
-    """True if the budget of a group is the cost of a run of the other one, as `budget.like` makes it."""
-    budget = one.one.result.get("budget") or {}
-    asked = budget.get("asked") or {}
-    if len(asked) != 1 or other.one.result.get("budget"):
-        return False
-    ((kind, amount),) = asked.items()
-    costs = [run.total if budget.get("preparation") else run.own for run in other.runs.values()]
-    return any(amount == getattr(cost, kind, None) for cost in costs)
-
-
 def _budget(facts: Facts) -> Facts:
-    return {key: value for key, value in facts.items() if below(key, "budget") and value is not None}
+    return {key: facts[key] for key in BUDGETS if facts.get(key) is not None}
+
+
+def _spent(budgeted: Group, other: Group) -> bool:
+    """True if `other` cost, by `NEAR`, what the budget of `budgeted` allows: the steps of the latter follow from that."""
+    budgets = [run.result.get("budget") or {} for run in budgeted.runs.values()]
+    kinds = {kind for kind in ("queries", "flops", "seconds") if all(kind in (b.get("asked") or {}) for b in budgets)}
+    if not kinds:
+        return False
+    spent = other.total if any(b.get("preparation") for b in budgets) else other.own
+    asked = {kind: fmean(b["asked"][kind] for b in budgets) for kind in kinds}
+    return any(abs((getattr(spent, kind) or 0) - amount) <= NEAR * amount for kind, amount in asked.items())
 
 
 def _telling(keys: Sequence[str], one: Group, other: Group) -> list[str]:

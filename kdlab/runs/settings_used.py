@@ -39,6 +39,7 @@ _OTHERS_STAGE = {
     "finetune": ("document", "text_column", "group", "min_length", "masking", "mask_probability", "heldout", "split_seed"),
     "pretrain": ("task", "columns", "label_column", "regression", "train_rows", "augment"),
 }  # fmt: skip
+BUDGETS = ("budget.queries", "budget.flops", "budget.seconds", "budget.price", "budget.like")
 _EPISODES = ("weigh.phase", "weigh.reward", "weigh.reward_data", "weigh.reward_rows")
 
 
@@ -62,8 +63,8 @@ def settings_used(config: Mapping[str, Any], result: Mapping[str, Any], taught: 
     _select(facts, result)
     _terms(facts)
     _student(facts, result)
+    _budget(facts)
     _length_and_devices(facts, result)
-    _budget(facts, result)
     return facts
 
 
@@ -190,8 +191,19 @@ def _student(facts: Facts, result: Mapping[str, Any]) -> None:
         _drop(facts, "student.pick")
 
 
+def _budget(facts: Facts) -> None:
+    limits = [key for key in BUDGETS if facts.get(key) is not None]
+    if not limits:
+        _drop(facts, "budget")
+    if (like := facts.get("budget.like")) is not None:  # seeds cost as much as the same run of their own seed
+        facts["budget.like"] = re.sub(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?(?=/|$)", "*", str(like).rstrip("/"))
+    else:
+        _drop(facts, "budget.by")
+
+
 def _length_and_devices(facts: Facts, result: Mapping[str, Any]) -> None:
-    if result.get("steps"):
+    # the steps that a budget allows differ from seed to seed: it stands for them
+    if result.get("steps") and not _any(facts, "budget."):
         _drop(facts, "trainer.max_epochs")
         facts["trainer.max_steps"] = _plain(result["steps"])
     devices = result.get("devices") or {}
@@ -200,18 +212,6 @@ def _length_and_devices(facts: Facts, result: Mapping[str, Any]) -> None:
         facts["trainer.devices"] = _plain(devices["world"])
     if devices.get("precision"):
         facts["trainer.precision"] = devices["precision"]
-
-
-def _budget(facts: Facts, result: Mapping[str, Any]) -> None:
-    """The amounts that the budget allowed, also where it named a run; nothing without a budget."""
-    found = result.get("budget") or {}
-    preparation = facts.get("budget.preparation")
-    _drop(facts, "budget")
-    for kind, amount in (found.get("asked") or {}).items():
-        facts[f"budget.{kind}"] = _plain(amount)
-        facts["budget.preparation"] = preparation
-        if kind == "price":
-            facts["budget.rates"] = str(found.get("rates"))
 
 
 # ---- parts

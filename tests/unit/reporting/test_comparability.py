@@ -151,3 +151,27 @@ def test_a_configuration_without_a_budget_has_no_setting_of_one(tmp_path):
     made_run(tmp_path / "run", 0.7, changes={"budget": none})
     (run,) = read([tmp_path / "run"])[0]
     assert not any(key.startswith("budget") for key in run.used)
+
+
+@pytest.mark.parametrize(("budget", "said"), [(3.1e12, ""), (6e12, "max_steps 200, 1000")])
+def test_random_at_the_cost_of_a_run_is_compared_with_it(tmp_path, budget, said):
+    """Made runs cost 3 T. The steps that a budget allows differ between seeds, which stay one group."""
+    for seed in (1, 2):
+        made_run(tmp_path / f"adads{seed}", 0.6 + seed / 100, seed, select="entropy", results={"steps": 200})
+        limits = {"asked": {"flops": budget}, "preparation": False}
+        spent = {"steps": 550 + seed, "budget": limits}
+        config = {"trainer.max_steps": 1000, "budget": {"flops": budget}}
+        made_run(tmp_path / f"random{seed}", 0.5, seed, changes=config, results=spent)
+    lines = compared(read([tmp_path])[0])
+    assert [len(line.group.runs) for line in lines] == [2, 2]
+    (line,) = [line for line in lines if line.group.one.select == "entropy"]
+    assert (line.found is None) == bool(said)
+    assert line.unlike == said
+
+
+def test_random_like_a_run_of_each_seed_is_one_group(tmp_path):
+    for seed, like in ((1, "outputs/a/2026-11-29_07-00-00"), (2, "outputs/a/2026-11-29_07-01-07")):
+        config = {"budget": {"like": like, "by": "flops"}}
+        made_run(tmp_path / f"random{seed}", 0.5, seed, changes=config, results={"steps": 500 + seed})
+    (line,) = compared(read([tmp_path])[0])
+    assert len(line.group.runs) == 2
