@@ -71,7 +71,7 @@ def text(comparison: Comparison, markdown: bool = False) -> str:
     parts = [f"{title}: {comparison.described}", ""]
     marked = footnotes([line.group for line in comparison.lines])
     rows = [[marked.named(line.group), *_group(comparison, line)[1:]] for line in comparison.lines]
-    head = list(GROUP)
+    head: list[str] = [*GROUP]
     tested = [test_values(line.group, comparison.metric) for line in comparison.lines]
     if any(tested):
         head.insert(TEST_COLUMN, "test")

@@ -67,9 +67,10 @@ class Inputs:
 
     def about(self, config: Any = None) -> dict[str, Any]:
         """Names of a trained artifact's model, by its `config` (None: the main teacher's), data and metric, for lists."""
-        data, is_main = self.config.data, config is None or config is self.main_source.config
+        data = self.config.data
+        other = None if config is None or config is self.main_source.config else str(config.name_or_path)
         return {
-            "model": self.teacher_name if is_main else str(config.name_or_path),
+            "model": self.teacher_name if other is None else other,
             "data": data.task or data.path or self.data_name,
             "metric": data.metric,
         }

@@ -12,6 +12,7 @@ CITED = re.compile(r"\b([A-Z][A-Za-z-]+)\s+et\s+al\.,?[\s#]+\(?((?:19|20)\d\d)\b
 WORKS = {
     ("Anshumann", 2025): "Sparse Logit Sampling",
     ("Devlin", 2019): "BERT",
+    ("Guo", 2017): "On Calibration of Modern Neural Networks",
     ("Hinton", 2015): "Distilling the Knowledge in a Neural Network",
     ("Jiao", 2020): "TinyBERT",
     ("Li", 2021): "Dynamic Knowledge Distillation for Pre-trained Language Models",

@@ -55,7 +55,9 @@ def wrong_numbers(hint: Any) -> list[Any]:
         found += [one.high + max(1, abs(one.high)) if not one.below else one.high] if one.high is not None else []
         found += [0.5, 2**63] if whole else []
         found += [int(one.usual) + 1] if one.usual is not None else []
-    return found
+    # a count or a share: what is wrong for the one may be the other
+    others = [(one, whole) for one, whole in bounds(hint) if one.usual is None]
+    return [value for value in found if not any(one.contains(value, whole) for one, whole in others)]
 
 
 def set_in(config: DictConfig, key: str, value: Any) -> DictConfig:
