@@ -75,6 +75,7 @@ def test_evaluation_on_two_ranks_reads_every_row_once(
     done = call(given, folder, ranks=2)
     assert done.code == 0, done.output
     monkeypatch.chdir(folder)
+    assert [row["row"] for row in tables.read(Path("two/predictions/dev.csv"))] == [str(row) for row in range(60)]
     assert evaluate.main(["two"]) == 0
     now, before = (
         re.findall(r"\d\.\d{4}", line) for line in capsys.readouterr().out.splitlines() if line.startswith("student")

@@ -73,6 +73,18 @@ def test_the_student_is_scored_on_a_file_without_teacher_artifacts_or_data(run, 
     assert [(row["label"], row["student"]) for row in table(out)] == [(row["label"], row["student"]) for row in kept]
 
 
+def test_rows_without_labels_are_answered(run, capsys, tmp_path):
+    folder, _ = run
+    bare, out = tmp_path / "bare.tsv", tmp_path / "p.csv"
+    texts = [line.split("\t")[0] for line in (folder.parent / "other.tsv").read_text().splitlines()]
+    bare.write_text("\n".join(texts) + "\n")
+    assert evaluate.main([str(folder), "--data", str(bare)]) == 2
+    assert evaluate.main([str(folder), "--data", str(bare), "--predictions", str(out)]) == 0
+    assert "without labels: no scores" in capsys.readouterr().out
+    kept = table(folder / "predictions" / "test.csv")
+    assert [(row["label"], row["student"]) for row in table(out)] == [("", row["student"]) for row in kept]
+
+
 def test_what_cannot_be_scored_is_one_line(run, capsys, tmp_path):
     folder, _ = run
     wrong = tmp_path / "wrong.tsv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def _columns(who: str, answers: Answers, shape: TaskShape) -> list[tuple[str, di
 
 
 def _named(values: torch.Tensor, shape: TaskShape) -> list[object]:
+    """Values as texts: numbers, or names of classes; empty for a hidden label."""
     if shape.labels is None:
-        return [f"{value:.6g}" for value in values.tolist()]
-    return [shape.labels[index] for index in values.tolist()]
+        return ["" if math.isnan(value) else f"{value:.6g}" for value in values.tolist()]
+    return [shape.labels[index] if index >= 0 else "" for index in values.tolist()]
