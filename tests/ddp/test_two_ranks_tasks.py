@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdlab import evaluate
+from kdlab.storage import tables
 from tests.conftest import write_task
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.support.runs import call, tiny_task
