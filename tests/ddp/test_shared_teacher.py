@@ -16,8 +16,7 @@ def both(given: list[str], folder: Path) -> list[dict[str, Any]]:
     """The outcomes with each trainer, from the artifacts in `folder`; teachers are scored anew."""
     found = []
     for name in ("ddp", "fsdp_teacher"):
-        shutil.rmtree(folder / "artifacts" / "answers", ignore_errors=True)
-        shutil.rmtree(folder / "artifacts" / "answers", ignore_errors=True)
+        shutil.rmtree(folder / "artifacts" / "heldout", ignore_errors=True)
         done = call([*given, f"trainer={name}", f"hydra.run.dir={name}"], folder, ranks=2)
         assert done.code == 0, done.output
         found.append(outcome(folder / name))
@@ -28,4 +27,4 @@ def test_two_teachers_that_ranks_ask_unequally(tmp_path, teacher_folder, four_cl
     given = tiny_task(teacher_folder, four_classes, *COMMON, *TWO, *IDLE, *RULES["hard"])
     whole, shared = both(given, tmp_path)
     assert shared == whole
-    assert (tmp_path / "artifacts" / "answers").is_dir()  # made by both ranks together
+    assert (tmp_path / "artifacts" / "heldout").is_dir()  # made by both ranks together

@@ -19,7 +19,7 @@ from tests.support.runs import ChildResult, call, run_folder, tiny_task
 UNTRAINED = ["knowledge=tinybert", "knowledge.terms.head.weight=0"]  # TinyBERT as published: no classifier at first
 # what is wrong, and what the line must say
 WRONG = {
-    "a metric that the task lacks": (["data.task=sst2", "data.metric=f1"], ["data.metric=f1", "SST-2", "accuracy"]),
+    "a metric that the task lacks": (["data.task=sst2", "data.metric=pearson"], ["data.metric=pearson", "SST-2", "accuracy"]),
     "a metric that these rows lack": (["data.metric=f1"], ["data.metric=f1", "accuracy"]),
     "a metric of text": (["data.stage=pretrain", "data.metric=f1"], ["data.metric=f1", "text"]),
     "no share": (["data.dev_share=1"], ["data.dev_share=1", "(0, 1)"]),

@@ -145,7 +145,7 @@ def test_a_damaged_cache_is_refused_or_filled_again_as_told(tmp_path, teacher_fo
     (data,) = (tmp_path / "artifacts" / "answers").glob("*/*.data")
     os.truncate(data, data.stat().st_size // 2)
     done = call([*given, "teachers.cache_trouble=refuse", "hydra.run.dir=refused"], tmp_path)
-    (line,) = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
+    (line,) = [line for line in done.output.splitlines() if line.startswith("kdlab: ") and "truncated" in line]
     assert done.code == 2 and f"{data.name} is truncated" in line and "teachers.cache_trouble=rebuild" in line
     done = call([*given, "hydra.run.dir=mended"], tmp_path)
     assert done.code == 0 and "is truncated" in done.output and "queries the teacher again" in done.output, done.output

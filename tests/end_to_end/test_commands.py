@@ -260,7 +260,7 @@ def test_a_sweep_runs_each_job_in_its_own_folder_and_skips_finished_ones(tmp_pat
     assert done.code == 0, done.output
     results = sorted((tmp_path / "outputs" / "adads_pretrain").rglob("result.json"))
     assert {json.loads(r.read_text())["select"]["name"] for r in results} == {"random", "entropy"}
-    assert {r.parent.name for r in results} == {"select=random", "select=entropy"}
+    assert {r.parent.name for r in results} == {"random-r0.25-s1", "entropy-r0.25-s1"}
     again = call(arguments, tmp_path)
     assert again.code == 0 and again.output.count("skipped") == 2
 

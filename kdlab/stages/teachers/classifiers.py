@@ -258,10 +258,10 @@ class TaskTeacherPool(TeacherPool):
         together_now = (
             loaded is not None or distributed.world() > 1
         )  # one rank that builds must not wait for the others
-        if together_now and not distributed.broadcast_object(inputs.store.find("answers", parts) is not None):
+        if together_now and not distributed.broadcast_object(inputs.store.find("heldout", parts) is not None):
             together = answered()
         who = "teacher" if member.title == "teacher" else member.title
-        return answers_file.read(inputs.store.get("answers", parts, build, f"the {who}'s answers on {part}"))[part]
+        return answers_file.read(inputs.store.get("heldout", parts, build, f"the {who}'s answers on {part}"))[part]
 
     def scores_of(self, member: TeacherSpec, loaded: Teacher | None = None) -> dict[str, float]:
         """Scores of a teacher on dev, by its answers (`answers_of`)."""

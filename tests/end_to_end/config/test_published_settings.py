@@ -32,6 +32,7 @@ from kdlab.methods.knowledge import layer_maps
 from kdlab.methods.ksm.module import KSM
 from kdlab.models import flops
 from kdlab.models.student import pick_layers
+from kdlab.stages import components, observation
 from kdlab.stages.registry import stage_of
 from kdlab.stages.validation import check
 from kdlab.sweeps import expansion
@@ -95,22 +96,19 @@ def test_its_bandit_has_the_stated_settings():
     assert list(select.arms) == ["entropy", "margin", "least_confidence", "certainty", "cluster", "density"]
     assert select.policy == {"_target_": "kdlab.methods.selection.policies.Online", "alpha": 0.1, "epsilon": 0.1}
     assert select.reward == {"_target_": "kdlab.methods.selection.rewards.LossDecay", "window": 5}
-    assert (select.evaluation_rows, select.observe) == (256, "task")
+    assert (select.evaluation_rows, select.interval, select.observe) == ("auto", "auto", "task")
 
 
 def test_its_selector_observes_as_few_rows_as_its_speed_up_implies():
     """AdaDS Table 1: 3.4x with 6 of 12 layers at ratio 0.1, by Eq. 12 with n_eval M of the rows of an epoch."""
-    config, bert = paper(), flops.cost(flops.BERT_6_LAYERS, flops.BERT_BASE)
+    select, bert = paper().select, flops.cost(flops.BERT_6_LAYERS, flops.BERT_BASE)
 
-    def speed_up(interval: int) -> float:
-        return bert.vanilla() / bert.adads(0.1, 1, config.select.evaluation_rows, interval * config.data.batch_size)
+    def speed_up(rows: int, interval: int) -> float:
+        return bert.vanilla() / bert.adads(0.1, 1, rows, interval * 32)
 
-    assert round(speed_up(config.select.interval), 1) == 3.4
-    assert round(speed_up(10), 1) == 2.3  # 80 % of the rows
-    assert round(config.select.evaluation_rows / (config.select.interval * config.data.batch_size), 2) == 0.07
-    text = checked(composition(["+exp=adads_pretrain", "scale=paper"])[0])
-    rows = text.data.batch_size * text.trainer.accumulate  # of a step on one GPU
-    assert round(text.select.evaluation_rows / (text.select.interval * rows), 2) == 0.07
+    found = observation.planned(select, components.selection(select), 32, 100_000)
+    assert found is not None and round(speed_up(found.rows, found.interval), 1) == 3.4
+    assert round(speed_up(256, 10), 1) == 2.3  # 80 % of the rows
 
 
 def test_vanilla_kd_is_half_labels_half_teacher_at_temperature_one():
