@@ -124,7 +124,7 @@ def observe_moments(visit: Callable[[Moment], None]) -> None:
         observer.before(trained, "configure_gradient_clipping", "gradient")
         observer.before(trained, "on_train_batch_end", "end")
     observer.after(LossObserver, "__call__", "observation")
-    observer.after(evaluate, "over_splits", "evaluation")
+    observer.after(evaluate, "with_answers", "evaluation")
     observer.before(KSM, "learn", "phase")
     intercept_calls(checkpoint.CheckpointCallback, "on_train_batch_end", saving)
     intercept_calls(
