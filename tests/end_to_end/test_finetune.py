@@ -306,7 +306,7 @@ def test_without_kd_and_the_majority_class_are_printed_and_made_once(lab):
     assert first.count("making the baseline without a teacher") == 1 and "making" not in second
     for output in (first, second):
         lines = [line.split("  ")[1] for line in output.splitlines() if line.startswith("  ") and "%" in line]
-        assert lines == ["majority class", "no KD", "student", "teacher"]
+        assert lines[:4] == ["majority class", "no KD", "student", "teacher"]
     found = result_of(folder)["metrics"]
     assert set(found) == {"majority class", "no KD", "student", "teacher"}
     labels = [row.split("\t")[-1] for row in (lab.rows / "dev.tsv").read_text().splitlines()[1:]]
