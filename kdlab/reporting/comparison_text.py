@@ -13,7 +13,7 @@ from kdlab.reporting import more_seeds, statistics
 from kdlab.reporting.baselines import DEFAULT
 from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison import Comparison, ComparisonLine, compare
-from kdlab.reporting.score_columns import test_values
+from kdlab.reporting.score_columns import values_on_test
 from kdlab.reporting.seed_groups import Run, read
 from kdlab.reporting.statistics import Paired
 from kdlab.runs.closing import costs
@@ -72,7 +72,7 @@ def text(comparison: Comparison, markdown: bool = False) -> str:
     marked = footnotes([line.group for line in comparison.lines])
     rows = [[marked.named(line.group), *_group(comparison, line)[1:]] for line in comparison.lines]
     head: list[str] = [*GROUP]
-    tested = [test_values(line.group, comparison.metric) for line in comparison.lines]
+    tested = [values_on_test(line.group, comparison.metric) for line in comparison.lines]
     if any(tested):
         head.insert(TEST_COLUMN, "test")
         for row, values in zip(rows, tested, strict=True):
@@ -266,7 +266,7 @@ def numbers(comparison: Comparison, line: ComparisonLine) -> dict[str, Any]:
         "best_seed": order[0][0],
         "worst": values[-1],
         "worst_seed": order[-1][0],
-        "test_mean": fmean(tested) if (tested := test_values(line.group, comparison.metric)) else None,
+        "test_mean": fmean(tested) if (tested := values_on_test(line.group, comparison.metric)) else None,
         "test_std": stdev(tested) if len(tested) > 1 else None,
         "queries": own.queries,
         "cached": line.group.cached,

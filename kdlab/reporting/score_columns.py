@@ -13,13 +13,13 @@ AGREEMENT = ("same as teacher", "agreement")  # title and key
 UNSCALED = ("rmse", "mae")
 
 
-def test_values(group: Group, metric: str) -> list[float]:
+def values_on_test(group: Group, metric: str) -> list[float]:
     """The students' test scores by a metric; none without labelled test rows."""
     found = [((run.result.get("test") or {}).get("student") or {}).get(metric) for run in group.runs.values()]
     return [float(value) for value in found if value is not None and math.isfinite(value)]
 
 
-def test_reference(groups: Iterable[Group], name: str, metric: str) -> float | None:
+def reference_on_test(groups: Iterable[Group], name: str, metric: str) -> float | None:
     """The mean test score of a teacher or baseline of the groups' runs; None without one."""
     runs = [run for group in groups for run in group.runs.values()]
     found = [((run.result.get("test") or {}).get(name) or {}).get(metric) for run in runs]

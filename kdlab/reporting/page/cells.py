@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from kdlab.reporting.comparison_text import p_value, seeds_cell, shown
 from kdlab.reporting.page.content import ReportPage
 from kdlab.reporting.papers import PublishedNumber
-from kdlab.reporting.score_columns import teacher_share, test_reference, test_values
+from kdlab.reporting.score_columns import reference_on_test, teacher_share, values_on_test
 from kdlab.reporting.tables import CostCells, TableRow, TaskTable
 from kdlab.runs.closing.cost_lines import duration, si
 
@@ -51,7 +51,7 @@ def _difference(row: TableRow) -> str:
 
 def _test(table: TaskTable, row: TableRow) -> str:
     """The cell of the test scores: "-" without labelled test rows."""
-    values = test_values(row.group, table.comparison.metric)
+    values = values_on_test(row.group, table.comparison.metric)
     return spread(table, fmean(values), stdev(values) if len(values) > 1 else None) if values else "-"
 
 
@@ -76,7 +76,7 @@ def references(table: TaskTable) -> list[tuple[str, str]]:
     found, groups = [], [row.group for row in table.rows]
     for name, (low, high) in table.references.items():
         value = shown(table.comparison, low) + (f" to {shown(table.comparison, high)}" if high != low else "")
-        test = test_reference(groups, name, table.comparison.metric)
+        test = reference_on_test(groups, name, table.comparison.metric)
         found.append((name, value if test is None else f"{value} (test {shown(table.comparison, test)})"))
     return found
 
