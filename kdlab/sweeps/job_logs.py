@@ -24,7 +24,7 @@ def first_error(log: Path, since: int, code: int) -> str:
         return f"killed ({name}){memory}"
     lines = _lines(log, since)
     if code == 2:
-        own = [line for line in lines if line.startswith("kdlab: ")]
+        own = [line for line in lines if line.startswith("kdlab: ") and not line.startswith("kdlab: caveat: ")]
         if own:
             return own[-1].removeprefix("kdlab: ")
     exception = raised(lines)

@@ -92,9 +92,15 @@ class FaultLab:
         return f"{note}: {', '.join(different)} differ" if different else None
 
 
+def messages(done: ChildResult) -> list[str]:
+    """The lines of kdlab's in a run's output, without its caveats."""
+    lines = done.output.splitlines()
+    return [line for line in lines if line.startswith("kdlab: ") and not line.startswith("kdlab: caveat: ")]
+
+
 def one_line(done: ChildResult, *words: str) -> bool:
     """True if a run ended with code 2 and one line of kdlab's that contains `words`, without a traceback."""
-    lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
+    lines = messages(done)
     told = len(lines) == 1 and all(word in lines[0] for word in words)
     return done.code == 2 and told and "Traceback" not in done.output
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdlab.storage import checkpoints, tables
 from kdlab.testing.child_process import ChildResult, call, outcome
-from kdlab.testing.fault_lab import RUN, FaultLab, FaultResult, record_outcome, result
+from kdlab.testing.fault_lab import RUN, FaultLab, FaultResult, messages, record_outcome, result
 from kdlab.testing.fault_points import FaultAt, InjectNonFinite, SendSignal
 
 # ---- signals
@@ -50,8 +50,7 @@ def signals_preparing(lab: FaultLab) -> FaultResult:
     for signum, code in lab.cases({signal.SIGINT: 130, signal.SIGTERM: 143}.items()):
         folder = lab.new_folder(prepared=False)
         done = lab.run(folder, prepare=FaultAt(5, SendSignal(signum), stage="fine-tuning teacher"))
-        lines = [line for line in done.output.splitlines() if line.startswith("kdlab: ")]
-        fine = done.code == code and len(lines) == 1 and "Traceback" not in done.output
+        fine = done.code == code and len(messages(done)) == 1 and "Traceback" not in done.output
         record_outcome(summary, lab, folder, fine, f"signal {signum} in the preparation", done)
     return summary
 

@@ -263,7 +263,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a student that is not there": (["student.path=nowhere"], "nowhere"),
     "a task that does not exist": (["suite.tasks=[rte,sst3]"], "sst2"),
     "a task twice": (["suite.tasks=[rte,RTE]"], "each once"),
-    "a task without a folder": (["suite.tasks=[rte,cola,qnli]"], "no folder for CoLA, QNLI; suite.tasks=[rte]"),
+    "a task without a folder": (["suite.tasks=[rte,cola,qnli]"], "no folder for CoLA, QNLI; 'suite.tasks=[rte]'"),
     "a folder that is not there": (["data.path=nowhere"], "nowhere"),
     "a seed of its own": (["seed=4"], "suite.seeds"),
     "a task of its own": (["data.task=rte"], "suite.tasks=[rte]"),

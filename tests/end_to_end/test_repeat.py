@@ -104,6 +104,7 @@ def made_up(folder: Path, **changes: object) -> Path:
     }
     rows = "step,loss,seconds\n0,2.0,0.1\n1,1.0,0.2\n"
     safetensors.torch.save_file(changes.pop("weights", weights), folder / "student" / "model.safetensors")  # type: ignore
+    (folder / "student" / "config.json").write_text("{}")
     (folder / "metrics.csv").write_text(str(changes.pop("rows", rows)))
     (folder / "result.json").write_text(json.dumps({**result, **changes}))
     return folder
