@@ -14,16 +14,22 @@ from kdlab.reporting.baselines import DEFAULT
 from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison import Comparison, ComparisonLine, compare
 from kdlab.reporting.score_columns import values_on_test
-from kdlab.reporting.seed_groups import Run, read
+from kdlab.reporting.seed_groups import Group, Run, read
 from kdlab.reporting.statistics import Paired
 from kdlab.runs.closing import costs
 from kdlab.runs.closing.cost_lines import si
 from kdlab.runs.closing.costs import RunCost
+from kdlab.runs.closing.scores import is_saving
 from kdlab.storage.escaping import csv_table, markdown_text
 from kdlab.storage.files import atomic_write_text
 
 GROUP = ("group", "mean", "std", "seeds", "best", "worst", "queries", "FLOPs", "total queries", "total FLOPs")
+PAYS = "pays from run"  # column of groups with a preparation that distillation on all data does without
 TEST_COLUMN = 3  # place of the test scores, where there are any: after std
+PAYS_NOTE = (
+    f"{PAYS}: an assistant or a module is made once for all runs that share it; from that run on the FLOPs that the runs save "
+    "against distillation on all data exceed its own"
+)
 SAME = ("task", "knowledge", "policy", "adopt", "select", "ratio")
 TEST = ("group", "baseline", "common seeds", "difference", "95 % interval", "p", "Holm p")
 
@@ -72,6 +78,10 @@ def text(comparison: Comparison, markdown: bool = False) -> str:
     marked = footnotes([line.group for line in comparison.lines])
     rows = [[marked.named(line.group), *_group(comparison, line)[1:]] for line in comparison.lines]
     head: list[str] = [*GROUP]
+    paid = [pays_cell(line.group) for line in comparison.lines]
+    if any(cell != "-" for cell in paid):
+        head.append(PAYS)
+        rows = [[*row, cell] for row, cell in zip(rows, paid, strict=True)]
     tested = [values_on_test(line.group, comparison.metric) for line in comparison.lines]
     if any(tested):
         head.insert(TEST_COLUMN, "test")
@@ -113,6 +123,24 @@ def total_cells(cost: RunCost) -> tuple[str, str]:
     """Queries and FLOPs with preparation; ">=" where a part of it recorded no cost."""
     least = "" if cost.measured else ">="
     return f"{least}{cost.queries:,.0f}", f"{least}{si(cost.flops)}"
+
+
+def pays_from_run(group: Group) -> int | str | None:
+    """The run from which on a group's preparation beyond the teacher is paid by the FLOPs that each run saves, or "never".
+
+    None where there is nothing to pay, no student that learnt, or a cost that was not recorded.
+    """
+    results = [run.result for run in group.runs.values() if is_saving(run.result)]
+    if not any(costs.beyond_teacher(result) for result in results):
+        return None
+    runs = costs.pays_from(*results)
+    return costs.NEVER if runs == 0 else runs
+
+
+def pays_cell(group: Group) -> str:
+    """The cell of `pays_from_run`."""
+    runs = pays_from_run(group)
+    return "-" if runs is None else str(runs)
 
 
 def tested_cells(comparison: Comparison, line: ComparisonLine) -> list[str]:
@@ -169,6 +197,8 @@ def notes(comparisons: Sequence[Comparison], baseline: str | None = None) -> lis
     ]
     if not all(group.total.measured for group in groups):
         lines.append(">=: a part of the preparation recorded no cost")
+    if any(pays_from_run(group) is not None for group in groups):
+        lines.append(PAYS_NOTE)
     if any(group.cached for group in groups):
         lines.append(
             "a teacher cache answered rows of these runs: such rows are in no cost here, and --csv counts them (cached)"
@@ -273,6 +303,7 @@ def numbers(comparison: Comparison, line: ComparisonLine) -> dict[str, Any]:
         "flops": own.flops,
         "seconds": own.seconds,
         **_with_preparation(total),
+        "pays_from_run": pays_from_run(line.group),
         "baseline": line.baseline.name if line.baseline else None,
         "unlike": line.unlike or None,
         "common_seeds": (pair.pairs if pair else 0) if line.baseline and not line.unlike else None,

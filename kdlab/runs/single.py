@@ -20,11 +20,12 @@ from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
 from kdlab.runs import budget, callbacks, failures, finished, folders, keeping
 from kdlab.runs.callbacks import RunCallbacks
-from kdlab.runs.closing import held_out, learning, predictions
+from kdlab.runs.closing import costs, held_out, learning, predictions
 from kdlab.runs.closing.beside_random import beside_random
 from kdlab.runs.closing.held_out import HeldOut
 from kdlab.runs.closing.model_card import card
 from kdlab.runs.closing.result import result_of
+from kdlab.runs.closing.scores import is_saving
 from kdlab.runs.closing.size import sizes
 from kdlab.runs.closing.summary import table
 from kdlab.runs.loggers import base
@@ -201,6 +202,8 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
         stopped_by = built.budget.stopped_by if built.budget is not None else None
         result["budget"] = budget.outcome(stage, prepared.plan, stopped_by, result)
     result |= {name: prepared.identity[name] for name in (RUN_FOLDER, "caveats")}
+    if is_saving(result) and costs.beyond_teacher(result):
+        result["saved_with_preparation"] = costs.saved_with_preparation(result)
     with user_errors("writing the predictions", folder):
         predictions.write_all(prepared, measured.held_out)
     with finished.warning_of("size and speed", result["warnings"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
 
-from kdlab.reporting.comparison_text import p_value, seeds_cell, shown
+from kdlab.reporting.comparison_text import PAYS, p_value, pays_cell, seeds_cell, shown
 from kdlab.reporting.page.content import ReportPage
 from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.score_columns import reference_on_test, teacher_share, values_on_test
@@ -38,6 +38,7 @@ def cells(table: TaskTable, row: TableRow) -> dict[str, str]:
         "cached": f"{row.group.cached:,.0f}" if row.group.cached else "-",
         **_costs("FLOPs", row.flops, si),
         **_costs("time", row.seconds, duration),
+        PAYS: pays_cell(row.group),
         "full data, same FLOPs": "-" if row.same_cost is None else shown(comparison, row.same_cost),
         "full data, same total FLOPs": "-" if row.same_total is None else shown(comparison, row.same_total),
         "published": "; ".join(map(_printed, row.published)) or "-",
@@ -64,6 +65,7 @@ def columns(table: TaskTable) -> list[str]:
         "difference",
         "Holm p",
         "cached",
+        PAYS,
         "full data, same FLOPs",
         "full data, same total FLOPs",
         "published",

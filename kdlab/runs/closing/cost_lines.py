@@ -52,11 +52,9 @@ def within_budget(result: dict[str, Any]) -> list[str]:
 def paid(result: dict[str, Any]) -> list[str]:
     """A line on what the run saved once an assistant or a module is counted, and from which run on that pays; none
     without one."""
-    if not is_saving(result):
+    if not is_saving(result) or not costs.beyond_teacher(result):
         return []
     runs = costs.pays_from(result)
-    if runs in (None, 1) and not any(not s["what"].startswith(costs.MAIN_TEACHER) for s in costs.needed_stages(result)):
-        return []
     gain = _times(costs.gains(result, with_preparation=True)["flops"]).strip()
     when = {None: "no cost recorded", 0: "it never pays", 1: "it pays in this run"}.get(
         runs, f"it pays from run {runs} on"

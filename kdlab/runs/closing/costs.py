@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 NO_TEACHER = "student without a teacher"  # stage of the baseline in results that do not mark it
+NEVER = "never"  # in place of the run from which on a preparation pays
 MAIN_TEACHER = "teacher,"  # begins the stage of the main teacher, which distillation on all data needs as well
 
 
@@ -83,20 +84,33 @@ def gains(result: Mapping[str, Any], with_preparation: bool) -> dict[str, float 
     return dict(zip(("queries", "flops", "wallclock"), values, strict=True))
 
 
-def pays_from(result: Mapping[str, Any]) -> int | None:
+def beyond_teacher(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The needed stages of preparation that distillation on all data does without: assistants, other teachers, modules."""
+    return [stage for stage in needed_stages(result) if not stage["what"].startswith(MAIN_TEACHER)]
+
+
+def pays_from(*results: Mapping[str, Any]) -> int | None:
     """The number of runs from which on an assistant or a module, made once for all of them, is paid by the FLOPs that each
     saves against distillation on all data: 1 where there is nothing to pay, 0 where it never is.
 
-    None: not known.
+    Of several runs (seeds) by the means of both. None: not known.
     """
-    extra = _sum([stage for stage in needed_stages(result) if not stage["what"].startswith(MAIN_TEACHER)])
-    flops = result["ledger"]["flops"]
-    if not extra.measured or not flops.get("all_data"):
+    extra = [_sum(beyond_teacher(result)) for result in results]
+    flops = [result["ledger"]["flops"] for result in results]
+    if not all(cost.measured for cost in extra) or not all(each.get("all_data") for each in flops):
         return None
-    saved = flops["all_data"] - flops["total"]
-    if extra.flops <= 0:
+    spent = fmean(cost.flops for cost in extra)
+    saved = fmean(each["all_data"] - each["total"] for each in flops)
+    if spent <= 0:
         return 1
-    return math.ceil(extra.flops / saved) if saved > 0 else 0
+    return math.ceil(spent / saved) if saved > 0 else 0
+
+
+def saved_with_preparation(result: Mapping[str, Any]) -> dict[str, float | int | str | None]:
+    """The entry `saved_with_preparation` of result.json: `gains` with preparation, and `pays_from_run`, a number of runs or
+    `NEVER`. None: not known."""
+    runs = pays_from(result)
+    return {**gains(result, with_preparation=True), "pays_from_run": NEVER if runs == 0 else runs}
 
 
 def mean(costs: Sequence[RunCost]) -> RunCost:

@@ -188,6 +188,13 @@ class _Budget(_Part):
     ended_by: Text = ""
 
 
+class _Saved(_Part):
+    queries: Amount | None = None
+    flops: Amount | None = None
+    wallclock: Amount | None = None
+    pays_from_run: Count | Literal["never"] | None = None
+
+
 class _Result(_Part):
     status: Literal["finished"]
     seed: Seed
@@ -204,6 +211,7 @@ class _Result(_Part):
     adopt: Text | None = None
     policy: _Policy | None = None
     preparation: ListOf[_Preparation] = []
+    saved_with_preparation: _Saved | None = None
     teacher: _Teacher | None = None
     teachers: ListOf[_OneOfTeachers] = []
     student: _Student = Field(default_factory=_Student)
