@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdlab.errors import UserError
+from kdlab.runtime.command_line import CommandLine
 
 if TYPE_CHECKING:
     from kdlab.reporting.analyses.one_run import AnalysisResult
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kdlab.analyse", description=__doc__)
+    parser = CommandLine(prog="python -m kdlab.analyse", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
 
     def add(name: str, summary: str, analysis: Analysis) -> argparse.ArgumentParser:

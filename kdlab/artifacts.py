@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlab.errors import UserError
+from kdlab.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m kdlab.artifacts", description=__doc__)
+    parser = CommandLine(prog="python -m kdlab.artifacts", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = CommandLine(add_help=False)
     common.add_argument("--root", type=Path, default=Path("artifacts"), help="the store (default: artifacts)")
     common.add_argument("--kind", action="append", default=[], help="only this kind; repeatable")
-    runs = argparse.ArgumentParser(add_help=False)
+    runs = CommandLine(add_help=False)
     runs.add_argument("--runs", type=Path, default=Path("outputs"), help="folder of the run folders (default: outputs)")
     actions.add_parser(
         "list", parents=[common, runs], help="kind, key, size, creation, cost, and the runs that used it"

@@ -12,6 +12,7 @@ from kdlab.reporting.comparability import QUESTION
 from kdlab.reporting.comparison_text import print_comparison
 from kdlab.reporting.row_comparison import print_rows
 from kdlab.runs.finished import command
+from kdlab.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kdlab.compare", description=__doc__)
+    parser = CommandLine(prog="python -m kdlab.compare", description=__doc__)
     add_arguments(parser)
     parser.add_argument("--rows", action="store_true", help="two runs, row by row: McNemar's test on their predictions")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kdlab.errors import UserError
 from kdlab.runs.finished import command
+from kdlab.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kdlab.evaluate", description=__doc__)
+    parser = CommandLine(prog="python -m kdlab.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="also write the student's predictions as CSV")
     mode = parser.add_mutually_exclusive_group()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlab.runtime import streams
+from kdlab.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kdlab.faults", description=(__doc__ or "").split("\n\n")[0])
+    parser = CommandLine(prog="python -m kdlab.faults", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few of each fault")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="WORDS", help="only faults whose name has one of these words"

@@ -11,6 +11,7 @@ from kdlab.compare import add_arguments
 from kdlab.reporting.page.written import write_report
 from kdlab.reporting.papers import PAPERS
 from kdlab.runs.finished import command
+from kdlab.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kdlab.report", description=__doc__)
+    parser = CommandLine(prog="python -m kdlab.report", description=__doc__)
     add_arguments(parser)
     where = "the page (default: report.html in FOLDER; of several, in the folder that they are in)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=where)

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -25,9 +26,11 @@ from kdlab.errors import UserError, one_line
 from kdlab.runs import failures
 from kdlab.runs.process import FOLDER, is_first_process, run_unless_finished
 from kdlab.runtime import signals, streams
+from kdlab.runtime.command_line import unknown_flag
 from kdlab.storage.redaction import redact
 
 MULTIRUN = {"-m", "--multirun"}
+FIRST = {"--explain": "KEY", "--repeat": "RUN"}  # flags that stand before all other arguments
 DRY_RUN = {"-n", "--dry-run"}  # check the command, print its plan, and stop
 
 
@@ -59,6 +62,7 @@ def _dispatch(argv: list[str]) -> int:
     if not argv:
         print(explain.usage())
         return 0
+    _check_flags(argv)
     if argv[:1] == ["--explain"]:
         return explain.main(argv[1:])
     targets.check_overrides(argv)
@@ -81,6 +85,34 @@ def _dispatch(argv: list[str]) -> int:
         if flags:
             return _hydra_application(arguments, searchpath)
         return _run_or_suite([*arguments, *searchpath], dry)
+
+
+def _check_flags(argv: list[str]) -> None:
+    """UserError for a flag that neither kdlab nor Hydra has, with the nearest one, and for one that must come first."""
+    names = [argument.partition("=")[0] for argument in argv if argument.startswith("-")]
+    if not names:
+        return
+    from hydra._internal.utils import get_args_parser
+
+    known = {*FIRST, *DRY_RUN, *(name for action in get_args_parser()._actions for name in action.option_strings)}
+    for name in names:
+        if name not in known:
+            raise UserError(unknown_flag(name, known))
+        if name in FIRST and argv[0] != name:
+            raise UserError(f"{name} comes first: {quoting.command([name, FIRST[name]])}")
+
+
+def _check_values(flags: list[str]) -> None:
+    """UserError for a value that a flag of Hydra does not take, such as `--cfg jobs`, and for a word besides."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse
+    if words := parser.parse_args(flags).overrides:
+        raise UserError(f"{words[0]}: not of the form KEY=VALUE")
 
 
 def _spelled(argument: str) -> str:
@@ -145,14 +177,18 @@ def _hydra_application(arguments: list[str], searchpath: list[str]) -> int:
             run_unless_finished(shlex.join(job.overrides.task), [*job.overrides.task, *searchpath], folder)
         )
 
+    overrides = [a for a in [*arguments, *searchpath] if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    rest = [argument for argument in arguments if argument not in overrides]  # flags with their values
+    _check_values(rest)
     if not {"-m", "--multirun", "--help", "-h", "--hydra-help"} & set(arguments):  # else each job composes on its own
-        composition([a for a in [*arguments, *searchpath] if not a.startswith("-") and ("=" in a or a.startswith("~"))])
+        composition(overrides)
     full_error, argv = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors, and `main` makes one line of them
-    sys.argv = [argv[0], *(argument for argument in arguments if argument not in MULTIRUN), *searchpath]
+    # argparse refuses overrides after a flag with a value where others stand before it
+    sys.argv = [argv[0], *overrides, *(argument for argument in rest if argument not in MULTIRUN)]
     try:
         application()
-    except SystemExit as end:  # argparse: an unknown flag
+    except SystemExit as end:  # Hydra ends so after --help
         return int(end.code or 0)
     finally:
         sys.argv = argv

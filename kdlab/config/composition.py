@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -68,6 +68,10 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
             whole = compose("run", overrides=list(overrides), return_hydra_config=True)
         except ValueError as error:
             raise UserError(_wrong_choice(overrides) or first_line(error)) from error
+        except ConfigCompositionException as error:
+            if twice := _given_twice(overrides):
+                raise UserError(twice) from error
+            raise
     plain = OmegaConf.to_container(whole, resolve=False)
     for key, target in targets.moved_in(plain):
         OmegaConf.update(whole, key, target)
@@ -105,6 +109,19 @@ def _wrong_choice(overrides: Sequence[str]) -> str:
         if group.is_dir() and "=" in (one.input_line or "") and not isinstance(value, str | list | dict):
             choices = sorted(file.stem for file in group.glob("*.yaml"))
             return f"{one.input_line}: {one.key_or_group} takes the name of a choice; {nearest(str(value), choices)}"
+    return ""
+
+
+def _given_twice(overrides: Sequence[str]) -> str:
+    """Message for the first group whose choice is added twice; "" without one."""
+    chosen: dict[str, str] = {}
+    for override in overrides:
+        group, equals, _ = override.partition("=")
+        if not equals or not group.startswith("+") or not (CONF / group[1:]).is_dir():
+            continue
+        if group in chosen:
+            return f"{chosen[group]} and {override}: {group[1:]} takes one choice; leave one of them out"
+        chosen[group] = override
     return ""
 
 

@@ -61,8 +61,10 @@ def explanation(name: str) -> str:
         return "\n".join(_group(name))
     key = find(name)
     if key is None:
-        known = [*keys(), *choices.groups(), *choices.settings()]
-        raise UserError(f"--explain {name}: no such key or group; {nearest(name, known)}")
+        known = {*keys(), *choices.groups(), *choices.settings()}
+        near = nearest(name, known)
+        hint = near if near.startswith("did you mean") else "--explain without a name lists the groups"
+        raise UserError(f"--explain {name}: no such key or group; {hint}")
     return "\n".join(_key(name, key))
 
 
