@@ -57,7 +57,10 @@ def _named(members: Sequence[Facts], every: Iterable[str], keys: Sequence[str], 
 
 
 def label_of(key: str, every: Iterable[str]) -> str:
-    """The shortest end of a dotted key that no other of the configuration has; `select` of `select.name`."""
+    """The shortest end of a dotted key that no other of the configuration has; `select` of `select.name`. Budgets have their
+    whole key: a column or a setting of another kind may be called `queries` or `seconds`."""
+    if key.startswith("budget."):
+        return key
     named = re.sub(r"\.(name|_target_)$", "", key).split(".")
     others = [other.split(".") for other in every if other != key]
     for size in range(2 if key.endswith("._target_") else 1, len(named)):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from kdlab.config.budget_group import KINDS
 from kdlab.plotting.metrics import metric_scale
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.comparability import spread_of_settings
 from kdlab.reporting.comparison import Comparison, compare
-from kdlab.reporting.figures import costs, training
+from kdlab.reporting.figures import by_setting, costs, training
 from kdlab.reporting.figures.frame import Drawing, levels
 from kdlab.reporting.filters import where
 from kdlab.reporting.page.content import Picture, ReportPage, Section, picture
@@ -85,15 +87,9 @@ def _section(table: TaskTable, notify: Notify) -> Section:
 
 
 def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
-    """The figures of a task: by ratio, by queries, by FLOPs, along the training, schedules."""
-    comparison, teachers = table.comparison, levels(table)
-    drawings: list[Drawing | None] = []
-    rows = across_runs.by_ratio(table.runs, comparison.metric)
-    for i, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
-        members = [row for row in rows if row["setting"] == setting]
-        about = comparison.task + (f" ({setting})" if setting else "")
-        name = "score_by_ratio" + (f"_{i + 1}" if i else "")
-        drawings.append(costs.ratios(members, comparison.scale, about, teachers, name))
+    """The figures of a task: by ratio, by budget, by queries, by FLOPs, along the training, schedules."""
+    comparison = table.comparison
+    drawings: list[Drawing | None] = [*_by_setting(table)]
 
     def add(drawing: Drawing | None, shown: Sequence[TableRow]) -> None:
         if drawing is not None:
@@ -113,6 +109,24 @@ def _pictures(table: TaskTable, notify: Notify) -> list[Picture]:
     return [picture(comparison.task, one) for one in drawings if one is not None]
 
 
+def _by_setting(table: TaskTable) -> Iterator[Drawing | None]:
+    """The figures of a task against settings that its runs vary: the ratio, and each kind of budget."""
+    comparison, teachers = table.comparison, levels(table)
+
+    def panels(rows: Sequence[Mapping[str, Any]], name: str) -> Iterator[tuple[Sequence[Mapping[str, Any]], str, str]]:
+        """The rows of each setting, with the title of its figure and the figure's name."""
+        for i, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
+            members = [row for row in rows if row["setting"] == setting]
+            yield members, comparison.task + (f" ({setting})" if setting else ""), name + (f"_{i + 1}" if i else "")
+
+    for members, about, name in panels(across_runs.by_ratio(table.runs, comparison.metric), "score_by_ratio"):
+        yield by_setting.ratios(members, comparison.scale, about, teachers, name)
+    for kind in KINDS:
+        rows = across_runs.by_budget(table.runs, kind, comparison.metric)
+        for members, about, name in panels(rows, f"score_by_budget_of_{kind}"):
+            yield by_setting.budgets(members, kind, comparison.scale, about, teachers, name)
+
+
 def _unlike(table: TaskTable, rows: Sequence[TableRow]) -> str:
     """A sentence of a caption on groups in one figure that do not compare, with the settings that differ; "" where all do."""
     found = spread_of_settings([row.group for row in rows], table.comparison.across) if rows else []
@@ -124,10 +138,10 @@ def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
     if len({table.comparison.metric for table in tables}) > 1:
         return []
     each = [row for table in tables for row in across_runs.by_ratio(table.runs, table.comparison.metric)]
-    rows = costs.averaged(each, {table.comparison.task: table.scores for table in tables})
+    rows = by_setting.averaged(each, {table.comparison.task: table.scores for table in tables})
     if not rows:
         return []
     scales = {table.comparison.scale for table in tables}
     scale = scales.pop() if len(scales) == 1 else metric_scale(tables[0].comparison.metric)
-    drawing = costs.ratios(rows, scale, f"Mean over {len(tables)} tasks", {})
+    drawing = by_setting.ratios(rows, scale, f"Mean over {len(tables)} tasks", {})
     return [picture("", drawing)] if drawing else []

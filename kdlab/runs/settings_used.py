@@ -160,7 +160,10 @@ def _select(facts: Facts, result: Mapping[str, Any]) -> None:
         _drop(facts, "select.interval", "select.observe", "select.evaluation_rows", "select.reward")
     elif "observation" in result:
         seen = result["observation"] or {}  # none by a policy that learns from none
+        budgeted = any(facts.get(key) is not None for key in BUDGETS)
         for name, key in (("interval", "select.interval"), ("rows", "select.evaluation_rows")):
+            if seen and budgeted and facts.get(key) == "auto":
+                continue  # follows from the steps that the budget allows, which differ from seed to seed
             _drop(facts, key)
             facts |= {key: _plain(seen[name])} if seen else {}
     for scoring, key in (("stale", "select.refresh"), ("early_exit", "select.exit_layer")):

@@ -47,6 +47,24 @@ def by_ratio(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, A
     return _table(runs, _without(runs, "select"), select, "ratio", at, metric)
 
 
+def by_budget(runs: Sequence[Run], kind: str, metric: str | None = None) -> list[dict[str, Any]]:
+    """The table of the runs with a budget of a `kind`, in the column "budget", one line a strategy; as `by_ratio`.
+
+    Seeds of one `budget.like` may cost as much as different runs: they stand at the mean of their budgets.
+    """
+    some = [run for run in runs if kind in _asked(run)]
+    own = (f"budget.{kind}", "budget.like", "budget.by")
+    bare = [replace(run, facts=_except(run.facts, *own), used=_except(run.used, *own)) for run in some]
+    seeds: dict[str, list[float]] = {}
+    for run in some:
+        seeds.setdefault(run.key, []).append(_asked(run)[kind])
+    at = [statistics.fmean(seeds[run.key]) for run in some]
+    ratios = {run.ratio for run in some} - {1.0}
+    names = [f"{_name(run)} {100 * run.ratio:g} %" if len(ratios) > 1 and run.ratio < 1 else _name(run) for run in some]
+    lines = list(zip(names, [_select(run)[1] for run in bare], strict=True))
+    return _table(bare, _without(bare, "select"), lines, "budget", at, metric)
+
+
 def temperature(paths: Sequence[Path], notify: Callable[[str], None] = print) -> AnalysisResult:
     """Score against the temperature of the distillation loss, mean over seeds. Dynamic KD, Fig. 7 (appendix B).
 
@@ -132,8 +150,13 @@ def _below(run: Run, group: str) -> Facts:
     return {key: value for key, value in run.used.items() if key.startswith(f"{group}.")}
 
 
-def _except(facts: Facts, key: str) -> Facts:
-    return {k: v for k, v in facts.items() if k != key}
+def _except(facts: Facts, *keys: str) -> Facts:
+    return {k: v for k, v in facts.items() if k not in keys}
+
+
+def _asked(run: Run) -> Mapping[str, float]:
+    """The budget of a run by kind; that of `budget.like` as read from its run."""
+    return (run.result.get("budget") or {}).get("asked") or {}
 
 
 def _without(runs: Sequence[Run], *apart: str) -> list[Facts]:

@@ -1,19 +1,17 @@
-"""Scores against the cost of the groups, with the Pareto front, and against the selection ratio."""
+"""Scores against the cost of the groups, with the Pareto front."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdlab.plotting import style
 from kdlab.plotting.colours import FAINT, colour
-from kdlab.plotting.metrics import MetricScale
 from kdlab.reporting.figures.frame import (
     TEACHER,
     UNTAUGHT,
-    WHOLE,
     Drawing,
     Legend,
     add_levels,
@@ -62,7 +60,7 @@ def scores(table: TaskTable, against: str) -> Drawing | None:
     for row in apart:
         axes.axhline(scale.scale * row.mean, color=FAINT, linewidth=1.2, linestyle=UNTAUGHT)
         rows.append({"group": row.name, "number": row.number, scale.unit: scale.scale * row.mean})
-    far = _cost_axis(axes, [cost for cost, _ in points], [_cost(table, row, against).value or 0.0 for row in seen])
+    far = cost_axis(axes, [cost for cost, _ in points], [_cost(table, row, against).value or 0.0 for row in seen])
     front = [(points[i][0], scale.scale * points[i][1]) for i in best]
     front.append((far, front[-1][1]))
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=FAINT, linewidth=1.1, zorder=1.5)
@@ -122,102 +120,6 @@ def _said(table: TaskTable, seen: Sequence[TableRow], apart: Sequence[TableRow],
     return " ".join(parts)
 
 
-def ratios(
-    rows: Sequence[Mapping[str, Any]],
-    scale: MetricScale,
-    about: str,
-    teachers: Mapping[str, tuple[float, float]],
-    name: str = "score_by_ratio",
-) -> Drawing | None:
-    """Mean score and seeds against selection ratio, a line a strategy, one standard deviation as a bar (AdaDS Fig. 3).
-
-    `rows` as `comparisons.by_ratio` gives them, of one task and setting; ratio 1 is a level. None where fewer than two
-    ratios below 1 are there.
-    """
-    places = sorted({float(row["ratio"]) for row in rows if row["ratio"] < 1})
-    if len(places) < 2:
-        return None
-    names = list(dict.fromkeys(str(row["select"]) for row in rows if row["ratio"] < 1))
-    whole = [row for row in rows if row["ratio"] == 1]
-    looks = _looks(names)
-    legend = Legend()
-    for select in names:
-        legend.add(style.shown(select), colour(select), looks[select])
-    if whole:
-        legend.add("full data", FAINT, WHOLE)
-    for teacher, ends in teachers.items():
-        legend.add(level_label(teacher, ends, scale), FAINT, TEACHER)
-    figure, axes = panel(legend)
-    drawn = add_levels(axes, teachers, scale)
-    for row in rows:
-        spread = None if row["std"] is None else scale.scale * row["std"]
-        numbers = {scale.unit: scale.scale * row["mean"], "std": spread}
-        drawn.append({"group": row["select"], "ratio": row["ratio"], "seed": "mean", **numbers})
-        for seed, value in row.get("values", ()):
-            drawn.append({"group": row["select"], "ratio": row["ratio"], "seed": seed, scale.unit: scale.scale * value})
-    for select in names:
-        mine = sorted(
-            (row for row in rows if row["select"] == select and row["ratio"] < 1), key=lambda row: row["ratio"]
-        )
-        _line(axes, mine, scale, colour(select), looks[select])
-    for row in whole:
-        axes.axhline(scale.scale * row["mean"], color=FAINT, linewidth=1.2, linestyle=WHOLE)
-    style.shares(axes, places)
-    keep_in_range(axes, scale)
-    axes.set_xlabel("share of the rows that query the teacher")
-    axes.set_ylabel(scale.unit).set_parse_math(False)
-    several = any(len(row.get("values", ())) > 1 for row in rows if row["ratio"] < 1)
-    said = f"{about}: {scale.unit} by the share of rows that query the teacher{', mean over seeds' if several else ''}."
-    said += " Dots: seeds; bars: one standard deviation." if several else ""
-    said += " Dashed: full data." if whole else ""
-    said += " Dash-dotted: the teacher." if teachers else ""
-    return Drawing(name, figure, said, drawn)
-
-
-def _line(axes: Axes, mine: Sequence[Mapping[str, Any]], scale: MetricScale, hue: str, look: Any) -> None:
-    """Draw the line of a strategy over its ratios: means, seeds, bars within the metric's range."""
-    at = {"color": hue, "clip_on": False}
-    x, y = [row["ratio"] for row in mine], [scale.scale * row["mean"] for row in mine]
-    axes.plot(x, y, linewidth=1.8, marker="o", markersize=4, linestyle=look, zorder=3, **at)
-    for row in mine:
-        seeds = [scale.scale * value for _, value in row.get("values", ())]
-        if len(seeds) > 1:
-            axes.plot([row["ratio"]] * len(seeds), seeds, "o", markersize=3, alpha=0.7, mew=0, linestyle="", **at)
-        if row["std"] is not None:
-            middle, half = scale.scale * row["mean"], scale.scale * row["std"]
-            axes.vlines(row["ratio"], scale.clipped(middle - half), scale.clipped(middle + half), linewidth=1, **at)
-
-
-def _looks(names: Sequence[str]) -> dict[str, Any]:
-    """Dashes of each line: plain, and others for further variants of one strategy, which share its colour."""
-    dashes, count, looks = ("-", (0, (3, 1)), (0, (1, 1)), (0, (5, 1, 1, 1))), {}, {}
-    for name in names:
-        hue = colour(name)
-        looks[name] = dashes[count.get(hue, 0) % len(dashes)]
-        count[hue] = count.get(hue, 0) + 1
-    return looks
-
-
-def averaged(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Rows of `across_runs.by_ratio` of several tasks as those of one: the mean over tasks of each strategy and ratio
-    that all tasks have once (AdaDS Fig. 6), each task counted as so many `scores`. Empty for one task."""
-    tasks = {row["task"] for row in rows}
-    cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault((row["select"], row["ratio"]), []).append(row)
-    return [
-        {
-            "select": select,
-            "ratio": ratio,
-            "mean": statistics.fmean([row["mean"] for row in members], [scores[row["task"]] for row in members]),
-            "std": None,
-        }
-        | {"loss": members[0]["loss"]}
-        for (select, ratio), members in cells.items()
-        if len(tasks) > 1 and len(members) == len(tasks) == len({row["task"] for row in members})
-    ]
-
-
 def drawn(table: TaskTable) -> list[str]:
     """The costs that scores are drawn against: queries and FLOPs, and seconds and price where a run has such a budget and
     all runs recorded them."""
@@ -250,7 +152,7 @@ def _of_run(table: TaskTable, run: Run, against: str, with_preparation: bool) ->
     return cost.queries * by_query + (cost.seconds or 0.0) / 3600 * by_hour
 
 
-def _cost_axis(axes: Axes, totals: Sequence[float], alone: Sequence[float]) -> float:
+def cost_axis(axes: Axes, totals: Sequence[float], alone: Sequence[float]) -> float:
     """Scale the x axis to costs, logarithmic, with a place for 0 where a cache or another run paid all; its right end."""
     costs = [*totals, *alone]
     low = min((cost for cost in costs if cost > 0), default=1.0)

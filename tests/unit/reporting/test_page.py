@@ -18,7 +18,7 @@ from kdlab.plotting.metrics import metric_scale
 from kdlab.reporting import report as reporting_report
 from kdlab.reporting.analyses.across_runs import by_ratio
 from kdlab.reporting.comparison import compare
-from kdlab.reporting.figures import costs, training
+from kdlab.reporting.figures import by_setting, costs, training
 from kdlab.reporting.filters import where
 from kdlab.reporting.page.as_html import html
 from kdlab.reporting.page.as_markdown import markdown
@@ -483,15 +483,17 @@ def test_scores_against_the_ratio_of_a_task_and_over_tasks(tmp_path):
     runs = read([tmp_path])[0]
     rows = by_ratio([run for run in runs if run.task == "sst2"])
     scale = metric_scale("score", ["accuracy"])
-    (axes,) = costs.ratios(rows, scale, "sst2", {}).figure.axes
+    (axes,) = by_setting.ratios(rows, scale, "sst2", {}).figure.axes
     curves = [one.get_xydata().tolist() for one in axes.lines if one.get_marker() == "o"]
     assert [[0.1, 60.0], [0.3, 70.0]] in curves and [[0.1, 50.0]] in curves
-    mean = {(row["select"], row["ratio"]): row["mean"] for row in costs.averaged(by_ratio(runs), {"sst2": 1, "rte": 1})}
+    mean = {
+        (row["select"], row["ratio"]): row["mean"] for row in by_setting.averaged(by_ratio(runs), {"sst2": 1, "rte": 1})
+    }
     assert mean == pytest.approx(
         {("adads", 0.1): 0.65, ("adads", 0.3): 0.75, ("random", 0.1): 0.55, ("all", 1.0): 0.85}
     )
-    assert costs.averaged(rows, {"sst2": 1}) == []
-    assert costs.ratios([row for row in rows if row["ratio"] != 0.3], scale, "sst2", {}) is None
+    assert by_setting.averaged(rows, {"sst2": 1}) == []
+    assert by_setting.ratios([row for row in rows if row["ratio"] != 0.3], scale, "sst2", {}) is None
 
 
 # AdaDS Table 1, random at 10 %: MNLI-m, MNLI-mm, SST-2, QNLI, QQP; the paper's mean of them is 84.92
@@ -514,7 +516,7 @@ def test_the_mean_over_tasks_counts_mnli_as_the_paper_does(tmp_path, paper, mean
     report = build_report([tmp_path], paper, notify=quiet)
     ((_, _, found),) = overview(report.tables)[1]
     assert 100 * found == pytest.approx(mean, abs=0.0051)
-    rows = costs.averaged(
+    rows = by_setting.averaged(
         by_ratio(read([tmp_path])[0]), {table.comparison.task: table.scores for table in report.tables}
     )
     assert [100 * row["mean"] for row in rows] == pytest.approx([mean], abs=0.0051)
