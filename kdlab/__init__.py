@@ -5,15 +5,18 @@ The public names below are imported when they are first used, so that `import kd
 
 from __future__ import annotations
 
-from importlib import import_module
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdlab.api.distill import distill as distill
+    from kdlab.api.result import Result as Result
     from kdlab.callbacks.adopt import Adopt as Adopt
     from kdlab.callbacks.select import Select as Select
     from kdlab.callbacks.weigh import Weigh as Weigh
     from kdlab.data.datamodules import CorpusDataModule as CorpusDataModule
     from kdlab.data.datamodules import GLUEDataModule as GLUEDataModule
+    from kdlab.errors import UserError as UserError
     from kdlab.methods import adoption as adoption
     from kdlab.methods.knowledge import weighing as weighing
     from kdlab.methods.selection import policies as policies
@@ -25,21 +28,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# public name: the module that has it, or that it is
+# public name: its module and the name in it, or the module that it is
 _PUBLIC = {
-    "Adopt": "kdlab.callbacks.adopt",
-    "AssistantModule": "kdlab.modules.assistant",
-    "CorpusDataModule": "kdlab.data.datamodules",
-    "GLUEDataModule": "kdlab.data.datamodules",
-    "Select": "kdlab.callbacks.select",
-    "StudentModule": "kdlab.modules.student",
-    "TeacherModule": "kdlab.modules.teacher",
-    "Weigh": "kdlab.callbacks.weigh",
-    "adoption": "kdlab.methods",
-    "policies": "kdlab.methods.selection",
-    "rewards": "kdlab.methods.selection",
-    "strategies": "kdlab.methods.selection",
-    "weighing": "kdlab.methods.knowledge",
+    "Adopt": "kdlab.callbacks.adopt:Adopt",
+    "AssistantModule": "kdlab.modules.assistant:AssistantModule",
+    "CorpusDataModule": "kdlab.data.datamodules:CorpusDataModule",
+    "GLUEDataModule": "kdlab.data.datamodules:GLUEDataModule",
+    "Select": "kdlab.callbacks.select:Select",
+    "StudentModule": "kdlab.modules.student:StudentModule",
+    "TeacherModule": "kdlab.modules.teacher:TeacherModule",
+    "Weigh": "kdlab.callbacks.weigh:Weigh",
+    "adoption": "kdlab.methods.adoption",
+    "Result": "kdlab.api.result:Result",
+    "UserError": "kdlab.errors:UserError",
+    "distill": "kdlab.api.distill:distill",
+    "policies": "kdlab.methods.selection.policies",
+    "rewards": "kdlab.methods.selection.rewards",
+    "strategies": "kdlab.methods.selection.strategies",
+    "weighing": "kdlab.methods.knowledge.weighing",
 }
 __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -47,8 +53,7 @@ __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupported
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'kdlab' has no attribute {name!r}")
-    module = _PUBLIC[name]
-    return import_module(f"{module}.{name}") if name.islower() else getattr(import_module(module), name)
+    return pkgutil.resolve_name(_PUBLIC[name])
 
 
 def __dir__() -> list[str]:

@@ -71,7 +71,7 @@ def _dispatch(argv: list[str]) -> int:
     quoted = ",".join(quoting.quoted_value(f"file://{folder}") for folder in folders)
     searchpath = [f"hydra.searchpath=[{quoted}]"] if folders else []
     flags = {argument for argument in arguments if argument.startswith("-")}
-    arguments = [a if a.startswith("-") else _spelled(a) for a in arguments]
+    arguments = [a if a.startswith("-") else choices.spelled(a) for a in arguments]
     overrides = [argument for argument in arguments if argument not in flags]
     if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
         from kdlab.sweeps import sweep
@@ -113,11 +113,6 @@ def _check_values(flags: list[str]) -> None:
     parser.error = refuse
     if words := parser.parse_args(flags).overrides:
         raise UserError(f"{words[0]}: not of the form KEY=VALUE")
-
-
-def _spelled(argument: str) -> str:
-    """An argument in the spelling of today, with the sign of its group, and quoted where Hydra would refuse its value."""
-    return quoting.literal(choices.with_right_sign(spellings.overrides([argument])[0]))
 
 
 def _split_config_dirs(arguments: list[str]) -> tuple[list[str], list[Path]]:

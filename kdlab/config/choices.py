@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from kdlab.config import quoting, spellings
 from kdlab.config.composition import CONF
 
 SCALES = ("demo", "own", "paper")
@@ -154,3 +155,8 @@ def _own(group: str, name: str) -> dict[str, Any]:
 @cache
 def _text(group: str, name: str) -> str:
     return Path(CONF, group, f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def spelled(argument: str) -> str:
+    """An override in the spelling of today, with the sign of its group, and quoted where Hydra would refuse its value."""
+    return quoting.literal(with_right_sign(spellings.overrides([argument])[0]))

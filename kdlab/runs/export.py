@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from kdlab.errors import UserError
@@ -13,9 +14,10 @@ from kdlab.storage.files import flush_tree, fsync_folder, user_errors
 from kdlab.storage.locks import sole_writer
 
 
-def export_student(run: Path, out: Path) -> int:
+def export_student(run: Path, out: Path, say: Callable[[str], None] = print) -> int:
     """Write the run's student to the new folder `out`, verified by loading it again; returns the exit code 0.
 
+    `say` takes the line that says how to load it.
     UserError for an unfinished run or a folder `out` with content; the run's own folder is left as it is.
     """
     result = finished_result(run)
@@ -27,7 +29,7 @@ def export_student(run: Path, out: Path) -> int:
             raise UserError(f"{out} is not empty: choose a new folder")
         head = head_of_result(result)
         _export(run / "student", out, head)
-    print(
+    say(
         f"exported to {out}: {head.auto_class}.from_pretrained({str(out)!r}) gives the run's student, output for output"
     )
     return 0

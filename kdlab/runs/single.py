@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,18 @@ from kdlab.stages.validation import check
 from kdlab.storage.files import atomic_write_json, atomic_write_text, flush_tree, native_errors, user_errors
 
 
-def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: list[str]) -> int:
+def start(
+    config: Config,
+    resolved: dict[str, Any],
+    folder: Path,
+    chosen: bool,
+    overrides: list[str],
+    present: Callable[[dict[str, Any], Path], None] | None = None,
+) -> int:
     """Check the machine and the inputs, choose the run folder, and run; on rank 0. Returns the exit code.
 
-    `folder` is the configuration's, `chosen` whether the user named it; `resolved` is `config` in plain containers.
-    UserError before anything is loaded or written.
+    `folder` is the configuration's, `chosen` whether the user named it; `resolved` is `config` in plain containers;
+    `present`: as in `run`. UserError before anything is loaded or written.
     """
     check_machine(config)
     given = (resolved, folder, chosen, config.overwrite, config.resume)
@@ -57,7 +65,7 @@ def start(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, 
         if resumes:
             notify(f"resuming the unfinished run in {folder} (resume=false starts anew)")
         os.environ |= {FOLDER: str(folder), STARTER: str(os.getpid())}
-        return run(config, resolved, folder, overrides, stage)
+        return run(config, resolved, folder, overrides, stage, present)
 
 
 def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> int:
@@ -97,9 +105,16 @@ def check_machine(config: Config) -> None:
 
 
 def run(
-    config: Config, resolved: dict[str, Any], folder: Path, overrides: list[str], stage: Stage | None = None
+    config: Config,
+    resolved: dict[str, Any],
+    folder: Path,
+    overrides: list[str],
+    stage: Stage | None = None,
+    present: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> int:
-    """Prepare what is missing, train, evaluate, and write the run folder; on every rank. Returns the exit code."""
+    """Prepare what is missing, train, evaluate, and write the run folder; on every rank. Returns the exit code.
+
+    `present` receives the content of result.json and the folder at the end (None: `show`)."""
     quiet_libraries()
     prepared = prepare(config, resolved, folder, overrides, stage or stage_of(config, notify))
     main = is_first_process()
@@ -121,7 +136,7 @@ def run(
             result = finish(prepared, built, trainer, measured)
     if result is not None:
         remove_unkept(config.keep, folder, result)
-        show(result, folder)
+        (present or show)(result, folder)
     return 0
 
 

@@ -38,7 +38,7 @@ def quality(result: dict[str, Any]) -> list[str]:
     for name in order:
         line = f"  {name:<{width}}"
         for (part, column), w in zip(columns, widths, strict=True):
-            line += f"{_shown(column, (test if part else found).get(name, {}).get(column)):>{w}}"
+            line += f"{shown(column, (test if part else found).get(name, {}).get(column)):>{w}}"
         lines.append(line)
     return lines
 
@@ -83,7 +83,8 @@ def headline(result: dict[str, Any]) -> str:
     return f"score {100 * student['score']:.1f}" if "score" in student else f"loss {student['loss']:.3f}"
 
 
-def _shown(name: str, value: float | None) -> str:
+def shown(name: str, value: float | None) -> str:
+    """A score by the name of its metric as tables show it: losses in nats, others in percent; "-" for None."""
     if value is None:
         return "-"
     return f"{value:.3f}" if name.startswith("loss") else f"{value:.1%}" if "accuracy" in name else f"{100 * value:.1f}"
