@@ -214,7 +214,7 @@ def notes(comparisons: Sequence[Comparison], baseline: str | None = None) -> lis
         lines += [
             f"baseline: {choice}",
             f"difference: group minus baseline, mean over the seeds both have; p: paired two-sided t-test, * below "
-            f"{statistics.ALPHA}; interval: bootstrap of the mean difference, {statistics.RESAMPLES:,} resamples, too narrow with few seeds",
+            f"{statistics.ALPHA}; interval: 95 % t interval of the mean difference",
         ]
     if tests > 1:
         lines.append(f"Holm p: adjusted for the {tests} tests made here; of several tests, this is the p that counts")

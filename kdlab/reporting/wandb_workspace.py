@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import UserError, install, one_line
-from kdlab.runs.loggers.wandb import account
+from kdlab.runs.loggers.wandb import account, silence
 from kdlab.storage.files import atomic_write_text
 
 PLACEHOLDER = "ENTITY"  # stands in the file when no user or team is named
@@ -55,6 +55,7 @@ def write_workspace(project: str, entity: str | None, out: Path) -> int:
 
 def workspace(project: str, entity: str) -> Any:
     """The definition of the workspace, an object of wandb-workspaces; UserError where that package is missing."""
+    silence()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of pydantic, about how its classes are written

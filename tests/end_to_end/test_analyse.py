@@ -272,7 +272,7 @@ def test_bad_input_is_one_line(given, said, here, capsys):
 def test_tsne_says_what_to_install(here, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     assert analyse.main(["tsne", str(RUN)]) == 2
-    assert "pip install scikit-learn" in capsys.readouterr().err
+    assert "pip install 'kdlab[analysis]'" in capsys.readouterr().err
 
 
 def test_help_names_every_analysis(tmp_path):

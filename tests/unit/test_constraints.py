@@ -1,4 +1,4 @@
-"""constraints.txt pins all requirements of kdlab and its extras demo, cpu and dev to allowed versions."""
+"""constraints.txt pins all requirements of kdlab and its extras demo, cpu, dev and docs to allowed versions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_every_direct_dependency_is_pinned_within_its_bounds() -> None:
     extras = project["optional-dependencies"]
     dev = [Requirement(line) for line in extras["dev"]]
     (own,) = (requirement for requirement in dev if requirement.name == "kdlab")
-    assert own.extras >= {"demo", "submitit"}
-    taken = [line for extra in sorted({"cpu", *own.extras}) for line in extras[extra]]
+    assert own.extras >= {"demo", "wordnet", "analysis", "submitit"}
+    taken = [line for extra in sorted({"cpu", "docs", *own.extras}) for line in extras[extra]]
     others = [requirement for requirement in dev if requirement is not own]
     for requirement in [*others, *map(Requirement, [*project["dependencies"], *taken])]:
         version = pinned[canonicalize_name(requirement.name)]

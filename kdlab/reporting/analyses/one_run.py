@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdlab.data.tasks.dataset import TokenizedRows
-from kdlab.errors import UserError
+from kdlab.errors import UserError, install
 from kdlab.methods.selection import strategies
 from kdlab.models.encoder import Encoder
 from kdlab.modules.row_pool import ALL, row_pool, selection_mask, selection_rows
@@ -180,7 +180,7 @@ def tsne(run: OpenRun, rows: int, names: Sequence[str] | None, ratio: float | No
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise UserError("t-SNE needs scikit-learn: pip install scikit-learn") from error
+        raise UserError(f"t-SNE needs scikit-learn: {install('analysis')}") from error
     share = run.ratio(ratio)
     arms = run.strategies(names, ["margin", "random"] if not run.regression else ["density", "random"])
     pool = row_pool(run.student, run.batches(rows), run.device)

@@ -46,12 +46,18 @@ def account() -> bool:
     return False
 
 
+def silence() -> None:
+    """Turn off W&B's messages, and the reports on its own use and errors that it sends to its maker, unless asked for."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+
 def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
     """Open the Lightning logger of a run; a run resumed in the same folder continues the same W&B run."""
+    silence()
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
-    os.environ.setdefault("WANDB_SILENT", "true")
     given = config.logger
     main = distributed.rank() == 0 and os.environ.get("LOCAL_RANK", "0") == "0"
     logger = WandbLogger(

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdlab.reporting.statistics import bootstrap, detectable, holm, paired, two_sided
+from kdlab.reporting.statistics import detectable, holm, paired, two_sided
 
 NUMBERS = st.lists(
     st.tuples(st.floats(-100, 100), st.floats(-100, 100)).map(lambda pair: (round(pair[0], 3), round(pair[1], 3))),
@@ -54,20 +54,20 @@ def test_the_tails_of_the_t_distribution(t, df):
     assert two_sided(t, df) == pytest.approx(expected, rel=1e-8, abs=1e-280)
 
 
-@pytest.mark.parametrize("values", [[1.0, 2.0, 4.0], [-3.0, 0.5, 0.25, 8.0]])
-def test_the_bootstrap_interval_is_that_of_every_possible_resample(values):
-    means = [np.mean(drawn) for drawn in itertools.product(values, repeat=len(values))]  # all n^n, each as likely
-    whole = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
-    assert bootstrap(values) == pytest.approx(tuple(whole), abs=0.35)
-    assert bootstrap(values, resamples=400_000) == pytest.approx(tuple(whole), abs=0.01)
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 40])
+def test_the_interval_is_scipys(n):
+    rng = np.random.default_rng(100 + n)
+    own, base = rng.normal(0.4, 1, n), rng.normal(0, 1, n)
+    theirs = stats.ttest_rel(own, base).confidence_interval(0.95)
+    found = paired(own.tolist(), base.tolist())
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-8)
 
 
-def test_the_bootstrap_interval_is_scipys_and_always_the_same():
-    values = np.random.default_rng(0).normal(3, 2, 20)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1))
-    found = bootstrap(values.tolist())
-    assert found == pytest.approx(tuple(theirs.confidence_interval), abs=0.05)
-    assert found == bootstrap(values.tolist())
+@pytest.mark.parametrize("n", [3, 5])
+def test_the_interval_covers_the_true_difference_in_95_cases_of_100(n):
+    drawn = np.random.default_rng(7).normal(1.0, 2.0, (1000, n))
+    found = [paired(row.tolist(), [0.0] * n) for row in drawn]
+    assert np.mean([one.low <= 1.0 <= one.high for one in found]) == pytest.approx(0.95, abs=0.021)  # 3 standard errors
 
 
 @pytest.mark.parametrize("difference", [0.0, 0.01, -0.07])
@@ -140,8 +140,10 @@ def test_scale_and_shift(pairs, scale, shift):
 
 
 @given(NUMBERS)
-def test_the_interval_lies_within_the_differences(pairs):
+def test_the_interval_excludes_zero_where_p_is_below_a_twentieth(pairs):
     own, base = spread(pairs)
-    found, differences = paired(own, base), np.subtract(own, base)
-    assert differences.min() - 1e-9 <= found.low <= found.high <= differences.max() + 1e-9
+    found = paired(own, base)
+    assert found.low <= found.difference <= found.high
     assert 0 <= found.p <= 1
+    assume(abs(found.p - 0.05) > 1e-6)
+    assert (found.low > 0 or found.high < 0) == (found.p < 0.05)

