@@ -26,6 +26,7 @@ from kdlab.storage import tables
 
 PRELOADED = [
     "datasets", "matplotlib.backends.backend_agg", "transformers.models.bert.modeling_bert", "kdlab.runs.single", "kdlab.run",
+    "kdlab.testing.warmed",
 ]  # fmt: skip
 
 COMMAND = "kdlab.run:main"  # resolved by its name: this package imports no command
