@@ -7,17 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdlab.reporting.baselines import DEFAULT
-from kdlab.reporting.comparability import QUESTION
-from kdlab.reporting.comparison_text import print_comparison
-from kdlab.reporting.row_comparison import print_rows
-from kdlab.runs.finished import command
+from kdlab.runs.closing.question import BASELINE, QUESTION
 from kdlab.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit code, 2 for bad input."""
     chosen = _parser().parse_args(argv)
+    from kdlab.reporting.comparison_text import print_comparison
+    from kdlab.reporting.row_comparison import print_rows
+    from kdlab.runs.finished import command
+
     if chosen.rows:
         return command(lambda: print_rows(chosen.runs))
     return command(
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments shared by the commands that compare runs: run folders, baseline and metric."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="FOLDER", help="run folders, or folders with runs below")
-    parser.add_argument("--baseline", metavar="NAME", help=f"part of a group's name (default: {DEFAULT})")
+    parser.add_argument("--baseline", metavar="NAME", help=f"part of a group's name (default: {BASELINE})")
     parser.add_argument(
         "--across",
         action="append",

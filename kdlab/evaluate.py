@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlab.errors import UserError
-from kdlab.runs.finished import command
 from kdlab.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate the student; returns the exit code: 1 if its scores differ from result.json, 2 for bad input."""
     chosen = _parser().parse_args(argv)
+    from kdlab.runs.finished import command
+
     return command(lambda: _evaluate(chosen))
 
 

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlab.compare import add_arguments
-from kdlab.reporting.page.written import write_report
 from kdlab.reporting.papers import PAPERS
-from kdlab.runs.finished import command
 from kdlab.runtime.command_line import CommandLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page and the table; returns the exit code, 2 for bad input."""
     chosen = _parser().parse_args(argv)
+    from kdlab.reporting.page.written import write_report
+    from kdlab.runs.finished import command
+
     return command(
         lambda: write_report(
             chosen.runs,

@@ -1,6 +1,7 @@
 """`python -m kdlab.run +exp=NAME ...`: compose and check a configuration, then start a run, a suite or (-m) a sweep.
 
-Only Hydra and the schema are imported at the top, so that `--help` and mistakes in a command answer at once.
+Hydra is imported after `--help` has been answered, torch after the configuration has been checked, so that help and
+mistakes in a command answer at once.
 """
 
 from __future__ import annotations
@@ -11,17 +12,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
-
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from typing import TYPE_CHECKING, NoReturn
 
 from kdlab.config import choices, explain, quoting, spellings, targets
-from kdlab.config.composition import CONF, composition, error_line, remove_stored_schemas, to_plain
-from kdlab.config.schema import checked
 from kdlab.errors import UserError, one_line
 from kdlab.runs import failures
 from kdlab.runs.process import FOLDER, is_first_process, run_unless_finished
@@ -29,6 +22,10 @@ from kdlab.runtime import signals, streams
 from kdlab.runtime.command_line import unknown_flag
 from kdlab.storage.redaction import redact
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HELP = {"--help", "-h"}
 MULTIRUN = {"-m", "--multirun"}
 FIRST = {"--explain": "KEY", "--repeat": "RUN"}  # flags that stand before all other arguments
 DRY_RUN = {"-n", "--dry-run"}  # check the command, print its plan, and stop
@@ -37,9 +34,19 @@ DRY_RUN = {"-n", "--dry-run"}  # check the command, print its plan, and stop
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's); return the exit code, 2 for anything a user can correct."""
     streams.outlive_readers()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (len(arguments) == 1 and arguments[0] in HELP):
+        print(explain.help_text() if arguments else explain.usage())
+        return 0
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from kdlab.config.composition import error_line
+
     failures.end_with_starter()
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return _dispatch(arguments)
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -59,9 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     """Start what `argv` requests: help, an explanation, a sweep, a repetition, one of Hydra's own flags, a run or suite."""
-    if not argv:
-        print(explain.usage())
-        return 0
     _check_flags(argv)
     if argv[:1] == ["--explain"]:
         return explain.main(argv[1:])
@@ -133,6 +137,9 @@ def _split_config_dirs(arguments: list[str]) -> tuple[list[str], list[Path]]:
 
 
 def _run_or_suite(overrides: list[str], dry: bool = False) -> int:
+    from kdlab.config.composition import composition, to_plain
+    from kdlab.config.schema import checked
+
     composed, hydra = composition(overrides)
     config = checked(composed)
     resolved = to_plain(composed)
@@ -159,6 +166,10 @@ def _run_or_suite(overrides: list[str], dry: bool = False) -> int:
 def _hydra_application(arguments: list[str], searchpath: list[str]) -> int:
     """Run Hydra's own application: --help, --cfg, --info and its other flags."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from kdlab.config.composition import CONF, composition, remove_stored_schemas
+    from kdlab.config.schema import checked
 
     remove_stored_schemas()
     succeeded: list[bool] = []
@@ -175,7 +186,7 @@ def _hydra_application(arguments: list[str], searchpath: list[str]) -> int:
     overrides = [a for a in [*arguments, *searchpath] if not a.startswith("-") and ("=" in a or a.startswith("~"))]
     rest = [argument for argument in arguments if argument not in overrides]  # flags with their values
     _check_values(rest)
-    if not {"-m", "--multirun", "--help", "-h", "--hydra-help"} & set(arguments):  # else each job composes on its own
+    if not {*MULTIRUN, *HELP, "--hydra-help"} & set(arguments):  # else each job composes on its own
         composition(overrides)
     full_error, argv = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors, and `main` makes one line of them

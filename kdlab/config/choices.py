@@ -14,9 +14,12 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+import kdlab
 from kdlab.config import quoting, spellings
-from kdlab.config.composition import CONF
 
+_ROOT = Path(kdlab.__file__).resolve().parent
+# In a wheel conf/ lies inside the package; in a checkout beside it.
+CONF = _ROOT / "conf" if (_ROOT / "conf").is_dir() else _ROOT.parent / "conf"
 SCALES = ("demo", "own", "paper")
 _GROUP_CHOICE = re.compile(r"\+?(\w+)(=.*)", re.DOTALL)
 FINETUNING = "adads_finetune"  # the experiment whose groups are the defaults of fine-tuning
@@ -35,7 +38,7 @@ def groups() -> dict[str, list[str]]:
 def summary(group: str, name: str) -> str:
     """Description of a choice in one line: the question of a sweep file, else the file's first comment; "" without one."""
     if group == "sweep":
-        return str(_own(group, name)["question"])
+        return str(content_of(group, name)["question"])
     comments = [line for line in _text(group, name).splitlines() if line.startswith("# ")]
     return next((line[2:].removesuffix(".") for line in comments if not line.startswith((_PACKAGE, _COMMAND))), "")
 
@@ -47,7 +50,7 @@ def defaults(scale: str, stage: str = "pretrain") -> dict[str, Any]:
     Of `stage` finetune: that of `FINETUNING` with `select=all`.
     """
     whole = OmegaConf.create({})
-    own = _own("", "run")
+    own = content_of("", "run")
     chosen: dict[str, str] = _finetuning() if stage == "finetune" else {}
     for entry in own["defaults"]:
         if entry == "_self_":
@@ -65,13 +68,13 @@ def defaults(scale: str, stage: str = "pretrain") -> dict[str, Any]:
 
 def _finetuning() -> dict[str, str]:
     """The choices of `FINETUNING` by group, without its selection."""
-    entries = [next(iter(entry.items())) for entry in _own("exp", FINETUNING)["defaults"]]
+    entries = [next(iter(entry.items())) for entry in content_of("exp", FINETUNING)["defaults"]]
     return {key.removeprefix("override /"): name for key, name in entries if key != "override /select"}
 
 
 def default_choice(group: str, scale: str) -> str | None:
     """The choice of `group` that the configuration has by default; None for a group that it leaves out."""
-    for entry in _own("", "run")["defaults"]:
+    for entry in content_of("", "run")["defaults"]:
         if isinstance(entry, dict) and group in entry:
             return scale if group == "scale" else entry[group].replace("${scale}", scale)
     return None
@@ -89,7 +92,7 @@ def with_right_sign(override: str) -> str:
 @cache
 def composed(group: str, name: str) -> DictConfig:
     """A choice merged with the choices in its own defaults list."""
-    own = dict(_own(group, name))
+    own = dict(content_of(group, name))
     whole = OmegaConf.create({})
     entries = own.pop("defaults", [])
     for entry in entries if "_self_" in entries else [*entries, "_self_"]:
@@ -116,7 +119,7 @@ def settings() -> dict[str, dict[str, Any]]:
 
 def _with_bases(group: str, name: str) -> dict[str, Any]:
     """A choice's own content over that of the files of conf/base that it begins with."""
-    own = _own(group, name)
+    own = content_of(group, name)
     entries = [entry for entry in own.get("defaults", ()) if str(entry).startswith("/base/")]
     bases = [OmegaConf.to_container(composed("base", entry.removesuffix("@_here_")[6:])) for entry in entries]
     found: dict[str, Any] = {}
@@ -146,7 +149,8 @@ def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 
 @cache
-def _own(group: str, name: str) -> dict[str, Any]:
+def content_of(group: str, name: str) -> dict[str, Any]:
+    """The content of a choice's own file; that of conf/run.yaml is content_of("", "run")."""
     found = yaml.load(_text(group, name), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     assert isinstance(found, dict)
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -18,15 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-import kdlab
 from kdlab.config import quoting, short_names, spellings, targets
+from kdlab.config.choices import CONF
 from kdlab.config.field_types import single_values
 from kdlab.config.schema import Config, first_line, keys_below
 from kdlab.errors import UserError, nearest
-
-_PACKAGE = Path(kdlab.__file__).resolve().parent
-# In a wheel conf/ lies inside the package; in a checkout beside it.
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
 def _by_task(task: str | None, otherwise: Any, tasks: DictConfig) -> Any:

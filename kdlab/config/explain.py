@@ -54,6 +54,13 @@ def usage() -> str:
     return "\n".join([USAGE, *_table(experiments), "", "More", *_table(more)])
 
 
+def help_text() -> str:
+    """The help of `kdlab run --help`, from the template that conf/run.yaml has for Hydra's."""
+    help_of = choices.content_of("", "run")["hydra"]["help"]
+    listed = "".join(f"{group}: {', '.join(names)}\n" for group, names in choices.groups().items() if "/" not in group)
+    return help_of["template"].replace("${hydra.help.header}", help_of["header"]).replace("$APP_CONFIG_GROUPS", listed)
+
+
 def explanation(name: str) -> str:
     """Explain a dotted key or a group in several lines; UserError with the nearest names for an unknown one."""
     name = spellings.key(name.lstrip("+~").partition("=")[0])

@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdlab.errors import UserError, nearest
-from kdlab.reporting.comparability import QUESTION, described, differing
+from kdlab.reporting.comparability import described, differing
 from kdlab.reporting.seed_groups import Group
+from kdlab.runs.closing.question import QUESTION
 
-DEFAULT = (
-    "random selection at the same ratio, else vanilla KD on all rows, else the first group; each in the settings of the "
-    "group itself"
-)
 # Kinds of baselines, and the kinds that a group of each kind is compared with.
 RANDOM, VANILLA, WHOLE = 0, 1, 2
 _ALLOWED = {None: (RANDOM, VANILLA, WHOLE), RANDOM: (VANILLA, WHOLE), VANILLA: (), WHOLE: (VANILLA,)}
@@ -27,7 +24,7 @@ class BaselineChoice:
 
 
 def defaults(groups: Sequence[Group], across: Sequence[str] = QUESTION) -> list[BaselineChoice | None]:
-    """Each group's baseline by `DEFAULT`: of those that agree with it the one that differs least.
+    """Each group's baseline by `kdlab.runs.closing.question.BASELINE`: of those that agree with it the one that differs least.
 
     Where none agrees, the nearest with what differs. A group that others are compared with, and that has no better one
     itself, is not compared with the first: that would repeat a result.

@@ -13,7 +13,8 @@ from statistics import fmean
 from kdlab.errors import UserError, nearest
 from kdlab.reporting.group_names import label_of, values_of
 from kdlab.reporting.seed_groups import Group
-from kdlab.runs.settings_used import BUDGETS, NAMED_BY, QUESTION, Facts, below
+from kdlab.runs.closing.question import QUESTION
+from kdlab.runs.settings_used import BUDGETS, NAMED_BY, Facts, below
 
 STEPS = ("trainer.max_steps", "trainer.max_epochs")
 NEAR = 0.05  # share by which equal costs may differ

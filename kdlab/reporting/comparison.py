@@ -10,9 +10,10 @@ from kdlab.errors import UserError, nearest
 from kdlab.models.head import head_of_result
 from kdlab.plotting.metrics import MetricScale, metric_scale, scored_by
 from kdlab.reporting import baselines, statistics
-from kdlab.reporting.comparability import QUESTION, check_across
+from kdlab.reporting.comparability import check_across
 from kdlab.reporting.seed_groups import Group, Run, grouped
 from kdlab.reporting.statistics import Paired
+from kdlab.runs.closing.question import QUESTION
 
 
 @dataclass
@@ -81,7 +82,7 @@ def compare(
 ) -> list[Comparison]:
     """A comparison for each task, in the order of their first runs, by `metric` (default: score; on text: loss).
 
-    `baseline`: part of the name of the groups to compare with (default: `baselines.DEFAULT`). `across`: settings that may
+    `baseline`: part of the name of the groups to compare with (default: `question.BASELINE`). `across`: settings that may
     differ from the baseline's, beside `QUESTION`. `notify` receives a message for each run that is left out. UserError
     where runs, names, settings or metric do not fit together.
     """

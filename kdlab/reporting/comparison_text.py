@@ -10,7 +10,6 @@ from typing import Any
 
 from kdlab.errors import one_line
 from kdlab.reporting import more_seeds, statistics
-from kdlab.reporting.baselines import DEFAULT
 from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison import Comparison, ComparisonLine, compare
 from kdlab.reporting.score_columns import values_on_test
@@ -19,6 +18,7 @@ from kdlab.reporting.statistics import Paired
 from kdlab.runs.closing import costs
 from kdlab.runs.closing.cost_lines import si
 from kdlab.runs.closing.costs import RunCost
+from kdlab.runs.closing.question import BASELINE
 from kdlab.runs.closing.scores import is_saving
 from kdlab.storage.escaping import csv_table, markdown_text
 from kdlab.storage.files import atomic_write_text
@@ -210,7 +210,7 @@ def notes(comparisons: Sequence[Comparison], baseline: str | None = None) -> lis
             "in the group's own settings, or ask for it: --across SETTING compares groups that differ in SETTING too"
         )
     if any(line.baseline for one in comparisons for line in one.lines):
-        choice = f"by default {DEFAULT}; --baseline takes another" if baseline is None else f"--baseline {baseline!r}"
+        choice = f"by default {BASELINE}; --baseline takes another" if baseline is None else f"--baseline {baseline!r}"
         lines += [
             f"baseline: {choice}",
             f"difference: group minus baseline, mean over the seeds both have; p: paired two-sided t-test, * below "

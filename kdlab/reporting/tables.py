@@ -15,12 +15,13 @@ from kdlab.errors import UserError
 from kdlab.plotting.run_tables import number_in, rows_of
 from kdlab.reporting import paper_arms, papers
 from kdlab.reporting.baselines import full_data_counterpart, random_counterpart
-from kdlab.reporting.comparability import QUESTION, differing
+from kdlab.reporting.comparability import differing
 from kdlab.reporting.comparison import Comparison, ComparisonLine
 from kdlab.reporting.comparison_text import numbers
 from kdlab.reporting.papers import PublishedNumber
 from kdlab.reporting.seed_groups import Group, Run
 from kdlab.runs.closing import costs
+from kdlab.runs.closing.question import QUESTION
 from kdlab.runs.closing.scores import is_saving
 
 BEST, WORST, BELOW = "best", "worst", "worse than random"

@@ -27,7 +27,6 @@ NAMED_BY = {
     TEACHERS: ("teachers.path", "teachers.name", "teachers.revision"),
     STUDENT: ("student.path", "student.revision"),
 }  # fmt: skip
-QUESTION = ("select", "adopt", "weigh")  # what a comparison asks about: all else must agree
 # settings without influence on what a run learns
 NEUTRAL = (
     "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *IRRELEVANT_KEYS, "trainer.evaluate_every", "trainer.log_every", "budget.price_per_query", "budget.price_per_hour",

@@ -34,6 +34,7 @@ WRONG = {
     "artifacts prune --unsued": "did you mean --unused",
     "faults --quik": "did you mean --quick",
     "dashboard --projct x": "did you mean --project",
+    "completion tcsh": "invalid choice: 'tcsh'",
     "dashboard --\x1b[31m\n": "\\x1b[31m\\n",
 }
 

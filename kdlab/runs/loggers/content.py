@@ -13,9 +13,10 @@ from kdlab.data.names import data_name, name_in
 from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import rows_of, window_shares
 from kdlab.runs.closing import costs
+from kdlab.runs.closing.question import QUESTION
 from kdlab.runs.closing.scores import metric_of
 from kdlab.runs.process import DIFFERS, SWEEP
-from kdlab.runs.settings_used import QUESTION, below, flat, learning, without_seed
+from kdlab.runs.settings_used import below, flat, learning, without_seed
 
 
 def title(config: Config) -> str:
@@ -41,7 +42,7 @@ def tags(config: Config) -> list[str]:
 
 def compared(resolved: Mapping[str, Any]) -> str:
     """The settings of a run in which those that it is compared with agree, as one text: data, knowledge, length, and a hash of
-    all but the seed, what has no effect, and what a comparison asks about (`settings_used.QUESTION`)."""
+    all but the seed, what has no effect, and what a comparison asks about (`QUESTION`)."""
     facts = learning(dict(flat(dict(resolved))))
     kept = {key: value for key, value in facts.items() if not any(below(key, name) for name in QUESTION)}
     texts = {key: without_seed(str(value), int(resolved["seed"])) for key, value in kept.items()}

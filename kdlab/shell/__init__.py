@@ -1,0 +1,1 @@
+"""The shell that commands are typed in: completion."""
