@@ -52,8 +52,9 @@ def test_links_anchors_and_commands_are_found(tmp_path):
 
 def test_the_index_names_every_page_and_the_readme_the_index():
     index = ROOT / "docs" / "README.md"
-    named = {(index.parent / target.partition("#")[0]).resolve() for target in documents.links(index)}
-    missing = {page.name for page in (ROOT / "docs").glob("*.md") if page != index and page not in named}
+    indices = [index, ROOT / "docs" / "methods" / "README.md"]
+    named = {(page.parent / target.partition("#")[0]).resolve() for page in indices for target in documents.links(page)}
+    missing = {page.name for page in (ROOT / "docs").rglob("*.md") if page != index and page not in named}
     assert not missing
     assert {"docs/README.md", "docs/configuration.md"} <= set(documents.links(ROOT / "README.md"))
 
