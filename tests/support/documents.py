@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdlab.sweeps import files
 from tests.support.sweeps import choices
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "benchmarks/README.md")),
+    *(
+        ROOT / name
+        for name in (
+            "README.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+            "CODE_OF_CONDUCT.md",
+            "benchmarks/README.md",
+        )
+    ),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "experiments").rglob("*.md")),
 ]
@@ -102,3 +114,10 @@ def jobs(command: Command) -> list[list[str]]:
     named = [word for word in overrides if re.match(r"\+?sweep=", word)]
     grids = files.grids(named[0].partition("=")[2], [o for o in overrides if o not in named]) if named else [overrides]
     return [[values[0] for values in choices(grid).values()] for grid in grids]
+
+
+def notebook_cells(file: Path) -> list[dict[str, Any]]:
+    """The cells of a notebook of format 4."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["nbformat"] == 4
+    return content["cells"]

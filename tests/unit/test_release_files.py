@@ -15,6 +15,7 @@ from tests.support.documents import ROOT
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CITING = (ROOT / "docs" / "citing.md").read_text(encoding="utf-8")
 
 
 def test_the_version_stands_in_one_place():
@@ -22,17 +23,17 @@ def test_the_version_stands_in_one_place():
     assert ROOT / PROJECT["tool"]["hatch"]["version"]["path"] == Path(kdlab.__file__)
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == kdlab.__version__  # copies that other tools read: they follow
-    assert f"version = {{{kdlab.__version__}}}" in README
+    assert f"version = {{{kdlab.__version__}}}" in CITING
     assert re.search(
         rf"^## (Unreleased: )?{re.escape(kdlab.__version__)}( |$)", (ROOT / "CHANGELOG.md").read_text(), re.M
     )
 
 
-def test_the_citation_names_the_software_and_the_four_papers_as_the_readme_does():
+def test_the_citation_names_the_software_and_the_four_papers_as_the_docs_do():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
     assert citation["license"] == PROJECT["project"]["license"]
-    entries = re.findall(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", README, re.M | re.S)
+    entries = re.findall(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", CITING, re.M | re.S)
     papers = [body for kind, _, body in entries if kind != "software"]
     assert len(papers) == len(citation["references"]) == 4
     for body, reference in zip(papers, citation["references"], strict=True):
