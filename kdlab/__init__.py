@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdlab.api.distill import distill as distill
     from kdlab.api.result import Result as Result
+    from kdlab.api.selector import Selector as Selector
     from kdlab.callbacks.adopt import Adopt as Adopt
+    from kdlab.callbacks.observer import LossObserver as LossObserver
     from kdlab.callbacks.select import Select as Select
+    from kdlab.callbacks.selectable import SelectableModule as SelectableModule
+    from kdlab.callbacks.selectable import take_rows as take_rows
     from kdlab.callbacks.weigh import Weigh as Weigh
     from kdlab.data.datamodules import CorpusDataModule as CorpusDataModule
     from kdlab.data.datamodules import GLUEDataModule as GLUEDataModule
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from kdlab.modules.assistant import AssistantModule as AssistantModule
     from kdlab.modules.student import StudentModule as StudentModule
     from kdlab.modules.teacher import TeacherModule as TeacherModule
+    from kdlab.types import Evidence as Evidence
 
 __version__ = "0.1.0"
 
@@ -33,18 +38,23 @@ _PUBLIC = {
     "Adopt": "kdlab.callbacks.adopt:Adopt",
     "AssistantModule": "kdlab.modules.assistant:AssistantModule",
     "CorpusDataModule": "kdlab.data.datamodules:CorpusDataModule",
+    "Evidence": "kdlab.types:Evidence",
     "GLUEDataModule": "kdlab.data.datamodules:GLUEDataModule",
+    "LossObserver": "kdlab.callbacks.observer:LossObserver",
+    "Result": "kdlab.api.result:Result",
     "Select": "kdlab.callbacks.select:Select",
+    "SelectableModule": "kdlab.callbacks.selectable:SelectableModule",
+    "Selector": "kdlab.api.selector:Selector",
     "StudentModule": "kdlab.modules.student:StudentModule",
     "TeacherModule": "kdlab.modules.teacher:TeacherModule",
+    "UserError": "kdlab.errors:UserError",
     "Weigh": "kdlab.callbacks.weigh:Weigh",
     "adoption": "kdlab.methods.adoption",
-    "Result": "kdlab.api.result:Result",
-    "UserError": "kdlab.errors:UserError",
     "distill": "kdlab.api.distill:distill",
     "policies": "kdlab.methods.selection.policies",
     "rewards": "kdlab.methods.selection.rewards",
     "strategies": "kdlab.methods.selection.strategies",
+    "take_rows": "kdlab.callbacks.selectable:take_rows",
     "weighing": "kdlab.methods.knowledge.weighing",
 }
 __all__ = [*sorted(_PUBLIC), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from kdlab.api import inputs
+from kdlab.api.isolation import process_as_it_was
 from kdlab.api.result import Result
 from kdlab.config import choices, quoting, targets
 from kdlab.config.composition import composition, error_line, to_plain
@@ -90,7 +84,7 @@ def distill(
         **({"student.layers": student} if isinstance(student, int) else {}),
         **inputs.paths(train, teacher, student),
     }
-    with _as_it_was(), _user_errors(), signals.handling(), _run_folder(out) as folder:
+    with process_as_it_was(), _user_errors(), signals.handling(), _run_folder(out) as folder:
         with tempfile.TemporaryDirectory(prefix="kdlab-given-") as place:
             written = inputs.write(train, dev, teacher, student, tokenizer, Path(place))
             words = _words({**settings, **written, "hydra.run.dir": folder}, overrides)
@@ -162,21 +156,3 @@ def _user_errors() -> Iterator[None]:
         raise UserError(redact(error_line(error))) from (None if isinstance(error, UserError) else error)
     except signals.Stopped as stop:
         raise KeyboardInterrupt(str(stop)) from stop
-
-
-@contextmanager
-def _as_it_was() -> Iterator[None]:
-    """Leave the caller's process as it was: random generators, threads, warnings, environment, a Hydra of its own."""
-    variables, threads = dict(os.environ), torch.get_num_threads()
-    hydra, job = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-    python, array = random.getstate(), np.random.get_state()
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(array)
-        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, job
-        torch.set_num_threads(threads)
-        os.environ.clear()
-        os.environ.update(variables)

@@ -1,123 +1,15 @@
-"""Arms and the policy that picks one (`ArmSelector`); the base of `Select`, `Adopt` and `Weigh` (`DecisionCallback`)."""
+"""The base of `Select`, `Adopt` and `Weigh`: a question about each batch, answered by the rule that a policy picks."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytorch_lightning as pl
 
 from kdlab.errors import UserError
-from kdlab.methods.selection.policies import Policy
-from kdlab.methods.selection.rewards import Reward
+from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.modules.views import StudentView
-from kdlab.runtime.seeding import generator
 from kdlab.types import Batch, Plan
-
-
-class ArmSelector:
-    """Picks the arm in force: once an optimizer step, or, with a `reward`, once every `interval` steps.
-
-    `key` names its random draws, keyed by `seed` and step; `total_steps` optimizer steps of the training. With a reward
-    it picks an arm after it has observed the effect of the last one: `observe()` returns the observation, the same on
-    all ranks. `write` takes a row after each decision, with `columns`. An observation that is not finite is a UserError,
-    or, if `tolerant`, is skipped. `objective()` names the loss that is observed now: where it has changed, the reward
-    starts anew, for the difference of two losses is no progress. `arm`: the name of the arm in force (None before the
-    first step).
-    """
-
-    def __init__(
-        self,
-        key: str,
-        arms: Mapping[str, Any],
-        policy: Policy,
-        total_steps: int,
-        seed: int,
-        reward: Reward | None = None,
-        observe: Callable[[], float] | None = None,
-        interval: int = 10,
-        write: Callable[[dict[str, Any]], None] = lambda row: None,
-        tolerant: bool = False,
-        objective: Callable[[], list[str]] = list,
-    ) -> None:
-        self.tolerant, self.objective = tolerant, objective
-        self.key, self.arms, self.policy = key, dict(arms), policy
-        self.total_steps, self.seed = total_steps, seed
-        self.reward, self.observe, self.interval, self.write = reward, observe, interval, write
-        self.arm: str | None = None
-        self.last_reward: float | None = None
-        self._observed: list[str] | None = None  # the objective of the last observation
-
-    def decide(self, module: StudentView, step: int) -> None:
-        """Pick the arm of an optimizer step, at its start (collective)."""
-        rng = generator(self.seed, self.key, step)
-        progress = step / self.total_steps
-        if self.reward is None:
-            before, self.arm = self.arm, self.policy.choose(progress, rng)
-            if step % self.interval == 0 or self.arm != before:
-                self._record(module, step, None, None, None)
-        elif step % self.interval == 0:
-            observation, speed = self._observation(step), None
-            before, self._observed = self._observed, self.objective()
-            if before not in (None, self._observed):
-                self.reward.restart()
-            self.last_reward = None
-            if observation is not None:
-                speed, self.last_reward = self.reward.observe(observation)
-            if self.last_reward is not None and self.arm is not None:
-                self.policy.learn(self.arm, self.last_reward)  # pyright: ignore[reportAttributeAccessIssue]
-            self.arm = self.policy.choose(progress, rng)
-            self._record(module, step, observation, speed, self.last_reward)
-
-    def _observation(self, step: int) -> float | None:
-        """The observation at `step`; None if it is skipped."""
-        assert self.observe is not None
-        observation = self.observe()
-        if math.isfinite(observation):
-            return observation
-        if self.tolerant:
-            return None
-        raise UserError(
-            f"the loss that the policy observes is {observation} at step {step}, and nothing can be learnt from "
-            "that; trainer.on_nonfinite=skip leaves such observations out"
-        )
-
-    @property
-    def rule(self) -> Any:
-        """The rule of the arm in force: a strategy, an adoption rule or a weighing rule."""
-        assert self.arm is not None
-        return self.arms[self.arm]
-
-    def _record(
-        self, module: StudentView, step: int, observation: float | None, speed: float | None, reward: float | None
-    ) -> None:
-        row = {"step": step, "arm": self.arm, "observation": observation, "speed": speed, "reward": reward}
-        row |= {f"q_{arm}": value for arm, value in getattr(self.policy, "q", {}).items()}
-        if module.ledger is not None:
-            row["teacher_queries"] = module.ledger.total_queries()
-        self.write(row)
-
-    def columns(self) -> list[str]:
-        """The columns of the rows that `write` takes."""
-        values = [f"q_{arm}" for arm in getattr(self.policy, "q", {})]
-        return ["step", "arm", "observation", "speed", "reward", *values, "teacher_queries"]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "arm": self.arm,
-            "last_reward": self.last_reward,
-            "objective": self._observed,
-            "policy": self.policy.state_dict(),
-            "reward": self.reward.state_dict() if self.reward else {},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.arm, self.last_reward = state["arm"], state["last_reward"]
-        self._observed = state.get("objective")  # checkpoints before 2026-11-29 have none
-        self.policy.load_state_dict(state["policy"])
-        if self.reward:
-            self.reward.load_state_dict(state["reward"])
 
 
 class DecisionCallback(pl.Callback):
@@ -129,12 +21,19 @@ class DecisionCallback(pl.Callback):
     def __init__(self, selector: ArmSelector) -> None:
         self.selector = selector
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not hasattr(pl_module, "labels_on_all"):
+            raise UserError(
+                f"{type(self).__name__} decides about the teachers of a kdlab.StudentModule, and {type(pl_module).__name__} "
+                "is none; kdlab.Select works with any module that offers kdlab.SelectableModule"
+            )
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         student = cast(StudentView, pl_module)
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self.selector.decide(student, trainer.global_step)
+            self.selector.decide(trainer.global_step, student.ledger)
         batch.plan = batch.plan or Plan()
         self.answer(student, batch, batch_idx)
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 
-from kdlab.callbacks.decision import ArmSelector
+from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.modules.views import TrainedView
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.progress import ProgressBar

@@ -10,9 +10,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from kdlab.callbacks.decision import ArmSelector, DecisionCallback
+from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.selectable import OwnModule, missing_methods
+from kdlab.errors import UserError
 from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.selection.row_selector import RowSelector
+from kdlab.methods.selection.scores import arm_scores, combined
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.modules.views import StudentView
@@ -29,9 +33,10 @@ def full_forward(student: StudentView, batch: Batch, needed: frozenset[str] = fr
 
 
 class Select(DecisionCallback):
-    """Keeps the share `ratio` of each batch that the strategy of the current arm scores highest.
+    """Keeps the share of each batch that `selector` selects (`kdlab.Selector` makes one by its name).
 
-    The `selector`'s arms are strategies (`kdlab.methods.selection.strategies`). `scope` "global": the best rows of the
+    The module is a `StudentModule`, or any other that offers `kdlab.SelectableModule`: its training step then gets the rows
+    kept, each rank's best of its own rows, and the arguments below do not apply. `scope` "global": the best rows of the
     whole global batch, then shared out evenly, so any number of ranks keeps the same rows; "local": the best of each
     rank's own. At ratio 1 it does nothing, and the run is plain distillation bit for bit. `forward`: the student's
     outputs for scoring (`full_forward`, or `kdlab.modules.early_exit.EarlyExit`). With a `memory` only rows without a
@@ -40,16 +45,16 @@ class Select(DecisionCallback):
 
     def __init__(
         self,
-        selector: ArmSelector,
-        ratio: float,
+        selector: RowSelector,
         scope: str = "global",
         forward: Forward = full_forward,
         memory: ScoreMemory | None = None,
     ) -> None:
         super().__init__(selector)
-        self.ratio = ratio
+        self.row_selector, self.ratio = selector, selector.ratio
         self.all_ranks = scope == "global"
         self.forward, self.memory = forward, memory
+        self._own: OwnModule | None = None  # for a module that is no StudentView
 
     @property
     def state_key(self) -> str:
@@ -64,10 +69,35 @@ class Select(DecisionCallback):
         if self.memory is not None:
             self.memory.load_state_dict(state_dict["memory"])
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.ratio < 1:
+            self.row_selector.require_observe()
+        if hasattr(pl_module, "labels_on_all"):
+            return
+        if missing := missing_methods(pl_module):
+            raise UserError(
+                f"Select needs a kdlab.StudentModule, or a module that offers kdlab.SelectableModule: "
+                f"{type(pl_module).__name__} has no {' and no '.join(missing)} (docs/python.md)"
+            )
+        self._own = OwnModule()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._own is not None and self.ratio < 1:
+            self._own.begin(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._own is not None:
+            self._own.end(pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.ratio < 1:
+        if self.ratio < 1 and self._own is not None:
+            self._own.select(self.row_selector, trainer, pl_module, batch, batch_idx)
+        elif self.ratio < 1:
             super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     # ---- the rows
@@ -130,12 +160,12 @@ class Select(DecisionCallback):
             evidence.mask = None if mask is None else of_real(mask, 0)
         scored = {name: member for name, member in members.items() if needs[name] & FORWARD}
         if not scored:
-            return _combined(arm, [member(evidence.only(needs[name])) for name, member in members.items()])
+            return arm_scores(arm, evidence, ())
         if self.memory is None:
             return self._fresh_scores(student, batch, arm, evidence, of_real, outputs)
         self._update_memory(student, batch, scored, self.memory, evidence)
         # strategies that need no forward (a random draw) are not cached
-        return _combined(
+        return combined(
             arm,
             [
                 self.memory.recall(self._key(name), evidence.rows.cpu())  # pyright: ignore
@@ -157,31 +187,12 @@ class Select(DecisionCallback):
         """Scores (N,) by `arm` from `outputs`, or from a forward now. Rowwise strategies score a few rows at a time,
         before the logits of the batch are gathered; `evidence` gets the rest. `of_real` gathers rows of all ranks and
         takes the real ones."""
-        members = members_of(arm)
-        needs = {name: marks_of(member).needs for name, member in members.items()}
-        rowwise = [name for name, member in members.items() if marks_of(member).rowwise and "logits" in needs[name]]
-        all_logits = any("logits" in needs[name] for name in members if name not in rowwise)
-        features = any("features" in fields for fields in needs.values())
-        scores: dict[str, list[Tensor]] = {name: [] for name in rowwise}
+        features = any("features" in marks_of(member).needs for member in members_of(arm).values())
         with student.timed("scoring"), student.inference_mode():
             outputs = outputs or self.forward(student, batch, needed_outputs(arm, student.per_row))
             if features:
                 evidence.features = of_real(student.features(outputs))
-            parts: list[Evidence] = []
-            if rowwise or all_logits:
-                for part in self._parts(student, batch, outputs, evidence):
-                    for name in rowwise:
-                        scores[name].append(members[name](part.only(needs[name])))
-                    parts += [part] if all_logits else []
-            if parts:
-                evidence.logits = of_real(torch.cat([p.logits for p in parts]), 0.0)  # pyright: ignore
-                if parts[0].mask is not None:
-                    evidence.mask = of_real(torch.cat([p.mask for p in parts]), 0)  # pyright: ignore
-            rows = [
-                of_real(torch.cat(scores[name])) if name in rowwise else member(evidence.only(needs[name]))
-                for name, member in members.items()
-            ]
-        return _combined(arm, rows)
+            return arm_scores(arm, evidence, self._parts(student, batch, outputs, evidence), of_real)
 
     def _parts(self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence) -> Iterator[Evidence]:
         """Evidence of a few rows of `batch` at a time, with the facts of the `whole` selection."""
@@ -247,12 +258,6 @@ def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:
         return batch.labels, None
     places, exists = batch.label_places()
     return batch.labels.gather(1, places), exists
-
-
-def _combined(arm: Strategy, scores: list[Tensor]) -> Tensor:
-    """The arm's scores (N,) from those of its members."""
-    combine = getattr(arm, "combine", None)
-    return scores[0] if combine is None else combine(torch.stack(scores))
 
 
 def _own(batch: Batch, chosen: Tensor) -> Tensor:

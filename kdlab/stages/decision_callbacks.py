@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from kdlab.callbacks.adopt import Adopt
-from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.weigh import Weigh
 from kdlab.config.groups import SelectConfig
+from kdlab.methods.selection.arm_selector import ArmSelector
+from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.student import StudentModule
 from kdlab.stages import observation
@@ -42,8 +43,8 @@ def select_callback(
         return None
     select = observation.resolved(select, observation.planned(select, selection, data.batch_size, total_steps))
     observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
-    selector = ArmSelector(
-        "policy", selection.arms, selection.policy, total_steps, seed, selection.reward, observer, select.interval,
+    selector = RowSelector(
+        selection.arms, selection.policy, select.ratio, total_steps, seed, selection.reward, observer, select.interval,
         write, tolerant, observer.objective,
     )  # fmt: skip
     scoring: dict[str, Any] = {}
@@ -51,7 +52,7 @@ def select_callback(
         scoring = {"memory": ScoreMemory(len(data.train), select.refresh)}
     elif select.scoring == "early_exit":
         scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
-    return Select(selector, select.ratio, select.scope, **scoring)
+    return Select(selector, select.scope, **scoring)
 
 
 def adopt_callback(adoption: Selection | None, total_steps: int, seed: int) -> Adopt | None:

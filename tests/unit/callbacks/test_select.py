@@ -10,12 +10,12 @@ import pytest
 import torch
 from pytorch_lightning.plugins import Precision
 
-from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
 from kdlab.methods.marks import needs
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.policies import Fixed
+from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.strategies import Ensemble
 from kdlab.models import flops
 from kdlab.types import Batch, Evidence, Plan
@@ -45,9 +45,9 @@ def selected(arm: Any, stage: str, memory: bool = False) -> Batch:
         module, batch = test_student_tasks.distiller({"label": LABEL}), test_student_tasks.batch()
     module._trainer = SimpleNamespace(global_step=0, precision_plugin=Precision())  # pyright: ignore
     batch.plan = Plan()
-    chooser = ArmSelector("policy", {"arm": arm}, Fixed(["arm"]), 10, 0)
+    chooser = RowSelector({"arm": arm}, Fixed(["arm"]), 0.5, 10, 0)
     chooser.arm = "arm"
-    Select(chooser, 0.5, memory=ScoreMemory(ROWS, 2) if memory else None).answer(module, batch, 0)
+    Select(chooser, memory=ScoreMemory(ROWS, 2) if memory else None).answer(module, batch, 0)
     return batch
 
 
@@ -168,6 +168,6 @@ def test_a_random_draw_needs_no_forward_there_either():
 def with_plan(module: Any, batch: Batch, arm: Any) -> None:
     module._trainer = SimpleNamespace(global_step=0, precision_plugin=Precision())
     batch.plan = Plan()
-    chooser = ArmSelector("policy", {"arm": arm}, Fixed(["arm"]), 10, 0)
+    chooser = RowSelector({"arm": arm}, Fixed(["arm"]), 0.5, 10, 0)
     chooser.arm = "arm"
-    Select(chooser, 0.5).answer(module, batch, 0)
+    Select(chooser).answer(module, batch, 0)

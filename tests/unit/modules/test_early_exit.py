@@ -67,8 +67,8 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
     still = contextlib.nullcontext
     module = SimpleNamespace(progress=0.0, timed=lambda part: still(), inference_mode=still, evidence=evidence)
     arm = strategies.Ensemble([strategies.random, strategies.entropy])
-    chooser = SimpleNamespace(arm="both", rule=arm)
-    chosen = select.Select(chooser, 0.5, forward=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
+    chooser = SimpleNamespace(arm="both", rule=arm, ratio=0.5)
+    chosen = select.Select(chooser, forward=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
     for seed in (1, 2):
         expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
         found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed), None)  # pyright: ignore

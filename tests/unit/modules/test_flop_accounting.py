@@ -12,7 +12,6 @@ import torch
 from pytorch_lightning.plugins import Precision
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.select import Select
 from kdlab.methods import adoption
@@ -20,6 +19,7 @@ from kdlab.methods.knowledge import weighing
 from kdlab.methods.marks import needs
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.policies import Fixed
+from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.models.encoder import Encoder
 from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.evaluation import TaskScore
@@ -155,9 +155,9 @@ def test_several_teachers_and_weighed_terms(rule, labels_on):
 
 
 def select(arm: Any, **more: Any) -> Select:
-    selector = ArmSelector("policy", {"arm": arm}, Fixed(["arm"]), 10, 0)
+    selector = RowSelector({"arm": arm}, Fixed(["arm"]), 0.5, 10, 0)
     selector.arm = "arm"
-    return Select(selector, 0.5, **more)
+    return Select(selector, **more)
 
 
 @needs("features")

@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from kdlab.callbacks.decision import ArmSelector
 from kdlab.callbacks.select import Select
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.methods.selection.policies import Fixed
+from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.strategies import entropy
 from kdlab.models.encoder import Encoder
 from kdlab.modules.assistant import AssistantModule
@@ -86,7 +86,7 @@ def test_a_student_learns_from_its_teacher_on_selected_rows(selects):
     module = StudentModule(
         encoder(2, seed=1), terms, OPTIM, STEPS, [teacher], Ledger(len(batch()), True), score=TaskScore(SHAPE)
     )
-    select = Select(ArmSelector("policy", {"entropy": entropy}, Fixed(["entropy"]), STEPS, 0), 0.5)
+    select = Select(RowSelector({"entropy": entropy}, Fixed(["entropy"]), 0.5, STEPS, 0))
     changed = fit(module, *([select] if selects else []))
     assert changed and all(name.startswith("student.model.") for name in changed)
     assert queried == [len(batch()) // (2 if selects else 1)] * STEPS

@@ -1,15 +1,13 @@
-"""kdlab.callbacks.decision: the reward of a policy that learns."""
+"""kdlab.methods.selection.arm_selector: the reward of a policy that learns."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
-from kdlab.callbacks.decision import ArmSelector
+from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.policies import Online
 from kdlab.methods.selection.rewards import LossDecay
 
-MODULE: Any = SimpleNamespace(ledger=None)
 LOSSES = [12.0, 11.0, 9.0, 1.0, 0.5, 0.25]  # from the fourth on, of other terms
 
 
@@ -29,7 +27,7 @@ def rows(cut: int | None = None) -> list[dict[str, Any]]:
         if step == cut:
             saved, now = now.state_dict(), selector()
             now.load_state_dict(saved)
-        now.decide(MODULE, step)
+        now.decide(step)
     return written
 
 
