@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import kdlab.config.composition  # noqa: F401  # registers the resolvers that defaults name
 from kdlab import ranges
 from kdlab.config import choices, explain
 from kdlab.config.argument_lines import line_of

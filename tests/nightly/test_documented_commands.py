@@ -1,4 +1,4 @@
-"""Every command of the docs, experiments and benchmarks composes a valid configuration (the README's: tests/end_to_end)."""
+"""Every command of the docs, experiments and benchmarks composes a valid configuration (a newcomer's also: tests/end_to_end)."""
 
 from __future__ import annotations
 
