@@ -11,7 +11,8 @@ from kdlab.callbacks.cost import training_seconds
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
 
-FAR = 20  # mean steps from the budget at which the cost of the next step is not computed
+# steps from the budget at which the cost of the next one is not computed: of the mean cost, or of the first step's if larger
+FAR = 20
 
 
 class BudgetGuard(pl.Callback):
@@ -35,9 +36,10 @@ class BudgetGuard(pl.Callback):
         self.ledger, self.total_steps = ledger, total_steps
         self.stopped_by: str | None = None
         self._next = 0  # the step before which the costs are summed over ranks again
+        self._first: Mapping[str, float] = {}  # most that the first step costs, which observes if any step does
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._next = trainer.global_step
+        self._next, self._first = trainer.global_step, self.most(0)
         self._check(trainer)
 
     def on_train_batch_end(
@@ -59,7 +61,8 @@ class BudgetGuard(pl.Callback):
         }
         mean = {kind: amount / max(1, step) for kind, amount in spent.items()}
         left = self._left(spent)
-        steps_left = min(left[kind] / each if (each := self._priced(mean)[kind]) else FAR + 1 for kind in left)
+        large = self._priced({kind: max(each, self._first.get(kind, 0.0)) for kind, each in mean.items()})
+        steps_left = min(left[kind] / each if (each := large[kind]) else FAR + 1 for kind in left)
         if step and steps_left > FAR:
             # ranks sum up their costs rarely, and twice as often as the costliest steps could need
             self._next = step + (1 if distributed.world() == 1 else max(1, min(50, int(steps_left / 8))))

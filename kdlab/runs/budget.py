@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.stages import observation
 from kdlab.stages.base import Stage
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback
+from kdlab.stages.dry_run import ModelShape
 from kdlab.stages.preparation import fit
 from kdlab.stages.step_costs import StepCosts
 from kdlab.storage.files import atomic_write_json, read_json
@@ -88,10 +89,7 @@ def check(stage: Stage, world: int) -> None:
     least = _least(stage, world)
     for kind, amount in asked(budget).items():
         if kind in least and amount < least[kind]:
-            raise UserError(
-                f"budget.{kind}={amount:g}: less than one step costs, which is {least[kind]:,.0f} or more; "
-                "give more, or a smaller data.batch_size"
-            )
+            raise _too_small(kind, amount, least[kind], least=True)
     if "queries" in asked(budget) and not stage.inputs.queries_teacher:
         raise UserError(
             f"budget.queries: knowledge={config.knowledge.name} queries no teacher; budget.flops= or budget.seconds="
@@ -113,12 +111,26 @@ def _least(stage: Stage, world: int) -> dict[str, float]:
     config, shape = stage.config, stage.inputs.student_shape
     rows, accumulate = config.data.batch_size * world, config.trainer.accumulate
     kept = accumulate * selection_size(rows, config.select.ratio)
-    sizes = flops.EncoderShape(shape.layers, shape.width, 0, shape.heads, 0)
-    least = {"flops": 3.0 * flops.encoder(sizes, 2 * kept, 4 * kept, kept, kept)}
-    if stage.inputs.queries_teacher and all(w.since == 0 for w in stage.inputs.terms().values()):
+    teaches = stage.inputs.queries_teacher and all(w.since == 0 for w in stage.inputs.terms().values())
+    student = _forward(shape, kept)
+    least = {"flops": float(student if all(w.head_only for w in stage.inputs.terms().values()) else 3 * student)}
+    if teaches:
+        least["flops"] += min(_forward(ModelShape.of(member.config), kept) for member in stage.teacher_pool.members)
         least["queries"] = float(kept)
         least["price"] = kept * (config.budget.price_per_query or 0.0)
     return least
+
+
+def _forward(shape: ModelShape, rows: int) -> int:
+    """FLOPs of the layers of a model on the shortest rows, of two tokens, the last one for the first tokens alone."""
+    sizes = flops.shape_of(shape.config)
+    sizes = replace(
+        sizes,
+        layers=shape.layers,
+        hidden=shape.width,
+        intermediate=round(sizes.intermediate * shape.width / sizes.hidden),
+    )
+    return flops.encoder(sizes, 2 * rows, 4 * rows, rows, rows)
 
 
 # ---- the plan
@@ -130,26 +142,50 @@ def most(step_costs: StepCosts, steps: int, step: int) -> dict[str, float]:
     return {"queries": cost.queries, "flops": cost.flops}
 
 
+def check_step(stage: Stage, step_costs: StepCosts) -> None:
+    """UserError for a budget of queries or FLOPs below what a step is expected to cost."""
+    one = step_costs.total(1) * _trainings(stage)
+    price_ = price(stage.config.budget, one.queries, 0.0)
+    for kind, cost in {"queries": one.queries, "flops": one.flops, "price": price_}.items():
+        if (amount := asked(stage.config.budget).get(kind, cost)) < cost:
+            raise _too_small(kind, amount, cost)
+
+
 def plan(
-    stage: Stage, data: Any, teachers: list[Teacher], ledger: Ledger, world: int, folder: Path, resumes: bool
-) -> tuple[BudgetPlan, StepCosts]:
-    """The plan of a run, and the costs of its steps; read from the run folder where the run is resumed, or where another
-    process made the plan. `data`: with the batches that trainer.max_steps and max_epochs allow. UserError for a budget
-    that does not last for a step."""
+    stage: Stage, step_costs: StepCosts, teachers: list[Teacher], ledger: Ledger, folder: Path, resumes: bool
+) -> BudgetPlan:
+    """The plan of a run; read from the run folder where the run is resumed, or where another process made the plan.
+
+    `step_costs`: of the batches that trainer.max_steps and max_epochs allow. UserError for a budget that does not last for a
+    step.
+    """
     file, budget = folder / FILE, stage.config.budget
-    made = (resumes or (not is_first_process() and FOLDER in os.environ)) and file.is_file()
-    module = stage.student_module(stage.student(*teachers), teachers, ledger, 1)
-    step_costs = StepCosts(stage, module, data, world)
-    if made:
-        return BudgetPlan(**read_json(file)), step_costs
-    per_step = _seconds_per_step(stage, module, ledger) if budget.is_timed else None
-    limits = limits_of(stage, asked(budget))
-    found = _planned(stage, step_costs, limits, per_step)
+    if (resumes or (not is_first_process() and FOLDER in os.environ)) and file.is_file():
+        return BudgetPlan(**read_json(file))
+    per_step = None
+    if budget.is_timed:
+        module = stage.student_module(stage.student(*teachers), teachers, ledger, 1)
+        per_step = _seconds_per_step(stage, module, ledger)
+    found = _planned(stage, step_costs, limits_of(stage, asked(budget)), per_step)
     if is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_json(file, asdict(found))
         notify(_said(stage, found))
-    return found, step_costs
+    return found
+
+
+def _trainings(stage: Stage) -> int:
+    """Trainings that count in the budget: of the student, and with preparation those of the episodes of a KSM."""
+    config = stage.config
+    return 1 + (config.weigh.episodes if config.budget.preparation and config.weigh.path is None else 0)
+
+
+def _too_small(kind: str, amount: float, cost: float, least: bool = False) -> UserError:
+    """The error for a budget below the cost of a step, or what it costs at `least`."""
+    said = f"{cost:,.0f} or more" if least else f"{cost:,.4g}"
+    return UserError(
+        f"budget.{kind}={amount:g}: less than one step costs, which is {said}; give more, or a smaller data.batch_size"
+    )
 
 
 def limits_of(stage: Stage, amounts: Mapping[str, float]) -> dict[str, float]:
@@ -170,7 +206,7 @@ def limits_of(stage: Stage, amounts: Mapping[str, float]) -> dict[str, float]:
 def _planned(stage: Stage, step_costs: StepCosts, limits: Mapping[str, float], per_step: float | None) -> BudgetPlan:
     """The largest number of steps within all limits and those of the trainer."""
     config, budget = stage.config, stage.config.budget
-    trainings = 1 + (config.weigh.episodes if budget.preparation and config.weigh.path is None else 0)
+    trainings = _trainings(stage)
 
     def expected(steps: int) -> dict[str, float]:
         cost = step_costs.total(steps)
@@ -184,10 +220,7 @@ def _planned(stage: Stage, step_costs: StepCosts, limits: Mapping[str, float], p
     ends_by = min(allowed, key=lambda kind: allowed[kind])
     if (steps := allowed[ends_by]) == 0:
         one = {kind: trainings * amount for kind, amount in expected(1).items()}
-        raise UserError(
-            f"budget.{ends_by}={limits[ends_by]:g}: less than one step costs, which is {one[ends_by]:,.4g}; give more, or "
-            "a smaller data.batch_size"
-        )
+        raise _too_small(ends_by, limits[ends_by], one[ends_by])
     return BudgetPlan(asked(budget), steps, expected(steps), ends_by if steps < bound else "trainer", per_step)
 
 

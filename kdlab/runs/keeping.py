@@ -1,7 +1,7 @@
 """`keep=`: remove the checkpoints and the student of a finished run that the user does not keep, and say so elsewhere.
 
 result.json lists what is removed before the first file goes, so that after a kill in between no command takes the rest for
-a student. Only files that runs write are removed, by their names; others stay, and so does whatever a link leads to.
+a student, and the next command of the run removes the rest (`finish`). Only files that runs write are removed, by their names; others stay, and so does whatever a link leads to.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdlab.config import quoting
+from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.runs import folders
+from kdlab.storage import locks
 from kdlab.storage.files import atomic_write_json, fsync_folder, read_json, readable_size, user_errors
 
 KEEP = ("all", "best", "none")
@@ -27,6 +30,10 @@ _OWN = {
         r"|(config|generation_config|model\.safetensors\.index|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     ),
 }
+
+
+_UNKEPT = {"all": (), "best": (CHECKPOINTS,), "none": (CHECKPOINTS, STUDENT)}
+_GONE = "its student was removed by keep=none, or by keep=best of its sweep; its scores and tables are there"
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,63 @@ def tidy(run: Path, keep: str) -> list[RemovedPart]:
 
     The parts that there were; none of a run that is not finished. UserError where a file cannot be removed.
     """
-    parts = {"all": (), "best": (CHECKPOINTS,), "none": (CHECKPOINTS, STUDENT)}[keep]
-    return [found for part in parts if (found := remove(run, part)).pieces]
+    return [found for part in _UNKEPT[keep] if (found := remove(run, part)).pieces]
+
+
+def unkept(run: Path, keep: str) -> list[str]:
+    """The parts of a run folder that `keep` does not keep and that have files."""
+    return [part for part in _UNKEPT[keep] if _files(run / part, part)]
+
+
+def finish(run: Path) -> list[RemovedPart]:
+    """Remove what a kill has left of the parts that the result.json of a finished run lists as removed; those that went.
+
+    Nothing in a run that another process has locked. UserError where a file cannot be removed.
+    """
+    listed = _listed(run)
+    left = [part for part in (CHECKPOINTS, STUDENT) if part in listed and _files(run / part, part)]
+    if not left or (lock := locks.lock_folder(run)) is None:
+        return []
+    try:
+        return [found for part in left if (found := remove(run, part)).pieces]
+    finally:
+        lock.release()
+
+
+def check_models(config: Config) -> None:
+    """UserError for a model folder of a configuration that is a run, or the student of a run that `keep` removed."""
+    assistant, augment = config.adopt.assistant, config.data.augment
+    given = {
+        "student.path": config.student.path,
+        "teachers.path": config.teachers.path,
+        **{f"teachers.others.{name}.path": other.path for name, other in config.teachers.others.items()},
+        "adopt.assistant.path": assistant and assistant.path,
+        "data.augment.model": augment and augment.model,
+    }
+    for key, path in given.items():
+        if path is not None:
+            check_model(key, path)
+
+
+def check_model(key: str, path: str) -> None:
+    """As `check_models`, for one key and its value."""
+    folder = Path(path)
+    run = folder.parent if folder.name == STUDENT else folder
+    if STUDENT in _listed(run):
+        raise UserError(f"{quoting.override(key, path)}: {_GONE}")
+    if run == folder and not (folder / "config.json").is_file() and (folder / STUDENT / "config.json").is_file():
+        raise UserError(
+            f"{quoting.override(key, path)} is a run's folder; its student is {quoting.override(key, folder / STUDENT)}"
+        )
+
+
+def _listed(run: Path) -> list[str]:
+    """The parts that the result.json of a finished run lists as removed."""
+    try:
+        found = read_json(run / "result.json")
+        return [*found.get(REMOVED, [])] if found["status"] == "finished" else []
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def remove(run: Path, part: str) -> RemovedPart:
@@ -77,7 +139,7 @@ def remove(run: Path, part: str) -> RemovedPart:
 def without_student(run: Path, result: Mapping[str, Any]) -> str:
     """The reason in words why a finished run has no student to read; "" if it has one."""
     if STUDENT in (result.get(REMOVED) or []):
-        return f"{run}: its student was removed by keep=none, or by keep=best of its sweep; its scores and tables are there"
+        return f"{run}: {_GONE}"
     return "" if (run / STUDENT / "config.json").is_file() else f"{run} has no student: {run / STUDENT} is missing"
 
 

@@ -92,8 +92,10 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
     plan, step_costs, teachers = None, None, []
     if config.budget.given:
+        step_costs = StepCosts(stage, stage.module_without_weights(), data, world)
+        budget.check_step(stage, step_costs)  # before a teacher is made
         teachers = stage.teachers(ledger)
-        plan, step_costs = budget.plan(stage, data, teachers, ledger, world, folder, resumes)
+        plan = budget.plan(stage, step_costs, teachers, ledger, folder, resumes)
         batches = min(batches, plan.steps * trainer.accumulate)
         data = stage.inputs.data_module(batches, None)
     observations = observation.plan(stage, world, -(-batches // trainer.accumulate))

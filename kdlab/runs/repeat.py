@@ -22,6 +22,7 @@ from kdlab.runs.process import FOLDER, is_first_process
 from kdlab.storage import tables
 
 TABLES = ("selector.csv", "metrics.csv", "knowledge.csv", "selected.csv")
+CLOCKED = "its steps follow from the clock, so a repetition need not have the same bits"
 CLOCK = "seconds"  # the column that differs between any two runs
 
 
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     overrides = [str(override) for override in result.get("command", [])[3:]]
     if not is_first_process():
         return single.run(config, resolved, Path(os.environ.get(FOLDER, folder)), overrides)
+    if config.budget.is_timed:
+        print(f"the budget of {run} is one of time: {CLOCKED}", flush=True)
     code = single.start(config, resolved, folder, chosen, overrides)
     if code:
         return code
@@ -48,12 +51,12 @@ def main(arguments: Sequence[str]) -> int:
         print(f"the weights are not compared: {reason}", flush=True)
     differences = list(compared(run, again))
     around = environment.differing(result, finished_result(again))
-    print(verdict(run, differences, around), flush=True)
+    print(verdict(run, differences, around, config.budget.is_timed), flush=True)
     return 1 if differences else 0
 
 
-def verdict(run: Path, differences: Sequence[str], around: Sequence[str]) -> str:
-    """One line: the `differences` from `run` and those of the environment (`around`)."""
+def verdict(run: Path, differences: Sequence[str], around: Sequence[str], timed: bool = False) -> str:
+    """One line: the `differences` from `run` and those of the environment (`around`); `timed`: its budget is one of time."""
     where = (
         f"these parts of the environment differ: {', '.join(around)}"
         if around
@@ -61,7 +64,7 @@ def verdict(run: Path, differences: Sequence[str], around: Sequence[str]) -> str
     )
     if not differences:
         return f"the same bits as {run}: weights, scores, ledger and tables; {where}"
-    return f"differs from {run}: {'; '.join(differences)}; {where}"
+    return f"differs from {run}: {'; '.join(differences)}; {where}{f'; {CLOCKED}' if timed else ''}"
 
 
 def compared(before: Path, after: Path) -> Iterator[str]:

@@ -56,7 +56,9 @@ def start(
     """
     check_machine(config)
     given = (resolved, folder, chosen, config.overwrite, config.resume)
+    finish_removals(folder, chosen)
     folders.choose(*given)
+    keeping.check_models(config)
     stage = stage_of(config, notify)
     check(stage)
     budget.check(stage, device_count(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes)
@@ -68,10 +70,19 @@ def start(
         return run(config, resolved, folder, overrides, stage, present)
 
 
+def finish_removals(folder: Path, chosen: bool) -> None:
+    """Remove what a kill has left of removed parts (`keeping.finish`) in a run folder, or beside one that was not `chosen`."""
+    runs = [folder] if chosen else sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []
+    for run in runs:
+        if removed := keeping.finish(run):
+            notify(f"removed what an interruption had left in {run}: {' and '.join(map(str, removed))}")
+
+
 def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> int:
     """Check all that `start` checks, print the plan of the run, and write nothing. Returns the exit code 0."""
     check_machine(config)
     place, resumes = folders.choose(resolved, folder, chosen, config.overwrite, config.resume, notify)
+    keeping.check_models(config)
     stage = stage_of(config, notify)
     check(stage)
     budget.check(stage, device_count(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes)
@@ -231,6 +242,8 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
         base.complete(prepared.config, trainer.logger, folder, result)
     with user_errors("writing the student", folder):
         flush_tree(folder / "student")
+    if unkept := keeping.unkept(folder, prepared.config.keep):
+        result[keeping.REMOVED] = unkept
     atomic_write_json(folder / "result.json", result)
     return result
 

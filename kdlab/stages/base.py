@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from kdlab.config.schema import Config
 from kdlab.methods.knowledge.base import is_joint
+from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, pick_layers, random_student, set_dropout, student_from
 from kdlab.modules.evaluation import Answers
@@ -143,6 +146,29 @@ class Stage:
             labels_on=self.config.knowledge.labels_on,
             mc_dropout=self.config.adopt.mc_dropout,
         )
+
+    def module_without_weights(self) -> StudentModule:
+        """The module of the run with models on the meta device: for counts, before a teacher is made or a model loaded."""
+        given, main = self.config.student, self.inputs.main_source.config
+        with torch.device("meta"):
+            if given.path is not None:
+                student = self._empty(loading.load_config(given.path, given.revision))
+            elif given.hidden is not None:
+                student = random_student(self._empty(main), given.layers, given.hidden)
+            else:
+                student = student_from(self._empty(main), pick_layers(given.layers, main.num_hidden_layers, given.pick))
+            members = self.teacher_pool.members if self.inputs.queries_teacher else []
+            models = [(member, self._empty(member.config, member.classes)) for member in members]
+        execution = self.inputs.execution
+        teachers = [Teacher(member.name, Encoder(model, execution), classes=member.classes) for member, model in models]
+        return self.student_module(Encoder(student.train(), execution), teachers, Ledger(0, False), 1)
+
+    def _empty(self, config: Any, classes: Sequence[int] | None = None) -> transformers.PreTrainedModel:
+        """A model of `config` with this stage's head, of the task's outputs or those of some `classes`, with random weights."""
+        made = copy.deepcopy(config)
+        if self.inputs.head.per_row:
+            made.num_labels = self.inputs.example[0] if classes is None else len(classes)
+        return self.inputs.head.model_class.from_config(made)
 
     def optim(self) -> OptimizerSettings:
         """Optimizer and learning-rate schedule of the student."""

@@ -284,17 +284,10 @@ def _check_folders(path: str | None, tasks: Sequence[Task]) -> None:
 def _check_student(path: str | None, revision: str | None) -> None:
     if path is None:
         return
+    keeping.check_model("student.path", path)
     folder = Path(path)
     if (folder / "config.json").is_file():
         head_keys.has_head(path, loading.load_config(path))  # names a damaged file
-    elif (folder / "student" / "config.json").is_file():
-        raise UserError(
-            f"student.path={path} is a run's folder; its student is "
-            f"{quoting.override('student.path', folder / 'student')}"
-        )
-    elif run := next((one for one in (folder, folder.parent) if folders.status(one) == "finished"), None):
-        keeping.check_student(run, finished_result(run))
-        raise UserError(f"student.path={path}: no model folder; the run's student is {run / 'student'}")
     elif folder.exists():
         raise UserError(f"student.path={path}: a model folder with a config.json was expected, such as RUN/student")
     else:

@@ -31,13 +31,16 @@ def check(jobs: Sequence[SweepJob]) -> None:
     if not waiting:
         return
     print(f"kdlab: checking the inputs of {len(waiting)} job{'s' * (len(waiting) > 1)}", flush=True)
+    from kdlab.runs import budget, keeping
     from kdlab.runs.loggers import base
+    from kdlab.runs.prepare import device_count
     from kdlab.stages.inputs import Inputs
     from kdlab.stages.registry import stage_of
     from kdlab.stages.validation import check
     from kdlab.sweeps import suite  # slow imports, after the checks of the configuration
 
     checked: set[str] = set()
+    budgets: set[str] = set()
     shared: dict[str, Inputs] = {}
     for job in waiting:
         try:
@@ -49,8 +52,15 @@ def check(jobs: Sequence[SweepJob]) -> None:
                 base.check(job.config)
                 stage = stage_of(job.config, lambda line: None)
                 stage.inputs.share(shared.setdefault(_inputs(job.config), stage.inputs))
+                keeping.check_models(job.config)
                 check(stage)
                 checked.add(alike)
+            if job.config.budget.given and (alike := _checked_part(job.config, UNCHECKED_KEYS, True)) not in budgets:
+                world = device_count(job.config.trainer.accelerator, job.config.trainer.devices)
+                stage = stage_of(job.config, lambda line: None)
+                stage.inputs.share(shared.setdefault(_inputs(job.config), stage.inputs))
+                budget.check(stage, world * job.config.trainer.num_nodes)
+                budgets.add(alike)
         except UserError as error:
             raise job_error(str(error), job.differs, len(jobs) > 1) from error
 
@@ -68,9 +78,10 @@ def check_finished(jobs: Sequence[SweepJob]) -> None:
             raise job_error(line, job.differs, len(jobs) > 1)
 
 
-def _checked_part(config: Config, without: Sequence[str]) -> str:
+def _checked_part(config: Config, without: Sequence[str], with_ratio: bool = False) -> str:
     part = {key: value for key, value in asdict(config).items() if key not in without}
-    part["select"]["ratio"] = config.select.ratio < 1
+    if not with_ratio:
+        part["select"]["ratio"] = config.select.ratio < 1
     return json.dumps(part, sort_keys=True, default=str)
 
 

@@ -60,7 +60,12 @@ def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, t
     )
     assert two.code == 0, two.output
     compare(folder)
-    scores = [json.loads((folder / name / "result.json").read_text())["metrics"] for name in ("one", "two")]
+    found = [json.loads((folder / name / "result.json").read_text()) for name in ("one", "two")]
+    said = [line.partition("kdlab: caveat: ")[2] for line in two.output.splitlines() if "kdlab: caveat: " in line]
+    assert said == [each["text"] for each in found[1]["caveats"]]  # once, by the first rank
+    if case == "adads":
+        assert "few_rewards" in [each["kind"] for each in found[1]["caveats"]]
+    scores = [each["metrics"] for each in found]
     assert scores[0]["teacher"] == pytest.approx(scores[1]["teacher"], abs=1e-5)
     for name, value in scores[0]["student"].items():
         assert scores[1]["student"][name] == pytest.approx(value, abs=1 / 60 + 1e-6), name  # one row at most

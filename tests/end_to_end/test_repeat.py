@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import yaml
 
-from kdlab.config.composition import composition
+from kdlab.config.composition import composition, to_plain
 from kdlab.config.schema import checked
+from kdlab.runs import repeat
 from kdlab.runs.environment import differing
 from kdlab.runs.repeat import compared, verdict
 from tests.conftest import write_task
@@ -150,3 +152,21 @@ def test_differences_of_the_environment():
         f"teachers 2 made_of {'2' * 57}... -> {'3' * 57}..."
     ]
     assert differing({"teachers": [1]}, {"teachers": [1, 2]}) == ["teachers [1] -> [1, 2]"]
+
+
+def test_a_repetition_under_a_budget_of_time_says_that_bits_may_differ(tmp_path, monkeypatch, capsys):
+    """The run itself is left out: another finished run stands for it."""
+    one, other = made_up(tmp_path / "one"), made_up(tmp_path / "other", rows="step,loss,seconds\n0,2.0,0.1\n")
+
+    def start(*_: object) -> int:
+        monkeypatch.setenv(repeat.FOLDER, str(other))
+        return 0
+
+    monkeypatch.setattr(repeat.single, "start", start)
+    for budget, timed in (("budget.seconds=60", True), ("budget.queries=60", False)):
+        composed = composition(["+exp=adads_finetune", budget])[0]
+        (one / "config.yaml").write_text(yaml.safe_dump(to_plain(composed)))
+        assert repeat.main([str(one)]) == 1
+        said = capsys.readouterr().out.splitlines()
+        assert ["its steps follow from the clock" in line for line in said] == ([True, True] if timed else [False])
+        assert said[-1].startswith(f"differs from {one}: metrics.csv (2 and 1 rows)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -66,8 +67,8 @@ def test_help_names_the_configuration_reference():
 def test_the_next_command_of_the_readmes_run_is_the_one_that_it_prints():
     words = ["python", "-m", "kdlab.run", "+exp=adads_pretrain"]
     result = {"command": words, "adopt": {"name": "single"}, "select": {"name": "adads", "ratio": 0.1}}
-    (line,) = next_lines(result, ROOT)
-    assert f"\n{line}\n```" in (ROOT / "README.md").read_text()
+    lines = "\n".join(next_lines(result, Path("outputs/adads_pretrain/<time>")))
+    assert f"\n{lines}\n```" in (ROOT / "README.md").read_text()
 
 
 def unknown(key: str, value: str) -> str:

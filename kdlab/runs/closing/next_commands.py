@@ -17,6 +17,7 @@ _PLACE = ("hydra.run.dir", "overwrite", "resume")  # settings of the folder of t
 # settings of a strategy that another one does not take, or that do not hold for whole batches
 _STRATEGY = ("select.arms", "select.policy", "select.reward", "select.name")
 _WHOLE = ("select", "trainer.trace_every", "trainer.trace_rows")
+_LENGTH = ("trainer.max_steps", "trainer.max_epochs")  # limits beside a budget
 _STUDENT_DEPTH = 3  # layers of the student of +exp=adads_finetune at demo scale
 _FEWER = 0.1  # ratio of a baseline for a run on all rows (AdaDS's)
 
@@ -24,12 +25,24 @@ _FEWER = 0.1  # ratio of a baseline for a run on all rows (AdaDS's)
 def next_lines(result: dict[str, Any], folder: Path) -> list[str]:
     """Lines with a command to try next, which can be pasted into a shell; none where there is nothing to suggest."""
     if taught(result):
-        says, overrides = _baseline(result)
-        return [f"next: {says}:  {quoting.command(overrides)}"]
+        return [f"next: {says}:  {quoting.command(overrides)}" for says, overrides in _baselines(result, folder)]
     if head_of_result(result).per_row and STUDENT not in result.get(REMOVED, []):
         overrides = ["+exp=adads_finetune", *_rows(result), quoting.override("teachers.path", folder / "student")]
         return [f"next: as a teacher on the same rows:  {quoting.command([*overrides, *_half_as_deep(result)])}"]
     return []
+
+
+def _baselines(result: dict[str, Any], folder: Path) -> list[tuple[str, list[str]]]:
+    """Baselines to run next, each with its cost and its overrides; of a strategy that scores rows also random rows for as
+    many FLOPs."""
+    says, overrides = _baseline(result)
+    select = result["select"]
+    if select["ratio"] == 1 or select["name"] == "random":
+        return [(says, overrides)]
+    if result.get("budget"):
+        return [("drawn at random, with the same budget", overrides)]
+    kept = [*_without(overrides, _LENGTH), quoting.override("budget.like", folder)]
+    return [(says, overrides), ("drawn at random, as many FLOPs", [*kept, *(f"{key}=null" for key in _LENGTH)])]
 
 
 def _baseline(result: dict[str, Any]) -> tuple[str, list[str]]:

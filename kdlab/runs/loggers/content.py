@@ -106,6 +106,15 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
+def caveats(result: Mapping[str, Any]) -> dict[str, str]:
+    """The caveats of a run by "caveat/KIND"; several of one kind are one text."""
+    found: dict[str, str] = {}
+    for one in result.get("caveats") or []:
+        name = f"caveat/{one['kind']}"
+        found[name] = "; ".join(filter(None, (found.get(name), one["text"])))
+    return found
+
+
 def table_row(result: Mapping[str, Any]) -> dict[str, Any]:
     """The run as a row of a table of runs."""
     ledger, student, total = result["ledger"], result["metrics"]["student"], costs.total(result)
@@ -127,6 +136,7 @@ def table_row(result: Mapping[str, Any]) -> dict[str, Any]:
         "FLOPs with preparation": total.flops,
         "seconds with preparation": total.seconds,
         **{f"saved, {name}": gain for name, gain in ledger["speedup"].items()},
+        "caveats": ", ".join(name.partition("/")[2] for name in caveats(result)),
     }
 
 

@@ -65,4 +65,6 @@ def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
         writer.add_image(f"figures/{file.stem}", imread(file)[:, :, :3], result["steps"], dataformats="HWC")
     row = content.table_row(result)
     cells = [" | ".join(map(str, one)) for one in (row, ["---"] * len(row), row.values())]
+    for name, text in content.caveats(result).items():
+        writer.add_text(name, text, result["steps"])
     writer.add_text("result", "\n".join(f"| {line} |" for line in cells), result["steps"])

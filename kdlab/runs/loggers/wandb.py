@@ -85,7 +85,7 @@ def begin(config: Config, folder: Path, resolved: dict[str, Any]) -> Any:
 
 
 def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
-    """Log the schedule by window, the figures, the result as a table; scores and ledger go into the summary."""
+    """Log the schedule by window, the figures, the result as a table; scores, ledger and caveats go into the summary."""
     import wandb
 
     run = logger.experiment
@@ -100,7 +100,7 @@ def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
             **{f"figures/{file.stem}": wandb.Image(str(file)) for file in pictures},
         }
     )
-    run.summary.update(content.summary(result))
+    run.summary.update({**content.summary(result), **content.caveats(result)})
 
 
 def _id(folder: Path) -> str:

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from kdlab.config.composition import composition
+from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.runs import keeping
+from kdlab.runs import keeping, single
 from kdlab.runs.finished import finished_result
 from kdlab.runs.keeping import CHECKPOINTS, STUDENT
+from kdlab.storage import locks
 from kdlab.storage.files import readable_size
+from tests.support.forks import in_child
 from tests.support.made_runs import made_run
 
 CKPT = ["step-00000003.ckpt", "step-00000006.ckpt"]
@@ -106,8 +110,16 @@ def test_a_kill_before_any_deletion_harms_nothing(tmp_path, moment):
     assert result["metrics"]["student"]["score"] == 0.7
     whole = all((run / "student" / name).is_file() for name in OWN[STUDENT])
     assert whole or keeping.without_student(run, result)
+    (run / keeping.STUDENT / "mine.txt").write_text("mine") if (run / keeping.STUDENT).is_dir() else None
+    single.finish_removals(tmp_path / "new" if moment % 2 else run, chosen=not moment % 2)
+    assert [name for name in files(run) if name not in (*REST, "student/mine.txt")] == _unlisted(result, run)
     keeping.tidy(run, "none")
-    assert files(run) == REST
+    assert [name for name in files(run) if name != "student/mine.txt"] == REST
+
+
+def _unlisted(result: dict, run: Path) -> list[str]:
+    """Files of parts that a result does not list as removed: they stay until their own removal begins."""
+    return sorted(f"{part}/{name}" for part in OWN if part not in result["removed"] for name in OWN[part])
 
 
 def test_a_removed_student_is_named_in_one_line(tmp_path, capsys):
@@ -124,6 +136,33 @@ def test_a_removed_student_is_named_in_one_line(tmp_path, capsys):
     for given in (run / "student", run):
         with pytest.raises(UserError, match="its student was removed by keep=none"):
             suite._check_student(str(given), None)
+        for key in ("student.path", "teachers.path", "+teachers.others.small.path"):
+            config = checked(composition(["+exp=adads_finetune", f"{key}={given}"])[0])
+            with pytest.raises(UserError, match=f"{key.strip('+')}={given}: its student was removed by keep=none"):
+                keeping.check_models(config)
+
+
+def test_a_runs_folder_given_for_its_student_is_corrected(tmp_path):
+    run = run_with_files(tmp_path / "run")
+    keeping.check_model("student.path", str(run / "student"))
+    with pytest.raises(UserError, match=f"its student is student.path={run}/student"):
+        keeping.check_model("student.path", str(run))
+
+
+def test_a_run_lists_what_goes_with_its_last_write(tmp_path):
+    """So that a kill between that and the first deletion leaves nothing to the user."""
+    run = run_with_files(tmp_path / "run")
+    assert keeping.unkept(run, "all") == [] and keeping.unkept(run, "best") == ["checkpoints"]
+    assert keeping.unkept(run, "none") == ["checkpoints", "student"]
+    result = {**finished_result(run), "removed": keeping.unkept(run, "none")}
+    (run / "result.json").write_text(json.dumps(result))
+    lock = locks.lock_folder(run)
+    assert lock is not None
+    lock.withhold_from_forks()
+    assert in_child(lambda: keeping.finish(run)) == 0 and len(files(run)) == 14  # another process is at work in it
+    lock.release()
+    assert [str(one) for one in keeping.finish(run)] == ["2 checkpoints, 500 B", "1 student, 500 B"]
+    assert files(run) == REST and keeping.finish(run) == [] and finished_result(run)["removed"] == result["removed"]
 
 
 def test_a_run_whose_student_is_gone_otherwise_says_so_too(tmp_path):

@@ -19,6 +19,11 @@ from kdlab.runs.loggers import base, content, wandb
 from tests.support.wandb_files import Told
 from tests.unit.plotting.test_run_figures import METRICS, adads, table
 
+CAVEATS = [
+    ("cut_texts", "3 of 4 train texts are cut"),
+    ("few_rewards", "2 rewards"),
+    ("cut_texts", "2 of 4 dev texts are cut"),
+]
 KEY = "0123456789abcdef0123456789abcdef01234567"
 LEDGER = {
     "teacher_queries": {"total": 900, "per_teacher": {"big": {"total": 600}, "small": {"total": 300}}},
@@ -47,6 +52,7 @@ def finished(folder: Path) -> dict[str, Any]:
         "seed": 1,
         "data": {"source": "WikipediaExcerpt"},
         "command": ["python", "-m", "kdlab.run", f"teachers.path={KEY}"],
+        "caveats": [{"kind": kind, "text": text} for kind, text in CAVEATS],
     }
 
 
@@ -185,6 +191,8 @@ def test_an_offline_wandb_run_holds_all_of_it(tmp_path):
     shown = json.loads(file.read_text())
     row = dict(zip(shown["columns"], shown["data"][0], strict=True))
     assert (row["select"], row["teacher queries"], row["saved, queries"]) == ("adads", 900, 10.7)
+    assert found.summary["caveat/cut_texts"] == "3 of 4 train texts are cut; 2 of 4 dev texts are cut"
+    assert found.summary["caveat/few_rewards"] == "2 rewards"
     assert found.summary["ledger/flops/total"] == 3e12 and found.summary["result/loss"] == 5.25
 
 

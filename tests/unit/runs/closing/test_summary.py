@@ -216,8 +216,16 @@ def test_what_nobody_counted_is_a_dash_and_in_no_total():
 
 
 def next_of(made: dict[str, Any], folder: Path = Path("x")) -> tuple[str, list[str]]:
-    """The words before the next command, and its overrides as a shell passes them; their configuration is valid."""
-    (line,) = [line for line in summary.table(made, folder).splitlines() if line.startswith("next:")]
+    """The words before the first next command, and its overrides as a shell passes them; their configuration is valid."""
+    return nexts_of(made, folder)[0]
+
+
+def nexts_of(made: dict[str, Any], folder: Path = Path("x")) -> list[tuple[str, list[str]]]:
+    """As `next_of` of each line with a next command."""
+    return [_parsed(line) for line in summary.table(made, folder).splitlines() if line.startswith("next:")]
+
+
+def _parsed(line: str) -> tuple[str, list[str]]:
     (arguments,) = shells.commands_in(line)
     shells.config_of(arguments)
     return line.partition(":  python")[0], arguments[2:]
@@ -232,6 +240,25 @@ def test_after_a_strategy_it_is_random_at_the_same_ratio_and_cost():
     says, overrides = next_of(result())
     assert says == "next: as many rows, drawn at random: 1x the queries"
     assert overrides == ["+exp=adads_finetune", "select.ratio=0.25", "select=random"]
+
+
+def test_a_strategy_that_scores_rows_has_random_rows_at_the_same_cost_too():
+    made = typed(result(), "+exp=adads_finetune", "select=entropy", "trainer.max_steps=50", "hydra.run.dir=x")
+    (_, rows), (says, overrides) = nexts_of(made, Path("out/a b"))
+    assert rows == ["+exp=adads_finetune", "trainer.max_steps=50", "select=random"]
+    assert says == "next: drawn at random, as many FLOPs"
+    open_end = ["trainer.max_steps=null", "trainer.max_epochs=null"]
+    assert overrides == ["+exp=adads_finetune", "select=random", "budget.like=out/a b", *open_end]
+    assert composition(overrides)[0].budget.like == "out/a b"
+    for select in ({"name": "random", "ratio": 0.25}, {"name": "all", "ratio": 1.0}):
+        assert len(nexts_of(typed(result(select=select), "+exp=adads_finetune"))) == 1  # cost no more than their rows
+    limited = {**typed(result(), "+exp=adads_finetune", "budget.flops=1e9"), "budget": BUDGET}
+    assert nexts_of(limited) == [
+        ("next: drawn at random, with the same budget", ["+exp=adads_finetune", "budget.flops=1e9", "select=random"])
+    ]
+
+
+BUDGET = {"asked": {"flops": 1e9}, "spent": {"flops": 9e8, "steps": 9}, "planned": {"steps": 9}, "preparation": False}
 
 
 def test_settings_of_a_strategy_are_not_given_to_another():
