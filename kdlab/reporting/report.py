@@ -12,7 +12,7 @@ from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.comparability import spread_of_settings
 from kdlab.reporting.comparison import Comparison, compare
 from kdlab.reporting.figures import by_setting, costs, training
-from kdlab.reporting.figures.frame import Drawing, levels
+from kdlab.reporting.figures.frame import Drawing, levels, mean_levels
 from kdlab.reporting.filters import where
 from kdlab.reporting.page.content import Picture, ReportPage, Section, picture
 from kdlab.reporting.seed_groups import Run, read
@@ -143,5 +143,5 @@ def _over_tasks(tables: Sequence[TaskTable]) -> list[Picture]:
         return []
     scales = {table.comparison.scale for table in tables}
     scale = scales.pop() if len(scales) == 1 else metric_scale(tables[0].comparison.metric)
-    drawing = by_setting.ratios(rows, scale, f"Mean over {len(tables)} tasks", {})
+    drawing = by_setting.ratios(rows, scale, f"Mean over {len(tables)} tasks", mean_levels(tables))
     return [picture("", drawing)] if drawing else []

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from kdlab.reporting.seed_groups import Group
+from kdlab.reporting.seed_groups import Group, Run
 from kdlab.runs.closing.further_scores import OF_CLASSES, OF_NUMBERS, shares
 
 AGREEMENT = ("same as teacher", "agreement")  # title and key
@@ -15,8 +15,13 @@ UNSCALED = ("rmse", "mae")
 
 def values_on_test(group: Group, metric: str) -> list[float]:
     """The students' test scores by a metric; none without labelled test rows."""
-    found = [((run.result.get("test") or {}).get("student") or {}).get(metric) for run in group.runs.values()]
-    return [float(value) for value in found if value is not None and math.isfinite(value)]
+    return [value for run in group.runs.values() if (value := score_on_test(run, metric)) is not None]
+
+
+def score_on_test(run: Run, metric: str) -> float | None:
+    """The student's test score of a run; None without labelled test rows."""
+    value = ((run.result.get("test") or {}).get("student") or {}).get(metric)
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def reference_on_test(groups: Iterable[Group], name: str, metric: str) -> float | None:

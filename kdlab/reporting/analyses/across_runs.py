@@ -17,6 +17,7 @@ from kdlab.config import spellings
 from kdlab.errors import UserError, nearest, one_line
 from kdlab.plotting import style
 from kdlab.reporting import seed_groups
+from kdlab.reporting.score_columns import score_on_test
 from kdlab.reporting.seed_groups import Facts, Run
 from kdlab.runs.closing import costs
 
@@ -41,7 +42,7 @@ def ratio(paths: Sequence[Path], notify: Callable[[str], None] = print) -> Analy
 
 
 def by_ratio(runs: Sequence[Run], metric: str | None = None) -> list[dict[str, Any]]:
-    """The table of `ratio`, of a metric that all runs have (default: as there), with its `values`, (seed, value); `loss`: whether they are losses."""
+    """The table of `ratio`, of a metric that all runs have (default: as there), with its `values`, (seed, value), and those `on_test` by seed; `loss`: whether they are losses."""
     select = [_select(run) for run in runs]
     at = [run.result["select"]["ratio"] for run in runs]
     return _table(runs, _without(runs, "select"), select, "ratio", at, metric)
@@ -223,6 +224,10 @@ def _table(
     def by_seed(members: Sequence[Run]) -> list[tuple[int, float]]:
         return [(run.seed, float(run.result["metrics"]["student"][metric or _metric(run)])) for run in members]
 
+    def on_test(members: Sequence[Run]) -> dict[int, float]:
+        found = {run.seed: score_on_test(run, metric or _metric(run)) for run in members}
+        return {seed: value for seed, value in found.items() if value is not None}
+
     return [
         {
             "task": task,
@@ -234,6 +239,7 @@ def _table(
             "mean": statistics.mean([value for _, value in values]),
             "std": statistics.stdev([value for _, value in values]) if len(values) > 1 else None,
             "values": values,
+            "on_test": on_test(members),
             **_costs(members),
             "loss": (metric or _metric(members[0])).startswith("loss"),
         }

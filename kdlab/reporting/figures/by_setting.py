@@ -10,7 +10,16 @@ from kdlab.plotting import style
 from kdlab.plotting.colours import FAINT, colour
 from kdlab.plotting.metrics import MetricScale
 from kdlab.reporting.figures.costs import WORDS, cost_axis
-from kdlab.reporting.figures.frame import TEACHER, WHOLE, Drawing, Legend, add_levels, keep_in_range, level_label, panel
+from kdlab.reporting.figures.frame import (
+    WHOLE,
+    Drawing,
+    Legend,
+    Level,
+    cell_of_test,
+    keep_in_range,
+    panel_with_levels,
+    tests_said,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +29,7 @@ def ratios(
     rows: Sequence[Mapping[str, Any]],
     scale: MetricScale,
     about: str,
-    teachers: Mapping[str, tuple[float, float]],
+    teachers: Mapping[str, Level],
     name: str = "score_by_ratio",
 ) -> Drawing | None:
     """Mean score and seeds against selection ratio, a line a strategy, one standard deviation as a bar (AdaDS Fig. 3).
@@ -38,7 +47,8 @@ def ratios(
     axes.set_xlabel("share of the rows that query the teacher")
     said = f"{about}: {scale.unit} by the share of rows that query the teacher{_how(below)}"
     said += " Dashed: full data." if whole else ""
-    return Drawing(name, figure, said + (" Dash-dotted: the teacher." if teachers else ""), drawn)
+    said += " Dash-dotted: the teacher." if teachers else ""
+    return Drawing(name, figure, said + tests_said(drawn, scale), drawn)
 
 
 def budgets(
@@ -46,7 +56,7 @@ def budgets(
     kind: str,
     scale: MetricScale,
     about: str,
-    teachers: Mapping[str, tuple[float, float]],
+    teachers: Mapping[str, Level],
     name: str,
 ) -> Drawing | None:
     """Mean score and seeds against the budget of a kind (a key of `WORDS`), a line a strategy, as `ratios` draws them.
@@ -60,7 +70,8 @@ def budgets(
     cost_axis(axes, places, places)
     axes.set_xlabel(f"budget: {WORDS[kind]}")
     said = f"{about}: {scale.unit} by the budget of {WORDS[kind]}{_how(rows)}"
-    return Drawing(name, figure, said + (" Dash-dotted: the teacher." if teachers else ""), drawn)
+    said += " Dash-dotted: the teacher." if teachers else ""
+    return Drawing(name, figure, said + tests_said(drawn, scale), drawn)
 
 
 def _curves(
@@ -68,7 +79,7 @@ def _curves(
     whole: Sequence[Mapping[str, Any]],
     x: str,
     scale: MetricScale,
-    teachers: Mapping[str, tuple[float, float]],
+    teachers: Mapping[str, Level],
 ) -> tuple[Any, Axes, list[dict[str, Any]]]:
     """A figure of `rows` against their column `x`, a line each `select`; `whole`: rows of full data, drawn as levels."""
     names = list(dict.fromkeys(str(row["select"]) for row in rows))
@@ -78,16 +89,9 @@ def _curves(
         legend.add(style.shown(select), colour(select), looks[select])
     if whole:
         legend.add("full data", FAINT, WHOLE)
-    for teacher, ends in teachers.items():
-        legend.add(level_label(teacher, ends, scale), FAINT, TEACHER)
-    figure, axes = panel(legend)
-    drawn = add_levels(axes, teachers, scale)
+    figure, axes, drawn = panel_with_levels(legend, teachers, scale)
     for row in (*rows, *whole):
-        spread = None if row["std"] is None else scale.scale * row["std"]
-        numbers = {scale.unit: scale.scale * row["mean"], "std": spread}
-        drawn.append({"group": row["select"], x: row[x], "seed": "mean", **numbers})
-        for seed, value in row.get("values", ()):
-            drawn.append({"group": row["select"], x: row[x], "seed": seed, scale.unit: scale.scale * value})
+        drawn += _data(row, x, scale)
     for select in names:
         mine = sorted((row for row in rows if row["select"] == select), key=lambda row: row[x])
         _line(axes, mine, x, scale, colour(select), looks[select])
@@ -96,6 +100,20 @@ def _curves(
     keep_in_range(axes, scale)
     axes.set_ylabel(scale.unit).set_parse_math(False)
     return figure, axes, drawn
+
+
+def _data(row: Mapping[str, Any], x: str, scale: MetricScale) -> list[dict[str, Any]]:
+    """The rows of data of a point of a line: its mean and its seeds, with their scores on test."""
+    at, on_test = {"group": row["select"], x: row[x]}, row.get("on_test", {})
+    mean = {scale.unit: scale.scale * row["mean"], "std": None if row["std"] is None else scale.scale * row["std"]}
+    test = statistics.fmean(on_test.values()) if on_test else None
+    return [
+        {**at, "seed": "mean", **mean, **cell_of_test(test, scale)},
+        *(
+            {**at, "seed": seed, scale.unit: scale.scale * value, **cell_of_test(on_test.get(seed), scale)}
+            for seed, value in row.get("values", ())
+        ),
+    ]
 
 
 def _how(rows: Sequence[Mapping[str, Any]]) -> str:

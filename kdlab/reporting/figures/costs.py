@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 from kdlab.plotting import style
 from kdlab.plotting.colours import FAINT, colour
 from kdlab.reporting.figures.frame import (
-    TEACHER,
     UNTAUGHT,
     Drawing,
     Legend,
-    add_levels,
+    Shapes,
+    cell_of_test,
     keep_in_range,
-    level_label,
     levels,
-    panel,
+    panel_with_levels,
+    tests_said,
 )
+from kdlab.reporting.score_columns import score_on_test, values_on_test
 from kdlab.reporting.seed_groups import Run
 from kdlab.reporting.statistics import pareto_front
 from kdlab.reporting.tables import CostCells, TableRow, TaskTable
@@ -46,36 +47,41 @@ def scores(table: TaskTable, against: str) -> Drawing | None:
     apart = [row for row in table.rows if row not in seen]
     if len(seen) < 2:
         return None
-    legend = Legend()
-    legend.add_groups(seen, "dot")
-    for name, ends in (teachers := levels(table)).items():
-        legend.add(level_label(name, ends, scale), FAINT, TEACHER)
+    legend, shapes, teachers = Legend(), Shapes(table.rows, "o"), levels(table)
+    legend.add_groups(seen, "dot", shapes)
     for row in apart:
         legend.add(f"{row.number}  {row.title}", FAINT, UNTAUGHT)
-    figure, axes = panel(legend)
+    figure, axes, rows = panel_with_levels(legend, teachers, scale)
     points = [(_cost(table, row, against).total or 0.0, row.mean) for row in seen]
     sign = -1 if table.comparison.lower else 1
     best = pareto_front([(cost, sign * mean) for cost, mean in points])
-    rows = add_levels(axes, teachers, scale)
     for row in apart:
         axes.axhline(scale.scale * row.mean, color=FAINT, linewidth=1.2, linestyle=UNTAUGHT)
-        rows.append({"group": row.name, "number": row.number, scale.unit: scale.scale * row.mean})
+        test = cell_of_test(_test_mean(table, row), scale)
+        rows.append({"group": row.name, "number": row.number, scale.unit: scale.scale * row.mean} | test)
     far = cost_axis(axes, [cost for cost, _ in points], [_cost(table, row, against).value or 0.0 for row in seen])
     front = [(points[i][0], scale.scale * points[i][1]) for i in best]
     front.append((far, front[-1][1]))
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=FAINT, linewidth=1.1, zorder=1.5)
     for i, row in enumerate(seen):
-        rows += _group(axes, table, row, against, i in best)
+        rows += _group(axes, table, row, against, i in best, shapes.of[row.number])
     keep_in_range(axes, scale)
     labels = [(x, scale.scale * y, str(row.number)) for row, (x, y) in zip(seen, points, strict=True)]
     style.number_points(axes, labels, above=True)
     axes.set_xlabel(f"{WORDS[against]}, with preparation")
     axes.set_ylabel(table.comparison.unit).set_parse_math(False)
-    said = _said(table, seen, apart, against, bool(teachers))
+    said = _said(table, seen, apart, against, bool(teachers)) + shapes.caption + tests_said(rows, scale)
     return Drawing(f"score_by_{against}", figure, said, rows)
 
 
-def _group(axes: Axes, table: TaskTable, row: TableRow, against: str, on_front: bool) -> list[dict[str, Any]]:
+def _test_mean(table: TaskTable, row: TableRow) -> float | None:
+    values = values_on_test(row.group, table.comparison.metric)
+    return statistics.fmean(values) if values else None
+
+
+def _group(
+    axes: Axes, table: TaskTable, row: TableRow, against: str, on_front: bool, shape: str
+) -> list[dict[str, Any]]:
     """Draw a group: its seeds, its mean with a bar, a line to the cost of the runs alone; its rows of data."""
     scale, hue = table.comparison.scale, colour(row.group.one.select)
     cost, y = _cost(table, row, against), scale.scale * row.mean
@@ -87,18 +93,20 @@ def _group(axes: Axes, table: TaskTable, row: TableRow, against: str, on_front: 
         place = _of_run(table, run, against, True)
         rows.append({**named, "seed": seed, against: place, scale.unit: scale.scale * value})
         rows[-1][f"{against}_alone"] = _of_run(table, run, against, False)
+        rows[-1] |= cell_of_test(score_on_test(run, table.comparison.metric), scale)
         if len(row.line.values) > 1:
-            axes.plot(place, scale.scale * value, "o", markersize=3.2, color=hue, alpha=0.7, zorder=2.5, mew=0)
+            axes.plot(place, scale.scale * value, shape, markersize=3.2, color=hue, alpha=0.7, zorder=2.5, mew=0)
     if row.std is not None:
         low, high = (scale.clipped(y + side * scale.scale * row.std) for side in (-1, 1))
         axes.vlines(total, low, high, color=hue, linewidth=1, alpha=0.6, zorder=2)
     if alone < total:
         axes.plot([alone, total], [y] * 2, color=hue, linewidth=1, marker="|", markevery=[0], zorder=2)
     face = hue if on_front else "white"
-    axes.plot(total, y, "o", markersize=7, color=hue, markerfacecolor=face, zorder=3)
+    axes.plot(total, y, shape, markersize=7, color=hue, markerfacecolor=face, zorder=3)
     spread = None if row.std is None else scale.scale * row.std
     mean = {**named, "seed": "mean", against: total, f"{against}_alone": alone, scale.unit: y, "std": spread}
-    return [{**mean, "on_front": on_front}, *rows]
+    test = cell_of_test(_test_mean(table, row), scale)
+    return [{**mean, **test, "on_front": on_front}, *rows]
 
 
 def _said(table: TaskTable, seen: Sequence[TableRow], apart: Sequence[TableRow], against: str, teacher: bool) -> str:

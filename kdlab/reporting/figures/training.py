@@ -11,21 +11,20 @@ import numpy as np
 
 from kdlab.errors import UserError
 from kdlab.plotting import style
-from kdlab.plotting.colours import FAINT, colour
+from kdlab.plotting.colours import colour
 from kdlab.plotting.run_figures import PER_WINDOW, WINDOWS
 from kdlab.plotting.run_tables import Row as LogRow
 from kdlab.plotting.run_tables import arms_in, rows_of, window_shares
 from kdlab.reporting.figures.frame import (
     NAMES,
-    TEACHER,
     WHOLE,
     Drawing,
     Legend,
-    add_levels,
+    Shapes,
     keep_in_range,
-    level_label,
     levels,
     panel,
+    panel_with_levels,
 )
 from kdlab.reporting.tables import TableRow, TaskTable
 
@@ -49,20 +48,18 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str, about: st
         return None
     scale, teachers = table.comparison.scale, levels(table)
     whole = [row for row, _ in curves if row.ratio == 1]
-    legend = Legend()
+    legend, shapes = Legend(), Shapes(table.rows, "")
     for row, _ in curves:
-        legend.add_groups([row], WHOLE if row.ratio == 1 and len(whole) < len(curves) else "-")
+        legend.add_groups([row], WHOLE if row.ratio == 1 and len(whole) < len(curves) else "-", shapes)
     if len(curves) > NAMES:
         legend.entries.clear()
-        legend.add_groups([row for row, _ in curves], "-")
-    for name, ends in teachers.items():
-        legend.add(level_label(name, ends, scale), FAINT, TEACHER)
-    figure, axes = panel(legend)
-    drawn = add_levels(axes, teachers, scale)
+        legend.add_groups([row for row, _ in curves], "-", shapes)
+    figure, axes, drawn = panel_with_levels(legend, teachers, scale)
     bands = len(curves) <= BANDS and any(std.any() for _, (_, _, std) in curves)
     for row, (x, mean, std) in curves:
         hue, look = colour(row.group.one.select), WHOLE if row in whole and len(whole) < len(curves) else "-"
-        axes.plot(x, scale.scale * mean, color=hue, linestyle=look, linewidth=1.5)
+        mark = {"marker": shapes.of[row.number], "markevery": max(1, len(x) // 6), "markersize": 4}
+        axes.plot(x, scale.scale * mean, color=hue, linestyle=look, linewidth=1.5, **mark)
         low, high = (np.clip(scale.scale * (mean + side * std), scale.low, scale.high) for side in (-1, 1))
         if bands and std.any():
             axes.fill_between(x, low, high, color=hue, alpha=0.15, linewidth=0)
@@ -83,6 +80,7 @@ def learning(table: TaskTable, rows: Sequence[TableRow], against: str, about: st
     said += " Bands: one standard deviation." if bands else ""
     said += " Dashed: full data." if 0 < len(whole) < len(curves) else ""
     said += " Dash-dotted: the teacher." if teachers else ""
+    said += shapes.caption
     return Drawing(f"training_by_{against}{about.replace(', ratio ', '_')}", figure, said, drawn)
 
 

@@ -51,7 +51,7 @@ def html(report: ReportPage) -> str:
         report=report,
         mark=MARK,
         version=__version__,
-        sections=[_section(section) for section in report.sections],
+        sections=[_section(section, report.undrawn) for section in report.sections],
         tasks=tasks,
         lines=over_tasks,
         drawn_marks={mark for _, found, _ in over_tasks for _, marks in found for mark in marks},
@@ -69,7 +69,8 @@ def _inline(picture: Picture, prefix: str) -> str:
     return files.inline_svg(picture.svg, prefix, picture.caption)
 
 
-def _section(section: Section) -> dict[str, Any]:
+def _section(section: Section, shared: Sequence[str]) -> dict[str, Any]:
+    """Values of a task for the template; `shared`: figures without data that the page names once."""
     table = section.table
     names = columns(table)
     labels, settings = different(table)
@@ -100,7 +101,7 @@ def _section(section: Section) -> dict[str, Any]:
         "tests": tests,
         "power": power(table.comparison),
         "pictures": section.pictures,
-        "undrawn": "; ".join(section.undrawn),
+        "undrawn": "" if shared else "; ".join(section.undrawn),
         "sizes": size_table(table),
         "published": table.published,
         "runs": [(row, seed, run) for row in table.rows for seed, run in sorted(row.group.runs.items())],

@@ -58,7 +58,7 @@ def markdown(report: ReportPage) -> str:
             parts.append(
                 ": ".join([markdown_text(said), *(markdown_code(f"python {command}") for command in commands)])
             )
-        undrawn = markdown_text("; ".join(section.undrawn))
+        undrawn = markdown_text("" if report.undrawn else "; ".join(section.undrawn))
         parts += [f"Figures not drawn, with what they need: {undrawn}."] if undrawn else []
         if sizes := size_table(table):
             parts += ["### Size and speed", _grid(sizes.head, [[*map(markdown_text, row)] for row in sizes.rows])]

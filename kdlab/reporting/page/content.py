@@ -69,6 +69,12 @@ class ReportPage:
         return [*self.pictures, *(one for section in self.sections for one in section.pictures)]
 
     @property
+    def undrawn(self) -> list[str]:
+        """The figures without data that all of several tasks lack alike, which the page names once."""
+        each = [section.undrawn for section in self.sections]
+        return each[0] if len(each) > 1 and all(one == each[0] for one in each) else []
+
+    @property
     def title(self) -> str:
         """Title of the page: tasks, number of runs and groups; short enough for a phone and a tab."""
         runs = sum(len(table.runs) for table in self.tables)

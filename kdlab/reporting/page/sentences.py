@@ -82,6 +82,8 @@ def explained(report: ReportPage) -> list[str]:
             f"evaluations along the way (between two that are at most {GAP:g} of that cost apart); a run planned to be "
             "that short would have lowered its learning rate earlier"
         )
+    if report.undrawn:
+        said.append(f"figures not drawn of any task, with what they need: {'; '.join(report.undrawn)}")
     if report.paper:
         said.append(
             f"published: numbers printed in {PAPERS[report.paper]}; they were got with BERT-base, GPUs and full data, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from kdlab.reporting.comparison import compare
 from kdlab.reporting.figures import costs, training
 from kdlab.reporting.page.as_html import html
 from kdlab.reporting.page.as_latex import latex, latex_text
+from kdlab.reporting.page.as_markdown import markdown
 from kdlab.reporting.page.common import common, different
 from kdlab.reporting.report import build_report
 from kdlab.reporting.seed_groups import read
@@ -338,6 +340,76 @@ def test_a_page_of_one_run_says_one_run_and_of_nothing_to_draw_says_so(tmp_path,
     (tmp_path / "c").mkdir()
     (tmp_path / "b").rename(tmp_path / "c" / "b")
     assert report.main([str(tmp_path / "c")]) == 0 and "(1 figure as" in capsys.readouterr().out
+
+
+def test_a_page_of_several_tasks_without_a_figure_says_so_once(tmp_path):
+    for task in ("sst2", "rte"):
+        reported(tmp_path / task, 0.7, 1, "random", 0.1, task=task)
+    found = build_report([tmp_path], notify=lambda line: None)
+    assert found.all_pictures == []
+    for text in (html(found), markdown(found)):
+        assert len(re.findall("figures not drawn", text, re.IGNORECASE)) == 1 and "score by ratio" in text
+    reported(tmp_path / "more", 0.8, 1, "entropy", 0.1, task="rte")  # now rte lacks less than sst2
+    for text in (html(found := build_report([tmp_path], notify=lambda line: None)), markdown(found)):
+        assert len(re.findall("figures not drawn", text, re.IGNORECASE)) == 2
+
+
+def test_the_mean_over_tasks_has_the_teachers_mean(tmp_path):
+    """Teachers of 0.8 on MNLI, which counts twice, and 0.95 on RTE: (2 x 80 + 95) / 3 = 85."""
+    for task, teacher in (("mnli", 0.8), ("rte", 0.95)):
+        for ratio in (0.1, 0.3):
+            metrics = {"score_mismatched": 0.6} if task == "mnli" else {}
+            folder = reported(tmp_path / f"{task} {ratio}", 0.6, 1, "random", ratio, task=task, metrics=metrics)
+            result = json.loads((folder / "result.json").read_text())
+            result["metrics"]["teacher"] = {"score": teacher}
+            (folder / "result.json").write_text(json.dumps(result))
+    (drawing,) = [one.drawing for one in build_report([tmp_path], notify=lambda line: None).pictures]
+    (axes,) = drawing.figure.axes
+    assert any(list(one.get_ydata()) == pytest.approx([85, 85]) for one in axes.lines)
+    assert "teacher 85.0" in [text.get_text() for text in drawing.figure.texts]
+    assert "Dash-dotted: the teacher." in drawing.caption
+    assert [row["score (%)"] for row in drawing.rows if row["group"] == "teacher"] == [pytest.approx(85)]
+
+
+def test_scores_on_test_are_in_the_data_of_the_figures(tmp_path):
+    for ratio in (0.1, 0.3):
+        for seed in (1, 2):
+            test = {"student": {"score": 0.5 + ratio + seed / 100}, "teacher": {"score": 0.85}}
+            reported(tmp_path / f"{ratio} {seed}", 0.7, seed, "random", ratio, results={"test": test})
+    pictures = build_report([tmp_path], notify=print).sections[0].pictures
+    by = {one.drawing.name: one.drawing for one in pictures}
+    for name in ("score_by_queries", "score_by_flops", "score_by_ratio"):
+        rows, caption = by[name].rows, by[name].caption
+        found = {row["seed"]: row["test score (%)"] for row in rows if "0.3" in f"{row.get('ratio')} {row['group']}"}
+        assert found == pytest.approx({"mean": 81.5, 1: 81, 2: 82})
+        assert [row["test score (%)"] for row in rows if row["group"] == "teacher"] == [85]
+        assert caption.endswith("Scores on dev; those on test are in the table.")
+    assert '<th scope="col">test</th>' in html(build_report([tmp_path], notify=print))
+
+
+def test_one_strategy_with_different_knowledge_has_different_markers(tmp_path):
+    """One colour a strategy, one shape a knowledge, in the panel and in the legend; of one knowledge all are circles."""
+    for knowledge in ("response", "relation"):
+        for select in ("random", "adads"):
+            given = {"knowledge": knowledge, "curve": [(0, 0.5), (1e12, 0.6), (2e12, 0.7)]}
+            reported(tmp_path / f"{knowledge} {select}", 0.7, 1, select, 0.1, **given)
+    found = table(tmp_path)
+    for drawing in (costs.scores(found, "queries"), training.learning(found, found.rows, "step")):
+        (axes,) = drawing.figure.axes
+        looks = {(one.get_color(), one.get_marker()) for one in axes.lines if one.get_marker() in ("o", "s")}
+        assert looks == {(colour(select), shape) for select in ("random", "adads") for shape in "os"}
+        legend = {(one.get_color(), one.get_marker()) for one in drawing.figure.artists if hasattr(one, "get_marker")}
+        assert looks <= legend and drawing.caption.endswith("Shapes: knowledge.")
+    drawing = costs.scores(table(nine(tmp_path / "alike")), "queries")
+    assert "Shapes" not in drawing.caption and "s" not in {one.get_marker() for one in drawing.figure.axes[0].lines}
+
+
+def test_of_many_groups_the_legend_has_strategies_and_shapes(tmp_path):
+    for knowledge in ("response", "relation"):
+        for select in ("random", "adads", "entropy", "margin", "density", "cluster", "certainty"):
+            reported(tmp_path / f"{knowledge} {select}", 0.7, 1, select, 0.1, knowledge=knowledge)
+    texts = [one.get_text() for one in costs.scores(table(tmp_path), "flops").figure.texts]
+    assert {"random", "adads", "knowledge response", "knowledge relation"} <= set(texts)
 
 
 def test_legends_of_the_table_over_tasks_name_only_marks_that_are_there(tmp_path):
