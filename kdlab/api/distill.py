@@ -85,7 +85,7 @@ def distill(
         **inputs.paths(train, teacher, student),
     }
     with process_as_it_was(), _user_errors(), signals.handling(), _run_folder(out) as folder:
-        with tempfile.TemporaryDirectory(prefix="kdlab-given-") as place:
+        with tempfile.TemporaryDirectory(prefix="kdlab-given-") as place, inputs.named_as_given(Path(place)):
             written = inputs.write(train, dev, teacher, student, tokenizer, Path(place))
             words = _words({**settings, **written, "hydra.run.dir": folder}, overrides)
             config, resolved = _composed(words)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,20 @@ def write(train: Any, dev: Any, teacher: Any, student: Any, tokenizer: Any, fold
         model.save_pretrained(written[key])
         own.save_pretrained(written[key])
     return written
+
+
+@contextmanager
+def named_as_given(folder: Path) -> Iterator[None]:
+    """Name rows that were written into `folder` as the caller gave them, train or dev, in the UserErrors of the block."""
+    try:
+        yield
+    except UserError as error:
+        text, rows = str(error), folder / "rows"
+        if str(rows) not in text:
+            raise
+        for name in ("train", "dev"):
+            text = text.replace(f"{rows / name}.parquet", name)
+        raise UserError(text.replace(str(rows), "train")) from None
 
 
 def keep(written: Mapping[str, Path], store: ArtifactStore) -> dict[str, Path]:

@@ -49,8 +49,8 @@ def refused(message: str, **arguments) -> None:
         ({"overrides": ["trainer.devices=2"]}, "trainer.devices=2: kdlab.distill trains in this process"),
         ({"overrides": ["+suite={tasks: [cola], seeds: [1]}"]}, "kdlab.distill trains one student|suite"),
         ({"train": "no_rows"}, "data.path: no_rows does not exist"),
-        ({"train": [{"text": "ba", "kind": 1}, {"text": "ke", "kind": 2}]}, "no .*label"),
-        ({"train": [*ROWS, {"text": "ba", "label": None}]}, "the label is hidden"),
+        ({"train": [{"text": "ba", "kind": 1}, {"text": "ke", "kind": 2}]}, "^train(, row 1)?: no .*label"),
+        ({"train": [*ROWS, {"text": "ba", "label": None}]}, "^train, row 41: the label is hidden"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_writes_nothing(arguments, message, teacher_folder):
