@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from tests.conftest import write_teacher, write_text
+from tests.support import shells
 from tests.support.runs import call, run_folder, tiny
 
 # what is wrong, and what the line must say
@@ -77,6 +78,7 @@ def assert_refused(done, says: str) -> None:
     assert len(lines) == 1, done.output
     assert lines[0].startswith("kdlab: ") and says in lines[0], done.output
     assert "Traceback" not in done.output
+    shells.assert_printed(done.output)
 
 
 @pytest.mark.parametrize("fault", ["empty folder", "empty file", "binary", "not utf-8", "too short", "no such column"])
