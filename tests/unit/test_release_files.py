@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -104,3 +106,12 @@ def test_classifiers_agree_with_the_python_versions_that_are_tested():
         one for one in project["classifiers"] if re.search(r":: 3\.\d+$", one)
     ]
     assert project["requires-python"] == f">={versions[0]},<3.{int(versions[-1].split('.')[1]) + 1}"
+
+
+def test_the_readmes_python_is_a_call_that_exists():
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    call, *rest = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    calls = {ast.unparse(one.func): [word.arg for word in one.keywords] for one in (call, *rest)}
+    assert set(calls) == {"kdlab.distill", "print", "result.save"}
+    inspect.signature(kdlab.distill).bind(**dict.fromkeys(map(str, calls["kdlab.distill"])))
+    assert callable(kdlab.Result.save) and kdlab.Result.__str__ is not object.__str__
