@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdlab.errors import UserError
+from kdlab.plugins import own_modules
 from kdlab.runtime.command_line import CommandLine
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(argv)
     from kdlab.runs.finished import command
 
-    return command(lambda: _analyse(chosen))
+    return command(lambda: _analyse(chosen), chosen.code)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandLine(prog="python -m kdlab.analyse", description=__doc__)
+    parser.set_defaults(code=[])
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
 
     def add(name: str, summary: str, analysis: Analysis) -> argparse.ArgumentParser:
@@ -39,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, summary, analysis)
         sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run (gradients: also on text)")
         sub.add_argument("--rows", type=int, default=rows, help=f"number of training rows (default: {rows})")
+        sub.add_argument(own_modules.OPTION, action="append", default=[], metavar="CODE", help=own_modules.HELP)
         sub.add_argument("--strategies", nargs="+", metavar="S", help="names such as entropy random")
         sub.add_argument("--out", type=Path, help="folder to write to (default: RUN/figures)")
         return sub

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlab.errors import UserError
+from kdlab.plugins import own_modules
 from kdlab.runtime.command_line import CommandLine
 
 
@@ -17,13 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(argv)
     from kdlab.runs.finished import command
 
-    return command(lambda: _evaluate(chosen))
+    return command(lambda: _evaluate(chosen), chosen.code)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandLine(prog="python -m kdlab.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="also write the student's predictions as CSV")
+    parser.add_argument(own_modules.OPTION, action="append", default=[], metavar="CODE", help=own_modules.HELP)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--split", choices=("dev", "test"), default="dev", help="the rows to score (default: dev)")
     mode.add_argument(

@@ -173,7 +173,7 @@ def hints_of(code: Callable[..., Any]) -> dict[str, Any]:
     function = code.__init__ if isinstance(code, type) else code
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # a name that exists for type checkers alone
+    except (NameError, TypeError, AttributeError):  # a name that exists for type checkers alone
         hints = {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(code).parameters.values()

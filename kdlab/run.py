@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kdlab.config import choices, explain, quoting, spellings, targets
 from kdlab.errors import UserError, one_line
+from kdlab.plugins import own_modules
 from kdlab.runs import failures
 from kdlab.runs.process import FOLDER, is_first_process, run_unless_finished
 from kdlab.runtime import signals, streams
@@ -66,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     """Start what `argv` requests: help, an explanation, a sweep, a repetition, one of Hydra's own flags, a run or suite."""
+    argv, code = own_modules.split(argv)
     _check_flags(argv)
+    own_modules.load(code)
     if argv[:1] == ["--explain"]:
         return explain.main(argv[1:])
     targets.check_overrides(argv)
@@ -98,7 +101,12 @@ def _check_flags(argv: list[str]) -> None:
         return
     from hydra._internal.utils import get_args_parser
 
-    known = {*FIRST, *DRY_RUN, *(name for action in get_args_parser()._actions for name in action.option_strings)}
+    known = {
+        *FIRST,
+        *DRY_RUN,
+        own_modules.OPTION,
+        *(name for action in get_args_parser()._actions for name in action.option_strings),
+    }
     for name in names:
         if name not in known:
             raise UserError(unknown_flag(name, known))

@@ -16,6 +16,7 @@ from hydra.utils import get_object
 from kdlab import ranges
 from kdlab.config import targets
 from kdlab.errors import UserError, nearest
+from kdlab.plugins import own_modules
 
 # Arguments that the run gives itself: the inputs of rules and terms, and the sizes of the models
 GIVEN = frozenset(
@@ -85,11 +86,12 @@ def _is_open(target: str) -> bool:
 
 
 def _named_code(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The mappings with a `_target_` of kdlab in a configuration, at any depth, each with its dotted key."""
+    """The mappings with a `_target_` of kdlab, or of the user's own code, in a configuration, at any depth, each with its dotted key."""
     if is_dataclass(node) and not isinstance(node, type):
         node = {field.name: getattr(node, field.name) for field in fields(node)}
     if isinstance(node, Mapping):
-        if str(node.get("_target_", "")).startswith("kdlab."):
+        target = str(node.get("_target_", ""))
+        if target.startswith("kdlab.") or own_modules.of_target(target) is not None:
             yield where, node
         for key, value in node.items():
             yield from _named_code(value, f"{where}.{key}" if where else str(key))

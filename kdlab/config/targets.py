@@ -16,6 +16,7 @@ from typing import Any
 
 import kdlab
 from kdlab.errors import UserError, nearest
+from kdlab.plugins import own_modules
 from kdlab.storage import redaction
 
 # Modules whose functions and classes a configuration may name: what selects, adopts, weighs and scores, and row sources.
@@ -96,8 +97,9 @@ def current_targets(node: Any) -> Any:
 
 
 def original_targets(node: Any) -> Any:
-    """A copy of plain containers with every `_target_` under its original name, for hashes."""
-    return _with_targets(node, original_target)
+    """A copy of plain containers with every `_target_` under its original name, and the hash of the user's own code beside
+    its name (`_code_`), for hashes."""
+    return _with_targets(node, original_target, own_modules.sha256_of_target)
 
 
 def moved_in(node: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -114,14 +116,20 @@ def moved_in(node: Any, where: str = "") -> Iterator[tuple[str, str]]:
                 yield from moved_in(value, path)
 
 
-def _with_targets(node: Any, rename: Callable[[str], str]) -> Any:
+def _with_targets(
+    node: Any, rename: Callable[[str], str], code_of: Callable[[str], str | None] = lambda target: None
+) -> Any:
     if isinstance(node, list | tuple):
-        return [_with_targets(value, rename) for value in node]
+        return [_with_targets(value, rename, code_of) for value in node]
     if isinstance(node, Mapping):
-        return {
-            key: rename(value) if key == "_target_" and isinstance(value, str) else _with_targets(value, rename)
+        found = {
+            key: rename(value)
+            if key == "_target_" and isinstance(value, str)
+            else _with_targets(value, rename, code_of)
             for key, value in node.items()
         }
+        code = code_of(str(node["_target_"])) if "_target_" in node else None
+        return found if code is None else {**found, "_code_": code}
     return node
 
 
@@ -201,15 +209,27 @@ def _secret(where: str, why: str) -> UserError:
 def _check_target(where: str, target: str) -> None:
     if _OPTIMIZERS.fullmatch(target):
         return
+    if own_modules.of_target(target) is not None:
+        _check_own_target(where, target)
+        return
     module, _, name = target.removeprefix("kdlab.").rpartition(".")
     if not target.startswith("kdlab.") or module not in MODULES:
+        advice = "" if target.startswith("kdlab.") else f"; {own_modules.advice(target)}"
         raise UserError(
             f"{where}={target[:80]}: a configuration may only name code of kdlab ({', '.join(MODULES)}) or torch.optim"
+            f"{advice}"
         )
     if name not in public_names(module):
         raise UserError(
             f"{where}={target[:80]}: no function or class of kdlab.{module}; {nearest(name, public_names(module))}"
         )
+
+
+def _check_own_target(where: str, target: str) -> None:
+    module, _, name = target.rpartition(".")
+    if name not in (known := own_modules.public_names(module)):
+        found = nearest(name, known) if known else "it has none"
+        raise UserError(f"{where}={target[:80]}: no function or class that {module} defines; {found}")
 
 
 @cache

@@ -19,6 +19,7 @@ from kdlab.config.data_groups import AUTO
 from kdlab.config.saved import read_config_here
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError, one_line
+from kdlab.plugins import own_modules
 from kdlab.runtime import streams
 from kdlab.storage.escaping import shortened
 from kdlab.storage.files import atomic_write_json, read_json
@@ -119,10 +120,14 @@ def config_of(run: Path) -> Config:
     return config
 
 
-def command(main: Callable[[], int]) -> int:
-    """Run a command's body; its exit code. A UserError becomes one line and exit code 2; a closed output ends nothing."""
+def command(main: Callable[[], int], code: Sequence[str] = ()) -> int:
+    """Run a command's body; its exit code. A UserError becomes one line and exit code 2; a closed output ends nothing.
+
+    `code`: the values of its options `--code`.
+    """
     streams.outlive_readers()
     try:
+        own_modules.load(code)
         return main()
     except UserError as error:
         print(f"kdlab: {error}", file=sys.stderr)

@@ -18,6 +18,7 @@ from typing import Any
 
 from kdlab.config.saved import anchored, moved_along, read_config, started_in
 from kdlab.errors import UserError
+from kdlab.plugins import own_modules
 from kdlab.storage import locks
 from kdlab.storage.files import atomic_write_json, user_errors
 
@@ -25,6 +26,7 @@ from kdlab.storage.files import atomic_write_json, user_errors
 IRRELEVANT_KEYS = ("overwrite", "resume", "logger", "confirm", "figures", "keep", "predictions")
 # All files of a run that was ended before it wrote its first result.json.
 UNSTARTED_FILES = {"config.yaml", "budget.json", ".budget.json.tmp", ".config.yaml.tmp", ".result.json.tmp", locks.NAME}
+CODE = "code"  # key of result.json: the modules of the user's own code
 UNSTARTED_RANK = re.compile(r"\.rank-\d+\.error|\.\.rank-\d+\.error\.tmp")
 REPLACED = "being replaced by another run of kdlab"  # status while the files of a run are removed
 ENDED = (None, "finished", REPLACED)  # states in which there is nothing to resume
@@ -56,6 +58,23 @@ def caveats(folder: Path) -> list[dict[str, str]]:
         return [{"kind": str(one["kind"]), "text": str(one["text"])} for one in found]
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return []
+
+
+def own_code(folder: Path) -> list[dict[str, Any]]:
+    """The modules of the user's own code that the run in a folder has recorded; none if they cannot be read."""
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get(CODE, [])
+        return [{**one, "module": str(one["module"]), "sha256": str(one["sha256"])} for one in found]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def check_own_code(folder: Path, instead: str) -> None:
+    """UserError where the run in a folder, finished or with a checkpoint, was made with other code of the user's own than
+    this process has; `instead`: a clause on what to do."""
+    is_made = status(folder) == "finished" or any((folder / "checkpoints").glob("*.ckpt"))
+    if is_made and (change := own_modules.difference(own_code(folder))):
+        raise UserError(f"the run in {folder} {change}; {instead}")
 
 
 def same_run(folder: Path, resolved: dict[str, Any]) -> bool:

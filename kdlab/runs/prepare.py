@@ -18,6 +18,7 @@ from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.models.loading import silence_transformers
 from kdlab.modules.student import StudentModule
+from kdlab.plugins import own_modules
 from kdlab.runs import budget, folders
 from kdlab.runs.budget import BudgetPlan
 from kdlab.runs.process import notify
@@ -141,6 +142,7 @@ def _identity(stage: Stage, folder: Path, run_id: str) -> dict[str, Any]:
         "run": run_id,
         STARTED_IN: str(Path.cwd()),
         RUN_FOLDER: os.path.relpath(folder),
+        **({folders.CODE: code} if (code := own_modules.records()) else {}),
         "caveats": stage.inputs.caveats.entries,
     }
 

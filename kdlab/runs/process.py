@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kdlab.config.quoting import quoted_value
+from kdlab.plugins import own_modules
 from kdlab.runs import folders
 from kdlab.runtime.signals import Stopped
 from kdlab.storage import locks
@@ -51,7 +52,7 @@ def run_unless_finished(title: str, overrides: Sequence[str], folder: Path) -> b
             if folders.status(folder) != "finished":
                 print(f"kdlab: {title}", flush=True)
                 kept = {k: v for k, v in os.environ.items() if k not in (*RANK_VARIABLES, "HYDRA_FULL_ERROR")}
-                job = [*overrides, f"hydra.run.dir={quoted_value(folder)}"]
+                job = [*own_modules.options_elsewhere(), *overrides, f"hydra.run.dir={quoted_value(folder)}"]
                 code = run_and_wait(job, {**kept, **lock.environment}, lock.descriptor)
                 return code == 0 or folders.status(folder) == "finished"
         finally:

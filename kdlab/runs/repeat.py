@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from kdlab.config.saved import read_config_here
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.runs import environment, keeping, single
+from kdlab.plugins import own_modules
+from kdlab.runs import environment, folders, keeping, single
 from kdlab.runs.finished import finished_result
 from kdlab.runs.process import FOLDER, is_first_process
 from kdlab.storage import tables
@@ -29,16 +30,20 @@ CLOCK = "seconds"  # the column that differs between any two runs
 def main(arguments: Sequence[str]) -> int:
     """Repeat `arguments`: RUN, and hydra.run.dir=FOLDER if given. Exit code 0: the same bits, 1: a difference.
 
-    UserError for a folder without a finished run, and for a suite.
+    UserError for a folder without a finished run, for a suite, and for code of the user's own that is not as it was.
     """
     run, folder = _parsed(arguments)
+    finished_result(run)
+    folders.check_own_code(
+        run, "--repeat needs that file as it was; the run's own command without --repeat is a new run"
+    )
     result, resolved = finished_result(run), read_config_here(run) | {"overwrite": False, "resume": True, "keep": "all"}
     config = checked(OmegaConf.create(resolved))
     if config.suite is not None:
         raise UserError(f"{run} is a suite of runs: repeat one of those below it")
     chosen = folder is not None
     folder = folder or Path("outputs", "repeats", config.name, time.strftime("%Y-%m-%d_%H-%M-%S"))
-    overrides = [str(override) for override in result.get("command", [])[3:]]
+    overrides, _ = own_modules.split([str(override) for override in result.get("command", [])[3:]])
     if not is_first_process():
         return single.run(config, resolved, Path(os.environ.get(FOLDER, folder)), overrides)
     if config.budget.is_timed:

@@ -57,12 +57,13 @@ def start(
     check_machine(config)
     given = (resolved, folder, chosen, config.overwrite, config.resume)
     finish_removals(folder, chosen)
-    folders.choose(*given)
+    _check_own_code(*folders.choose(*given), chosen)
     keeping.check_models(config)
     stage = stage_of(config, notify)
     check(stage)
     budget.check(stage, device_count(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes)
     with folders.claimed(*given, notify) as (folder, resumes):
+        _check_own_code(folder, resumes, chosen)
         notify(config.scale.says)
         if resumes:
             notify(f"resuming the unfinished run in {folder} (resume=false starts anew)")
@@ -82,6 +83,7 @@ def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bo
     """Check all that `start` checks, print the plan of the run, and write nothing. Returns the exit code 0."""
     check_machine(config)
     place, resumes = folders.choose(resolved, folder, chosen, config.overwrite, config.resume, notify)
+    _check_own_code(place, resumes, chosen)
     keeping.check_models(config)
     stage = stage_of(config, notify)
     check(stage)
@@ -102,6 +104,13 @@ def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bo
     ):
         notify(line)
     return 0
+
+
+def _check_own_code(folder: Path, resumes: bool, chosen: bool) -> None:
+    """UserError for a run that is to be resumed with other code of the user's own than it was begun with."""
+    anew = "overwrite=true begins anew in this folder" if chosen else "resume=false begins anew"
+    if resumes:
+        folders.check_own_code(folder, f"it goes on with that file put back; {anew}")
 
 
 def check_machine(config: Config) -> None:
@@ -227,7 +236,9 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     if prepared.plan is not None:
         stopped_by = built.budget.stopped_by if built.budget is not None else None
         result["budget"] = budget.outcome(stage, prepared.plan, stopped_by, result)
-    result |= {name: prepared.identity[name] for name in (RUN_FOLDER, "caveats")}
+    result |= {
+        name: prepared.identity[name] for name in (RUN_FOLDER, "caveats", folders.CODE) if name in prepared.identity
+    }
     if is_saving(result) and costs.beyond_teacher(result):
         result["saved_with_preparation"] = costs.saved_with_preparation(result)
     with user_errors("writing the predictions", folder):

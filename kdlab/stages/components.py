@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
 from kdlab.config.groups import KnowledgeConfig, SelectConfig
 from kdlab.config.teacher_groups import AdoptConfig
@@ -14,6 +14,8 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits
 from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.modules.objective import WeightedTerm
+from kdlab.plugins import guards, own_modules
+from kdlab.plugins.guards import Guard, Kind
 from kdlab.stages.dry_run import check_adoption
 from kdlab.teachers.specs import TeacherSpec
 
@@ -31,7 +33,7 @@ def selection(select: SelectConfig) -> Selection:
     """Strategies, policy and reward; UserError for arms that do not exist or a policy that cannot use them."""
     if not select.arms:
         raise UserError("select.arms is empty: give it strategies, or choose select=random")
-    arms = {name: build_target(target, f"select.arms.{name}") for name, target in select.arms.items()}
+    arms = {name: build_target(target, f"select.arms.{name}", "strategy") for name, target in select.arms.items()}
     for name, arm in arms.items():
         if not callable(arm):
             raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
@@ -43,8 +45,8 @@ def selection(select: SelectConfig) -> Selection:
                         f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
                         "to keep; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
                     )
-    policy = build_target(select.policy, "select.policy", arms=list(arms))
-    reward = build_target(select.reward, "select.reward") if select.reward is not None else None
+    policy = build_target(select.policy, "select.policy", "policy", arms=list(arms))
+    reward = build_target(select.reward, "select.reward", "reward") if select.reward is not None else None
     if hasattr(policy, "learn") and reward is None:
         raise UserError(
             f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.methods.selection.rewards.LossDecay"
@@ -65,7 +67,7 @@ def adoption(
 ) -> Selection | None:
     """Adoption rules and their policy; None where no rule is needed. UserError as `check_adoption`, and for Monte Carlo
     dropout that no rule reads."""
-    arms = {name: build_target(target, f"adopt.arms.{name}") for name, target in adopt.arms.items()}
+    arms = {name: build_target(target, f"adopt.arms.{name}", "adoption") for name, target in adopt.arms.items()}
     check_adoption(adopt.name, arms, members, joint, regression)
     if adopt.mc_dropout and not any("teachers" in marks_of(rule).needs for rule in arms.values()):
         raise UserError(
@@ -74,31 +76,39 @@ def adoption(
         )
     if not arms:
         return None
-    policy = build_target(adopt.policy, "adopt.policy", arms=list(arms))
+    policy = build_target(adopt.policy, "adopt.policy", "policy", arms=list(arms))
     if hasattr(policy, "learn"):
         raise UserError(f"adopt.policy: {type(policy).__name__} learns from rewards, and adoption gives none")
     return Selection(arms, policy)
 
 
-def terms(knowledge: KnowledgeConfig) -> dict[str, WeightedTerm]:
-    """The knowledge terms with a weight above 0."""
+def terms(knowledge: KnowledgeConfig, tolerant: bool = False) -> dict[str, WeightedTerm]:
+    """The knowledge terms with a weight above 0; `tolerant`: the user's own may be NaN, for steps that are left out."""
     weighted = {}
     for name, t in knowledge.terms.items():
         if t.weight > 0:
             at = "labelled" if t.at == "masked" else t.at  # the same thing in the words of masked-LM
-            term = build_target(t.term, f"knowledge.terms.{name}.term")
+            term = build_target(t.term, f"knowledge.terms.{name}.term", "term", tolerant)
             if t.trains == "head" and not on_logits(term):
                 raise UserError(f"knowledge.terms.{name}.trains=head: the term reads no logits, so it trains no head")
             weighted[name] = WeightedTerm(term, t.weight, at, t.since, t.until, t.teacher, t.trains == "head")
     return weighted
 
 
-def build_target(target: Any, where: str, **more: Any) -> Any:
-    """Instantiate a target of the configuration at `where`; passes on a UserError, raises one for other failures."""
+def build_target(target: Any, where: str, kind: Kind, tolerant: bool = False, **more: Any) -> Any:
+    """Instantiate a target of the configuration at `where`; passes on a UserError, raises one for other failures.
+
+    Calls of the user's own code are guarded; `kind` and `tolerant` as of `Guard`.
+    """
     try:
-        return instantiate(target, _convert_="all", **more)
+        built = instantiate(target, _convert_="all", **more)
     except Exception as error:
         cause = error.__cause__ or error
+        named = str(target.get("_target_")) if isinstance(target, Mapping) else ""
+        if named and own_modules.of_target(named):
+            assert isinstance(cause, Exception)
+            raise guards.call_error(cause, where, get_object(named)) from error
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(f"{where}: {str(cause).splitlines()[0]}") from error
+    return guards.guarded(built, Guard(where, kind, more.get("arms", ()), tolerant))

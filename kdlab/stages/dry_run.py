@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint
-from kdlab.methods.marks import marks_of
+from kdlab.methods.marks import marks_of, members_of
 from kdlab.models import attention_capture
 from kdlab.modules.objective import WeightedTerm
+from kdlab.plugins import own_modules
+from kdlab.runtime.seeding import generator
 from kdlab.teachers.specs import TeacherSpec
-from kdlab.types import Outputs
+from kdlab.types import Evidence, Outputs
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ModelShape:
         """Outputs for one row of two tokens with `outputs` logits; `width` is 1 where projections make widths equal."""
         state = torch.ones(1, 2, width)
         return Outputs(
-            logits=torch.zeros(1, outputs),
+            logits=torch.linspace(-1, 1, outputs).unsqueeze(0),
             labels=label,
             hidden=state,
             mask=torch.ones(1, 2, dtype=torch.long),
@@ -45,6 +47,44 @@ class ModelShape:
             scores=(torch.zeros(1, self.heads, 2, 2),) * self.layers,
             values=(torch.ones(1, self.heads, 2, 1),) * self.layers,
         )
+
+
+def check_own_strategies(arms: Mapping[str, Any], outputs: int, label: Tensor, width: int, per_row: bool) -> None:
+    """Score four example rows by the strategies that are the user's own; their guards refuse what they return wrongly.
+
+    `outputs` and `label` as of `check_terms`; `width`: of the student; `per_row`: the rows are labelled, not masked text.
+    """
+    places = () if per_row else (2,)
+    logits = torch.linspace(-1, 1, 4 * (places or (1,))[0] * outputs).sin().view(4, *places, outputs)
+    evidence = Evidence(
+        rows=torch.arange(4),
+        logits=logits,
+        features=torch.linspace(-1, 1, 4 * width).cos().view(4, width),
+        labels=label[0].expand(4, *places),
+        mask=None if per_row else torch.ones(4, *places, dtype=torch.bool),
+        keep=2,
+        progress=0.5,
+        rng=generator(0, "example"),
+    )
+    for arm in arms.values():
+        for strategy in members_of(arm).values():
+            if own_modules.is_own(strategy):
+                strategy(evidence.only(marks_of(strategy).needs))
+
+
+def check_own_policy(policy: Any, reward: Any, fresh_policy: Any, fresh_reward: Any) -> None:
+    """Use a policy and a reward that are the user's own as a training does, and restore their states into fresh ones."""
+    if own_modules.is_own(reward):
+        for step in range(3):
+            reward.observe(1.0 / (1 + step))
+        fresh_reward.load_state_dict(reward.state_dict())
+        reward.restart()
+    if own_modules.is_own(policy):
+        for step in range(3):
+            arm = policy.choose(step / 3, generator(0, "example", step))
+            if hasattr(policy, "learn"):
+                policy.learn(arm, 0.1 * step)
+        fresh_policy.load_state_dict(policy.state_dict())
 
 
 def check_terms(

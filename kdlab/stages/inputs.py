@@ -143,7 +143,7 @@ class Inputs:
     def terms(self) -> dict[str, WeightedTerm]:
         """The knowledge terms with a weight above 0, newly instantiated; on text, whose head comes trained and shares
         its weights with the embeddings, without those that train the head alone."""
-        terms = components.terms(self.config.knowledge)
+        terms = components.terms(self.config.knowledge, self.config.trainer.on_nonfinite == "skip")
         return {name: w for name, w in terms.items() if self.head.per_row or not w.head_only}
 
     @property

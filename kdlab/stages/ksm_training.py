@@ -22,6 +22,8 @@ from kdlab.methods.ksm.module import KSM
 from kdlab.methods.marks import function_of, marks_of
 from kdlab.methods.selection.policies import Fixed
 from kdlab.modules.student import StudentModule
+from kdlab.plugins import guards, own_modules
+from kdlab.plugins.guards import Guard
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import stable
 from kdlab.stages.base import Stage
@@ -112,7 +114,7 @@ def _policy(stage: Stage, arms: dict[str, Any]) -> Any:
     """The policy that picks an arm; None without arms. UserError for one that learns."""
     if not arms:
         return None
-    policy = build_target(stage.config.weigh.policy, "weigh.policy", arms=list(arms))
+    policy = build_target(stage.config.weigh.policy, "weigh.policy", "policy", arms=list(arms))
     if hasattr(policy, "learn"):
         raise UserError(f"weigh.policy: {type(policy).__name__} learns from rewards, and weighing gives arms none")
     return policy
@@ -128,20 +130,26 @@ def _arms(stage: Stage) -> dict[str, Any]:
     """The instantiated weighing rules by name; UserError for one that cannot be built."""
     arms = {}
     for name, target in stage.config.weigh.arms.items():
-        arm = build_target(target, f"weigh.arms.{name}")
+        where = f"weigh.arms.{name}"
+        arm = build_target(target, where, "weighing")
         if "features" in marks_of(arm).needs and not stage.inputs.queries_teacher:
             raise UserError(
                 f"weigh.arms.{name} reads the teachers, and knowledge={stage.config.knowledge.name} queries none"
             )
         if isinstance(function_of(arm), type):
-            student, teachers = _widths(stage)
+            code, (student, teachers) = function_of(arm), _widths(stage)
             try:
                 seed = {"seed": stage.config.seed} | getattr(arm, "keywords", {})
                 arm = arm(
                     terms=list(stage.inputs.terms()), student_width=student, teacher_widths=teachers, seed=seed["seed"]
                 )
-            except TypeError as error:
-                raise UserError(f"weigh.arms.{name}: {error}") from error
+            except Exception as error:
+                if own_modules.is_own(code):
+                    raise guards.call_error(error, where, code) from error
+                if isinstance(error, TypeError):
+                    raise UserError(f"{where}: {error}") from error
+                raise
+            arm = guards.guarded(arm, Guard(where, "weighing"))
         if not callable(arm):
             raise UserError(
                 f"weigh.arms.{name} is no weighing rule (a function of a WeighingContext and the terms' names)"

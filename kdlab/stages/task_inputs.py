@@ -62,7 +62,7 @@ class TaskInputs(Inputs):
                 "no labelled rows: give data.path= (a folder with train.tsv and dev.tsv, .csv, .jsonl or .parquet) "
                 "or data.task= (an official task, from the Hub)"
             )
-        return build_target(data.source, "data.source")
+        return build_target(data.source, "data.source", "rows")
 
     @property
     def _dev_share(self) -> float:

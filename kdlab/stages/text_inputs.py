@@ -63,7 +63,7 @@ class TextInputs(Inputs):
             return TextFolder(data.path, data.document, data.text_column, data.group, data.encoding)
         if data.source is None:
             raise UserError("no text: give data.path= (a folder of .txt, .jsonl or .parquet)")
-        return build_target(data.source, "data.source")
+        return build_target(data.source, "data.source", "text")
 
     @cached_property
     def corpus_parts(self) -> dict[str, Any]:

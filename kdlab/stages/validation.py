@@ -17,7 +17,7 @@ from kdlab.models import head_keys, loading, packing
 from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, ksm_training, trained_head
 from kdlab.stages.base import Stage
-from kdlab.stages.dry_run import check_terms
+from kdlab.stages.dry_run import check_own_policy, check_own_strategies, check_terms
 from kdlab.teachers import specs
 
 
@@ -54,6 +54,10 @@ def _check(stage: Stage) -> None:
         _dropout(stage)
     _layers(stage)
     outputs, label = stage.inputs.example
+    selection, fresh = stage.selection(), stage.selection()
+    check_own_policy(selection.policy, selection.reward, fresh.policy, fresh.reward)
+    per_row, width = stage.inputs.head.per_row, stage.inputs.student_shape.width
+    check_own_strategies(selection.arms, outputs, label, width, per_row)
     members = stage.teacher_pool.members if stage.inputs.queries_teacher else [stage.teacher_pool.main]
     check_terms(
         stage.inputs.terms(),

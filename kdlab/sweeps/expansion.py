@@ -28,6 +28,7 @@ from kdlab.config import choices, spellings
 from kdlab.config.composition import CONF, composition, error_line
 from kdlab.config.schema import Config
 from kdlab.errors import UserError, nearest
+from kdlab.plugins import own_modules
 from kdlab.runs.folders import IRRELEVANT_KEYS
 from kdlab.sweeps import job_names
 from kdlab.sweeps.composition_cache import Compositions
@@ -50,6 +51,11 @@ class SweepJob:
     overrides: tuple[str, ...]
     config: Config
     resolved: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The command line of the run: its overrides, and the options that name the user's own code."""
+        return (*own_modules.options_elsewhere(), *self.overrides)
 
     @property
     def log(self) -> Path:

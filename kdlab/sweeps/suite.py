@@ -27,6 +27,7 @@ from kdlab.data.tasks.registry import Task, find
 from kdlab.errors import UserError, as_typed
 from kdlab.models import head_keys, loading
 from kdlab.models.families import NotAnEncoder
+from kdlab.plugins import own_modules
 from kdlab.reporting import glue_scoreboard
 from kdlab.reporting.glue_scoreboard import RESULTS
 from kdlab.runs import folders, keeping, single
@@ -119,7 +120,7 @@ def _run(config: Config, suite: SuitePlan, overrides: Sequence[str]) -> int:
     )
     about = {
         "made_of": suite.made_of,
-        "command": ["python", "-m", "kdlab.run", *overrides],
+        "command": ["python", "-m", "kdlab.run", *own_modules.options(), *overrides],
         "student": config.student.path,
         "teacher": config.teachers.path or config.teachers.name,
     }

@@ -18,6 +18,7 @@ from hydra.utils import get_class
 from kdlab.config import quoting
 from kdlab.config.composition import CONF, to_plain
 from kdlab.errors import UserError, nearest
+from kdlab.plugins import own_modules
 from kdlab.runs import folders as folders_of_runs
 from kdlab.runs import sweep_commands
 from kdlab.sweeps import expansion, keeping, validation
@@ -84,7 +85,7 @@ class Product:
         validation.check_finished(jobs)
         validation.check(jobs)
         status = SweepStatus(launcher.at_once)
-        sweep_commands.add(common_folder(jobs), whole.command)
+        sweep_commands.add(common_folder(jobs), [*own_modules.options(), *whole.command])
         print(
             f"kdlab: {_jobs(len(jobs))} in {common_folder(jobs)}; the same command resumes those that are not finished",
             flush=True,

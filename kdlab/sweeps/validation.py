@@ -13,6 +13,7 @@ from kdlab.sweeps.expansion import SweepJob, job_error
 
 # Keys that no check of inputs reads: of jobs that differ only in these, one is checked.
 UNCHECKED_KEYS = ("seed", "optim")
+_PUT_BACK = "put that file back, or choose another hydra.sweep.dir="
 
 
 def check(jobs: Sequence[SweepJob]) -> None:
@@ -47,7 +48,8 @@ def check(jobs: Sequence[SweepJob]) -> None:
             if job.config.suite is not None:
                 suite.plan(job.config, job.resolved, job.folder, True, job.overrides)
                 continue
-            folders.resumes_in(job.folder, job.resolved, False, job.config.resume)
+            if folders.resumes_in(job.folder, job.resolved, False, job.config.resume):
+                folders.check_own_code(job.folder, _PUT_BACK)
             if (alike := _checked_part(job.config, UNCHECKED_KEYS)) not in checked:
                 base.check(job.config)
                 stage = stage_of(job.config, lambda line: None)
@@ -76,6 +78,10 @@ def check_finished(jobs: Sequence[SweepJob]) -> None:
                 f"{job.folder} holds a finished run with another {key}: remove it, or choose another hydra.sweep.dir="
             )
             raise job_error(line, job.differs, len(jobs) > 1)
+        try:
+            folders.check_own_code(job.folder, _PUT_BACK)
+        except UserError as error:
+            raise job_error(str(error), job.differs, len(jobs) > 1) from error
 
 
 def _checked_part(config: Config, without: Sequence[str], with_ratio: bool = False) -> str:

@@ -18,6 +18,7 @@ from kdlab.models.head import head_of_result
 from kdlab.models.loading import silence_transformers
 from kdlab.models.student import freeze
 from kdlab.modules.row_pool import RowPool, named_strategies, row_pool, text_pool
+from kdlab.plugins import own_modules
 from kdlab.reporting.analyses.gradients import Loss, units
 from kdlab.runs import finished
 from kdlab.runs.closing.scores import about
@@ -44,6 +45,8 @@ class OpenRun:
             raise UserError(
                 f"{run} is a run on plain text; this analysis reads labelled rows (a run of the fine-tuning stage)"
             )
+        if change := own_modules.difference(result.get("code", [])):
+            notify(f"the run {change}: what follows is of the code as it is now")
         silence_transformers()
         self.run, self.notify, self.checkpoint = run, notify, checkpoint
         self.steps = int(result["steps"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from kdlab.config import quoting
 from kdlab.models.head import head_of_result
+from kdlab.plugins import own_modules
 from kdlab.runs.closing.scores import taught
 from kdlab.runs.keeping import REMOVED, STUDENT
 
@@ -66,10 +67,10 @@ def _baseline(result: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def _rows(result: dict[str, Any]) -> list[str]:
-    """Overrides of the run that name its rows, its scale and its seed."""
-    return [
-        line for line in result["command"][3:] if _key(line).split(".")[0] in ("data", "scale", "seed", "artifacts")
-    ]
+    """Overrides of the run that name its rows, its scale and its seed; its rows may be read by code of the user's own."""
+    overrides, code = own_modules.split(result["command"][3:])
+    options = [word for one in code for word in (own_modules.OPTION, one)]
+    return options + [line for line in overrides if _key(line).split(".")[0] in ("data", "scale", "seed", "artifacts")]
 
 
 def _half_as_deep(result: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from kdlab.callbacks.cost import training_seconds
 from kdlab.config.saved import STARTED_IN
 from kdlab.models.student import pick_layers
 from kdlab.modules.student import StudentModule
+from kdlab.plugins import own_modules
 from kdlab.runs import environment
 from kdlab.runs.closing import held_out
 from kdlab.runs.closing.held_out import HeldOut
@@ -71,7 +72,7 @@ def result_of(
         "versions": environment.versions(),
         "git": environment.revision(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "kdlab.run", *overrides],
+        "command": ["python", "-m", "kdlab.run", *own_modules.options(), *overrides],
         STARTED_IN: str(Path.cwd()),
         "devices": {
             "world": world,

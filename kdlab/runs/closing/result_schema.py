@@ -172,6 +172,13 @@ class _Caveat(_Part):
     text: Text
 
 
+class _Code(_Part):
+    module: Text
+    sha256: Text
+    file: Text | None = None
+    version: Text | None = None
+
+
 class _Observation(_Part):
     interval: Count
     rows: Count
@@ -227,6 +234,7 @@ class _Result(_Part):
     removed: ListOf[Text] = []
     caveats: ListOf[_Caveat] = []
     observation: _Observation | None = None
+    code: ListOf[_Code] = []
     test: _Metrics | None = None
     scores: dict[Text, dict[Text, _Details]] = {}
 

@@ -152,7 +152,7 @@ class Local:
             ranks = max(1, devices_of(job))
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ((self.at_once or 1) * ranks))))
         with open(job.log, "ab") as log:
-            overrides = [*job.overrides, f"hydra.run.dir={quoted_value(job.folder)}"]
+            overrides = [*job.arguments, f"hydra.run.dir={quoted_value(job.folder)}"]
             process = jobs.spawn(overrides, environment, [lock.descriptor], log.fileno())
         self.free.subtract(gpus)
         running = RunningProcess(process, lock, gpus, self.free)

@@ -100,7 +100,7 @@ class Ray:
             }
             if "PYTHONPATH" in os.environ:
                 environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
-            remote = RemoteJob(job.overrides, where / job.folder, where / job.log, where, environment)
+            remote = RemoteJob(job.arguments, where / job.folder, where / job.log, where, environment)
             begun.append((job, RayHandle(self._ray, self._ray.remote(**resources)(perform).remote(remote))))
         return begun
 

@@ -182,7 +182,7 @@ class Submitit:
             for job in group:
                 environment = {SWEEP: self._name, DIFFERS: job.differs}
                 cwd = Path.cwd()
-                remote = RemoteJob(job.overrides, cwd / job.folder, cwd / job.log, cwd, environment)
+                remote = RemoteJob(job.arguments, cwd / job.folder, cwd / job.log, cwd, environment)
                 submitted.append(executor.submit(SlurmTask(remote)))
         handles = [SlurmHandle(one, self.cluster == "local") for one in submitted]
         self._handles += handles
