@@ -35,7 +35,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 @dataclass(frozen=True)
-class OwnModule:
+class NamedModule:
     """A module that configurations may name: its dotted `name`, `given` as on the command line (None: an entry point),
     the sha256 of its code, the `version` of its package (None: it has none)."""
 
@@ -54,8 +54,8 @@ class OwnModule:
         return {"module": self.name, "file": self.file, "sha256": self.sha256, "version": self.version}
 
 
-_named: dict[str, OwnModule] = {}  # by dotted name: those of this process's command line
-_installed: dict[str, OwnModule] = {}  # those of entry points that a configuration has named
+_named: dict[str, NamedModule] = {}  # by dotted name: those of this process's command line
+_installed: dict[str, NamedModule] = {}  # those of entry points that a configuration has named
 _imported: set[str] = set()  # names in sys.modules that `load` has put there
 
 
@@ -88,7 +88,7 @@ def load(given: Sequence[str]) -> None:
         _named[own.name] = own
 
 
-def of_target(target: str) -> OwnModule | None:
+def of_target(target: str) -> NamedModule | None:
     """The module of the user's own that the dotted name of a function or class lies in; None for all other code.
 
     A package includes the modules below it. Imports the module of an entry point. UserError where that fails.
@@ -196,7 +196,7 @@ def _is_below(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-def _from_file(given: str) -> OwnModule:
+def _from_file(given: str) -> NamedModule:
     path, name = Path(given).absolute(), _name_of(given)
     if not path.is_file():
         raise UserError(f"{OPTION} {given}: there is no such file")
@@ -210,7 +210,7 @@ def _from_file(given: str) -> OwnModule:
     module = util.module_from_spec(spec)
     sys.modules[name] = module
     _one_line(f"{OPTION} {given}", lambda: exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__))
-    return OwnModule(name, given, hashlib.sha256(source).hexdigest(), _version(module))
+    return NamedModule(name, given, hashlib.sha256(source).hexdigest(), _version(module))
 
 
 def _other_module(name: str, path: Path) -> str | None:
@@ -226,7 +226,7 @@ def _other_module(name: str, path: Path) -> str | None:
     return None if origin is None or Path(origin).absolute() == path else origin
 
 
-def _from_name(given: str) -> OwnModule:
+def _from_name(given: str) -> NamedModule:
     if not _DOTTED.fullmatch(given):
         raise UserError(f"{OPTION} {given}: neither a file that ends in .py nor the dotted name of a module")
     top = given.split(".")[0]
@@ -239,9 +239,9 @@ def _from_name(given: str) -> OwnModule:
     return _imported_by_name(given, f"{OPTION} {given}", given, None)
 
 
-def _imported_by_name(name: str, title: str, given: str | None, version: str | None) -> OwnModule:
+def _imported_by_name(name: str, title: str, given: str | None, version: str | None) -> NamedModule:
     module = _import(name, title)
-    return OwnModule(name, given, _sha256(module), version or _version(module))
+    return NamedModule(name, given, _sha256(module), version or _version(module))
 
 
 def _import(name: str, title: str) -> ModuleType:
