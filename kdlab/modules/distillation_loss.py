@@ -32,7 +32,7 @@ class DistillationLoss:
     Where student and teacher differ in width, learnt projections `bridges` map the student's states (TinyBERT Eq. 8, 9).
     At most `chunk` units have logits over a vocabulary at a time. `mc_dropout`: forwards with dropout behind each
     teacher's uncertainty, for adoption rules that read it (0: that of its one answer). UserError for terms on teachers
-    without teachers.
+    without teachers, and for a teacher that predicts another number of classes, or another vocabulary, than the student.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class DistillationLoss:
         joint = any(is_joint(w.term) for w in self.terms.values())
         query_all = joint or any(teacher.classes is not None for teacher in teachers)
         self.flops = FlopCounter(student, self.teachers, query_all)
+        self._check_outputs()
         self.queries = TeacherQueries(student, self.teachers, query_all, joint, chunk, mc_dropout, seed)
         self.bridges = nn.ModuleDict()
         if self.needs_teacher:
@@ -63,6 +64,19 @@ class DistillationLoss:
         self.objective = Objective(student, self.bridges, reduce == "rows", chunk, piece)
         layers = [shape.layers for shape in self.flops.teacher_shapes]
         self.term_weights = TermWeights(self.terms, self.queries, self.objective, layers)
+
+    def _check_outputs(self) -> None:
+        """UserError for a teacher whose logits a term cannot compare with the student's: another number of outputs."""
+        if not any(on_logits(w.term) and queries_teacher(w.term) for w in self.terms.values()):
+            return
+        ours = self.flops.shape.outputs or self.flops.shape.vocab
+        for teacher, shape in zip(self.teachers, self.flops.teacher_shapes, strict=True):
+            theirs = shape.outputs or shape.vocab
+            if teacher.classes is None and theirs != ours:
+                raise UserError(
+                    f"the teacher {teacher.name} predicts {theirs} {'classes' if shape.outputs else 'tokens'}, and the student {ours}: a term "
+                    "on logits compares the same ones"
+                )
 
     @property
     def has_idle_parameters(self) -> bool:

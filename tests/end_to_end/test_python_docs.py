@@ -24,7 +24,7 @@ SMALLER = {
     "Your own Trainer": {
         "STEPS = 300": "STEPS = 6",
         "layers=[0, 2, 4]": "layers=[0, 2]",
-        "steps=STEPS)": "steps=STEPS, batch_size=16, max_length=32)",
+        "    steps=STEPS,\n": "    steps=STEPS, batch_size=16, max_length=32,\n",
         "observed_batches(64)": "observed_batches(8)",
         "max_steps=STEPS,\n": 'max_steps=STEPS, accelerator="cpu", enable_progress_bar=False,\n',
     },

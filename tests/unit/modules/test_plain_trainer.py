@@ -7,8 +7,10 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from torch.utils.data import DataLoader
 
+import kdlab
 from kdlab.callbacks.select import Select
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.methods.selection.policies import Fixed
@@ -91,3 +93,36 @@ def test_a_student_learns_from_its_teacher_on_selected_rows(selects):
     assert changed and all(name.startswith("student.model.") for name in changed)
     assert queried == [len(batch()) // (2 if selects else 1)] * STEPS
     assert set(module.evaluate([batch()])) == {"loss", "accuracy", "score"}
+
+
+def test_a_trainer_of_ones_own_takes_every_decision_by_public_names():
+    """Select, Adopt and Weigh with strategies, rules and policies from `kdlab`, two teachers, a callback of the user's."""
+    teachers = [kdlab.Teacher("small", encoder(2, seed=2)), kdlab.Teacher("large", encoder(4))]
+    terms = {
+        "label": kdlab.WeightedTerm(kdlab.terms.label_loss, 0.5),
+        "soft": kdlab.WeightedTerm(kdlab.terms.soft_loss, 0.5),
+    }
+    module = kdlab.StudentModule(encoder(2, seed=1), terms, OPTIM, STEPS, teachers, score=kdlab.TaskScore(SHAPE))
+    observe = kdlab.LossObserver(module, lambda: iter([batch()]))
+    written: list[dict] = []
+    select = kdlab.Select(
+        kdlab.Selector("adads", ratio=0.5, total_steps=STEPS, observe=observe, interval=1, write=written.append)
+    )
+    fixed = kdlab.policies.Fixed
+    adopt = kdlab.Adopt(kdlab.ArmSelector("adopt", {"hard": kdlab.adoption.hard}, fixed(["hard"]), STEPS, 1))
+    weighing = partial(kdlab.weighing.uncertainty, certain=["label"], uncertain=["soft"])
+    weigh = kdlab.Weigh(kdlab.ArmSelector("weigh", {"by": weighing}, fixed(["by"]), STEPS, 1))
+    losses: list[float] = []
+    mine = LambdaCallback(on_train_batch_end=lambda trainer, module, *_: losses.append(float(module.losses["loss"])))
+    assert fit(module, select, adopt, weigh, mine)
+    assert len(losses) == STEPS and [row["step"] for row in written] == list(range(STEPS))
+    assert {"small", "large"} == set(module.teacher_names) and module.decisions
+
+
+def test_a_teacher_of_other_classes_is_refused():
+    other = Encoder(classifier("bert", 2, CLASSES + 2).train())
+    terms = {"soft": WeightedTerm(partial(soft_loss, temperature=2.0), 1.0)}
+    with pytest.raises(
+        kdlab.UserError, match=f"the teacher big predicts {CLASSES + 2} classes, and the student {CLASSES}"
+    ):
+        StudentModule(encoder(2), terms, OPTIM, STEPS, [Teacher("big", other)])
