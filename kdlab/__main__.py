@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "kdlab.run:main",
         "distil: compose a configuration from +exp=NAME and KEY=VALUE, check it, run it (or, with -m, a sweep)",
     ),
+    "plan": ("kdlab.run:plan", "forecast what a run or a sweep would cost: queries, FLOPs, time, memory, disk, price"),
     "report": (
         "kdlab.report:main",
         "write a page and a Markdown table of many runs: means, spreads, costs, tests, figures",

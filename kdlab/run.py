@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kdlab.config import choices, explain, quoting, spellings, targets
 from kdlab.errors import UserError, one_line
@@ -30,6 +30,21 @@ HELP = {"--help", "-h"}
 MULTIRUN = {"-m", "--multirun"}
 FIRST = {"--explain": "KEY", "--repeat": "RUN"}  # flags that stand before all other arguments
 DRY_RUN = {"-n", "--dry-run"}  # check the command, print its plan, and stop
+PLAN = "--plan"  # forecast the cost first; with --dry-run that is all
+PLAN_HELP = """\
+usage: kdlab plan +exp=NAME [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+Forecast what `kdlab run` with the same arguments would cost: teacher queries, FLOPs by part, time, memory and disk per
+device, preparation that is missing, and random selection and all data for the same FLOPs; with -m or +sweep=NAME of all
+jobs, and how long they take on each launcher. A few steps are timed with random weights. Nothing is written or downloaded
+but what the command's own checks read.
+
+    kdlab plan +exp=adads_finetune
+    kdlab plan +exp=adads_finetune budget.price_per_query=0.0004 budget.price_per_hour=1.2
+    kdlab plan -m +exp=adads_finetune select=random,adads seed=1,2,3
+    kdlab run --plan +exp=adads_finetune     # run it, too: the closing table has the forecast beside the real figures
+
+docs/plan.md says how it is measured, and how far off it was."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
+def plan(argv: Sequence[str] | None = None) -> int:
+    """Forecast the cost of the run or sweep of the command line `argv` (default: this process's), and write nothing."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (len(arguments) == 1 and arguments[0] in HELP):
+        print(PLAN_HELP)
+        return 0
+    return main([*arguments, PLAN, *(() if DRY_RUN & set(arguments) else ("--dry-run",))])
+
+
 def _dispatch(argv: list[str]) -> int:
     """Start what `argv` requests: help, an explanation, a sweep, a repetition, one of Hydra's own flags, a run or suite."""
     argv, code = own_modules.split(argv)
@@ -73,8 +97,8 @@ def _dispatch(argv: list[str]) -> int:
     if argv[:1] == ["--explain"]:
         return explain.main(argv[1:])
     targets.check_overrides(argv)
-    dry = bool(DRY_RUN & set(argv))
-    arguments, folders = _split_config_dirs([argument for argument in argv if argument not in DRY_RUN])
+    dry, planned = bool(DRY_RUN & set(argv)), PLAN in argv
+    arguments, folders = _split_config_dirs([a for a in argv if a not in DRY_RUN and a != PLAN])
     quoted = ",".join(quoting.quoted_value(f"file://{folder}") for folder in folders)
     searchpath = [f"hydra.searchpath=[{quoted}]"] if folders else []
     flags = {argument for argument in arguments if argument.startswith("-")}
@@ -83,7 +107,9 @@ def _dispatch(argv: list[str]) -> int:
     if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
         from kdlab.sweeps import sweep
 
-        return sweep.start(overrides, searchpath, folders, dry)  # installs signal handlers itself
+        if planned and not dry:
+            raise UserError("--plan: of a single run; kdlab plan forecasts a sweep, and each of its jobs")
+        return sweep.start(overrides, searchpath, folders, dry, planned)  # installs signal handlers itself
     with signals.handling():
         if argv[:1] == ["--repeat"]:
             from kdlab.runs import repeat
@@ -91,7 +117,13 @@ def _dispatch(argv: list[str]) -> int:
             return repeat.main(argv[1:])
         if flags:
             return _hydra_application(arguments, searchpath)
-        return _run_or_suite([*arguments, *searchpath], dry)
+        forecast = None
+        if planned and not dry and is_first_process():
+            from kdlab.runs.forecast.child import planned_by_child
+
+            own = [word for module in code for word in (own_modules.OPTION, module)]
+            forecast = planned_by_child([*own, *(argument for argument in argv if argument != PLAN)])
+        return _run_or_suite([*arguments, *searchpath], dry, planned, forecast)
 
 
 def _check_flags(argv: list[str]) -> None:
@@ -104,6 +136,7 @@ def _check_flags(argv: list[str]) -> None:
     known = {
         *FIRST,
         *DRY_RUN,
+        PLAN,
         own_modules.OPTION,
         *(name for action in get_args_parser()._actions for name in action.option_strings),
     }
@@ -144,7 +177,10 @@ def _split_config_dirs(arguments: list[str]) -> tuple[list[str], list[Path]]:
     return rest, folders
 
 
-def _run_or_suite(overrides: list[str], dry: bool = False) -> int:
+def _run_or_suite(
+    overrides: list[str], dry: bool = False, planned: bool = False, forecast: dict[str, Any] | None = None
+) -> int:
+    """Start the run or suite of `overrides`; `dry`: only check it; `planned`: and forecast it. `forecast`: the one made."""
     from kdlab.config.composition import composition, to_plain
     from kdlab.config.schema import checked
 
@@ -165,10 +201,12 @@ def _run_or_suite(overrides: list[str], dry: bool = False) -> int:
     if config.suite is not None:
         from kdlab.sweeps import suite
 
+        if planned:
+            return suite.forecast(config, resolved, folder, chosen, overrides, dry)
         return (suite.plan_only if dry else suite.start)(config, resolved, folder, chosen, overrides)
     if dry:
-        return single.plan_only(config, resolved, folder, chosen)
-    return single.start(config, resolved, folder, chosen, overrides)
+        return single.plan_only(config, resolved, folder, chosen, planned)
+    return single.start(config, resolved, folder, chosen, overrides, forecast=forecast)
 
 
 def _hydra_application(arguments: list[str], searchpath: list[str]) -> int:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pytorch_lightning as pl
-import torch
 
 from kdlab.config.budget_group import KINDS, BudgetConfig
 from kdlab.errors import UserError
@@ -22,19 +18,16 @@ from kdlab.runs.closing import costs
 from kdlab.runs.closing.cost_lines import duration, si
 from kdlab.runs.closing.costs import RunCost
 from kdlab.runs.finished import finished_result
+from kdlab.runs.forecast.timing import TIMED, WARM, resolved_for, time_steps
 from kdlab.runs.process import FOLDER, is_first_process, notify
 from kdlab.runtime.ledger import Ledger
-from kdlab.stages import observation
 from kdlab.stages.base import Stage
-from kdlab.stages.decision_callbacks import adopt_callback, select_callback
 from kdlab.stages.dry_run import ModelShape
-from kdlab.stages.preparation import fit
 from kdlab.stages.step_costs import StepCosts
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.teacher import Teacher
 
 FILE = "budget.json"  # in the run folder: the plan, which a resumed run keeps
-WARM, TIMED = 2, 10  # steps before and of the measurement of a step's seconds
 
 
 @dataclass
@@ -164,9 +157,9 @@ def plan(
         return BudgetPlan(**read_json(file))
     per_step = None
     if budget.is_timed:
-        module = stage.student_module(stage.student(*teachers), teachers, ledger, 1)
-        per_step = _seconds_per_step(stage, module, ledger)
-    found = _planned(stage, step_costs, limits_of(stage, asked(budget)), per_step)
+        module = stage.student_module(stage.student(*teachers), teachers, ledger, WARM + TIMED)
+        per_step = _seconds_per_step(stage, module, step_costs.data, step_costs.world, ledger)
+    found = planned(stage, step_costs, limits_of(stage, asked(budget)), per_step)
     if is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_json(file, asdict(found))
@@ -203,7 +196,7 @@ def limits_of(stage: Stage, amounts: Mapping[str, float]) -> dict[str, float]:
     return {kind: amount - before.get(kind, 0) for kind, amount in amounts.items()}
 
 
-def _planned(stage: Stage, step_costs: StepCosts, limits: Mapping[str, float], per_step: float | None) -> BudgetPlan:
+def planned(stage: Stage, step_costs: StepCosts, limits: Mapping[str, float], per_step: float | None) -> BudgetPlan:
     """The largest number of steps within all limits and those of the trainer."""
     config, budget = stage.config, stage.config.budget
     trainings = _trainings(stage)
@@ -216,7 +209,7 @@ def _planned(stage: Stage, step_costs: StepCosts, limits: Mapping[str, float], p
         return trainings * expected(steps)[kind] <= limit
 
     bound = -(-len(step_costs.order) // config.trainer.accumulate)
-    allowed = {kind: _most_steps(partial(within, kind, limit), bound) for kind, limit in limits.items()}
+    allowed = {kind: most_steps(partial(within, kind, limit), bound) for kind, limit in limits.items()}
     ends_by = min(allowed, key=lambda kind: allowed[kind])
     if (steps := allowed[ends_by]) == 0:
         one = {kind: trainings * amount for kind, amount in expected(1).items()}
@@ -224,7 +217,7 @@ def _planned(stage: Stage, step_costs: StepCosts, limits: Mapping[str, float], p
     return BudgetPlan(asked(budget), steps, expected(steps), ends_by if steps < bound else "trainer", per_step)
 
 
-def _most_steps(fits: Callable[[int], bool], bound: int) -> int:
+def most_steps(fits: Callable[[int], bool], bound: int) -> int:
     """The largest number of steps up to `bound` that fits; 0 if one step does not."""
     low, high = 0, 1
     while high < bound and fits(high):
@@ -254,42 +247,13 @@ def _said(stage: Stage, found: BudgetPlan) -> str:
     return line
 
 
-class _StepClock(pl.Callback):
-    """Records the time at the end of each optimizer step."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.times.append(time.perf_counter())
-
-
-def _seconds_per_step(stage: Stage, module: StudentModule, ledger: Ledger) -> float:
-    """Mean seconds of an optimizer step, from a few that are thrown away; the ledger does not count them."""
-    config, steps, clock = stage.config, WARM + TIMED, _StepClock()
-    before = ledger.state_dict()
-    data = stage.inputs.data_module(steps * config.trainer.accumulate, None)
-    chosen = observation.resolved(
-        config.select,
-        observation.planned(
-            config.select, stage.selection(), config.data.batch_size * config.trainer.accumulate, steps
-        ),
-    )
-    select = select_callback(stage.selection(), chosen, module, data, steps, config.seed)
-    adopt = adopt_callback(stage.adoption() if module.teachers else None, steps, config.seed)
-    decide = [callback for callback in (select, adopt) if callback is not None]
-    trainer = config.trainer
-    fit(
-        module, data, steps, "timing steps for the budget", *decide, clock,
-        accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=stage.inputs.precision,
-    )  # fmt: skip
-    ledger.load_state_dict(before)
-    return (clock.times[-1] - clock.times[WARM - 1]) / TIMED
+def _seconds_per_step(stage: Stage, module: StudentModule, data: Any, world: int, ledger: Ledger) -> float:
+    """Mean seconds of an optimizer step with its share of an observation, from a few steps that are thrown away."""
+    config = stage.config
+    steps = min(10_000, -(-data.sampler(0, world).batches // config.trainer.accumulate))
+    select = resolved_for(stage, world, steps)
+    timing = time_steps(stage, module, data, select, world, ledger, heldout=False)
+    return timing.step + timing.observation / select.interval
 
 
 # ---- the end

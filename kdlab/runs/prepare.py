@@ -81,7 +81,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     trainer = config.trainer
     devices = device_count(trainer.accelerator, trainer.devices)
     world = devices * trainer.num_nodes
-    torch.set_num_threads(_threads(trainer.threads, devices))
+    torch.set_num_threads(threads_of(trainer.threads, devices))
 
     resumes = config.resume and not config.overwrite and folders.same_run(folder, resolved)
     stage.inputs.caveats.open(folders.caveats(folder) if resumes else ())
@@ -167,7 +167,7 @@ def device_count(accelerator: str, devices: int | str) -> int:
     return int(devices)
 
 
-def _threads(threads: int | None, devices: int) -> int:
+def threads_of(threads: int | None, devices: int) -> int:
     """CPU threads of one process: trainer.threads, else OMP_NUM_THREADS (set by a sweep), else its share of the cores."""
     share = os.environ.get("OMP_NUM_THREADS", "")
     return threads or (int(share) if share.isdigit() else 0) or max(1, (os.cpu_count() or 1) // devices)

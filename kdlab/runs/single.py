@@ -29,6 +29,8 @@ from kdlab.runs.closing.result import result_of
 from kdlab.runs.closing.scores import is_saving
 from kdlab.runs.closing.size import sizes
 from kdlab.runs.closing.summary import table
+from kdlab.runs.forecast import child, outcome, text
+from kdlab.runs.forecast.forecast import forecast as forecast_of
 from kdlab.runs.loggers import base
 from kdlab.runs.prepare import PreparedRun, device_count, prepare, quiet_libraries
 from kdlab.runs.process import FOLDER, STARTER, is_first_process, notify
@@ -48,11 +50,12 @@ def start(
     chosen: bool,
     overrides: list[str],
     present: Callable[[dict[str, Any], Path], None] | None = None,
+    forecast: dict[str, Any] | None = None,
 ) -> int:
     """Check the machine and the inputs, choose the run folder, and run; on rank 0. Returns the exit code.
 
     `folder` is the configuration's, `chosen` whether the user named it; `resolved` is `config` in plain containers;
-    `present`: as in `run`. UserError before anything is loaded or written.
+    `present`: as in `run`; `forecast`: of its cost, kept in the run folder unless the run is resumed with one. UserError before anything is loaded or written.
     """
     check_machine(config)
     given = (resolved, folder, chosen, config.overwrite, config.resume)
@@ -67,6 +70,9 @@ def start(
         notify(config.scale.says)
         if resumes:
             notify(f"resuming the unfinished run in {folder} (resume=false starts anew)")
+        if forecast is not None and not (resumes and (folder / outcome.FILE).is_file()):
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write_json(folder / outcome.FILE, forecast)
         os.environ |= {FOLDER: str(folder), STARTER: str(os.getpid())}
         return run(config, resolved, folder, overrides, stage, present)
 
@@ -79,16 +85,20 @@ def finish_removals(folder: Path, chosen: bool) -> None:
             notify(f"removed what an interruption had left in {run}: {' and '.join(map(str, removed))}")
 
 
-def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool) -> int:
-    """Check all that `start` checks, print the plan of the run, and write nothing. Returns the exit code 0."""
+def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, planned: bool = False) -> int:
+    """Check all that `start` checks, print the plan of the run, and write nothing. Returns the exit code 0.
+
+    `planned`: also forecast the cost, by a few steps that are timed.
+    """
     check_machine(config)
     place, resumes = folders.choose(resolved, folder, chosen, config.overwrite, config.resume, notify)
     _check_own_code(place, resumes, chosen)
     keeping.check_models(config)
     stage = stage_of(config, notify)
     check(stage)
-    budget.check(stage, device_count(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes)
     trainer, select = config.trainer, config.select
+    world = device_count(trainer.accelerator, trainer.devices) * trainer.num_nodes
+    budget.check(stage, world)
     allowed = {f"budget.{kind}": amount for kind, amount in budget.asked(config.budget).items()}
     limits = {"steps": trainer.max_steps, "epochs": trainer.max_epochs}
     parts = [f"{count:,} {unit}" for unit, count in limits.items() if count is not None]
@@ -100,9 +110,14 @@ def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bo
         if stage.inputs.queries_teacher
         else f"knowledge={config.knowledge.name}: no teacher",
         f"would {'resume' if resumes else 'write'} {place}",
-        "--dry-run: the command is valid; nothing was trained or written",
+        *([] if planned else ["--dry-run: the command is valid; nothing was trained or written"]),
     ):
         notify(line)
+    if planned:
+        found = forecast_of(stage, world)
+        for line in text.lines(found):
+            notify(line)
+        child.hand_over(found)
     return 0
 
 
@@ -236,6 +251,8 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     if prepared.plan is not None:
         stopped_by = built.budget.stopped_by if built.budget is not None else None
         result["budget"] = budget.outcome(stage, prepared.plan, stopped_by, result)
+    if (plan := outcome.beside_real(folder, result, module.device, prepared.config)) is not None:
+        result["plan"] = plan
     result |= {
         name: prepared.identity[name] for name in (RUN_FOLDER, "caveats", folders.CODE) if name in prepared.identity
     }

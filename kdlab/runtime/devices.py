@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import torch
 
@@ -27,3 +28,10 @@ def first_device(accelerator: str) -> torch.device:
     CPU."""
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has held at most so far: of a GPU's memory what torch has reserved, else resident memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB

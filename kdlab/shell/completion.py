@@ -38,10 +38,10 @@ or, for this shell alone:  eval "$(kdlab completion bash)"  (fish: kdlab complet
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the completion script of a shell; returns the exit code."""
     chosen = parser().parse_args(argv)
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
     shell = "bash" if chosen.shell == "zsh" else chosen.shell  # argcomplete has one script for both
-    print(argcomplete.shellcode(["kdlab"], shell=shell))
+    print(shellcode(["kdlab"], shell=shell))
     return 0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 
+from kdlab.callbacks.select import Select
 from kdlab.config.schema import Config
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset
@@ -19,6 +20,7 @@ from kdlab.data.tasks.metrics import headline
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.strategies import random
 from kdlab.models import loading
+from kdlab.models.encoder import Encoder
 from kdlab.modules.evaluation import Answers, TaskScore, over_splits, with_answers
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
@@ -27,7 +29,7 @@ from kdlab.stages import answers_file
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.decision_callbacks import select_callback
-from kdlab.stages.preparation import fit
+from kdlab.stages.preparation import Training, fit
 from kdlab.stages.task_inputs import TaskInputs
 from kdlab.stages.teachers.classifiers import LABELS, TaskTeacherPool
 from kdlab.storage.files import atomic_write_json, read_json
@@ -131,21 +133,12 @@ class FinetuneStage(Stage):
         }
 
         def build(out: Path) -> dict[str, Any]:
-            grouped = config.data.order == "length"
-            data = inputs.rows_in(inputs.task_folder, config.seed, rows, batches, None, grouped)
-            steps = -(-batches // config.trainer.accumulate)
-            optim = replace(self.optim(), restarts=(), phase_lrs=())  # labels have no phases
-            ledger = Ledger(len(data.train), inputs.fixed_inputs)
-            module = StudentModule(
-                self.student(), LABELS, optim, steps, ledger=ledger, seed=config.seed, score=TaskScore(inputs.shape)
-            )
-            at_random = Selection({"random": random}, Fixed(["random"]))
-            settings = replace(config.select, scope="global", scoring="fresh")  # the same rows for every configuration
-            select = select_callback(at_random, settings, module, data, steps, config.seed)
-            trainer = config.trainer
+            training, select = self.no_kd_training(batches, world, self.student())
+            module, data, trainer = training.module, training.data, config.trainer
+            assert isinstance(module, StudentModule)
             cost = fit(
-                module, data, steps, "training without a teacher", *([select] if select else []),
-                accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=inputs.precision,
+                module, data, training.steps, training.title, *([select] if select else []),
+                accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=training.precision,
             )  # fmt: skip
             kept = {}
             for part in PARTS:
@@ -163,3 +156,20 @@ class FinetuneStage(Stage):
         if dev := self._no_kd_answers.get("dev"):
             return over_splits(TaskScore(inputs.shape, metric).of, dev)
         return headline(read_json(folder / "scores.json"), metric)
+
+    def no_kd_training(self, batches: int, world: int, student: Encoder) -> tuple[Training, Select | None]:
+        """The training of the baseline without a teacher, and the selection of its rows, drawn at random."""
+        config, inputs = self.config, self.inputs
+        grouped = config.data.order == "length"
+        size = config.data.batch_size * world
+        data = inputs.rows_in(inputs.task_folder, config.seed, size, batches, None, grouped)
+        steps = -(-batches // config.trainer.accumulate)
+        optim = replace(self.optim(), restarts=(), phase_lrs=())  # labels have no phases
+        ledger = Ledger(len(data.train), inputs.fixed_inputs)
+        module = StudentModule(
+            student, LABELS, optim, steps, ledger=ledger, seed=config.seed, score=TaskScore(inputs.shape)
+        )
+        at_random = Selection({"random": random}, Fixed(["random"]))
+        settings = replace(config.select, scope="global", scoring="fresh")  # the same rows for every configuration
+        select = select_callback(at_random, settings, module, data, steps, config.seed)
+        return Training(module, data, steps, "training without a teacher", inputs.precision), select

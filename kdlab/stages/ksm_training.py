@@ -96,6 +96,12 @@ def weighing(
     return (Selection(arms, _policy(stage, arms)) if arms else None), log if log and log.is_file() else None
 
 
+def untrained(stage: Stage) -> Selection | None:
+    """The rules that weigh the terms, a module that learns with its first weights; None without weighing rules."""
+    arms = _arms(stage)
+    return Selection(arms, _policy(stage, arms)) if arms else None
+
+
 def needed_fields(stage: Stage) -> frozenset[str]:
     """The parts of WeighingContext that the run's weighing rules need (`kdlab.methods.marks`)."""
     return frozenset().union(*(marks_of(arm).needs for arm in _arms(stage).values()))

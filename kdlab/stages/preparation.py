@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,22 @@ from kdlab.storage.files import atomic_write_json, read_json
 
 # parts of names of a config's fields that change a forward or a training of the same weights
 FORWARD_FIELDS = ("dropout", "heads", "activation", "hidden_act", "norm_eps")
+
+
+@dataclass
+class Training:
+    """A training of a prerequisite that has not begun: `module` on `data` for `steps`, in a Lightning `precision`; `title`
+    heads its progress bar."""
+
+    module: StudentModule | TeacherModule | AssistantModule
+    data: Any
+    steps: int
+    title: str
+    precision: str = "32-true"
+
+    def run(self, accelerator: str) -> dict[str, Any]:
+        """Train; returns the cost (`fit`)."""
+        return fit(self.module, self.data, self.steps, self.title, accelerator=accelerator, precision=self.precision)
 
 
 def fit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,22 +24,30 @@ from kdlab.stages import components, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.types import IGNORE, Batch
 
+OBSERVATION = "observation"  # part of the ledger
 SAMPLED = 64  # global batches that the mean FLOPs are taken over
 ONE_EACH = (adoption.hard, adoption.alone)  # rules by which each row queries one teacher
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Teacher queries (rows) and model FLOPs."""
+    """Teacher queries (rows), and model FLOPs by the parts of the ledger."""
 
     queries: float = 0.0
-    flops: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all parts."""
+        return sum(self.parts.values())
 
     def __add__(self, other: StepCost) -> StepCost:
-        return StepCost(self.queries + other.queries, self.flops + other.flops)
+        names = dict.fromkeys([*self.parts, *other.parts])
+        parts = {name: self.parts.get(name, 0.0) + other.parts.get(name, 0.0) for name in names}
+        return StepCost(self.queries + other.queries, parts)
 
     def __mul__(self, factor: float) -> StepCost:
-        return StepCost(self.queries * factor, self.flops * factor)
+        return StepCost(self.queries * factor, {name: amount * factor for name, amount in self.parts.items()})
 
 
 class StepCosts:
@@ -68,7 +76,7 @@ class StepCosts:
         per_step = self.config.data.batch_size * world * self.accumulate
         planned = observation.planned(self.select, stage.selection(), per_step, bound)
         self.observe(observation.resolved(self.select, planned))
-        self._per_row: dict[tuple[str, ...], float] = {}
+        self._per_row: dict[tuple[str, ...], StepCost] = {}
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
 
     def observe(self, select: SelectConfig) -> None:
@@ -84,7 +92,7 @@ class StepCosts:
         for start, end, terms in self._phases(steps):
             first, last = start * self.accumulate, end * self.accumulate
             rows, kept = (self._seen(last, count) - self._seen(first, count) for count in (int, self._kept))
-            whole += StepCost(kept * self._queries_per_row(terms), rows * self._flops_per_row(tuple(terms)))
+            whole += self._flops_per_row(tuple(terms)) * rows + StepCost(kept * self._queries_per_row(terms))
         return whole
 
     def most(self, step: int, steps: int) -> StepCost:
@@ -151,12 +159,12 @@ class StepCosts:
 
     # ---- FLOPs
 
-    def _flops_per_row(self, names: tuple[str, ...]) -> float:
+    def _flops_per_row(self, names: tuple[str, ...]) -> StepCost:
         """Expected FLOPs a row of the global batches, by the names of the terms that count."""
         if names not in self._per_row:
             terms = {name: self.terms[name] for name in names}
-            costs = [self._expected(rows, terms) for rows in self._sample]
-            self._per_row[names] = sum(costs) / sum(len(rows) for rows in self._sample)
+            costs = sum((self._expected(rows, terms) for rows in self._sample), StepCost())
+            self._per_row[names] = costs * (1 / sum(len(rows) for rows in self._sample))
         return self._per_row[names]
 
     @cached_property
@@ -164,7 +172,7 @@ class StepCosts:
         batches = self.order.epoch_batches(0)
         return [batches[i] for i in sorted({*np.linspace(0, len(batches) - 1, SAMPLED).round().astype(int).tolist()})]
 
-    def _expected(self, rows: np.ndarray, terms: Mapping[str, WeightedTerm]) -> float:
+    def _expected(self, rows: np.ndarray, terms: Mapping[str, WeightedTerm]) -> StepCost:
         """Expected FLOPs of a global batch of these rows."""
         batch = self._batch(rows, 0)
         scored = [self._scoring(arm, batch) for arm in self._arms] or [0.0]
@@ -173,7 +181,7 @@ class StepCosts:
         if not self.module.labels_on_all:  # by the mean length of the batch, from which a few rows differ
             tokens = [float(each.attention_mask.sum()) / len(each) for each in (batch, chosen)]
             training *= tokens[0] / tokens[1]
-        return sum(scored) / len(scored) * self._rescored + training
+        return training + StepCost(0, {"scoring": sum(scored) / len(scored) * self._rescored})
 
     def _most_of(self, rows: tuple[np.ndarray, int], terms: Mapping[str, WeightedTerm]) -> StepCost:
         """The cost of a global batch (rows, epoch) if the largest rows are selected and query all teachers."""
@@ -182,11 +190,11 @@ class StepCosts:
         queries = kept * self._queries_per_row(terms, most=True)
         shares = [float(share > 0 or bool(self.rules and queries)) for share in self._shares(terms)]
         scored = max((self._scoring(arm, batch) for arm in self._arms), default=0.0)
-        return StepCost(queries, scored + self._training(batch, _largest(batch, kept), terms, shares))
+        return self._training(batch, _largest(batch, kept), terms, shares) + StepCost(queries, {"scoring": scored})
 
     def _training(
         self, whole: Batch, chosen: Batch, terms: Mapping[str, WeightedTerm], shares: Sequence[float]
-    ) -> float:
+    ) -> StepCost:
         """FLOPs of a step without scoring: the rows `chosen` query the teachers, each teacher the share `shares` of them;
         the student trains on them, or with labels on all rows on the `whole` batch."""
         taught = {name: w for name, w in terms.items() if queries_teacher(w.term)}
@@ -202,13 +210,15 @@ class StepCosts:
             layers = counter.student_layers(chosen, needed)
             heads = counter.objective(terms.values(), chosen, queried, needed)
         through = layers if any(not w.head_only for w in terms.values()) else 0
-        total = float(layers + heads + 2 * (through + heads))
         units = len(chosen) if self.module.per_row else int(chosen.labelled().sum())
-        total += counter.student_head(units) if self.own_uncertainty and taught else 0
+        forward = layers + heads + (counter.student_head(units) if self.own_uncertainty and taught else 0)
         samples = self.config.adopt.mc_dropout
-        for number, each in enumerate(shares):
-            total += each * counter.teacher(taught.values(), chosen, number, needed, self.asked_first, samples)
-        return total
+        teachers = sum(
+            each * counter.teacher(taught.values(), chosen, number, needed, self.asked_first, samples)
+            for number, each in enumerate(shares)
+        )
+        backward = 2 * (through + heads)
+        return StepCost(0, {"student_forward": forward, "student_backward": backward, "teacher_forward": teachers})
 
     # ---- selection
 
@@ -257,7 +267,7 @@ class StepCosts:
         for batch in self._observed:
             units = len(batch) if self.module.per_row else int(batch.labelled().sum())
             if not kd:
-                cost += StepCost(0, counter.student_layers(batch) + counter.student_head(units))
+                cost += StepCost(0, {OBSERVATION: counter.student_layers(batch) + counter.student_head(units)})
                 continue
             count = len(self.module.teachers)
             numbers = range(0 if counter.query_all else count - 1, count)
@@ -268,9 +278,9 @@ class StepCosts:
                 counter.teacher(taught, batch, i, needed) - counter.teacher([], batch, i, needed) for i in numbers
             )
             if first:
-                amount += sum(counter.teacher([], batch, i, needed) for i in numbers)
-                cost += StepCost(len(batch) * len(numbers))
-            cost += StepCost(0, amount)
+                asked = sum(counter.teacher([], batch, i, needed) for i in numbers)
+                cost += StepCost(len(batch) * len(numbers), {"teacher_forward": asked})
+            cost += StepCost(0, {OBSERVATION: amount})
         return cost
 
     # ---- batches

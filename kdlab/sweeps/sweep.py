@@ -30,26 +30,42 @@ from kdlab.sweeps.scheduler import Launcher, Scheduler
 OWN_TARGETS = "kdlab."  # accepted targets of Hydra's groups launcher and sweeper
 
 
-def start(overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] = (), dry: bool = False) -> int:
+def start(
+    overrides: Sequence[str],
+    own: Sequence[str],
+    folders: Sequence[Path] = (),
+    dry: bool = False,
+    planned: bool = False,
+) -> int:
     """Run the sweep of the command line `overrides`; exit code 1 if a job failed, 128 + the signal that stopped it.
 
-    `own` are overrides added to every job, `folders` those of --config-dir. UserError, before the first job and before
+    `dry`: only check the jobs; `planned`: and forecast them. `own` are overrides added to every job, `folders` those of --config-dir. UserError, before the first job and before
     anything is written, for a job that is not a valid run.
     """
     whole = Expansion(overrides, own, folders)
     settings = whole.settings("launcher", "sweeper")
     launcher: Launcher = _instance("launcher", settings.launcher)
     sweeper = _instance("sweeper", settings.sweeper)
-    return _plan_only(whole, sweeper) if dry else _outcome(*sweeper.run(whole, launcher))
+    return _plan_only(whole, sweeper, launcher if planned else None) if dry else _outcome(*sweeper.run(whole, launcher))
 
 
-def _plan_only(whole: Expansion, sweeper: Any) -> int:
-    """Print the jobs of a sweep, checked as before its first job, and write nothing; the exit code 0."""
+def _plan_only(whole: Expansion, sweeper: Any, launcher: Launcher | None) -> int:
+    """Print the jobs of a sweep, checked as before its first job, and write nothing; the exit code 0.
+
+    `launcher`: also forecast what the jobs cost, and how long they take there.
+    """
     if not isinstance(sweeper, Product):
         raise UserError("--dry-run: a search has no list of jobs; each follows from the scores of those before it")
     jobs = expansion.jobs(whole, sweeper.params)
     validation.check_finished(jobs)
     validation.check(jobs)
+    if launcher is not None:
+        from kdlab.sweeps import plan  # imports torch
+
+        plan.print_plan(
+            [plan.PlannedJob(job.differs or str(job.folder), job.folder, job.config) for job in jobs], launcher.at_once
+        )
+        return 0
     for job in jobs:
         print(f"{job.differs or job.folder}: {folders_of_runs.status(job.folder) or 'to run'}: {job.folder}")
     print(f"--dry-run: {_jobs(len(jobs))} in {common_folder(jobs)}, all valid; nothing was trained or written")

@@ -25,6 +25,7 @@ WRONG = {
     "compare FOLDER --runs_csv x.csv": "did you mean --runs-csv",
     "analyse ratios FOLDER": "invalid choice: 'ratios'",
     "analyse ratio FOLDER --aut x": "did you mean --out",
+    "plan --dryrun": "did you mean --dry-run",
     "evaluate RUN --splt test": "did you mean --split",
     "evaluate RUN --split tests": "invalid choice: 'tests'",
     "evaluate RUN --rows many": "invalid int value: 'many'",

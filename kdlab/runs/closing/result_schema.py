@@ -195,6 +195,12 @@ class _Budget(_Part):
     ended_by: Text = ""
 
 
+class _Plan(_Part):
+    steps: dict[Text, Count] = {}
+    forecast: dict[Text, Amount] = {}
+    real: dict[Text, Amount] = {}
+
+
 class _Saved(_Part):
     queries: Amount | None = None
     flops: Amount | None = None
@@ -227,6 +233,7 @@ class _Result(_Part):
     date: Text = ""
     command: ListOf[Text] = []
     budget: _Budget | None = None
+    plan: _Plan | None = None
     devices: _Devices = Field(default_factory=_Devices)
     size: dict[Text, _Size] = {}
     artifacts: ListOf[Text] = []

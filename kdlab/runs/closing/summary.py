@@ -8,6 +8,7 @@ from typing import Any
 from kdlab.runs.closing.cost_lines import cost, preparation
 from kdlab.runs.closing.further_scores import further
 from kdlab.runs.closing.next_commands import next_lines
+from kdlab.runs.closing.plan_lines import plan_lines
 from kdlab.runs.closing.scores import about, quality
 from kdlab.runs.closing.size_lines import size_lines
 from kdlab.runs.keeping import REMOVED, STUDENT
@@ -24,6 +25,7 @@ def table(result: dict[str, Any], folder: Path, beside: str = "") -> str:
         *caveats(result),
         "",
         *cost(result),
+        *plan_lines(result),
         *preparation(result),
         *size_lines(result),
     ]

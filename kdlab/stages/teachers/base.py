@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from kdlab.runtime.devices import precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.inputs import Inputs
-from kdlab.stages.preparation import COST, fit
+from kdlab.stages.preparation import COST, Training
 from kdlab.storage.files import read_json
 from kdlab.teachers import specs
 from kdlab.teachers.specs import TeacherSpec
@@ -34,7 +35,7 @@ class TeacherPool:
     """All teachers of one run, by `TeacherSpec`.
 
     A subclass defines the members that raise NotImplementedError here: `prepared_folder`, `load`, `initial_model`,
-    `rows`, `training_rows`, `parts`, `outputs`, `classes` and `check_one`.
+    `training`, `rows`, `training_rows`, `parts`, `outputs`, `classes` and `check_one`.
     """
 
     def __init__(self, inputs: Inputs) -> None:
@@ -167,7 +168,7 @@ class TeacherPool:
             "path": assistant.path and specs.weights_of(assistant.path),
             "layers": member.layers and list(member.layers),
         }
-        recipe |= {"precision": precision_of(assistant.precision, self.inputs.config.trainer.accelerator)}
+        recipe |= {"precision": self.assistant_precision(assistant)}
         parts = {
             "from": self.weights(self.main),
             "start": member.source.sha256(),
@@ -182,11 +183,39 @@ class TeacherPool:
         self.add_short_training(member, folder, assistant.batch_size, LONGER.format("adopt.assistant"))
         return folder
 
+    def assistant_precision(self, settings: AssistantConfig) -> str:
+        """The Lightning precision of an assistant's training."""
+        return precision_of(settings.precision, self.inputs.config.trainer.accelerator)
+
     def _distil(self, out: Path, member: TeacherSpec, settings: AssistantConfig, precision: str) -> dict[str, Any]:
         """Train an assistant by KD on all rows, w CE + (1 - w) tau^2 KL (DeKD section 4.3). Returns the cost."""
         inputs = self.inputs
         reseed(settings.seed, "assistant")
         model = self.initial_model(member, settings.seed)
+
+        def teacher_of(ledger: Ledger, rows: int) -> Teacher:
+            teacher = self.teacher(self.main, ledger)
+            self.attach_cache(member, teacher, rows, ledger, precision)
+            return teacher
+
+        training = self.distillation(member, settings, precision, model, teacher_of)
+        cost = training.run(inputs.config.trainer.accelerator)
+        self.finish(training.module, training.data, out)
+        model.save_pretrained(out)
+        inputs.tokenizer.save_pretrained(out)
+        return cost
+
+    def distillation(
+        self,
+        member: TeacherSpec,
+        settings: AssistantConfig,
+        precision: str,
+        model: Any,
+        teacher_of: Callable[[Ledger, int], Teacher],
+    ) -> Training:
+        """The training of an assistant that begins as `model`; `teacher_of` gives its teacher, counted by a ledger over so
+        many rows."""
+        inputs = self.inputs
         if settings.dropout is not None:
             set_dropout(model, settings.dropout)
         data = self.rows(member, settings.seed, settings.batch_size, settings.max_steps, settings.max_epochs)
@@ -195,11 +224,9 @@ class TeacherPool:
         optim = OptimizerSettings(
             lr=settings.lr, weight_decay=settings.weight_decay, warmup=settings.warmup, fused=precision != "16-mixed"
         )
-        teacher = self.teacher(self.main, ledger)
-        self.attach_cache(member, teacher, len(data.train), ledger, precision)
         module = AssistantModule(
             Encoder(model.train()),
-            teacher,
+            teacher_of(ledger, len(data.train)),
             optim,
             steps,
             temperature=settings.temperature,
@@ -208,18 +235,11 @@ class TeacherPool:
             seed=settings.seed,
             score=inputs.score,
         )
-        cost = fit(
-            module,
-            data,
-            steps,
-            "distilling assistant",
-            accelerator=inputs.config.trainer.accelerator,
-            precision=precision,
-        )
-        self.finish(module, data, out)
-        model.save_pretrained(out)
-        inputs.tokenizer.save_pretrained(out)
-        return cost
+        return Training(module, data, steps, "distilling assistant", precision)
+
+    def training(self, member: TeacherSpec, model: Any) -> Training:
+        """The training of a teacher that is no assistant and begins as `model`; UserError for one that needs none."""
+        raise NotImplementedError
 
     def attach_cache(self, member: TeacherSpec, teacher: Teacher, rows: int, ledger: Ledger, precision: str) -> None:
         """Attach to the main `teacher` a cache of its answers to the `rows` rows that an assistant learns from.
@@ -227,5 +247,5 @@ class TeacherPool:
         For text there is none, since the masks of an assistant are drawn anew. `precision`: of its training.
         """
 
-    def finish(self, module: AssistantModule, data: Any, out: Path) -> None:
+    def finish(self, module: Any, data: Any, out: Path) -> None:
         """Write files of a new teacher to `out`, beside its weights."""

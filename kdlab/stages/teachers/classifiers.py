@@ -29,7 +29,7 @@ from kdlab.runtime.devices import first_device, precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages import answers_file
-from kdlab.stages.preparation import fit
+from kdlab.stages.preparation import Training
 from kdlab.stages.task_inputs import TaskInputs
 from kdlab.stages.teachers import answer_cache
 from kdlab.stages.teachers.base import LONGER, TeacherPool
@@ -156,8 +156,14 @@ class TaskTeacherPool(TeacherPool):
     def _finetune(self, out: Path, member: TeacherSpec, recipe: FinetuneConfig) -> dict[str, Any]:
         """Fine-tune a teacher and save it in `out`; returns the cost."""
         reseed(recipe.seed, "finetune")
-        shape = self.shape(member)
-        model = self._encoder(member, shape)
+        model = self._encoder(member, self.shape(member))
+        cost = self.training(member, model).run(self.inputs.config.trainer.accelerator)
+        model.save_pretrained(out)
+        self.inputs.tokenizer.save_pretrained(out)
+        return cost
+
+    def training(self, member: TeacherSpec, model: Any) -> Training:
+        recipe = self.recipe(member)
         freeze(model, recipe.freeze)
         if recipe.dropout is not None:
             set_dropout(model, recipe.dropout)
@@ -166,15 +172,9 @@ class TaskTeacherPool(TeacherPool):
         optim = OptimizerSettings(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
         ledger = Ledger(len(data.train), self.inputs.fixed_inputs)
         module = TeacherModule(
-            Encoder(model.train()), optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(shape)
+            Encoder(model.train()), optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(self.shape(member))
         )
-        accelerator = self.inputs.config.trainer.accelerator
-        cost = fit(
-            module, data, steps, f"fine-tuning {member.title}", accelerator=accelerator, precision=recipe.precision
-        )
-        model.save_pretrained(out)
-        self.inputs.tokenizer.save_pretrained(out)
-        return cost
+        return Training(module, data, steps, f"fine-tuning {member.title}", recipe.precision)
 
     def _encoder(self, member: TeacherSpec, shape: TaskShape) -> Any:
         """The layers of a teacher before fine-tuning, with a new head."""

@@ -14,12 +14,11 @@ from kdlab.errors import UserError
 from kdlab.models import head_keys, loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
-from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.teacher import TeacherModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
-from kdlab.stages.preparation import fit
+from kdlab.stages.preparation import Training
 from kdlab.stages.teachers.base import TeacherPool
 from kdlab.stages.text_inputs import TextInputs
 from kdlab.storage.files import atomic_write_json, read_json
@@ -118,6 +117,15 @@ class TextTeacherPool(TeacherPool):
             model = loading.load_with_new_lm_head(member.source.place, counts, inputs.tokenizer.mask_token_id)  # pyright: ignore
         else:
             model = student_from(self.load(self._whole(member)), member.layers)
+        training = self.training(member, model)
+        cost = training.run(inputs.config.trainer.accelerator)
+        self.finish(training.module, training.data, out)
+        model.save_pretrained(out)
+        inputs.tokenizer.save_pretrained(out)
+        return cost
+
+    def training(self, member: TeacherSpec, model: Any) -> Training:
+        inputs, prepare = self.inputs, self.recipe(member)
         freeze(model, prepare.freeze)
         set_dropout(model, prepare.dropout)
         data = inputs.rows_of(
@@ -126,14 +134,9 @@ class TextTeacherPool(TeacherPool):
         optim = OptimizerSettings(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
         ledger = Ledger(len(data.train), inputs.fixed_inputs)
         module = TeacherModule(Encoder(model.train()), optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
-        accelerator = inputs.config.trainer.accelerator
-        cost = fit(module, data, prepare.max_steps, f"preparing {member.title}", accelerator=accelerator)
-        self.finish(module, data, out)
-        model.save_pretrained(out)
-        inputs.tokenizer.save_pretrained(out)
-        return cost
+        return Training(module, data, prepare.max_steps, f"preparing {member.title}")
 
-    def finish(self, module: TeacherModule | AssistantModule, data: Any, out: Path) -> None:
+    def finish(self, module: Any, data: Any, out: Path) -> None:
         atomic_write_json(out / "heldout.json", module.evaluate(data.heldout_splits()[""]))
 
     def _distilled(self, member: TeacherSpec) -> Path:

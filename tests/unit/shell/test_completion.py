@@ -93,7 +93,7 @@ def test_every_command_names_its_options(name):
 
 
 def in_bash(line: str) -> list[str]:
-    """What bash would offer after `line`, by the script that `kdlab completion bash` prints."""
+    """The words that bash would offer after `line`, by the script that `kdlab completion bash` prints."""
     kdlab = f'kdlab() {{ {shlex.quote(sys.executable)} -m kdlab "$@"; }}'
     script = f"""{kdlab}
 eval "$(kdlab completion bash)"
