@@ -62,7 +62,7 @@ def answer(commands: Mapping[str, str], parser_of: Callable[[str], argparse.Argu
 
     `commands`: the description of each; `parser_of` makes the parser of one (None: it takes the arguments of `run`).
     """
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
     whole = argparse.ArgumentParser(prog="kdlab")
     whole.add_argument("--version", action="store_true", help="print the version")
