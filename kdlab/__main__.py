@@ -38,6 +38,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "inject every fault that kdlab promises to survive into tiny runs, and print the outcome",
     ),
     "dashboard": ("kdlab.dashboard:main", "write, and with an account send, the W&B workspace of a project"),
+    "new": (
+        "kdlab.templates.new:main",
+        "write the code, YAML and test of a strategy, policy, term or adoption rule of your own to start from",
+    ),
     "completion": (
         "kdlab.shell.completion:main",
         "print the script that completes commands, groups and keys in bash, zsh or fish",

@@ -202,7 +202,7 @@ def _from_file(given: str) -> NamedModule:
         raise UserError(f"{OPTION} {given}: there is no such file")
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UserError(f"{OPTION} {given}: {name} cannot name a module: letters, digits and _, no digit first")
-    if (other := _other_module(name, path)) is not None:
+    if (other := other_module(name, path)) is not None:
         raise UserError(f"{OPTION} {given}: {name} is the name of a module already ({other}); rename the file")
     source = path.read_bytes()  # what is hashed is what runs, also where the file is written meanwhile
     spec = util.spec_from_file_location(name, path)
@@ -213,7 +213,7 @@ def _from_file(given: str) -> NamedModule:
     return NamedModule(name, given, hashlib.sha256(source).hexdigest(), _version(module))
 
 
-def _other_module(name: str, path: Path) -> str | None:
+def other_module(name: str, path: Path) -> str | None:
     """The place of another module of the name of a file; None where there is none."""
     if name in sys.stdlib_module_names or name == "kdlab":
         return "Python's own" if name != "kdlab" else "this package"
