@@ -34,13 +34,27 @@ def runs(data: Path, steps: int) -> dict[str, list[str]]:
         "random, 0.1": [*task, "select=random"],
         "AdaDS, 0.1": [*task, "select=adads"],
         "random, 0.3": [*task, "select=random", "select.ratio=0.3"],
-        "pre-training, AdaDS, 0.1": ["+exp=adads_pretrain", "teachers.prepare.max_steps=20", f"trainer.max_steps={steps}"],
+        "pre-training, AdaDS, 0.1": [
+            "+exp=adads_pretrain",
+            "teachers.prepare.max_steps=20",
+            f"trainer.max_steps={steps}",
+        ],
     }
 
 
 def planned(overrides: list[str], folder: Path) -> dict[str, Any]:
     """The entry `plan` of a run of these overrides in `folder`."""
-    command = [sys.executable, "-m", "kdlab", "run", "--plan", *overrides, *COMMON, "hydra.run.dir=run", "overwrite=true"]
+    command = [
+        sys.executable,
+        "-m",
+        "kdlab",
+        "run",
+        "--plan",
+        *overrides,
+        *COMMON,
+        "hydra.run.dir=run",
+        "overwrite=true",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)

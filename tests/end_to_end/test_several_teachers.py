@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,16 @@ def test_specialists_in_place_of_one_teacher(lab, tmp_path):
         lines = (rows / f"{split}.tsv").read_text().splitlines()
         turned = [f"{line[:-1]}3" if i % 4 == 0 and i else line for i, line in enumerate(lines)]
         (rows / f"{split}.tsv").write_text("\n".join(turned) + "\n")
+    shutil.copy(rows / "dev.tsv", rows / "test.tsv")
     (rows / "labels.txt").write_text("index\tvalue\tname\n" + "".join(f"{i}\t{i}\tkind{i}\n" for i in range(4)))
     folder, output = lab.run(
-        "select=random", "adopt=every", "teachers.split=2", f"data.path={rows}", "knowledge=response", *UNTAUGHT
+        "select=random",
+        "adopt=every",
+        "teachers.split=2",
+        f"data.path={rows}",
+        "knowledge=response",
+        "data.metric=macro_f1",
+        *UNTAUGHT,
     )
     result = result_of(folder)
     assert queries_in(result) == {"specialist-1": STEPS * KEPT, "specialist-2": STEPS * KEPT}
@@ -88,6 +96,7 @@ def test_specialists_in_place_of_one_teacher(lab, tmp_path):
         "metrics"
     ]
     assert "teacher queries" in output
+    assert result["test"] == result["metrics"] and "macro f1" in output  # the test rows are those of dev
 
 
 def test_two_teachers_of_text(tmp_path, teacher_folder, text_folder):
