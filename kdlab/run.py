@@ -202,7 +202,7 @@ def _run_or_suite(
         from kdlab.sweeps import suite
 
         if planned:
-            return suite.forecast(config, resolved, folder, chosen, overrides, dry)
+            return suite.forecast(config, resolved, folder, chosen, overrides)
         return (suite.plan_only if dry else suite.start)(config, resolved, folder, chosen, overrides)
     if dry:
         return single.plan_only(config, resolved, folder, chosen, planned)

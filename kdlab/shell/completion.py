@@ -62,7 +62,8 @@ def answer(commands: Mapping[str, str], parser_of: Callable[[str], argparse.Argu
 
     `commands`: the description of each; `parser_of` makes the parser of one (None: it takes the arguments of `run`).
     """
-    from argcomplete.shell_integration import shellcode
+
+    import argcomplete
 
     whole = argparse.ArgumentParser(prog="kdlab")
     whole.add_argument("--version", action="store_true", help="print the version")

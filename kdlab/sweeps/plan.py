@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from kdlab.config.schema import Config
 from kdlab.runs import folders
 from kdlab.runs.closing.cost_lines import duration, si
@@ -85,11 +87,11 @@ def _total(found: Sequence[Forecast], finished: int, at_once: int | None) -> lis
 def _launchers(seconds: Sequence[float], at_once: int | None) -> list[str]:
     """Lines with the time that jobs of these seconds take on each launcher; several jobs at once on one machine share its cores, which is
     not counted."""
-    own = "all" if at_once is None else str(at_once)
+    own, several = "all" if at_once is None else str(at_once), max(2, torch.cuda.device_count())
     ways = {
         f"the chosen launcher ({own} at once)": at_once,
         "hydra/launcher=basic (1 at once)": 1,
-        "hydra/launcher=parallel with a GPU each for 4 at once": 4,
+        f"hydra/launcher=parallel hydra.launcher.n_jobs={several} (with a GPU, or cores of its own, for each)": several,
         "hydra/launcher=submitit_slurm or ray (all at once, without waiting in a queue)": None,
     }
     return [f"  {name}: {duration(makespan(seconds, count))}" for name, count in ways.items()]

@@ -170,15 +170,8 @@ def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bo
     return 0
 
 
-def forecast(
-    config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str], dry: bool
-) -> int:
-    """Print the forecast of a suite's jobs, checked as by `start`, and write nothing. Returns the exit code 0.
-
-    UserError for a suite that is to run as well (not `dry`).
-    """
-    if not dry:
-        raise UserError("--plan: of a single run; kdlab plan forecasts a suite, and each of its jobs")
+def forecast(config: Config, resolved: dict[str, Any], folder: Path, chosen: bool, overrides: Sequence[str]) -> int:
+    """Print the forecast of a suite's jobs, checked as by `start`, and write nothing. Returns the exit code 0."""
     from kdlab.sweeps.plan import PlannedJob, print_plan
 
     jobs = plan(config, resolved, folder, chosen, overrides).jobs

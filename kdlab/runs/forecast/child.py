@@ -30,8 +30,10 @@ def planned_by_child(argv: Sequence[str]) -> dict[str, Any]:
         os.close(write)
     with os.fdopen(read, encoding="utf-8") as pipe, process:
         found = pipe.read()
-    if process.returncode or not found:
+    if process.returncode:
         raise UserError("--plan: the forecast failed, as said above; without --plan the run starts at once")
+    if not found:
+        raise UserError("--plan: of a single run, and this is a suite, whose forecast stands above")
     return json.loads(found)
 
 

@@ -171,13 +171,15 @@ class _Planner:
         total = costs.total(steps)
         observed = -(-steps // select.interval) if found.observation else 0
         seconds = steps * found.step + observed * found.observation + found.first
-        memory = peak_memory(first_device(config.trainer.accelerator))
         run = TrainingCost(steps, total.queries, total.flops, seconds, self.price(total.queries, seconds))
         whole, baselines = self.baselines(run)
         every = steps_between(config.trainer.evaluate_every, steps)
         evaluation = found.row * (-(-steps // every) * self.heldout(False) + self.heldout(True))
         probed = config.trainer.probes if self.stage.inputs.queries_teacher else 0
-        own = RunCost(run.queries, run.flops, run.seconds)
+        made = preparation.stages(
+            self.stage, steps * accumulate, self.world, RunCost(run.queries, run.flops, run.seconds)
+        )
+        memory = peak_memory(first_device(config.trainer.accelerator))  # of the preparation too: one process does both
         return Forecast(
             run,
             dict(total.parts),
@@ -185,7 +187,7 @@ class _Planner:
             min(probed, steps) * whole.step,
             memory,
             self.disk(run),
-            preparation.stages(self.stage, steps * accumulate, self.world, own),
+            made,
             baselines,
             {"steps": found.steps, "devices": self.world},
             "; ".join(self.notes),
