@@ -63,3 +63,27 @@ def test_the_closing_table_says_how_far_off_the_plan_was():
     header, *rows = plan_lines({"plan": plan})[1:]
     assert header.split() == ["plan", "forecast", "real", "off"]
     assert [row.split()[-1] for row in rows] == ["+10.0%", "-10.0%", "-"]
+
+
+def test_jobs_that_cost_the_same_are_timed_once_and_finished_ones_not_at_all(tmp_path, monkeypatch, capsys):
+    from kdlab.config.composition import composition
+    from kdlab.config.schema import checked
+    from kdlab.sweeps import plan
+
+    timed = []
+    monkeypatch.setattr(plan, "forecast", lambda stage, world: timed.append(stage.config.select.name) or JOB)
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "result.json").write_text('{"status": "finished"}')
+    choices = [("a", "random", 1), ("b", "random", 2), ("c", "entropy", 1), ("done", "margin", 1)]
+    jobs = [
+        plan.PlannedJob(
+            f"{select},{seed}", tmp_path / folder, checked(composition([f"select={select}", f"seed={seed}"])[0])
+        )
+        for folder, select, seed in choices
+    ]
+    plan.print_plan(jobs, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert timed == ["random", "entropy"]
+    assert [line.partition(":")[0] for line in lines[:3]] == ["random,1", "random,2", "entropy,1"]
+    assert lines[3].startswith("total of 3 jobs, 1 finished: 1,080 queries")
+    assert sum("made once" in line for line in lines) == 1
