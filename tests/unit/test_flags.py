@@ -35,6 +35,10 @@ WRONG = {
     "artifacts prune --unsued": "did you mean --unused",
     "faults --quik": "did you mean --quick",
     "dashboard --projct x": "did you mean --project",
+    "run --cod mine.py +exp=adads_finetune": "--cod: there is no such flag; did you mean --code",
+    "run +exp=adads_finetune --code": "--code takes a file",
+    "new strateg mine": "invalid choice: 'strateg'",
+    "new strategy mine --foldr x": "did you mean --folder",
     "completion tcsh": "invalid choice: 'tcsh'",
     "dashboard --\x1b[31m\n": "\\x1b[31m\\n",
 }
