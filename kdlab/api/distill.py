@@ -20,7 +20,7 @@ from kdlab.config import choices, quoting, targets
 from kdlab.config.composition import composition, error_line, to_plain
 from kdlab.config.schema import Config, checked
 from kdlab.errors import UserError
-from kdlab.runs import single
+from kdlab.runs import budget, folders, single
 from kdlab.runs.prepare import device_count
 from kdlab.runs.process import is_first_process, notify
 from kdlab.runtime import signals
@@ -68,9 +68,7 @@ def distill(
     of yours the settings are those of `scale=own`. UserError for all that a user can correct, before anything is written; KeyboardInterrupt
     for Ctrl-C: the same call with `out` resumes.
     """
-    inputs.check_rows(train, dev)
-    inputs.check_model("teacher", teacher)
-    inputs.check_model("student", student, number="a number of the teacher's layers")
+    inputs.check(train, dev, teacher, student)
     _check(out, overrides)
     settings = {
         "+exp": EXPERIMENT,
@@ -90,10 +88,12 @@ def distill(
             words = _words({**settings, **written, "hydra.run.dir": folder}, overrides)
             config, resolved = _composed(words)
             if written:
-                check(stage_of(config, lambda line: None))
-                kept = inputs.keep(written, ArtifactStore(Path(config.artifacts), notify))
-                words = _words({**settings, **kept, "hydra.run.dir": folder}, overrides)
+                store, staged = ArtifactStore(Path(config.artifacts), notify), config
+                words = _words({**settings, **inputs.places(written, store), "hydra.run.dir": folder}, overrides)
                 config, resolved = _composed(words)
+                folders.choose(resolved, folder, True, config.overwrite, config.resume)
+                _check_staged(staged)
+                inputs.keep(written, store)
         single.start(config, resolved, folder, True, words, present=lambda *_: None)
     return Result(folder, temporary=out is None)
 
@@ -104,6 +104,13 @@ def _check(out: Any, overrides: Any) -> None:
         raise UserError(f"out={out!r}: a folder, or None for a temporary one")
     if isinstance(overrides, str) or not all(isinstance(one, str) and "=" in one for one in overrides):
         raise UserError(f"overrides={overrides!r}: a list of KEY=VALUE, such as ['optim.lr=1e-4']")
+
+
+def _check_staged(config: Config) -> None:
+    """UserError for all that a run refuses before it begins, with the rows and models that were written for the check."""
+    stage = stage_of(config, lambda line: None)
+    check(stage)
+    budget.check(stage, 1)
 
 
 def _words(settings: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -36,6 +36,13 @@ def is_path(value: Any) -> bool:
     return isinstance(value, str | Path)
 
 
+def check(train: Any, dev: Any, teacher: Any, student: Any) -> None:
+    """UserError for rows or models of a type that cannot be read."""
+    check_rows(train, dev)
+    check_model("teacher", teacher)
+    check_model("student", student, number="a number of the teacher's layers")
+
+
 def check_rows(train: Any, dev: Any) -> None:
     """UserError for rows of a type that cannot be read, and for dev rows beside a folder, which has its own."""
     for name, rows in (("train", train), ("dev", dev)):
@@ -119,14 +126,22 @@ def named_as_given(folder: Path) -> Iterator[None]:
         raise UserError(text.replace(str(rows), "train")) from None
 
 
-def keep(written: Mapping[str, Path], store: ArtifactStore) -> dict[str, Path]:
-    """Copy the folders of `write` into the artifact store, each once for all runs; returns the places by key."""
-    kept = {}
+def places(written: Mapping[str, Path], store: ArtifactStore) -> dict[str, Path]:
+    """The places by key that `keep` gives the folders of `write`, which may not exist yet."""
+    return {key: store.place(KINDS[key][0], _parts(place)) for key, place in written.items()}
+
+
+def keep(written: Mapping[str, Path], store: ArtifactStore) -> None:
+    """Copy the folders of `write` into the artifact store, each once for all runs."""
     for key, place in written.items():
         kind, what = KINDS[key]
-        files = {str(file.relative_to(place)): sha256_of(file) for file in sorted(place.rglob("*")) if file.is_file()}
-        kept[key] = store.get(kind, {"files": files}, partial(_copy, place), what)
-    return kept
+        store.get(kind, _parts(place), partial(_copy, place), what)
+
+
+def _parts(place: Path) -> dict[str, Any]:
+    """The key parts of a folder that was written from memory: its files."""
+    files = [file for file in sorted(place.rglob("*")) if file.is_file()]
+    return {"files": {str(file.relative_to(place)): sha256_of(file) for file in files}}
 
 
 def _copy(place: Path, out: Path) -> None:

@@ -96,6 +96,10 @@ class ArtifactStore:
             self._make(final, parts, build, what)
         return self._used(final)
 
+    def place(self, kind: str, parts: Mapping[str, Any]) -> Path:
+        """The folder of the artifact with key `parts`, whether it exists or not."""
+        return self._place(kind, self.canonical(parts))
+
     def find(self, kind: str, parts: Mapping[str, Any]) -> Path | None:
         """The verified folder of the artifact with key `parts`, or None. A damaged one is reported."""
         final = self._place(kind, self.canonical(parts))

@@ -42,6 +42,9 @@ def test_a_call_gives_the_bits_of_the_command_line(tmp_path, monkeypatch, capsys
     assert transformers.AutoModelForSequenceClassification.from_pretrained(saved).num_labels == 3
     with pytest.raises(kdlab.UserError, match="called .*is finished|finished run"):
         kdlab.distill(train=task_folder, teacher=teacher_folder, out="called", overrides=SMALL, **CALL)
+    with pytest.raises(kdlab.UserError, match="called"):  # before rows that lie in memory are kept
+        kdlab.distill(train=[{"text": "ba", "label": 0}], teacher=teacher_folder, out="called", overrides=SMALL, **CALL)
+    assert not (tmp_path / "artifacts" / "given_rows").exists()
 
     frames = {}
     for split in ("train", "dev"):

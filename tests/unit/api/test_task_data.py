@@ -20,7 +20,7 @@ def data(train=ROWS, dev=None, **more) -> kdlab.GLUEDataModule:
 def test_rows_in_memory_and_in_a_folder_become_batches(tmp_path):
     for found in (data(ROWS, ROWS[:9], batch_size=8), data(write_task(tmp_path / "rows", rows=60), batch_size=8)):
         batches = list(found.train_dataloader())
-        assert len(batches) == 3 and all(isinstance(batch, kdlab.Batch) and len(batch) in (7, 8) for batch in batches)
+        assert len(batches) == 3 and all(isinstance(batch, kdlab.Batch) and 0 < len(batch) <= 8 for batch in batches)
         assert found.dev_splits().keys() == {""}
     assert len(data(ROWS, ROWS[:9]).dev_splits()[""]) == 9
     assert len(data(epochs=1, steps=None).train) == 54  # a tenth is dev
