@@ -43,7 +43,9 @@ def test_the_citation_names_the_software_and_the_four_papers_as_the_docs_do():
         assert reference["title"] in flat
         authors = " and ".join(f"{one['family-names']}, {one['given-names']}" for one in reference["authors"])
         assert authors in flat
-        assert len({tuple(one.items()) for one in reference["authors"]}) == len(reference["authors"])  # the schema's rule
+        assert len({tuple(one.items()) for one in reference["authors"]}) == len(
+            reference["authors"]
+        )  # the schema's rule
         assert re.findall(r"\bdoi *= ([^\s,]+)", flat) == ([reference["doi"]] if "doi" in reference else [])
 
 

@@ -40,7 +40,7 @@ def test_what_chooses_from_no_group_stays(given):
 def test_every_group_is_chosen_with_and_without_a_plus(monkeypatch):
     """The overrides of a command reach the run as Hydra accepts them."""
     received = []
-    monkeypatch.setattr(run, "_run_or_suite", lambda overrides, dry: received.append(overrides) or 0)
+    monkeypatch.setattr(run, "_run_or_suite", lambda overrides, *_: received.append(overrides) or 0)
     for group in (
         folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name not in ("base", "hydra", "sweep")
     ):
@@ -52,7 +52,7 @@ def test_every_group_is_chosen_with_and_without_a_plus(monkeypatch):
 
 def test_a_sweep_and_its_file_may_leave_out_the_plus(tmp_path: Path, monkeypatch):
     started = []
-    monkeypatch.setattr("kdlab.sweeps.sweep.start", lambda overrides, own, folders, dry: started.append(overrides) or 0)
+    monkeypatch.setattr("kdlab.sweeps.sweep.start", lambda overrides, *_: started.append(overrides) or 0)
     assert run.main(["sweep=adads_strategies", "seed=1"]) == run.main(["-m", "exp=dekd,ksm"]) == 0
     assert started == [["+sweep=adads_strategies", "seed=1"], ["+exp=dekd,ksm"]]
     (tmp_path / "sweep").mkdir()

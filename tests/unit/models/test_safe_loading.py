@@ -159,6 +159,16 @@ DANGEROUS = {
     r"importlib\.import_module": "f'kdlab.",  # a module of the package itself
 }
 
+# calls of files whose task they are
+INTENDED = {
+    "plugins/own_modules.py": (
+        "exec",
+        "compile",
+        "importlib.import_module",
+    ),  # code that --code names on the command line
+    "__main__.py": ("importlib.import_module",),  # the modules of COMMANDS
+}
+
 
 FILES = sorted(Path(kdlab.__file__).parent.rglob("*.py"))
 
@@ -170,8 +180,9 @@ def test_all_files_of_the_package_are_checked() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(Path(kdlab.__file__).parent)))
 def test_the_package_calls_no_function_that_runs_code_of_a_file(file: Path) -> None:
+    intended = INTENDED.get(file.relative_to(Path(kdlab.__file__).parent).as_posix(), ())
     for node in ast.walk(ast.parse(file.read_text())):
-        if not isinstance(node, ast.Call):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) in intended:
             continue
         call = ast.unparse(node)
         for name, harmless in DANGEROUS.items():
