@@ -54,19 +54,20 @@ def distill(
 ) -> Result:
     """Distil a student on labelled rows while a policy chooses the rows that query the teacher; returns the `Result`.
 
-    `train`: a folder of rows (docs/tasks.md), a `datasets.Dataset`, a pandas DataFrame or a list of dicts, with one or two
-    columns of text and a label; None: the demo's rows. `dev`: rows as `train`, in memory like them; None: those of the
-    folder, else a tenth of train. `teacher`: a transformers model, a folder or a Hub name; one that is no classifier of
-    these labels yet is fine-tuned first; None: the bundled model. `student`: a number of the teacher's layers, or a model
-    to start from; None: that of the configuration. `select`, `knowledge`: choices of these groups; `ratio` in (0, 1]: share
-    of the rows that query the teacher (`select="all"`: every row). `max_steps`: optimizer steps. `out`: the run folder; None:
-    a temporary one, which lives as long as the Result. `tokenizer`: that of a teacher in memory, where the folder it came
-    from has none. `overrides`: further settings as on the command line, `["optim.lr=1e-4"]`; they have the last word.
+    `train`: a folder of rows (docs/tasks.md), a `datasets.Dataset`, a pandas DataFrame or a list of dicts, with one or
+    two columns of text and a label; None: the demo's rows. `dev`: rows as `train`, in memory like them; None: those of
+    the folder, else a tenth of train. `teacher`: a transformers model, a folder or a Hub name; one that is no
+    classifier of these labels yet is fine-tuned first; None: the bundled model. `student`: a number of the teacher's
+    layers, or a model to start from; None: that of the configuration. `select`, `knowledge`: choices of these groups;
+    `ratio` in (0, 1]: share of the rows that query the teacher (`select="all"`: every row). `max_steps`: optimizer
+    steps. `out`: the run folder; None: a temporary one, which lives as long as the Result. `tokenizer`: that of a
+    teacher in memory, where the folder it came from has none. `overrides`: further settings as on the command line,
+    `["optim.lr=1e-4"]`; they have the last word.
 
-    The run is `python -m kdlab.run` with the overrides in `Result.content["command"]`, on one device of this process. What it
-    has to train first is kept in `artifacts=` (default: artifacts/ here), with the rows and models that lay in memory. With a teacher
-    of yours the settings are those of `scale=own`. UserError for all that a user can correct, before anything is written; KeyboardInterrupt
-    for Ctrl-C: the same call with `out` resumes.
+    The run is `python -m kdlab.run` with the overrides in `Result.content["command"]`, on one device of this process.
+    What it has to train first is kept in `artifacts=` (default: artifacts/ here), with the rows and models that lay in
+    memory. With a teacher of yours the settings are those of `scale=own`. UserError for all that a user can correct,
+    before anything is written; KeyboardInterrupt for Ctrl-C: the same call with `out` resumes.
     """
     inputs.check(train, dev, teacher, student)
     _check(out, overrides)
@@ -107,7 +108,8 @@ def _check(out: Any, overrides: Any) -> None:
 
 
 def _check_staged(config: Config) -> None:
-    """UserError for all that a run refuses before it begins, with the rows and models that were written for the check."""
+    """UserError for all that a run refuses before it begins, with the rows and models that were written for the
+    check."""
     stage = stage_of(config, lambda line: None)
     check(stage)
     budget.check(stage, 1)
@@ -125,7 +127,8 @@ def _words(settings: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
 
 
 def _composed(words: list[str]) -> tuple[Config, dict[str, Any]]:
-    """The checked configuration of a command line, and the same in plain containers. UserError for several tasks or devices."""
+    """The checked configuration of a command line, and the same in plain containers. UserError for several tasks or
+    devices."""
     targets.check_overrides(words)
     composed, _ = composition(words)
     config = checked(composed)

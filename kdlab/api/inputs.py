@@ -65,8 +65,8 @@ def check_rows(train: Any, dev: Any) -> None:
 
 
 def check_model(name: str, model: Any, number: str = "") -> None:
-    """UserError for a model that is neither a transformers model nor a folder or Hub name (None: the default); `number`:
-    what an int stands for, where one may be given."""
+    """UserError for a model that is neither a transformers model nor a folder or Hub name (None: the default);
+    `number`: what an int stands for, where one may be given."""
     if model is None or is_path(model) or _is_pretrained(model):
         return
     if number and isinstance(model, int) and not isinstance(model, bool):
@@ -90,8 +90,8 @@ def paths(train: Any, teacher: Any, student: Any) -> dict[str, str]:
 def write(train: Any, dev: Any, teacher: Any, student: Any, tokenizer: Any, folder: Path) -> dict[str, Path]:
     """Write what lies in memory into `folder`; returns the places by their keys of the configuration.
 
-    `tokenizer`: that of the models in memory (None: of the folder or Hub name that each was loaded from; a student without
-    one has the teacher's). UserError for rows that are no table, and for a teacher without a tokenizer.
+    `tokenizer`: that of the models in memory (None: of the folder or Hub name that each was loaded from; a student
+    without one has the teacher's). UserError for rows that are no table, and for a teacher without a tokenizer.
     """
     written: dict[str, Path] = {}
     if train is not None and not is_path(train):
@@ -114,7 +114,8 @@ def write(train: Any, dev: Any, teacher: Any, student: Any, tokenizer: Any, fold
 
 @contextmanager
 def named_as_given(folder: Path) -> Iterator[None]:
-    """Name rows that were written into `folder` as the caller gave them, train or dev, in the UserErrors of the block."""
+    """Name rows that were written into `folder` as the caller gave them, train or dev, in the UserErrors of the
+    block."""
     try:
         yield
     except UserError as error:

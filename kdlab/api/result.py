@@ -54,7 +54,8 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """The scores on the held-out rows of student, teachers and baselines, by name; shares in [0, 1], losses in nats."""
+        """The scores on the held-out rows of student, teachers and baselines, by name; shares in [0, 1], losses in
+        nats."""
         return self.content["metrics"]
 
     @property
@@ -64,7 +65,8 @@ class Result:
 
     @cached_property
     def schedule(self) -> list[dict[str, Any]]:
-        """The decisions of the selection policy: step, arm, observation, reward, ... (selector.csv), empty cells None."""
+        """The decisions of the selection policy: step, arm, observation, reward, ... (selector.csv), empty cells
+        None."""
         file = self.folder / "selector.csv"
         return (
             [{name: _value(cell) for name, cell in row.items()} for row in tables.read(file)] if file.is_file() else []

@@ -26,13 +26,15 @@ class Selector(RowSelector):
         selector = kdlab.Selector("adads", ratio=0.1, total_steps=1000, observe=loss_on_some_rows)
         rows = selector.rows(step, logits=logits, features=features)        # (k,) of the B rows, every step
 
-    `strategy`: a choice of the group select ("adads", "entropy", "randmix", ...), a strategy (`kdlab.strategies`, or a function of
-    `kdlab.Evidence`), or several by name. `ratio`: share of the rows to keep, in (0, 1]. `total_steps`: optimizer steps of the
-    whole training. `observe`: returns the loss, in nats, on training rows that stay the same, for a policy that learns (AdaDS Eq. 11); of several
-    ranks the mean counts. It is called every `interval` optimizer steps. `policy`, `reward`: in place of those that come with a name; of several strategies
-    without one the policy is `kdlab.policies.Online`. `write` receives a dict for each decision (step, arm, observation, reward).
+    `strategy`: a choice of the group select ("adads", "entropy", "randmix", ...), a strategy (`kdlab.strategies`, or a
+    function of `kdlab.Evidence`), or several by name. `ratio`: share of the rows to keep, in (0, 1]. `total_steps`:
+    optimizer steps of the whole training. `observe`: returns the loss, in nats, on training rows that stay the same,
+    for a policy that learns (AdaDS Eq. 11); of several ranks the mean counts. It is called every `interval` optimizer
+    steps. `policy`, `reward`: in place of those that come with a name; of several strategies without one the policy is
+    `kdlab.policies.Online`. `write` receives a dict for each decision (step, arm, observation, reward).
 
-    Pass it to `kdlab.Select` for a Lightning trainer. `state_dict` and `load_state_dict` resume it: plain values, JSON can hold them.
+    Pass it to `kdlab.Select` for a Lightning trainer. `state_dict` and `load_state_dict` resume it: plain values, JSON
+    can hold them.
     """
 
     def __init__(

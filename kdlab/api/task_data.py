@@ -40,9 +40,11 @@ def task_data(
     """Tokenise labelled rows and return their data module, for a trainer of your own: batches are `kdlab.Batch`.
 
     `train` and `dev` as in `kdlab.distill`; a tenth of train is held out where there are no dev rows. A training of at
-    most `steps` micro-batches and `epochs` passes (one of both may be None). `max_length`: tokens of a row at most; `seed`: of the
-    order. `labels`: the names of the classes in the order of your model's logits (its `id2label`); None: the order of the rows' own. The tokenised rows lie in a temporary folder as long as the module lives. `shape` of the result has the classes.
-    UserError for rows without labels, of other types, files or classes, and a training without an end.
+    most `steps` micro-batches and `epochs` passes (one of both may be None). `max_length`: tokens of a row at most;
+    `seed`: of the order. `labels`: the names of the classes in the order of your model's logits (its `id2label`); None:
+    the order of the rows' own. The tokenised rows lie in a temporary folder as long as the module lives. `shape` of the
+    result has the classes. UserError for rows without labels, of other types, files or classes, and a training without
+    an end.
     """
     inputs.check_rows(train, dev)
     if train is None:

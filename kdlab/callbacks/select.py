@@ -35,10 +35,10 @@ def full_forward(student: StudentView, batch: Batch, needed: frozenset[str] = fr
 class Select(DecisionCallback):
     """Keeps the share of each batch that `selector` selects (`kdlab.Selector` makes one by its name).
 
-    The module is a `StudentModule`, or any other that offers `kdlab.SelectableModule`: its training step then gets the rows
-    kept, each rank's best of its own rows, and the arguments below do not apply. `scope` "global": the best rows of the
-    whole global batch, then shared out evenly, so any number of ranks keeps the same rows; "local": the best of each
-    rank's own. At ratio 1 it does nothing, and the run is plain distillation bit for bit. `forward`: the student's
+    The module is a `StudentModule`, or any other that offers `kdlab.SelectableModule`: its training step then gets the
+    rows kept, each rank's best of its own rows, and the arguments below do not apply. `scope` "global": the best rows
+    of the whole global batch, then shared out evenly, so any number of ranks keeps the same rows; "local": the best of
+    each rank's own. At ratio 1 it does nothing, and the run is plain distillation bit for bit. `forward`: the student's
     outputs for scoring (`full_forward`, or `kdlab.modules.early_exit.EarlyExit`). With a `memory` only rows without a
     recent score run; strategies must then be rowwise.
     """
@@ -207,7 +207,8 @@ class Select(DecisionCallback):
         memory: ScoreMemory,
         whole: Evidence,
     ) -> None:
-        """Score the rows of the global batch whose scores are missing or old; every rank stores all of them (collective)."""
+        """Score the rows of the global batch whose scores are missing or old; every rank stores all of them
+        (collective)."""
         real = batch.real.nonzero().flatten()
         keys = [self._key(name) for name in members]
         due = real[memory.due(keys, batch.rows[real].cpu(), batch.epoch).to(real.device)]
@@ -231,8 +232,8 @@ class Select(DecisionCallback):
 class StepSelection:
     """Selects rows from the outputs of the training forward, which runs on all rows (`kdlab.types.RowRule`).
 
-    As in Dynamic KD's public code, with one difference: its scores are of the training logits; these are of the training
-    forward's states, with dropout, and of the head without dropout, as adoption and weighing rules read them.
+    As in Dynamic KD's public code, with one difference: its scores are of the training logits; these are of the
+    training forward's states, with dropout, and of the head without dropout, as adoption and weighing rules read them.
     """
 
     def __init__(self, select: Select, student: StudentView, batch_idx: int) -> None:

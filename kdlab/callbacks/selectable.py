@@ -38,8 +38,8 @@ class SelectableModule(Protocol):
 def take_rows(batch: Any, rows: Tensor) -> Any:
     """The rows (k,) int64 of a batch: a `Batch`, a tensor, a list of B values, or dicts, tuples and lists of those.
 
-    Tensors and lists as long as the batch are indexed, all else stays as it is; the first tensor found says how long the
-    batch is. UserError for a batch without a tensor.
+    Tensors and lists as long as the batch are indexed, all else stays as it is; the first tensor found says how long
+    the batch is. UserError for a batch without a tensor.
     """
     if isinstance(batch, Batch):
         return batch.take(rows)
@@ -75,8 +75,8 @@ def _taken(part: Any, rows: Tensor, height: int) -> Any:
 class OwnModule:
     """Selection for a `SelectableModule` in training: each training step gets the rows that `select` has kept.
 
-    Replaces `training_step` of the module from `begin` to `end`, because Lightning drops what a callback's hook returns and a batch may be
-    a tuple.
+    Replaces `training_step` of the module from `begin` to `end`, because Lightning drops what a callback's hook returns
+    and a batch may be a tuple.
     """
 
     def __init__(self) -> None:

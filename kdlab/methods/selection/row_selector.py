@@ -25,8 +25,8 @@ from kdlab.types import Evidence
 class RowSelector(ArmSelector):
     """Selects the share `ratio` in (0, 1] of the rows of each batch: those that the strategy in force scores highest.
 
-    `arms`: strategies (`kdlab.strategies`) by name; the `policy` picks one of them (`ArmSelector` has the rest). In a training loop
-    of any kind, `rows` does a step's whole selection.
+    `arms`: strategies (`kdlab.strategies`) by name; the `policy` picks one of them (`ArmSelector` has the rest). In a
+    training loop of any kind, `rows` does a step's whole selection.
     """
 
     def __init__(
@@ -66,14 +66,15 @@ class RowSelector(ArmSelector):
         mask: Tensor | None = None,
         observe: Callable[[], float] | None = None,
     ) -> Tensor:
-        """The rows to keep of a batch of B rows, (k,) int64 ascending, k = max(1, floor(B ratio)), on the batch's device.
+        """The rows to keep of a batch of B rows, (k,) int64 ascending, k = max(1, floor(B ratio)), on the batch's
+        device.
 
         `step`: optimizer steps done so far; at the first call of a step the policy observes, learns and picks its
-        strategy; further ones (accumulation) are micro-batches of that step. `logits` (B, C), or (B, P, C) at P predicted
-        positions with `mask` (B, P); `labels` (B,) int64, -100 where unknown; `features` (B, H): the student's for the batch, without
-        dropout; what `needs` does not name may be left out. `observe`: returns the loss, in nats, on rows that stay the
-        same, for a policy that learns (None: that of the constructor). Ranks select from their own rows. UserError for
-        inputs that the strategy lacks, of other lengths, or not finite.
+        strategy; further ones (accumulation) are micro-batches of that step. `logits` (B, C), or (B, P, C) at P
+        predicted positions with `mask` (B, P); `labels` (B,) int64, -100 where unknown; `features` (B, H): the
+        student's for the batch, without dropout; what `needs` does not name may be left out. `observe`: returns the
+        loss, in nats, on rows that stay the same, for a policy that learns (None: that of the constructor). Ranks
+        select from their own rows. UserError for inputs that the strategy lacks, of other lengths, or not finite.
         """
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise UserError(f"step={step!r}: the number of optimizer steps done so far, a whole number from 0 on")
@@ -106,7 +107,13 @@ class RowSelector(ArmSelector):
         )
         try:
             with torch.no_grad():
-                return top_k(arm_scores(self.rule, whole, [whole]), self.ratio).to(_device(given))
+                scores = arm_scores(self.rule, whole, [whole])
+                if not isinstance(scores, Tensor) or scores.shape != (count,):
+                    shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+                    raise UserError(
+                        f"the strategy {self.arm} returned {shape}; a tensor ({count},) is expected, a score a row"
+                    )
+                return top_k(scores, self.ratio).to(_device(given))
         except ValueError as error:  # scores that are NaN, by their rows
             raise UserError(f"the strategy {self.arm}: {error}") from error
 

@@ -138,3 +138,20 @@ def test_a_step_is_a_whole_number(step):
 def test_a_policy_that_learns_needs_something_to_observe():
     with pytest.raises(kdlab.UserError, match="Online learns from a loss that it observes: give observe="):
         adaptive([], None).rows(0, logits=logits(0))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (
+            lambda evidence: evidence.logits,
+            rf"the strategy only returned \({ROWS}, {CLASSES}\); a tensor \({ROWS},\) is expected",
+        ),
+        (lambda evidence: evidence.logits[:3, 0], r"returned \(3,\)"),
+        (lambda evidence: 1.0, "returned float"),
+        (lambda evidence: evidence.logits[:, 0] * torch.nan, "the strategy only: scores hold NaN for rows"),
+    ],
+)
+def test_scores_of_a_strategy_of_ones_own_are_checked(strategy, message):
+    with pytest.raises(kdlab.UserError, match=message):
+        alone(strategy).rows(0, logits=logits(0))
