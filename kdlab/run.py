@@ -7,6 +7,7 @@ mistakes in a command answer at once.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -94,6 +95,8 @@ def _dispatch(argv: list[str]) -> int:
     argv, code = own_modules.split(argv)
     _check_flags(argv)
     own_modules.load(code)
+    if PLAN in argv:  # the rates of a plan are those of budgets
+        argv = [re.sub(r"^\+?plan\.(price_per_\w+=)", r"budget.\1", argument) for argument in argv]
     if argv[:1] == ["--explain"]:
         return explain.main(argv[1:])
     targets.check_overrides(argv)

@@ -16,7 +16,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def test_a_plan_writes_nothing_and_names_what_is_missing(place, teacher_folder, task_folder):
-    rates = ["budget.price_per_query=0.5", "budget.price_per_hour=0"]
+    rates = ["budget.price_per_query=0.5", "plan.price_per_hour=0"]  # the same rates by either name
     done = call([*tiny_task(teacher_folder, task_folder, "hydra.run.dir=run", *rates), "--plan", "--dry-run"], place)
     assert done.code == 0, done.output
     lines = {line.split("  ")[0]: line.split() for line in done.output.splitlines()}
