@@ -114,6 +114,7 @@ class SimpleCosts(StepCosts):
     """Steps of 4 queries and 1e6 FLOPs."""
 
     def __init__(self, data: Any) -> None:
+        self.data, self.world = data, 2
         self.order = data.sampler(0, 2)
 
     def total(self, steps: int) -> Any:
