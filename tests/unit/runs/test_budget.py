@@ -120,7 +120,7 @@ class SimpleCosts(StepCosts):
     def total(self, steps: int) -> Any:
         from kdlab.stages.step_costs import StepCost
 
-        return StepCost(4.0 * steps, 1e6 * steps)
+        return StepCost(4.0 * steps, {"student forward": 1e6 * steps})
 
 
 def test_a_price_by_the_hour_is_one_of_time_and_one_by_query_is_not(make, tmp_path: Path):
