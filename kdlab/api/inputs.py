@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdlab.data.names import GIVEN_ROWS
 from kdlab.errors import UserError
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import sha256_of, user_path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 # kind and description of the artifacts that hold what lay in memory, by key of the configuration
 KINDS = {
-    "data.path": ("given_rows", "the rows given"),
+    "data.path": (GIVEN_ROWS, "the rows given"),
     "teachers.path": ("given_model", "the teacher given"),
     "student.path": ("given_model", "the student given"),
 }

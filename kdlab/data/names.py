@@ -18,6 +18,7 @@ SOURCES = {
     "TextFolder": "text files",
     "TaskHub": "labelled rows of the Hub",
 }
+GIVEN_ROWS = "given_rows"  # the kind of the artifacts that hold rows which lay in memory (`kdlab.distill`)
 
 
 def data_name(task: str | None, path: str | None, source: Any) -> str:
@@ -28,6 +29,8 @@ def data_name(task: str | None, path: str | None, source: Any) -> str:
     if task:
         known = TASKS.get(plain_name(task))
         return known.title if known else task
+    if path and Path(path).parent.name == GIVEN_ROWS:
+        return f"rows in memory {Path(path).name[:6]}"
     if path:
         return Path(path).name or str(Path(path))
     if isinstance(source, Mapping):
