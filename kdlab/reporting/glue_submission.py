@@ -110,9 +110,8 @@ def _best(suite: Path, notify: Callable[[str], None]) -> dict[str, Path]:
 def _glue_task(run: Path, result: dict[str, Any], config: Config) -> Task:
     if not head_of_result(result).per_row:
         raise UserError(
-            f"{run} is a run of the pre-training stage, which learns no task: "
-            f"{quoting.command(['+exp=glue', quoting.override('student.path', run / 'student')])} fine-tunes its student "
-            "on all of GLUE"
+            f"{run} is a run of the pre-training stage, which learns no task; to fine-tune its student on all of GLUE:  "
+            f"{quoting.command(['+exp=glue', quoting.override('student.path', run / 'student')])}"
         )
     task = None if config.data.task is None else find(config.data.task)
     if task is None or not task.glue:

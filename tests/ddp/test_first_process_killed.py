@@ -18,7 +18,7 @@ PROMISED = 60.0  # seconds: docs/trust.md, "the job ends within a minute"
     ("victim", "moment"),
     [
         ("devices, rank 0", "training"),
-        ("torchrun, torchrun itself", "training"),
+        pytest.param("torchrun, torchrun itself", "training", marks=pytest.mark.nightly),
         pytest.param("devices, rank 0", "importing", marks=pytest.mark.nightly),
         pytest.param("devices, rank 0", "preparing", marks=pytest.mark.nightly),
         pytest.param("devices, rank 0", "finishing", marks=pytest.mark.nightly),

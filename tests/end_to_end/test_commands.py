@@ -80,7 +80,9 @@ def test_help_imports_nothing_heavy():
 AS_TYPED = ("adads_pretrain", "adads_finetune")  # in a process that imports everything itself, which takes 10 s
 
 
-@pytest.mark.parametrize("exp", SINGLE_RUNS)
+@pytest.mark.parametrize(
+    "exp", [pytest.param(e, marks=pytest.mark.nightly) if e == "adads_finetune" else e for e in SINGLE_RUNS]
+)
 def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_folder, task_folder):
     config = checked(composition([f"+exp={exp}"])[0])
     text = config.data.stage == "pretrain"
@@ -256,7 +258,7 @@ def test_wandb_offline_has_every_series_against_queries(tmp_path, teacher_folder
 
 def test_a_sweep_runs_each_job_in_its_own_folder_and_skips_finished_ones(tmp_path, teacher_folder, text_folder):
     arguments = ["-m", *tiny(teacher_folder, text_folder, "select=random,entropy", "trainer.max_steps=2")]
-    done = command(arguments, tmp_path)
+    done = call(arguments, tmp_path)
     assert done.code == 0, done.output
     results = sorted((tmp_path / "outputs" / "adads_pretrain").rglob("result.json"))
     assert {json.loads(r.read_text())["select"]["name"] for r in results} == {"random", "entropy"}

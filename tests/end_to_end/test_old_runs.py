@@ -46,6 +46,7 @@ def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
     written = {run: json.loads((folder / run / "result.json").read_text()) for run in (WHOLE, UNFINISHED)}
     assert written[WHOLE].keys() - recorded("ksm").keys() == {
         "head", "started_in", "run_folder", "warnings", "caveats", "observation", "size", "date", "scores",
+        "saved_with_preparation",
     }  # fmt: skip
     assert recorded("ksm").keys() <= written[WHOLE].keys()
     assert written[UNFINISHED].keys() == recorded("unfinished").keys() | {"started_in", "run_folder", "caveats"}

@@ -35,7 +35,21 @@ def kills(select: str) -> tuple[tuple[int, str], ...]:
     return KILLS if select not in SINGLE else (KILLS[SINGLE.index(select) % len(KILLS)],)
 
 
-@pytest.mark.parametrize("select", SELECTIONS)
+# every night; the others, one of each kind, each time
+RARE = {
+    "all",
+    "random",
+    "certainty",
+    "scaled_entropy",
+    "least_confidence",
+    "density",
+    "margin",
+    "gradient_norm",
+    "randmix",
+}
+
+
+@pytest.mark.parametrize("select", [pytest.param(s, marks=pytest.mark.nightly) if s in RARE else s for s in SELECTIONS])
 def test_a_killed_run_resumes_bit_for_bit(select, tmp_path, prepared, teacher_folder, text_folder):
     more = ["select.ratio=1"] if select == "all" else []
     command = tiny(teacher_folder, text_folder, f"select={select}", *more)
