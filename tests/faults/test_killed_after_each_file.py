@@ -140,7 +140,7 @@ def test_an_export(teacher_folder, tmp_path):
     assert killed_everywhere(tmp_path / "exports", export, lambda home: (home / "out").exists()) >= 6
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_report(stride, tmp_path):
     from kdlab import report
 
