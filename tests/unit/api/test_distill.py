@@ -25,7 +25,7 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def refused(message: str, **arguments) -> None:
+def assert_refused(message: str, **arguments) -> None:
     """The call is refused with this message, and leaves no file."""
     with pytest.raises(kdlab.UserError, match=message) as caught:
         kdlab.distill(**{"train": ROWS, "overrides": SMALL, **arguments})
@@ -54,14 +54,14 @@ def refused(message: str, **arguments) -> None:
     ],
 )
 def test_a_wrong_call_is_one_line_and_writes_nothing(arguments, message, teacher_folder):
-    refused(message, **{"teacher": teacher_folder, **arguments})
+    assert_refused(message, **{"teacher": teacher_folder, **arguments})
 
 
 def test_a_student_of_another_vocabulary_is_refused(tmp_path_factory, teacher_folder):
     other = write_teacher(tmp_path_factory.mktemp("other"))
     text = (other / "tokenizer.json").read_text().replace('"zuzu"', '"zuzuzu"')
     (other / "tokenizer.json").write_text(text)
-    refused("different tokenizers", teacher=teacher_folder, student=other)
+    assert_refused("different tokenizers", teacher=teacher_folder, student=other)
 
 
 def test_the_process_stays_as_it_was(teacher_folder):
@@ -70,5 +70,5 @@ def test_the_process_stays_as_it_was(teacher_folder):
         return *numbers, dict(os.environ), torch.get_num_threads()
 
     before = state()
-    refused("teacher has 4 layers", teacher=teacher_folder, student=40)
+    assert_refused("teacher has 4 layers", teacher=teacher_folder, student=40)
     assert state() == before

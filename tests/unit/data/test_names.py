@@ -20,7 +20,7 @@ from kdlab.runs.loggers import content
         ({"path": None, "source": "WordNetGlosses"}, "WordNet nouns"),
         ({"path": None, "source": "WikipediaExcerpt"}, "Wikipedia excerpt"),
         ({"name": "kept", "path": "elsewhere", "source": "TaskFolder"}, "kept"),
-        ({"path": "/home/me/artifacts/given_rows/3f9a2c77", "source": "TaskFolder"}, "rows in memory 3f9a2c"),
+        ({"path": "artifacts/given_rows/3f9a2c77", "source": "TaskFolder"}, "rows in memory 3f9a2c"),
         ({"source": "mine.Rows"}, "mine.Rows"),
     ],
 )
