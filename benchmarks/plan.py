@@ -62,7 +62,7 @@ def planned(overrides: list[str], folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run all, and print the table."""
+    """Run all, each with a line of its own as it ends, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder of labelled rows, such as SST-5")
     parser.add_argument("--steps", type=int, default=60, help="of each run (default 60)")
@@ -78,6 +78,7 @@ def main() -> None:
                 off = [plan["forecast"][key] / plan["real"][key] - 1 for key in NAMES]
                 seconds = f"{plan['forecast']['seconds']:.1f} / {plan['real']['seconds']:.1f} s"
                 rows.append([name, f"{load:.1f}", seconds, *(f"{100 * one:+.1f} %" for one in off)])
+                print("  ".join(rows[-1]), file=sys.stderr, flush=True)
     print(machine(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1))
     print(table(["run", "load", "forecast / real", *NAMES], rows))
 

@@ -265,6 +265,8 @@ def test_a_sweep_runs_each_job_in_its_own_folder_and_skips_finished_ones(tmp_pat
     assert {r.parent.name for r in results} == {"random-r0.25-s1", "entropy-r0.25-s1"}
     again = call(arguments, tmp_path)
     assert again.code == 0 and again.output.count("skipped") == 2
+    for output in (done.output, again.output):
+        shells.assert_printed(output, "kdlab.compare")
 
 
 def test_mixed_precision_learns_as_full_precision_does(tmp_path, teacher_folder, text_folder):

@@ -22,6 +22,7 @@ import yaml
 from kdlab import evaluate
 from tests.conftest import task_rows, write_teacher
 from tests.end_to_end.test_bad_input import assert_refused
+from tests.support import shells
 from tests.support.runs import ChildResult, KillAt, call, outcome
 
 ENTAILMENT = ["entailment", "not_entailment"]
@@ -114,6 +115,7 @@ def suite(tmp_path_factory, student, teacher_folder, root) -> tuple[Path, ChildR
     command = glue(student, teacher_folder, root, "suite.tasks=[MNLI,rte,sts-b]", "suite.seeds=[1,2]")
     done = call(command, folder, InForks())
     assert done.code == 0, done.output
+    shells.assert_printed(done.output, "kdlab.evaluate")
     return folder, done
 
 
