@@ -109,7 +109,7 @@ def uncommented(line: str) -> str:
 def jobs(command: Command) -> list[list[str]]:
     """The overrides of jobs that a `run` command starts, one for each grid of a sweep; none for those that compose nothing."""
     overrides = [word for word in command.words if "=" in word]
-    if not overrides or {"--config-dir", "--repeat", "--explain"} & set(command.words):
+    if not overrides or {"--config-dir", "--code", "--repeat", "--explain"} & set(command.words):
         return []
     named = [word for word in overrides if re.match(r"\+?sweep=", word)]
     grids = files.grids(named[0].partition("=")[2], [o for o in overrides if o not in named]) if named else [overrides]
