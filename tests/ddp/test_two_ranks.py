@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 
 from kdlab.storage import tables
+from tests.support.cadence import each_time
 from tests.support.runs import KillAt, call, command, outcome, tiny
 from tests.support.selections import SELECTIONS, SINGLE
 
@@ -52,11 +53,7 @@ def compare(folder: Path) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
-# every night; the others, one of each kind, each time
-RARE = {"all", "certainty", "scaled_entropy", "least_confidence", "density", "margin", "randmix"}
-
-
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.nightly) if c in RARE else c for c in CASES])
+@pytest.mark.parametrize("case", each_time(CASES, "adads", "kd", "entropy", "cluster"))  # one of each kind
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, text_folder):
     shutil.copytree(prepared, tmp_path / "artifacts")
     common = tiny(teacher_folder, text_folder, "trainer.accelerator=cpu", "trainer.probes=1", *CASES[case])

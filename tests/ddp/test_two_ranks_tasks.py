@@ -13,6 +13,7 @@ from kdlab import evaluate
 from kdlab.storage import tables
 from tests.conftest import write_task
 from tests.ddp.test_two_ranks import TWO, compare
+from tests.support.cadence import each_time
 from tests.support.runs import call, tiny_task
 
 CASES = {
@@ -49,7 +50,7 @@ def fresh(tmp_path: Path, prepared: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", each_time(CASES, "adads", "labels on all", "tinybert, an idle rank", "regression"))
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, task_folder):
     folder = fresh(tmp_path, prepared)
     common = tiny_task(teacher_folder, task_folder, "trainer.accelerator=cpu", "trainer.probes=1", ADAM, *CASES[case])

@@ -11,6 +11,7 @@ import pytest
 from kdlab.storage import tables
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.ddp.test_two_ranks_tasks import ADAM
+from tests.support.cadence import each_time
 from tests.support.runs import call, tiny, tiny_task
 
 SMALL = "+teachers.others.small.layers=3"
@@ -78,13 +79,7 @@ def assert_two_ranks_equal(folder: Path, common: list[str]) -> None:
     assert asked[0] == asked[1] and asked[0]
 
 
-# every night; the others each time
-RARE = {"soft, an idle rank", "ensemble, an idle rank", "uncertainty, an idle rank", "specialists, an idle rank", "muki",
-        "ksm, an idle rank", "labels on all, weighed", "random_hard", "labels on all",
-        "soft", "hard, an idle rank"}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.nightly) if c in RARE else c for c in CASES])
+@pytest.mark.parametrize("case", each_time(CASES, "hard", "ksm", "assistant"))
 def test_two_ranks_equal_one_process(case, tmp_path, artifacts, teacher_folder, four_classes):
     shutil.copytree(artifacts, tmp_path / "artifacts")
     assert_two_ranks_equal(tmp_path, tiny_task(teacher_folder, four_classes, *COMMON, *CASES[case]))
@@ -97,6 +92,6 @@ TEXT = {
 }
 
 
-@pytest.mark.parametrize("case", TEXT)
+@pytest.mark.parametrize("case", each_time(TEXT, "hard"))
 def test_two_ranks_equal_one_process_on_text(case, tmp_path, teacher_folder, text_folder):
     assert_two_ranks_equal(tmp_path, tiny(teacher_folder, text_folder, *COMMON, *TEXT[case]))

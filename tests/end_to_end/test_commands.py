@@ -18,6 +18,7 @@ from kdlab.storage import tables
 from kdlab.storage.files import umask
 from tests.conftest import write_task, write_teacher, write_text
 from tests.support import shells
+from tests.support.cadence import each_time
 from tests.support.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
 from tests.support.wandb_files import Told
 
@@ -80,9 +81,10 @@ def test_help_imports_nothing_heavy():
 AS_TYPED = ("adads_pretrain", "adads_finetune")  # in a process that imports everything itself, which takes 10 s
 
 
-@pytest.mark.parametrize(
-    "exp", [pytest.param(e, marks=pytest.mark.nightly) if e == "adads_finetune" else e for e in SINGLE_RUNS]
-)
+RARE = ("adads_finetune", "dynamickd_teacher", "dynamickd_objective")
+
+
+@pytest.mark.parametrize("exp", each_time(SINGLE_RUNS, *(exp for exp in SINGLE_RUNS if exp not in RARE)))
 def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_folder, task_folder):
     config = checked(composition([f"+exp={exp}"])[0])
     text = config.data.stage == "pretrain"

@@ -23,6 +23,7 @@ from kdlab.data.tasks.registry import TASKS
 from kdlab.models import flops
 from kdlab.storage import tables
 from tests.conftest import task_rows, write_task, write_teacher
+from tests.support.cadence import each_time
 from tests.support.runs import ChildResult, KillAt, call, outcome, tiny_task
 from tests.support.selections import SELECTIONS
 
@@ -352,7 +353,7 @@ def columns_of(folder: Path, split: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("form", each_time(["csv", "jsonl", "parquet"], "csv"))
 def test_rows_in_another_form_give_the_same_student(form, lab, ready, tmp_path):
     wanted = weights(lab.run("select=entropy", f"teachers.path={ready}")[0])
     for split in ("train", "dev"):
@@ -374,7 +375,7 @@ def test_rows_in_another_form_give_the_same_student(form, lab, ready, tmp_path):
 UNTAUGHT = ["teachers.finetune.max_steps=2", "teachers.sanity=false", "trainer.max_steps=2"]
 
 
-@pytest.mark.parametrize("select", ["cluster", "density"])
+@pytest.mark.parametrize("select", each_time(["cluster", "density"], "density"))
 def test_regression(select, lab, tmp_path):
     rows = write_task(tmp_path / "numbers", rows=120, regression=True)
     folder, output = lab.run(f"select={select}", f"data.path={rows}", *UNTAUGHT)
@@ -476,7 +477,7 @@ KILLED = {
 }
 
 
-@pytest.mark.parametrize("what", KILLED)
+@pytest.mark.parametrize("what", each_time(KILLED, "adads", "labels on all"))
 def test_a_killed_run_goes_on_bit_for_bit(what, lab):
     more, kills = KILLED[what]
     wanted = outcome(lab.run(*(o for o in more if o != WORKERS))[0])

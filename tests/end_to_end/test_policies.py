@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdlab.storage import tables
+from tests.support.cadence import each_time
 from tests.support.runs import KillAt, call, outcome, run_folder, tiny
 from tests.support.selections import SELECTIONS, SINGLE
 
@@ -35,21 +36,7 @@ def kills(select: str) -> tuple[tuple[int, str], ...]:
     return KILLS if select not in SINGLE else (KILLS[SINGLE.index(select) % len(KILLS)],)
 
 
-# every night; the others, one of each kind, each time
-RARE = {
-    "all",
-    "random",
-    "certainty",
-    "scaled_entropy",
-    "least_confidence",
-    "density",
-    "margin",
-    "gradient_norm",
-    "randmix",
-}
-
-
-@pytest.mark.parametrize("select", [pytest.param(s, marks=pytest.mark.nightly) if s in RARE else s for s in SELECTIONS])
+@pytest.mark.parametrize("select", each_time(SELECTIONS, "adads", "schedule", "entropy"))  # one of each kind
 def test_a_killed_run_resumes_bit_for_bit(select, tmp_path, prepared, teacher_folder, text_folder):
     more = ["select.ratio=1"] if select == "all" else []
     command = tiny(teacher_folder, text_folder, f"select={select}", *more)

@@ -29,6 +29,7 @@ from kdlab.methods.ksm.module import KSM
 from kdlab.methods.marks import marks_of
 from kdlab.storage import tables
 from tests.end_to_end.test_finetune import BATCH, KEPT, STEPS, Lab, result_of, weights
+from tests.support.cadence import each_time
 from tests.support.runs import KillAt, call, outcome, tiny
 
 # ---- what can be combined
@@ -245,7 +246,7 @@ def assert_goes_on(lab: Lab, one: dict[str, str], step: int, when: str) -> None:
         assert found[part] == wanted[part], part
 
 
-@pytest.mark.parametrize("number", range(len(SOME)), ids=map(title, SOME))
+@pytest.mark.parametrize("number", each_time(range(len(SOME)), 0, 1), ids=map(title, SOME))
 def test_every_choice_of_every_group_trains_and_some_are_killed_and_go_on(number, lab):
     assert_trains(lab, SOME[number])
     if number % 4 == 0:
@@ -320,7 +321,7 @@ def assert_close(a: Path, b: Path) -> None:
         np.testing.assert_allclose(tensor.numpy(), second[name].numpy(), atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("knowledge", ["pkd", "distilbert"])
+@pytest.mark.parametrize("knowledge", each_time(["pkd", "distilbert"], "pkd"))
 def test_equal_teachers_teach_as_one(knowledge, lab, ready):
     # the gradient of a key's bias is 0 but for rounding, and Adam would make whole steps of that
     given = [f"knowledge={knowledge}", "select=entropy", f"teachers.path={ready}", "optim.eps=1e-5", *FEW]
@@ -603,7 +604,7 @@ def text(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("text")
 
 
-@pytest.mark.parametrize("what", TEXT)
+@pytest.mark.parametrize("what", each_time(TEXT, "hard"))
 def test_on_text(what, text, teacher_folder, text_folder):
     more = [*TEXT[what], "select=random", "trainer.probes=0", *(ON_TEXT if what in ("ensemble", "hard") else [])]
     given = tiny(teacher_folder, text_folder, *more)

@@ -67,6 +67,7 @@ def test_a_forbidden_folder_is_one_line(case, whole, tmp_path):
     assert found.injected >= 1 and found.wrong == 0, found.notes
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", [signals_and_nans.signals, signals_and_nans.nonfinite])
 def test_faults_of_one_of_two_ranks(fault: Callable[[FaultLab], FaultResult], case, tmp_path):
     both = KillCase("two", override(case.command, *RANKS), ranks=2)
