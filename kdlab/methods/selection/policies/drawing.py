@@ -1,0 +1,20 @@
+"""Arms drawn from a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def uniform(rng: torch.Generator) -> float:
+    return float(torch.rand((), generator=rng, device=rng.device, dtype=torch.float64))
+
+
+def pick(names: Sequence[str], rng: torch.Generator) -> str:
+    return names[int(torch.randint(len(names), (), generator=rng, device=rng.device))]
+
+
+def greedy(value: dict[str, float], rng: torch.Generator) -> str:
+    best = max(value.values())
+    return pick([arm for arm in value if value[arm] == best], rng)
