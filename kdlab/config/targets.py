@@ -234,8 +234,18 @@ def _check_own_target(where: str, target: str) -> None:
 
 @cache
 def public_names(module: str) -> tuple[str, ...]:
-    """Public functions and classes that a module defines; parsed, not imported, so that errors come at once."""
-    file = Path(kdlab.__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    """Public functions and classes that a module defines; of a package, those that it takes from its own modules.
+
+    Parsed, not imported, so that errors come at once.
+    """
+    place = Path(kdlab.__file__).parent.joinpath(*module.split("."))
+    package = place.is_dir()
+    tree = ast.parse((place / "__init__.py" if package else place.with_suffix(".py")).read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.ClassDef)
-    return tuple(sorted(node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")))
+    names = {node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")}
+    prefix = f"kdlab.{module}."
+    for node in tree.body if package else ():
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(prefix):
+            defined = public_names(str(node.module).removeprefix("kdlab."))
+            names |= {alias.name for alias in node.names if alias.name in defined}
+    return tuple(sorted(names))

@@ -11,4 +11,4 @@ from kdlab.methods.selection.policies.online import Online
 from kdlab.methods.selection.policies.protocols import Learner, Policy
 from kdlab.methods.selection.policies.ucb import UCB
 
-__all__ = ["Exp3", "Fixed", "Learner", "Online", "Policy", "RandMix", "Schedule", "UCB"]
+__all__ = ["Policy", "Learner", "Fixed", "Schedule", "RandMix", "Online", "UCB", "Exp3"]  # in the order of docs/api.md

@@ -8,13 +8,16 @@ import torch
 
 
 def uniform(rng: torch.Generator) -> float:
+    """A number in [0, 1)."""
     return float(torch.rand((), generator=rng, device=rng.device, dtype=torch.float64))
 
 
 def pick(names: Sequence[str], rng: torch.Generator) -> str:
+    """One of `names`, each as likely."""
     return names[int(torch.randint(len(names), (), generator=rng, device=rng.device))]
 
 
 def greedy(value: dict[str, float], rng: torch.Generator) -> str:
+    """The arm of the largest value; equals are drawn."""
     best = max(value.values())
     return pick([arm for arm in value if value[arm] == best], rng)

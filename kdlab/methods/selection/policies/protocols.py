@@ -1,4 +1,4 @@
-"""What a policy is: `Policy` chooses, a `Learner` also learns from rewards."""
+"""Protocols of policies: a `Policy` chooses, a `Learner` also learns from rewards."""
 
 from __future__ import annotations
 
