@@ -1,33 +1,13 @@
-"""Rewards that steer a policy."""
+"""The reward of AdaDS: acceleration of the fall of the loss."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from kdlab.errors import UserError
 from kdlab.ranges import Range, checked
-
-
-class Reward(Protocol):
-    """A reward for policies that learn, computed from a series of observations; its state is saved with the run."""
-
-    def observe(self, value: float) -> tuple[float | None, float | None]:
-        """Take one observation; (speed, reward), each None while it does not exist. ValueError if not finite."""
-        ...
-
-    def restart(self) -> None:
-        """Drop all observations: from here on another loss is observed."""
-        ...
-
-    def state_dict(self) -> dict:
-        """The observations that later rewards depend on, in plain Python values."""
-        ...
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue from `state`; UserError if it does not fit."""
-        ...
 
 
 class LossDecay:
