@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # torch is imported where it is used: `--help` and reports, which need this module, load none
     import torch
@@ -221,6 +221,9 @@ class Evidence:
     `logits` (N, C), or (N, P, C) in masked-LM: the student's answers at the P masked positions of each row;
     `features` (N, H) last-layer representation ([CLS]; in masked-LM the mean over real tokens);
     `labels` (N,) as in `Batch`, or (N, P) in masked-LM; `mask` (N, P) bool, which of the P positions exist (None: all);
+    `teacher` (N, C), or (N, P, C): the teacher's logits from its cache;
+    `reference_loss` (N,): cross-entropy of the labels in nats, of a reference model (in masked-LM the mean over P);
+    `votes` (V, N, C), or (V, N, P, C): logits of V versions of the student;
     `keep` k, how many rows will be kept (None: unknown); `progress` share of training done, in [0, 1]; `rng` generator
     for strategies that draw, keyed by (seed, step).
     """
@@ -233,22 +236,30 @@ class Evidence:
     keep: int | None = None
     progress: float = 0.0
     rng: torch.Generator = field(default_factory=_generator)
+    teacher: Tensor | None = None
+    reference_loss: Tensor | None = None
+    votes: Tensor | None = None
 
     def __len__(self) -> int:
-        for value in (self.rows, self.logits, self.features, self.labels, self.mask):
+        for value in self.columns():
             if value is not None:
                 return len(value)
         raise ValueError("Evidence is empty: give it rows, logits, features, labels or a mask")
 
+    def columns(self) -> tuple[Tensor | None, ...]:
+        """The tensors that it may hold, each with one entry a row in its first dimension (the votes of one version)."""
+        votes = None if self.votes is None else self.votes[0]
+        given = (self.rows, self.logits, self.features, self.labels, self.mask, self.teacher, self.reference_loss)
+        return (*given, votes)
+
     def only(self, fields: Collection[str]) -> Evidence:
-        """The same rows with only these of "logits", "features" and "labels"; the mask goes with logits and labels."""
-        return replace(
-            self,
-            logits=self.logits if "logits" in fields else None,
-            features=self.features if "features" in fields else None,
-            labels=self.labels if "labels" in fields else None,
-            mask=self.mask if "logits" in fields or "labels" in fields else None,
-        )
+        """The same rows with only these of the fields that a strategy declares (`STRATEGY_FIELDS` of
+        `kdlab.methods.marks`); the mask goes with what has one entry for each of P positions."""
+        optional = ("logits", "features", "labels", "teacher", "reference_loss", "votes")
+        left_out: dict[str, Any] = {name: None for name in optional if name not in fields}
+        if not {"logits", "labels", "teacher", "votes"} & set(fields):
+            left_out["mask"] = None
+        return replace(self, **left_out)
 
 
 @dataclass

@@ -15,11 +15,12 @@ from torch import Tensor
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
-STRATEGY_FIELDS = frozenset({"logits", "features", "labels"})  # of Evidence
+DECLARED_FIELDS = frozenset({"teacher", "reference_loss", "votes"})  # of Evidence: never without a declaration
+STRATEGY_FIELDS = frozenset({"logits", "features", "labels"}) | DECLARED_FIELDS  # of Evidence
 ADOPTION_FIELDS = frozenset({"student", "teachers"})  # uncertainties, the arguments of the rule
 TERM_FIELDS = frozenset({"logits", "hidden", "states", "scores", "values"})  # of Outputs
 WEIGHING_FIELDS = frozenset({"uncertainty", "features"})  # of WeighingContext; features are [CLS] states
-FORWARD = frozenset({"logits", "features"})  # the fields of Evidence that cost a forward of the student
+FORWARD = frozenset({"logits", "features", "votes"})  # the fields of Evidence that cost a forward of the student
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Marks:
 
 
 UNDECLARED = Marks(
-    STRATEGY_FIELDS | ADOPTION_FIELDS | TERM_FIELDS | WEIGHING_FIELDS, min_teachers=1
-)  # needs everything
+    (STRATEGY_FIELDS - DECLARED_FIELDS) | ADOPTION_FIELDS | TERM_FIELDS | WEIGHING_FIELDS, min_teachers=1
+)  # needs all but `DECLARED_FIELDS`
 
 
 def needs(

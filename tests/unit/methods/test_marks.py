@@ -11,7 +11,7 @@ from kdlab.errors import UserError
 from kdlab.methods import adoption
 from kdlab.methods.knowledge import attention, base, hidden_states, joint, logits, weighing
 from kdlab.methods.ksm.module import KSM
-from kdlab.methods.marks import FORWARD, UNDECLARED, Marks, function_of, marks_of, members_of, needs
+from kdlab.methods.marks import DECLARED_FIELDS, FORWARD, UNDECLARED, Marks, function_of, marks_of, members_of, needs
 from kdlab.methods.selection import strategies
 
 NEEDS = {
@@ -74,6 +74,7 @@ def test_a_rule_without_marks_needs_everything():
         marks = marks_of(rule)
         assert marks is UNDECLARED
         assert marks.needs >= {"logits", "features", "labels", "student", "teachers", "uncertainty"}
+        assert not marks.needs & DECLARED_FIELDS  # what costs a cache or further forwards must be asked for
         assert (marks.rowwise, marks.mixes, marks.min_teachers) == (False, "losses", 1)
 
 
@@ -117,4 +118,4 @@ def test_an_ensemble_needs_what_its_members_need():
     assert not marks_of(strategies.Ensemble([strategies.entropy])).rowwise  # ranks depend on all rows
     assert list(members_of(ensemble)) == ["random", "entropy", "cluster"]
     assert members_of(strategies.entropy) == {"": strategies.entropy}
-    assert marks_of(strategies.Ensemble({"mine": lambda evidence: evidence.labels})).needs >= FORWARD
+    assert marks_of(strategies.Ensemble({"mine": lambda evidence: evidence.labels})).needs >= FORWARD - DECLARED_FIELDS
