@@ -31,7 +31,8 @@ class Selector(RowSelector):
     optimizer steps of the whole training. `observe`: returns the loss, in nats, on training rows that stay the same,
     for a policy that learns (AdaDS Eq. 11); of several ranks the mean counts. It is called every `interval` optimizer
     steps. `policy`, `reward`: in place of those that come with a name; of several strategies without one the policy is
-    `kdlab.policies.Online`. `write` receives a dict for each decision (step, arm, observation, reward).
+    `kdlab.policies.Online`. `look`: share of the rows that are scored, drawn at random; `candidates(step, B)` returns them,
+    before `rows`. `write` receives a dict for each decision (step, arm, observation, reward).
 
     Pass it to `kdlab.Select` for a Lightning trainer. `state_dict` and `load_state_dict` resume it: plain values, JSON
     can hold them.
@@ -49,6 +50,7 @@ class Selector(RowSelector):
         policy: Policy | None = None,
         reward: Reward | None = None,
         write: Callable[[dict[str, Any]], None] = lambda row: None,
+        look: float = 1.0,
     ) -> None:
         for name, value in (("total_steps", total_steps), ("interval", interval)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -62,8 +64,9 @@ class Selector(RowSelector):
         if hasattr(chosen, "learn"):
             reward = reward or own_reward or LossDecay()
         super().__init__(
-            arms, chosen, ratio, total_steps, seed, reward, observe and _mean_over_ranks(observe), interval, write
-        )
+            arms, chosen, ratio, total_steps, seed, reward, observe and _mean_over_ranks(observe), interval, write,
+            look=look,
+        )  # fmt: skip
 
 
 def _parts(strategy: Any) -> tuple[dict[str, Strategy], Policy, Reward | None]:

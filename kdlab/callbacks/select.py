@@ -12,9 +12,11 @@ from torch import Tensor
 
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.rows import own_rows, scored_rows
 from kdlab.callbacks.selectable import OwnModule, missing_methods
 from kdlab.errors import UserError
 from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.selection.candidates import candidates, reads_student
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.scores import arm_scores, combined
 from kdlab.methods.selection.strategies import Strategy
@@ -40,7 +42,8 @@ class Select(DecisionCallback):
     of the whole global batch, then shared out evenly, so any number of ranks keeps the same rows; "local": the best of
     each rank's own. At ratio 1 it does nothing, and the run is plain distillation bit for bit. `forward`: the student's
     outputs for scoring (`full_forward`, or `kdlab.modules.early_exit.EarlyExit`). With a `memory` only rows without a
-    recent score run; strategies must then be rowwise.
+    recent score run; strategies must then be rowwise. Of `selector.look` below 1 a random share of the rows runs, the same
+    on any number of ranks with `scope` "global"; a strategy that reads no output of the student has all rows to choose from.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Select(DecisionCallback):
         memory: ScoreMemory | None = None,
     ) -> None:
         super().__init__(selector)
-        self.row_selector, self.ratio = selector, selector.ratio
+        self.row_selector, self.ratio, self.look = selector, selector.ratio, selector.look
         self.all_ranks = scope == "global"
         self.forward, self.memory = forward, memory
         self._own: OwnModule | None = None  # for a module that is no StudentView
@@ -104,13 +107,13 @@ class Select(DecisionCallback):
 
     def answer(self, student: StudentView, batch: Batch, batch_idx: int) -> None:
         assert batch.plan is not None
-        if student.labels_on_all and self.forward is full_forward and self.memory is None and self._reads_forward():
+        if student.labels_on_all and self.forward is full_forward and self.memory is None and reads_student(self.selector.rule):
             batch.plan.select = StepSelection(self, student, batch_idx)
             return
         gather = self.all_ranks and distributed.world() > 1
         chosen = self.chosen(student, batch, batch_idx)
         if gather and student.labels_on_all:  # every rank keeps its rows, for their labels
-            batch.plan.rows = _own(batch, chosen).to(batch.input_ids.device)
+            batch.plan.rows = own_rows(batch, chosen).to(batch.input_ids.device)
         elif gather:
             _share_out(batch, chosen)
         else:
@@ -126,13 +129,15 @@ class Select(DecisionCallback):
         if len(real) == 0:
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
+        rows, keep, places = len(real), selection_size(len(real), self.ratio), real
+        if self.look < 1 and reads_student(self.selector.rule):
+            drawn = candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))
+            real = real[drawn.to(real.device)]
+            batch, outputs = scored_rows(batch, outputs, own_rows(batch, real) if gather else real)
+            places = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
-        scores = self._scores(student, batch, gather, real, rng, outputs)
-        return real[top_k(scores, self.ratio).to(real.device)]
-
-    def _reads_forward(self) -> bool:
-        """True if the current arm reads outputs of the student."""
-        return any(marks_of(member).needs & FORWARD for member in members_of(self.selector.rule).values())
+        scores = self._scores(student, batch, gather, places, rng, keep, outputs)
+        return real[top_k(scores, self.ratio, rows).to(real.device)]
 
     def _scores(
         self,
@@ -141,18 +146,18 @@ class Select(DecisionCallback):
         gather: bool,
         real: Tensor,
         rng: torch.Generator,
+        keep: int,
         outputs: Outputs | None,
     ) -> Tensor:
-        """Scores (N,) by the current arm of the real rows, at `real` (N,) of the global batch (or of this rank's)."""
+        """Scores (N,) by the current arm of the real rows, at `real` (N,) of the global batch (or of this rank's), of
+        which `keep` will be kept."""
         arm: Strategy = self.selector.rule
         members = members_of(arm)
 
         def of_real(rows: Tensor, pad: float | None = None) -> Tensor:
             return (distributed.gather_rows(rows, pad) if gather else rows)[real]
 
-        evidence = Evidence(
-            rows=of_real(batch.rows), keep=selection_size(len(real), self.ratio), progress=student.progress, rng=rng
-        )
+        evidence = Evidence(rows=of_real(batch.rows), keep=keep, progress=student.progress, rng=rng)
         needs = {name: marks_of(member).needs for name, member in members.items()}
         if any("labels" in fields for fields in needs.values()):
             labels, mask = _labels(batch)
@@ -243,7 +248,7 @@ class StepSelection:
     def __call__(self, batch: Batch, outputs: Outputs) -> Tensor:
         chosen = self.select.chosen(self.student, batch, self.batch_idx, outputs)
         if self.select.all_ranks and distributed.world() > 1:
-            chosen = _own(batch, chosen)
+            chosen = own_rows(batch, chosen)
         return chosen.to(batch.input_ids.device)
 
 
@@ -261,16 +266,9 @@ def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:
     return batch.labels.gather(1, places), exists
 
 
-def _own(batch: Batch, chosen: Tensor) -> Tensor:
-    """Those of the rows `chosen` (k,) of the global batch that are this rank's, numbered in `batch` (collective)."""
-    heights = distributed.gather_rows(torch.tensor([len(batch)])).tolist()
-    first = sum(heights[: distributed.rank()])
-    return chosen[(chosen >= first) & (chosen < first + len(batch))] - first
-
-
 def _share_out(batch: Batch, chosen: Tensor) -> None:
     """Put the rows `chosen` (k,) of the global batch into `batch`, evenly over ranks, in place (collective)."""
-    own = batch.take(_own(batch, chosen))
+    own = batch.take(own_rows(batch, chosen))
     whole = Batch(
         rows=distributed.gather_rows(own.rows),
         epoch=batch.epoch,

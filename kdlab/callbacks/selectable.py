@@ -50,7 +50,9 @@ def take_rows(batch: Any, rows: Tensor) -> Any:
 
 
 def _height(batch: Any) -> int | None:
-    """The length of the first tensor in a batch that has a dimension; None without one."""
+    """The number of rows of a batch: the length of the first tensor in it that has a dimension; None without one."""
+    if isinstance(batch, Batch):
+        return len(batch)
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else None
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
@@ -110,12 +112,19 @@ class OwnModule:
         step = trainer.global_step
         if batch_idx % trainer.accumulate_grad_batches == 0:
             selector.decide(step)
+        drawn = None
+        if selector.look < 1:
+            if (rows := _height(batch)) is None:
+                raise UserError(
+                    f"a batch of type {type(batch).__name__} holds no tensor, so it has no number of rows to draw from: look=1"
+                )
+            drawn = rows, selector.drawn(rows, (batch_idx,))
         with _showing(module, trainer):
-            shown = module.show_rows(batch)
+            shown = module.show_rows(batch if drawn is None else module.take_rows(batch, drawn[1]))
         origin = f"{type(module).__name__}.show_rows"
         if not isinstance(shown, Evidence):
             raise UserError(f"{origin} returned {type(shown).__name__}; give kdlab.Evidence(logits=..., features=...)")
-        self.rows = selector.chosen(shown, step, (batch_idx,), origin)
+        self.rows = selector.chosen(shown, step, (batch_idx,), origin, drawn)
 
 
 @contextmanager

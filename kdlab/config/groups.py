@@ -89,6 +89,8 @@ class SelectConfig:
     "Share of each batch that is kept and queries the teacher (AdaDS: 0.1)"
     pool: Annotated[Any, Literal["batch"] | Rows] = "batch"
     "batch: select from the rows of a batch; N: score N rows and keep data.batch_size of them, which sets the ratio"
+    look: Share = 1.0
+    "Share of each batch that is scored, drawn at random (power of a few choices); the rows kept are among these"
     scope: str = "global"
     "global: keep the best rows of the batches of all ranks together; local: of each rank's batch"
     scoring: str = "fresh"
@@ -111,9 +113,9 @@ class SelectConfig:
     "Reward that an adaptive policy learns from (_target_ in kdlab.methods.selection.rewards); null: none"
 
     def check(self) -> None:
-        """UserError for a value out of range; sets the ratio of select=all to 1."""
+        """UserError for a value out of range; sets ratio and look of select=all to 1."""
         if self.name == "all":
-            self.ratio = 1.0  # an experiment's ratio is for its own strategy
+            self.ratio = self.look = 1.0  # an experiment's ratio is for its own strategy
         one_of("select.scope", self.scope, ("global", "local"))
         one_of("select.observe", self.observe, ("task", "kd"))
         one_of("select.scoring", self.scoring, ("fresh", "stale", "early_exit"))

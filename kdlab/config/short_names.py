@@ -30,6 +30,7 @@ _MEANT = {
     "data.columns": "column text_columns",
     "select": "selection strategy",
     "select.ratio": "selection_ratio fraction",
+    "select.look": "candidates candidate_ratio scored look_ratio",
     "student.path": "model model_name model_name_or_path student_model",
     "student.layers": "num_layers n_layers num_hidden_layers depth",
     "student.hidden": "hidden_size width",

@@ -35,7 +35,7 @@ def select_callback(
 ) -> Select | None:
     """The callback that keeps the share `select.ratio` of each batch; None at ratio 1, where every row is kept.
 
-    `selection`: strategies, policy and reward; `select`: ratio, scope, interval, observation and scoring. `data` is the
+    `selection`: strategies, policy and reward; `select`: ratio, look, scope, interval, observation and scoring. `data` is the
     data module that `module` trains on for `total_steps` optimizer steps; an adaptive policy observes some of its rows.
     `write` receives each row of selector.csv. `tolerant`: leave out observations that are not finite (else UserError).
     """
@@ -45,7 +45,7 @@ def select_callback(
     observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
     selector = RowSelector(
         selection.arms, selection.policy, select.ratio, total_steps, seed, selection.reward, observer, select.interval,
-        write, tolerant, observer.objective,
+        write, tolerant, observer.objective, select.look,
     )  # fmt: skip
     scoring: dict[str, Any] = {}
     if select.scoring == "stale":

@@ -13,6 +13,7 @@ from kdlab.config import arguments
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
+from kdlab.methods.selection.candidates import reads_student, require_choice
 from kdlab.models import head_keys, loading, packing
 from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, ksm_training, trained_head
@@ -33,7 +34,7 @@ def check(stage: Stage) -> None:
 
 
 def _check(stage: Stage) -> None:
-    stage.selection()
+    _look(stage)
     stage.inputs.terms()
     stage.inputs.source.check()
     _encoders(stage)
@@ -83,6 +84,16 @@ def _check(stage: Stage) -> None:
         stage.inputs.notify(
             f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)"
         )
+
+
+def _look(stage: Stage) -> None:
+    """Of the rows that are scored some are left out, or scoring decides nothing."""
+    config, arms = stage.config, stage.selection().arms.values()
+    if not any(map(reads_student, arms)):
+        return
+    ranks = config.trainer.num_nodes * (1 if config.trainer.devices == "auto" else int(config.trainer.devices))
+    rows = config.data.batch_size * (ranks if config.select.scope == "global" else 1)
+    require_choice(rows, config.select.look, config.select.ratio)
 
 
 def _encoders(stage: Stage) -> None:

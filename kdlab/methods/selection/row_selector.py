@@ -12,6 +12,7 @@ from torch import Tensor
 from kdlab.errors import UserError
 from kdlab.methods.marks import STRATEGY_FIELDS, UNDECLARED, marks_of, members_of
 from kdlab.methods.selection.arm_selector import ArmSelector
+from kdlab.methods.selection.candidates import candidate_count, candidates
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
 from kdlab.methods.selection.scores import arm_scores
@@ -26,7 +27,8 @@ class RowSelector(ArmSelector):
     """Selects the share `ratio` in (0, 1] of the rows of each batch: those that the strategy in force scores highest.
 
     `arms`: strategies (`kdlab.strategies`) by name; the `policy` picks one of them (`ArmSelector` has the rest). In a
-    training loop of any kind, `rows` does a step's whole selection.
+    training loop of any kind, `rows` does a step's whole selection. `look` in (0, 1]: the share of the rows that are scored,
+    drawn at random; in a loop of one's own `candidates` returns them before `rows`.
     """
 
     def __init__(
@@ -42,19 +44,43 @@ class RowSelector(ArmSelector):
         write: Callable[[dict[str, Any]], None] = lambda row: None,
         tolerant: bool = False,
         objective: Callable[[], list[str]] = list,
+        look: float = 1.0,
     ) -> None:
         super().__init__(
             "policy", arms, policy, total_steps, seed, reward, observe, interval, write, tolerant, objective
         )
         selection_size(1, ratio)
-        self.ratio = ratio
+        candidate_count(1, look, 1)
+        self.ratio, self.look = ratio, look
         self._step: int | None = None  # of the last call of `rows`,
         self._calls = 0  # and how many there were for it
+        self._shown: tuple[int, Tensor] | None = None  # rows of the batch, and those that `candidates` has returned
 
     @property
     def needs(self) -> frozenset[str]:
         """Fields of `Evidence` that some arm reads: of "logits", "features", "labels"."""
         return frozenset().union(*(marks_of(arm).needs for arm in self.arms.values())) & STRATEGY_FIELDS
+
+    def candidates(self, step: int, rows: int) -> Tensor:
+        """The rows (n,) int64, ascending, of a batch of `rows` rows to be scored, to be called before `rows`.
+
+        n = max(k, floor(rows * look)); all rows at `look` 1. `rows` then takes the student's outputs for these alone,
+        and returns rows of the whole batch. `step`: as of `rows`, which selects the same rows without this call, from the
+        outputs for all of them. The step's observation comes first (`observe` is that of the constructor).
+        """
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+            raise UserError(f"candidates(): rows={rows!r}: the number of rows of the batch, a whole number, at least 1")
+        if self.ratio == 1:
+            return torch.arange(rows)
+        self._begin(step)
+        self._shown = (rows, self.drawn(rows, self._draw(step)))
+        return self._shown[1]
+
+    def drawn(self, rows: int, draw: tuple[int | str, ...]) -> Tensor:
+        """The candidates (n,) among `rows` rows by the random numbers of the key `draw`."""
+        if self.look == 1:
+            return torch.arange(rows)
+        return candidates(rows, self.look, selection_size(rows, self.ratio), self._generator("look", draw))
 
     def rows(
         self,
@@ -76,33 +102,60 @@ class RowSelector(ArmSelector):
         loss, in nats, on rows that stay the same, for a policy that learns (None: that of the constructor). Ranks
         select from their own rows. UserError for inputs that the strategy lacks, of other lengths, or not finite.
         """
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise UserError(f"step={step!r}: the number of optimizer steps done so far, a whole number from 0 on")
+        _check_step(step)
         given = Evidence(logits=logits, labels=labels, features=features, mask=mask)
         if self.ratio == 1:
             return torch.arange(_length(given, "rows()"), device=_device(given))
         self.observe = observe or self.observe
+        self._begin(step)
+        draw, shown, self._shown = self._draw(step), self._shown, None
+        self._calls += 1
+        return self.chosen(given, step, draw, "rows()", shown)
+
+    def _begin(self, step: int) -> None:
+        """Decide on the arm at the first call of an optimizer step."""
+        _check_step(step)
         if step != self._step:
             self.decide(step)
-            self._step, self._calls = step, 0
-        micro = ("micro", self._calls) if self._calls else ()
-        self._calls += 1
-        return self.chosen(given, step, (step, *micro), "rows()")
+            self._step, self._calls, self._shown = step, 0, None
 
-    def chosen(self, given: Evidence, step: int, draw: tuple[int | str, ...], origin: str) -> Tensor:
+    def _draw(self, step: int) -> tuple[int | str, ...]:
+        """The key of the random numbers of the next micro-batch."""
+        return (step, *(("micro", self._calls) if self._calls else ()))
+
+    def _generator(self, name: str, draw: tuple[int | str, ...]) -> torch.Generator:
+        """The random numbers of this rank for a batch with the key `draw`."""
+        rank = (distributed.rank(),) if distributed.world() > 1 else ()
+        return generator(self.seed, name, *draw, *rank)
+
+    def chosen(
+        self,
+        given: Evidence,
+        step: int,
+        draw: tuple[int | str, ...],
+        origin: str,
+        shown: tuple[int, Tensor] | None = None,
+    ) -> Tensor:
         """The rows (k,) that the arm in force selects by the evidence `given` for a batch at optimizer step `step`.
 
-        `draw` keys the random numbers of the batch, `origin` names the source of the evidence in messages.
+        `draw` keys the random numbers of the batch, `origin` names the source of the evidence in messages. `shown`: the
+        number of rows of the batch, and its candidates that `given` is of (None: `given` is of the whole batch).
         """
         count = _length(given, origin)
+        if shown is None:
+            shown = (count, self.drawn(count, draw))
+            given = _taken(given, shown[1]) if len(shown[1]) < count else given
+        elif count != len(shown[1]):
+            raise UserError(f"{origin}: outputs of {count} rows, and candidates() returned {len(shown[1])}")
+        of, rows = shown[0], shown[1].to(_device(given))
+        count = len(rows)
         self._check(given, origin)
-        rank = (distributed.rank(),) if distributed.world() > 1 else ()
         whole = replace(
             given,
-            rows=torch.arange(count, device=_device(given)),
-            keep=selection_size(count, self.ratio),
+            rows=rows,
+            keep=selection_size(of, self.ratio),
             progress=self.progress(step),
-            rng=generator(self.seed, "select", *draw, *rank),
+            rng=self._generator("select", draw),
             **{name: value.detach() for name in STRATEGY_FIELDS if (value := getattr(given, name)) is not None},
         )
         try:
@@ -113,7 +166,7 @@ class RowSelector(ArmSelector):
                     raise UserError(
                         f"the strategy {self.arm} returned {shape}; a tensor ({count},) is expected, a score a row"
                     )
-                return top_k(scores, self.ratio).to(_device(given))
+                return rows[top_k(scores, self.ratio, of).to(rows.device)]
         except ValueError as error:  # scores that are NaN, by their rows
             raise UserError(f"the strategy {self.arm}: {error}") from error
 
@@ -144,6 +197,17 @@ class RowSelector(ArmSelector):
     def decide(self, step: int, ledger: Any = None) -> None:
         self.require_observe()
         super().decide(step, ledger)
+
+
+def _check_step(step: int) -> None:
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise UserError(f"step={step!r}: the number of optimizer steps done so far, a whole number from 0 on")
+
+
+def _taken(given: Evidence, rows: Tensor) -> Evidence:
+    """The rows (n,) of some evidence."""
+    fields = {name: getattr(given, name) for name in ("logits", "features", "labels", "mask")}
+    return replace(given, **{name: None if v is None else v[rows.to(v.device)] for name, v in fields.items()})
 
 
 def _length(given: Evidence, origin: str) -> int:

@@ -20,15 +20,16 @@ def selection_size(n: int, ratio: float) -> int:
     return min(n, max(1, math.floor(n * ratio * (1 + 1e-12))))
 
 
-def top_k(scores: Tensor, ratio: float) -> Tensor:
-    """Indices (k,) int64, ascending, of the k = `selection_size(N, ratio)` highest scores of (N,); ties go to the lower
+def top_k(scores: Tensor, ratio: float, rows: int | None = None) -> Tensor:
+    """Indices (k,) int64, ascending, of the k = `selection_size(rows, ratio)` highest scores of (N,); ties go to the lower
     index.
 
-    ValueError for NaN scores, UserError for a ratio outside (0, 1].
+    `rows`: those of the batch, of which N are scored (None: all of them). ValueError for NaN scores, UserError for a ratio
+    outside (0, 1].
     """
     if scores.ndim != 1:
         raise ValueError(f"scores must be (N,), found shape {tuple(scores.shape)}")
-    k = selection_size(len(scores), ratio)
+    k = selection_size(len(scores) if rows is None else rows, ratio)
     refuse_nan(scores)
     return scores.argsort(descending=True, stable=True)[:k].sort().values
 

@@ -1,0 +1,1 @@
+"""Scoring for `Select`: the rows that are scored."""
