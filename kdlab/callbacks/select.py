@@ -107,7 +107,12 @@ class Select(DecisionCallback):
 
     def answer(self, student: StudentView, batch: Batch, batch_idx: int) -> None:
         assert batch.plan is not None
-        if student.labels_on_all and self.forward is full_forward and self.memory is None and reads_student(self.selector.rule):
+        if (
+            student.labels_on_all
+            and self.forward is full_forward
+            and self.memory is None
+            and reads_student(self.selector.rule)
+        ):
             batch.plan.select = StepSelection(self, student, batch_idx)
             return
         gather = self.all_ranks and distributed.world() > 1

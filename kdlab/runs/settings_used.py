@@ -165,6 +165,8 @@ def _select(facts: Facts, result: Mapping[str, Any]) -> None:
                 continue  # follows from the steps that the budget allows, which differ from seed to seed
             _drop(facts, key)
             facts |= {key: _plain(seen[name])} if seen else {}
+    if all(str(facts[key]).endswith(".random") for key in facts if re.fullmatch(r"select\.arms\.[^.]+\._target_", key)):
+        _drop(facts, "select.look")  # nothing is scored
     for scoring, key in (("stale", "select.refresh"), ("early_exit", "select.exit_layer")):
         if facts.get("select.scoring") != scoring:
             _drop(facts, key)

@@ -199,7 +199,7 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
         "teachers": [{**stage.teacher_pool.weights(m), "classes_known": m.classes} for m in stage.teacher_pool.members],
         "student": stage.student_parts,
         "knowledge": _without_later_keys(asdict(config.knowledge)),
-        "select": asdict(config.select),
+        "select": _without_later_keys(asdict(config.select)),
         "adopt": _without_later_keys({key: value for key, value in asdict(config.adopt).items() if key != "assistant"}),
         "policy": {key: weigh[key] for key in ("episodes", "phase", "reward", "reward_data", "reward_rows")},
         "arm": weigh["arms"][name],
@@ -226,8 +226,8 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
 
 
 def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` without keys that modules trained before 2026-11-29 had not, where they have their defaults."""
-    later = {"phase_lrs": [], "mc_dropout": 0, "teacher": "adopted", "trains": "all"}
+    """`settings` without keys that modules trained before 2026-11-30 had not, where they have their defaults."""
+    later = {"phase_lrs": [], "mc_dropout": 0, "teacher": "adopted", "trains": "all", "look": 1.0}
     kept = {key: value for key, value in settings.items() if key not in later or value != later[key]}
     return {key: _without_later_keys(value) if isinstance(value, dict) else value for key, value in kept.items()}
 

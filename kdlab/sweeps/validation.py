@@ -86,7 +86,7 @@ def check_finished(jobs: Sequence[SweepJob]) -> None:
 
 def _checked_part(config: Config, without: Sequence[str], with_ratio: bool = False) -> str:
     part = {key: value for key, value in asdict(config).items() if key not in without}
-    if not with_ratio:
+    if not with_ratio and config.select.look == 1:
         part["select"]["ratio"] = config.select.ratio < 1
     return json.dumps(part, sort_keys=True, default=str)
 

@@ -22,6 +22,8 @@ CASES = {
     "random": ["select=random", "select.ratio=0.5", "+augment=tinybert", "data.augment.copies=1", "data.train_rows=40",
                "teachers.sanity=false"],
     "entropy": ["select=entropy"],
+    # two rows of each batch are scored, often both on one rank
+    "look, an idle rank": ["select=cluster", "select.ratio=0.0625", "select.look=0.125"],
     "labels on all": ["select=entropy", "knowledge.labels_on=all"],
     # one row of each batch asks: the other rank has none
     "labels on all, an idle rank": ["select=random", "select.ratio=0.0625", "knowledge.labels_on=all"],
@@ -50,7 +52,9 @@ def fresh(tmp_path: Path, prepared: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("case", each_time(CASES, "adads", "labels on all", "tinybert, an idle rank", "regression"))
+@pytest.mark.parametrize(
+    "case", each_time(CASES, "adads", "look, an idle rank", "labels on all", "tinybert, an idle rank", "regression")
+)
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, task_folder):
     folder = fresh(tmp_path, prepared)
     common = tiny_task(teacher_folder, task_folder, "trainer.accelerator=cpu", "trainer.probes=1", ADAM, *CASES[case])

@@ -44,6 +44,8 @@ WITHOUT_EFFECT = [
     ("dekd", {"select.interval": 3, "select.evaluation_rows": 9, "select.observe": "kd"}, {}),  # a fixed strategy
     ("dekd", {"select.refresh": 5, "select.exit_layer": 1}, {}),  # scores are fresh
     ("dekd", {"select.scope": "local"}, {}),  # one process
+    ("finetune", {"select.look": 1.0}, {}),  # as before there was the key
+    ("ksm", {"select.look": 0.5}, {}),  # at ratio 1 nothing is scored
     ("finetune", {"knowledge.terms.mine": {"weight": 0.0, "term": {"_target_": "mine.term"}}}, {}),
     ("finetune", {"knowledge.terms.soft.at": "labelled", "knowledge.terms.soft.term.temperature": 2}, {}),
     ("finetune", {"knowledge.ce_on": "all"}, {}),  # of text
@@ -65,6 +67,7 @@ WITH_EFFECT = [
     ("pretrain", {"data.masking": "rare"}, {}),
     ("finetune", {"select.interval": 3}, {}),  # AdaDS observes
     ("finetune", {"select.scoring": "stale", "select.refresh": 5}, {}),
+    ("finetune", {"select.look": 0.5}, {}),
     ("ksm", {"weigh.phase": 9}, {}),
     ("dekd", {"adopt.assistant.layers": 3}, {}),
     ("finetune", {"student.pick": "even"}, {}),
@@ -82,6 +85,11 @@ def test_settings_without_effect_are_the_same(name, config, result):
 @pytest.mark.parametrize(("name", "config", "result"), WITH_EFFECT)
 def test_settings_with_an_effect_are_not(name, config, result):
     assert used(name, config, result) != used(name)
+
+
+def test_a_random_draw_scores_no_row_whatever_the_share_to_be_scored():
+    random = {"select.arms": {"random": {"_target_": "kdlab.methods.selection.strategies.random"}}}
+    assert used("finetune", random) == used("finetune", {**random, "select.look": 0.3})
 
 
 def test_without_a_teacher_no_setting_of_teachers_counts():
