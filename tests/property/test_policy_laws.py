@@ -9,13 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlab.methods.selection.policies import UCB, Exp3, Online
+from kdlab.methods.selection.policies import (
+    UCB,
+    DiscountedUCB,
+    Exp3,
+    Exp3S,
+    Halving,
+    Online,
+    Thompson,
+    WindowUCB,
+)
 from kdlab.methods.selection.rewards import LossDecay
 from kdlab.runtime.seeding import generator
 
 LAWS = settings(deadline=None, max_examples=30)
 ARMS = ["a", "b", "c"]
-MAKERS = [Online, UCB, Exp3]
+SCALE_FREE = [UCB, Exp3, DiscountedUCB, WindowUCB, Thompson, Exp3S, Halving]
+MAKERS = [Online, *SCALE_FREE]
 REWARDS = st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), max_size=30)
 LOSSES = st.lists(st.floats(-100, 100), min_size=1, max_size=30)
 
@@ -40,7 +50,7 @@ def test_interrupted_or_not(make, before, after):
     assert second.state_dict() == whole.state_dict()
 
 
-@pytest.mark.parametrize("make", [UCB, Exp3])
+@pytest.mark.parametrize("make", SCALE_FREE)
 @LAWS
 @given(st.lists(st.integers(-8, 8).map(float), max_size=30), st.sampled_from([0.25, 4.0, 1024.0]))
 def test_the_unit_of_the_reward_changes_no_choice(make, rewards, unit):

@@ -43,9 +43,9 @@ def test_every_choice_of_rows_has_a_card():
 
 def test_every_policy_of_the_package_has_a_card():
     names = {name for name, kind in inspect.getmembers(policies, inspect.isclass) if hasattr(kind, "choose")}
-    named = {"Fixed": "fixed", "Schedule": "schedule", "RandMix": "randmix", "Online": "adads"}
+    named = {"RandMix": "randmix", "Online": "adads", "UCB": "ucb", "DiscountedUCB": "discounted_ucb", "WindowUCB": "window_ucb"}
     classes = names - {"Policy", "Learner"}
-    assert len(classes) >= 6 and {named.get(name, name) for name in classes} <= cards("policies").keys()
+    assert len(classes) >= 6 and {named.get(name, name.lower()) for name in classes} <= cards("policies").keys()
 
 
 @pytest.mark.parametrize(("group", "page"), [("adopt", "adoption"), ("weigh", "weighing")])

@@ -21,3 +21,13 @@ def greedy(value: dict[str, float], rng: torch.Generator) -> str:
     """The arm of the largest value; equals are drawn."""
     best = max(value.values())
     return pick([arm for arm in value if value[arm] == best], rng)
+
+
+def weighted(probability: dict[str, float], rng: torch.Generator) -> str:
+    """An arm, each with its probability."""
+    draw = uniform(rng)
+    for arm, share in probability.items():
+        draw -= share
+        if draw < 0:
+            return arm
+    return list(probability)[-1]

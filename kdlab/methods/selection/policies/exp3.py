@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 
 from kdlab.methods.selection.policies.checks import checked_arms, checked_reward, restored, widened
-from kdlab.methods.selection.policies.drawing import uniform
-from kdlab.ranges import Share, checked
+from kdlab.methods.selection.policies.drawing import weighted
+from kdlab.methods.selection.policies.scaling import RecentRewards
+from kdlab.ranges import Positive, Range, Share, checked
 
 
 class Exp3:
@@ -30,18 +32,10 @@ class Exp3:
 
     @property
     def q(self) -> dict[str, float]:
-        largest = max(self._log_weight.values())
-        weight = {arm: math.exp(value - largest) for arm, value in self._log_weight.items()}
-        total = math.fsum(weight.values())
-        return {arm: (1 - self.gamma) * weight[arm] / total + self.gamma / len(self.arms) for arm in self.arms}
+        return _probabilities(self._log_weight, self.gamma)
 
     def choose(self, progress: float, rng: torch.Generator) -> str:
-        draw, q = uniform(rng), self.q
-        for arm in self.arms:
-            draw -= q[arm]
-            if draw < 0:
-                return arm
-        return self.arms[-1]
+        return weighted(self.q, rng)
 
     def learn(self, arm: str, reward: float) -> None:
         """Take the reward of `arm`, chosen since the last `learn`. ValueError, without any change, if not finite."""
@@ -56,3 +50,61 @@ class Exp3:
 
     def load_state_dict(self, state: dict) -> None:
         self._log_weight, self._seen = restored(state["log_weight"], self.arms), list(state["seen"])
+
+
+class Exp3S:
+    """Exp3.S: Exp3 whose weights are shared out at each reward, so that it follows a best arm that changes.
+
+    w_a becomes w_a exp(gamma x_a / (p_a n)) + e alpha / n sum w, with x the reward in [0, 1] of the arm taken and 0 of
+    the others; p as in Exp3. Auer, Cesa-Bianchi, Freund and Schapire, The nonstochastic multiarmed bandit problem, SIAM
+    J. Computing 2002, section 8, Fig. 4; their Corollary 8.2 takes `alpha` = 1 / T for T rewards. Rewards are mapped on
+    [0, 1] by the lowest and the highest of the last `window`, 1/2 while these are equal (ours). `q`: the
+    probabilities.
+    """
+
+    @checked
+    def __init__(
+        self,
+        arms: Sequence[str],
+        gamma: Share = 0.2,
+        alpha: Positive = 0.01,
+        window: Annotated[int, Range(2, usual=10_000)] = 30,
+    ):
+        self.arms = checked_arms(arms)
+        self.gamma, self.alpha = float(gamma), float(alpha)
+        self._log_weight = dict.fromkeys(self.arms, 0.0)
+        self._recent = RecentRewards(window)
+
+    @property
+    def q(self) -> dict[str, float]:
+        return _probabilities(self._log_weight, self.gamma)
+
+    def choose(self, progress: float, rng: torch.Generator) -> str:
+        return weighted(self.q, rng)
+
+    def learn(self, arm: str, reward: float) -> None:
+        """Take the reward of `arm`, chosen since the last `learn`. ValueError, without any change, if not finite."""
+        reward = checked_reward(arm, self.arms, reward)
+        self._recent.add(reward)
+        largest = max(self._log_weight.values())
+        weight = {name: math.exp(value - largest) for name, value in self._log_weight.items()}
+        shared = math.e * self.alpha / len(self.arms) * math.fsum(weight.values())
+        weight[arm] *= math.exp(self.gamma * self._recent.unit(reward) / (self.q[arm] * len(self.arms)))
+        weight = {name: value + shared for name, value in weight.items()}
+        largest = max(weight.values())  # only their proportions count
+        self._log_weight = {name: math.log(value / largest) for name, value in weight.items()}
+
+    def state_dict(self) -> dict:
+        return {"log_weight": dict(self._log_weight), "recent": list(self._recent.values)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._log_weight = restored(state["log_weight"], self.arms)
+        self._recent.restore(state["recent"])
+
+
+def _probabilities(log_weight: dict[str, float], gamma: float) -> dict[str, float]:
+    """(1 - gamma) w / sum w + gamma / n of each arm."""
+    largest = max(log_weight.values())
+    weight = {arm: math.exp(value - largest) for arm, value in log_weight.items()}
+    total = math.fsum(weight.values())
+    return {arm: (1 - gamma) * weight[arm] / total + gamma / len(weight) for arm in weight}
