@@ -88,7 +88,10 @@ def ready(lab) -> Path:
 # ---- selection
 
 
-@pytest.mark.parametrize("select", SELECTIONS)
+@pytest.mark.parametrize(
+    "select",
+    each_time(SELECTIONS, "adads", "all", "cluster", "ensemble", "gradient_norm", "random", "schedule", "thompson"),
+)
 def test_every_selection_asks_the_teacher_about_its_share(select, lab):
     folder, _ = lab.run(f"select={select}")
     result = result_of(folder)

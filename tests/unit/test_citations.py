@@ -11,6 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CITED = re.compile(r"\b([A-Z][A-Za-z-]+)\s+et\s+al\.,?[\s#]+\(?((?:19|20)\d\d)\b")
 WORKS = {
     ("Anshumann", 2025): "Sparse Logit Sampling",
+    (
+        "Auer",
+        2002,
+    ): "Finite-time Analysis of the Multiarmed Bandit Problem; The Nonstochastic Multiarmed Bandit Problem",
     ("Devlin", 2019): "BERT",
     ("Guo", 2017): "On Calibration of Modern Neural Networks",
     ("Hinton", 2015): "Distilling the Knowledge in a Neural Network",

@@ -43,7 +43,13 @@ def test_every_choice_of_rows_has_a_card():
 
 def test_every_policy_of_the_package_has_a_card():
     names = {name for name, kind in inspect.getmembers(policies, inspect.isclass) if hasattr(kind, "choose")}
-    named = {"RandMix": "randmix", "Online": "adads", "UCB": "ucb", "DiscountedUCB": "discounted_ucb", "WindowUCB": "window_ucb"}
+    named = {
+        "RandMix": "randmix",
+        "Online": "adads",
+        "UCB": "ucb",
+        "DiscountedUCB": "discounted_ucb",
+        "WindowUCB": "window_ucb",
+    }
     classes = names - {"Policy", "Learner"}
     assert len(classes) >= 6 and {named.get(name, name.lower()) for name in classes} <= cards("policies").keys()
 
