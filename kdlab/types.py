@@ -1,4 +1,4 @@
-"""Values that the packages exchange: `Caveat`, `TaskShape`, `Plan`, `Batch`, `Outputs`, `Evidence`, `WeighingContext`.
+"""Values that the packages exchange: `Caveat`, `TaskShape`, `Plan`, `Batch`, `Outputs`, `Evidence`, `Observation`, `WeighingContext`.
 
 Dimensions, defined once for the whole package:
 
@@ -9,7 +9,7 @@ row, C classes (the vocabulary V in masked-LM), H hidden size, T teachers, M kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -260,6 +260,27 @@ class Evidence:
         if not {"logits", "labels", "teacher", "votes"} & set(fields):
             left_out["mask"] = None
         return replace(self, **left_out)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An observation of an adaptive policy, the input of a reward marked `@needs("observation")`.
+
+    `loss` in nats at optimizer step `step`. Since the observation before (None, 0 and empty at the first): `arm` the arm
+    in force, `shares` of each arm in what moved (they add up to 1; `kdlab.methods.selection.credit`), `steps` optimizer
+    steps, `learning_rate` the sum over these of the learning rate as a share of its peak (of an unknown schedule: 1 each).
+    Marked `@needs("observation", "cost")` also: `flops` of scoring, student and teachers, `queries` rows that teachers
+    answered, from a cache or not; both of all ranks, without what observations, evaluations and probes took.
+    """
+
+    loss: float
+    step: int = 0
+    arm: str | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 0
+    learning_rate: float = 0.0
+    flops: float = 0.0
+    queries: int = 0
 
 
 @dataclass

@@ -68,6 +68,12 @@ LINES = {
     "Schedule.stages": "Arms, one after another",
     "Schedule.at": "Shares of the training at which the next stage begins; null: equally long stages",
     "UCB.c": "Weight of the exploration bonus (UCB1: the root of 2)",
+    "Trend.per": "Unit of the fall: a step at the full learning rate (learning_rate) or any step (steps)",
+    "FallPerCost.per": "Cost that the fall is divided by: flops, or queries (answers of teachers)",
+    "FallPerCost.centred": "true: less the expected fall of all arms; false: the fall itself",
+    "decay": "Weight of an observation in the trend, as a share of the weight of the next one",
+    "ridge": "Weight of the assumption that arms do not differ and falls stay as they are, in observations",
+    "standardise": "true: rewards over the root mean square of those so far",
     "LossDecay.window": "Observations of the line whose slope is the speed (K of AdaDS Eq. 10, not printed)",
     "cluster.clusters": "Clusters of k-means++; null: as many as rows are kept",
 }

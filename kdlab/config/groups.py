@@ -111,6 +111,10 @@ class SelectConfig:
     "Policy that picks an arm (_target_ in kdlab.methods.selection.policies), such as Fixed, Schedule, Online, UCB"
     reward: Any = None
     "Reward that an adaptive policy learns from (_target_ in kdlab.methods.selection.rewards); null: none"
+    credit_decay: BelowOne = 0.0
+    "Effect of an arm on the loss that is left an optimizer step later (AdamW's momentum: 0.9); 0: credit the arm in force"
+    credit_delay: Whole = 0
+    "Observations between an arm and the reward that it is credited; 0: the arm in force before the observation"
 
     def check(self) -> None:
         """UserError for a value out of range; sets ratio and look of select=all to 1."""

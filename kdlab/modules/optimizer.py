@@ -72,11 +72,12 @@ class Optimization:
         ]
         optimizer = torch.optim.AdamW(groups, lr=given.lr, betas=given.betas, eps=given.eps, fused=given.fused)
 
-        def factor(step: int) -> float:
-            return given.factor(step, self.total_steps)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.share_of_peak)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def share_of_peak(self, step: int) -> float:
+        """Learning rate at an optimizer step as a share of the settings' `lr`."""
+        return self.settings.factor(step, self.total_steps)
 
     def begin_batch(self, batch_idx: int) -> None:
         """Seed dropout by batch and rank: a resumed run draws the same."""

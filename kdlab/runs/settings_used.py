@@ -157,6 +157,7 @@ def _select(facts: Facts, result: Mapping[str, Any]) -> None:
         return
     if str(facts.get("select.policy._target_")).endswith(".Fixed"):
         _drop(facts, "select.interval", "select.observe", "select.evaluation_rows", "select.reward")
+        _drop(facts, "select.credit_decay", "select.credit_delay")
     elif "observation" in result:
         seen = result["observation"] or {}  # none by a policy that learns from none
         budgeted = any(facts.get(key) is not None for key in BUDGETS)

@@ -7,7 +7,7 @@ number of ranks may load it and nothing is counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -180,6 +180,20 @@ class Ledger:
             for name, count in sorted(theirs.items()):
                 teachers[name] = teachers.get(name, 0) + count
         return {"queries": teachers, "flops": flops, "seconds": self._all_seconds()}
+
+    def answered(self, parts: Collection[str]) -> tuple[int, dict[str, int]]:
+        """FLOPs so far of these parts, and answers of each teacher, from a cache or not; of all ranks (collective)."""
+
+        def counted(counts: Counts) -> tuple[int, dict[str, int]]:
+            teachers = {name: one.total + one.cached for name, one in counts.teachers.items()}
+            return sum(counts.flops.get(part, 0) for part in parts), teachers
+
+        flops, answers = counted(self._base)
+        for more, theirs in distributed.gather_objects(counted(self._since)):
+            flops += more
+            for name, count in theirs.items():
+                answers[name] = answers.get(name, 0) + count
+        return flops, dict(sorted(answers.items()))
 
     def totals(self) -> dict[str, Any]:
         """All counts so far of all ranks (collective).

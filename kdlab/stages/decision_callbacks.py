@@ -12,8 +12,10 @@ from kdlab.callbacks.select import Select
 from kdlab.callbacks.weigh import Weigh
 from kdlab.config.groups import SelectConfig
 from kdlab.methods.selection.arm_selector import ArmSelector
+from kdlab.methods.selection.credit import Credit
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.modules.early_exit import EarlyExit
+from kdlab.modules.spending import Spending
 from kdlab.modules.student import StudentModule
 from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
@@ -45,7 +47,8 @@ def select_callback(
     observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
     selector = RowSelector(
         selection.arms, selection.policy, select.ratio, total_steps, seed, selection.reward, observer, select.interval,
-        write, tolerant, observer.objective, select.look,
+        write, tolerant, observer.objective, select.look, Credit(select.credit_decay, select.credit_delay),
+        module.optimization.share_of_peak, Spending(module, data.lengths) if module.ledger is not None else None,
     )  # fmt: skip
     scoring: dict[str, Any] = {}
     if select.scoring == "stale":

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint
 from kdlab.methods.marks import marks_of, members_of
+from kdlab.methods.selection.rewards.base import reads
 from kdlab.models import attention_capture
 from kdlab.modules.objective import WeightedTerm
 from kdlab.plugins import own_modules
 from kdlab.runtime.seeding import generator
 from kdlab.teachers.specs import TeacherSpec
-from kdlab.types import Evidence, Outputs
+from kdlab.types import Evidence, Observation, Outputs
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def check_own_policy(policy: Any, reward: Any, fresh_policy: Any, fresh_reward: 
     """Use a policy and a reward that are the user's own as a training does, and restore their states into fresh ones."""
     if own_modules.is_own(reward):
         for step in range(3):
-            reward.observe(1.0 / (1 + step))
+            loss = 1.0 / (1 + step)
+            reward.observe(Observation(loss, step, "example" if step else None) if reads(reward) else loss)
         fresh_reward.load_state_dict(reward.state_dict())
         reward.restart()
     if own_modules.is_own(policy):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from kdlab.config.groups import AUTO, SelectConfig
 from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.selection.rewards.base import reads
 from kdlab.models import flops
 from kdlab.models.flops import MethodCost
 from kdlab.stages.components import Selection
-from kdlab.types import Caveat
+from kdlab.types import Caveat, Observation
 
 if TYPE_CHECKING:
     from kdlab.stages.base import Stage
@@ -93,7 +94,7 @@ def planned(select: SelectConfig, selection: Selection, per_step: int, steps: in
     found: Observations | None = None
     for rows in sizes:
         interval = given_interval or max(1, round(rows / (SHARE * per_step)))
-        rewards, first = _rewards(selection.reward, -(-steps // interval))
+        rewards, first = _rewards(selection.reward, -(-steps // interval), select.credit_delay)
         at = None if first is None else first * interval
         found = Observations(interval, rows, per_step, steps, rewards, at, len(selection.arms))
         if rewards >= REWARDS * len(selection.arms):
@@ -146,13 +147,21 @@ def is_scored(selection: Selection) -> bool:
     )
 
 
-def _rewards(reward: Any, observations: int) -> tuple[int, int | None]:
-    """Rewards that a number of observations makes, and the number of the observation with the first one, from 0."""
+def _rewards(reward: Any, observations: int, delay: int = 0) -> tuple[int, int | None]:
+    """Rewards that a number of observations makes, and the number of the observation with the first one, from 0; `delay`:
+    observations before a reward for which no arm was in force."""
     reward = copy.deepcopy(reward)
     for i in range(min(observations, 1000)):  # a window beyond that makes none in any training of use
-        if reward.observe(float(i % 2))[1] is not None:
-            return observations - i, i
+        if reward.observe(example(i) if reads(reward) else float(i % 2))[1] is not None:
+            first = max(i, delay + 1)
+            return (observations - first, first) if first < observations else (0, None)
     return 0, None
+
+
+def example(number: int) -> Observation:
+    """The observation number `number`, from 0, of a training that observes its loss each step."""
+    since = {"arm": "example", "shares": {"example": 1.0}, "steps": 1, "learning_rate": 1.0, "flops": 1.0, "queries": 1}
+    return Observation(1.0 + number % 2, number, **(since if number else {}))
 
 
 def _percent(share: float) -> str:

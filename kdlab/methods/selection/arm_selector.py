@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdlab.errors import UserError
+from kdlab.methods.selection.credit import Credit
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
+from kdlab.methods.selection.rewards.base import reads
 from kdlab.runtime.seeding import generator
+from kdlab.types import Observation
 
 
 class ArmSelector:
@@ -19,8 +22,10 @@ class ArmSelector:
     it picks an arm after it has observed the effect of the last one: `observe()` returns the observation, the same on
     all ranks. `write` takes a row after each decision, with `columns`. An observation that is not finite is a UserError,
     or, if `tolerant`, is skipped. `objective()` names the loss that is observed now: where it has changed, the reward
-    starts anew, for the difference of two losses is no progress. `arm`: the name of the arm in force (None before the
-    first step).
+    starts anew, for the difference of two losses is no progress. `credit`: the arm that a reward is due to (None: the one
+    in force). For rewards that read an `Observation`: `learning_rate` of an optimizer step as a share of its peak (None:
+    unknown, 1 each), `cost` returns FLOPs and queries so far (collective). `arm`: the name of the arm in force (None
+    before the first step).
     """
 
     def __init__(
@@ -36,6 +41,9 @@ class ArmSelector:
         write: Callable[[dict[str, Any]], None] = lambda row: None,
         tolerant: bool = False,
         objective: Callable[[], list[str]] = list,
+        credit: Credit | None = None,
+        learning_rate: Callable[[int], float] | None = None,
+        cost: Callable[[], tuple[float, int]] | None = None,
     ) -> None:
         self.tolerant, self.objective = tolerant, objective
         self.key, self.arms, self.policy = key, dict(arms), policy
@@ -44,6 +52,8 @@ class ArmSelector:
         self.arm: str | None = None
         self.last_reward: float | None = None
         self._observed: list[str] | None = None  # the objective of the last observation
+        self.credit, self.learning_rate, self.cost = credit or Credit(), learning_rate, cost
+        self._last: list[float] = []  # step, FLOPs and queries at the last observation
 
     def progress(self, step: int) -> float:
         """Share of the training done at an optimizer step, in [0, 1]."""
@@ -62,13 +72,34 @@ class ArmSelector:
             before, self._observed = self._observed, self.objective()
             if before not in (None, self._observed):
                 self.reward.restart()
+                self.credit.restart()
             self.last_reward = None
             if observation is not None:
-                speed, self.last_reward = self.reward.observe(observation)
-            if self.last_reward is not None and self.arm is not None:
-                self.policy.learn(self.arm, self.last_reward)  # pyright: ignore[reportAttributeAccessIssue]
+                speed, self.last_reward = self._learn(observation, step)
             self.arm = self.policy.choose(progress, rng)
+            self.credit.begin(step, self.arm)
             self._record(ledger, step, observation, speed, self.last_reward)
+
+    def _learn(self, loss: float, step: int) -> tuple[float | None, float | None]:
+        """Have the policy learn from an observed loss; (speed, reward) as the reward gives them."""
+        shares = self.credit.observe(step)
+        given = self._given(loss, step, shares) if reads(self.reward) else loss
+        speed, reward = self.reward.observe(given)  # pyright: ignore[reportOptionalMemberAccess]
+        arm = self.credit.arm(shares)
+        if reward is not None and arm is not None:
+            self.policy.learn(arm, self.credit.own_part(arm, shares, reward))  # pyright: ignore[reportAttributeAccessIssue]
+        return speed, reward
+
+    def _given(self, loss: float, step: int, shares: dict[str, float]) -> Observation:
+        """The observation at `step` for a reward that reads more than the loss (collective where it reads the cost)."""
+        flops, queries = self.cost() if self.cost and "cost" in reads(self.reward) else (0.0, 0)
+        before, self._last = self._last, [step, flops, queries]
+        if not before:
+            return Observation(loss, step)
+        first = int(before[0])
+        rate = math.fsum(self.learning_rate(i) if self.learning_rate else 1.0 for i in range(first, step))
+        spent = (flops - before[1], int(queries - before[2]))
+        return Observation(loss, step, self.arm, shares, step - first, rate, *spent)
 
     def _observation(self, step: int) -> float | None:
         """The observation at `step`; None if it is skipped."""
@@ -110,6 +141,7 @@ class ArmSelector:
             "objective": self._observed,
             "policy": self.policy.state_dict(),
             "reward": self.reward.state_dict() if self.reward else {},
+            **({"credit": self.credit.state_dict(), "last": list(self._last)} if self.reward else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -118,3 +150,8 @@ class ArmSelector:
         self.policy.load_state_dict(state["policy"])
         if self.reward:
             self.reward.load_state_dict(state["reward"])
+            self._last = list(state.get("last", ()))
+            if "credit" in state:
+                self.credit.load_state_dict(state["credit"])
+            elif self.arm is not None:  # checkpoints before 2026-11-30: the arm in force is all that is known
+                self.credit.load_state_dict({"segments": [[0, self.arm]], "observed": [-1], "estimates": {}})

@@ -13,8 +13,10 @@ from kdlab.errors import UserError
 from kdlab.methods.marks import STRATEGY_FIELDS, UNDECLARED, marks_of, members_of
 from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.candidates import candidate_count, candidates
+from kdlab.methods.selection.credit import Credit
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
+from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.scores import arm_scores
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size, top_k
@@ -45,10 +47,14 @@ class RowSelector(ArmSelector):
         tolerant: bool = False,
         objective: Callable[[], list[str]] = list,
         look: float = 1.0,
+        credit: Credit | None = None,
+        learning_rate: Callable[[int], float] | None = None,
+        cost: Callable[[], tuple[float, int]] | None = None,
     ) -> None:
         super().__init__(
-            "policy", arms, policy, total_steps, seed, reward, observe, interval, write, tolerant, objective
-        )
+            "policy", arms, policy, total_steps, seed, reward, observe, interval, write, tolerant, objective,
+            credit, learning_rate, cost,
+        )  # fmt: skip
         selection_size(1, ratio)
         candidate_count(1, look, 1)
         self.ratio, self.look = ratio, look
@@ -184,6 +190,11 @@ class RowSelector(ArmSelector):
             raise UserError(
                 f"the policy {type(self.policy).__name__} learns from a loss that it observes: give observe=, a function "
                 "that returns the loss on some training rows, always the same"
+            )
+        if self.cost is None and "cost" in reads(self.reward):
+            raise UserError(
+                f"the reward {type(self.reward).__name__} reads FLOPs and queries, which a loop of your own does not count: "
+                "kdlab.rewards.Trend"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
+
+from kdlab.methods.marks import marks_of
 
 
 class Reward(Protocol):
-    """A reward for policies that learn, computed from a series of observations; its state is saved with the run."""
+    """A reward for policies that learn, computed from a series of observations; its state is saved with the run.
 
-    def observe(self, value: float) -> tuple[float | None, float | None]:
+    An observation is the observed loss. A class marked `@needs("observation")` (`kdlab.methods.marks`) gets a
+    `kdlab.types.Observation` in its place, and `@needs("observation", "cost")` one with its cost.
+    """
+
+    def observe(self, value: Any) -> tuple[float | None, float | None]:
         """Take one observation; (speed, reward), each None while it does not exist. ValueError if not finite."""
         ...
 
@@ -23,3 +29,8 @@ class Reward(Protocol):
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state`; UserError if it does not fit."""
         ...
+
+
+def reads(reward: Any) -> frozenset[str]:
+    """The inputs that a reward declares beside the loss: of "observation", "cost"."""
+    return marks_of(reward).needs & {"observation", "cost"}
