@@ -112,7 +112,7 @@ class SelectConfig:
     reward: Any = None
     "Reward that an adaptive policy learns from (_target_ in kdlab.methods.selection.rewards); null: none"
     credit_decay: BelowOne = 0.0
-    "Effect of an arm on the loss that is left an optimizer step later (AdamW's momentum: 0.9); 0: credit the arm in force"
+    "Effect of an arm on the loss left one optimizer step later (AdamW's momentum: 0.9); 0: credit the arm in force"
     credit_delay: Whole = 0
     "Observations between an arm and the reward that it is credited; 0: the arm in force before the observation"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
 from kdlab.models import flops
 from kdlab.modules.student import StudentModule
@@ -17,9 +17,9 @@ class Spending:
     holds depends on earlier runs, and a reward that went by it would not be repeatable.
     """
 
-    def __init__(self, student: StudentModule, lengths: np.ndarray) -> None:
+    def __init__(self, student: StudentModule, lengths: Sequence[int]) -> None:
         self.student = student
-        length = max(1, round(float(np.mean(lengths))))
+        length = max(1, round(sum(lengths) / len(lengths)))
         shapes = student.distillation.flops.teacher_shapes
         self.prices = {
             name: flops.forward(shape, 1, length) for name, shape in zip(student.teacher_names, shapes, strict=True)

@@ -47,8 +47,10 @@ def select_callback(
     observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
     selector = RowSelector(
         selection.arms, selection.policy, select.ratio, total_steps, seed, selection.reward, observer, select.interval,
-        write, tolerant, observer.objective, select.look, Credit(select.credit_decay, select.credit_delay),
-        module.optimization.share_of_peak, Spending(module, data.lengths) if module.ledger is not None else None,
+        write, tolerant, observer.objective, select.look,
+        credit=Credit(select.credit_decay, select.credit_delay),
+        learning_rate=module.optimization.share_of_peak,
+        cost=Spending(module, data.lengths.tolist()) if module.ledger is not None else None,
     )  # fmt: skip
     scoring: dict[str, Any] = {}
     if select.scoring == "stale":

@@ -76,11 +76,11 @@ def test_expectation_minimises_the_written_sum():
 
 def test_equal_arms_have_rewards_about_zero_though_the_fall_slows_down():
     """AdaDS's acceleration is negative at every step of the same losses."""
-    falls = 0.2 * 0.97 ** np.arange(60)
+    falls = 0.1 * 0.985 ** np.arange(60)
     noise = np.random.default_rng(1).normal(0, 0.005, size=60)
     arms = [ARMS[i % 3] for i in range(60)]
     silent = rewards(Trend(), series(falls, arms))[10:]
-    assert max(abs(reward) / (fall / 10) for reward, fall in zip(silent, falls[9:], strict=True)) < 0.1
+    assert max(abs(reward) / (fall / 10) for reward, fall in zip(silent, falls[9:], strict=True)) < 0.05
     decay = LossDecay()
     accelerations = [decay.observe(one.loss)[1] for one in series(falls, arms)][5:]
     assert max(accelerations) < 0
