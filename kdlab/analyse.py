@@ -76,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
         "against", "score against any setting, of many runs (Dynamic KD Fig. 2, KSM Fig. 4, DeKD Fig. 3)", _against
     )
     sub.add_argument("--key", required=True, metavar="KEY", help="the setting, such as student.layers")
+    runs_or_tables = "run folders, folders with runs below, or files of `kdlab compare --runs-csv`"
+    for name, summary in (
+        ("pays", "gain of each selection over random rows, at equal queries and at equal total cost, with tests"),
+        ("break_even", "gain over random rows at equal total cost, by the cost of the teacher over the student's"),
+    ):
+        sub = add(name, summary, _choosing)
+        sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=runs_or_tables)
+        sub.add_argument("--out", type=Path, help="folder to write to (default: figures/ in the parent common to RUNs)")
     return parser
 
 
@@ -89,7 +97,10 @@ def _analyse(chosen: argparse.Namespace) -> int:
 
 
 def _common_parent(chosen: argparse.Namespace) -> Path:
-    return chosen.run if "run" in chosen else Path(os.path.commonpath([os.path.abspath(run) for run in chosen.runs]))
+    if "run" in chosen:
+        return chosen.run
+    folders = [os.path.abspath(run if run.is_dir() else run.parent) for run in chosen.runs]
+    return Path(os.path.commonpath(folders))
 
 
 # an analysis is imported when it is chosen: --help needs no torch
@@ -137,6 +148,12 @@ def _against(chosen: argparse.Namespace) -> AnalysisResult:
     from kdlab.reporting.analyses import across_runs
 
     return across_runs.against(chosen.runs, chosen.key)
+
+
+def _choosing(chosen: argparse.Namespace) -> AnalysisResult:
+    from kdlab.reporting.analyses.choosing import figures
+
+    return figures.of_kind(chosen.name)(chosen.runs)
 
 
 if __name__ == "__main__":

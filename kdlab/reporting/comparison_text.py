@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from kdlab.config.groups import SelectConfig
 from kdlab.errors import one_line
 from kdlab.reporting import more_seeds, statistics
 from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison import Comparison, ComparisonLine, compare
+from kdlab.reporting.group_names import joined
 from kdlab.reporting.score_columns import values_on_test
 from kdlab.reporting.seed_groups import Group, Run, read
 from kdlab.reporting.statistics import Paired
@@ -265,7 +268,33 @@ def _run_row(run: Run) -> dict[str, Any]:
         "flops": run.own.flops,
         "seconds": run.own.seconds,
         **_with_preparation(run.total, "teacher_queries"),
+        **_of_study(run),
     }
+
+
+def _of_study(run: Run) -> dict[str, Any]:
+    """Columns of what a choice of rows is judged by (`kdlab analyse pays`): settings of the selection, start of the student, the
+    majority class's score, and FLOPs of the teachers, of scoring and of the student's forwards."""
+    flops, name = run.result["ledger"]["flops"], "score"
+    teacher = sum(value for part, value in flops.items() if part.startswith("teacher"))
+    return {
+        "stage": run.stage,
+        "start": run.used.get("student.start"),
+        "settings": selection_settings(run),
+        "batch": run.used.get("data.batch_size"),
+        "majority_score": (run.result["metrics"].get("majority class") or {}).get(name),
+        "teacher_flops": teacher,
+        "scoring_flops": flops.get("scoring", 0),
+        "student_flops": flops.get("student_forward", 0),
+    }
+
+
+def selection_settings(run: Run) -> str:
+    """The settings of a run's selection that differ from their defaults, as "key=value ..."; no arms, policy or pace."""
+    default = {f"select.{field.name}": field.default for field in fields(SelectConfig)}
+    apart = ("select.name", "select.ratio", "select.interval", "select.evaluation_rows")
+    found = {key: value for key, value in run.used.items() if key in default and key not in apart}
+    return joined({key.removeprefix("select."): f"{v}" for key, v in found.items() if v != default[key]})
 
 
 def _with_preparation(total: RunCost, queries: str = "queries") -> dict[str, Any]:
