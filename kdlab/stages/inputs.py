@@ -146,7 +146,7 @@ class Inputs:
         terms = components.terms(self.config.knowledge, self.config.trainer.on_nonfinite == "skip")
         return {name: w for name, w in terms.items() if self.head.per_row or not w.head_only}
 
-    @property
+    @cached_property
     def queries_teacher(self) -> bool:
         """True if a knowledge term reads a teacher's answer."""
         return any(queries_teacher(weighted.term) for weighted in self.terms().values())

@@ -227,7 +227,7 @@ class StepCosts:
         """The strategies of the run; none where every row is kept."""
         return [] if self.select.ratio == 1 else list(self.stage.selection().arms.values())
 
-    @property
+    @cached_property
     def _adaptive(self) -> bool:
         return self.select.ratio < 1 and self.stage.selection().reward is not None
 

@@ -18,6 +18,7 @@ from kdlab.models import head_keys, loading, packing
 from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, ksm_training, trained_head
 from kdlab.stages.base import Stage
+from kdlab.stages.components import Selection
 from kdlab.stages.dry_run import check_own_policy, check_own_strategies, check_terms
 from kdlab.teachers import specs
 
@@ -34,7 +35,8 @@ def check(stage: Stage) -> None:
 
 
 def _check(stage: Stage) -> None:
-    _look(stage)
+    selection = stage.selection()
+    _look(stage, selection)
     stage.inputs.terms()
     stage.inputs.source.check()
     _encoders(stage)
@@ -55,7 +57,7 @@ def _check(stage: Stage) -> None:
         _dropout(stage)
     _layers(stage)
     outputs, label = stage.inputs.example
-    selection, fresh = stage.selection(), stage.selection()
+    fresh = stage.selection()
     check_own_policy(selection.policy, selection.reward, fresh.policy, fresh.reward)
     per_row, width = stage.inputs.head.per_row, stage.inputs.student_shape.width
     check_own_strategies(selection.arms, outputs, label, width, per_row)
@@ -86,9 +88,9 @@ def _check(stage: Stage) -> None:
         )
 
 
-def _look(stage: Stage) -> None:
-    """Of the rows that are scored some are left out, or scoring decides nothing."""
-    config, arms = stage.config, stage.selection().arms.values()
+def _look(stage: Stage, selection: Selection) -> None:
+    """UserError where all rows that are scored are kept, so that scoring decides nothing."""
+    config, arms = stage.config, selection.arms.values()
     if not any(map(reads_student, arms)):
         return
     ranks = config.trainer.num_nodes * (1 if config.trainer.devices == "auto" else int(config.trainer.devices))
