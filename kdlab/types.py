@@ -1,4 +1,5 @@
-"""Values that the packages exchange: `Caveat`, `TaskShape`, `Plan`, `Batch`, `Outputs`, `Evidence`, `Observation`, `WeighingContext`.
+"""Values that the packages exchange: `Caveat`, `TaskShape`, `Plan`, `Batch`, `Outputs`, `Evidence`, `Observation`,
+`WeighingContext`, `Context`.
 
 Dimensions, defined once for the whole package:
 
@@ -299,3 +300,25 @@ class WeighingContext:
     progress: float = 0.0
     epoch: int = 0
     rng: torch.Generator = field(default_factory=_generator)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Facts of the training when an arm is chosen, the same on all ranks.
+
+    `progress`: share of the training done, in [0, 1]. `loss`: the last observed loss as a share of the first one of the
+    same loss (1: nothing was observed yet, at most 2). `spread`: of the last scores, the distance of their quartiles as a
+    share of their range, in [0, 1]: large where scores tell many rows apart, small where a few stand out. `balance`:
+    entropy of the classes that the student predicted for the rows scored last, as a share of the largest possible, in
+    [0, 1]: 0 where all are predicted to be of one class. Spread and balance are 1/2 until they are known, and stay where
+    an arm runs no forward.
+    """
+
+    progress: float = 0.0
+    loss: float = 1.0
+    spread: float = 0.5
+    balance: float = 0.5
+
+    def vector(self) -> list[float]:
+        """The features of a linear model: 1, and the fields in their order."""
+        return [1.0, self.progress, self.loss, self.spread, self.balance]

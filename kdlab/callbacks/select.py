@@ -132,6 +132,8 @@ class Select(DecisionCallback):
         gather = self.all_ranks and distributed.world() > 1
         real = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
         if len(real) == 0:
+            if self.row_selector.facts is not None:
+                self.row_selector.facts.scored(None)
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
         rows, keep, places = len(real), selection_size(len(real), self.ratio), real
@@ -142,6 +144,8 @@ class Select(DecisionCallback):
             places = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
         scores = self._scores(student, batch, gather, places, rng, keep, outputs)
+        if self.row_selector.facts is not None:
+            self.row_selector.facts.scored(scores if reads_student(self.selector.rule) else None)
         return real[top_k(scores, self.ratio, rows).to(real.device)]
 
     def _scores(
@@ -206,7 +210,11 @@ class Select(DecisionCallback):
 
     def _parts(self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence) -> Iterator[Evidence]:
         """Evidence of a few rows of `batch` at a time, with the facts of the `whole` selection."""
+        first, facts = 0, self.row_selector.facts
         for part in student.evidence(batch, outputs, "scoring"):
+            if facts is not None and part.logits is not None:
+                facts.predicted(part.logits, _existing(part, batch.real[first : first + len(part)]))
+                first += len(part)
             yield replace(part, keep=whole.keep, progress=whole.progress, rng=whole.rng)
 
     def _update_memory(
@@ -255,6 +263,11 @@ class StepSelection:
         if self.select.all_ranks and distributed.world() > 1:
             chosen = own_rows(batch, chosen)
         return chosen.to(batch.input_ids.device)
+
+
+def _existing(part: Evidence, real: Tensor) -> Tensor:
+    """The predictions of `part` that exist, (n,) or (n, P) bool; `real` (n,): the rows that do."""
+    return real if part.mask is None else part.mask.bool() & real.to(part.mask.device).unsqueeze(1)
 
 
 def needed_outputs(arm: Strategy, per_row: bool) -> frozenset[str]:

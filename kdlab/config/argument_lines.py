@@ -64,6 +64,8 @@ LINES = {
     "Fixed.arm": "Arm to take; null: the only one",
     "Online.alpha": "Weight of a new reward in an arm's Q value (not printed in AdaDS)",
     "Online.epsilon": "Probability of an arm drawn uniformly (not printed in AdaDS)",
+    "LinUCB.alpha": "Weight of the exploration bonus",
+    "LinUCB.window": "Last rewards that set the scale of a reward",
     "Online.relative": "true: rewards less the running mean of all rewards",
     "Schedule.stages": "Arms, one after another",
     "Schedule.at": "Shares of the training at which the next stage begins; null: equally long stages",

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint
 from kdlab.methods.marks import marks_of, members_of
+from kdlab.methods.selection.policies.context import chosen_arm
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.models import attention_capture
 from kdlab.modules.objective import WeightedTerm
 from kdlab.plugins import own_modules
 from kdlab.runtime.seeding import generator
 from kdlab.teachers.specs import TeacherSpec
-from kdlab.types import Evidence, Observation, Outputs
+from kdlab.types import Context, Evidence, Observation, Outputs
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def check_own_policy(policy: Any, reward: Any, fresh_policy: Any, fresh_reward: 
         reward.restart()
     if own_modules.is_own(policy):
         for step in range(3):
-            arm = policy.choose(step / 3, generator(0, "example", step))
+            arm = chosen_arm(policy, generator(0, "example", step), Context(step / 3))
             if hasattr(policy, "learn"):
                 policy.learn(arm, 0.1 * step)
         fresh_policy.load_state_dict(policy.state_dict())

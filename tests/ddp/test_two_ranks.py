@@ -53,7 +53,7 @@ def compare(folder: Path) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
-@pytest.mark.parametrize("case", each_time(CASES, "adads", "kd", "entropy", "cluster"))  # one of each kind
+@pytest.mark.parametrize("case", each_time(CASES, "adads", "kd", "entropy", "cluster", "linucb"))  # one of each kind
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, text_folder):
     shutil.copytree(prepared, tmp_path / "artifacts")
     common = tiny(teacher_folder, text_folder, "trainer.accelerator=cpu", "trainer.probes=1", *CASES[case])

@@ -15,6 +15,7 @@ from kdlab.methods.selection.policies import (
     Exp3,
     Exp3S,
     Halving,
+    LinUCB,
     Online,
     Thompson,
     WindowUCB,
@@ -24,7 +25,7 @@ from kdlab.runtime.seeding import generator
 
 LAWS = settings(deadline=None, max_examples=30)
 ARMS = ["a", "b", "c"]
-SCALE_FREE = [UCB, Exp3, DiscountedUCB, WindowUCB, Thompson, Exp3S, Halving]
+SCALE_FREE = [UCB, Exp3, DiscountedUCB, WindowUCB, Thompson, Exp3S, Halving, LinUCB]
 MAKERS = [Online, *SCALE_FREE]
 REWARDS = st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), max_size=30)
 LOSSES = st.lists(st.floats(-100, 100), min_size=1, max_size=30)

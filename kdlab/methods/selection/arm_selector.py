@@ -9,10 +9,12 @@ from typing import Any
 from kdlab.errors import UserError
 from kdlab.methods.selection.credit import Credit
 from kdlab.methods.selection.policies import Policy
+from kdlab.methods.selection.policies.context import chosen_arm, reads_context
 from kdlab.methods.selection.rewards import Reward
 from kdlab.methods.selection.rewards.base import reads
+from kdlab.methods.selection.run_facts import RunFacts
 from kdlab.runtime.seeding import generator
-from kdlab.types import Observation
+from kdlab.types import Context, Observation
 
 
 class ArmSelector:
@@ -54,6 +56,7 @@ class ArmSelector:
         self._observed: list[str] | None = None  # the objective of the last observation
         self.credit, self.learning_rate, self.cost = credit or Credit(), learning_rate, cost
         self._last: list[float] = []  # step, FLOPs and queries at the last observation
+        self.facts = RunFacts() if reads_context(policy) else None
 
     def progress(self, step: int) -> float:
         """Share of the training done at an optimizer step, in [0, 1]."""
@@ -64,7 +67,7 @@ class ArmSelector:
         rng = generator(self.seed, self.key, step)
         progress = self.progress(step)
         if self.reward is None:
-            before, self.arm = self.arm, self.policy.choose(progress, rng)
+            before, self.arm = self.arm, chosen_arm(self.policy, rng, self._context(progress))
             if step % self.interval == 0 or self.arm != before:
                 self._record(ledger, step, None, None, None)
         elif step % self.interval == 0:
@@ -73,10 +76,14 @@ class ArmSelector:
             if before not in (None, self._observed):
                 self.reward.restart()
                 self.credit.restart()
+                if self.facts is not None:
+                    self.facts.restart()
             self.last_reward = None
             if observation is not None:
                 speed, self.last_reward = self._learn(observation, step)
-            self.arm = self.policy.choose(progress, rng)
+                if self.facts is not None:
+                    self.facts.observed(observation)
+            self.arm = chosen_arm(self.policy, rng, self._context(progress))
             self.credit.begin(step, self.arm)
             self._record(ledger, step, observation, speed, self.last_reward)
 
@@ -100,6 +107,9 @@ class ArmSelector:
         rate = math.fsum(self.learning_rate(i) if self.learning_rate else 1.0 for i in range(first, step))
         spent = (flops - before[1], int(queries - before[2]))
         return Observation(loss, step, self.arm, shares, step - first, rate, *spent)
+
+    def _context(self, progress: float) -> Context:
+        return Context(progress) if self.facts is None else self.facts.context(progress)
 
     def _observation(self, step: int) -> float | None:
         """The observation at `step`; None if it is skipped."""
@@ -142,6 +152,7 @@ class ArmSelector:
             "policy": self.policy.state_dict(),
             "reward": self.reward.state_dict() if self.reward else {},
             **({"credit": self.credit.state_dict(), "last": list(self._last)} if self.reward else {}),
+            **({} if self.facts is None else {"facts": self.facts.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -155,3 +166,5 @@ class ArmSelector:
                 self.credit.load_state_dict(state["credit"])
             elif self.arm is not None:  # checkpoints before 2026-11-30: the arm in force is all that is known
                 self.credit.load_state_dict({"segments": [[0, self.arm]], "observed": [-1], "estimates": {}})
+        if self.facts is not None:
+            self.facts.load_state_dict(state["facts"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdlab.errors import UserError
 from kdlab.methods.marks import STRATEGY_FIELDS, UNDECLARED, marks_of, members_of
 from kdlab.methods.selection.arm_selector import ArmSelector
-from kdlab.methods.selection.candidates import candidate_count, candidates
+from kdlab.methods.selection.candidates import candidate_count, candidates, reads_student
 from kdlab.methods.selection.credit import Credit
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
@@ -172,6 +172,10 @@ class RowSelector(ArmSelector):
                     raise UserError(
                         f"the strategy {self.arm} returned {shape}; a tensor ({count},) is expected, a score a row"
                     )
+                if self.facts is not None:
+                    if whole.logits is not None:
+                        self.facts.predicted(whole.logits, whole.mask)
+                    self.facts.scored(scores if reads_student(self.rule) else None)
                 return rows[top_k(scores, self.ratio, of).to(rows.device)]
         except ValueError as error:  # scores that are NaN, by their rows
             raise UserError(f"the strategy {self.arm}: {error}") from error

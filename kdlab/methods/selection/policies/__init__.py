@@ -8,6 +8,7 @@ A `Learner` also has `learn(arm, reward)` and `q`, a value for each arm; only a 
 from kdlab.methods.selection.policies.exp3 import Exp3, Exp3S
 from kdlab.methods.selection.policies.fixed import Fixed, RandMix, Schedule
 from kdlab.methods.selection.policies.halving import Halving
+from kdlab.methods.selection.policies.linucb import LinUCB
 from kdlab.methods.selection.policies.nonstationary_ucb import DiscountedUCB, WindowUCB
 from kdlab.methods.selection.policies.online import Online
 from kdlab.methods.selection.policies.protocols import Learner, Policy
@@ -16,5 +17,5 @@ from kdlab.methods.selection.policies.ucb import UCB
 
 __all__ = [  # in the order of docs/api.md
     "Policy", "Learner", "Fixed", "Schedule", "RandMix", "Online", "UCB", "DiscountedUCB", "WindowUCB", "Thompson", "Exp3",
-    "Exp3S", "Halving",
+    "Exp3S", "Halving", "LinUCB",
 ]  # fmt: skip

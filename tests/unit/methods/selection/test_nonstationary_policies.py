@@ -15,6 +15,7 @@ from kdlab.methods.selection.policies import (
     Exp3S,
     Halving,
     Learner,
+    LinUCB,
     Online,
     Policy,
     Thompson,
@@ -24,7 +25,7 @@ from kdlab.runtime.seeding import generator
 
 ARMS = ["entropy", "margin", "density"]
 REWARDS = np.random.default_rng(0).normal(size=60)
-LEARNERS = [DiscountedUCB, WindowUCB, Thompson, Exp3S, Halving, lambda arms: Online(arms, relative=True)]
+LEARNERS = [DiscountedUCB, WindowUCB, Thompson, Exp3S, Halving, LinUCB, lambda arms: Online(arms, relative=True)]
 
 
 def draws(policy, count=600, progress=0.0):
