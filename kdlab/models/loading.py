@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+from transformers import conversion_mapping
 
 from kdlab.errors import UserError
 from kdlab.models import safe_loading
@@ -34,6 +35,11 @@ def load_masked_lm(
     missing; it is then drawn from torch's global generator.
     """
     return _load(transformers.AutoModelForMaskedLM, "a masked-LM model", source, revision, new_head)
+
+
+def fill_weight_names() -> None:
+    """Fill transformers' tables of weight names, which the first model that is loaded fills else."""
+    conversion_mapping.get_checkpoint_conversion_mapping("bert")
 
 
 def load_classifier(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:

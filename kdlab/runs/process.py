@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from kdlab.config.quoting import quoted_value
 from kdlab.plugins import own_modules
 from kdlab.runs import folders
+from kdlab.runtime.forked import ForkedProcess, ForkServer
 from kdlab.runtime.signals import Stopped
 from kdlab.storage import locks
 
@@ -21,6 +24,13 @@ DIFFERS = "KDLAB_DIFFERS"  # the job's differences from others of its sweep, as 
 STARTER = "KDLAB_STARTER"  # the id of the process of rank 0, for the ranks that it starts
 RANK_VARIABLES = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER, STARTER, locks.VARIABLE,
+)  # fmt: skip
+
+MODULE = "kdlab.run"  # the command of a job; by its name, for this package imports no command
+# modules that a fork server of jobs imports, in this order; the last one fills caches
+PRELOADED = (
+    "datasets", "matplotlib.backends.backend_agg", "transformers.models.bert.modeling_bert", "kdlab.runs.single", MODULE,
+    "kdlab.sweeps.launchers.preloaded",
 )  # fmt: skip
 
 
@@ -66,7 +76,7 @@ def run_and_wait(overrides: Sequence[str], environment: Mapping[str, str], lock:
 
     Passes on a signal that stops this process, and waits for the run, which saves a checkpoint.
     """
-    command = [sys.executable, "-m", "kdlab.run", *overrides]
+    command = [sys.executable, "-m", MODULE, *overrides]
     # a session of its own: Ctrl-C reaches the run once, from here, and it has time to save
     with subprocess.Popen(command, env=environment, pass_fds=[lock], start_new_session=True) as process:
         try:
@@ -88,8 +98,30 @@ def spawn(
 
     It writes to the descriptor `output` and inherits the descriptors `inherited`.
     """
-    command = [sys.executable, "-m", "kdlab.run", *overrides]
+    command = [sys.executable, "-m", MODULE, *overrides]
     return subprocess.Popen(
         command, cwd=cwd, env=dict(environment), pass_fds=list(inherited), start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=output, stderr=output,
     )  # fmt: skip
+
+
+def fork(
+    server: ForkServer,
+    overrides: Sequence[str],
+    environment: Mapping[str, str],
+    inherited: Mapping[str, int],
+    output: int,
+) -> ForkedProcess:
+    """Start `python -m kdlab.run` as `spawn` does, forked by `server`, which has imported it.
+
+    `inherited`: descriptors, each by the environment variable with its number. OSError where the server is gone.
+    """
+    return server.start(partial(run_command, tuple(overrides)), environment, output, inherited=inherited)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run `python -m kdlab.run ARGUMENTS` in this forked process; its exit code."""
+    module = importlib.import_module(MODULE)
+    sys.argv = [str(module.__file__), *arguments]
+    sys.modules["__main__"] = module  # ranks that Lightning starts run the same command
+    return module.main(list(arguments))

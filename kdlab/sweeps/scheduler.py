@@ -52,6 +52,9 @@ class Launcher(Protocol):
         """Numbers of the jobs that the last `begin` left because another process works on them."""
         ...
 
+    def close(self) -> None:
+        """Release what `prepare` and `begin` have taken, but for running jobs."""
+
 
 class Scheduler:
     """Starts and polls jobs. Records their states in `status` and shows each change on `display`.

@@ -46,7 +46,12 @@ def start(
     settings = whole.settings("launcher", "sweeper")
     launcher: Launcher = _instance("launcher", settings.launcher)
     sweeper = _instance("sweeper", settings.sweeper)
-    return _plan_only(whole, sweeper, launcher if planned else None) if dry else _outcome(*sweeper.run(whole, launcher))
+    if dry:
+        return _plan_only(whole, sweeper, launcher if planned else None)
+    try:
+        return _outcome(*sweeper.run(whole, launcher))
+    finally:
+        launcher.close()
 
 
 def _plan_only(whole: Expansion, sweeper: Any, launcher: Launcher | None) -> int:

@@ -5,31 +5,26 @@ Importing torch and its friends takes seconds, a tiny run half of one; a fork se
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
-import multiprocessing
 import os
-import pkgutil
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdlab.runs import process
+from kdlab.runtime.forked import ForkedProcess, ForkServer
 from kdlab.storage import tables
 
-PRELOADED = [
-    "datasets", "matplotlib.backends.backend_agg", "transformers.models.bert.modeling_bert", "kdlab.runs.single", "kdlab.run",
-    "kdlab.testing.warmed",
-]  # fmt: skip
-
-COMMAND = "kdlab.run:main"  # resolved by its name: this package imports no command
+PRELOADED = list(process.PRELOADED)
 
 TINY = [
     "+exp=adads_pretrain", "student.layers=[0,2]", "data.max_length=32", "data.batch_size=16", "data.heldout_rows=16",
@@ -64,8 +59,9 @@ def _last(given: list[str]) -> list[str]:
     return [override for i, override in enumerate(given) if keys[i] not in keys[i + 1 :]]
 
 
-# two threads that ask a fork server's child for its exit code at once may both read it, and one gets 255
-_PROCESSES = threading.Lock()
+_STARTING = threading.Lock()
+_servers: list[ForkServer] = []
+_environment: dict[str, str] = {}
 _PORTS = itertools.count(os.getpid() * 101)
 
 
@@ -77,21 +73,28 @@ class ChildResult:
     output: str
 
 
-def _child(
-    arguments: Sequence[str], folder: str, log: str, prepare: Callable[[], None] | None, environment: dict[str, str]
-) -> None:
-    os.setsid()  # a group of its own, so that its loader processes end with it
-    multiprocessing.set_start_method("fork", force=True)  # as in a command; a fork server's children have fork servers
-    os.chdir(folder)
-    for name in [name for name in os.environ if name.startswith("WANDB_SERVICE")]:
-        del os.environ[name]  # W&B's process of whoever started the fork server
-    os.environ.update(environment)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+def forked(work: Callable[[], int | None], environment: Mapping[str, str], log: Path, folder: Path) -> ForkedProcess:
+    """A process that is forked from one that has imported all of `PRELOADED`, and calls `work`, which can be pickled, in `folder`.
+
+    Its environment is that of the first call, without the process of W&B that may have been started since, and `environment`.
+    """
+    with _STARTING:
+        if not _servers:
+            paths = os.pathsep.join(path for path in sys.path if path)
+            _servers.append(ForkServer(PRELOADED, {**os.environ, "PYTHONPATH": paths}))
+            atexit.register(_servers[0].close)
+            _environment.update(
+                {name: value for name, value in os.environ.items() if not name.startswith("WANDB_SERVICE")}
+            )
+    with open(log, "ab") as output:
+        return _servers[0].start(work, {**_environment, **environment}, output.fileno(), folder)
+
+
+def _command(arguments: Sequence[str], prepare: Callable[[], None] | None) -> int:
+    """Run the command line in this process, after `prepare`, and end it at once."""
     if prepare is not None:
         prepare()
-    code = pkgutil.resolve_name(COMMAND)(list(arguments))
+    code = process.run_command(arguments)
     sys.stdout.flush()
     os._exit(code)
 
@@ -109,46 +112,31 @@ def call(
 
     Several `ranks` are started as torchrun would start them. When one fails, the others are killed after `grace` seconds.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
     processes = []
     port = str(free_port())
     for rank in range(ranks):
         environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-        given = (list(arguments), str(folder), str(log), prepare if rank == trapped % ranks else None)
-        processes.append(context.Process(target=_child, args=(*given, environment if ranks > 1 else {})))
-    with _PROCESSES:
-        for process in processes:
-            process.start()
+        work = partial(_command, list(arguments), prepare if rank == trapped % ranks else None)
+        processes.append(forked(work, environment if ranks > 1 else {}, log, folder))
     until = time.monotonic() + timeout
     failed = 0.0
-    while None in _codes(processes) and time.monotonic() < until:
-        if any(_codes(processes)):
+    while None in (codes := [one.poll() for one in processes]) and time.monotonic() < until:
+        if any(codes):
             failed = failed or time.monotonic()
             if time.monotonic() >= failed + grace:
-                for process in processes:
-                    process.kill()
+                for one in processes:
+                    one.kill()
         time.sleep(0.02)
-    late = None in _codes(processes)
-    for process in processes:
-        process.kill()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
-    while None in _codes(processes):
-        time.sleep(0.02)
+    late = None in codes
+    for one in processes:
+        one.kill()  # what it leaves in its group is killed with it
+    codes = [one.wait() for one in processes]
     if late:
         raise AssertionError(f"still running after {timeout} s:\n{log.read_text()}")
-    codes = [code or 0 for code in _codes(processes)]
     # a rank whose peer was killed may see that and fail before it is killed too: the kill is what counts
     return ChildResult(min(codes) if min(codes) < 0 else max(codes), log.read_text() if log.exists() else "")
-
-
-def _codes(processes: Sequence[BaseProcess]) -> list[int | None]:
-    """Exit codes, None of what still runs."""
-    with _PROCESSES:
-        return [process.exitcode for process in processes]
 
 
 def free_port() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from kdlab.models.encoder import Encoder
 from kdlab.models.student import transformer_layers
 from kdlab.modules.evaluation import predictions
 from kdlab.teachers.teacher import Teacher
-from kdlab.testing.child_process import PRELOADED
+from kdlab.testing.child_process import forked
 from kdlab.types import Batch
 from tests.conftest import tiny_config
 
@@ -78,15 +78,10 @@ def two_ranks(number: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    processes = [context.Process(target=two_ranks, args=(number, folder)) for number in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(100)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    processes = [
+        forked(partial(two_ranks, number, folder), {}, folder / f"{number}.log", folder) for number in range(2)
+    ]
+    assert [process.wait(100) for process in processes] == [0, 0]
     return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(2)]
 
 

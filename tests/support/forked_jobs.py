@@ -1,82 +1,70 @@
-"""Jobs of a sweep as forks of the process that runs it: no imports to wait for. For `prepare` of `tests.support.runs.call`."""
+"""Faults in jobs of a sweep, which is run by `tests.support.runs.call` with one of these as `prepare`.
+
+The fork server of the sweep's jobs is itself forked from the sweep's process: no imports to wait for, and faults are in place.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
+import socket
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 
+from kdlab.runtime import fork_server, forked
 from kdlab.testing.fault_points import before_each
 
+SWEEP = "KDLAB_TEST_SWEEP"  # an environment variable: the id of the sweep's process
 
-class Forked:
-    """A forked job with the interface of `kdlab.runs.process.spawn`'s result."""
 
-    def __init__(
-        self, work: Callable[[], int], environment: Mapping[str, str], output: int, where: Path | None
-    ) -> None:
-        self.returncode: int | None = None
-        sys.stdout.flush()
+class _Server:
+    """A forked process in the place of `subprocess.Popen`."""
+
+    def __init__(self, serve: Callable[[], int | None]) -> None:
         self.pid = os.fork()
         if self.pid == 0:
-            code = 1
-            try:
-                os.setsid()
-                os.environ.clear()
-                os.environ.update(environment)
-                for number in (signal.SIGTERM, signal.SIGHUP):
-                    signal.signal(number, signal.SIG_DFL)
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                for stream in (1, 2):
-                    os.dup2(output, stream)
-                os.chdir(where or Path.cwd())
-                code = work()
-                sys.stdout.flush()
-            except BaseException:
-                import traceback
+            os.setsid()
+            os._exit(serve() or 0)
 
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def wait(self) -> int:
-        _, status = os.waitpid(self.pid, 0)
-        self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
+    def wait(self) -> None:
+        os.waitpid(self.pid, 0)
 
 
 class ForkedJobs:
-    """Have a sweep fork its jobs. `traps`: what the job with an override does first."""
+    """Have a sweep fork its jobs from itself. `traps`: what the job with an override does first."""
 
     def __init__(self, traps: Mapping[str, Callable[[], None]] | None = None) -> None:
         self.traps = dict(traps or {})
 
     def __call__(self) -> None:
-        from kdlab.run import main
-        from kdlab.runs import process
+        from kdlab import run
 
-        def spawn(
-            overrides: Sequence[str], environment: Mapping[str, str], held: Sequence[int], output: int,
-            where: Path | None = None,
-        ) -> Forked:  # fmt: skip
-            def work() -> int:
-                for name, trap in self.traps.items():
-                    if set(name.split(",")) <= set(overrides):
-                        trap()
-                return main(list(overrides))
+        os.environ[SWEEP] = str(os.getpid())
+        main = run.main
 
-            return Forked(work, environment, output, where)
+        def trapped(argv: Sequence[str]) -> int:
+            for name, trap in self.traps.items():
+                if os.getpid() != int(os.environ[SWEEP]) and set(name.split(",")) <= set(argv):
+                    trap()
+            return main(argv)
 
-        process.spawn = spawn  # pyright: ignore
+        def start(connection: socket.socket, preload: Sequence[str], environment: Mapping[str, str]) -> _Server:
+            def serve() -> int | None:
+                for number in map(int, os.listdir("/proc/self/fd")):
+                    with suppress(OSError):  # the sweep's own end: the server ends when that is closed
+                        if number != connection.fileno() and os.readlink(f"/proc/self/fd/{number}").startswith(
+                            "socket:"
+                        ):
+                            os.close(number)
+                return fork_server.main([str(os.dup(connection.fileno()))])
+
+            return _Server(serve)
+
+        run.main = trapped  # pyright: ignore
+        forked.start_server = start  # pyright: ignore
 
 
 class FailAt:
@@ -114,7 +102,7 @@ class InterruptSweepAt:
                         handler(number, frame)
 
                 signal.signal(self.number, note)
-                os.kill(os.getppid(), self.number)
+                os.kill(int(os.environ[SWEEP]), self.number)
                 while not came:
                     time.sleep(0.02)
 

@@ -14,7 +14,7 @@ from typing import Any
 from kdlab.testing.child_process import PRELOADED, TINY, TINY_TASK, ChildResult, call, outcome, tiny, tiny_task  # noqa: F401
 from kdlab.testing.fault_points import before_each
 
-PRELOADED[-1:-1] = ["tests.conftest", "tests.support.runs"]  # before the last, which fills caches
+PRELOADED[-1:-1] = ["faiss", "tests.conftest", "tests.support.runs"]  # before the last, which fills caches
 
 
 def command(arguments: Sequence[str], folder: Path, module: str = "kdlab.run", timeout: float = 180) -> ChildResult:

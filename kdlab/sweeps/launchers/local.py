@@ -7,22 +7,23 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from kdlab.config.quoting import quoted_value
 from kdlab.errors import UserError
 from kdlab.runs import folders
-from kdlab.runs import process as jobs
+from kdlab.runs import process as job_process
+from kdlab.runtime.forked import GONE, STARTING, ForkedProcess, ForkServer, is_supported
 from kdlab.storage import locks
 from kdlab.sweeps.expansion import SweepJob
 
 
 def environment_of(job: SweepJob, sweep: str) -> dict[str, str]:
     """The environment of a job: this process's without the variables of ranks, with the names of sweep and job."""
-    kept = {name: value for name, value in os.environ.items() if name not in jobs.RANK_VARIABLES}
-    return {**kept, jobs.SWEEP: sweep, jobs.DIFFERS: job.differs}
+    kept = {name: value for name, value in os.environ.items() if name not in job_process.RANK_VARIABLES}
+    return {**kept, job_process.SWEEP: sweep, job_process.DIFFERS: job.differs}
 
 
 class RunningProcess:
@@ -31,7 +32,11 @@ class RunningProcess:
     state, why = "running", ""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], lock: locks.FolderLock, gpus: Sequence[str], free: Counter[str]
+        self,
+        process: subprocess.Popen[bytes] | ForkedProcess,
+        lock: locks.FolderLock,
+        gpus: Sequence[str],
+        free: Counter[str],
     ) -> None:
         self.process, self.lock, self.gpus, self.free = process, lock, gpus, free
 
@@ -78,24 +83,28 @@ class Local:
 
     With several at once a job sees as many GPUs as it has devices (CUDA_VISIBLE_DEVICES, out of those that this process
     may use), and the cores are divided (OMP_NUM_THREADS, unless it is set). A single job gets the whole machine.
+    `fork`: jobs are forked from a process that has imported everything, where that is safe; else each imports by itself.
     UserError for numbers below 1.
     """
 
-    def __init__(self, n_jobs: int | str = 1, jobs_per_gpu: int = 1) -> None:
+    def __init__(self, n_jobs: int | str = 1, jobs_per_gpu: int = 1, fork: bool = True) -> None:
         if n_jobs != "auto" and not (type(n_jobs) is int and n_jobs >= 1):
             raise UserError(f"hydra.launcher.n_jobs={n_jobs}: a number of jobs at once, or auto: one for each GPU")
         if type(jobs_per_gpu) is not int or jobs_per_gpu < 1:
             raise UserError(f"hydra.launcher.jobs_per_gpu={jobs_per_gpu}: at least 1")
-        self.n_jobs, self.jobs_per_gpu = n_jobs, jobs_per_gpu
+        if type(fork) is not bool:
+            raise UserError(f"hydra.launcher.fork={fork}: true or false")
+        self.n_jobs, self.jobs_per_gpu, self.fork = n_jobs, jobs_per_gpu, fork
         self.at_once: int | None = 1 if n_jobs == "auto" else int(n_jobs)
         self.free: Counter[str] = Counter()
         self.divided = False
         self._running: list[RunningProcess] = []
         self._elsewhere: set[int] = set()
         self._name = ""
+        self._server: ForkServer | None = None
 
     def prepare(self, jobs: Sequence[SweepJob], name: str) -> None:
-        """Count the GPUs. UserError for a job that needs more than there are."""
+        """Count the GPUs, and start to import what jobs import. UserError for a job that needs more GPUs than there are."""
         self._name = name
         gpus = visible_gpus()
         for job in jobs:
@@ -103,21 +112,30 @@ class Local:
                 raise UserError(
                     f"trainer.devices={gpus_of(job)}: {len(gpus)} GPUs are free for this sweep ({', '.join(gpus)})"
                 )
-        if self.n_jobs == 1:
-            return
-        if self.n_jobs == "auto":
-            if not gpus:
-                raise UserError(
-                    "hydra.launcher.n_jobs=auto: one job for each GPU, and there is none here; give a number"
-                )
-            self.at_once = len(gpus) * self.jobs_per_gpu
-        self.free = Counter({gpu: self.jobs_per_gpu for gpu in gpus})
-        self.divided = bool(gpus)
+        if self.n_jobs != 1:
+            if self.n_jobs == "auto":
+                if not gpus:
+                    raise UserError(
+                        "hydra.launcher.n_jobs=auto: one job for each GPU, and there is none here; give a number"
+                    )
+                self.at_once = len(gpus) * self.jobs_per_gpu
+            self.free = Counter({gpu: self.jobs_per_gpu for gpu in gpus})
+            self.divided = bool(gpus)
+        if self.fork and is_supported() and any(folders.status(job.folder) != "finished" for job in jobs):
+            self._server = ForkServer(job_process.PRELOADED)
+
+    def close(self) -> None:
+        """End the process that jobs are forked from; jobs that still run go on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     def begin(self, waiting: Sequence[SweepJob]) -> list[tuple[SweepJob, Any]]:
         """Start as many of the waiting jobs as there are free slots and GPUs."""
         self._running = [one for one in self._running if one.process.poll() is None]
         self._elsewhere = set()
+        if not self._is_ready():
+            return []
         begun: list[tuple[SweepJob, Any]] = []
         for job in waiting:
             if len(self._running) >= (self.at_once or 1):
@@ -130,6 +148,15 @@ class Local:
             if handle is not None:
                 begun.append((job, handle))
         return begun
+
+    def _is_ready(self) -> bool:
+        """False while the process that jobs are forked from imports; where it is gone, jobs begin without it from then on."""
+        if self._server is None:
+            return True
+        if (state := self._server.poll()) == GONE:
+            print(f"kdlab: each job imports by itself, which takes seconds: {self._server.why}", flush=True)
+            self.close()
+        return state != STARTING
 
     def elsewhere(self) -> set[int]:
         """Numbers of the jobs whose folder was locked by another process at the last `begin`."""
@@ -153,11 +180,20 @@ class Local:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ((self.at_once or 1) * ranks))))
         with open(job.log, "ab") as log:
             overrides = [*job.arguments, f"hydra.run.dir={quoted_value(job.folder)}"]
-            process = jobs.spawn(overrides, environment, [lock.descriptor], log.fileno())
+            process = self._process(overrides, environment, lock, log.fileno())
         self.free.subtract(gpus)
         running = RunningProcess(process, lock, gpus, self.free)
         self._running.append(running)
         return running
+
+    def _process(
+        self, overrides: Sequence[str], environment: Mapping[str, str], lock: locks.FolderLock, output: int
+    ) -> subprocess.Popen[bytes] | ForkedProcess:
+        """A process for a job, forked where there is a server."""
+        if self._server is not None:
+            with suppress(OSError):  # the next `begin` reports that it is gone
+                return job_process.fork(self._server, overrides, environment, {locks.VARIABLE: lock.descriptor}, output)
+        return job_process.spawn(overrides, environment, [lock.descriptor], output)
 
 
 def devices_of(job: SweepJob) -> int:

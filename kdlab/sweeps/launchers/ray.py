@@ -104,6 +104,9 @@ class Ray:
             begun.append((job, RayHandle(self._ray, self._ray.remote(**resources)(perform).remote(remote))))
         return begun
 
+    def close(self) -> None:
+        """Do nothing: jobs are on other machines."""
+
     def elsewhere(self) -> set[int]:
         """No jobs: a job waits for the lock of its folder on the worker."""
         return set()

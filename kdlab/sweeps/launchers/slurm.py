@@ -149,6 +149,9 @@ class Submitit:
             groups.setdefault(tuple(self.resources(job).values()), []).append(job)
         return [pair for group in groups.values() for pair in self._submit(group)]
 
+    def close(self) -> None:
+        """Do nothing: jobs are on other machines."""
+
     def elsewhere(self) -> set[int]:
         """No jobs: a job waits for the lock of its folder on its node."""
         return set()

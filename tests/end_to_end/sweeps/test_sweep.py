@@ -63,6 +63,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
         )  # fmt: skip
 
     monkeypatch.setattr(process, "spawn", spawn)
+    monkeypatch.setattr(local, "is_supported", lambda: False)  # of forks
     return given
 
 
@@ -97,6 +98,7 @@ def no_job_begins(given, folder, monkeypatch, capsys) -> str:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(process, "spawn", None)
+    monkeypatch.setattr(process, "fork", None)
     assert entry.main(["-m", *given]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and not list(folder.iterdir())
