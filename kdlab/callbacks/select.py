@@ -20,7 +20,7 @@ from kdlab.methods.selection.candidates import candidates, reads_student
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.scores import arm_scores, combined
 from kdlab.methods.selection.strategies import Strategy
-from kdlab.methods.selection.top_k import selection_size, top_k
+from kdlab.methods.selection.top_k import selection_size
 from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
@@ -137,6 +137,7 @@ class Select(DecisionCallback):
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
         rows, keep, places = len(real), selection_size(len(real), self.ratio), real
+        every, drawn = real, None
         if self.look < 1 and reads_student(self.selector.rule):
             drawn = candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))
             real = real[drawn.to(real.device)]
@@ -144,9 +145,8 @@ class Select(DecisionCallback):
             places = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
         scores = self._scores(student, batch, gather, places, rng, keep, outputs)
-        if self.row_selector.facts is not None:
-            self.row_selector.facts.scored(scores if reads_student(self.selector.rule) else None)
-        return real[top_k(scores, self.ratio, rows).to(real.device)]
+        kept = self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank))
+        return every[kept.rows.to(every.device)]
 
     def _scores(
         self,

@@ -124,7 +124,7 @@ class OwnModule:
         origin = f"{type(module).__name__}.show_rows"
         if not isinstance(shown, Evidence):
             raise UserError(f"{origin} returned {type(shown).__name__}; give kdlab.Evidence(logits=..., features=...)")
-        self.rows = selector.chosen(shown, step, (batch_idx,), origin, drawn)
+        self.rows = selector.chosen(shown, step, (batch_idx,), origin, drawn).rows
 
 
 @contextmanager

@@ -20,11 +20,13 @@ from kdlab.ranges import (
     Layers,
     LearningRate,
     Positive,
+    Probability,
     Processes,
     Range,
     Rows,
     Share,
     Steps,
+    Temperature,
     Weight,
     Whole,
     Width,
@@ -99,6 +101,14 @@ class SelectConfig:
     "scoring=stale: epochs after which a row is scored again"
     exit_layer: Count | None = None
     "scoring=early_exit: number of student layers that compute the score; null: half of them"
+    explore: Probability = 0.0
+    "Share of the kept rows that are random ones of all the others, whatever the strategy"
+    balance: str = "none"
+    "Classes that keep equally many rows: none, predicted (by the student) or label"
+    temperature: Temperature | None = None
+    "Sample rows with weight exp(r / temperature), r the normalised rank of the score from 0 to 1; null: the best rows"
+    warmup: BelowOne = 0.0
+    "Share of the training in which random rows are kept first; the policy and its rewards begin after it"
     interval: Annotated[Any, Literal["auto"] | Count] = "auto"
     "Optimizer steps between two observations of an adaptive policy (not printed in AdaDS); auto: about 8 % of the rows"
     observe: str = "task"
@@ -123,6 +133,7 @@ class SelectConfig:
         one_of("select.scope", self.scope, ("global", "local"))
         one_of("select.observe", self.observe, ("task", "kd"))
         one_of("select.scoring", self.scoring, ("fresh", "stale", "early_exit"))
+        one_of("select.balance", self.balance, ("none", "predicted", "label"))
         if self.scoring == "stale" and self.scope == "local":
             raise UserError(
                 "select.scoring=stale select.scope=local: a row may be scored on another rank at its next visit, and "

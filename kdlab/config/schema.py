@@ -95,6 +95,15 @@ class Config:
         """UserError for a contradiction between groups."""
         if self.select.pool != "batch":
             self._pool(self.select.pool)
+        if self.select.balance != "none" and self.data.stage == "pretrain":
+            raise UserError(
+                f"select.balance={self.select.balance}: classes are those of a task's rows, and a row of text has none; "
+                "select.balance=none"
+            )
+        if self.select.balance == "label" and self.data.augment is not None:
+            raise UserError(
+                "select.balance=label: augmented rows (data.augment) have no labels; select.balance=predicted"
+            )
         if self.trainer.max_steps is None and self.trainer.max_epochs is None and not self.budget.given:
             raise UserError(
                 "trainer.max_steps and trainer.max_epochs are both null, and there is no budget: give one of them; training "

@@ -13,12 +13,16 @@ from kdlab.callbacks.weigh import Weigh
 from kdlab.config.groups import SelectConfig
 from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.credit import Credit
+from kdlab.methods.selection.keeping import Keeping
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.spending import Spending
 from kdlab.modules.student import StudentModule
 from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
+
+# settings of a selection that keeps the best rows from the first step on
+BEST: dict[str, Any] = {"explore": 0.0, "balance": "none", "temperature": None, "warmup": 0.0}
 
 
 def _ignore(row: dict[str, Any]) -> None:
@@ -51,6 +55,7 @@ def select_callback(
         credit=Credit(select.credit_decay, select.credit_delay),
         learning_rate=module.optimization.share_of_peak,
         cost=Spending(module, data.lengths.tolist()) if module.ledger is not None else None,
+        keeping=keeping_of(select), warmup=select.warmup,
     )  # fmt: skip
     scoring: dict[str, Any] = {}
     if select.scoring == "stale":
@@ -58,6 +63,11 @@ def select_callback(
     elif select.scoring == "early_exit":
         scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
     return Select(selector, select.scope, **scoring)
+
+
+def keeping_of(select: SelectConfig) -> Keeping:
+    """The rows that a selection keeps by their scores."""
+    return Keeping(select.explore, select.balance, select.temperature)  # pyright: ignore[reportArgumentType]
 
 
 def adopt_callback(adoption: Selection | None, total_steps: int, seed: int) -> Adopt | None:

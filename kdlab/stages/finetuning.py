@@ -28,7 +28,7 @@ from kdlab.runtime.seeding import reseed
 from kdlab.stages import answers_file
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
-from kdlab.stages.decision_callbacks import select_callback
+from kdlab.stages.decision_callbacks import BEST, select_callback
 from kdlab.stages.preparation import Training, fit
 from kdlab.stages.task_inputs import TaskInputs
 from kdlab.stages.teachers.classifiers import LABELS, TaskTeacherPool
@@ -170,6 +170,8 @@ class FinetuneStage(Stage):
             student, LABELS, optim, steps, ledger=ledger, seed=config.seed, score=TaskScore(inputs.shape)
         )
         at_random = Selection({"random": random}, Fixed(["random"]))
-        settings = replace(config.select, scope="global", scoring="fresh")  # the same rows for every configuration
+        settings = replace(
+            config.select, scope="global", scoring="fresh", **BEST
+        )  # the same rows for every configuration
         select = select_callback(at_random, settings, module, data, steps, config.seed)
         return Training(module, data, steps, "training without a teacher", inputs.precision), select

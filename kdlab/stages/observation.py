@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kdlab.config.groups import AUTO, SelectConfig
 from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.methods.selection.rewards.base import reads
+from kdlab.methods.selection.row_selector import warmup_steps
 from kdlab.models import flops
 from kdlab.models.flops import MethodCost
 from kdlab.stages.components import Selection
@@ -88,14 +89,14 @@ def planned(select: SelectConfig, selection: Selection, per_step: int, steps: in
         return None
     given_interval = None if select.interval == AUTO else int(select.interval)
     given_rows = None if select.evaluation_rows == AUTO else int(select.evaluation_rows)
-    sizes = ROWS if given_rows is None else (given_rows,)
+    sizes, warm = ROWS if given_rows is None else (given_rows,), warmup_steps(select.warmup, steps)
     if given_interval is not None and given_rows is None:
         sizes = (max(ROWS[-1], round(SHARE * given_interval * per_step)),)
     found: Observations | None = None
     for rows in sizes:
         interval = given_interval or max(1, round(rows / (SHARE * per_step)))
-        rewards, first = _rewards(selection.reward, -(-steps // interval), select.credit_delay)
-        at = None if first is None else first * interval
+        rewards, first = _rewards(selection.reward, -(-(steps - warm) // interval), select.credit_delay)
+        at = None if first is None else warm + first * interval
         found = Observations(interval, rows, per_step, steps, rewards, at, len(selection.arms))
         if rewards >= REWARDS * len(selection.arms):
             break

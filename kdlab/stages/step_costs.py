@@ -15,6 +15,8 @@ from kdlab.config.groups import SelectConfig
 from kdlab.methods import adoption
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.methods.marks import FORWARD, function_of, marks_of, members_of
+from kdlab.methods.selection.keeping import classed
+from kdlab.methods.selection.row_selector import warmup_steps
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.models import flops
 from kdlab.modules.flop_accounting import FlopCounter
@@ -93,27 +95,33 @@ class StepCosts:
             first, last = start * self.accumulate, end * self.accumulate
             rows, kept = (self._seen(last, count) - self._seen(first, count) for count in (int, self._kept))
             whole += self._flops_per_row(tuple(terms)) * rows + StepCost(kept * self._queries_per_row(terms))
+            if start < self._warm(steps):  # random rows are not scored
+                whole.parts["scoring"] -= self._flops_per_row(tuple(terms)).parts["scoring"] * rows
         return whole
 
     def most(self, step: int, steps: int) -> StepCost:
         """A cost that the optimizer step number `step` of `steps` does not exceed, from the rows of its batches."""
         terms = next(terms for start, end, terms in self._phases(steps) if start <= step < end)
-        cost = (
-            self._observation(terms, step == 0) if self._adaptive and step % self.select.interval == 0 else StepCost()
-        )
+        cost, since = StepCost(), step - self._warm(steps)
+        if self._adaptive and since >= 0 and since % self.select.interval == 0:
+            cost = self._observation(terms, since == 0)
         for micro in range(step * self.accumulate, min((step + 1) * self.accumulate, len(self.order))):
             cost += self._most_of(self._global_batch(micro), terms)
         return cost
 
     def _phases(self, steps: int) -> list[tuple[int, int, dict[str, WeightedTerm]]]:
-        """First step, end and terms of each stretch of a training in which the same terms count."""
+        """First step, end and terms of each stretch of a training in which the same terms count, the warm-up apart."""
         shares = sorted({0.0, 1.0, *(s for w in self.terms.values() for s in (w.since, w.until))})
-        begins = [int(np.ceil(share * steps - 1e-9)) for share in shares]
+        begins = sorted({self._warm(steps), *(int(np.ceil(share * steps - 1e-9)) for share in shares)})
         found = []
         for start, end in zip(begins, begins[1:], strict=False):
             if start < end:
                 found.append((start, end, {n: w for n, w in self.terms.items() if w.since <= start / steps < w.until}))
         return found
+
+    def _warm(self, steps: int) -> int:
+        """The steps of the warm-up of a training of so many."""
+        return warmup_steps(self.select.warmup, steps) if self.select.ratio < 1 else 0
 
     def _seen(self, micro_batches: int, count: Callable[[int], int]) -> int:
         """The sum of `count` (of the number of rows) over the first so many global batches."""
@@ -225,7 +233,8 @@ class StepCosts:
     @cached_property
     def _arms(self) -> list[Any]:
         """The strategies of the run; none where every row is kept."""
-        return [] if self.select.ratio == 1 else list(self.stage.selection().arms.values())
+        arms = [] if self.select.ratio == 1 else list(self.stage.selection().arms.values())
+        return [classed(arm, self.select.balance) for arm in arms]
 
     @cached_property
     def _adaptive(self) -> bool:
@@ -257,7 +266,7 @@ class StepCosts:
             return StepCost()
         terms = self._phases(steps)[0][2]
         return self._observation(terms, True) + self._observation(terms, False) * (
-            -(-steps // self.select.interval) - 1
+            -(-(steps - self._warm(steps)) // self.select.interval) - 1
         )
 
     def _observation(self, terms: Mapping[str, WeightedTerm], first: bool) -> StepCost:

@@ -212,6 +212,12 @@ class TaskInputs(Inputs):
                 f"select={self.config.select.name}: {', '.join(uncertain)} need the student's uncertainty, and this "
                 "task is regression, which has none: choose select=random, cluster or density"
             )
+        if self.config.select.balance != "none" and len(shape.labels or ()) < 2:
+            kind = "regression, which has no classes" if shape.regression else "one class"
+            raise UserError(
+                f"select.balance={self.config.select.balance}: rows are kept evenly over two classes or more, and this task "
+                f"is {kind}; select.balance=none"
+            )
         if shape.regression and self.config.trainer.trace_every is not None:
             raise UserError("trainer.trace_every: the trace needs the centres of classes, and this task is regression")
         dataset.check_length(self.tokenizer, shape, self.max_length)

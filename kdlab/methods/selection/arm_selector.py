@@ -50,6 +50,7 @@ class ArmSelector:
         self.tolerant, self.objective = tolerant, objective
         self.key, self.arms, self.policy = key, dict(arms), policy
         self.total_steps, self.seed = total_steps, seed
+        self.first = 0  # the step of the first decision; the interval counts from there
         self.reward, self.observe, self.interval, self.write = reward, observe, interval, write
         self.arm: str | None = None
         self.last_reward: float | None = None
@@ -68,9 +69,9 @@ class ArmSelector:
         progress = self.progress(step)
         if self.reward is None:
             before, self.arm = self.arm, chosen_arm(self.policy, rng, self._context(progress))
-            if step % self.interval == 0 or self.arm != before:
+            if (step - self.first) % self.interval == 0 or self.arm != before:
                 self._record(ledger, step, None, None, None)
-        elif step % self.interval == 0:
+        elif (step - self.first) % self.interval == 0 or self.arm is None:
             observation, speed = self._observation(step), None
             before, self._observed = self._observed, self.objective()
             if before not in (None, self._observed):

@@ -14,15 +14,19 @@ from kdlab.methods.marks import STRATEGY_FIELDS, UNDECLARED, marks_of, members_o
 from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.candidates import candidate_count, candidates, reads_student
 from kdlab.methods.selection.credit import Credit
+from kdlab.methods.selection.keeping import Keeping, Kept, classed
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.scores import arm_scores
-from kdlab.methods.selection.strategies import Strategy
+from kdlab.methods.selection.strategies import Strategy, random
 from kdlab.methods.selection.top_k import selection_size, top_k
+from kdlab.ranges import BelowOne, check
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
 from kdlab.types import Evidence
+
+WARMUP = "random"  # the arm in force during the warm-up
 
 
 class RowSelector(ArmSelector):
@@ -30,7 +34,9 @@ class RowSelector(ArmSelector):
 
     `arms`: strategies (`kdlab.strategies`) by name; the `policy` picks one of them (`ArmSelector` has the rest). In a
     training loop of any kind, `rows` does a step's whole selection. `look` in (0, 1]: the share of the rows that are scored,
-    drawn at random; in a loop of one's own `candidates` returns them before `rows`.
+    drawn at random; in a loop of one's own `candidates` returns them before `rows`. `keeping`: which rows are kept by their
+    scores. `warmup`: the share of the training, in [0, 1), whose rows are drawn uniformly first (the arm `WARMUP`), without
+    scores, observations or rewards; the policy begins after it, and later observations are compared with its first one.
     """
 
     def __init__(
@@ -50,6 +56,8 @@ class RowSelector(ArmSelector):
         credit: Credit | None = None,
         learning_rate: Callable[[int], float] | None = None,
         cost: Callable[[], tuple[float, int]] | None = None,
+        keeping: Keeping | None = None,
+        warmup: float = 0.0,
     ) -> None:
         super().__init__(
             "policy", arms, policy, total_steps, seed, reward, observe, interval, write, tolerant, objective,
@@ -57,15 +65,47 @@ class RowSelector(ArmSelector):
         )  # fmt: skip
         selection_size(1, ratio)
         candidate_count(1, look, 1)
-        self.ratio, self.look = ratio, look
+        check("warmup", warmup, BelowOne)
+        self.ratio, self.look, self.keeping = ratio, look, keeping or Keeping()
+        self.first = warmup_steps(warmup, total_steps)
         self._step: int | None = None  # of the last call of `rows`,
         self._calls = 0  # and how many there were for it
         self._shown: tuple[int, Tensor] | None = None  # rows of the batch, and those that `candidates` has returned
+        self._warm = False
+        self.weights: Tensor | None = None  # importance weights (k,) of the rows that `rows` gave last (`Keeping`)
 
     @property
     def needs(self) -> frozenset[str]:
         """Fields of `Evidence` that some arm reads: of "logits", "features", "labels"."""
-        return frozenset().union(*(marks_of(arm).needs for arm in self.arms.values())) & STRATEGY_FIELDS
+        arms = [classed(arm, self.keeping.balance) for arm in self.arms.values()]
+        return frozenset().union(*(marks_of(arm).needs for arm in arms)) & STRATEGY_FIELDS
+
+    @property
+    def rule(self) -> Strategy:
+        """The strategy in force, with the classes of rows where these are kept evenly; in the warm-up `random`."""
+        return random if self._warm else classed(super().rule, self.keeping.balance)
+
+    def kept(self, scores: Tensor, of: int, drawn: Tensor | None, draw: tuple[int | str, ...]) -> Kept:
+        """The rows kept of a batch of `of` rows by what `rule` gave for the rows `drawn` (n,) (None: for all of them).
+
+        `scores` (n,), or (2, n) with classes; `draw` keys the random numbers.
+        """
+        keeping = Keeping() if self._warm else self.keeping
+        classes = None if scores.ndim == 1 else scores[1].long()
+        scores = scores if classes is None else scores[0]
+        if self.facts is not None:
+            looked = not self._warm and reads_student(self.arms[self.arm])  # pyright: ignore[reportArgumentType]
+            self.facts.scored(scores if looked else None)
+        if drawn is not None and keeping == Keeping():
+            return Kept(drawn[top_k(scores, self.ratio, of).to(drawn.device)])
+        if drawn is not None:  # rows without a score may still be kept at random
+            drawn = drawn.to(scores.device)
+            scores = torch.full((of,), -torch.inf, dtype=torch.float64, device=scores.device).index_copy(
+                0, drawn, scores.double()
+            )
+            if classes is not None:
+                classes = classes.new_full((of,), -1).index_copy(0, drawn, classes)
+        return keeping.keep(scores, self.ratio, generator(self.seed, "keep", *draw), classes)
 
     def candidates(self, step: int, rows: int) -> Tensor:
         """The rows (n,) int64, ascending, of a batch of `rows` rows to be scored, to be called before `rows`.
@@ -116,7 +156,9 @@ class RowSelector(ArmSelector):
         self._begin(step)
         draw, shown, self._shown = self._draw(step), self._shown, None
         self._calls += 1
-        return self.chosen(given, step, draw, "rows()", shown)
+        kept = self.chosen(given, step, draw, "rows()", shown)
+        self.weights = kept.weights
+        return kept.rows
 
     def _begin(self, step: int) -> None:
         """Decide on the arm at the first call of an optimizer step."""
@@ -131,8 +173,7 @@ class RowSelector(ArmSelector):
 
     def _generator(self, name: str, draw: tuple[int | str, ...]) -> torch.Generator:
         """The random numbers of this rank for a batch with the key `draw`."""
-        rank = (distributed.rank(),) if distributed.world() > 1 else ()
-        return generator(self.seed, name, *draw, *rank)
+        return generator(self.seed, name, *draw, *_rank())
 
     def chosen(
         self,
@@ -141,8 +182,8 @@ class RowSelector(ArmSelector):
         draw: tuple[int | str, ...],
         origin: str,
         shown: tuple[int, Tensor] | None = None,
-    ) -> Tensor:
-        """The rows (k,) that the arm in force selects by the evidence `given` for a batch at optimizer step `step`.
+    ) -> Kept:
+        """The rows (k,), and their weights, that the arm in force selects by the evidence `given` for a batch at optimizer step `step`.
 
         `draw` keys the random numbers of the batch, `origin` names the source of the evidence in messages. `shown`: the
         number of rows of the batch, and its candidates that `given` is of (None: `given` is of the whole batch).
@@ -167,16 +208,15 @@ class RowSelector(ArmSelector):
         try:
             with torch.no_grad():
                 scores = arm_scores(self.rule, whole, [whole])
-                if not isinstance(scores, Tensor) or scores.shape != (count,):
+                if not isinstance(scores, Tensor) or scores.shape[-1:] != (count,) or scores.ndim > 2:
                     shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
                     raise UserError(
                         f"the strategy {self.arm} returned {shape}; a tensor ({count},) is expected, a score a row"
                     )
-                if self.facts is not None:
-                    if whole.logits is not None:
-                        self.facts.predicted(whole.logits, whole.mask)
-                    self.facts.scored(scores if reads_student(self.rule) else None)
-                return rows[top_k(scores, self.ratio, of).to(rows.device)]
+                if self.facts is not None and whole.logits is not None:
+                    self.facts.predicted(whole.logits, whole.mask)
+                kept = self.kept(scores, of, shown[1] if len(shown[1]) < of else None, (*draw, *_rank()))
+                return Kept(kept.rows.to(rows.device), None if kept.weights is None else kept.weights.to(rows.device))
         except ValueError as error:  # scores that are NaN, by their rows
             raise UserError(f"the strategy {self.arm}: {error}") from error
 
@@ -202,16 +242,29 @@ class RowSelector(ArmSelector):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
+        state = super().state_dict() | ({"warm": self._warm} if self.first else {})
         return state if self._step is None else {**state, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._step, self._calls = state.get("step"), 0
+        self._warm = state.get("warm", False)
 
     def decide(self, step: int, ledger: Any = None) -> None:
         self.require_observe()
+        if step < self.first:
+            before, self.arm, self._warm = self.arm, WARMUP, True
+            if step % self.interval == 0 or before is None:
+                self._record(ledger, step, None, None, None)
+            return
+        if self._warm:
+            self.arm, self._warm = None, False  # no arm of the policy has been in force, so none is rewarded
         super().decide(step, ledger)
+
+
+def _rank() -> tuple[int, ...]:
+    """The key of this rank's own random numbers."""
+    return (distributed.rank(),) if distributed.world() > 1 else ()
 
 
 def _check_step(step: int) -> None:
@@ -223,6 +276,11 @@ def _taken(given: Evidence, rows: Tensor) -> Evidence:
     """The rows (n,) of some evidence."""
     fields = {name: getattr(given, name) for name in ("logits", "features", "labels", "mask")}
     return replace(given, **{name: None if v is None else v[rows.to(v.device)] for name, v in fields.items()})
+
+
+def warmup_steps(share: float, total_steps: int) -> int:
+    """The optimizer steps of a warm-up of `share` of `total_steps`."""
+    return round(share * total_steps)
 
 
 def _length(given: Evidence, origin: str) -> int:

@@ -15,6 +15,7 @@ import torch
 from kdlab.callbacks.checkpoint_schedule import GAP_FACTOR, MIN_GAP, RATE
 from kdlab.data.tasks import dataset
 from kdlab.errors import UserError
+from kdlab.methods.selection.row_selector import warmup_steps
 from kdlab.modules.student import StudentModule
 from kdlab.runs import budget
 from kdlab.runs.callbacks import steps_between
@@ -28,6 +29,7 @@ from kdlab.runtime.devices import first_device, peak_memory
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import cache_plan
 from kdlab.stages.base import Stage
+from kdlab.stages.decision_callbacks import BEST
 from kdlab.stages.step_costs import StepCosts
 from kdlab.storage.files import user_errors
 
@@ -169,7 +171,7 @@ class _Planner:
         found, select = self.timed(self.stage, steps)
         costs.observe(select)
         total = costs.total(steps)
-        observed = -(-steps // select.interval) if found.observation else 0
+        observed = -(-(steps - warmup_steps(select.warmup, steps)) // select.interval) if found.observation else 0
         seconds = steps * found.step + observed * found.observation + found.first
         run = TrainingCost(steps, total.queries, total.flops, seconds, self.price(total.queries, seconds))
         whole, baselines = self.baselines(run)
@@ -215,6 +217,7 @@ class _Planner:
                     "policy": FIXED,
                     "reward": None,
                     "scoring": "fresh",
+                    **BEST,
                 }
                 at_random = self._with(replace(select, **settings))
                 timing, _ = self.timed(at_random, run.steps, heldout=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -158,7 +158,7 @@ def time_steps(
     selection = stage.selection()
     every = Selection(selection.arms, RoundRobin(list(selection.arms)))
     callbacks = (
-        select_callback(every, select, module, batches, steps, config.seed),
+        select_callback(every, replace(select, warmup=0.0), module, batches, steps, config.seed),
         adopt_callback(stage.adoption() if module.teachers else None, steps, config.seed),
         weigh_callback(ksm_training.untrained(stage), steps, config.seed),
     )
