@@ -253,6 +253,14 @@ class Evidence:
         given = (self.rows, self.logits, self.features, self.labels, self.mask, self.teacher, self.reference_loss)
         return (*given, votes)
 
+    def take(self, index: Tensor) -> Evidence:
+        """The rows at `index` (n,)."""
+        names = ("rows", "logits", "features", "labels", "mask", "teacher", "reference_loss")
+        held = {name: value for name in names if (value := getattr(self, name)) is not None}
+        taken = {name: value[index.to(value.device)] for name, value in held.items()}
+        votes = None if self.votes is None else self.votes[:, index.to(self.votes.device)]
+        return replace(self, **taken, votes=votes)
+
     def only(self, fields: Collection[str]) -> Evidence:
         """The same rows with only these of the fields that a strategy declares (`STRATEGY_FIELDS` of
         `kdlab.methods.marks`); the mask goes with what has one entry for each of P positions."""

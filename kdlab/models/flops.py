@@ -179,13 +179,22 @@ class MethodCost:
         """
         return self.scored(ratio) + evaluations * samples * self.student_forward / rows
 
-    def honest(self, ratio: float, evaluations: int = 0, samples: int = 0, rows: int = 1, scored: bool = True) -> float:
-        """Full cost of selection: scores of all rows, Fs + Bs + Ft on the selected rows, evaluations of the selector.
+    def honest(
+        self,
+        ratio: float,
+        evaluations: int = 0,
+        samples: int = 0,
+        rows: int = 1,
+        scored: bool = True,
+        look: float = 1.0,
+    ) -> float:
+        """Full cost of selection: scores of the share `look` of the rows, Fs + Bs + Ft on the selected rows, evaluations of
+        the selector.
 
         The papers omit the second student forward, r Fs, which computes the gradient of the selected rows. At r = 1
         there is no scoring.
         """
-        scoring = self.student_forward if scored and ratio < 1 else 0
+        scoring = look * self.student_forward if scored and ratio < 1 else 0
         return scoring + self.random(ratio) + evaluations * samples * self.student_forward / rows
 
 

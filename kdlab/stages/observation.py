@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kdlab.config.groups import AUTO, SelectConfig
-from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.selection.candidates import reads_student
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.row_selector import warmup_steps
 from kdlab.models import flops
@@ -59,9 +59,10 @@ class Observations:
             f"chooses at random, as select=randmix does without an observation; {remedy}"
         )
 
-    def eats_saving(self, name: str, cost: MethodCost, ratio: float, scored: bool) -> str:
-        """A line where observation takes more than `EATEN` of the saving in FLOPs; "" elsewhere. `cost`: of a row."""
-        alone = cost.honest(ratio, scored=scored)
+    def eats_saving(self, name: str, cost: MethodCost, ratio: float, scored: bool, look: float = 1.0) -> str:
+        """A line where observation takes more than `EATEN` of the saving in FLOPs; "" elsewhere. `cost`: of a row; `look`:
+        the share of the rows that is scored."""
+        alone = cost.honest(ratio, scored=scored, look=look)
         whole = alone + self.share * cost.student_forward
         if alone >= (1 - EATEN) * whole:
             return ""
@@ -136,16 +137,14 @@ def plan(stage: Stage, world: int, steps: int) -> Observations | None:
         stage.inputs.notify(found.line(select.name))
         if text := found.few_rewards(select.name):
             caveats.add(Caveat("few_rewards", text))
-        if text := found.eats_saving(select.name, row_cost(stage), select.ratio, is_scored(selection)):
+        if text := found.eats_saving(select.name, row_cost(stage), select.ratio, is_scored(selection), select.look):
             caveats.add(Caveat("observation_share", text))
     return found
 
 
 def is_scored(selection: Selection) -> bool:
     """True if a strategy reads the student's outputs."""
-    return any(
-        marks_of(member).needs & FORWARD for arm in selection.arms.values() for member in members_of(arm).values()
-    )
+    return any(map(reads_student, selection.arms.values()))
 
 
 def _rewards(reward: Any, observations: int, delay: int = 0) -> tuple[int, int | None]:

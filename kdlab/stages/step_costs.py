@@ -15,6 +15,7 @@ from kdlab.config.groups import SelectConfig
 from kdlab.methods import adoption
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.methods.marks import FORWARD, function_of, marks_of, members_of
+from kdlab.methods.selection.candidates import candidate_count
 from kdlab.methods.selection.keeping import classed
 from kdlab.methods.selection.row_selector import warmup_steps
 from kdlab.methods.selection.top_k import selection_size
@@ -140,6 +141,12 @@ class StepCosts:
         shares = [len(part) for part in np.array_split(np.arange(rows), self.world)]
         return sum(selection_size(n, self.select.ratio) for n in shares if n)
 
+    def _candidates(self, rows: int) -> int:
+        """Rows of a global batch that are scored by a strategy that reads outputs of the student."""
+        look, ratio = self.select.look, self.select.ratio
+        parts = [rows] if self.select.scope == "global" else map(len, np.array_split(np.arange(rows), self.world))
+        return sum(candidate_count(n, look, selection_size(n, ratio)) for n in parts if n)
+
     # ---- queries
 
     def _shares(self, terms: Mapping[str, WeightedTerm]) -> list[float]:
@@ -189,7 +196,8 @@ class StepCosts:
         if not self.module.labels_on_all:  # by the mean length of the batch, from which a few rows differ
             tokens = [float(each.attention_mask.sum()) / len(each) for each in (batch, chosen)]
             training *= tokens[0] / tokens[1]
-        return training + StepCost(0, {"scoring": sum(scored) / len(scored) * self._rescored})
+        share = self._scored_share(self._candidates(len(rows)) / len(rows))
+        return training + StepCost(0, {"scoring": sum(scored) / len(scored) * share})
 
     def _most_of(self, rows: tuple[np.ndarray, int], terms: Mapping[str, WeightedTerm]) -> StepCost:
         """The cost of a global batch (rows, epoch) if the largest rows are selected and query all teachers."""
@@ -197,7 +205,8 @@ class StepCosts:
         kept = self._kept(len(rows[0]))
         queries = kept * self._queries_per_row(terms, most=True)
         shares = [float(share > 0 or bool(self.rules and queries)) for share in self._shares(terms)]
-        scored = max((self._scoring(arm, batch) for arm in self._arms), default=0.0)
+        looked = _largest(batch, self._candidates(len(rows[0])))
+        scored = max((self._scoring(arm, looked) for arm in self._arms), default=0.0)
         return self._training(batch, _largest(batch, kept), terms, shares) + StepCost(queries, {"scoring": scored})
 
     def _training(
@@ -240,13 +249,15 @@ class StepCosts:
     def _adaptive(self) -> bool:
         return self.select.ratio < 1 and self.stage.selection().reward is not None
 
-    @property
-    def _rescored(self) -> float:
-        """Share of the rows of a batch that are scored, after the first visits."""
-        return 1 / self.select.refresh if self.select.scoring == "stale" else 1.0
+    def _scored_share(self, drawn: float) -> float:
+        """Share of the rows of a batch that are scored after the first visits, if the share `drawn` of them is drawn.
+
+        A stale score lasts `refresh` epochs, and then until its row is drawn again: (1 - drawn) / drawn more on average.
+        """
+        return 1 / (self.select.refresh + (1 - drawn) / drawn) if self.select.scoring == "stale" else drawn
 
     def _scoring(self, arm: Any, batch: Batch) -> float:
-        """FLOPs of scoring all rows of a global batch by an arm."""
+        """FLOPs of scoring all rows of `batch` by an arm."""
         needs = frozenset().union(*(marks_of(member).needs for member in members_of(arm).values()))
         if not needs & FORWARD:
             return 0.0

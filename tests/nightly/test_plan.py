@@ -13,6 +13,7 @@ TASKS = ["adads_finetune", "finetune", "dekd", "ksm", "dynamickd_data", "dynamic
 MORE = {
     "labels alone": ["knowledge=labels", "no_kd_baseline=true"],
     "stale": ["select=entropy", "select.scoring=stale"],
+    "a look": ["select=adads", "select.look=0.5"],
     "early exit": ["select=entropy", "select.scoring=early_exit"],
     "seconds": ["select=random", "trainer.max_steps=null", "budget.seconds=3"],
     "two devices": ["trainer.devices=2"],

@@ -191,7 +191,7 @@ class RowSelector(ArmSelector):
         count = _length(given, origin)
         if shown is None:
             shown = (count, self.drawn(count, draw))
-            given = _taken(given, shown[1]) if len(shown[1]) < count else given
+            given = given.take(shown[1]) if len(shown[1]) < count else given
         elif count != len(shown[1]):
             raise UserError(f"{origin}: outputs of {count} rows, and candidates() returned {len(shown[1])}")
         of, rows = shown[0], shown[1].to(_device(given))
@@ -270,12 +270,6 @@ def _rank() -> tuple[int, ...]:
 def _check_step(step: int) -> None:
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise UserError(f"step={step!r}: the number of optimizer steps done so far, a whole number from 0 on")
-
-
-def _taken(given: Evidence, rows: Tensor) -> Evidence:
-    """The rows (n,) of some evidence."""
-    fields = {name: getattr(given, name) for name in ("logits", "features", "labels", "mask")}
-    return replace(given, **{name: None if v is None else v[rows.to(v.device)] for name, v in fields.items()})
 
 
 def warmup_steps(share: float, total_steps: int) -> int:

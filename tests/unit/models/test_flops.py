@@ -168,5 +168,6 @@ def test_honest_adds_the_second_student_forward_and_the_evaluations():
     cost = flops.MethodCost(student_forward=10.0, student_backward=20.0, teacher_forward=40.0)
     assert cost.honest(0.5) == 10 + 0.5 * 70 == cost.scored(0.5) + 0.5 * 10
     assert cost.honest(0.5, evaluations=3, samples=5, rows=100) == 45 + 3 * 5 * 10 / 100
+    assert cost.honest(0.5, look=0.3) == 3 + 35 and cost.honest(1.0, look=0.3) == 70
     assert cost.honest(0.5, scored=False) == cost.random(0.5)
     assert cost.honest(1.0) == cost.vanilla()

@@ -58,6 +58,22 @@ def test_costs_without_weights_are_those_of_the_models(make, text, more):
     assert costs.total(8) == whole.total(8) and costs.most(3, 8) == whole.most(3, 8)
 
 
+@pytest.mark.parametrize("text", [True, False])
+def test_scoring_costs_the_share_that_is_looked_at(make, text):
+    """Of 32 rows a step on two ranks 12 are scored: floor(0.4 x 32)."""
+    parts: dict[str, Any] = {}
+    for select in ("entropy", "random"):
+        for look in (0.4, 1.0):
+            stage, data = make(f"select={select}", f"select.look={look}", text=text)
+            costs = StepCosts(stage, stage.module_without_weights(), data, 2)
+            parts[f"{select} {look:g}"] = costs.total(1), costs.most(0, 8)
+    every, few = parts["entropy 1"], parts["entropy 0.4"]
+    assert few[0].parts["scoring"] == pytest.approx(every[0].parts["scoring"] * 12 / 32, rel=0.02)  # the last batch is smaller
+    assert 0.3 * every[1].parts["scoring"] < few[1].parts["scoring"] < 0.6 * every[1].parts["scoring"]
+    assert {**few[0].parts, "scoring": 0} == {**every[0].parts, "scoring": 0} and few[0].queries == every[0].queries
+    assert parts["random 0.4"] == parts["random 1"]
+
+
 def _layers(stage: Any, member: Any) -> Any:
     from kdlab.models.student import student_from
 

@@ -80,6 +80,9 @@ def test_80_percent_of_the_rows_eat_the_saving_and_20_percent_do_not(select):
     assert "observes 256 rows every 10 steps of 32 rows, 80 % of the rows, which eats the saving" in line
     assert "about 2.2x fewer FLOPs than all data, without it 3.3x" in line
     assert plan(select, 64, 10_000, interval=5, evaluation_rows=64).eats_saving("adads", COST, 0.1, True) == ""
+    # 0.3 of the rows scored: 0.3 + 0.1 x 5 = 0.8, and 80 % more is 1.6
+    line = plan(select, 32, 10_000, interval=10, evaluation_rows=256).eats_saving("adads", COST, 0.1, True, 0.3)
+    assert "about 3.1x fewer FLOPs than all data, without it 6.2x" in line
     # a random draw scores nothing: 0.5 alone, and 20 % more is 0.7
     assert "7.1x" in plan(select, 64, 10_000, interval=5, evaluation_rows=64).eats_saving("x", COST, 0.1, False)
 
