@@ -68,7 +68,9 @@ def test_scoring_costs_the_share_that_is_looked_at(make, text):
             costs = StepCosts(stage, stage.module_without_weights(), data, 2)
             parts[f"{select} {look:g}"] = costs.total(1), costs.most(0, 8)
     every, few = parts["entropy 1"], parts["entropy 0.4"]
-    assert few[0].parts["scoring"] == pytest.approx(every[0].parts["scoring"] * 12 / 32, rel=0.02)  # the last batch is smaller
+    assert few[0].parts["scoring"] == pytest.approx(
+        every[0].parts["scoring"] * 12 / 32, rel=0.02
+    )  # the last batch is smaller
     assert 0.3 * every[1].parts["scoring"] < few[1].parts["scoring"] < 0.6 * every[1].parts["scoring"]
     assert {**few[0].parts, "scoring": 0} == {**every[0].parts, "scoring": 0} and few[0].queries == every[0].queries
     assert parts["random 0.4"] == parts["random 1"]
