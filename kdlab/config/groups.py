@@ -51,6 +51,8 @@ class StudentConfig:
 
     layers: Annotated[Any, Literal["all"] | Layers | None] = None
     "Teacher layers that initialise the student: a number, a share such as 0.5, a list such as [0,2,4] (from 0), or all"
+    start: str = "backbone"
+    "finetune: model whose layers are taken: backbone (the papers: before fine-tuning, new head) or teacher (with its head)"
     pick: str = "even"
     "Layers that a number takes: even (evenly spaced) or first (Dynamic KD, KSM: the first L)"
     path: str | None = None
@@ -67,6 +69,13 @@ class StudentConfig:
     def check(self) -> None:
         """UserError for a value out of range, or a hidden size that contradicts the other fields."""
         one_of("student.pick", self.pick, ("even", "first"))
+        one_of("student.start", self.start, ("backbone", "teacher"))
+        if self.start == "teacher" and (self.path is not None or self.hidden is not None):
+            other = f"student.path={self.path}" if self.path is not None else f"student.hidden={self.hidden}"
+            raise UserError(
+                f"student.start=teacher {other}: a student of another model or width cannot take the teacher's layers and "
+                "head; student.start=backbone, or student.layers= with student.path=null and student.hidden=null"
+            )
         layers = self.layers
         if self.revision is not None and self.path is None:
             raise UserError(f"student.revision={self.revision}: that of student.path, a Hub name, which is null")

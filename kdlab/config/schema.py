@@ -131,6 +131,11 @@ class Config:
                 "teacher on each device; adopt.mc_dropout=0"
             )
         if self.teachers.split is not None:
+            if self.student.start == "teacher":
+                raise UserError(
+                    f"teachers.split={self.teachers.split} student.start=teacher: each specialist's classifier knows a part "
+                    "of the classes, and the student predicts all; student.start=backbone"
+                )
             if self.data.stage == "pretrain":
                 raise UserError(
                     f"teachers.split={self.teachers.split}: specialists know a part of a task's classes, and plain text "

@@ -100,6 +100,33 @@ def student_from(teacher: transformers.PreTrainedModel, layers: Sequence[int]) -
     return student.float()
 
 
+def with_classes(
+    classifier: transformers.PreTrainedModel, order: Sequence[int] | None, names: Sequence[str]
+) -> transformers.PreTrainedModel:
+    """The same classifier, changed in place: output i is the one that was number `order[i]`, named `names[i]`.
+
+    `order` None: the outputs stay where they are. UserError for a head without a linear layer of as many outputs.
+    """
+    inner = f"{classifier.base_model_prefix}."
+    heads = [
+        module
+        for name, module in classifier.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(inner) and module.out_features == len(names)
+    ]
+    if order is not None and not heads:
+        raise UserError(
+            f"the teacher's head ({type(classifier).__name__}) ends in no linear layer of {len(names)} outputs, so its classes "
+            "cannot be put in the data's order: student.start=backbone"
+        )
+    if order is not None:
+        with torch.no_grad():
+            for parameter in heads[-1].parameters():
+                parameter.copy_(parameter[list(order)].clone())
+    classifier.config.id2label = dict(enumerate(names))
+    classifier.config.label2id = {name: i for i, name in enumerate(names)}
+    return classifier
+
+
 def random_student(teacher: transformers.PreTrainedModel, layers: int, hidden: int) -> transformers.PreTrainedModel:
     """A float32 student of the teacher's family and head, `layers` layers of width `hidden`, with random weights.
 

@@ -114,15 +114,9 @@ def _teachers(facts: Facts, result: Mapping[str, Any], taught: bool) -> None:
     if facts.get("teachers.cache") == "off" or facts.get("teachers.cache_vocabulary") == "full":
         _drop(facts, "teachers.cache_k")
     if not taught:
-        _drop(
-            facts,
-            "teachers.cache_vocabulary",
-            "teachers.cache_k",
-            "teachers.finetune",
-            "teachers.others",
-            "teachers.split",
-            "adopt",
-        )
+        _drop(facts, "teachers.cache_vocabulary", "teachers.cache_k", "teachers.others", "teachers.split", "adopt")
+        if facts.get("student.start") != "teacher":
+            _drop(facts, "teachers.finetune")
     if "preparation" in result:
         trained = [stage["what"] for stage in result["preparation"]]
         for end, group in ((", fine-tuned", "finetune"), (", prepared", "prepare")):
@@ -187,6 +181,8 @@ def _terms(facts: Facts) -> None:
 
 
 def _student(facts: Facts, result: Mapping[str, Any]) -> None:
+    if str(result.get("stage", "pretrain")) == "pretrain":
+        _drop(facts, "student.start")  # a student of text starts as its teacher, whatever it says
     if facts.get("student.path") is not None:
         _drop(facts, "student.layers", "student.hidden", "student.pick")
         _read(facts, STUDENT, inside(result, "student.made_of"), result)

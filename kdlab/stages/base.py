@@ -26,6 +26,7 @@ from kdlab.stages.inputs import Inputs
 from kdlab.stages.teachers.base import TeacherPool
 from kdlab.storage.files import sha256_of
 from kdlab.teachers import specs
+from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import TaskShape
 
@@ -114,6 +115,18 @@ class Stage:
         layers = pick_layers(config.layers, self.inputs.main_source.config.num_hidden_layers, config.pick)
         return student_from(backbone, layers)
 
+    @property
+    def starts_as_teacher(self) -> bool:
+        """True where the student starts as layers of the fine-tuned teacher; on text every student starts as its teacher."""
+        return self.inputs.head.per_row and self.config.student.start == "teacher"
+
+    @property
+    def prepared_teachers(self) -> list[TeacherSpec]:
+        """The teachers that must be ready before the training: those that a term reads, and the one the student starts as."""
+        if self.inputs.queries_teacher:
+            return self.teacher_pool.members
+        return [self.teacher_pool.main] if self.starts_as_teacher else []
+
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
         """The model that a student takes its layers from; `teacher`: the main one, if it is loaded."""
         raise NotImplementedError
@@ -124,8 +137,9 @@ class Stage:
         config, execution = self.config.student, self.inputs.execution
         return {
             "model": self.inputs.main_source.sha256(),
-            "student": {key: value for key, value in asdict(config).items() if key != "revision"}
+            "student": {key: value for key, value in asdict(config).items() if key not in ("revision", "start")}
             | {"path": config.path and specs.weights_of(config.path, config.revision)},
+            **({"start": self.teacher_pool.weights(self.teacher_pool.main)} if self.starts_as_teacher else {}),
             **({} if execution == "padded" else {"exec": execution}),  # other modes round differently
         }
 

@@ -21,6 +21,7 @@ from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.strategies import random
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import with_classes
 from kdlab.modules.evaluation import Answers, TaskScore, over_splits, with_answers
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
@@ -71,7 +72,11 @@ class FinetuneStage(Stage):
         return self.teacher_pool.scores if teachers else {}
 
     def backbone(self, teacher: Teacher | None) -> transformers.PreTrainedModel:
-        """The teacher before it was fine-tuned (the papers' students start from there), with a new head."""
+        """The teacher before it was fine-tuned (the papers' students start from there), with a new head; where it starts as
+        the teacher, that with its classifier."""
+        if self.starts_as_teacher:
+            pool, shape = self.teacher_pool, self.inputs.shape
+            return with_classes(pool.load(pool.main), pool.order(pool.main), shape.labels or ("score",))
         reseed(self.config.seed, "student head")
         place, revision = self.inputs.main_source.place, self.config.teachers.revision
         return loading.load_with_new_classifier(place, revision, self.inputs.shape)

@@ -17,7 +17,7 @@ POINTS = 1000  # shares of the training at which a policy is asked for its arm
 def untrained_until(stage: Stage) -> float:
     """Share of the training from which a term trains the student's classifier; 0 for a head that comes trained."""
     path, inputs = stage.config.student.path, stage.inputs
-    if not inputs.head.per_row:
+    if not inputs.head.per_row or stage.starts_as_teacher:
         return 0.0
     if path is not None:
         config, labels = loading.load_config(path, stage.config.student.revision), inputs.shape.labels or ("score",)  # pyright: ignore
@@ -42,9 +42,9 @@ def check(stage: Stage) -> None:
 def _readers(stage: Stage, until: float) -> list[str]:
     """The settings that read the classifier's answers in the first share `until` of the training."""
     config, found = stage.config, []
-    if config.select.ratio < 1:
+    if config.select.ratio < 1 and until > config.select.warmup:  # before, random rows are kept
         selection = stage.selection()
-        arms = _arms_before(selection, until)
+        arms = _arms_before(selection, config.select.warmup, until)
         found += [
             f"select.arms.{name}"
             for name in arms
@@ -61,10 +61,10 @@ def _readers(stage: Stage, until: float) -> list[str]:
     return found
 
 
-def _arms_before(selection: Selection, until: float) -> list[str]:
-    """The arms that may be in force in the first share `until`: all of a policy that learns."""
+def _arms_before(selection: Selection, since: float, until: float) -> list[str]:
+    """The arms that may be in force between two shares of the training: all of a policy that learns."""
     if hasattr(selection.policy, "learn"):
         return list(selection.arms)
     rng = generator(0, "arms")
-    chosen = {selection.policy.choose(until * i / POINTS, rng) for i in range(POINTS)}
+    chosen = {selection.policy.choose(since + (until - since) * i / POINTS, rng) for i in range(POINTS)}
     return [name for name in selection.arms if name in chosen]

@@ -55,6 +55,8 @@ def _check(stage: Stage) -> None:
         _mixed(stage)
         cache_plan.check(stage)
         _dropout(stage)
+    elif stage.starts_as_teacher:
+        stage.teacher_pool.check_one(stage.teacher_pool.main)
     _layers(stage)
     outputs, label = stage.inputs.example
     fresh = stage.selection()

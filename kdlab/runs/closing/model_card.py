@@ -60,7 +60,8 @@ def _origin(result: dict[str, Any]) -> str:
             f"{student['layers']} layers of width {student['hidden']} from random weights: narrower than the teacher, and not "
             "pre-trained"
         )  # fmt: skip
-    return f"layers {student['layers']} of the teacher's backbone"
+    model = "fine-tuned teacher, with its classifier" if student.get("start") == "teacher" else "teacher's backbone"
+    return f"layers {student['layers']} of the {model}"
 
 
 def _scores(title: str, found: dict[str, dict[str, float]]) -> str:

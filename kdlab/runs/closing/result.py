@@ -59,13 +59,14 @@ def result_of(
         "data": stage.inputs.facts(),
         "teacher": {
             "name": stage.inputs.teacher_name,
-            "sha256": stage.teacher_hash() if taught else None,
+            "sha256": stage.teacher_hash() if taught or stage.starts_as_teacher else None,
             "layers": stage.inputs.main_source.config.num_hidden_layers,
         },
         "teachers": _teachers(stage, module),
         "student": {
             "layers": _student_layers(stage),
             "hidden": config.student.hidden,
+            "start": "teacher" if stage.starts_as_teacher else None,
             "made_of": specs.weights_of(config.student.path, config.student.revision) if config.student.path else None,
             "parameters": sum(p.numel() for p in module.student.parameters()),
         },

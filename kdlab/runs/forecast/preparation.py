@@ -41,8 +41,7 @@ def stages(stage: Stage, batches: int, world: int, run: RunCost) -> list[StageCo
     """Every part of the preparation of a run of `batches` micro-batches; `run`: the cost of the run itself, which an episode
     of a knowledge selection module costs too."""
     found: list[StageCost] = []
-    members = stage.teacher_pool.members if stage.inputs.queries_teacher else []
-    for member in members:
+    for member in stage.prepared_teachers:
         found += _of(stage, lambda member=member: stage.teacher_pool.folder(member), lambda missing, member=member: _teacher(stage, member, missing))  # fmt: skip
     weigh = stage.config.weigh
     if weigh.episodes and weigh.path is None:
@@ -99,8 +98,15 @@ def _teacher(stage: Stage, member: TeacherSpec, missing: NotPrepared) -> StageCo
 def _no_kd(stage: FinetuneStage, batches: int, world: int, missing: NotPrepared) -> StageCost:
     student: Encoder = stand_ins.student_of(stage)
     training, select = stage.no_kd_training(batches, world, student)
+    title = missing.stage if missing.kind == "baseline" else "student without a teacher"  # its teacher is missing too
     cost = _timed(
-        stage, training, missing.stage, missing.key, 0, [select] if select else [], stage.config.trainer.accumulate
+        stage,
+        training,
+        title,
+        missing.key if title == missing.stage else title,
+        0,
+        [select] if select else [],
+        stage.config.trainer.accumulate,
     )
     return StageCost(**{**cost.__dict__, "baseline": True})
 
