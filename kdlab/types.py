@@ -225,6 +225,7 @@ class Evidence:
     `teacher` (N, C), or (N, P, C): the teacher's logits from its cache;
     `reference_loss` (N,): cross-entropy of the labels in nats, of a reference model (in masked-LM the mean over P);
     `votes` (V, N, C), or (V, N, P, C): logits of V versions of the student;
+    `summary` (N, D): what a strategy's mark of that name made of the rows, in place of their logits;
     `keep` k, how many rows will be kept (None: unknown); `progress` share of training done, in [0, 1]; `rng` generator
     for strategies that draw, keyed by (seed, step).
     """
@@ -240,6 +241,7 @@ class Evidence:
     teacher: Tensor | None = None
     reference_loss: Tensor | None = None
     votes: Tensor | None = None
+    summary: Tensor | None = None
 
     def __len__(self) -> int:
         for value in self.columns():

@@ -22,6 +22,7 @@ from kdlab.methods.selection.scores import arm_scores, combined
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.modules.views import StudentView
+from kdlab.modules.votes import Votes
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
 from kdlab.types import IGNORE, Batch, Evidence, Outputs
@@ -52,11 +53,12 @@ class Select(DecisionCallback):
         scope: str = "global",
         forward: Forward = full_forward,
         memory: ScoreMemory | None = None,
+        votes: Votes | None = None,
     ) -> None:
         super().__init__(selector)
         self.row_selector, self.ratio, self.look = selector, selector.ratio, selector.look
         self.all_ranks = scope == "global"
-        self.forward, self.memory = forward, memory
+        self.forward, self.memory, self.votes = forward, memory, votes or Votes()
         self._own: OwnModule | None = None  # for a module that is no StudentView
 
     @property
@@ -203,19 +205,26 @@ class Select(DecisionCallback):
         takes the real ones."""
         features = any("features" in marks_of(member).needs for member in members_of(arm).values())
         with student.timed("scoring"), student.inference_mode():
-            outputs = outputs or self.forward(student, batch, needed_outputs(arm, student.per_row))
+            outputs = outputs or self.forward(student, batch, needed_outputs(arm, student.per_row, self.votes))
             if features:
                 evidence.features = of_real(student.features(outputs))
-            return arm_scores(arm, evidence, self._parts(student, batch, outputs, evidence), of_real)
+            parts = self._parts(student, batch, outputs, evidence, _reads_votes(members_of(arm)))
+            return arm_scores(arm, evidence, parts, of_real)
 
-    def _parts(self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence) -> Iterator[Evidence]:
-        """Evidence of a few rows of `batch` at a time, with the facts of the `whole` selection."""
+    def _parts(
+        self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence, voted: bool
+    ) -> Iterator[Evidence]:
+        """Evidence of a few rows of `batch` at a time, with the facts of the `whole` selection; `voted`: with the votes of
+        a committee."""
         first, facts = 0, self.row_selector.facts
-        for part in student.evidence(batch, outputs, "scoring"):
+        others = self.votes(student, batch, outputs, whole.rng) if voted else []
+        committee = [student.evidence(batch, each, "scoring") for each in (outputs, *others)]
+        for part, *more in zip(*committee, strict=True):
             if facts is not None and part.logits is not None:
                 facts.predicted(part.logits, _existing(part, batch.real[first : first + len(part)]))
                 first += len(part)
-            yield replace(part, keep=whole.keep, progress=whole.progress, rng=whole.rng)
+            votes = torch.stack([member.logits for member in (part, *more)]) if voted else None  # pyright: ignore
+            yield replace(part, votes=votes, keep=whole.keep, progress=whole.progress, rng=whole.rng)
 
     def _update_memory(
         self,
@@ -234,8 +243,9 @@ class Select(DecisionCallback):
         if len(due):
             rows = batch.take(due)
             with student.timed("scoring"), student.inference_mode():
-                outputs = self.forward(student, rows, frozenset())
-                for part in self._parts(student, rows, outputs, whole):
+                voted = _reads_votes(members)
+                outputs = self.forward(student, rows, self.votes.needed if voted else frozenset())
+                for part in self._parts(student, rows, outputs, whole, voted):
                     for name, member in members.items():
                         scores[name].append(member(part.only(marks_of(member).needs)).double())
         ids = distributed.gather_rows(batch.rows[due]).cpu()
@@ -256,7 +266,7 @@ class StepSelection:
 
     def __init__(self, select: Select, student: StudentView, batch_idx: int) -> None:
         self.select, self.student, self.batch_idx = select, student, batch_idx
-        self.needed = needed_outputs(select.selector.rule, student.per_row)
+        self.needed = needed_outputs(select.selector.rule, student.per_row, select.votes)
 
     def __call__(self, batch: Batch, outputs: Outputs) -> Tensor:
         chosen = self.select.chosen(self.student, batch, self.batch_idx, outputs)
@@ -270,10 +280,15 @@ def _existing(part: Evidence, real: Tensor) -> Tensor:
     return real if part.mask is None else part.mask.bool() & real.to(part.mask.device).unsqueeze(1)
 
 
-def needed_outputs(arm: Strategy, per_row: bool) -> frozenset[str]:
+def needed_outputs(arm: Strategy, per_row: bool, votes: Votes) -> frozenset[str]:
     """Outputs of the student that the evidence of `arm` is made of, besides those at predictions."""
-    features = any("features" in marks_of(member).needs for member in members_of(arm).values())
-    return frozenset({"hidden"} if features and not per_row else ())
+    needs = frozenset().union(*(marks_of(member).needs for member in members_of(arm).values()))
+    whole = frozenset({"hidden"} if "features" in needs and not per_row else ())
+    return whole | (votes.needed if "votes" in needs else frozenset())
+
+
+def _reads_votes(strategies: Mapping[str, Strategy]) -> bool:
+    return any("votes" in marks_of(strategy).needs for strategy in strategies.values())
 
 
 def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -77,6 +77,8 @@ LINES = {
     "ridge": "Weight of the assumption that arms do not differ and falls stay as they are, in observations",
     "standardise": "true: rewards over the root mean square of those so far",
     "LossDecay.window": "Observations of the line whose slope is the speed (K of AdaDS Eq. 10, not printed)",
+    "divbs.exact": "true: the row of the largest gain in representativeness; false: the paper's cheaper step",
+    "committee.measure": "bald (information that the members share) or vote_entropy (of their most probable classes)",
     "cluster.clusters": "Clusters of k-means++; null: as many as rows are kept",
 }
 

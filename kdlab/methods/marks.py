@@ -15,7 +15,8 @@ from torch import Tensor
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
-DECLARED_FIELDS = frozenset({"teacher", "reference_loss", "votes"})  # of Evidence: never without a declaration
+# of Evidence: never without a declaration. "rows": ids of the rows in the data set, the same at each visit
+DECLARED_FIELDS = frozenset({"teacher", "reference_loss", "votes", "rows"})
 STRATEGY_FIELDS = frozenset({"logits", "features", "labels"}) | DECLARED_FIELDS  # of Evidence
 ADOPTION_FIELDS = frozenset({"student", "teachers"})  # uncertainties, the arguments of the rule
 TERM_FIELDS = frozenset({"logits", "hidden", "states", "scores", "values"})  # of Outputs
@@ -30,6 +31,11 @@ class Marks:
     needs: frozenset[str]
     rowwise: bool = False
     """Strategies: a row's score depends on that row alone, so a batch may be scored in chunks."""
+    summary: Callable[..., Tensor] | None = None
+    """Strategies that look at all rows at once, and at each through a few numbers: (evidence of n rows) -> (n, D) is what
+    they read as `Evidence.summary` in place of logits, so that the logits of a batch are never held together."""
+    per_row: bool = False
+    """Strategies: it reads one answer a row, so tasks alone, no masked text."""
     mixes: Literal["losses", "answers"] = "losses"
     """Adoption rules: each teacher's loss, times its weight, is added; or the weighted mean of the teachers' softened
     probabilities is one answer for terms on logits, whose loss counts times the sum of the weights."""
@@ -52,6 +58,8 @@ UNDECLARED = Marks(
 def needs(
     *fields: str,
     rowwise: bool = False,
+    summary: Callable[..., Tensor] | None = None,
+    per_row: bool = False,
     mixes: Literal["losses", "answers"] = "losses",
     min_teachers: int = 2,
     teacher: bool = True,
@@ -60,7 +68,7 @@ def needs(
 ) -> Callable[[Rule], Rule]:
     """Declare the inputs that a rule needs, and its other `Marks`: for a function, or a class whose instances are
     rules."""
-    marks = Marks(frozenset(fields), rowwise, mixes, min_teachers, teacher, joint, layer_mask)
+    marks = Marks(frozenset(fields), rowwise, summary, per_row, mixes, min_teachers, teacher, joint, layer_mask)
 
     def declare(rule: Rule) -> Rule:
         rule.marks = marks  # pyright: ignore[reportFunctionMemberAccess]
@@ -76,7 +84,8 @@ def marks_of(rule: Any) -> Marks:
     if isinstance(marks, Marks):
         return marks
     if hasattr(function, "members"):
-        return Marks(frozenset().union(*(marks_of(member).needs for member in members_of(function).values())))
+        marks = [marks_of(member) for member in members_of(function).values()]
+        return Marks(frozenset().union(*(m.needs for m in marks)), per_row=any(m.per_row for m in marks))
     return UNDECLARED
 
 

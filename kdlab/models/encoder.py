@@ -6,7 +6,9 @@ only at the positions that need it, and a tensor of rows x length x vocabulary i
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -153,6 +155,20 @@ class Encoder(nn.Module):
     def _tied(self) -> Tensor | None:
         output = self.model.get_output_embeddings()
         return None if output is None else output.weight  # pyright: ignore[reportReturnType]
+
+
+@contextlib.contextmanager
+def dropout_mode(encoder: nn.Module, seed: int) -> Iterator[None]:
+    """Run the block's forwards with dropout, drawn from `seed`; the encoder is in eval mode, and torch's global
+    generators are as before, after it."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        encoder.train()
+        try:
+            yield
+        finally:
+            encoder.eval()
 
 
 def _in_float32(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Score rows by the student's first layers alone (`select.scoring=early_exit`)."""
+"""Exits from the student's first layers: to score rows by them alone (`select.scoring=early_exit`), and as a committee."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ class EarlyExit:
         shape = replace(student.shape, layers=self.layers)
         student.count_flops("scoring", flops.encoder(shape, *self._shallow.executed(batch, needed)))
         return self._shallow.encode(batch, needed)
+
+
+def exits(model: transformers.PreTrainedModel, outputs: Outputs) -> list[Outputs]:
+    """`outputs` as a model of the first layer alone would give them, of the first two, ..., of all but the last.
+
+    Of one forward, with its "states". The head may read each of them. Families that normalise after their last layer
+    (ModernBERT) have that norm applied to each exit, as `first_layers` has it.
+    """
+    assert outputs.states is not None
+    norm = getattr(model.base_model, "final_norm", None) or nn.Identity()
+    return [replace(outputs, hidden=norm(state), states=None) for state in outputs.states[1:-1]]
 
 
 def first_layers(model: transformers.PreTrainedModel, layers: int) -> transformers.PreTrainedModel:

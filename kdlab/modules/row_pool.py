@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdlab.errors import UserError, nearest
-from kdlab.methods.marks import marks_of
+from kdlab.methods.marks import DECLARED_FIELDS, marks_of
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size, top_k
@@ -132,8 +132,13 @@ def selection_rows(
 
 
 def public_strategies() -> dict[str, Strategy]:
-    """The strategies of `kdlab.methods.selection.strategies` by name."""
-    return {name: value for name, value in vars(strategies).items() if hasattr(value, "marks")}
+    """The strategies of `kdlab.methods.selection.strategies` by name that a pool has the evidence of."""
+    return {name: value for name, value in vars(strategies).items() if hasattr(value, "marks") and is_shown(value)}
+
+
+def is_shown(strategy: Strategy) -> bool:
+    """True if a pool has what a strategy reads: no votes, no teacher's answers, no rows that are visited again."""
+    return not marks_of(strategy).needs & DECLARED_FIELDS
 
 
 def named_strategies(
@@ -141,14 +146,18 @@ def named_strategies(
 ) -> dict[str, Strategy]:
     """Strategies by name: the package's and a run's own `arms`.
 
-    `names` None: `default`, or else `ADADS_STRATEGIES` and all arms. In regression strategies that need logits are left
-    out. UserError for a name that does not exist, or that regression leaves out.
+    `names` None: `default`, or else `ADADS_STRATEGIES` and all arms that read no more than a pool has. In regression
+    strategies that need logits are left out. UserError for a name that does not exist, or that is left out.
     """
     known = {**public_strategies(), **arms}
-    required = names or default or [*ADADS_STRATEGIES, *(arm for arm in arms if arm not in ADADS_STRATEGIES)]
+    shown = [arm for arm, strategy in arms.items() if arm not in ADADS_STRATEGIES and is_shown(strategy)]
+    required = names or default or [*ADADS_STRATEGIES, *shown]
     for name in required:
         if name not in known:
             raise UserError(f"no strategy is called {name}: {nearest(name, known)}")
+        if not is_shown(known[name]):
+            lacks = ", ".join(sorted(marks_of(known[name]).needs & DECLARED_FIELDS))
+            raise UserError(f"{name} reads {lacks}, which only a training has: leave it out here")
         if names and regression and "logits" in marks_of(known[name]).needs:
             raise UserError(f"{name} needs the student's uncertainty, and this task is regression, which has none")
     return {name: known[name] for name in required if not (regression and "logits" in marks_of(known[name]).needs)}

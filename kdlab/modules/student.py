@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdlab.models import flops
-from kdlab.models.encoder import Encoder
+from kdlab.models.encoder import Encoder, dropout_mode
 from kdlab.modules.distillation_loss import DistillationLoss, timed
 from kdlab.modules.evaluation import Answers, MaskedLMScore, Scorer, inference_mode
 from kdlab.modules.evidence import evidence_of
@@ -196,6 +196,10 @@ class StudentModule(pl.LightningModule):
     def inference_mode(self) -> contextlib.AbstractContextManager[None]:
         """No gradient, no dropout, the trainer's precision."""
         return inference_mode(self.student, self.trainer)
+
+    def dropout(self, seed: int) -> contextlib.AbstractContextManager[None]:
+        """Dropout inside `inference_mode`, drawn from `seed`; torch's global generators are as before after it."""
+        return dropout_mode(self.student, seed)
 
     def timed(self, part: str) -> contextlib.AbstractContextManager[None]:
         """Add the seconds of the block to `part` of the ledger."""

@@ -142,6 +142,10 @@ class StudentView(TrainedView, Protocol):
         """No gradient, no dropout, the trainer's precision."""
         ...
 
+    def dropout(self, seed: int) -> AbstractContextManager[None]:
+        """Dropout inside `inference_mode`, drawn from `seed`; the global generators are as before after it."""
+        ...
+
     def encode(self, batch: Batch, part: str = "", needed: frozenset[str] = frozenset()) -> Outputs:
         """The student's hidden states for `batch`, and further outputs `needed`; FLOPs go to `part`, if named."""
         ...

@@ -19,6 +19,7 @@ from torch import Tensor
 from kdlab.data.tasks.rows import LabelledRow, TaskData
 from kdlab.errors import UserError, nearest
 from kdlab.methods.marks import function_of, marks_of
+from kdlab.methods.selection.strategy_state import has_state
 from kdlab.plugins import own_modules, places
 from kdlab.types import Evidence, Outputs, WeighingContext
 
@@ -85,6 +86,8 @@ def guarded(built: Any, guard: Guard) -> Any:
     methods: dict[str, Check | None] = {"__call__": check}
     if isinstance(built, torch.nn.Module):
         methods["build"] = None
+    if guard.kind == "strategy" and has_state(built):
+        methods |= {"state_dict": _state, "load_state_dict": None}
     return _with_checked_methods(built, guard, methods, required=False)
 
 

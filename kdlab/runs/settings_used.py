@@ -165,6 +165,8 @@ def _select(facts: Facts, result: Mapping[str, Any]) -> None:
     for scoring, key in (("stale", "select.refresh"), ("early_exit", "select.exit_layer")):
         if facts.get("select.scoring") != scoring:
             _drop(facts, key)
+    if facts.get("select.votes") == "exits":  # as before there were committees
+        _drop(facts, "select.votes")
     if inside(result, "devices.world") == 1:
         _drop(facts, "select.scope")
 

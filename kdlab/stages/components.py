@@ -13,6 +13,7 @@ from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits
 from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.selection.strategy_state import has_state
 from kdlab.modules.objective import WeightedTerm
 from kdlab.plugins import guards, own_modules
 from kdlab.plugins.guards import Guard, Kind
@@ -37,14 +38,7 @@ def selection(select: SelectConfig) -> Selection:
     for name, arm in arms.items():
         if not callable(arm):
             raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
-        if select.scoring == "stale":
-            for member in members_of(arm).values():
-                marks = marks_of(member)
-                if marks.needs & FORWARD and not marks.rowwise:
-                    raise UserError(
-                        f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
-                        "to keep; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
-                    )
+        _check_scoring(select, name, arm)
     policy = build_target(select.policy, "select.policy", "policy", arms=list(arms))
     reward = build_target(select.reward, "select.reward", "reward") if select.reward is not None else None
     if hasattr(policy, "learn") and reward is None:
@@ -52,6 +46,28 @@ def selection(select: SelectConfig) -> Selection:
             f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.methods.selection.rewards.LossDecay"
         )
     return Selection(arms, policy, reward)
+
+
+def _check_scoring(select: SelectConfig, name: str, arm: Any) -> None:
+    """UserError for an arm whose rows cannot be scored as `select.scoring` and `select.scope` have it."""
+    for member in members_of(arm).values():
+        marks = marks_of(member)
+        if has_state(member) and (select.scoring != "fresh" or select.scope == "local"):
+            key = "scope" if select.scoring == "fresh" else "scoring"
+            raise UserError(
+                f"select.{key}={getattr(select, key)}: select.arms.{name} keeps a history of each row, which all ranks "
+                "write at each visit by the student's own answer; select.scoring=fresh and select.scope=global"
+            )
+        if "votes" in marks.needs and select.scoring == "early_exit":
+            raise UserError(
+                f"select.scoring=early_exit: select.arms.{name} asks a committee of which the whole student is a member; "
+                "select.scoring=fresh or stale"
+            )
+        if select.scoring == "stale" and marks.needs & FORWARD and not marks.rowwise:
+            raise UserError(
+                f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
+                "to keep; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
+            )
 
 
 def exit_layer(select: SelectConfig, depth: int) -> int:

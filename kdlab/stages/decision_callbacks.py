@@ -18,6 +18,7 @@ from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.spending import Spending
 from kdlab.modules.student import StudentModule
+from kdlab.modules.votes import Votes
 from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
 
@@ -62,7 +63,7 @@ def select_callback(
         scoring = {"memory": ScoreMemory(len(data.train), select.refresh)}
     elif select.scoring == "early_exit":
         scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
-    return Select(selector, select.scope, **scoring)
+    return Select(selector, select.scope, votes=Votes(select.votes), **scoring)
 
 
 def keeping_of(select: SelectConfig) -> Keeping:

@@ -15,6 +15,7 @@ from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint
 from kdlab.methods.marks import marks_of, members_of
 from kdlab.methods.selection.policies.context import chosen_arm
 from kdlab.methods.selection.rewards.base import reads
+from kdlab.methods.selection.strategy_state import stateful_members
 from kdlab.models import attention_capture
 from kdlab.modules.objective import WeightedTerm
 from kdlab.plugins import own_modules
@@ -51,10 +52,12 @@ class ModelShape:
         )
 
 
-def check_own_strategies(arms: Mapping[str, Any], outputs: int, label: Tensor, width: int, per_row: bool) -> None:
+def check_own_strategies(
+    arms: Mapping[str, Any], fresh: Mapping[str, Any], outputs: int, label: Tensor, width: int, per_row: bool
+) -> None:
     """Score four example rows by the strategies that are the user's own; their guards refuse what they return wrongly.
 
-    `outputs` and `label` as of `check_terms`; `width`: of the student; `per_row`: the rows are labelled, not masked text.
+    States are restored into those of `fresh`, the same arms built once more. `outputs` and `label` as of `check_terms`; `width`: of the student; `per_row`: the rows are labelled, not masked text.
     """
     places = () if per_row else (2,)
     logits = torch.linspace(-1, 1, 4 * (places or (1,))[0] * outputs).sin().view(4, *places, outputs)
@@ -62,6 +65,7 @@ def check_own_strategies(arms: Mapping[str, Any], outputs: int, label: Tensor, w
         rows=torch.arange(4),
         logits=logits,
         features=torch.linspace(-1, 1, 4 * width).cos().view(4, width),
+        votes=torch.stack([logits, -logits, logits / 2]),
         labels=label[0].expand(4, *places),
         mask=None if per_row else torch.ones(4, *places, dtype=torch.bool),
         keep=2,
@@ -72,6 +76,10 @@ def check_own_strategies(arms: Mapping[str, Any], outputs: int, label: Tensor, w
         for strategy in members_of(arm).values():
             if own_modules.is_own(strategy):
                 strategy(evidence.only(marks_of(strategy).needs))
+    unused = dict(stateful_members(fresh))
+    for name, strategy in stateful_members(arms):
+        if own_modules.is_own(strategy):
+            unused[name].load_state_dict(strategy.state_dict())
 
 
 def check_own_policy(policy: Any, reward: Any, fresh_policy: Any, fresh_reward: Any) -> None:

@@ -18,11 +18,13 @@ from kdlab.methods.marks import FORWARD, function_of, marks_of, members_of
 from kdlab.methods.selection.candidates import candidate_count
 from kdlab.methods.selection.keeping import classed
 from kdlab.methods.selection.row_selector import warmup_steps
+from kdlab.methods.selection.scores import PARTS
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.models import flops
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.student import StudentModule
+from kdlab.modules.votes import Votes
 from kdlab.stages import components, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.types import IGNORE, Batch
@@ -219,7 +221,7 @@ class StepCosts:
         needed, counter = self.module.distillation.needed(terms), self.counter
         queried = [(i, chosen) for i, each in enumerate(shares) if each]
         if self.module.labels_on_all:
-            own = frozenset().union(*(needed_outputs(arm, self.module.per_row) for arm in self._arms))
+            own = frozenset().union(*(needed_outputs(arm, self.module.per_row, self._votes) for arm in self._arms))
             layers = counter.student_layers(whole, needed | own)
             heads = counter.objective(others.values(), whole, [], needed)
             heads += counter.objective(taught.values(), chosen, queried, needed)
@@ -246,6 +248,11 @@ class StepCosts:
         return [classed(arm, self.select.balance) for arm in arms]
 
     @cached_property
+    def _votes(self) -> Votes:
+        """The committee of the run's strategies."""
+        return Votes(self.select.votes)
+
+    @cached_property
     def _adaptive(self) -> bool:
         return self.select.ratio < 1 and self.stage.selection().reward is not None
 
@@ -262,10 +269,19 @@ class StepCosts:
         if not needs & FORWARD:
             return 0.0
         units = len(batch) if self.module.per_row else int(batch.labelled().sum())
-        head = self.counter.student_head(units) if "logits" in needs else 0
+        head = self.counter.student_head(units) if needs & PARTS else 0
+        votes = 0.0
+        if "votes" in needs and self._votes.source == "exits":
+            votes = (self.module.shape.layers - 1) * head
+        elif "votes" in needs:
+            votes = self._votes.source * (self.counter.student_layers(batch) + head)
+        return votes + self._plain_scoring(arm, batch, head)
+
+    def _plain_scoring(self, arm: Any, batch: Batch, head: float) -> float:
+        """FLOPs of the student's own forward on a global batch for an arm, `head` of them in its head."""
         if self.module.labels_on_all and self.select.scoring == "fresh":  # scored from the training forward
             return head
-        needed, shape = needed_outputs(arm, self.module.per_row), self.module.shape
+        needed, shape = needed_outputs(arm, self.module.per_row, self._votes), self.module.shape
         if self.select.scoring == "early_exit":
             shape = replace(shape, layers=components.exit_layer(self.select, shape.layers))
             return flops.encoder(shape, *self.module.student.executed(batch, needed)) + head

@@ -21,6 +21,7 @@ from kdlab.data.tasks.rows import TaskData, limited
 from kdlab.data.tasks.sources import TaskFolder, TaskHub
 from kdlab.errors import UserError
 from kdlab.methods.marks import marks_of
+from kdlab.methods.selection.scores import PARTS
 from kdlab.models import head_keys, loading
 from kdlab.models.head import CLASSIFIER
 from kdlab.modules.evaluation import TaskScore
@@ -203,9 +204,7 @@ class TaskInputs(Inputs):
                 f"data.metric={metric}: the metrics of this task are {', '.join(metric_names.choices(shape))}"
             )
         uncertain = sorted(
-            name
-            for name, arm in components.selection(self.config.select).arms.items()
-            if "logits" in marks_of(arm).needs
+            name for name, arm in components.selection(self.config.select).arms.items() if marks_of(arm).needs & PARTS
         )
         if shape.regression and self.config.select.ratio < 1 and uncertain:
             raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits
 from kdlab.methods.marks import marks_of, members_of
+from kdlab.methods.selection.scores import PARTS
 from kdlab.models import head_keys, loading
 from kdlab.runtime.seeding import generator
 from kdlab.stages import ksm_training
@@ -48,7 +49,7 @@ def _readers(stage: Stage, until: float) -> list[str]:
         found += [
             f"select.arms.{name}"
             for name in arms
-            if any("logits" in marks_of(member).needs for member in members_of(selection.arms[name]).values())
+            if any(marks_of(member).needs & PARTS for member in members_of(selection.arms[name]).values())
         ]
         if hasattr(selection.policy, "learn") and config.select.observe == "task":
             found.append("select.observe=task")

@@ -49,6 +49,7 @@ def _check(stage: Stage) -> None:
     max_length = stage.inputs.max_length
     if longest and max_length > longest:
         raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
+    _strategies(stage)
     stage.inputs.check_rows()
     if stage.inputs.queries_teacher:
         stage.teacher_pool.check()
@@ -62,7 +63,7 @@ def _check(stage: Stage) -> None:
     fresh = stage.selection()
     check_own_policy(selection.policy, selection.reward, fresh.policy, fresh.reward)
     per_row, width = stage.inputs.head.per_row, stage.inputs.student_shape.width
-    check_own_strategies(selection.arms, outputs, label, width, per_row)
+    check_own_strategies(selection.arms, fresh.arms, outputs, label, width, per_row)
     members = stage.teacher_pool.members if stage.inputs.queries_teacher else [stage.teacher_pool.main]
     check_terms(
         stage.inputs.terms(),
@@ -147,13 +148,42 @@ def _layers(stage: Stage) -> None:
         transformer_layers(empty(inputs.student_shape.config))
 
 
+def _strategies(stage: Stage) -> None:
+    """Strategies that a stage has nothing for: histories of classes on masked text, committees of one."""
+    config, inputs = stage.config, stage.inputs
+    arms = stage.selection().arms if config.select.ratio < 1 else {}
+    for name, arm in arms.items():
+        if marks_of(arm).per_row and not inputs.head.per_row:
+            raise UserError(
+                f"select.arms.{name} goes by the class of a row, and masked text has none: another strategy for "
+                "pre-training, such as select=entropy"
+            )
+    if not any("votes" in marks_of(arm).needs for arm in arms.values()):
+        return
+    votes, layers, dropout = config.select.votes, inputs.student_shape.layers, config.student.dropout
+    if votes == "exits" and layers < 2:
+        raise UserError(
+            "select.votes=exits: the student has one layer, so its committee has one member; select.votes=4 for four "
+            "forwards with dropout"
+        )
+    if votes != "exits" and not (_has_dropout(stage, inputs.student_shape.config) if dropout is None else dropout > 0):
+        raise UserError(
+            f"select.votes={votes}: the student has no dropout, so its forwards are all the same; select.votes=exits, or "
+            "student.dropout=0.1"
+        )
+
+
+def _has_dropout(stage: Stage, config: Any) -> bool:
+    with torch.device("meta"):
+        model = stage.inputs.head.model_class.from_config(copy.deepcopy(config))
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+
+
 def _dropout(stage: Stage) -> None:
     """Forwards of a teacher differ under Monte Carlo dropout only if it has some."""
     adopt = stage.config.adopt
     for member in stage.teacher_pool.members if adopt.mc_dropout else ():
-        with torch.device("meta"):
-            model = stage.inputs.head.model_class.from_config(copy.deepcopy(member.config))
-        if not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        if not _has_dropout(stage, member.config):
             raise UserError(
                 f"adopt.mc_dropout={adopt.mc_dropout}: the teacher {member.name} has no dropout, so its forwards are all "
                 "the same; adopt.mc_dropout=0"

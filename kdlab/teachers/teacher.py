@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from kdlab.models.encoder import Encoder
+from kdlab.models.encoder import Encoder, dropout_mode
 from kdlab.models.sharding import ShardTurns, share_out
 from kdlab.runtime import distributed
 from kdlab.teachers.cache.cache import AnswerCache, CacheLookup, CacheUnusable
@@ -82,17 +82,9 @@ class Teacher:
             self._note(torch.where(batch.attention_mask.unsqueeze(-1).bool(), outputs.hidden, 0))
         return outputs
 
-    @contextlib.contextmanager
-    def dropout(self, seed: int) -> Iterator[None]:
+    def dropout(self, seed: int) -> contextlib.AbstractContextManager[None]:
         """Run the block's forwards with dropout, drawn from `seed`; torch's global generators are as before after it."""
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            self.encoder.train()
-            try:
-                yield
-            finally:
-                self.encoder.eval()
+        return dropout_mode(self.encoder, seed)
 
     @torch.no_grad()
     def answer(

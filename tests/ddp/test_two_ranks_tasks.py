@@ -24,6 +24,8 @@ CASES = {
     "entropy": ["select=entropy"],
     # two rows of each batch are scored, often both on one rank
     "look, an idle rank": ["select=cluster", "select.ratio=0.0625", "select.look=0.125"],
+    "forgetting": ["select=forgetting"],
+    "badge": ["select=badge"],
     "labels on all": ["select=entropy", "knowledge.labels_on=all"],
     # one row of each batch asks: the other rank has none
     "labels on all, an idle rank": ["select=random", "select.ratio=0.0625", "knowledge.labels_on=all"],
@@ -53,7 +55,10 @@ def fresh(tmp_path: Path, prepared: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "case", each_time(CASES, "adads", "look, an idle rank", "labels on all", "tinybert, an idle rank", "regression")
+    "case",
+    each_time(
+        CASES, "adads", "forgetting", "look, an idle rank", "labels on all", "tinybert, an idle rank", "regression"
+    ),
 )
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, task_folder):
     folder = fresh(tmp_path, prepared)

@@ -55,6 +55,14 @@ WRONG = {
     "uncertainty of random weights": (
         ["select=random", "adopt=hard", "+teachers.others.small.layers=2", *UNTRAINED], ["adopt.arms.hard"]
     ),
+    "a committee without dropout": (["select=committee", "select.votes=4", "student.dropout=0"], ["select.votes=4", "no dropout"]),
+    "a committee of one exit": (["select=committee", "student.layers=1"], ["select.votes=exits", "one layer"]),
+    "a committee of none": (["select=committee", "select.votes=0"], ["select.votes", "exits"]),
+    "a committee of the first layers": (["select=committee", "select.scoring=early_exit"], ["select.scoring=early_exit", "committee"]),
+    "stale gradients": (["select=divbs", "select.scoring=stale"], ["select.scoring=stale", "against each other"]),
+    "stale histories": (["select=forgetting", "select.scoring=stale"], ["select.scoring=stale", "history"]),
+    "histories of first layers": (["select=forgetting", "select.scoring=early_exit"], ["select.scoring=early_exit", "history"]),
+    "histories of a rank": (["select=forgetting", "select.scope=local"], ["select.scope=local", "history"]),
     "a head of hidden states": (["knowledge=tinybert", "+knowledge.terms.hidden.trains=head"], ["reads no logits"]),
     "a part that no term trains": (["+knowledge.terms.soft.trains=pooler"], ["trains", "head"]),
     "no layer map": (["knowledge=pkd", "knowledge.terms.patient.term.layers=skipp"], ["skip"]),
@@ -195,7 +203,7 @@ def test_pairs_with_no_room(tmp_path, assert_refused_early, teacher_folder):
 
 
 @pytest.mark.parametrize("select", ["entropy", "margin", "least_confidence", "certainty", "scaled_entropy",
-                                    "adads", "randmix", "ensemble", "schedule"])  # fmt: skip
+                                    "divbs", "badge", "committee", "forgetting", "adads", "randmix", "ensemble", "schedule"])  # fmt: skip
 def test_uncertainty_on_regression(select, tmp_path, assert_refused_early, teacher_folder):
     rows = write_task(tmp_path / "numbers", rows=20, regression=True)
     assert_refused_early(

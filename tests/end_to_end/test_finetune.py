@@ -90,7 +90,20 @@ def ready(lab) -> Path:
 
 @pytest.mark.parametrize(
     "select",
-    each_time(SELECTIONS, "adads", "all", "cluster", "ensemble", "gradient_norm", "random", "schedule", "thompson"),
+    each_time(
+        SELECTIONS,
+        "adads",
+        "all",
+        "cluster",
+        "committee",
+        "divbs",
+        "ensemble",
+        "forgetting",
+        "gradient_norm",
+        "random",
+        "schedule",
+        "thompson",
+    ),  # fmt: skip
 )
 def test_every_selection_asks_the_teacher_about_its_share(select, lab):
     folder, _ = lab.run(f"select={select}")
@@ -473,6 +486,8 @@ KILLED = {
     ),
     # who loads the rows does not matter either
     "labels on all": (["select=entropy", "knowledge.labels_on=all", "student.dropout=0.1", WORKERS], [(4, "end")]),
+    "forgetting": (["select=forgetting"], [(6, "end")]),
+    "a committee": (["select=committee", "select.votes=2", "student.dropout=0.1"], [(5, "start")]),
     "augmented": (
         ["select=random", "+augment=tinybert", "data.augment.copies=1", "data.train_rows=40", "teachers.sanity=false"],
         [(4, "start")],
@@ -480,7 +495,7 @@ KILLED = {
 }
 
 
-@pytest.mark.parametrize("what", each_time(KILLED, "adads", "labels on all"))
+@pytest.mark.parametrize("what", each_time(KILLED, "adads", "labels on all", "forgetting"))
 def test_a_killed_run_goes_on_bit_for_bit(what, lab):
     more, kills = KILLED[what]
     wanted = outcome(lab.run(*(o for o in more if o != WORKERS))[0])

@@ -13,8 +13,15 @@ from kdlab.methods.selection import strategies
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.types import Evidence
 
-STRATEGIES: dict[str, Strategy] = {name: value for name, value in vars(strategies).items() if hasattr(value, "marks")}
-ON_LOGITS = {name: strategy for name, strategy in STRATEGIES.items() if "logits" in marks_of(strategy).needs}
+MARKED = {name: value for name, value in vars(strategies).items() if hasattr(value, "marks")}
+STRATEGIES: dict[str, Strategy] = {  # of a class, which keeps a state, one object
+    name.lower(): value() if isinstance(value, type) else value for name, value in MARKED.items()
+}
+ON_LOGITS = {  # those whose score of a row is of its own logits
+    name: strategy
+    for name, strategy in STRATEGIES.items()
+    if "logits" in marks_of(strategy).needs and marks_of(strategy).rowwise
+}
 
 
 def evidence(logits: Any, labels: Any = None, order: Sequence[int] | None = None, **more: Any) -> Evidence:

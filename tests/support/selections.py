@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.utils import get_object
+
+from kdlab.methods.marks import marks_of
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SELECTIONS = sorted(file.stem for file in (CONF / "select").glob("*.yaml"))
@@ -29,4 +32,7 @@ def arms(choice: str) -> dict[str, Any]:
 
 ARMS = {name: arms(f"select/{name}") for name in SELECTIONS}
 SINGLE = [name for name in SELECTIONS if list(ARMS[name]) == [name]]  # one strategy each; `all` and policies are not
+ON_TEXT = [  # choices for pre-training: of strategies that need no class of a row
+    name for name in SELECTIONS if not any(marks_of(get_object(arm["_target_"])).per_row for arm in ARMS[name].values())
+]
 STRATEGY_NAMES = sorted({arm["_target_"].rpartition(".")[2] for some in ARMS.values() for arm in some.values()})

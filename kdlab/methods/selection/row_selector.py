@@ -20,6 +20,7 @@ from kdlab.methods.selection.rewards import Reward
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.scores import arm_scores
 from kdlab.methods.selection.strategies import Strategy, random
+from kdlab.methods.selection.strategy_state import arm_states, restore_arm_states, stateful_members
 from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.ranges import BelowOne, check
 from kdlab.runtime import distributed
@@ -76,7 +77,7 @@ class RowSelector(ArmSelector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of `Evidence` that some arm reads: of "logits", "features", "labels"."""
+        """Fields of `Evidence` that some arm reads: of "logits", "features", "labels", "votes", "rows" and others."""
         arms = [classed(arm, self.keeping.balance) for arm in self.arms.values()]
         return frozenset().union(*(marks_of(arm).needs for arm in arms)) & STRATEGY_FIELDS
 
@@ -136,6 +137,8 @@ class RowSelector(ArmSelector):
         labels: Tensor | None = None,
         features: Tensor | None = None,
         mask: Tensor | None = None,
+        votes: Tensor | None = None,
+        rows: Tensor | None = None,
         observe: Callable[[], float] | None = None,
     ) -> Tensor:
         """The rows to keep of a batch of B rows, (k,) int64 ascending, k = max(1, floor(B ratio)), on the batch's
@@ -144,12 +147,13 @@ class RowSelector(ArmSelector):
         `step`: optimizer steps done so far; at the first call of a step the policy observes, learns and picks its
         strategy; further ones (accumulation) are micro-batches of that step. `logits` (B, C), or (B, P, C) at P
         predicted positions with `mask` (B, P); `labels` (B,) int64, -100 where unknown; `features` (B, H): the
-        student's for the batch, without dropout; what `needs` does not name may be left out. `observe`: returns the
-        loss, in nats, on rows that stay the same, for a policy that learns (None: that of the constructor). Ranks
+        student's for the batch, without dropout; `votes` (V, B, C): logits of V versions of it; `rows` (B,) int64 from
+        0: ids of the rows in the data set, the same at each visit. What `needs` does not name may be left out. `observe`:
+        returns the loss, in nats, on rows that stay the same, for a policy that learns (None: that of the constructor). Ranks
         select from their own rows. UserError for inputs that the strategy lacks, of other lengths, or not finite.
         """
         _check_step(step)
-        given = Evidence(logits=logits, labels=labels, features=features, mask=mask)
+        given = Evidence(rows=rows, logits=logits, labels=labels, features=features, mask=mask, votes=votes)
         if self.ratio == 1:
             return torch.arange(_length(given, "rows()"), device=_device(given))
         self.observe = observe or self.observe
@@ -197,13 +201,14 @@ class RowSelector(ArmSelector):
         of, rows = shown[0], shown[1].to(_device(given))
         count = len(rows)
         self._check(given, origin)
+        fields = {name: value.detach() for name in STRATEGY_FIELDS if (value := getattr(given, name)) is not None}
+        fields.setdefault("rows", rows)
         whole = replace(
             given,
-            rows=rows,
             keep=selection_size(of, self.ratio),
             progress=self.progress(step),
             rng=self._generator("select", draw),
-            **{name: value.detach() for name in STRATEGY_FIELDS if (value := getattr(given, name)) is not None},
+            **fields,
         )
         try:
             with torch.no_grad():
@@ -226,7 +231,13 @@ class RowSelector(ArmSelector):
             marks = marks_of(member)
             for field in sorted(marks.needs & STRATEGY_FIELDS) if marks is not UNDECLARED else ():
                 if getattr(given, field) is None:
-                    raise UserError(f"{origin} has no {field}, which the strategy {name or self.arm} reads")
+                    what = "rows (their ids in the data set)" if field == "rows" else field
+                    raise UserError(f"{origin} has no {what}, which the strategy {name or self.arm} reads")
+        if distributed.world() > 1 and any(True for _ in stateful_members({str(self.arm): self.rule})):
+            raise UserError(
+                f"the strategy {self.arm} keeps a history of rows, which ranks of a loop of your own do not share: "
+                "kdlab.StudentModule shares it, or train in one process"
+            )
 
     def require_observe(self) -> None:
         """UserError if the policy learns from rewards and there is nothing to observe."""
@@ -243,10 +254,14 @@ class RowSelector(ArmSelector):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict() | ({"warm": self._warm} if self.first else {})
+        if arms := arm_states(self.arms):
+            state["arms"] = arms
         return state if self._step is None else {**state, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        if "arms" in state:  # checkpoints before 2026-11-30 have none
+            restore_arm_states(self.arms, state["arms"])
         self._step, self._calls = state.get("step"), 0
         self._warm = state.get("warm", False)
 
@@ -272,6 +287,9 @@ def _check_step(step: int) -> None:
         raise UserError(f"step={step!r}: the number of optimizer steps done so far, a whole number from 0 on")
 
 
+_DIMENSIONS = {"logits": (2, 3), "features": (2,), "labels": (1, 2), "mask": (2,), "rows": (1,), "votes": (3, 4)}
+
+
 def warmup_steps(share: float, total_steps: int) -> int:
     """The optimizer steps of a warm-up of `share` of `total_steps`."""
     return round(share * total_steps)
@@ -280,7 +298,7 @@ def warmup_steps(share: float, total_steps: int) -> int:
 def _length(given: Evidence, origin: str) -> int:
     """The number of rows of some evidence. UserError for tensors of other lengths or dimensions."""
     found: dict[str, int] = {}
-    for name, dimensions in {"logits": (2, 3), "features": (2,), "labels": (1, 2), "mask": (2,)}.items():
+    for name, dimensions in _DIMENSIONS.items():
         value = getattr(given, name)
         if value is None:
             continue
@@ -290,7 +308,7 @@ def _length(given: Evidence, origin: str) -> int:
             raise UserError(
                 f"{origin}: {name} has shape {tuple(value.shape)}; see kdlab.Evidence for what it stands for"
             )
-        found[name] = len(value)
+        found[name] = len(value) if name != "votes" else value.shape[1]
     if not found or 0 in found.values():
         raise UserError(f"{origin}: no rows; give logits, features or labels of a batch")
     if len(set(found.values())) > 1:
@@ -300,5 +318,7 @@ def _length(given: Evidence, origin: str) -> int:
 
 def _device(given: Evidence) -> torch.device:
     return next(
-        value.device for name in ("logits", "features", "labels") if (value := getattr(given, name)) is not None
+        value.device
+        for name in ("logits", "features", "labels", "votes")
+        if (value := getattr(given, name)) is not None
     )

@@ -13,6 +13,8 @@ GIVEN = {
     "logits": torch.randn(8, 3, generator=torch.Generator().manual_seed(0)),
     "features": torch.randn(8, 4, generator=torch.Generator().manual_seed(1)),
     "labels": torch.arange(8) % 3,
+    "votes": torch.randn(4, 8, 3, generator=torch.Generator().manual_seed(2)),
+    "rows": torch.arange(8) + 20,
 }
 
 

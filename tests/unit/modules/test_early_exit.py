@@ -16,7 +16,7 @@ from kdlab.methods.selection import strategies
 from kdlab.models import attention_capture
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import set_dropout, student_from, transformer_layers
-from kdlab.modules.early_exit import first_layers
+from kdlab.modules.early_exit import exits, first_layers
 from kdlab.stages import components
 from kdlab.types import Evidence, Outputs
 from tests.unit.models.test_packing import model, texts
@@ -33,6 +33,19 @@ def test_the_first_layers_are_those_of_a_model_that_has_no_more(family):
             theirs = Encoder(known, "packed").encode(batch).hidden
         assert torch.equal(mine, theirs)  # pyright: ignore
     assert len(transformer_layers(whole)) == depth  # the model itself keeps its layers
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "deberta-v2", "modernbert"])
+def test_the_exits_of_one_forward_are_models_of_the_first_layers(family):
+    whole, batch = model(family), texts()
+    encoder = Encoder(whole, "packed")
+    with torch.no_grad():
+        found = exits(whole, encoder.encode(batch, frozenset({"states"})))
+        assert len(found) == whole.config.num_hidden_layers - 1
+        for layers, outputs in enumerate(found, 1):
+            known = Encoder(first_layers(whole, layers), encoder.execution).encode(batch, frozenset({"hidden"}))
+            real = batch.attention_mask.bool()
+            torch.testing.assert_close(outputs.hidden[real], known.hidden[real])  # pyright: ignore
 
 
 def test_the_first_layers_learn_with_the_model_and_have_no_dropout():
@@ -67,11 +80,11 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
     still = contextlib.nullcontext
     module = SimpleNamespace(progress=0.0, timed=lambda part: still(), inference_mode=still, evidence=evidence)
     arm = strategies.Ensemble([strategies.random, strategies.entropy])
-    chooser = SimpleNamespace(arm="both", rule=arm, ratio=0.5)
+    chooser = SimpleNamespace(arm="both", rule=arm, ratio=0.5, look=1)
     chosen = select.Select(chooser, forward=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
     for seed in (1, 2):
         expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
-        found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed), None)  # pyright: ignore
+        found = chosen._scores(module, batch, False, batch.rows, torch.Generator().manual_seed(seed), 4, None)  # pyright: ignore
         assert torch.equal(found, expected)
     assert looked == [list(range(9))]
 

@@ -11,8 +11,10 @@ Sources: AdaDS section 4.1, Eq. 4-8. `scaled_entropy`: DeKD section 3.2.
 """
 
 from kdlab.methods.selection.strategies.base import Strategy as Strategy
+from kdlab.methods.selection.strategies.diverse import badge, divbs
 from kdlab.methods.selection.strategies.ensemble import Ensemble
 from kdlab.methods.selection.strategies.features import cluster, density
+from kdlab.methods.selection.strategies.history import Forgetting
 from kdlab.methods.selection.strategies.labels import gradient_norm
 from kdlab.methods.selection.strategies.uncertainty import (
     certainty,
@@ -22,6 +24,7 @@ from kdlab.methods.selection.strategies.uncertainty import (
     scaled_entropy,
 )
 from kdlab.methods.selection.strategies.uniform import random
+from kdlab.methods.selection.strategies.votes import committee
 
 __all__ = [  # in the order of docs/api.md
     "random",
@@ -33,5 +36,9 @@ __all__ = [  # in the order of docs/api.md
     "gradient_norm",
     "density",
     "cluster",
+    "divbs",
+    "badge",
+    "committee",
+    "Forgetting",
     "Ensemble",
 ]

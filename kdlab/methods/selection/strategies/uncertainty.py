@@ -45,11 +45,15 @@ def certainty(evidence: Evidence) -> Tensor:
     return row_means(evidence, lambda logits: -_entropy(logits))
 
 
-def _entropy(logits: Tensor) -> Tensor:
-    log_p = logits.log_softmax(-1)
+def entropy_of(log_p: Tensor) -> Tensor:
+    """Entropy (...,) in nats of log probabilities (..., C), which it overwrites."""
     p = log_p.exp()
     log_p.clamp_(min=torch.finfo(log_p.dtype).min)  # so that 0 * -inf is 0
     return -p.mul_(log_p).sum(-1)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    return entropy_of(logits.log_softmax(-1))
 
 
 def _margin(logits: Tensor) -> Tensor:
