@@ -49,7 +49,7 @@ def _check(stage: Stage) -> None:
     max_length = stage.inputs.max_length
     if longest and max_length > longest:
         raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
-    _strategies(stage)
+    _strategies(stage, selection)
     stage.inputs.check_rows()
     if stage.inputs.queries_teacher:
         stage.teacher_pool.check()
@@ -148,10 +148,10 @@ def _layers(stage: Stage) -> None:
         transformer_layers(empty(inputs.student_shape.config))
 
 
-def _strategies(stage: Stage) -> None:
+def _strategies(stage: Stage, selection: Selection) -> None:
     """Strategies that a stage has nothing for: histories of classes on masked text, committees of one."""
     config, inputs = stage.config, stage.inputs
-    arms = stage.selection().arms if config.select.ratio < 1 else {}
+    arms = selection.arms if config.select.ratio < 1 else {}
     for name, arm in arms.items():
         if marks_of(arm).per_row and not inputs.head.per_row:
             raise UserError(

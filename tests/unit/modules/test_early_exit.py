@@ -80,7 +80,7 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
     still = contextlib.nullcontext
     module = SimpleNamespace(progress=0.0, timed=lambda part: still(), inference_mode=still, evidence=evidence)
     arm = strategies.Ensemble([strategies.random, strategies.entropy])
-    chooser = SimpleNamespace(arm="both", rule=arm, ratio=0.5, look=1)
+    chooser = SimpleNamespace(arm="both", rule=arm, ratio=0.5, look=1, facts=None)
     chosen = select.Select(chooser, forward=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
     for seed in (1, 2):
         expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
