@@ -35,7 +35,7 @@ class Selector(RowSelector):
     before `rows`. `write` receives a dict for each decision (step, arm, observation, reward).
 
     Pass it to `kdlab.Select` for a Lightning trainer. `state_dict` and `load_state_dict` resume it: plain values, JSON
-    can hold them.
+    can hold them (but for a strategy with a history of rows, whose state is a tensor).
     """
 
     def __init__(

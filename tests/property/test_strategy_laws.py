@@ -142,6 +142,23 @@ def test_every_strategy_reads_what_it_declares_and_repeats_itself(values, featur
 
 
 @LAWS
+@given(LOGITS.filter(lambda values: values.ndim == 2 and len(values) > 2), st.integers(0, 2**40))
+def test_sets_of_rows_do_not_depend_on_the_scale_of_features_and_are_k_rows(values, seed):
+    """divbs and badge: k rows of scores k to 1 in their order; features times a number give the same."""
+    features = torch.as_tensor(np.random.default_rng(seed).normal(size=(len(values), 6)), dtype=torch.float32)
+    keep = max(1, len(values) // 2)
+    for name in ("divbs", "badge"):
+
+        def scores(times: float, name: str = name) -> torch.Tensor:
+            rng = torch.Generator().manual_seed(seed)
+            return STRATEGIES[name](evidence(values, features=features * times, keep=keep, rng=rng))
+
+        found = scores(1.0).sort(descending=True).values
+        assert found[:keep].tolist() == list(range(keep, 0, -1)) and bool((found[keep:] < 1).all())
+        assert torch.equal(top_k(scores(2.0), keep / len(values)), top_k(scores(1.0), keep / len(values)))
+
+
+@LAWS
 @given(FEATURES)
 def test_density_is_the_mean_of_all_pairs(values):
     unit = values.astype(np.float64)

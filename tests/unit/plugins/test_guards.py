@@ -20,6 +20,7 @@ from kdlab.methods.selection.strategies import Ensemble, entropy
 from kdlab.plugins import own_modules
 from kdlab.plugins.guards import Guard, guarded
 from kdlab.stages.components import build_target
+from kdlab.stages.dry_run import check_own_strategies
 from kdlab.types import Evidence, Outputs, WeighingContext
 
 CODE = """
@@ -78,6 +79,17 @@ class Policy:
         return {"q": self.q if self.does != "state" else lambda: 0}
     def load_state_dict(self, state):
         self.q = state["q"]
+
+class Stateful:
+    def __init__(self, does=""):
+        self.does, self.count = does, 0
+    def __call__(self, evidence):
+        self.count += 1
+        return result(self.does, evidence.logits.sum(-1))
+    def state_dict(self):
+        return {"count": self.count if self.does != "state" else lambda: 0}
+    def load_state_dict(self, state):
+        self.count = state["count"] if self.does != "load" else state["cuont"]
 
 class Reward:
     def __init__(self, does=""):
@@ -247,6 +259,20 @@ def test_policies():
     )
     with pytest.raises(UserError, match=r"own_kinds\.py:\d+ \(Nothing\) has no method choose; expected: choose, state"):
         build_target({"_target_": "own_kinds.Nothing"}, "the.key", "policy")
+
+
+def test_strategies_with_a_state():
+    given = ARGUMENTS["strategy"][0]
+    strategy, again = built("Stateful", "strategy"), built("Stateful", "strategy")
+    assert strategy(given).shape == (3,)
+    again.load_state_dict(strategy.state_dict())
+    assert again.count == 1
+    assert "as a checkpoint takes them" in said(built("Stateful", "strategy", "state").state_dict)
+    assert said(lambda: built("Stateful", "strategy", "load").load_state_dict({})).endswith("KeyError: 'cuont'")
+    arms = {name: {"own": built("Stateful", "strategy", "load")} for name in ("used", "fresh")}
+    assert "KeyError" in said(
+        lambda: check_own_strategies(arms["used"], arms["fresh"], 3, torch.zeros(1).long(), 4, True)
+    )
 
 
 def test_rewards():
