@@ -21,6 +21,7 @@ from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.scores import arm_scores, combined
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size
+from kdlab.modules.teacher_evidence import TeacherEvidence
 from kdlab.modules.views import StudentView
 from kdlab.modules.votes import Votes
 from kdlab.runtime import distributed
@@ -45,6 +46,7 @@ class Select(DecisionCallback):
     outputs for scoring (`full_forward`, or `kdlab.modules.early_exit.EarlyExit`). With a `memory` only rows without a
     recent score run; strategies must then be rowwise. Of `selector.look` below 1 a random share of the rows runs, the same
     on any number of ranks with `scope` "global"; a strategy that reads no output of the student has all rows to choose from.
+    `others`: evidence of other models than the student (None: that of the module's teacher).
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Select(DecisionCallback):
         forward: Forward = full_forward,
         memory: ScoreMemory | None = None,
         votes: Votes | None = None,
+        others: TeacherEvidence | None = None,
     ) -> None:
         super().__init__(selector)
         self.row_selector, self.ratio, self.look = selector, selector.ratio, selector.look
+        self.others = others or TeacherEvidence()
+        self._consulted: Tensor | None = None  # ids of this rank's rows whose teacher's answers were read for scoring
         self.all_ranks = scope == "global"
         self.forward, self.memory, self.votes = forward, memory, votes or Votes()
         self._own: OwnModule | None = None  # for a module that is no StudentView
@@ -140,6 +145,7 @@ class Select(DecisionCallback):
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
         rows, keep, places = len(real), selection_size(len(real), self.ratio), real
         every, drawn = real, None
+        whole = batch
         if self.look < 1 and reads_student(self.selector.rule):
             drawn = candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))
             real = real[drawn.to(real.device)]
@@ -147,8 +153,16 @@ class Select(DecisionCallback):
             places = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
         scores = self._scores(student, batch, gather, places, rng, keep, outputs)
-        kept = self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank))
-        return every[kept.rows.to(every.device)]
+        kept = every[self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank)).rows.to(every.device)]
+        if student.ledger is not None and self.others.reads_teacher(self._needs()):
+            own = (own_rows(whole, kept) if gather else kept).to(whole.rows.device)
+            unkept = 0 if self._consulted is None else int((~torch.isin(self._consulted, whole.rows[own])).sum())
+            student.ledger.count_unkept(student.teacher_names[-1], unkept)
+        return kept
+
+    def _needs(self) -> frozenset[str]:
+        """Fields of `Evidence` that the current arm reads."""
+        return frozenset().union(*(marks_of(member).needs for member in members_of(self.selector.rule).values()))
 
     def _scores(
         self,
@@ -204,6 +218,7 @@ class Select(DecisionCallback):
         before the logits of the batch are gathered; `evidence` gets the rest. `of_real` gathers rows of all ranks and
         takes the real ones."""
         features = any("features" in marks_of(member).needs for member in members_of(arm).values())
+        self._consulted = batch.rows[batch.real]
         with student.timed("scoring"), student.inference_mode():
             outputs = outputs or self.forward(student, batch, needed_outputs(arm, student.per_row, self.votes))
             if features:
@@ -219,7 +234,8 @@ class Select(DecisionCallback):
         first, facts = 0, self.row_selector.facts
         others = self.votes(student, batch, outputs, whole.rng) if voted else []
         committee = [student.evidence(batch, each, "scoring") for each in (outputs, *others)]
-        for part, *more in zip(*committee, strict=True):
+        own = self.others.complete(student, batch, committee[0], self._needs())
+        for part, *more in zip(own, *committee[1:], strict=True):
             if facts is not None and part.logits is not None:
                 facts.predicted(part.logits, _existing(part, batch.real[first : first + len(part)]))
                 first += len(part)
@@ -240,7 +256,10 @@ class Select(DecisionCallback):
         keys = [self._key(name) for name in members]
         due = real[memory.due(keys, batch.rows[real].cpu(), batch.epoch).to(real.device)]
         scores: dict[str, list[Tensor]] = {name: [batch.rows.new_zeros(0, dtype=torch.float64)] for name in members}
-        if len(due):
+        self._consulted = batch.rows[due]
+        if len(due) == 0:
+            self.others.skip(student, self._needs())
+        else:
             rows = batch.take(due)
             with student.timed("scoring"), student.inference_mode():
                 voted = _reads_votes(members)

@@ -33,6 +33,7 @@ from kdlab.ranges import (
 )
 
 AUTO = "auto"  # select.interval, select.evaluation_rows: derived from the training
+TEACHER = "teacher"  # of select.reference
 
 
 @dataclass
@@ -126,6 +127,8 @@ class SelectConfig:
     "Loss that an adaptive policy observes: task (labels, masked words) or kd (also the teacher's answers: queries)"
     evaluation_rows: Annotated[Any, Literal["auto"] | Rows] = "auto"
     "Training rows of an observation, drawn once (M of AdaDS Eq. 11, not printed); auto: 256, fewer in short trainings"
+    reference: str = TEACHER
+    "Model whose loss select=reducible subtracts: teacher (its cached answers), or a trained model's folder or run folder"
     arms: dict[str, Any] = field(default_factory=dict)
     "Selection strategies by name (_target_ in kdlab.methods.selection.strategies); the policy picks one of them"
     policy: Any = None

@@ -21,7 +21,7 @@ STRATEGY_FIELDS = frozenset({"logits", "features", "labels"}) | DECLARED_FIELDS 
 ADOPTION_FIELDS = frozenset({"student", "teachers"})  # uncertainties, the arguments of the rule
 TERM_FIELDS = frozenset({"logits", "hidden", "states", "scores", "values"})  # of Outputs
 WEIGHING_FIELDS = frozenset({"uncertainty", "features"})  # of WeighingContext; features are [CLS] states
-FORWARD = frozenset({"logits", "features", "votes"})  # the fields of Evidence that cost a forward of the student
+FORWARD = STRATEGY_FIELDS - {"labels", "rows"}  # the fields of Evidence that cost a forward of a model
 
 
 @dataclass(frozen=True)

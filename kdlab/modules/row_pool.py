@@ -159,7 +159,7 @@ def named_strategies(
             lacks = ", ".join(sorted(marks_of(known[name]).needs & DECLARED_FIELDS))
             raise UserError(f"{name} reads {lacks}, which only a training has: leave it out here")
         if names and regression and "logits" in marks_of(known[name]).needs:
-            raise UserError(f"{name} needs the student's uncertainty, and this task is regression, which has none")
+            raise UserError(f"{name} reads the probabilities of classes, and this task is regression, which has none")
     return {name: known[name] for name in required if not (regression and "logits" in marks_of(known[name]).needs)}
 
 

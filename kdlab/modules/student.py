@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from kdlab.errors import UserError
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder, dropout_mode
 from kdlab.modules.distillation_loss import DistillationLoss, timed
@@ -19,6 +20,7 @@ from kdlab.modules.finite_checks import StepHealth
 from kdlab.modules.lightning_options import set_attribute
 from kdlab.modules.objective import TeacherAnswer, WeightedTerm
 from kdlab.modules.optimizer import Optimization, OptimizerSettings
+from kdlab.modules.teacher_evidence import TeacherRows
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
@@ -236,6 +238,25 @@ class StudentModule(pl.LightningModule):
         if count:  # without heads: these run in each observation
             self.count_flops("teacher_forward", loss.flops.teacher_forwards(answers, needed))
         return answers
+
+    def teacher_rows(self, batch: Batch | None) -> TeacherRows | None:
+        """The largest teacher's logits for the rows of `batch`, within `inference_mode`: from its cache, if there is one;
+        rows that it lacks are queried, counted and stored. None: no rows; joins other ranks' queries to a shared teacher.
+        UserError without a teacher."""
+        loss = self.distillation
+        if not self.teachers:
+            raise UserError("a strategy reads the teacher's answers, and the module has no teacher")
+        teacher, number = self.teachers[-1], len(self.teachers) - 1
+        if batch is None:
+            teacher.catch_up()
+            return None
+        with self.timed(loss.queries.ledger_part):
+            lookup = teacher.answer(batch, count=self.ledger is not None)
+        if self.ledger is not None:
+            answer = TeacherAnswer(number, teacher, lookup.outputs, batch, None, None, lookup.logits, lookup.forwards)
+            self.count_flops("teacher_forward", loss.flops.teacher_forwards([answer], frozenset()))
+            loss.flops.record_uncertainty(self.ledger, batch, loss.queries.uncertainty_units, False, [answer])
+        return TeacherRows(teacher, lookup, batch, self.per_row, self.chunk)
 
     def catch_up(self) -> None:
         """Join other ranks' queries to shared teachers, without a batch (collective)."""

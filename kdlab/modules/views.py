@@ -73,11 +73,12 @@ class TrainedView(Protocol):
 class StudentView(TrainedView, Protocol):
     """The student in training, as callbacks read it. `kdlab.modules.student.StudentModule` is one.
 
-    `student`: its encoder, to be passed on; `ledger`: the run's cost, a `kdlab.runtime.ledger.Ledger` or None;
+    `student`: its encoder, to be passed on; `chunk`: units of text with logits at a time; `ledger`: the run's cost, a `kdlab.runtime.ledger.Ledger` or None;
     `trained_rows` (): this rank's rows in the last step's loss; `labels_on_all`: labels of rows that are not selected are learned too.
     """
 
     student: Any
+    chunk: int
     ledger: Any
     trained_rows: Tensor
     labels_on_all: bool
@@ -132,6 +133,10 @@ class StudentView(TrainedView, Protocol):
         """Add the seconds of the block to `part` of the ledger."""
         ...
 
+    def count_flops(self, part: str, amount: int) -> None:
+        """Add FLOPs to `part` of the ledger; nothing if it has no name."""
+        ...
+
     def plain_flops(self, batch: Batch) -> tuple[int, int]:
         """FLOPs of one forward of plain distillation on `batch`: the student's and the teachers'."""
         ...
@@ -174,6 +179,11 @@ class StudentView(TrainedView, Protocol):
 
     def query_teachers(self, batch: Batch, count: bool = True) -> Any:
         """The answers of plain distillation's teachers for `batch`; `count`: enter them into the ledger."""
+        ...
+
+    def teacher_rows(self, batch: Batch | None) -> Any:
+        """The largest teacher's logits for `batch`, a `kdlab.modules.teacher_evidence.TeacherRows`: cached, else queried
+        (collective if it is shared; None: no rows)."""
         ...
 
     def catch_up(self) -> None:

@@ -27,6 +27,7 @@ from kdlab.runs.process import notify
 from kdlab.runs.record import RunRecord
 from kdlab.stages.components import Selection
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
+from kdlab.stages.teachers import teacher_reading
 
 
 @dataclass
@@ -66,8 +67,9 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     decisions = DecisionLog(record.writer("knowledge"), adopt, weigh)
     selection = prepared.stage.selection()
     select = select_callback(
-        selection, prepared.config.select, module, prepared.data, total, seed, record.writer("selector"), skip
-    )
+        selection, prepared.config.select, module, prepared.data, total, seed, record.writer("selector"), skip,
+        teacher_reading.reference(prepared.stage.inputs),
+    )  # fmt: skip
     heldout, metrics = prepared.data.heldout_splits, record.writer("metrics")
     evaluation = EvaluationCallback(steps_between(config.evaluate_every, total), heldout, module, prepared.ledger)
     metrics_log = MetricsLog(config.log_every, evaluation, module, metrics, prepared.ledger)

@@ -25,12 +25,14 @@ ALWAYS = -1  # the epoch of inputs that are the same in every epoch
 
 @dataclass
 class Queries:
-    """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct inputs of past epochs and trainings.
-    `bitmaps[epoch]`: the rows queried in the current epoch, 8 to a byte."""
+    """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct inputs of past epochs and trainings,
+    `unkept` rows whose answers were read to choose among them and not trained on. `bitmaps[epoch]`: the rows queried in the
+    current epoch, 8 to a byte."""
 
     total: int = 0
     cached: int = 0
     closed: int = 0
+    unkept: int = 0
     bitmaps: dict[int, np.ndarray] = field(default_factory=dict)
 
     def add(self, other: Queries) -> None:
@@ -38,6 +40,7 @@ class Queries:
         self.total += other.total
         self.cached += other.cached
         self.closed += other.closed
+        self.unkept += other.unkept
         for epoch, bits in other.bitmaps.items():
             self.bitmaps[epoch] = self.bitmaps[epoch] | bits if epoch in self.bitmaps else bits
 
@@ -124,6 +127,11 @@ class Ledger:
         """Count cached answers of `teacher` for `rows` (k,): no forward was run, so these are no queries."""
         self._since.teachers.setdefault(teacher, Queries()).cached += len(rows)
 
+    def count_unkept(self, teacher: str, rows: int) -> None:
+        """Count `rows` rows whose answers of `teacher` selection has read, and which are not kept."""
+        if rows:
+            self._since.teachers.setdefault(teacher, Queries()).unkept += rows
+
     def flops(self, part: str, amount: float) -> None:
         """Count `amount` FLOPs of this rank for `part`; fractions are rounded, integers exact."""
         if part in ("total", "all_data"):
@@ -199,7 +207,8 @@ class Ledger:
         """All counts so far of all ranks (collective).
 
         `teacher_queries`: `total` rows queried, `unique` distinct inputs among them, `cached` answers without a
-        forward, and the same `per_teacher`. `flops`: each part, their `total`, and `all_data`. `seconds`: each part
+        forward, and the same `per_teacher`; `unkept` rows whose answers were read to choose among them and which were not
+        kept, where there are any. `flops`: each part, their `total`, and `all_data`. `seconds`: each part
         and their `total`, each the maximum over ranks. `rows_seen`: rows offered.
         """
         self._agree()
@@ -209,8 +218,9 @@ class Ledger:
             for name, queries in sorted(base.teachers.items())
         }
         queries = {key: sum(one[key] for one in per_teacher.values()) for key in ("unique", "total", "cached")}
+        unkept = {"unkept": amount} if (amount := sum(one.unkept for one in base.teachers.values())) else {}
         return {
-            "teacher_queries": {**queries, "per_teacher": per_teacher},
+            "teacher_queries": {**queries, **unkept, "per_teacher": per_teacher},
             "flops": {
                 **dict(sorted(base.flops.items())),
                 "total": sum(base.flops.values()),
@@ -228,6 +238,7 @@ class Ledger:
                 "total": queries.total,
                 "cached": queries.cached,
                 "closed": queries.closed,
+                **({"unkept": queries.unkept} if queries.unkept else {}),
                 "asked": {epoch: torch.from_numpy(bits.copy()) for epoch, bits in queries.bitmaps.items()},
             }
             for name, queries in self._base.teachers.items()
@@ -257,6 +268,7 @@ class Ledger:
                 saved["total"],
                 saved["cached"],
                 saved["closed"],
+                saved.get("unkept", 0),
                 {int(epoch): bits.cpu().numpy().copy() for epoch, bits in saved["asked"].items()},
             )
             for name, saved in state["teachers"].items()

@@ -166,18 +166,20 @@ class Stage:
         given, main = self.config.student, self.inputs.main_source.config
         with torch.device("meta"):
             if given.path is not None:
-                student = self._empty(loading.load_config(given.path, given.revision))
+                student = self.empty_model(loading.load_config(given.path, given.revision))
             elif given.hidden is not None:
-                student = random_student(self._empty(main), given.layers, given.hidden)
+                student = random_student(self.empty_model(main), given.layers, given.hidden)
             else:
-                student = student_from(self._empty(main), pick_layers(given.layers, main.num_hidden_layers, given.pick))
+                student = student_from(
+                    self.empty_model(main), pick_layers(given.layers, main.num_hidden_layers, given.pick)
+                )
             members = self.teacher_pool.members if self.inputs.queries_teacher else []
-            models = [(member, self._empty(member.config, member.classes)) for member in members]
+            models = [(member, self.empty_model(member.config, member.classes)) for member in members]
         execution = self.inputs.execution
         teachers = [Teacher(member.name, Encoder(model, execution), classes=member.classes) for member, model in models]
         return self.student_module(Encoder(student.train(), execution), teachers, Ledger(0, False), 1)
 
-    def _empty(self, config: Any, classes: Sequence[int] | None = None) -> transformers.PreTrainedModel:
+    def empty_model(self, config: Any, classes: Sequence[int] | None = None) -> transformers.PreTrainedModel:
         """A model of `config` with this stage's head, of the task's outputs or those of some `classes`, with random weights."""
         made = copy.deepcopy(config)
         if self.inputs.head.per_row:

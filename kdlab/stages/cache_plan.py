@@ -15,7 +15,7 @@ from kdlab.methods.selection.top_k import selection_size
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import ksm_training
 from kdlab.stages.base import Stage
-from kdlab.stages.teachers import answer_cache
+from kdlab.stages.teachers import answer_cache, teacher_reading
 from kdlab.teachers.cache.codec import CacheSpec
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
@@ -40,7 +40,8 @@ def cache_spec(stage: Stage) -> CacheSpec:
     marks = [] if adoption is None else [marks_of(rule) for rule in adoption.arms.values()]
     adoption_reads_logits = any("teachers" in one.needs for one in marks)
     logits = None
-    if logit_terms or adoption_reads_logits:
+    selection_reads = teacher_reading.reads_teacher(stage.config.select, stage.selection())
+    if logit_terms or adoption_reads_logits or selection_reads:
         logits = "row" if row else "tokens" if any(w.at != "labelled" for w in logit_terms) else "labelled"
     hidden = "all" if "hidden" in reads else "first" if "features" in ksm_training.needed_fields(stage) else None
     others = tuple(sorted(reads - {"logits", "hidden"}))
@@ -55,6 +56,10 @@ def cache_spec(stage: Stage) -> CacheSpec:
     if adoption_reads_logits:
         raise UserError(
             f"{where}: adopt={stage.config.adopt.name} goes by the teachers' uncertainty, which takes cache_vocabulary=full"
+        )
+    if selection_reads:
+        raise UserError(
+            f"{where}: select={stage.config.select.name} compares all logits of the teacher: cache_vocabulary=full"
         )
     temperatures = {name: temperature_of(w.term) for name, w in stage.inputs.terms().items() if w in logit_terms}
     if None in temperatures.values():
@@ -108,7 +113,9 @@ def max_rows(stage: Stage, rows: int, batches: int, world: int) -> int:
     """Upper bound on the answers of a teacher that a run stores; `rows` in the training set, `batches` per training."""
     select, size = stage.config.select, stage.config.data.batch_size
     selected = (
-        selection_size(size * world, select.ratio)
+        size * world
+        if teacher_reading.reads_teacher(select, stage.selection())
+        else selection_size(size * world, select.ratio)
         if select.scope == "global"
         else world * selection_size(size, select.ratio)
     )

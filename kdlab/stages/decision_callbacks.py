@@ -15,9 +15,11 @@ from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.credit import Credit
 from kdlab.methods.selection.keeping import Keeping
 from kdlab.methods.selection.row_selector import RowSelector
+from kdlab.models.encoder import Encoder
 from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.spending import Spending
 from kdlab.modules.student import StudentModule
+from kdlab.modules.teacher_evidence import TeacherEvidence
 from kdlab.modules.votes import Votes
 from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
@@ -39,12 +41,14 @@ def select_callback(
     seed: int,
     write: Callable[[dict[str, Any]], None] = _ignore,
     tolerant: bool = False,
+    reference: Encoder | None = None,
 ) -> Select | None:
     """The callback that keeps the share `select.ratio` of each batch; None at ratio 1, where every row is kept.
 
     `selection`: strategies, policy and reward; `select`: ratio, look, scope, interval, observation and scoring. `data` is the
     data module that `module` trains on for `total_steps` optimizer steps; an adaptive policy observes some of its rows.
     `write` receives each row of selector.csv. `tolerant`: leave out observations that are not finite (else UserError).
+    `reference`: the model whose loss strategies may read (None: the teacher).
     """
     if select.ratio == 1:
         return None
@@ -63,7 +67,8 @@ def select_callback(
         scoring = {"memory": ScoreMemory(len(data.train), select.refresh)}
     elif select.scoring == "early_exit":
         scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
-    return Select(selector, select.scope, votes=Votes(select.votes), **scoring)
+    others = TeacherEvidence(reference)
+    return Select(selector, select.scope, votes=Votes(select.votes), others=others, **scoring)
 
 
 def keeping_of(select: SelectConfig) -> Keeping:

@@ -68,6 +68,8 @@ def check_own_strategies(
         votes=torch.stack([logits, -logits, logits / 2]),
         labels=label[0].expand(4, *places),
         mask=None if per_row else torch.ones(4, *places, dtype=torch.bool),
+        teacher=logits.cos(),
+        reference_loss=torch.linspace(0, 1, 4),
         keep=2,
         progress=0.5,
         rng=generator(0, "example"),

@@ -30,6 +30,7 @@ from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection, build_target
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
 from kdlab.stages.preparation import fit
+from kdlab.stages.teachers import teacher_reading
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.storage.tables import Table
 from kdlab.teachers.teacher import Teacher
@@ -228,7 +229,7 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
 def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` without keys that modules trained before 2026-11-30 had not, where they have their defaults."""
     later = {"phase_lrs": [], "mc_dropout": 0, "teacher": "adopted", "trains": "all", "look": 1.0}
-    later |= {"credit_decay": 0.0, "credit_delay": 0}
+    later |= {"credit_decay": 0.0, "credit_delay": 0, "reference": "teacher"}
     kept = {key: value for key, value in settings.items() if key not in later or value != later[key]}
     return {key: _without_later_keys(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
@@ -260,6 +261,7 @@ def _train(stage: Stage, out: Path, name: str, episodes: Sequence[Any], attach_c
     teachers = stage.teachers(ledger)
     if stage.inputs.fixed_inputs:  # text is masked otherwise in each episode
         attach_caches(teachers, ledger, rows, uuid.uuid4().hex)
+    reference = teacher_reading.reference(stage.inputs)
     for episode, data in enumerate(episodes):
         seed = data.seed
         steps = -(-data.sampler().batches // config.trainer.accumulate)
@@ -269,7 +271,7 @@ def _train(stage: Stage, out: Path, name: str, episodes: Sequence[Any], attach_c
         write = partial(_write, table, episode + 1)
         phases = KSMPhases(module, settings.phase, steps, _measure(stage, student_module, data), write)
         decisions = (
-            select_callback(stage.selection(), config.select, student_module, data, steps, seed),
+            select_callback(stage.selection(), config.select, student_module, data, steps, seed, reference=reference),
             adopt_callback(stage.adoption(), steps, seed),
             weigh_callback(Selection({name: module}, Fixed([name])), steps, seed),
         )

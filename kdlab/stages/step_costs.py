@@ -27,6 +27,7 @@ from kdlab.modules.student import StudentModule
 from kdlab.modules.votes import Votes
 from kdlab.stages import components, ksm_training, observation
 from kdlab.stages.base import Stage
+from kdlab.stages.teachers import teacher_reading
 from kdlab.types import IGNORE, Batch
 
 OBSERVATION = "observation"  # part of the ledger
@@ -98,7 +99,12 @@ class StepCosts:
             first, last = start * self.accumulate, end * self.accumulate
             rows, kept = (self._seen(last, count) - self._seen(first, count) for count in (int, self._kept))
             whole += self._flops_per_row(tuple(terms)) * rows + StepCost(kept * self._queries_per_row(terms))
-            if start < self._warm(steps):  # random rows are not scored
+            if start >= self._warm(steps):
+                whole += StepCost(
+                    self._read_first(self._seen(last, self._candidates) - self._seen(first, self._candidates))
+                )
+            else:  # random rows are not scored
+                whole += StepCost(kept * self._shares(terms)[-1] if self.reads_teacher else 0.0)
                 whole.parts["scoring"] -= self._flops_per_row(tuple(terms)).parts["scoring"] * rows
         return whole
 
@@ -169,10 +175,19 @@ class StepCosts:
 
     def _queries_per_row(self, terms: Mapping[str, WeightedTerm], most: bool = False) -> float:
         shares = self._shares(terms)
-        each = sum(shares)
+        each = sum(shares[:-1] if self.reads_teacher and not most else shares)
         if most and each and self.rules and not all(function_of(rule) in ONE_EACH for rule in self.rules):
             each = float(len(shares))
         return each + (self.config.adopt.mc_dropout * len(shares) if each and self.asked_first else 0)
+
+    @cached_property
+    def reads_teacher(self) -> bool:
+        """True where the largest teacher's answers to all rows are read before a step, so that training finds them cached."""
+        return teacher_reading.reads_teacher(self.select, self.stage.selection())
+
+    def _read_first(self, rows: float) -> float:
+        """Queries to choose among `rows` rows: one each."""
+        return rows if self.reads_teacher else 0.0
 
     # ---- FLOPs
 
@@ -199,7 +214,7 @@ class StepCosts:
             tokens = [float(each.attention_mask.sum()) / len(each) for each in (batch, chosen)]
             training *= tokens[0] / tokens[1]
         share = self._scored_share(self._candidates(len(rows)) / len(rows))
-        return training + StepCost(0, {"scoring": sum(scored) / len(scored) * share})
+        return training + (self._answers(batch) + StepCost(0, {"scoring": sum(scored) / len(scored)})) * share
 
     def _most_of(self, rows: tuple[np.ndarray, int], terms: Mapping[str, WeightedTerm]) -> StepCost:
         """The cost of a global batch (rows, epoch) if the largest rows are selected and query all teachers."""
@@ -207,9 +222,18 @@ class StepCosts:
         kept = self._kept(len(rows[0]))
         queries = kept * self._queries_per_row(terms, most=True)
         shares = [float(share > 0 or bool(self.rules and queries)) for share in self._shares(terms)]
-        looked = _largest(batch, self._candidates(len(rows[0])))
+        looked, largest = _largest(batch, self._candidates(len(rows[0]))), _largest(batch, kept)
         scored = max((self._scoring(arm, looked) for arm in self._arms), default=0.0)
-        return self._training(batch, _largest(batch, kept), terms, shares) + StepCost(queries, {"scoring": scored})
+        cost = self._training(batch, largest, terms, shares) + StepCost(queries, {"scoring": scored})
+        # rows kept at random may not have been scored, so that none of their answers is cached
+        return cost + self._answers(looked) + self._answers(largest) + StepCost(self._read_first(len(looked)))
+
+    def _answers(self, batch: Batch) -> StepCost:
+        """FLOPs of the largest teacher's answers to all rows of a batch, where a strategy reads them."""
+        if not self.reads_teacher:
+            return StepCost()
+        flops = self.counter.teacher([], batch, len(self.module.teachers) - 1, frozenset(), uncertain=True)
+        return StepCost(0, {"teacher_forward": flops})
 
     def _training(
         self, whole: Batch, chosen: Batch, terms: Mapping[str, WeightedTerm], shares: Sequence[float]
@@ -232,8 +256,11 @@ class StepCosts:
         units = len(chosen) if self.module.per_row else int(chosen.labelled().sum())
         forward = layers + heads + (counter.student_head(units) if self.own_uncertainty and taught else 0)
         samples = self.config.adopt.mc_dropout
+        cached = [len(shares) - 1] if self.reads_teacher else []
         teachers = sum(
-            each * counter.teacher(taught.values(), chosen, number, needed, self.asked_first, samples)
+            (number not in cached)
+            * each
+            * counter.teacher(taught.values(), chosen, number, needed, self.asked_first, samples)
             for number, each in enumerate(shares)
         )
         backward = 2 * (through + heads)
@@ -263,6 +290,10 @@ class StepCosts:
         """
         return 1 / (self.select.refresh + (1 - drawn) / drawn) if self.select.scoring == "stale" else drawn
 
+    @cached_property
+    def _reference(self) -> FlopCounter | None:
+        return teacher_reading.reference_counter(self.stage)
+
     def _scoring(self, arm: Any, batch: Batch) -> float:
         """FLOPs of scoring all rows of `batch` by an arm."""
         needs = frozenset().union(*(marks_of(member).needs for member in members_of(arm).values()))
@@ -270,6 +301,8 @@ class StepCosts:
             return 0.0
         units = len(batch) if self.module.per_row else int(batch.labelled().sum())
         head = self.counter.student_head(units) if needs & PARTS else 0
+        if "reference_loss" in needs and self._reference is not None:
+            head += self._reference.student_layers(batch) + self._reference.student_head(units)
         votes = 0.0
         if "votes" in needs and self._votes.source == "exits":
             votes = (self.module.shape.layers - 1) * head

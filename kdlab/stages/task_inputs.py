@@ -208,7 +208,7 @@ class TaskInputs(Inputs):
         )
         if shape.regression and self.config.select.ratio < 1 and uncertain:
             raise UserError(
-                f"select={self.config.select.name}: {', '.join(uncertain)} need the student's uncertainty, and this "
+                f"select={self.config.select.name}: {', '.join(uncertain)} read the probabilities of classes, and this "
                 "task is regression, which has none: choose select=random, cluster or density"
             )
         if self.config.select.balance != "none" and len(shape.labels or ()) < 2:

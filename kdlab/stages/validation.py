@@ -20,6 +20,7 @@ from kdlab.stages import cache_plan, components, ksm_training, trained_head
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.dry_run import check_own_policy, check_own_strategies, check_terms
+from kdlab.stages.teachers import teacher_reading
 from kdlab.teachers import specs
 
 
@@ -59,6 +60,7 @@ def _check(stage: Stage) -> None:
     elif stage.starts_as_teacher:
         stage.teacher_pool.check_one(stage.teacher_pool.main)
     _layers(stage)
+    teacher_reading.check(stage)
     outputs, label = stage.inputs.example
     fresh = stage.selection()
     check_own_policy(selection.policy, selection.reward, fresh.policy, fresh.reward)

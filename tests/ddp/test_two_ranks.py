@@ -13,7 +13,7 @@ import safetensors.torch
 from kdlab.storage import tables
 from tests.support.cadence import each_time
 from tests.support.runs import KillAt, call, command, outcome, tiny
-from tests.support.selections import ON_TEXT, SINGLE
+from tests.support.selections import ON_TEXT, SINGLE, settings
 
 MORE = {  # settings beside `select=` of some cases
     "randmix": ["trainer.accumulate=2", "trainer.max_steps=4"],
@@ -21,7 +21,7 @@ MORE = {  # settings beside `select=` of some cases
     # each strategy decides at each step: half of the steps show what a case of its own would
     **dict.fromkeys(SINGLE, ["trainer.max_steps=4"]),
 }
-CASES = {name: [f"select={name}", *MORE.get(name, [])] for name in ON_TEXT}
+CASES = {name: [f"select={name}", *MORE.get(name, []), *settings(name)] for name in ON_TEXT}
 CASES["kd"] = ["select=adads", "select.observe=kd"]
 TWO = ["data.batch_size=8", "trainer.devices=2"]
 
@@ -54,7 +54,7 @@ def compare(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", each_time(CASES, "adads", "kd", "entropy", "cluster", "committee", "linucb")
+    "case", each_time(CASES, "adads", "kd", "entropy", "cluster", "committee", "disagreement", "linucb")
 )  # one of each kind
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, text_folder):
     shutil.copytree(prepared, tmp_path / "artifacts")

@@ -10,7 +10,7 @@ import pytest
 from kdlab.storage import tables
 from tests.support.cadence import each_time
 from tests.support.runs import KillAt, call, outcome, run_folder, tiny
-from tests.support.selections import ON_TEXT, SINGLE
+from tests.support.selections import ON_TEXT, SINGLE, settings
 
 # before any checkpoint; after one; between the row of selector.csv and the step
 KILLS = ((2, "start"), (5, "end"), (6, "start"))
@@ -36,10 +36,12 @@ def kills(select: str) -> tuple[tuple[int, str], ...]:
     return KILLS if select not in SINGLE else (KILLS[SINGLE.index(select) % len(KILLS)],)
 
 
-@pytest.mark.parametrize("select", each_time(ON_TEXT, "adads", "schedule", "entropy"))  # one of each kind
+@pytest.mark.parametrize(
+    "select", each_time(ON_TEXT, "adads", "schedule", "entropy", "disagreement")
+)  # one of each kind
 def test_a_killed_run_resumes_bit_for_bit(select, tmp_path, prepared, teacher_folder, text_folder):
     more = ["select.ratio=1"] if select == "all" else []
-    command = tiny(teacher_folder, text_folder, f"select={select}", *more)
+    command = tiny(teacher_folder, text_folder, f"select={select}", *more, *settings(select))
     whole = fresh(tmp_path, prepared, "whole")
     done = call(command, whole)
     assert done.code == 0, done.output

@@ -30,6 +30,14 @@ def arms(choice: str) -> dict[str, Any]:
     return merged
 
 
+def settings(choice: str) -> list[str]:
+    """Settings that a run of select=`choice` takes beside it: a cache, where some arm reads the teacher's answers."""
+    needs = {
+        field for arm in arms(f"select/{choice}").values() for field in marks_of(get_object(arm["_target_"])).needs
+    }
+    return ["teachers.cache=disk"] if needs & {"teacher", "reference_loss"} else []
+
+
 ARMS = {name: arms(f"select/{name}") for name in SELECTIONS}
 SINGLE = [name for name in SELECTIONS if list(ARMS[name]) == [name]]  # one strategy each; `all` and policies are not
 ON_TEXT = [  # choices for pre-training: of strategies that need no class of a row

@@ -25,7 +25,7 @@ from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.ranges import BelowOne, check
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
-from kdlab.types import Evidence
+from kdlab.types import IGNORE, Evidence
 
 WARMUP = "random"  # the arm in force during the warm-up
 
@@ -77,7 +77,7 @@ class RowSelector(ArmSelector):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of `Evidence` that some arm reads: of "logits", "features", "labels", "votes", "rows" and others."""
+        """Fields of `Evidence` that some arm reads: of "logits", "features", "labels", "teacher", "reference_loss", "votes", "rows"."""
         arms = [classed(arm, self.keeping.balance) for arm in self.arms.values()]
         return frozenset().union(*(marks_of(arm).needs for arm in arms)) & STRATEGY_FIELDS
 
@@ -139,6 +139,8 @@ class RowSelector(ArmSelector):
         mask: Tensor | None = None,
         votes: Tensor | None = None,
         rows: Tensor | None = None,
+        teacher: Tensor | None = None,
+        reference_loss: Tensor | None = None,
         observe: Callable[[], float] | None = None,
     ) -> Tensor:
         """The rows to keep of a batch of B rows, (k,) int64 ascending, k = max(1, floor(B ratio)), on the batch's
@@ -148,12 +150,16 @@ class RowSelector(ArmSelector):
         strategy; further ones (accumulation) are micro-batches of that step. `logits` (B, C), or (B, P, C) at P
         predicted positions with `mask` (B, P); `labels` (B,) int64, -100 where unknown; `features` (B, H): the
         student's for the batch, without dropout; `votes` (V, B, C): logits of V versions of it; `rows` (B,) int64 from
-        0: ids of the rows in the data set, the same at each visit. What `needs` does not name may be left out. `observe`:
-        returns the loss, in nats, on rows that stay the same, for a policy that learns (None: that of the constructor). Ranks
-        select from their own rows. UserError for inputs that the strategy lacks, of other lengths, or not finite.
+        0: ids of the rows in the data set, the same at each visit; `teacher`: the teacher's logits, as `logits`;
+        `reference_loss` (B,): a reference model's cross-entropy of the labels. What `needs` does not name may be left out.
+        `observe`: returns the loss, in nats, on rows that stay the same, for a policy that learns (None: that of the
+        constructor). Ranks select from their own rows. UserError for inputs that the strategy lacks, of other lengths, or
+        not finite.
         """
         _check_step(step)
-        given = Evidence(rows=rows, logits=logits, labels=labels, features=features, mask=mask, votes=votes)
+        given = Evidence(
+            rows, logits, features, labels, mask, votes=votes, teacher=teacher, reference_loss=reference_loss
+        )
         if self.ratio == 1:
             return torch.arange(_length(given, "rows()"), device=_device(given))
         self.observe = observe or self.observe
@@ -233,6 +239,8 @@ class RowSelector(ArmSelector):
                 if getattr(given, field) is None:
                     what = "rows (their ids in the data set)" if field == "rows" else field
                     raise UserError(f"{origin} has no {what}, which the strategy {name or self.arm} reads")
+                if field == "labels" and not _labelled(given.labels):
+                    raise UserError(f"{origin}: no row has a label, which the strategy {name or self.arm} reads")
         if distributed.world() > 1 and any(True for _ in stateful_members({str(self.arm): self.rule})):
             raise UserError(
                 f"the strategy {self.arm} keeps a history of rows, which ranks of a loop of your own do not share: "
@@ -287,12 +295,20 @@ def _check_step(step: int) -> None:
         raise UserError(f"step={step!r}: the number of optimizer steps done so far, a whole number from 0 on")
 
 
-_DIMENSIONS = {"logits": (2, 3), "features": (2,), "labels": (1, 2), "mask": (2,), "rows": (1,), "votes": (3, 4)}
+_DIMENSIONS = {  # of the fields of Evidence
+    "logits": (2, 3), "features": (2,), "labels": (1, 2), "mask": (2,), "rows": (1,), "votes": (3, 4),
+    "teacher": (2, 3), "reference_loss": (1,),
+}  # fmt: skip
 
 
 def warmup_steps(share: float, total_steps: int) -> int:
     """The optimizer steps of a warm-up of `share` of `total_steps`."""
     return round(share * total_steps)
+
+
+def _labelled(labels: Tensor) -> bool:
+    """True if some row, or position, has a label."""
+    return bool((~labels.isnan() if labels.is_floating_point() else labels != IGNORE).any())
 
 
 def _length(given: Evidence, origin: str) -> int:
@@ -319,6 +335,6 @@ def _length(given: Evidence, origin: str) -> int:
 def _device(given: Evidence) -> torch.device:
     return next(
         value.device
-        for name in ("logits", "features", "labels", "votes")
+        for name in ("logits", "features", "labels", "votes", "teacher", "reference_loss")
         if (value := getattr(given, name)) is not None
     )

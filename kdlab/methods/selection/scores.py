@@ -13,7 +13,9 @@ from kdlab.methods.marks import marks_of, members_of
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.types import Evidence
 
-PARTS = frozenset({"logits", "votes"})  # fields of Evidence that come for a few rows at a time
+PARTS = frozenset(
+    {"logits", "votes", "teacher", "reference_loss"}
+)  # fields of Evidence that come for a few rows at a time
 Gather = Callable[..., Tensor]  # (rows (n, ...), value to pad with) -> rows (N, ...)
 
 
@@ -52,8 +54,10 @@ def arm_scores(arm: Strategy, whole: Evidence, parts: Iterable[Evidence], gather
 
 
 def _join(whole: Evidence, parts: list[Evidence], gather: Gather) -> None:
-    """Give `whole` the logits and votes of all parts."""
-    whole.logits = gather(torch.cat([part.logits for part in parts]), 0.0)  # pyright: ignore
+    """Give `whole` what all parts have."""
+    for field in ("logits", "teacher", "reference_loss"):
+        if getattr(parts[0], field) is not None:
+            setattr(whole, field, gather(torch.cat([getattr(part, field) for part in parts]), 0.0))
     if parts[0].mask is not None:
         whole.mask = gather(torch.cat([part.mask for part in parts]), 0)  # pyright: ignore
     if parts[0].votes is not None:  # rows are their second dimension, and ranks may differ in the number of positions

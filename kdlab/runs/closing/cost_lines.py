@@ -19,6 +19,11 @@ def cost(result: dict[str, Any]) -> list[str]:
             f"cost                     {'this run':>11}  {'all data':>11}  {'saved':>7}",
             f"  teacher queries        {queries['total']:>11,}  {ledger['rows_seen']:>11,}  {_times(gain['queries'])}",
             *([f"  answered from a cache  {queries['cached']:>11,}"] if queries["cached"] else []),
+            *(
+                [f"  read, and not kept     {queries['unkept']:>11,}  teacher answers of rows that selection left out"]
+                if queries.get("unkept")
+                else []
+            ),
             f"  model FLOPs            {si(flops['total']):>11}  {si(flops['all_data']):>11}  {_times(gain['flops'])}",
             f"  wall-clock             {duration(seconds['training']):>11}  {duration(seconds['all_data']):>11}  {_times(gain['wallclock'])}",
         ]

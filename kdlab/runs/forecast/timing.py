@@ -21,6 +21,7 @@ from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
 from kdlab.stages.preparation import fit
+from kdlab.stages.teachers import teacher_reading
 from kdlab.types import Batch
 
 WARM, TIMED = 2, 16  # optimizer steps before the measurement, and of it
@@ -158,7 +159,15 @@ def time_steps(
     selection = stage.selection()
     every = Selection(selection.arms, RoundRobin(list(selection.arms)))
     callbacks = (
-        select_callback(every, replace(select, warmup=0.0), module, batches, steps, config.seed),
+        select_callback(
+            every,
+            replace(select, warmup=0.0),
+            module,
+            batches,
+            steps,
+            config.seed,
+            reference=teacher_reading.reference(stage.inputs),
+        ),  # fmt: skip
         adopt_callback(stage.adoption() if module.teachers else None, steps, config.seed),
         weigh_callback(ksm_training.untrained(stage), steps, config.seed),
     )

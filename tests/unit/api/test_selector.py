@@ -15,6 +15,8 @@ GIVEN = {
     "labels": torch.arange(8) % 3,
     "votes": torch.randn(4, 8, 3, generator=torch.Generator().manual_seed(2)),
     "rows": torch.arange(8) + 20,
+    "teacher": torch.randn(8, 3, generator=torch.Generator().manual_seed(2)),
+    "reference_loss": torch.rand(8, generator=torch.Generator().manual_seed(3)),
 }
 
 

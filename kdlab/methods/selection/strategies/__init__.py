@@ -15,7 +15,8 @@ from kdlab.methods.selection.strategies.diverse import badge, divbs
 from kdlab.methods.selection.strategies.ensemble import Ensemble
 from kdlab.methods.selection.strategies.features import cluster, density
 from kdlab.methods.selection.strategies.history import Forgetting
-from kdlab.methods.selection.strategies.labels import gradient_norm
+from kdlab.methods.selection.strategies.labels import gradient_norm, loss, reducible
+from kdlab.methods.selection.strategies.teacher import disagreement
 from kdlab.methods.selection.strategies.uncertainty import (
     certainty,
     entropy,
@@ -33,7 +34,10 @@ __all__ = [  # in the order of docs/api.md
     "margin",
     "least_confidence",
     "certainty",
+    "loss",
     "gradient_norm",
+    "reducible",
+    "disagreement",
     "density",
     "cluster",
     "divbs",

@@ -59,7 +59,7 @@ def logits_of(evidence: Evidence) -> Tensor:
     classes = evidence.logits.shape[-1]
     if classes < 2:
         raise UserError(
-            f"uncertainty needs two classes or more, found {classes} output (a regression task): "
+            f"this strategy needs two classes or more, found {classes} output (a regression task): "
             "take random, cluster or density"
         )
     return evidence.logits

@@ -1,16 +1,19 @@
-"""Every strategy against SciPy, NumPy or a number worked out by hand."""
+"""Every strategy against SciPy, NumPy, scikit-learn or a number worked out by hand."""
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.spatial import distance
 from scipy.special import softmax
+from sklearn import metrics
 
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
@@ -22,14 +25,20 @@ from tests.support.selections import SINGLE, STRATEGY_NAMES
 
 LOGITS = np.random.default_rng(0).normal(size=(40, 7)) * 3
 LABELS = np.random.default_rng(5).integers(0, 7, size=40)
+TEACHER = np.random.default_rng(6).normal(size=(40, 7)) * 2
+REFERENCE = np.random.default_rng(7).exponential(size=40)  # a loss of each unit
 P = softmax(LOGITS, axis=1)
 SORTED = np.sort(P, axis=1)[:, ::-1]
+log_loss = np.array([metrics.log_loss([y], [p], labels=range(7)) for y, p in zip(LABELS, P, strict=True)])
 EXPECTED = {  # the oracle of each strategy on logits: scores (40,) of the 40 rows
     "entropy": stats.entropy(P, axis=1),
     "scaled_entropy": stats.entropy(P, axis=1, base=7),
     "margin": SORTED[:, 1] - SORTED[:, 0],
     "least_confidence": 1 - P.max(1),
     "certainty": -stats.entropy(P, axis=1),
+    "loss": log_loss,
+    "reducible": log_loss - REFERENCE,
+    "disagreement": distance.jensenshannon(P, softmax(TEACHER, axis=1), axis=1) ** 2,
     "gradient_norm": np.linalg.norm(P - np.eye(7)[LABELS], axis=1),
 }
 
@@ -37,8 +46,12 @@ EXPECTED = {  # the oracle of each strategy on logits: scores (40,) of the 40 ro
 def rows(*shape: int, **more) -> Evidence:
     """The first rows of LOGITS and LABELS, in this shape."""
     count = math.prod(shape)
-    logits = torch.as_tensor(LOGITS[:count], dtype=torch.float32)
-    return evidence(logits.view(*shape, 7), torch.as_tensor(LABELS[:count]).view(shape), **more)
+    logits, teacher = (torch.as_tensor(of[:count], dtype=torch.float32).view(*shape, 7) for of in (LOGITS, TEACHER))
+    reference = np.ma.array(REFERENCE[:count].reshape(shape), mask=~more["mask"].numpy() if "mask" in more else False)
+    if len(shape) == 2:
+        reference = reference.mean(1).filled(0)
+    more |= {"teacher": teacher, "reference_loss": torch.as_tensor(np.asarray(reference))}
+    return evidence(logits, torch.as_tensor(LABELS[:count]).view(shape), **more)
 
 
 @pytest.mark.parametrize("name", sorted({*STRATEGIES, *STRATEGY_NAMES}))
@@ -74,6 +87,9 @@ def test_by_hand():
     assert float(strategies.least_confidence(row)) == pytest.approx(0.5)
     assert float(strategies.certainty(row)) == pytest.approx(-1.5 * math.log(2))
     assert float(strategies.gradient_norm(row)) == pytest.approx(math.sqrt(6 / 16))
+    assert float(strategies.loss(row)) == pytest.approx(math.log(2))
+    reference = replace(row, reference_loss=torch.tensor([0.25]))
+    assert float(strategies.reducible(reference)) == pytest.approx(math.log(2) - 0.25)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -81,6 +97,7 @@ def test_masked_lm_is_the_mean_over_existing_positions(name):
     mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False], [True, True, True]])
     some = rows(4, 3, mask=mask)
     some.logits, some.labels = some.logits.clone(), torch.where(mask, some.labels, IGNORE)
+    some.teacher = torch.where(mask.unsqueeze(-1), some.teacher, torch.nan)
     some.logits[~mask] = torch.nan  # positions that do not exist must not matter
     scores = getattr(strategies, name)(some).numpy()
     token = EXPECTED[name][:12].reshape(4, 3)
