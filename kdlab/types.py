@@ -82,6 +82,18 @@ class RowRule(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Importance:
+    """Weights of the rows that selection has sampled, by which their loss estimates that of the whole batch without bias.
+
+    `weights` (k,): what each of the k rows kept stands for (`kdlab.methods.selection.keeping.Keeping`); `units`: by kind of
+    unit (`WeightedTerm.at`), the number of units of the whole batch, of all ranks, and of its rows that have one.
+    """
+
+    weights: Tensor
+    units: dict[str, tuple[float, float]]
+
+
 @dataclass
 class Plan:
     """Decisions about a batch, made before its step; None stands for the default. No plan at all is plain distillation.
@@ -91,11 +103,13 @@ class Plan:
     teacher). `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule
     (`kdlab.methods.knowledge.weighing`; None: ones). They are rules, not numbers: their inputs come from the forward of
     the step itself, so they cost no forward of their own. So is `select`, where labels of all rows are learnt: the rows
-    that query the teachers, in the place of `rows`.
+    that query the teachers, in the place of `rows`. `importance`: weights of the rows that it selects (None: 1 each, and
+    the loss is the mean over these rows).
     """
 
     rows: Tensor | None = None
     select: RowRule | None = None
+    importance: Importance | None = None
     adopt: Callable[..., Tensor] | None = None
     weigh: Callable[..., Tensor] | None = None
 

@@ -12,6 +12,7 @@ from kdlab.config import choices
 from kdlab.config.composition import composition
 from kdlab.config.schema import checked
 from kdlab.errors import UserError, nearest
+from kdlab.methods.selection.keeping import Keeping
 from kdlab.methods.selection.policies import Fixed, Online, Policy
 from kdlab.methods.selection.rewards import LossDecay, Reward
 from kdlab.methods.selection.row_selector import RowSelector
@@ -32,7 +33,9 @@ class Selector(RowSelector):
     for a policy that learns (AdaDS Eq. 11); of several ranks the mean counts. It is called every `interval` optimizer
     steps. `policy`, `reward`: in place of those that come with a name; of several strategies without one the policy is
     `kdlab.policies.Online`. `look`: share of the rows that are scored, drawn at random; `candidates(step, B)` returns them,
-    before `rows`. `write` receives a dict for each decision (step, arm, observation, reward).
+    before `rows`. `explore`, `balance`, `temperature`, `importance`: which rows are kept by their scores, and their weights,
+    which `weights` has after `rows` (`kdlab.methods.selection.keeping.Keeping`); `warmup`: the share of the training whose
+    rows are random ones first. `write` receives a dict for each decision (step, arm, observation, reward).
 
     Pass it to `kdlab.Select` for a Lightning trainer. `state_dict` and `load_state_dict` resume it: plain values, JSON
     can hold them (but for a strategy with a history of rows, whose state is a tensor).
@@ -51,6 +54,11 @@ class Selector(RowSelector):
         reward: Reward | None = None,
         write: Callable[[dict[str, Any]], None] = lambda row: None,
         look: float = 1.0,
+        explore: float = 0.0,
+        balance: str = "none",
+        temperature: float | None = None,
+        importance: bool = False,
+        warmup: float = 0.0,
     ) -> None:
         for name, value in (("total_steps", total_steps), ("interval", interval)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -65,7 +73,7 @@ class Selector(RowSelector):
             reward = reward or own_reward or LossDecay()
         super().__init__(
             arms, chosen, ratio, total_steps, seed, reward, observe and _mean_over_ranks(observe), interval, write,
-            look=look,
+            look=look, keeping=Keeping(explore, balance, temperature, importance), warmup=warmup,  # pyright: ignore
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.importance import importance, own_part, whole_units
 from kdlab.callbacks.scoring.rows import own_rows, scored_rows
 from kdlab.callbacks.selectable import OwnModule, missing_methods
 from kdlab.errors import UserError
@@ -64,6 +65,7 @@ class Select(DecisionCallback):
         self._consulted: Tensor | None = None  # ids of this rank's rows whose teacher's answers were read for scoring
         self.all_ranks = scope == "global"
         self.forward, self.memory, self.votes = forward, memory, votes or Votes()
+        self.weights: Tensor | None = None  # importance weights (k,) of the rows that `chosen` returned last
         self._own: OwnModule | None = None  # for a module that is no StudentView
 
     @property
@@ -88,6 +90,11 @@ class Select(DecisionCallback):
             raise UserError(
                 f"Select needs a kdlab.StudentModule, or a module that offers kdlab.SelectableModule: "
                 f"{type(pl_module).__name__} has no {' and no '.join(missing)} (docs/python.md)"
+            )
+        if self.row_selector.keeping.importance:
+            raise UserError(
+                f"importance=true: {type(pl_module).__name__} computes its own loss, which these weights do not reach; take the "
+                "rows in your own loop (kdlab.Selector, whose `weights` are those of its rows), or importance=false"
             )
         self._own = OwnModule()
 
@@ -124,12 +131,16 @@ class Select(DecisionCallback):
             return
         gather = self.all_ranks and distributed.world() > 1
         chosen = self.chosen(student, batch, batch_idx)
+        units = whole_units(batch) if self.row_selector.keeping.importance else {}
+        part: Tensor | None = None
         if gather and student.labels_on_all:  # every rank keeps its rows, for their labels
             batch.plan.rows = own_rows(batch, chosen).to(batch.input_ids.device)
+            part = own_part(batch.plan.rows)
         elif gather:
-            _share_out(batch, chosen)
+            part = _share_out(batch, chosen)
         else:
             batch.plan.rows = chosen.to(batch.input_ids.device)
+        batch.plan.importance = importance(self.weights, part, units)
 
     def chosen(self, student: StudentView, batch: Batch, batch_idx: int, outputs: Outputs | None = None) -> Tensor:
         """The selected rows (k,), ascending, of the global batch, or of this rank's with `scope` "local" (collective).
@@ -141,6 +152,7 @@ class Select(DecisionCallback):
         if len(real) == 0:
             if self.row_selector.facts is not None:
                 self.row_selector.facts.scored(None)
+            self.weights = None
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
         rows, keep, places = len(real), selection_size(len(real), self.ratio), real
@@ -153,7 +165,8 @@ class Select(DecisionCallback):
             places = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
         scores = self._scores(student, batch, gather, places, rng, keep, outputs)
-        kept = every[self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank)).rows.to(every.device)]
+        found = self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank))
+        self.weights, kept = found.weights, every[found.rows.to(every.device)]
         if student.ledger is not None and self.others.reads_teacher(self._needs()):
             own = (own_rows(whole, kept) if gather else kept).to(whole.rows.device)
             unkept = 0 if self._consulted is None else int((~torch.isin(self._consulted, whole.rows[own])).sum())
@@ -288,9 +301,12 @@ class StepSelection:
         self.needed = needed_outputs(select.selector.rule, student.per_row, select.votes)
 
     def __call__(self, batch: Batch, outputs: Outputs) -> Tensor:
-        chosen = self.select.chosen(self.student, batch, self.batch_idx, outputs)
+        chosen, part = self.select.chosen(self.student, batch, self.batch_idx, outputs), None
         if self.select.all_ranks and distributed.world() > 1:
             chosen = own_rows(batch, chosen)
+            part = own_part(chosen)
+        if self.select.row_selector.keeping.importance and batch.plan is not None:
+            batch.plan.importance = importance(self.select.weights, part, whole_units(batch))
         return chosen.to(batch.input_ids.device)
 
 
@@ -318,8 +334,8 @@ def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:
     return batch.labels.gather(1, places), exists
 
 
-def _share_out(batch: Batch, chosen: Tensor) -> None:
-    """Put the rows `chosen` (k,) of the global batch into `batch`, evenly over ranks, in place (collective)."""
+def _share_out(batch: Batch, chosen: Tensor) -> Tensor:
+    """Put the rows `chosen` (k,) of the global batch into `batch`, evenly over ranks, in place (collective); which of them."""
     own = batch.take(own_rows(batch, chosen))
     whole = Batch(
         rows=distributed.gather_rows(own.rows),
@@ -335,3 +351,4 @@ def _share_out(batch: Batch, chosen: Tensor) -> None:
     share = whole.take(torch.zeros(1, dtype=torch.long) if idle else part)
     batch.rows, batch.input_ids, batch.attention_mask = share.rows, share.input_ids, share.attention_mask
     batch.labels, batch.real, batch.token_types = share.labels, share.real & (not idle), share.token_types
+    return part

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from kdlab.config.validators import PRECISIONS, one_of
+from kdlab.config.validators import PRECISIONS, one_of, sampled
 from kdlab.data.tasks.registry import TASKS, plain_name
 from kdlab.errors import UserError, nearest
 from kdlab.ranges import (
@@ -53,7 +53,7 @@ class StudentConfig:
     layers: Annotated[Any, Literal["all"] | Layers | None] = None
     "Teacher layers that initialise the student: a number, a share such as 0.5, a list such as [0,2,4] (from 0), or all"
     start: str = "backbone"
-    "finetune: model whose layers are taken: backbone (the papers: before fine-tuning, new head) or teacher (with its head)"
+    "finetune: model that gives its layers: backbone (before fine-tuning, with a new head) or teacher (with its own)"
     pick: str = "even"
     "Layers that a number takes: even (evenly spaced) or first (Dynamic KD, KSM: the first L)"
     path: str | None = None
@@ -119,6 +119,8 @@ class SelectConfig:
     "Classes that keep equally many rows: none, predicted (by the student) or label"
     temperature: Temperature | None = None
     "Sample rows with weight exp(r / temperature), r the normalised rank of the score from 0 to 1; null: the best rows"
+    importance: bool = False
+    "true: weigh sampled rows so that the loss is an unbiased estimate of the whole batch's mean"
     warmup: BelowOne = 0.0
     "Share of the training in which random rows are kept first; the policy and its rewards begin after it"
     interval: Annotated[Any, Literal["auto"] | Count] = "auto"
@@ -148,6 +150,7 @@ class SelectConfig:
         one_of("select.observe", self.observe, ("task", "kd"))
         one_of("select.scoring", self.scoring, ("fresh", "stale", "early_exit"))
         one_of("select.balance", self.balance, ("none", "predicted", "label"))
+        sampled(self.importance, self.temperature, self.balance)
         if self.scoring == "stale" and self.scope == "local":
             raise UserError(
                 "select.scoring=stale select.scope=local: a row may be scored on another rank at its next visit, and "

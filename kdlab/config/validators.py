@@ -39,3 +39,17 @@ def only_targets(where: str, arms: Mapping[str, Any]) -> None:
             )
         if not plain(name):
             raise UserError(f"{where}: {name!r} is no plain name (letters, digits, _ and -)")
+
+
+def sampled(importance: bool, temperature: float | None, balance: str) -> None:
+    """UserError for importance weights of rows whose chance of being kept is not known."""
+    if importance and temperature is None:
+        raise UserError(
+            "select.importance=true select.temperature=null: weights make up for the chance by which a row is kept, and "
+            "the best rows are kept by no chance; give select.temperature, such as 0.5"
+        )
+    if importance and balance != "none":
+        raise UserError(
+            f"select.importance=true select.balance={balance}: the chance by which balanced rows are kept is not "
+            "known; select.balance=none, or select.importance=false"
+        )

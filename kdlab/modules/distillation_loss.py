@@ -138,11 +138,13 @@ class DistillationLoss:
             )
             mixed = plan.adopt is not None and marks_of(plan.adopt).mixes == "answers"
             if index is None:
-                total, losses = self.objective(terms, batch, outputs, answers, factors, mixed, local)
+                total, losses = self.objective(terms, batch, outputs, answers, factors, mixed, local, plan.importance)
             else:
                 spread = {name: torch.ones(len(batch)).to(f).index_copy(0, index, f) for name, f in factors.items()}
                 label_loss, label_losses = self.objective(*passes[0], outputs, (), spread, local=local)
-                soft_loss, soft_losses = self.objective(taught, query, queried_outputs, answers, factors, mixed, local)
+                soft_loss, soft_losses = self.objective(
+                    taught, query, queried_outputs, answers, factors, mixed, local, plan.importance
+                )
                 total = label_loss + soft_loss
                 losses = {**label_losses, **soft_losses, "loss": total.detach()}
         if not local:

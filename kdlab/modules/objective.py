@@ -22,7 +22,7 @@ from kdlab.modules.chunked_loss import chunked_loss
 from kdlab.runtime import distributed
 from kdlab.teachers.cache.codec import UnitLogits
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Outputs
+from kdlab.types import Batch, Importance, Outputs
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,18 @@ class Objective:
         factors: Mapping[str, Tensor] | None = None,
         mixed: bool = False,
         local: bool = False,
+        importance: Importance | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum, a scalar with gradient, and each term's own mean, detached, with factors but without fixed weight.
 
         `outputs`: the student's; `answers`: of several teachers, the largest last; `factors`: a factor for each row (k,)
         of a term; `mixed`: the teachers' answers are one `mixture` for terms on logits. The mean over ranks of the result
-        is the mean over the global batch; `local`: it is the mean over this rank's rows, and no collective runs.
+        is the mean over the global batch; `local`: it is the mean over this rank's rows, and no collective runs. With
+        `importance` (k,) weights of the rows, it is an estimate of the mean over the batch that they were sampled from.
         """
         assert outputs.hidden is not None
         zero = outputs.hidden.new_zeros((), dtype=torch.float32)
-        units, share, per_row = self._shares(terms, batch, local)
+        units, share, per_row = self._shares(terms, batch, local, importance)
         losses = {name: zero.clone() for name in terms}
         total = zero
         for at, head_only in logit_groups(terms.values()):
@@ -151,7 +153,7 @@ class Objective:
         return total, {"loss": total.detach(), **losses}
 
     def _shares(
-        self, terms: Mapping[str, WeightedTerm], batch: Batch, local: bool
+        self, terms: Mapping[str, WeightedTerm], batch: Batch, local: bool, importance: Importance | None = None
     ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor], dict[str, Tensor]]:
         """By kind of unit: rows and tokens (U,), the share (k,) of one unit of a row in the mean, units (k,) per row."""
         real = batch.real.to(torch.float32)
@@ -163,6 +165,10 @@ class Objective:
         if not local:
             # DDP takes the mean over ranks
             sums = distributed.all_sum(sums.double()).to(sums) / distributed.world()
+        if importance is not None:  # of the whole batch, whose rows are not here
+            counts = [*(importance.units[at][0] for at in per_row), *(importance.units[at][1] for at in per_row)]
+            sums[1:] = torch.tensor(counts, device=sums.device) / distributed.world()
+            real = real * importance.weights.to(real)
         sizes = dict(zip(per_row, sums[1 : 1 + len(per_row)], strict=True))
         rows = dict(zip(per_row, sums[1 + len(per_row) :], strict=True))
         # rows that only keep an idle rank in step have no share

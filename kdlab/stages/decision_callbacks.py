@@ -25,7 +25,7 @@ from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
 
 # settings of a selection that keeps the best rows from the first step on
-BEST: dict[str, Any] = {"explore": 0.0, "balance": "none", "temperature": None, "warmup": 0.0}
+BEST: dict[str, Any] = {"explore": 0.0, "balance": "none", "temperature": None, "importance": False, "warmup": 0.0}
 
 
 def _ignore(row: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ def select_callback(
 
 def keeping_of(select: SelectConfig) -> Keeping:
     """The rows that a selection keeps by their scores."""
-    return Keeping(select.explore, select.balance, select.temperature)  # pyright: ignore[reportArgumentType]
+    return Keeping(select.explore, select.balance, select.temperature, select.importance)  # pyright: ignore[reportArgumentType]
 
 
 def adopt_callback(adoption: Selection | None, total_steps: int, seed: int) -> Adopt | None:

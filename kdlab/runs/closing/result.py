@@ -63,13 +63,7 @@ def result_of(
             "layers": stage.inputs.main_source.config.num_hidden_layers,
         },
         "teachers": _teachers(stage, module),
-        "student": {
-            "layers": _student_layers(stage),
-            "hidden": config.student.hidden,
-            "start": "teacher" if stage.starts_as_teacher else None,
-            "made_of": specs.weights_of(config.student.path, config.student.revision) if config.student.path else None,
-            "parameters": sum(p.numel() for p in module.student.parameters()),
-        },
+        "student": _student(stage, module),
         "versions": environment.versions(),
         "git": environment.revision(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -82,6 +76,18 @@ def result_of(
             **environment.machine(module.device),
         },
         "artifacts": list(stage.inputs.store.used),
+    }
+
+
+def _student(stage: Stage, module: StudentModule) -> dict[str, Any]:
+    """The entry `student` of result.json."""
+    config = stage.config.student
+    return {
+        "layers": _student_layers(stage),
+        "hidden": config.hidden,
+        "start": "teacher" if stage.starts_as_teacher else None,
+        "made_of": specs.weights_of(config.path, config.revision) if config.path else None,
+        "parameters": sum(p.numel() for p in module.student.parameters()),
     }
 
 

@@ -31,5 +31,12 @@ def test_the_head_of_a_student_of_the_hub_is_that_of_its_revision(monkeypatch):
     inputs = SimpleNamespace(head=CLASSIFIER, shape=shape, terms=lambda: {"soft": late})
     for revision, share in ((None, 0.0), (COMMIT, 0.87)):
         student = SimpleNamespace(path="owner/name", revision=revision)
-        stage: Any = SimpleNamespace(config=SimpleNamespace(student=student), inputs=inputs)
+        stage: Any = SimpleNamespace(config=SimpleNamespace(student=student), inputs=inputs, starts_as_teacher=False)
         assert trained_head.untrained_until(stage) == share
+
+
+def test_a_student_that_starts_as_the_teacher_has_a_trained_head():
+    stage: Any = SimpleNamespace(
+        config=SimpleNamespace(student=SimpleNamespace(path=None)), inputs=SimpleNamespace(head=CLASSIFIER), starts_as_teacher=True
+    )  # fmt: skip
+    assert trained_head.untrained_until(stage) == 0.0
