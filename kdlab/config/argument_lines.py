@@ -73,6 +73,7 @@ LINES = {
     "Trend.per": "Unit of the fall: a step at the full learning rate (learning_rate) or any step (steps)",
     "FallPerCost.per": "Cost that the fall is divided by: flops, or queries (answers of teachers)",
     "FallPerCost.centred": "true: less the expected fall of all arms; false: the fall itself",
+    "Probe.compare": "Arms of a probe: all, or how many (the one in force, others at random)",
     "decay": "Weight of an observation in the trend, as a share of the weight of the next one",
     "ridge": "Weight of the assumption that arms do not differ and falls stay as they are, in observations",
     "standardise": "true: rewards over the root mean square of those so far",

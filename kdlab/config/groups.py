@@ -32,6 +32,16 @@ from kdlab.ranges import (
     Width,
 )
 
+_REWARDS = "kdlab.methods.selection.rewards"
+REWARDS: dict[str, dict[str, Any]] = {  # names that select.reward takes
+    "loss_decay": {"_target_": f"{_REWARDS}.LossDecay"},
+    "trend": {"_target_": f"{_REWARDS}.Trend"},
+    "per_flop": {"_target_": f"{_REWARDS}.FallPerCost", "per": "flops"},
+    "per_query": {"_target_": f"{_REWARDS}.FallPerCost", "per": "queries"},
+    "probe": {"_target_": f"{_REWARDS}.Probe"},
+}
+REWARD_NAMES = tuple(REWARDS)
+PROBE = REWARDS["probe"]["_target_"]
 AUTO = "auto"  # select.interval, select.evaluation_rows: derived from the training
 TEACHER = "teacher"  # of select.reference
 
@@ -126,7 +136,7 @@ class SelectConfig:
     interval: Annotated[Any, Literal["auto"] | Count] = "auto"
     "Optimizer steps between two observations of an adaptive policy (not printed in AdaDS); auto: about 8 % of the rows"
     observe: str = "task"
-    "Loss that an adaptive policy observes: task (labels, masked words) or kd (also the teacher's answers: queries)"
+    "Observed loss: task (labels, masked words), kd (the teacher's answers too), held_out (task's, rows not trained on)"
     evaluation_rows: Annotated[Any, Literal["auto"] | Rows] = "auto"
     "Training rows of an observation, drawn once (M of AdaDS Eq. 11, not printed); auto: 256, fewer in short trainings"
     reference: str = TEACHER
@@ -136,18 +146,25 @@ class SelectConfig:
     policy: Any = None
     "Policy that picks an arm (_target_ in kdlab.methods.selection.policies), such as Fixed, Schedule, Online, UCB"
     reward: Any = None
-    "Reward that an adaptive policy learns from (_target_ in kdlab.methods.selection.rewards); null: none"
+    "Reward that an adaptive policy learns from: trend, per_flop, per_query, probe, loss_decay, a _target_, or null"
     credit_decay: BelowOne = 0.0
     "Effect of an arm on the loss left one optimizer step later (AdamW's momentum: 0.9); 0: credit the arm in force"
     credit_delay: Whole = 0
     "Observations between an arm and the reward that it is credited; 0: the arm in force before the observation"
+    probe_every: Count | None = None
+    "Optimizer steps between paired probes, which try every arm from the same weights (probe.csv); null: none"
+    probe_steps: Annotated[int, Range(1, usual=1000)] = 10
+    "Optimizer steps that a probe gives each arm"
 
     def check(self) -> None:
         """UserError for a value out of range; sets ratio and look of select=all to 1."""
         if self.name == "all":
             self.ratio = self.look = 1.0  # an experiment's ratio is for its own strategy
         one_of("select.scope", self.scope, ("global", "local"))
-        one_of("select.observe", self.observe, ("task", "kd"))
+        one_of("select.observe", self.observe, ("task", "kd", "held_out"))
+        if isinstance(self.reward, str):
+            one_of("select.reward", self.reward, REWARD_NAMES)
+            self.reward = dict(REWARDS[self.reward])
         one_of("select.scoring", self.scoring, ("fresh", "stale", "early_exit"))
         one_of("select.balance", self.balance, ("none", "predicted", "label"))
         sampled(self.importance, self.temperature, self.balance)

@@ -19,6 +19,7 @@ from kdlab.config.budget_group import BudgetConfig
 from kdlab.config.data_groups import DataConfig
 from kdlab.config.field_types import group_in, single_values
 from kdlab.config.groups import (
+    PROBE,
     KnowledgeConfig,
     LoggerConfig,
     OptimizerConfig,
@@ -118,6 +119,7 @@ class Config:
                 f"trainer.trace_every={self.trainer.trace_every}: a trace has the rows of a task that selection keeps; "
                 f"this run has stage {self.data.stage} and select.ratio={self.select.ratio:g}"
             )
+        self._rewards()
         if not self.teachers.name and not self.teachers.path:
             raise UserError("no teacher: give teachers.name= (a Hub name) or teachers.path= (a folder)")
         if self.trainer.shard_teacher and self.weigh.episodes and self.weigh.path is None:
@@ -146,6 +148,37 @@ class Config:
                     f"teachers.split={self.teachers.split}: an assistant is distilled from one teacher of all classes, not "
                     "from specialists: adopt.assistant=null, or teachers.split=null"
                 )
+
+    def _rewards(self) -> None:
+        """UserError for observations and probes that the rest of the run rules out."""
+        select, trains_ksm = self.select, self.weigh.episodes > 0 and self.weigh.path is None
+        if select.observe == "held_out" and select.ratio < 1 and trains_ksm and self.weigh.reward_data == "heldout":
+            raise UserError(
+                "select.observe=held_out weigh.reward_data=heldout: both hold training rows out; weigh.reward_data=dev, or "
+                "weigh.path= of a trained module"
+            )
+        is_reward = isinstance(select.reward, dict) and select.reward.get("_target_") == PROBE
+        probes = "probe_every" if select.probe_every is not None else "reward" if is_reward else None
+        if probes is None:
+            return
+        what = f"select.{probes}={select.probe_every or 'probe'}"
+        if select.ratio == 1:
+            raise UserError(f"{what}: select.ratio=1 keeps every row, so there are no arms to compare")
+        if len(select.arms) < 2:
+            raise UserError(
+                f"{what}: a probe compares arms, and select={select.name} has {len(select.arms)}; e.g. adads"
+            )
+        wanted = select.reward.get("compare", "all") if is_reward else "all"
+        if isinstance(wanted, int) and wanted > len(select.arms):
+            raise UserError(f"select.reward.compare={wanted}: select={select.name} has {len(select.arms)} arms, or all")
+        if self.trainer.precision == "16-mixed":
+            raise UserError(
+                f"{what}: probes need trainer.precision=32-true or bf16-mixed, whose gradients need no scaling"
+            )
+        if self.trainer.shard_teacher:
+            raise UserError(f"{what}: probes need a whole teacher on each device: trainer.shard_teacher=false")
+        if trains_ksm:
+            raise UserError(f"{what}: the module that weighs knowledge is learning; weigh.path= of a trained one")
 
     def _pool(self, rows: int) -> None:
         """Set the batch size to the pool's `rows` and the ratio to the share of them that fills a batch."""

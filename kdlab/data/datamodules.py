@@ -111,6 +111,13 @@ class TrainingDataModule(pl.LightningDataModule):
         sampler.batches = sampler.total_batches(self._batches, self._epochs)
         return sampler
 
+    def coming_batches(self, first: int, count: int) -> list[Batch]:
+        """This rank's training batches number `first` to `first` + `count` - 1, whatever the loader has delivered."""
+        order = self.sampler(distributed.rank(), distributed.world())
+        order.start, order.batches = first, first + count
+        rows, collate = self.training_rows()
+        return [collate([rows[key] for key in keys]) for keys in order]
+
     def train_dataloader(self) -> ResumableLoader:
         """The loader of the whole training, which is one Lightning epoch."""
         rows, collate = self.training_rows()
@@ -128,9 +135,11 @@ class TrainingDataModule(pl.LightningDataModule):
         """The evaluation splits, the main one first, for a trainer whose module has a `validation_step`."""
         return list(self._heldout(final=False).values())
 
-    def observed_batches(self, rows: int) -> Iterator[Batch]:
-        """This rank's batches of `rows` random training rows, the same each time: a policy's observation (AdaDS Eq. 11)."""
-        known = np.setdiff1d(self.scorable_rows(), self._untrained)
+    def observed_batches(self, rows: int, aside: bool = False) -> Iterator[Batch]:
+        """This rank's batches of `rows` random training rows, the same each time: a policy's observation (AdaDS Eq. 11).
+
+        `aside`: of the rows that `set_aside` holds out of training."""
+        known = self._aside if aside else np.setdiff1d(self.scorable_rows(), self._untrained)
         chosen = np.random.default_rng(stable("selector evaluation", self.seed)).permutation(len(known))[:rows]
         return self._fixed_batches(known[chosen])
 

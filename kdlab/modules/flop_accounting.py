@@ -12,6 +12,8 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch
 
+CHOSEN = ("scoring", "student_forward", "student_backward")  # parts of the ledger that an arm's choice has a share in
+
 
 class FlopCounter:
     """Counts the FLOPs of a student and its teachers. `query_all`: plain distillation queries all teachers, not the last.
@@ -150,6 +152,26 @@ class FlopCounter:
         if self.student.per_row:
             return flops.classifier_head(self.shape, units, self.shape.outputs or 1)
         return flops.masked_lm_head(self.shape, units)
+
+
+class Spending:
+    """FLOPs and teacher queries of a student's training so far, without observations, evaluations and probes.
+
+    Each answer of a teacher counts as a query and as a forward of a row of mean length, from a cache or not: what a cache
+    holds depends on earlier runs, and a reward that went by it would not be repeatable.
+    """
+
+    def __init__(self, ledger: Ledger, counter: FlopCounter, lengths: Sequence[int]) -> None:
+        self.ledger = ledger
+        length = max(1, round(sum(lengths) / len(lengths)))
+        teachers = zip(counter.teachers, counter.teacher_shapes, strict=True)
+        self.prices = {teacher.name: flops.forward(shape, 1, length) for teacher, shape in teachers}
+
+    def __call__(self) -> tuple[float, int]:
+        """FLOPs and queries of all ranks (collective)."""
+        spent, answers = self.ledger.answered(CHOSEN)
+        queried = {name: count for name, count in answers.items() if name in self.prices}
+        return spent + sum(self.prices[name] * count for name, count in queried.items()), sum(queried.values())
 
 
 def shape_of(encoder: Encoder) -> flops.EncoderShape:

@@ -64,16 +64,24 @@ class Optimization:
 
     def configure(self, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
         """The result of `configure_optimizers`: AdamW on the trainable parameters, the schedule once a step."""
-        given = self.settings
         self._trained = [p for p in parameters if p.requires_grad]
+        optimizer = self.adamw()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.share_of_peak)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def adamw(self) -> torch.optim.AdamW:
+        """AdamW on the parameters that `configure` was given."""
+        given = self.settings
         groups = [
             {"params": [p for p in self._trained if p.ndim >= 2], "weight_decay": given.weight_decay},
             {"params": [p for p in self._trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=given.lr, betas=given.betas, eps=given.eps, fused=given.fused)
+        return torch.optim.AdamW(groups, lr=given.lr, betas=given.betas, eps=given.eps, fused=given.fused)
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.share_of_peak)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that `configure` was given and that are trained."""
+        return list(self._trained)
 
     def share_of_peak(self, step: int) -> float:
         """Learning rate at an optimizer step as a share of the settings' `lr`."""

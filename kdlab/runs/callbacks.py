@@ -20,6 +20,8 @@ from kdlab.callbacks.progress import ProgressCallback
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
 from kdlab.callbacks.weigh import Weigh
+from kdlab.methods.selection.rewards.base import reads
+from kdlab.modules.probes.paired_probe import COLUMNS as PROBED
 from kdlab.modules.row_pool import named_strategies
 from kdlab.runs import budget
 from kdlab.runs.prepare import PreparedRun
@@ -69,6 +71,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     select = select_callback(
         selection, prepared.config.select, module, prepared.data, total, seed, record.writer("selector"), skip,
         teacher_reading.reference(prepared.stage.inputs),
+        record.writer("probe"),
     )  # fmt: skip
     heldout, metrics = prepared.data.heldout_splits, record.writer("metrics")
     evaluation = EvaluationCallback(steps_between(config.evaluate_every, total), heldout, module, prepared.ledger)
@@ -83,6 +86,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         "metrics": metrics_log.columns(),
         "selector": selector.columns() if selector else ["step", "arm", "teacher_queries"],
         "selected": list(COLUMNS) if trace else [],
+        "probe": list(PROBED) if _probes(prepared) else [],
         "knowledge": decisions.columns(module),
     }
     return RunCallbacks(
@@ -101,6 +105,12 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         budget=_budget(prepared),
         columns={name: names for name, names in columns.items() if len(names) > 1},  # more than the step
     )
+
+
+def _probes(prepared: PreparedRun) -> bool:
+    """True if the run probes its arms, as a measurement or for rewards."""
+    select = prepared.config.select
+    return select.ratio < 1 and (select.probe_every is not None or "probe" in reads(prepared.stage.selection().reward))
 
 
 def steps_between(every: int | float, total: int) -> int:

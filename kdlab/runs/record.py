@@ -16,7 +16,7 @@ from kdlab.storage import checkpoints
 from kdlab.storage.files import atomic_write_json, atomic_write_text
 from kdlab.storage.tables import Table
 
-NOT_LOGGED = ("selected", "events")  # tables that hold lists of row ids
+NOT_LOGGED = ("selected", "events", "probe")  # lists of row ids, several rows a step
 
 
 class RunRecord:

@@ -167,6 +167,9 @@ def _select(facts: Facts, result: Mapping[str, Any]) -> None:
             _drop(facts, key)
     if facts.get("select.votes") == "exits":  # as before there were committees
         _drop(facts, "select.votes")
+    _drop(facts, "select.probe_every")  # a measurement changes nothing
+    if not str(facts.get("select.reward._target_")).endswith(".Probe"):
+        _drop(facts, "select.probe_steps")
     if inside(result, "devices.world") == 1:
         _drop(facts, "select.scope")
 

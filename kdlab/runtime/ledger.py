@@ -132,6 +132,15 @@ class Ledger:
         if rows:
             self._since.teachers.setdefault(teacher, Queries()).unkept += rows
 
+    def add_part(self, part: str, other: Ledger) -> None:
+        """Add what this rank has counted in `other` as one part: its FLOPs, and its queries as those of teachers named
+        `TEACHER (part)`, each row of which counts as a distinct input."""
+        self.flops(part, sum(other._since.flops.values()))
+        for name, queries in other._since.teachers.items():
+            own = self._since.teachers.setdefault(f"{name} ({part})", Queries())
+            own.total += queries.total
+            own.closed += queries.total
+
     def flops(self, part: str, amount: float) -> None:
         """Count `amount` FLOPs of this rank for `part`; fractions are rounded, integers exact."""
         if part in ("total", "all_data"):

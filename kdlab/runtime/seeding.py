@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,3 +39,17 @@ def reseed(*parts: int | str) -> None:
     (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Put the global generators of torch (all devices), NumPy and Python back as they were before the block."""
+    import torch
+
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from kdlab.callbacks.adopt import Adopt
+from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
@@ -17,12 +20,14 @@ from kdlab.methods.selection.keeping import Keeping
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.models.encoder import Encoder
 from kdlab.modules.early_exit import EarlyExit
-from kdlab.modules.spending import Spending
+from kdlab.modules.flop_accounting import Spending
+from kdlab.modules.probes.paired_probe import PairedProbe
 from kdlab.modules.student import StudentModule
 from kdlab.modules.teacher_evidence import TeacherEvidence
 from kdlab.modules.votes import Votes
 from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
+from kdlab.types import Batch
 
 # settings of a selection that keeps the best rows from the first step on
 BEST: dict[str, Any] = {"explore": 0.0, "balance": "none", "temperature": None, "importance": False, "warmup": 0.0}
@@ -42,6 +47,7 @@ def select_callback(
     write: Callable[[dict[str, Any]], None] = _ignore,
     tolerant: bool = False,
     reference: Encoder | None = None,
+    write_probe: Callable[[dict[str, Any]], None] | None = None,
 ) -> Select | None:
     """The callback that keeps the share `select.ratio` of each batch; None at ratio 1, where every row is kept.
 
@@ -49,17 +55,19 @@ def select_callback(
     data module that `module` trains on for `total_steps` optimizer steps; an adaptive policy observes some of its rows.
     `write` receives each row of selector.csv. `tolerant`: leave out observations that are not finite (else UserError).
     `reference`: the model whose loss strategies may read (None: the teacher).
+    `write_probe` receives each row of probe.csv (None: there are no probes, whatever `select` says).
     """
     if select.ratio == 1:
         return None
     select = observation.resolved(select, observation.planned(select, selection, data.batch_size, total_steps))
-    observer = LossObserver(module, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd")
+    rows, aside = select.evaluation_rows, select.observe == "held_out"
+    observer = LossObserver(module, lambda: data.observed_batches(rows, aside), select.observe == "kd")
     selector = RowSelector(
         selection.arms, selection.policy, select.ratio, total_steps, seed, selection.reward, observer, select.interval,
         write, tolerant, observer.objective, select.look,
         credit=Credit(select.credit_decay, select.credit_delay),
         learning_rate=module.optimization.share_of_peak,
-        cost=Spending(module, data.lengths.tolist()) if module.ledger is not None else None,
+        cost=Spending(module.ledger, module.distillation.flops, data.lengths.tolist()) if module.ledger else None,
         keeping=keeping_of(select), warmup=select.warmup,
     )  # fmt: skip
     scoring: dict[str, Any] = {}
@@ -68,7 +76,35 @@ def select_callback(
     elif select.scoring == "early_exit":
         scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
     others = TeacherEvidence(reference)
-    return Select(selector, select.scope, votes=Votes(select.votes), others=others, **scoring)
+    callback = Select(selector, select.scope, votes=Votes(select.votes), others=others, **scoring)
+    if write_probe is not None:
+        selector.probe_every = select.probe_every
+        selector.probe = PairedProbe(
+            module, data.coming_batches, observer, partial(_under, callback, module), select.probe_steps,
+            write_probe, callback.memory,
+        )  # fmt: skip
+    return callback
+
+
+@contextmanager
+def _under(select: Select, module: StudentModule, arm: str, batch: Batch, micro: int, step: int) -> Iterator[None]:
+    """Plan a batch of a probe for the block: rows by `arm`, teachers and terms by the rules in force at `step`."""
+    callbacks: Any = module.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    selectors = [one.selector for one in callbacks if isinstance(one, DecisionCallback)]
+    before = [(selector, selector.arm, selector.facts) for selector in selectors]
+    try:
+        for callback in callbacks:
+            if isinstance(callback, DecisionCallback):
+                callback.selector.facts = None  # a probe leaves no trace in the context of later choices
+                if callback is select:
+                    select.selector.arm = arm
+                else:
+                    callback.selector.decide(step)
+                callback.answer(module, batch, micro)
+        yield
+    finally:
+        for selector, arm_before, facts in before:
+            selector.arm, selector.facts = arm_before, facts
 
 
 def keeping_of(select: SelectConfig) -> Keeping:

@@ -12,9 +12,11 @@ import numpy as np
 import transformers
 from torch import Tensor
 
+from kdlab.config.groups import AUTO
 from kdlab.config.schema import Config
 from kdlab.config.targets import original_targets
 from kdlab.data.names import data_name
+from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.models import loading, varlen
 from kdlab.models.head import Head
@@ -31,6 +33,7 @@ from kdlab.teachers import specs
 from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.specs import ModelSource
 
+HELD_OUT = 256  # training rows held out for observations where their number is derived, at most a fifth of all
 SHARED = (
     "source",
     "rows",
@@ -102,6 +105,22 @@ class Inputs:
         `seed` and `batch_size`: None for those of the configuration.
         """
         raise NotImplementedError
+
+    def hold_out(self, data: Any) -> Any:
+        """`data` with rows held out of training for the observations of `select.observe=held_out`, if that is chosen.
+
+        UserError for more rows than a fifth of those there are."""
+        select = self.config.select
+        if select.ratio < 1 and select.observe == "held_out":
+            given = None if select.evaluation_rows == AUTO else int(select.evaluation_rows)
+            known = len(data.scorable_rows())
+            if given is not None and given > known // 5:
+                raise UserError(
+                    f"select.observe=held_out select.evaluation_rows={given}: of {known:,} training rows at most a fifth, "
+                    f"{known // 5:,}, can be held out"
+                )
+            data.set_aside(given or HELD_OUT)
+        return data
 
     @property
     def rows_parts(self) -> dict[str, Any]:

@@ -230,6 +230,7 @@ def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` without keys that modules trained before 2026-11-30 had not, where they have their defaults."""
     later = {"phase_lrs": [], "mc_dropout": 0, "teacher": "adopted", "trains": "all", "look": 1.0}
     later |= {"credit_decay": 0.0, "credit_delay": 0, "reference": "teacher"}
+    later |= {"credit_decay": 0.0, "credit_delay": 0, "probe_every": None, "probe_steps": 10}
     kept = {key: value for key, value in settings.items() if key not in later or value != later[key]}
     return {key: _without_later_keys(value) if isinstance(value, dict) else value for key, value in kept.items()}
 

@@ -150,6 +150,8 @@ def is_scored(selection: Selection) -> bool:
 def _rewards(reward: Any, observations: int, delay: int = 0) -> tuple[int, int | None]:
     """Rewards that a number of observations makes, and the number of the observation with the first one, from 0; `delay`:
     observations before a reward for which no arm was in force."""
+    if "probe" in reads(reward):  # rewards from the first observation on
+        return observations, 0
     reward = copy.deepcopy(reward)
     for i in range(min(observations, 1000)):  # a window beyond that makes none in any training of use
         if reward.observe(example(i) if reads(reward) else float(i % 2))[1] is not None:

@@ -17,12 +17,14 @@ from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.methods.marks import FORWARD, function_of, marks_of, members_of
 from kdlab.methods.selection.candidates import candidate_count
 from kdlab.methods.selection.keeping import classed
+from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.row_selector import warmup_steps
 from kdlab.methods.selection.scores import PARTS
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.models import flops
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.probes.paired_probe import PART
 from kdlab.modules.student import StudentModule
 from kdlab.modules.votes import Votes
 from kdlab.stages import components, ksm_training, observation
@@ -88,13 +90,17 @@ class StepCosts:
     def observe(self, select: SelectConfig) -> None:
         """Take the interval and the rows of observations from `select`."""
         self.select = select
-        self._observed = list(self.data.observed_batches(select.evaluation_rows)) if self._adaptive else []
+        self._observed = (
+            list(self.data.observed_batches(select.evaluation_rows, select.observe == "held_out"))
+            if self._adaptive or self._probe_every() is not None
+            else []
+        )
 
     # ---- totals
 
     def total(self, steps: int) -> StepCost:
         """The expected cost of a training of so many steps."""
-        whole = self._observations(steps)
+        whole = self._observations(steps) + self._probes(steps)
         for start, end, terms in self._phases(steps):
             first, last = start * self.accumulate, end * self.accumulate
             rows, kept = (self._seen(last, count) - self._seen(first, count) for count in (int, self._kept))
@@ -116,6 +122,8 @@ class StepCosts:
             cost = self._observation(terms, since == 0)
         for micro in range(step * self.accumulate, min((step + 1) * self.accumulate, len(self.order))):
             cost += self._most_of(self._global_batch(micro), terms)
+        if (every := self._probe_every()) and step % every == 0:
+            cost += self._probe(terms, step)
         return cost
 
     def _phases(self, steps: int) -> list[tuple[int, int, dict[str, WeightedTerm]]]:
@@ -352,6 +360,36 @@ class StepCosts:
             cost += StepCost(0, {OBSERVATION: amount})
         return cost
 
+    def _probe_every(self) -> int | None:
+        """Optimizer steps between paired probes; None without."""
+        if self.select.ratio == 1:
+            return None
+        if "probe" in reads(self.stage.selection().reward):  # with probes beside the rewards' own: an upper bound
+            return min(self.select.interval, self.select.probe_every or self.select.interval)
+        return self.select.probe_every
+
+    def _probes(self, steps: int) -> StepCost:
+        """The expected cost of all paired probes."""
+        every = self._probe_every()
+        if every is None:
+            return StepCost()
+        terms, count = self._phases(steps)[0][2], -(-steps // every)
+        rows = self._seen(self.select.probe_steps * self.accumulate, int)
+        kept = self._seen(self.select.probe_steps * self.accumulate, self._kept)
+        one = self._flops_per_row(tuple(terms)) * rows + StepCost(kept * self._queries_per_row(terms))
+        return (_in_one_part(one) * len(self._arms) + self._probe_observations(terms)) * count
+
+    def _probe(self, terms: Mapping[str, WeightedTerm], step: int) -> StepCost:
+        """A cost that a paired probe at `step` does not exceed."""
+        cost = StepCost()
+        for micro in range(step * self.accumulate, (step + self.select.probe_steps) * self.accumulate):
+            cost += self._most_of(self._global_batch(micro), terms)
+        return _in_one_part(cost) * len(self._arms) + self._probe_observations(terms)
+
+    def _probe_observations(self, terms: Mapping[str, WeightedTerm]) -> StepCost:
+        """The cost of observing before a probe and after each of its arms."""
+        return _in_one_part(self._observation(terms, False)) * (1 + len(self._arms))
+
     # ---- batches
 
     def _global_batch(self, micro: int) -> tuple[np.ndarray, int]:
@@ -362,6 +400,11 @@ class StepCosts:
 
     def _batch(self, rows: np.ndarray, epoch: int) -> Batch:
         return self.collate([self.rows[epoch, int(row)] for row in rows])
+
+
+def _in_one_part(cost: StepCost) -> StepCost:
+    """A cost whose FLOPs are those of a paired probe."""
+    return StepCost(cost.queries, {PART: cost.flops})
 
 
 def _typical(batch: Batch, rows: int) -> Batch:

@@ -243,7 +243,8 @@ class TaskInputs(Inputs):
         self, batches: int | None, epochs: int | None, seed: int | None = None, batch_size: int | None = None
     ) -> GLUEDataModule:
         seed, size = self.config.seed if seed is None else seed, batch_size or self.config.data.batch_size
-        return self.rows_in(self.train_folder, seed, size, batches, epochs, self.config.data.order == "length")
+        grouped = self.config.data.order == "length"
+        return self.hold_out(self.rows_in(self.train_folder, seed, size, batches, epochs, grouped))
 
     @property
     def rows_parts(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class TextInputs(Inputs):
         data = self.config.data
         seed = self.config.seed if seed is None else seed
         size, grouped = batch_size or data.batch_size, data.order == "length"
-        return self.rows_of(seed, size, data.mask_probability, batches, epochs, grouped=grouped)
+        return self.hold_out(self.rows_of(seed, size, data.mask_probability, batches, epochs, grouped=grouped))
 
     @property
     def rows_parts(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
 from kdlab.methods.selection.candidates import reads_student, require_choice
+from kdlab.methods.selection.rewards.base import reads
 from kdlab.models import head_keys, loading, packing
 from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, ksm_training, trained_head
@@ -64,6 +65,7 @@ def _check(stage: Stage) -> None:
     outputs, label = stage.inputs.example
     fresh = stage.selection()
     check_own_policy(selection.policy, selection.reward, fresh.policy, fresh.reward)
+    _reward(stage, selection.reward)
     per_row, width = stage.inputs.head.per_row, stage.inputs.student_shape.width
     check_own_strategies(selection.arms, fresh.arms, outputs, label, width, per_row)
     members = stage.teacher_pool.members if stage.inputs.queries_teacher else [stage.teacher_pool.main]
@@ -101,6 +103,16 @@ def _look(stage: Stage, selection: Selection) -> None:
     ranks = config.trainer.num_nodes * (1 if config.trainer.devices == "auto" else int(config.trainer.devices))
     rows = config.data.batch_size * (ranks if config.select.scope == "global" else 1)
     require_choice(rows, config.select.look, config.select.ratio)
+
+
+def _reward(stage: Stage, reward: Any) -> None:
+    """A reward for each teacher query needs a teacher."""
+    per_query = "cost" in reads(reward) and getattr(reward, "per", "") == "queries"
+    if per_query and not stage.inputs.queries_teacher and stage.config.select.ratio < 1:
+        raise UserError(
+            f"select.reward: {type(reward).__name__} per query, and knowledge={stage.config.knowledge.name} queries no "
+            "teacher; per=flops (select.reward=per_flop)"
+        )
 
 
 def _encoders(stage: Stage) -> None:

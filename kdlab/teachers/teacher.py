@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -85,6 +85,16 @@ class Teacher:
     def dropout(self, seed: int) -> contextlib.AbstractContextManager[None]:
         """Run the block's forwards with dropout, drawn from `seed`; torch's global generators are as before after it."""
         return dropout_mode(self.encoder, seed)
+
+    @contextlib.contextmanager
+    def apart(self, count: Callable[[str, Tensor, int], None]) -> Iterator[None]:
+        """Run the block's queries without the cache, each of them counted by `count`."""
+        before = self._count, self.cache, self._finite
+        self._count, self.cache, self._finite = count, None, []
+        try:
+            yield
+        finally:
+            self._count, self.cache, self._finite = before
 
     @torch.no_grad()
     def answer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kdlab.errors import UserError
@@ -26,8 +26,9 @@ class ArmSelector:
     or, if `tolerant`, is skipped. `objective()` names the loss that is observed now: where it has changed, the reward
     starts anew, for the difference of two losses is no progress. `credit`: the arm that a reward is due to (None: the one
     in force). For rewards that read an `Observation`: `learning_rate` of an optimizer step as a share of its peak (None:
-    unknown, 1 each), `cost` returns FLOPs and queries so far (collective). `arm`: the name of the arm in force (None
-    before the first step).
+    unknown, 1 each), `cost` returns FLOPs and queries so far (collective). `probe` returns the fall of the log loss that
+    each of some arms would bring from a step on (collective): the rewards of `Probe`, and every `probe_every` steps a
+    measurement. `arm`: the name of the arm in force (None before the first step).
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class ArmSelector:
         credit: Credit | None = None,
         learning_rate: Callable[[int], float] | None = None,
         cost: Callable[[], tuple[float, int]] | None = None,
+        probe: Callable[[int, Sequence[str]], dict[str, float]] | None = None,
+        probe_every: int | None = None,
     ) -> None:
         self.tolerant, self.objective = tolerant, objective
         self.key, self.arms, self.policy = key, dict(arms), policy
@@ -56,6 +59,7 @@ class ArmSelector:
         self.last_reward: float | None = None
         self._observed: list[str] | None = None  # the objective of the last observation
         self.credit, self.learning_rate, self.cost = credit or Credit(), learning_rate, cost
+        self.probe, self.probe_every = probe, probe_every
         self._last: list[float] = []  # step, FLOPs and queries at the last observation
         self.facts = RunFacts() if reads_context(policy) else None
 
@@ -67,6 +71,7 @@ class ArmSelector:
         """Pick the arm of an optimizer step, at its start (collective); `ledger`: the run's cost, for the log."""
         rng = generator(self.seed, self.key, step)
         progress = self.progress(step)
+        falls = self._measured(step)
         if self.reward is None:
             before, self.arm = self.arm, chosen_arm(self.policy, rng, self._context(progress))
             if (step - self.first) % self.interval == 0 or self.arm != before:
@@ -81,15 +86,24 @@ class ArmSelector:
                     self.facts.restart()
             self.last_reward = None
             if observation is not None:
-                speed, self.last_reward = self._learn(observation, step)
+                speed, self.last_reward = self._learn(observation, step, falls)
                 if self.facts is not None:
                     self.facts.observed(observation)
             self.arm = chosen_arm(self.policy, rng, self._context(progress))
             self.credit.begin(step, self.arm)
             self._record(ledger, step, observation, speed, self.last_reward)
 
-    def _learn(self, loss: float, step: int) -> tuple[float | None, float | None]:
-        """Have the policy learn from an observed loss; (speed, reward) as the reward gives them."""
+    def _measured(self, step: int) -> dict[str, float] | None:
+        """The falls of a probe of all arms, where one is due at `step`."""
+        if self.probe is None or self.probe_every is None or step % self.probe_every:
+            return None
+        return self.probe(step, list(self.arms))
+
+    def _learn(self, loss: float, step: int, falls: dict[str, float] | None) -> tuple[float | None, float | None]:
+        """Have the policy learn from an observed loss; (speed, reward) as the reward gives them. `falls`: of a probe of
+        all arms at this step."""
+        if "probe" in reads(self.reward):
+            return self._learn_probed(step, falls)
         shares = self.credit.observe(step)
         given = self._given(loss, step, shares) if reads(self.reward) else loss
         speed, reward = self.reward.observe(given)  # pyright: ignore[reportOptionalMemberAccess]
@@ -97,6 +111,19 @@ class ArmSelector:
         if reward is not None and arm is not None:
             self.policy.learn(arm, self.credit.own_part(arm, shares, reward))  # pyright: ignore[reportAttributeAccessIssue]
         return speed, reward
+
+    def _learn_probed(self, step: int, falls: dict[str, float] | None) -> tuple[float | None, float | None]:
+        """Have the policy learn the rewards of the arms probed; fall and reward of the arm in force."""
+        reward: Any = self.reward
+        if falls is None or reward.compare != "all":
+            assert self.probe is not None
+            chosen = reward.chosen(list(self.arms), self.arm, generator(self.seed, self.key, "probe", step))
+            falls = self.probe(step, chosen)
+        rewards = reward.rewards(falls)
+        for arm, value in rewards.items():
+            self.policy.learn(arm, value)  # pyright: ignore[reportAttributeAccessIssue]
+        known = self.arm if self.arm in rewards else None
+        return (None, None) if known is None else (falls[known], rewards[known])
 
     def _given(self, loss: float, step: int, shares: dict[str, float]) -> Observation:
         """The observation at `step` for a reward that reads more than the loss (collective where it reads the cost)."""

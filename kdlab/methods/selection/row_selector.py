@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,10 +59,12 @@ class RowSelector(ArmSelector):
         cost: Callable[[], tuple[float, int]] | None = None,
         keeping: Keeping | None = None,
         warmup: float = 0.0,
+        probe: Callable[[int, Sequence[str]], dict[str, float]] | None = None,
+        probe_every: int | None = None,
     ) -> None:
         super().__init__(
             "policy", arms, policy, total_steps, seed, reward, observe, interval, write, tolerant, objective,
-            credit, learning_rate, cost,
+            credit, learning_rate, cost, probe, probe_every,
         )  # fmt: skip
         selection_size(1, ratio)
         candidate_count(1, look, 1)
@@ -253,6 +255,10 @@ class RowSelector(ArmSelector):
             raise UserError(
                 f"the policy {type(self.policy).__name__} learns from a loss that it observes: give observe=, a function "
                 "that returns the loss on some training rows, always the same"
+            )
+        if self.probe is None and "probe" in reads(self.reward):
+            raise UserError(
+                "the reward Probe trains copies of the student, which a loop of your own cannot: kdlab.rewards.Trend"
             )
         if self.cost is None and "cost" in reads(self.reward):
             raise UserError(

@@ -175,7 +175,9 @@ def time_steps(
     def after(trained: pl.LightningModule) -> None:
         if selection.reward is not None and select.ratio < 1:
             observer = LossObserver(
-                trained, lambda: data.observed_batches(select.evaluation_rows), select.observe == "kd"
+                trained,
+                lambda: data.observed_batches(select.evaluation_rows, select.observe == "held_out"),
+                select.observe == "kd",
             )
             extra["first"], extra["observation"] = _seconds(observer), _seconds(observer)
             extra["first"] -= extra["observation"]

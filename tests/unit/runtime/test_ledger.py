@@ -291,3 +291,22 @@ def test_two_ranks_count_what_one_process_counts(tmp_path):
 
 if __name__ == "__main__":
     two_ranks(int(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_another_ledgers_counts_are_one_part():
+    """3 queries of a probe, twice the same row: the training's own counts stay as they are."""
+    ledger, probe = Ledger(10, fixed_inputs=True), Ledger(10, fixed_inputs=True)
+    ledger.count_queries("t", torch.tensor([1, 2]), 0)
+    ledger.flops("student_forward", 5)
+    probe.count_queries("t", torch.tensor([1, 3]), 0)
+    probe.count_queries("t", torch.tensor([1]), 0)
+    probe.flops("student_forward", 7)
+    probe.flops("scoring", 1)
+    ledger.add_part("paired_probe", probe)
+    ledger.count_cached("t", torch.tensor([4]))
+    assert ledger.answered(["student_forward", "scoring"]) == (5, {"t": 3, "t (paired_probe)": 3})
+    totals = ledger.totals()
+    assert totals["flops"] == {"paired_probe": 8, "student_forward": 5, "total": 13, "all_data": 0}
+    assert totals["teacher_queries"]["total"] == 5
+    assert totals["teacher_queries"]["per_teacher"]["t"] == {"unique": 2, "total": 2, "cached": 1}
+    assert ledger.answered(["student_forward", "scoring"]) == (5, {"t": 3, "t (paired_probe)": 3})

@@ -25,3 +25,14 @@ def test_reseeding_sets_the_global_generators_as_their_own_libraries_do():
 
 def test_a_key_is_its_parts_and_their_kinds():
     assert len({seeding.stable(*parts) for parts in (("a", 1), ("a", "1"), ("a1",), ("a", 1, 0), (1, "a"))}) == 5
+
+
+def test_generators_are_put_back_after_a_block():
+    seeding.reseed("before")
+    with seeding.preserved():
+        seeding.reseed("within")
+        torch.rand(3), np.random.rand(3), random.random()
+    found = torch.rand(5), np.random.rand(5), random.random()
+    seeding.reseed("before")
+    assert torch.equal(found[0], torch.rand(5))
+    assert (found[1] == np.random.rand(5)).all() and found[2] == random.random()

@@ -7,6 +7,7 @@ values. The value is the observed loss, or for a reward marked `@needs("observat
 from kdlab.methods.selection.rewards.base import Reward
 from kdlab.methods.selection.rewards.loss_decay import LossDecay
 from kdlab.methods.selection.rewards.per_cost import FallPerCost
+from kdlab.methods.selection.rewards.probe import Probe
 from kdlab.methods.selection.rewards.trend import Trend
 
-__all__ = ["FallPerCost", "LossDecay", "Reward", "Trend"]
+__all__ = ["FallPerCost", "LossDecay", "Probe", "Reward", "Trend"]

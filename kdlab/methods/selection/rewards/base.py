@@ -11,7 +11,8 @@ class Reward(Protocol):
     """A reward for policies that learn, computed from a series of observations; its state is saved with the run.
 
     An observation is the observed loss. A class marked `@needs("observation")` (`kdlab.methods.marks`) gets a
-    `kdlab.types.Observation` in its place, and `@needs("observation", "cost")` one with its cost.
+    `kdlab.types.Observation` in its place, and `@needs("observation", "cost")` one with its cost. `Probe`, marked
+    `@needs("probe")`, gives the rewards of several arms at once.
     """
 
     def observe(self, value: Any) -> tuple[float | None, float | None]:
@@ -32,5 +33,5 @@ class Reward(Protocol):
 
 
 def reads(reward: Any) -> frozenset[str]:
-    """The inputs that a reward declares beside the loss: of "observation", "cost"."""
-    return marks_of(reward).needs & {"observation", "cost"}
+    """The inputs that a reward declares beside the loss: of "observation", "cost", "probe"."""
+    return marks_of(reward).needs & {"observation", "cost", "probe"}
