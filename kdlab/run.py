@@ -32,6 +32,7 @@ MULTIRUN = {"-m", "--multirun"}
 FIRST = {"--explain": "KEY", "--repeat": "RUN"}  # flags that stand before all other arguments
 DRY_RUN = {"-n", "--dry-run"}  # check the command, print its plan, and stop
 PLAN = "--plan"  # forecast the cost first; with --dry-run that is all
+PREPARE = "--prepare"  # make what a run, or the jobs of a sweep together, need first, and stop
 PLAN_HELP = """\
 usage: kdlab plan +exp=NAME [GROUP=CHOICE ...] [KEY=VALUE ...]
 
@@ -101,12 +102,14 @@ def _dispatch(argv: list[str]) -> int:
         return explain.main(argv[1:])
     targets.check_overrides(argv)
     dry, planned = bool(DRY_RUN & set(argv)), PLAN in argv
-    arguments, folders = _split_config_dirs([a for a in argv if a not in DRY_RUN and a != PLAN])
+    arguments, folders = _split_config_dirs([a for a in argv if a not in DRY_RUN and a not in (PLAN, PREPARE)])
     quoted = ",".join(quoting.quoted_value(f"file://{folder}") for folder in folders)
     searchpath = [f"hydra.searchpath=[{quoted}]"] if folders else []
     flags = {argument for argument in arguments if argument.startswith("-")}
     arguments = [a if a.startswith("-") else choices.spelled(a) for a in arguments]
     overrides = [argument for argument in arguments if argument not in flags]
+    if PREPARE in argv:
+        return _prepare(overrides, searchpath, folders, {*flags, *(DRY_RUN & set(argv)), *([PLAN] if planned else [])})
     if flags and flags <= MULTIRUN or not flags and any(o.startswith("+sweep=") for o in overrides):
         from kdlab.sweeps import sweep
 
@@ -129,6 +132,16 @@ def _dispatch(argv: list[str]) -> int:
         return _run_or_suite([*arguments, *searchpath], dry, planned, forecast)
 
 
+def _prepare(overrides: list[str], searchpath: list[str], folders: list[Path], flags: set[str]) -> int:
+    """Make what the run or the jobs of a sweep need first, and stop; the exit code."""
+    from kdlab.sweeps import sweep
+
+    if others := sorted(flags - MULTIRUN):
+        raise UserError(f"{PREPARE} and {others[0]}: one of them at a time")
+    with signals.handling():
+        return sweep.prepare(overrides, searchpath, folders)
+
+
 def _check_flags(argv: list[str]) -> None:
     """UserError for a flag that neither kdlab nor Hydra has, with the nearest one, and for one that must come first."""
     names = [argument.partition("=")[0] for argument in argv if argument.startswith("-")]
@@ -140,6 +153,7 @@ def _check_flags(argv: list[str]) -> None:
         *FIRST,
         *DRY_RUN,
         PLAN,
+        PREPARE,
         own_modules.OPTION,
         *(name for action in get_args_parser()._actions for name in action.option_strings),
     }

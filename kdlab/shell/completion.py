@@ -94,6 +94,9 @@ def run_parser() -> argparse.ArgumentParser:
     found.add_argument("-m", "--multirun", action="store_true", help="a sweep over all combinations of values")
     found.add_argument("-n", "--dry-run", action="store_true", help="check the command, and write nothing")
     found.add_argument("--plan", action="store_true", help="forecast the cost first, and print it beside the real one")
+    found.add_argument(
+        "--prepare", action="store_true", help="make teachers and all else that is needed first, and stop"
+    )
     found.add_argument("--repeat", metavar="RUN", help="repeat a finished run and compare the bits")
     found.add_argument("--config-dir", metavar="FOLDER", help="search your own exp/, select/, ... files there")
     found.add_argument("--cfg", choices=("job", "hydra", "all"), help="print the configuration")

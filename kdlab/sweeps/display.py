@@ -46,7 +46,10 @@ def summary(status: SweepStatus) -> str:
 
 
 def activities(status: SweepStatus) -> list[str]:
-    """Activities of the running jobs, by the last lines of their logs: first what some wait for, then up to `WORKING` others."""
+    """Activities by the last lines of logs: of the preparation that jobs share; of the running jobs, first what some wait for, then
+    up to `WORKING` others."""
+    if (shared := status.preparation) is not None:
+        return [f"preparing what the jobs share: {job_logs.last_line(shared.log, shared.since)}"]
     waits: dict[str, int] = {}
     working: list[str] = []
     for one in status.of("running"):
@@ -154,6 +157,9 @@ class LiveDisplay:
             if len(running) > ROWS:
                 rows.add_row(f"and {len(running) - ROWS} more", "", "")
             parts.append(rows)
+        if (shared := self.status.preparation) is not None:
+            took = readable_time(time.monotonic() - shared.began)
+            parts.append(Text(f"preparing what the jobs share, {took}: {job_logs.last_line(shared.log, shared.since)}"))
         several = len({one.objective.task for one in self.status.best() if one.objective}) > 1
         for one in self.status.best()[:ROWS]:
             assert one.objective is not None

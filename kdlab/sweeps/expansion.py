@@ -34,6 +34,7 @@ from kdlab.sweeps import job_names
 from kdlab.sweeps.composition_cache import Compositions
 from kdlab.sweeps.job_folders import SweepHome, SweepHomes
 
+PREPARE = "--prepare"  # the flag of `kdlab run`
 KEEP = "keep"  # in no folder's name: a finished sweep may be repeated with another one
 SWEEP = "sweep"  # +sweep=NAME names a file of grids
 _PARSER = OverridesParser.create()
@@ -67,7 +68,7 @@ class Expansion:
     """The parsed command line of a sweep: `overrides` of the user and `own` ones, such as the folders of --config-dir."""
 
     def __init__(self, overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> None:
-        self.own = list(own)
+        self.own, self.folders = list(own), list(folders)
         self._compositions = Compositions(folders)
         self.parsed = parsed(overrides)
         for one in self.parsed:
@@ -91,6 +92,13 @@ class Expansion:
     def command(self) -> list[str]:
         """All overrides of the command."""
         return [*(str(one.input_line) for one in self.parsed), *self.own]
+
+    @property
+    def preparation(self) -> list[str]:
+        """The arguments of `kdlab run` that make what the jobs share, valid in this folder."""
+        folders = [word for folder in self.folders for word in ("--config-dir", str(folder))]
+        lines = [str(one.input_line) for one in self.parsed]
+        return ["--multirun", PREPARE, *own_modules.options_elsewhere(), *folders, *lines]
 
     @property
     def digest(self) -> str:

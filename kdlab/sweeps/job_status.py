@@ -69,12 +69,24 @@ class JobStatus:
         return (self.ended or time.monotonic()) - self.began if self.began else 0.0
 
 
+@dataclass(frozen=True)
+class RunningPreparation:
+    """The preparation that jobs share, while it runs: its log from byte `since` on, and the second at which it `began`."""
+
+    log: Path
+    since: int
+    began: float
+
+
 @dataclass
 class SweepStatus:
-    """The status of all jobs of a sweep."""
+    """The status of all jobs of a sweep. `preparation`: of what they share, while it runs; `unprepared`: its error, with which no job
+    begins."""
 
     at_once: int | None = 1  # jobs that run at one time; None: unknown
     jobs: dict[int, JobStatus] = field(default_factory=dict)  # by job number
+    preparation: RunningPreparation | None = None
+    unprepared: str = ""
     expected: int | None = None  # number of jobs in the end, for a search that adds them one by one
 
     def add(self, jobs: Sequence[SweepJob]) -> None:

@@ -23,6 +23,7 @@ from kdlab.sweeps import validation
 from kdlab.sweeps.display import display_of
 from kdlab.sweeps.expansion import Expansion, SweepJob, lines_of, parsed
 from kdlab.sweeps.job_status import JobStatus, SweepStatus
+from kdlab.sweeps.preparation import preparation_of
 from kdlab.sweeps.scheduler import Launcher, Scheduler
 
 STUDY = "optuna.journal"
@@ -62,7 +63,7 @@ class Search:
         """Run all trials; their status, and the signal that stopped the search, or None."""
         whole.searched = True
         space, fixed = self._space(whole)
-        first = _corners(whole, space, fixed)
+        first = self.known_jobs(whole)
         name = whole.title(first[0])
         launcher.prepare(first, name)
         try:
@@ -94,10 +95,15 @@ class Search:
         display = display_of(status, name, sys.stdout)
         try:
             jobs = trials.first(self.n_jobs or launcher.at_once or 1)
-            stopped = Scheduler(launcher, status, display, trials.next).run(jobs)
+            preparation = preparation_of(launcher, whole, first)
+            stopped = Scheduler(launcher, status, display, trials.next, preparation).run(jobs)
         finally:
             display.close()
         return status, stopped
+
+    def known_jobs(self, whole: Expansion) -> list[SweepJob]:
+        """Jobs at the ends of the ranges: no trial is known before the first has ended."""
+        return _corners(whole, *self._space(whole))
 
     def _space(self, whole: Expansion) -> tuple[list[Override], list[str]]:
         """The overrides to search over, and those that all jobs share."""

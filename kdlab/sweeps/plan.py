@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,13 +80,20 @@ def _total(found: Sequence[Forecast], finished: int, at_once: int | None) -> lis
     return [
         f"total of {len(found)} job{'s' * (len(found) != 1)}{done}: {', '.join(whole)}",
         *preparation,
-        *_launchers([one.whole for one in found], at_once),
+        *_launchers(*_before_and_after(found), at_once),
         "--plan: nothing was trained or written",
     ]
 
 
-def _launchers(seconds: Sequence[float], at_once: int | None) -> list[str]:
-    """Lines with the time that jobs of these seconds take on each launcher; several jobs at once on one machine share its cores, which is
+def _before_and_after(found: Sequence[Forecast]) -> tuple[float, list[float]]:
+    """Seconds of the preparation that jobs share, which is made before the first begins, and of each job after it."""
+    needed = Counter(stage.key for one in found for stage in one.preparation if stage.key)
+    shared = [sum(stage.seconds for stage in one.preparation if needed[stage.key] > 1) for one in found]
+    return sum(shared), [one.whole - seconds for one, seconds in zip(found, shared, strict=True)]
+
+
+def _launchers(before: float, seconds: Sequence[float], at_once: int | None) -> list[str]:
+    """Lines with the time that jobs of these seconds take on each launcher, `before` seconds after the start; several jobs at once on one machine share its cores, which is
     not counted."""
     own, several = "all" if at_once is None else str(at_once), max(2, torch.cuda.device_count())
     ways = {
@@ -94,7 +102,7 @@ def _launchers(seconds: Sequence[float], at_once: int | None) -> list[str]:
         f"hydra/launcher=parallel hydra.launcher.n_jobs={several} (with a GPU, or cores of its own, for each)": several,
         "hydra/launcher=submitit_slurm or ray (all at once, without waiting in a queue)": None,
     }
-    return [f"  {name}: {duration(makespan(seconds, count))}" for name, count in ways.items()]
+    return [f"  {name}: {duration(before + makespan(seconds, count))}" for name, count in ways.items()]
 
 
 def makespan(seconds: Sequence[float], at_once: int | None) -> float:

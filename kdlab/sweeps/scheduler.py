@@ -6,18 +6,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from kdlab.runs import folders
 from kdlab.sweeps import job_logs
 from kdlab.sweeps.display import Display
 from kdlab.sweeps.expansion import SweepJob
 from kdlab.sweeps.job_status import JobStatus, SweepStatus
-
-SAVE_TIMEOUT = 120.0  # seconds that stopped jobs have for saving their checkpoints
-POLL = 0.1  # seconds between two rounds of the scheduler
-DOUBLED = 0.5  # seconds within which a second signal counts as the first: some tools send one twice
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from kdlab.sweeps.preparation import SharedPreparation
+from kdlab.sweeps.stopping import POLL, SAVE_TIMEOUT, StopSignals, stop_signals
 
 
 class JobHandle(Protocol):
@@ -60,6 +57,7 @@ class Scheduler:
     """Starts and polls jobs. Records their states in `status` and shows each change on `display`.
 
     `more` is called with every job that has ended, and returns jobs to add (a search proposes them one by one).
+    `preparation`: of what jobs share, before the first of them begins.
     """
 
     def __init__(
@@ -68,8 +66,10 @@ class Scheduler:
         status: SweepStatus,
         display: Display,
         more: Callable[[JobStatus], Sequence[SweepJob]] = lambda ended: (),
+        preparation: SharedPreparation | None = None,
     ) -> None:
         self.launcher, self.status, self.display, self.more = launcher, status, display, more
+        self.preparation = preparation
         self.waiting: list[SweepJob] = []
         self.running: dict[int, JobHandle] = {}  # by job number
         self._deadline = float("inf")  # for stopped jobs
@@ -78,6 +78,9 @@ class Scheduler:
         """Run `jobs` and those that `more` adds, but for finished ones. The signal that stopped the sweep, or None."""
         with stop_signals() as stop, self._stop_on_error():
             self._add(jobs)
+            shared = self.preparation if self.waiting else None
+            if shared is not None and not shared.run(stop, self.status, self.display):
+                return stop.signal
             while self.running or (self.waiting and not stop.signal):
                 self._poll(stop)
                 if not stop.signal:
@@ -160,33 +163,3 @@ class Scheduler:
             for handle in self.running.values():
                 handle.stop(signal.SIGTERM)
             raise
-
-
-class StopSignals:
-    """A signal handler: `signal` is the first signal that came, `times` the number of signals since it was last reset."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.times = 0
-        self._last = float("-inf")
-
-    def __call__(self, number: int, frame: Any) -> None:
-        now = time.monotonic()
-        self.signal = self.signal or number
-        self.times += now - self._last > DOUBLED
-        self._last = now
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """Record signals during the block, in place of ending this process; one that is ignored (nohup) stays ignored."""
-    stop = StopSignals()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:
-            signal.signal(number, stop)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,6 +6,7 @@ would run the jobs inside one process, where the ranks of a distributed job star
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,11 +21,12 @@ from kdlab.config.composition import CONF, to_plain
 from kdlab.errors import UserError, nearest
 from kdlab.plugins import own_modules
 from kdlab.runs import folders as folders_of_runs
-from kdlab.runs import sweep_commands
+from kdlab.runs import process, sweep_commands
 from kdlab.sweeps import expansion, keeping, validation
 from kdlab.sweeps.display import display_of
-from kdlab.sweeps.expansion import Expansion, common_folder
+from kdlab.sweeps.expansion import Expansion, SweepJob, common_folder
 from kdlab.sweeps.job_status import SweepStatus
+from kdlab.sweeps.preparation import preparation_of
 from kdlab.sweeps.scheduler import Launcher, Scheduler
 
 OWN_TARGETS = "kdlab."  # accepted targets of Hydra's groups launcher and sweeper
@@ -52,6 +54,22 @@ def start(
         return _outcome(*sweeper.run(whole, launcher))
     finally:
         launcher.close()
+
+
+def prepare(overrides: Sequence[str], own: Sequence[str], folders: Sequence[Path] = ()) -> int:
+    """Make what the jobs of the sweep `overrides` share, or all that a single run needs, and start none; the exit code 0.
+
+    UserError as for `start`, and for what a run would refuse while it prepares.
+    """
+    whole = Expansion(overrides, own, folders)
+    jobs = _instance("sweeper", whole.settings("sweeper").sweeper).known_jobs(whole)
+    if process.SWEEP not in os.environ:  # a sweep has checked its jobs
+        validation.check_finished(jobs)
+        validation.check(jobs)
+    from kdlab.sweeps import shared  # imports torch
+
+    shared.make(jobs, process.notify)
+    return 0
 
 
 def _plan_only(whole: Expansion, sweeper: Any, launcher: Launcher | None) -> int:
@@ -100,7 +118,7 @@ class Product:
 
     def run(self, whole: Expansion, launcher: Launcher) -> tuple[SweepStatus, int | None]:
         """Run all jobs; their status, and the signal that stopped the sweep, or None."""
-        jobs = expansion.jobs(whole, self.params)
+        jobs = self.known_jobs(whole)
         name = whole.title(jobs[0])
         launcher.prepare(jobs, name)
         validation.check_finished(jobs)
@@ -113,9 +131,14 @@ class Product:
         )
         display = display_of(status, name, sys.stdout)
         try:
-            return status, Scheduler(launcher, status, display).run(jobs)
+            preparation = preparation_of(launcher, whole, jobs)
+            return status, Scheduler(launcher, status, display, preparation=preparation).run(jobs)
         finally:
             display.close()
+
+    def known_jobs(self, whole: Expansion) -> list[SweepJob]:
+        """All jobs."""
+        return expansion.jobs(whole, self.params)
 
 
 def _jobs(count: int) -> str:
@@ -146,6 +169,12 @@ def _outcome(status: SweepStatus, stopped: int | None) -> int:
         print(f"kdlab: {_jobs(len(failed))} failed; the same command tries again:", file=sys.stderr)
         for one in failed:
             print(f"  {one.job.differs or one.job.folder}: {one.error}\n    log: {one.job.log}", file=sys.stderr)
+    if status.unprepared:
+        print(
+            f"kdlab: what the jobs share could not be prepared, and none was started: {status.unprepared}",
+            file=sys.stderr,
+            flush=True,
+        )
     if stopped is not None:
         left = len(status.jobs) - len(done) - len(failed)
         name = signal.Signals(stopped).name
@@ -155,4 +184,4 @@ def _outcome(status: SweepStatus, stopped: int | None) -> int:
             flush=True,
         )
         return 128 + stopped
-    return 1 if failed else 0
+    return 1 if failed or status.unprepared else 0

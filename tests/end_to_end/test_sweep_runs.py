@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.forked_jobs import FailAt, ForkedJobs, InterruptSweepAt
+from tests.support.forked_jobs import SWEEP, FailAt, ForkedJobs, InterruptSweepAt
 from tests.support.runs import KillAt, call, outcome, tiny, tiny_task
 
 AT_ONCE = ("hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
@@ -72,18 +76,55 @@ def test_ctrl_c_stops_the_jobs_and_the_same_command_goes_on_to_the_same_bits(tmp
     assert outcome(next(home(tmp_path).glob("*-s1"))) == outcome(tmp_path / "alone")
 
 
-def test_two_jobs_at_once_that_need_one_teacher_make_it_once(tmp_path, teacher_folder, task_folder):
+class InPreparation:
+    """In the process that prepares what jobs share: `happen` when a teacher is to be fine-tuned."""
+
+    def __init__(self, happen: Callable[[], None]) -> None:
+        self.happen = happen
+
+    def __call__(self) -> None:
+        from kdlab.stages.teachers.classifiers import TaskTeacherPool
+
+        def finetune(pool, out, member, recipe):
+            (out / "half").write_text("made")
+            self.happen()
+
+        TaskTeacherPool._finetune = finetune  # pyright: ignore
+
+
+def fail() -> None:
+    raise RuntimeError("boom")
+
+
+def interrupt_the_sweep() -> None:
+    os.kill(int(os.environ[SWEEP]), signal.SIGINT)
+    time.sleep(60)
+
+
+def test_jobs_begin_when_what_they_share_is_made_once(tmp_path, teacher_folder, task_folder):
+    """A preparation that fails, one that is interrupted, and one to the end."""
     command = ["-m", *tiny_task(teacher_folder, task_folder, "seed=1,2", "trainer.max_steps=2"), *AT_ONCE]
+    making = "making the teacher, fine-tuned on this task, to be kept in"
+
+    failed = call(command, tmp_path, ForkedJobs({"--prepare": InPreparation(fail)}))
+    log = home(tmp_path, "adads_finetune") / "preparation.log"
+    assert failed.code == 1, failed.output
+    said = "what the jobs share could not be prepared, and none was started: RuntimeError: boom\n    log: "
+    assert said + str(log.relative_to(tmp_path)) in failed.output and "Traceback" not in failed.output
+
+    stopped = call(command, tmp_path, ForkedJobs({"--prepare": InPreparation(interrupt_the_sweep)}))
+    assert stopped.code == 130 and "SIGINT: stopping the preparation" in stopped.output, stopped.output
+    assert "2 jobs not finished; the same command resumes the sweep" in stopped.output
+    assert not list(tmp_path.rglob("half")) and not list(tmp_path.rglob("*.tmp"))  # nothing half-made
+    assert list(log.parent.glob("*.log")) == [log]  # no job has begun
+
     done = call(command, tmp_path, Talkative())
     assert done.code == 0, done.output
-    logs = [file.read_text() for file in sorted(home(tmp_path, "adads_finetune").glob("*.log"))]
-    making = "making the teacher, fine-tuned on this task, to be kept in"
-    makers = [log.count(making) for log in logs]
-    assert sorted(makers) == [0, 1], logs
-    waited = r"the teacher, fine-tuned on this task: process \d+ on \S+ is making it, waiting for that"
-    assert re.search(waited, logs[makers.index(0)])
-    said = r"0 done, 2 running, 0 failed, 0 left; 1 of the running waits for the teacher, fine-tuned on this task: process \d+ on \S+ is making it"
-    assert re.search(said, done.output), done.output
+    assert re.search(r"0 done, 0 running, 0 failed, 2 left; preparing what the jobs share: .", done.output), done.output
+    assert log.read_text().count(making) == 3
+    jobs = [file.read_text() for file in log.parent.glob("*.log") if file != log]
+    assert len(jobs) == 2 and not any("to be kept in" in job for job in jobs)
+    assert "preparing" not in call(command, tmp_path, ForkedJobs()).output
 
 
 def test_optuna_searches_ratios_and_goes_on_with_its_study(tmp_path, teacher_folder, text_folder):

@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from kdlab.config.quoting import quoted_value
@@ -20,16 +21,44 @@ from kdlab.storage import locks
 from kdlab.sweeps.expansion import SweepJob
 
 
-def environment_of(job: SweepJob, sweep: str) -> dict[str, str]:
-    """The environment of a job: this process's without the variables of ranks, with the names of sweep and job."""
+def environment_of(job: SweepJob | None, sweep: str) -> dict[str, str]:
+    """The environment of a job: this process's without the variables of ranks, with the names of sweep and job.
+
+    None: of what prepares for all jobs."""
     kept = {name: value for name, value in os.environ.items() if name not in job_process.RANK_VARIABLES}
-    return {**kept, job_process.SWEEP: sweep, job_process.DIFFERS: job.differs}
+    return {**kept, job_process.SWEEP: sweep, job_process.DIFFERS: job.differs if job is not None else ""}
 
 
-class RunningProcess:
-    """A job in a process group of its own. Its end releases the lock and the GPUs (added to `free`)."""
+class ProcessHandle:
+    """A process in a group of its own."""
 
     state, why = "running", ""
+
+    def __init__(self, process: subprocess.Popen[bytes] | ForkedProcess) -> None:
+        self.process = process
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        code = self.process.poll()
+        if code is not None:
+            self.kill()  # processes that it has left behind
+        return code
+
+    def stop(self, number: int) -> None:
+        """Send a signal to all processes of the group."""
+        self._signal(number)
+
+    def kill(self) -> None:
+        """Kill all processes of the group."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+class RunningProcess(ProcessHandle):
+    """A job. Its end releases the lock and the GPUs (added to `free`)."""
 
     def __init__(
         self,
@@ -38,28 +67,16 @@ class RunningProcess:
         gpus: Sequence[str],
         free: Counter[str],
     ) -> None:
-        self.process, self.lock, self.gpus, self.free = process, lock, gpus, free
+        super().__init__(process)
+        self.lock, self.gpus, self.free = lock, gpus, free
 
     def poll(self) -> int | None:
         """The exit code; None while the job runs."""
-        code = self.process.poll()
+        code = super().poll()
         if code is not None:
-            self.kill()  # processes that the job has left behind
             self.lock.release()
             self.free.update(self.gpus)
         return code
-
-    def stop(self, number: int) -> None:
-        """Send a signal to all processes of the job."""
-        self._signal(number)
-
-    def kill(self) -> None:
-        """Kill all processes of the job."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
 
 
 class ExitedProcess:
@@ -172,7 +189,7 @@ class Local:
         if folders.status(job.folder) == "finished":  # the process that had the lock has finished it
             lock.release()
             return ExitedProcess()
-        environment = {**environment_of(job, self._name), **lock.environment}
+        environment = environment_of(job, self._name)
         if self.divided:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         if self.at_once != 1:
@@ -180,20 +197,32 @@ class Local:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ((self.at_once or 1) * ranks))))
         with open(job.log, "ab") as log:
             overrides = [*job.arguments, f"hydra.run.dir={quoted_value(job.folder)}"]
-            process = self._process(overrides, environment, lock, log.fileno())
+            process = self._process(overrides, environment, {locks.VARIABLE: lock.descriptor}, log.fileno())
         self.free.subtract(gpus)
         running = RunningProcess(process, lock, gpus, self.free)
         self._running.append(running)
         return running
 
     def _process(
-        self, overrides: Sequence[str], environment: Mapping[str, str], lock: locks.FolderLock, output: int
+        self, arguments: Sequence[str], environment: Mapping[str, str], inherited: Mapping[str, int], output: int
     ) -> subprocess.Popen[bytes] | ForkedProcess:
         """A process for a job, forked where there is a server."""
         if self._server is not None:
             with suppress(OSError):  # the next `begin` reports that it is gone
-                return job_process.fork(self._server, overrides, environment, {locks.VARIABLE: lock.descriptor}, output)
-        return job_process.spawn(overrides, environment, [lock.descriptor], output)
+                return job_process.fork(self._server, arguments, environment, inherited, output)
+        numbers = {name: str(descriptor) for name, descriptor in inherited.items()}
+        return job_process.spawn(arguments, {**environment, **numbers}, list(inherited.values()), output)
+
+    def begin_preparation(self, command: Sequence[str], log: Path) -> ProcessHandle | None:
+        """Start `python -m kdlab.run COMMAND` with all cores, or one GPU; None while the process it is forked from imports."""
+        if not self._is_ready():
+            return None
+        environment = environment_of(None, self._name)
+        if self.divided:
+            environment["CUDA_VISIBLE_DEVICES"] = next(iter(self.free))
+        environment.setdefault("OMP_NUM_THREADS", str(cores()))
+        with open(log, "ab") as output:
+            return ProcessHandle(self._process(command, environment, {}, output.fileno()))
 
 
 def devices_of(job: SweepJob) -> int:

@@ -40,6 +40,8 @@ def test_the_preparation_of_several_jobs_is_paid_once():
     lines = _total([JOB, second], finished=1, at_once=2)
     assert lines[0].startswith("total of 2 jobs, 1 finished: 720 queries, 7.80 TFLOPs, 3.5 min, price 5")
     assert any("the chosen launcher (2 at once): 2.6 min" in line for line in lines)
+    lines = _total([JOB, second, second], finished=0, at_once=2)  # 100 s for all, then 55 s and twice 55 s
+    assert any("the chosen launcher (2 at once): 3.5 min" in line for line in lines)
 
 
 def test_a_forecast_is_the_same_after_it_was_written():
