@@ -52,6 +52,7 @@ def _check(stage: Stage) -> None:
     if longest and max_length > longest:
         raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
     _strategies(stage, selection)
+    teacher_reading.check(stage)
     stage.inputs.check_rows()
     if stage.inputs.queries_teacher:
         stage.teacher_pool.check()
@@ -61,7 +62,6 @@ def _check(stage: Stage) -> None:
     elif stage.starts_as_teacher:
         stage.teacher_pool.check_one(stage.teacher_pool.main)
     _layers(stage)
-    teacher_reading.check(stage)
     outputs, label = stage.inputs.example
     fresh = stage.selection()
     check_own_policy(selection.policy, selection.reward, fresh.policy, fresh.reward)

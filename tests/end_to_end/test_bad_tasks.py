@@ -68,6 +68,7 @@ WRONG = {
     "no layer map": (["knowledge=pkd", "knowledge.terms.patient.term.layers=skipp"], ["skip"]),
     "layers that the teacher lacks": (["knowledge=pkd", "knowledge.terms.patient.term.layers=[9]"], ["layers"]),
     "augmentation that labels alone cannot use": (["+augment=tinybert", "knowledge=labels"], ["data.augment", "labels"]),
+    "labels of augmented rows": (["+augment=tinybert", "select=loss"], ["select=loss: loss reads labels", "augmented"]),
     "no copies": (["+augment=tinybert", "data.augment.copies=0"], ["data.augment.copies"]),
     "no such table": (["+augment=tinybert", "data.augment.table=glove.txt"], ["glove.txt"]),
     "no steps for the teacher": (["teachers.finetune.max_steps=0"], ["teachers.finetune.max_steps"]),
