@@ -310,3 +310,15 @@ def test_another_ledgers_counts_are_one_part():
     assert totals["teacher_queries"]["total"] == 5
     assert totals["teacher_queries"]["per_teacher"]["t"] == {"unique": 2, "total": 2, "cached": 1}
     assert ledger.answered(["student_forward", "scoring"]) == (5, {"t": 3, "t (paired_probe)": 3})
+
+
+def test_answers_that_were_read_and_not_kept_are_counted_where_there_are_any():
+    ledger = Ledger(10)
+    ledger.count_queries("t", torch.arange(4), 0)
+    ledger.count_unkept("t", 0)
+    assert "unkept" not in ledger.totals()["teacher_queries"] and "unkept" not in ledger.state_dict()["teachers"]["t"]
+    ledger.count_unkept("t", 3)
+    again = Ledger(10)
+    again.load_state_dict(ledger.state_dict())
+    again.count_unkept("t", 2)
+    assert again.totals()["teacher_queries"]["unkept"] == 5 and again.totals()["teacher_queries"]["total"] == 4
