@@ -157,6 +157,11 @@ def test_strategies_by_name() -> None:
         named_strategies(["entropi"], {}, False)
     with pytest.raises(UserError, match="margin needs .* regression"):
         named_strategies(["margin"], {}, True)
+    own = {"committee": strategies.committee, "forgetting": strategies.Forgetting()}  # a pool has nothing for them
+    assert list(named_strategies(None, own, False))[-1] == "density"
+    for name, lacks in (("committee", "votes"), ("forgetting", "rows")):
+        with pytest.raises(UserError, match=f"{name} reads {lacks}, which only a training has"):
+            named_strategies([name], own, False)
 
 
 def test_a_row_of_the_trace_by_hand() -> None:
