@@ -155,7 +155,7 @@ def test_strategies_by_name() -> None:
     assert list(named_strategies(None, own, False, ["margin"])) == ["margin"]
     with pytest.raises(UserError, match="no strategy is called entropi: did you mean entropy"):
         named_strategies(["entropi"], {}, False)
-    with pytest.raises(UserError, match="margin needs .* regression"):
+    with pytest.raises(UserError, match="margin reads .* regression"):
         named_strategies(["margin"], {}, True)
     own = {"committee": strategies.committee, "forgetting": strategies.Forgetting()}  # a pool has nothing for them
     assert list(named_strategies(None, own, False))[-1] == "density"
