@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = one_run("tsne", "t-SNE of the student's features, selected rows marked (Dynamic KD Fig. 5)", _tsne, 1000)
     sub.add_argument("--ratio", type=float, help="share of the rows to select (default: the run's)")
     sub.add_argument("--checkpoint", **checkpoint)
+    sub = add("rewards", "correlation of cheap rewards with the paired probes of a run (select.probe_every=)", _rewards)
+    sub.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run with probe.csv")
+    sub.add_argument("--out", type=Path, help="folder to write to (default: RUN/figures)")
     many_runs(
         "temperature", "score against the temperature of the loss, of many runs (Dynamic KD Fig. 7)", _temperature
     )
@@ -124,6 +127,12 @@ def _tsne(chosen: argparse.Namespace) -> AnalysisResult:
 
     run = open_run.OpenRun(chosen.run, checkpoint=chosen.checkpoint)
     return one_run.tsne(run, chosen.rows, chosen.strategies, chosen.ratio)
+
+
+def _rewards(chosen: argparse.Namespace) -> AnalysisResult:
+    from kdlab.reporting.analyses import reward_accuracy
+
+    return reward_accuracy.rewards(chosen.run)
 
 
 def _temperature(chosen: argparse.Namespace) -> AnalysisResult:
