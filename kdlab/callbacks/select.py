@@ -13,7 +13,7 @@ from torch import Tensor
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.importance import importance, own_part, whole_units
-from kdlab.callbacks.scoring.rows import own_rows, scored_rows
+from kdlab.callbacks.scoring.rows import own_rows, scored_rows, share_out
 from kdlab.callbacks.selectable import OwnModule, missing_methods
 from kdlab.errors import UserError
 from kdlab.methods.marks import FORWARD, marks_of, members_of
@@ -137,7 +137,7 @@ class Select(DecisionCallback):
             batch.plan.rows = own_rows(batch, chosen).to(batch.input_ids.device)
             part = own_part(batch.plan.rows)
         elif gather:
-            part = _share_out(batch, chosen)
+            part = share_out(batch, chosen)
         else:
             batch.plan.rows = chosen.to(batch.input_ids.device)
         batch.plan.importance = importance(self.weights, part, units)
@@ -332,23 +332,3 @@ def _labels(batch: Batch) -> tuple[Tensor, Tensor | None]:
         return batch.labels, None
     places, exists = batch.label_places()
     return batch.labels.gather(1, places), exists
-
-
-def _share_out(batch: Batch, chosen: Tensor) -> Tensor:
-    """Put the rows `chosen` (k,) of the global batch into `batch`, evenly over ranks, in place (collective); which of them."""
-    own = batch.take(own_rows(batch, chosen))
-    whole = Batch(
-        rows=distributed.gather_rows(own.rows),
-        epoch=batch.epoch,
-        input_ids=distributed.gather_rows(own.input_ids, pad=0),
-        attention_mask=distributed.gather_rows(own.attention_mask, pad=0),
-        labels=distributed.gather_rows(own.labels, pad=IGNORE if own.labels.ndim == 2 else None),
-        real=distributed.gather_rows(own.real),
-        token_types=None if own.token_types is None else distributed.gather_rows(own.token_types, pad=0),
-    )
-    part = torch.tensor_split(torch.arange(len(whole.rows)), distributed.world())[distributed.rank()]
-    idle = len(part) == 0
-    share = whole.take(torch.zeros(1, dtype=torch.long) if idle else part)
-    batch.rows, batch.input_ids, batch.attention_mask = share.rows, share.input_ids, share.attention_mask
-    batch.labels, batch.real, batch.token_types = share.labels, share.real & (not idle), share.token_types
-    return part

@@ -177,6 +177,9 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         only = {"select": run.select} | ({"ratio": f"{run.ratio:g}"} if run.ratio < 1 else {})
         group.settings = settings or only
         group.name = joined(group.settings)
+        collapsed = sum(bool(one.result.get("collapsed")) for one in group.runs.values())
+        if collapsed:  # a mean over such seeds says little
+            group.name += f" [{collapsed} of {len(group.runs)} collapsed]"
         policy = run.result.get("policy")
         if isinstance(policy, dict) and policy.get("reward_data") == "dev":
             group.name += " [rewarded on dev]"  # it has learnt from what it is scored on

@@ -24,6 +24,7 @@ from kdlab.methods.selection.rewards.base import reads
 from kdlab.modules.probes.paired_probe import COLUMNS as PROBED
 from kdlab.modules.row_pool import named_strategies
 from kdlab.runs import budget
+from kdlab.runs.closing.collapse import CollapseWatch, watch_of, watched
 from kdlab.runs.prepare import PreparedRun
 from kdlab.runs.process import notify
 from kdlab.runs.record import RunRecord
@@ -75,7 +76,8 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
     )  # fmt: skip
     heldout, metrics = prepared.data.heldout_splits, record.writer("metrics")
     evaluation = EvaluationCallback(steps_between(config.evaluate_every, total), heldout, module, prepared.ledger)
-    metrics_log = MetricsLog(config.log_every, evaluation, module, metrics, prepared.ledger)
+    watch = collapse_watch(prepared)
+    metrics_log = MetricsLog(config.log_every, evaluation, module, watched(metrics, watch), prepared.ledger)
     trace = _trace(prepared, record, selection) if config.trace_every is not None else None
     guard = NonFiniteGuard(not skip, config.nonfinite_limit, notify, record.writer("events"))
     folder, tables = prepared.folder / "checkpoints", record.tables.values()
@@ -116,6 +118,15 @@ def _probes(prepared: PreparedRun) -> bool:
 def steps_between(every: int | float, total: int) -> int:
     """Optimizer steps between two evaluations: `every`, or where it is a share that share of the `total` steps."""
     return max(1, round(every * total)) if isinstance(every, float) else every
+
+
+def collapse_watch(prepared: PreparedRun) -> CollapseWatch | None:
+    """The watch over the lines of metrics.csv; None on text and in regression."""
+    labels = getattr(prepared.stage.inputs, "shape", None)
+    return watch_of(
+        prepared.baselines, labels and labels.labels, prepared.total_steps, prepared.module.terms,
+        prepared.folder / "metrics.csv",
+    )  # fmt: skip
 
 
 def _budget(prepared: PreparedRun) -> BudgetGuard | None:

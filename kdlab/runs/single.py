@@ -20,8 +20,8 @@ from kdlab.modules.checkpoint_io import AtomicCheckpointIO
 from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.plotting import run_figures
 from kdlab.runs import budget, callbacks, failures, finished, folders, keeping
-from kdlab.runs.callbacks import RunCallbacks
-from kdlab.runs.closing import costs, held_out, learning, predictions
+from kdlab.runs.callbacks import RunCallbacks, collapse_watch
+from kdlab.runs.closing import collapse, costs, held_out, learning, predictions
 from kdlab.runs.closing.beside_random import beside_random
 from kdlab.runs.closing.held_out import HeldOut
 from kdlab.runs.closing.model_card import card
@@ -246,6 +246,7 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
     checkpoints = built.checkpoint.cost(totals["seconds"])
     result |= {"events": dict(built.guard.counts), "checkpoints": checkpoints, "warnings": []}
     result["observation"] = prepared.observations and prepared.observations.recorded()
+    result |= collapse.entry(collapse_watch(prepared))
     for caveat in learning.caveats(result, measured.unigram, learning.first_loss(folder)):
         stage.inputs.caveats.add(caveat)
     if prepared.plan is not None:

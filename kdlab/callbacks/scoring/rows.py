@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdlab.runtime import distributed
-from kdlab.types import Batch, Outputs
+from kdlab.types import IGNORE, Batch, Outputs
 
 
 def own_rows(batch: Batch, chosen: Tensor) -> Tensor:
@@ -24,3 +24,23 @@ def scored_rows(batch: Batch, outputs: Outputs | None, rows: Tensor) -> tuple[Ba
     taken = batch.take(rows)
     taken.real = taken.real & (not idle)
     return taken, None if outputs is None else outputs.take(rows, taken.input_ids.shape[1])
+
+
+def share_out(batch: Batch, chosen: Tensor) -> Tensor:
+    """Put the rows `chosen` (k,) of the global batch into `batch`, evenly over ranks, in place (collective); which of them."""
+    own = batch.take(own_rows(batch, chosen))
+    whole = Batch(
+        rows=distributed.gather_rows(own.rows),
+        epoch=batch.epoch,
+        input_ids=distributed.gather_rows(own.input_ids, pad=0),
+        attention_mask=distributed.gather_rows(own.attention_mask, pad=0),
+        labels=distributed.gather_rows(own.labels, pad=IGNORE if own.labels.ndim == 2 else None),
+        real=distributed.gather_rows(own.real),
+        token_types=None if own.token_types is None else distributed.gather_rows(own.token_types, pad=0),
+    )
+    part = torch.tensor_split(torch.arange(len(whole.rows)), distributed.world())[distributed.rank()]
+    idle = len(part) == 0
+    share = whole.take(torch.zeros(1, dtype=torch.long) if idle else part)
+    batch.rows, batch.input_ids, batch.attention_mask = share.rows, share.input_ids, share.attention_mask
+    batch.labels, batch.real, batch.token_types = share.labels, share.real & (not idle), share.token_types
+    return part

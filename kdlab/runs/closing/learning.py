@@ -14,6 +14,8 @@ from kdlab.runs.closing.scores import NOTHING, UNTAUGHT, taught, teaches
 from kdlab.types import Caveat
 
 NO_CORRELATION = 0.1  # correlations up to this are about 0
+COLLAPSED = "collapsed"
+MIX = "select.explore=0.5, select.warmup=0.2 or student.start=teacher may prevent it (docs/choosing.md)"
 TRY = "try a longer training (trainer.max_steps, trainer.max_epochs), another optim.lr, or more rows (select.ratio)"
 
 
@@ -27,6 +29,8 @@ def caveats(result: Mapping[str, Any], unigram: float | None, first: float | Non
     else:
         lines = [_task(result["metrics"], (result["data"].get("shape") or {}).get("labels") is None)]
     found = [Caveat(NOTHING, f"{line}; {TRY}") for line in lines if line]
+    if (collapsed := result.get("collapsed")) is not None:
+        found.append(Caveat(COLLAPSED, f"{collapsed['text']}; {MIX}"))
     return weak + found + _without_teacher(result)
 
 
