@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from kdlab.methods.selection.policies import Fixed, Online, Policy
 from kdlab.methods.selection.rewards import LossDecay, Reward
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.strategies import Strategy
+from kdlab.methods.selection.top_k import selection_size
 from kdlab.runtime import distributed
 from kdlab.stages import components
 
@@ -65,37 +67,38 @@ class Selector(RowSelector):
                 raise UserError(f"{name}={value!r}: a whole number of optimizer steps, at least 1")
         if observe is not None and not callable(observe):
             raise UserError(f"observe={observe!r}: a function without arguments that returns a loss")
-        arms, own_policy, own_reward = _parts(strategy)
-        chosen = policy or own_policy
+        selection_size(1, ratio)
+        parts = _parts(strategy, ratio)
+        arms, chosen = parts.arms, policy or parts.policy
         if missing := [arm for arm in getattr(chosen, "arms", ()) if arm not in arms]:
             raise UserError(f"the policy chooses {missing[0]!r}, and the strategies are {', '.join(arms)}")
         if hasattr(chosen, "learn"):
-            reward = reward or own_reward or LossDecay()
+            reward = reward or parts.reward or LossDecay()
         super().__init__(
             arms, chosen, ratio, total_steps, seed, reward, observe and _mean_over_ranks(observe), interval, write,
-            look=look, keeping=Keeping(explore, balance, temperature, importance), warmup=warmup,  # pyright: ignore
+            look=look, keeping=Keeping(explore, balance, temperature, importance), warmup=warmup, ratios=parts.ratios,  # pyright: ignore
         )  # fmt: skip
 
 
-def _parts(strategy: Any) -> tuple[dict[str, Strategy], Policy, Reward | None]:
-    """Strategies, policy and reward of a name, a strategy or several. UserError for anything else."""
+def _parts(strategy: Any, ratio: float) -> components.Selection:
+    """Strategies, policy, reward and ratios of a name, a strategy or several. UserError for anything else."""
     if isinstance(strategy, str):
         known = choices.groups()["select"]
         if strategy not in known:
             raise UserError(f"strategy={strategy}: there is no such choice; {nearest(strategy, known)}")
         with separate_hydra():
             composed, _ = composition([f"+exp={choices.FINETUNING}", f"select={strategy}"])
-        selection = components.selection(checked(composed).select)
-        return selection.arms, selection.policy, selection.reward
+        select = checked(composed).select
+        return components.selection(select if select.ratios is None else replace(select, ratio=ratio))
     if callable(strategy):
         name = getattr(getattr(strategy, "func", strategy), "__name__", type(strategy).__name__)
-        return {name: strategy}, Fixed([name]), None  # pyright: ignore[reportReturnType]
+        return components.Selection({name: strategy}, Fixed([name]))
     if not isinstance(strategy, Mapping) or not strategy or not all(map(callable, strategy.values())):
         raise UserError(
             f"strategy={strategy!r}: the name of a choice, a strategy (a function of kdlab.Evidence), or a dict of strategies"
         )
     arms = dict(strategy)
-    return arms, Fixed(list(arms)) if len(arms) == 1 else Online(list(arms)), None
+    return components.Selection(arms, Fixed(list(arms)) if len(arms) == 1 else Online(list(arms)))
 
 
 def _mean_over_ranks(observe: Callable[[], float]) -> Callable[[], float]:

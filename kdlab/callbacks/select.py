@@ -155,7 +155,7 @@ class Select(DecisionCallback):
             self.weights = None
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
-        rows, keep, places = len(real), selection_size(len(real), self.ratio), real
+        rows, keep, places = len(real), selection_size(len(real), self.row_selector.share), real
         every, drawn = real, None
         whole = batch
         if self.look < 1 and reads_student(self.selector.rule):
@@ -286,7 +286,7 @@ class Select(DecisionCallback):
 
     def _key(self, member: str) -> str:
         """A strategy's key in the memory (it is saved in checkpoints)."""
-        return f"{self.selector.arm} {member}"
+        return f"{str(self.selector.arm).partition('@')[0]} {member}"  # of any ratio
 
 
 class StepSelection:

@@ -109,6 +109,8 @@ class SelectConfig:
     "Name of the choice in result.json, tables and figures"
     ratio: Share = 1.0
     "Share of each batch that is kept and queries the teacher (AdaDS: 0.1)"
+    ratios: Annotated[Any, Literal["auto"] | list[Share] | None] = None
+    "Ratios to choose among, so that select.ratio is their mean; auto: half, once and three times it; null: ratio alone"
     pool: Annotated[Any, Literal["batch"] | Rows] = "batch"
     "batch: select from the rows of a batch; N: score N rows and keep data.batch_size of them, which sets the ratio"
     look: Share = 1.0
@@ -160,6 +162,8 @@ class SelectConfig:
         """UserError for a value out of range; sets ratio and look of select=all to 1."""
         if self.name == "all":
             self.ratio = self.look = 1.0  # an experiment's ratio is for its own strategy
+        if isinstance(self.ratios, list) and len({*self.ratios}) < 2:
+            raise UserError(f"select.ratios={self.ratios}: two different ratios or more, auto, or null")
         one_of("select.scope", self.scope, ("global", "local"))
         one_of("select.observe", self.observe, ("task", "kd", "held_out"))
         if isinstance(self.reward, str):
@@ -173,6 +177,13 @@ class SelectConfig:
                 "select.scoring=stale select.scope=local: a row may be scored on another rank at its next visit, and "
                 "only global selection shares the scores; select.scope=global"
             )
+
+    def ratio_choices(self) -> tuple[float, ...]:
+        """The ratios that a policy chooses among, ascending; `ratio` alone where it chooses none."""
+        if self.ratios is None:
+            return (self.ratio,)
+        given = (self.ratio / 2, self.ratio, min(1.0, 3 * self.ratio)) if self.ratios == AUTO else self.ratios
+        return tuple(sorted({float(ratio) for ratio in given}))
 
 
 @dataclass

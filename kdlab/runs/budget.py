@@ -103,7 +103,7 @@ def _least(stage: Stage, world: int) -> dict[str, float]:
     """Costs of a step of full batches that no run is below: the shortest rows, one teacher."""
     config, shape = stage.config, stage.inputs.student_shape
     rows, accumulate = config.data.batch_size * world, config.trainer.accumulate
-    kept = accumulate * selection_size(rows, config.select.ratio)
+    kept = accumulate * selection_size(rows, config.select.ratio_choices()[0])
     teaches = stage.inputs.queries_teacher and all(w.since == 0 for w in stage.inputs.terms().values())
     student = _forward(shape, kept)
     least = {"flops": float(student if all(w.head_only for w in stage.inputs.terms().values()) else 3 * student)}

@@ -146,7 +146,7 @@ def _trace(prepared: PreparedRun, record: RunRecord, selection: Selection) -> Se
     return SelectionTrace(
         every,
         lambda: prepared.data.observed_batches(config.trainer.trace_rows),
-        named_strategies(None, selection.arms, False),
+        named_strategies(None, selection.strategies, False),
         config.select.ratio,
         prepared.total_steps,
         config.seed,

@@ -112,12 +112,13 @@ def plan(stage: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
 def max_rows(stage: Stage, rows: int, batches: int, world: int) -> int:
     """Upper bound on the answers of a teacher that a run stores; `rows` in the training set, `batches` per training."""
     select, size = stage.config.select, stage.config.data.batch_size
+    ratio = select.ratio_choices()[-1]  # none is above
     selected = (
         size * world
         if teacher_reading.reads_teacher(select, stage.selection())
-        else selection_size(size * world, select.ratio)
+        else selection_size(size * world, ratio)
         if select.scope == "global"
-        else world * selection_size(size, select.ratio)
+        else world * selection_size(size, ratio)
     )
     trainings = 1 + (
         stage.config.weigh.episodes if stage.inputs.fixed_inputs and stage.config.weigh.path is None else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.utils import get_object, instantiate
@@ -28,6 +28,13 @@ class Selection:
     arms: dict[str, Any]
     policy: Any
     reward: Any = None
+    ratios: dict[str, float] = field(default_factory=dict)
+    """The ratio of each arm that has one of its own; such an arm is called strategy@ratio."""
+
+    @property
+    def strategies(self) -> dict[str, Any]:
+        """The strategies of the arms, each once."""
+        return {name.partition("@")[0] if name in self.ratios else name: arm for name, arm in self.arms.items()}
 
 
 def selection(select: SelectConfig) -> Selection:
@@ -39,13 +46,44 @@ def selection(select: SelectConfig) -> Selection:
         if not callable(arm):
             raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
         _check_scoring(select, name, arm)
-    policy = build_target(select.policy, "select.policy", "policy", arms=list(arms))
+    arms, ratios = with_ratios(select, arms)
+    more = {"ratio": select.ratio} if takes_ratio(select.policy) else {}
+    policy = build_target(select.policy, "select.policy", "policy", arms=list(arms), **more)
     reward = build_target(select.reward, "select.reward", "reward") if select.reward is not None else None
     if hasattr(policy, "learn") and reward is None:
         raise UserError(
             f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.methods.selection.rewards.LossDecay"
         )
-    return Selection(arms, policy, reward)
+    return Selection(arms, policy, reward, ratios)
+
+
+def with_ratios(select: SelectConfig, arms: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Each strategy at each of `select.ratios`, as arms strategy@ratio, and the ratio of each; the strategies as they are
+    without ratios. UserError where no policy keeps the mean ratio."""
+    if select.ratios is None:
+        return dict(arms), {}
+    if select.ratio == 1:
+        raise UserError(
+            "select.ratios: select.ratio=1 keeps all rows, so there is no ratio to choose; select.ratio=0.1"
+        )
+    ratios = select.ratio_choices()
+    if not ratios[0] <= select.ratio <= ratios[-1]:
+        raise UserError(
+            f"select.ratio={select.ratio:g}: the mean of select.ratios, which are {ratios[0]:g} to {ratios[-1]:g}"
+        )
+    if not takes_ratio(select.policy):
+        raise UserError(
+            f"select.ratios with select={select.name}: its policy keeps no mean ratio, so queries would be others than "
+            "those of select.ratio; select=ratios"
+        )
+    each = {f"{name}@{ratio:g}": (arm, ratio) for name, arm in arms.items() for ratio in ratios}
+    return {name: arm for name, (arm, _) in each.items()}, {name: ratio for name, (_, ratio) in each.items()}
+
+
+def takes_ratio(policy: Any) -> bool:
+    """True if the class of a policy's target declares `takes_ratio = True`: it takes the mean ratio, and keeps to it."""
+    named = policy.get("_target_") if isinstance(policy, Mapping) else None
+    return bool(named) and bool(getattr(get_object(str(named)), "takes_ratio", False))
 
 
 def _check_scoring(select: SelectConfig, name: str, arm: Any) -> None:

@@ -30,7 +30,9 @@ from kdlab.stages.components import Selection, exit_layer
 from kdlab.types import Batch
 
 # settings of a selection that keeps the best rows from the first step on
-BEST: dict[str, Any] = {"explore": 0.0, "balance": "none", "temperature": None, "importance": False, "warmup": 0.0}
+BEST: dict[str, Any] = {
+    "explore": 0.0, "balance": "none", "temperature": None, "importance": False, "warmup": 0.0, "ratios": None,
+}  # fmt: skip
 
 
 def _ignore(row: dict[str, Any]) -> None:
@@ -68,7 +70,7 @@ def select_callback(
         credit=Credit(select.credit_decay, select.credit_delay),
         learning_rate=module.optimization.share_of_peak,
         cost=Spending(module.ledger, module.distillation.flops, data.lengths.tolist()) if module.ledger else None,
-        keeping=keeping_of(select), warmup=select.warmup,
+        keeping=keeping_of(select), warmup=select.warmup, ratios=selection.ratios,
     )  # fmt: skip
     scoring: dict[str, Any] = {}
     if select.scoring == "stale":

@@ -148,14 +148,15 @@ class StepCosts:
         begun = sum(count(len(batch)) for batch in self.order.epoch_batches(epochs)[:rest]) if rest else 0
         return epochs * ((self.order.per_epoch - 1) * count(full) + count(last)) + begun
 
-    def _kept(self, rows: int) -> int:
-        """Rows of a global batch that query the teachers."""
+    def _kept(self, rows: int, most: bool = False) -> int:
+        """Rows of a global batch that query the teachers: of the mean ratio, or with `most` of the largest."""
+        ratio = self.select.ratio_choices()[-1] if most else self.select.ratio
         if self.select.ratio == 1:
             return rows
         if self.select.scope == "global":
-            return selection_size(rows, self.select.ratio)
+            return selection_size(rows, ratio)
         shares = [len(part) for part in np.array_split(np.arange(rows), self.world)]
-        return sum(selection_size(n, self.select.ratio) for n in shares if n)
+        return sum(selection_size(n, ratio) for n in shares if n)
 
     def _candidates(self, rows: int) -> int:
         """Rows of a global batch that are scored by a strategy that reads outputs of the student."""
@@ -227,7 +228,7 @@ class StepCosts:
     def _most_of(self, rows: tuple[np.ndarray, int], terms: Mapping[str, WeightedTerm]) -> StepCost:
         """The cost of a global batch (rows, epoch) if the largest rows are selected and query all teachers."""
         batch = self._batch(*rows)
-        kept = self._kept(len(rows[0]))
+        kept = self._kept(len(rows[0]), most=True)
         queries = kept * self._queries_per_row(terms, most=True)
         shares = [float(share > 0 or bool(self.rules and queries)) for share in self._shares(terms)]
         looked, largest = _largest(batch, self._candidates(len(rows[0]))), _largest(batch, kept)

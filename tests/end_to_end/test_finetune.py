@@ -87,11 +87,13 @@ def ready(lab) -> Path:
 
 # ---- selection
 
+SAME_RATIO = [name for name in SELECTIONS if name != "ratios"]  # of every step
+
 
 @pytest.mark.parametrize(
     "select",
     each_time(
-        SELECTIONS,
+        SAME_RATIO,
         "adads",
         "all",
         "cluster",
@@ -128,6 +130,17 @@ def test_every_selection_asks_the_teacher_about_its_share(select, lab):
     assert 0 <= result["metrics"]["student"]["accuracy"] <= 1
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "student")
     assert set(model.config.label2id) == {"kind0", "kind1", "kind2"} and model.config.num_hidden_layers == 2
+
+
+def test_a_policy_over_ratios_asks_about_the_share_in_the_mean(lab):
+    """Each step keeps the rows of its arm's ratio; their mean is select.ratio up to the last choice."""
+    ratio = KEPT / BATCH
+    folder, _ = lab.run("select=ratios")
+    rows, result = tables.read(folder / "selector.csv"), result_of(folder)
+    kept = [int(BATCH * float(row["arm"].partition("@")[2])) for row in rows]  # 2, 4 or 12
+    assert len(rows) == STEPS and result["ledger"]["teacher_queries"]["total"] == sum(kept)
+    assert result["select"] == {"name": "ratios", "ratio": ratio} and len(set(kept)) > 1
+    assert abs(sum(kept) / (BATCH * STEPS) - ratio) < (0.75 - 0.125) / STEPS  # one choice
 
 
 def test_adads_changes_its_arm_and_learns(lab):

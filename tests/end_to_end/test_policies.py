@@ -37,7 +37,7 @@ def kills(select: str) -> tuple[tuple[int, str], ...]:
 
 
 @pytest.mark.parametrize(
-    "select", each_time(ON_TEXT, "adads", "schedule", "entropy", "disagreement")
+    "select", each_time(ON_TEXT, "adads", "ratios", "schedule", "entropy", "disagreement")
 )  # one of each kind
 def test_a_killed_run_resumes_bit_for_bit(select, tmp_path, prepared, teacher_folder, text_folder):
     more = ["select.ratio=1"] if select == "all" else []

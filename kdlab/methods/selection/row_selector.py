@@ -37,7 +37,8 @@ class RowSelector(ArmSelector):
     training loop of any kind, `rows` does a step's whole selection. `look` in (0, 1]: the share of the rows that are scored,
     drawn at random; in a loop of one's own `candidates` returns them before `rows`. `keeping`: which rows are kept by their
     scores. `warmup`: the share of the training, in [0, 1), whose rows are drawn uniformly first (the arm `WARMUP`), without
-    scores, observations or rewards; the policy begins after it, and later observations are compared with its first one.
+    scores, observations or rewards; the policy begins after it, and later observations are compared with its first one. `ratios`: the
+    ratio of each arm that has one of its own; `ratio` is then their mean over the training, which the policy keeps.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class RowSelector(ArmSelector):
         warmup: float = 0.0,
         probe: Callable[[int, Sequence[str]], dict[str, float]] | None = None,
         probe_every: int | None = None,
+        ratios: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(
             "policy", arms, policy, total_steps, seed, reward, observe, interval, write, tolerant, objective,
@@ -70,6 +72,7 @@ class RowSelector(ArmSelector):
         candidate_count(1, look, 1)
         check("warmup", warmup, BelowOne)
         self.ratio, self.look, self.keeping = ratio, look, keeping or Keeping()
+        self.ratios = dict(ratios or {})
         self.first = warmup_steps(warmup, total_steps)
         self._step: int | None = None  # of the last call of `rows`,
         self._calls = 0  # and how many there were for it
@@ -82,6 +85,11 @@ class RowSelector(ArmSelector):
         """Fields of `Evidence` that some arm reads: of "logits", "features", "labels", "teacher", "reference_loss", "votes", "rows"."""
         arms = [classed(arm, self.keeping.balance) for arm in self.arms.values()]
         return frozenset().union(*(marks_of(arm).needs for arm in arms)) & STRATEGY_FIELDS
+
+    @property
+    def share(self) -> float:
+        """The share of the rows that is kept with the arm in force."""
+        return self.ratios.get(self.arm or "", self.ratio)
 
     @property
     def rule(self) -> Strategy:
@@ -100,7 +108,7 @@ class RowSelector(ArmSelector):
             looked = not self._warm and reads_student(self.arms[self.arm])  # pyright: ignore[reportArgumentType]
             self.facts.scored(scores if looked else None)
         if drawn is not None and keeping == Keeping():
-            return Kept(drawn[top_k(scores, self.ratio, of).to(drawn.device)])
+            return Kept(drawn[top_k(scores, self.share, of).to(drawn.device)])
         if drawn is not None:  # rows without a score may still be kept at random
             drawn = drawn.to(scores.device)
             scores = torch.full((of,), -torch.inf, dtype=torch.float64, device=scores.device).index_copy(
@@ -108,7 +116,7 @@ class RowSelector(ArmSelector):
             )
             if classes is not None:
                 classes = classes.new_full((of,), -1).index_copy(0, drawn, classes)
-        return keeping.keep(scores, self.ratio, generator(self.seed, "keep", *draw), classes)
+        return keeping.keep(scores, self.share, generator(self.seed, "keep", *draw), classes)
 
     def candidates(self, step: int, rows: int) -> Tensor:
         """The rows (n,) int64, ascending, of a batch of `rows` rows to be scored, to be called before `rows`.
@@ -129,7 +137,7 @@ class RowSelector(ArmSelector):
         """The candidates (n,) among `rows` rows by the random numbers of the key `draw`."""
         if self.look == 1:
             return torch.arange(rows)
-        return candidates(rows, self.look, selection_size(rows, self.ratio), self._generator("look", draw))
+        return candidates(rows, self.look, selection_size(rows, self.share), self._generator("look", draw))
 
     def rows(
         self,
@@ -213,7 +221,7 @@ class RowSelector(ArmSelector):
         fields.setdefault("rows", rows)
         whole = replace(
             given,
-            keep=selection_size(of, self.ratio),
+            keep=selection_size(of, self.share),
             progress=self.progress(step),
             rng=self._generator("select", draw),
             **fields,

@@ -204,21 +204,21 @@ class _Planner:
     def baselines(self, run: TrainingCost) -> tuple[Timing, dict[str, TrainingCost]]:
         """The seconds of a step on all data, and the costs of the baselines."""
         select = self.config.select
-        all_rows = self._with(replace(select, ratio=1.0))
+        settings = {
+            "name": "random",
+            "arms": {"random": RANDOM},
+            "policy": FIXED,
+            "reward": None,
+            "scoring": "fresh",
+            **BEST,
+        }
+        all_rows = self._with(replace(select, ratio=1.0, **({} if select.ratios is None else settings)))
         whole, _ = self.timed(all_rows, run.steps, heldout=False)
         found = {}
         if select.ratio < 1:
             found["all data, as many steps"] = self.cost(all_rows, whole, run.steps)
             found["all data, same FLOPs"] = self.cost(all_rows, whole, None, run.flops)
             if list(self.stage.selection().arms) != ["random"]:
-                settings = {
-                    "name": "random",
-                    "arms": {"random": RANDOM},
-                    "policy": FIXED,
-                    "reward": None,
-                    "scoring": "fresh",
-                    **BEST,
-                }
                 at_random = self._with(replace(select, **settings))
                 timing, _ = self.timed(at_random, run.steps, heldout=False)
                 found["random, same FLOPs"] = self.cost(at_random, timing, None, run.flops)

@@ -12,10 +12,11 @@ from kdlab.methods.selection.policies.linucb import LinUCB
 from kdlab.methods.selection.policies.nonstationary_ucb import DiscountedUCB, WindowUCB
 from kdlab.methods.selection.policies.online import Online
 from kdlab.methods.selection.policies.protocols import Learner, Policy
+from kdlab.methods.selection.policies.ratios import Ratios
 from kdlab.methods.selection.policies.thompson import Thompson
 from kdlab.methods.selection.policies.ucb import UCB
 
 __all__ = [  # in the order of docs/api.md
     "Policy", "Learner", "Fixed", "Schedule", "RandMix", "Online", "UCB", "DiscountedUCB", "WindowUCB", "Thompson", "Exp3",
-    "Exp3S", "Halving", "LinUCB",
+    "Exp3S", "Halving", "LinUCB", "Ratios",
 ]  # fmt: skip

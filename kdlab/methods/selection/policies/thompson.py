@@ -27,14 +27,15 @@ class Thompson:
     the normal-gamma posterior (DeGroot, Optimal statistical decisions, 1970, section 9.6), so mu_a alone is a Student t
     of n degrees of freedom. Drawing from it is Thompson's rule (Biometrika 1933; Agrawal and Goyal, arXiv 1209.3353).
     With `gamma` below 1 the numbers n_a and sums S_a are multiplied by it at each reward, so that old ones count less
-    (discounted Thompson sampling; Raj and Kalyani, arXiv 1707.09727, for Bernoulli rewards). Until two rewards differ
-    the arm is drawn uniformly. `q`: the posterior means.
+    (discounted Thompson sampling; Raj and Kalyani, arXiv 1707.09727, for Bernoulli rewards). `width` multiplies the
+    deviations of the draws from their means: below 1 explores less (posterior reshaping; Chapelle and Li, NIPS 2011).
+    Until two rewards differ the arm is drawn uniformly. `q`: the posterior means.
     """
 
     @checked
-    def __init__(self, arms: Sequence[str], prior: Positive = 1.0, gamma: Share = 1.0):
+    def __init__(self, arms: Sequence[str], prior: Positive = 1.0, gamma: Share = 1.0, width: Positive = 1.0):
         self.arms = checked_arms(arms)
-        self.prior, self.gamma = float(prior), float(gamma)
+        self.prior, self.gamma, self.width = float(prior), float(gamma), float(width)
         self._count = dict.fromkeys(self.arms, 0.0)
         self._mean = dict.fromkeys(self.arms, 0.0)
         self._squares = dict.fromkeys(self.arms, 0.0)  # squared deviations from the arm's mean
@@ -64,7 +65,8 @@ class Thompson:
         numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
         deviation = math.sqrt(rate / max(float(numbers.gamma(total / 2)), 1e-12))
         means = {
-            arm: mean + deviation / math.sqrt(self.prior + self._count[arm]) * float(numbers.standard_normal())
+            arm: mean
+            + self.width * deviation / math.sqrt(self.prior + self._count[arm]) * float(numbers.standard_normal())
             for arm, mean in self.q.items()
         }
         return means, deviation

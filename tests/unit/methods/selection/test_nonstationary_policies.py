@@ -102,6 +102,17 @@ def test_thompson_draws_the_student_t_of_its_model(gamma):
     assert stats.kstest(precision, stats.gamma(total / 2, scale=1 / rate).cdf).pvalue > 0.01
 
 
+def test_width_multiplies_the_distance_of_a_draw_from_the_mean():
+    plain, *_ = taught(1.0)
+    narrow = Thompson(ARMS, prior=0.5, width=0.25)
+    narrow.load_state_dict(plain.state_dict())
+    (wide, one), (small, other) = plain.drawn(generator(3)), narrow.drawn(generator(3))
+    assert one == other
+    assert {arm: 4 * (small[arm] - plain.q[arm]) for arm in ARMS} == pytest.approx(
+        {arm: wide[arm] - plain.q[arm] for arm in ARMS}
+    )
+
+
 def test_thompson_takes_the_arm_of_the_largest_draw():
     policy, *_ = taught(1.0)
     for step in range(50):
