@@ -591,3 +591,12 @@ def test_the_metric_that_is_asked_for_is_the_score_of_everybody(lab, tmp_path):
         assert scores.keys() == {"student", "teacher", "majority class", "no KD"}
         for who, found in scores.items():
             assert found["score"] == pytest.approx(sum(found[name] for name in names) / len(names)), who
+
+
+@pytest.mark.nightly
+def test_a_small_model_is_the_reference_of_reducible(lab, ready):
+    """Without cached answers: the teacher is queried for the rows kept alone, and the reference's forwards are scoring."""
+    folder, _ = lab.run("select=reducible", f"select.reference='{ready}'")
+    ledger, plain = result_of(folder)["ledger"], lab.result("select=loss")["ledger"]
+    assert ledger["teacher_queries"]["total"] == STEPS * KEPT and "unkept" not in ledger["teacher_queries"]
+    assert ledger["flops"]["scoring"] > plain["flops"]["scoring"] > 0
