@@ -102,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = in_turns(ways, arguments.minutes, arguments.turns, clock)
 
     print(machine(arguments.threads, arguments.clock))
-    print(f"{len(found['fresh'])} turns in {time.monotonic() - began:.0f} s; a step of {arguments.batch} rows of {pool:,}\n")
+    print(
+        f"{len(found['fresh'])} turns in {time.monotonic() - began:.0f} s; a step of {arguments.batch} rows of {pool:,}\n"
+    )
     body = []
     for name, seconds in found.items():
         scoring = looks.seconds[name][1:]  # the first turn warms up

@@ -14,12 +14,14 @@ from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.importance import importance, own_part, whole_units
 from kdlab.callbacks.scoring.rows import own_rows, scored_rows, share_out
+from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.callbacks.selectable import OwnModule, missing_methods
 from kdlab.errors import UserError
-from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.marks import marks_of, members_of
 from kdlab.methods.selection.candidates import candidates, reads_student
+from kdlab.methods.selection.keeping import classed
 from kdlab.methods.selection.row_selector import RowSelector
-from kdlab.methods.selection.scores import arm_scores, combined
+from kdlab.methods.selection.scores import arm_scores
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.modules.teacher_evidence import TeacherEvidence
@@ -45,7 +47,7 @@ class Select(DecisionCallback):
     of the whole global batch, then shared out evenly, so any number of ranks keeps the same rows; "local": the best of
     each rank's own. At ratio 1 it does nothing, and the run is plain distillation bit for bit. `forward`: the student's
     outputs for scoring (`full_forward`, or `kdlab.modules.early_exit.EarlyExit`). With a `memory` only rows without a
-    recent score run; strategies must then be rowwise. Of `selector.look` below 1 a random share of the rows runs, the same
+    recent score, or recent evidence, run (`kdlab.callbacks.scoring.stale`). Of `selector.look` below 1 a random share of the rows runs, the same
     on any number of ranks with `scope` "global"; a strategy that reads no output of the student has all rows to choose from.
     `others`: evidence of other models than the student (None: that of the module's teacher).
     """
@@ -174,8 +176,10 @@ class Select(DecisionCallback):
         return kept
 
     def _needs(self) -> frozenset[str]:
-        """Fields of `Evidence` that the current arm reads."""
-        return frozenset().union(*(marks_of(member).needs for member in members_of(self.selector.rule).values()))
+        """Fields of `Evidence` that the current arm reads; with a memory, which serves all arms, those of all."""
+        every = self.memory is not None and reads_student(self.selector.rule)
+        arms = self.row_selector.arms.values() if every else [self.selector.rule]
+        return frozenset().union(*(marks_of(member).needs for arm in arms for member in members_of(arm).values()))
 
     def _scores(
         self,
@@ -201,22 +205,23 @@ class Select(DecisionCallback):
             labels, mask = _labels(batch)
             evidence.labels = of_real(labels, IGNORE)
             evidence.mask = None if mask is None else of_real(mask, 0)
-        scored = {name: member for name, member in members.items() if needs[name] & FORWARD}
-        if not scored:
+        if not reads_student(arm):
             return arm_scores(arm, evidence, ())
         if self.memory is None:
             return self._fresh_scores(student, batch, arm, evidence, of_real, outputs)
-        self._update_memory(student, batch, scored, self.memory, evidence)
-        # strategies that need no forward (a random draw) are not cached
-        return combined(
-            arm,
-            [
-                self.memory.recall(self._key(name), evidence.rows.cpu())  # pyright: ignore
-                if name in scored
-                else member(evidence.only(needs[name])).cpu().double()
-                for name, member in members.items()
-            ],
-        )
+        arms = self.row_selector.arms
+        record = VisitRecord.of({name: classed(arms[name], self.row_selector.keeping.balance) for name in arms})
+        voted = _reads_votes(record.scored)
+        needed = self.votes.needed if voted else frozenset()
+        due = record.due(self.memory, batch)
+        self._consulted = batch.rows[due]
+        if len(due) == 0:
+            self.others.skip(student, self._needs())
+        record.update(
+            self.memory, student, batch, due, self.forward, needed,
+            lambda rows, got: self._parts(student, rows, got, evidence, voted),
+        )  # fmt: skip
+        return record.scores(self.memory, str(self.selector.arm), arm, evidence)
 
     def _fresh_scores(
         self,
@@ -254,39 +259,6 @@ class Select(DecisionCallback):
                 first += len(part)
             votes = torch.stack([member.logits for member in (part, *more)]) if voted else None  # pyright: ignore
             yield replace(part, votes=votes, keep=whole.keep, progress=whole.progress, rng=whole.rng)
-
-    def _update_memory(
-        self,
-        student: StudentView,
-        batch: Batch,
-        members: Mapping[str, Strategy],
-        memory: ScoreMemory,
-        whole: Evidence,
-    ) -> None:
-        """Score the rows of the global batch whose scores are missing or old; every rank stores all of them
-        (collective)."""
-        real = batch.real.nonzero().flatten()
-        keys = [self._key(name) for name in members]
-        due = real[memory.due(keys, batch.rows[real].cpu(), batch.epoch).to(real.device)]
-        scores: dict[str, list[Tensor]] = {name: [batch.rows.new_zeros(0, dtype=torch.float64)] for name in members}
-        self._consulted = batch.rows[due]
-        if len(due) == 0:
-            self.others.skip(student, self._needs())
-        else:
-            rows = batch.take(due)
-            with student.timed("scoring"), student.inference_mode():
-                voted = _reads_votes(members)
-                outputs = self.forward(student, rows, self.votes.needed if voted else frozenset())
-                for part in self._parts(student, rows, outputs, whole, voted):
-                    for name, member in members.items():
-                        scores[name].append(member(part.only(marks_of(member).needs)).double())
-        ids = distributed.gather_rows(batch.rows[due]).cpu()
-        for name in members:
-            memory.store(self._key(name), ids, batch.epoch, distributed.gather_rows(torch.cat(scores[name])))
-
-    def _key(self, member: str) -> str:
-        """A strategy's key in the memory (it is saved in checkpoints)."""
-        return f"{str(self.selector.arm).partition('@')[0]} {member}"  # of any ratio
 
 
 class StepSelection:

@@ -23,7 +23,7 @@ from kdlab.runs import budget, folders
 from kdlab.runs.budget import BudgetPlan
 from kdlab.runs.process import notify
 from kdlab.runtime.ledger import Ledger
-from kdlab.stages import cache_plan, ksm_training, observation
+from kdlab.stages import cache_plan, decision_callbacks, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.observation import Observations
@@ -90,6 +90,13 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
     if config.select.ratio * batch_size < 1:
         notify(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
+    if config.select.scoring == "stale" and config.select.ratio < 1:
+        line = decision_callbacks.stale_line(
+            stage.selection().arms, config.select.balance, len(data.train), stage.inputs.student_shape.width,
+            stage.inputs.example[0],
+        )  # fmt: skip
+        if line:
+            notify(line)
     ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
     plan, step_costs, teachers = None, None, []
     if config.budget.given:

@@ -12,7 +12,7 @@ from kdlab.config.groups import KnowledgeConfig, SelectConfig
 from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits
-from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.marks import marks_of, members_of
 from kdlab.methods.selection.strategy_state import has_state
 from kdlab.modules.objective import WeightedTerm
 from kdlab.plugins import guards, own_modules
@@ -100,11 +100,6 @@ def _check_scoring(select: SelectConfig, name: str, arm: Any) -> None:
             raise UserError(
                 f"select.scoring=early_exit: select.arms.{name} asks a committee of which the whole student is a member; "
                 "select.scoring=fresh or stale"
-            )
-        if select.scoring == "stale" and marks.needs & FORWARD and not marks.rowwise:
-            raise UserError(
-                f"select.scoring=stale: select.arms.{name} scores rows against each other, so a row has no score "
-                "to keep; select.scoring=fresh, or a strategy such as entropy, margin or certainty"
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,12 +11,14 @@ from kdlab.callbacks.adopt import Adopt
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.weigh import Weigh
 from kdlab.config.groups import SelectConfig
+from kdlab.errors import UserError
 from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.credit import Credit
-from kdlab.methods.selection.keeping import Keeping
+from kdlab.methods.selection.keeping import Keeping, classed
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.models.encoder import Encoder
 from kdlab.modules.early_exit import EarlyExit
@@ -33,6 +35,9 @@ from kdlab.types import Batch
 BEST: dict[str, Any] = {
     "explore": 0.0, "balance": "none", "temperature": None, "importance": False, "warmup": 0.0, "ratios": None,
 }  # fmt: skip
+
+
+MOST_KEPT = 2**30  # bytes that scoring=stale may keep
 
 
 def _ignore(row: dict[str, Any]) -> None:
@@ -107,6 +112,34 @@ def _under(select: Select, module: StudentModule, arm: str, batch: Batch, micro:
     finally:
         for selector, arm_before, facts in before:
             selector.arm, selector.facts = arm_before, facts
+
+
+def check_stale(arms: Mapping[str, Any], balance: str, per_row: bool) -> None:
+    """UserError for a strategy whose evidence is too large to keep until the next visit of a row."""
+    for name, arm in arms.items():
+        fields = VisitRecord.of({name: classed(arm, balance)}).fields
+        large = [field for field in fields if field == "votes" or (field == "logits" and not per_row)]
+        if large:
+            raise UserError(
+                f"select.scoring=stale: select.arms.{name} scores rows against each other by "
+                f"{'votes' if large == ['votes'] else 'the logits of all words'}, too many numbers to keep for each row; "
+                "select.scoring=fresh select.look=0.3, or early_exit"
+            )
+
+
+def stale_line(arms: Mapping[str, Any], balance: str, rows: int, width: int, classes: int) -> str:
+    """One line on what scoring=stale keeps of `rows` rows, with features of `width` and logits of `classes` numbers; ""
+    where that is scores alone. UserError above `MOST_KEPT` bytes."""
+    record = VisitRecord.of({name: classed(arm, balance) for name, arm in arms.items()})
+    size = rows * (
+        4 * sum({"features": width, "logits": classes}[field] for field in record.fields) + 8 * len(record.scored)
+    )
+    what = f"select.scoring=stale keeps {' and '.join(record.fields)} of {rows:,} rows, {size / 1e6:,.1f} MB, in checkpoints too"
+    if size > MOST_KEPT:
+        raise UserError(
+            f"{what}: more than {MOST_KEPT / 1e6:,.0f} MB; select.scoring=fresh select.look=0.3, or early_exit"
+        )
+    return what if record.fields else ""
 
 
 def keeping_of(select: SelectConfig) -> Keeping:

@@ -17,7 +17,7 @@ from kdlab.methods.selection.candidates import reads_student, require_choice
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.models import head_keys, loading, packing
 from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
-from kdlab.stages import cache_plan, components, ksm_training, trained_head
+from kdlab.stages import cache_plan, components, decision_callbacks, ksm_training, trained_head
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.dry_run import check_own_policy, check_own_strategies, check_terms
@@ -96,9 +96,12 @@ def _check(stage: Stage) -> None:
 
 
 def _look(stage: Stage, selection: Selection) -> None:
-    """UserError where all rows that are scored are kept, so that scoring decides nothing."""
-    config, arms = stage.config, selection.arms.values()
-    if not any(map(reads_student, arms)):
+    """UserError where all rows that are scored are kept, so that scoring decides nothing, and for evidence too large to
+    keep."""
+    config, arms = stage.config, selection.arms
+    if config.select.scoring == "stale":
+        decision_callbacks.check_stale(arms, config.select.balance, stage.inputs.head.per_row)
+    if not any(map(reads_student, arms.values())):
         return
     ranks = config.trainer.num_nodes * (1 if config.trainer.devices == "auto" else int(config.trainer.devices))
     rows = config.data.batch_size * (ranks if config.select.scope == "global" else 1)

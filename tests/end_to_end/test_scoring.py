@@ -41,6 +41,17 @@ def test_the_first_layers_cost_their_share_and_all_of_them_choose_as_ever(lab):
     assert weights(every) == weights(lab.run(*COMMON)[0])
 
 
+def test_stale_evidence_of_a_policy_and_look_share_the_cost(lab):
+    """A score serves all arms for nine epochs; of half of the rows that are drawn those without one run."""
+    adads = ["select=adads", "data.train_rows=40", "trainer.probes=0", "teachers.sanity=false", "trainer.max_steps=12"]
+    spent = {
+        more: lab.result(*adads, *more.split(), into=str(number))["ledger"]["flops"].get("scoring", 0)
+        for number, more in enumerate(["", "select.scoring=stale select.refresh=9", "select.look=0.5"])
+    }
+    fresh, stale, look = spent.values()
+    assert stale < 0.5 * fresh and 0.35 * fresh < look < 0.65 * fresh
+
+
 @pytest.mark.parametrize("how", ["stale", "early_exit"])
 def test_a_killed_run_goes_on_bit_for_bit(lab, how):
     whole = lab.run(*COMMON, f"select.scoring={how}")[0]
@@ -71,8 +82,6 @@ def rows_kept(folder: Path) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["select=density", "select.scoring=stale"], "scores rows against each other"),
-        (["select=adads", "select.scoring=stale"], "scores rows against each other"),
         (["select.scoring=early_exit", "select.exit_layer=3"], "the student has 2 layers"),
         (["select.scoring=stale", "select.scope=local"], "select.scope=global"),
         (["select.scoring=slow"], "fresh"),
