@@ -1,11 +1,12 @@
 """Regret of policies x rewards in simulated trainings whose best arm is known (benchmarks.simulated_training).
 
-    python -m benchmarks.regret [--seeds 20] [--worlds stationary,switching,declining,delayed,ratios]
+    python -m benchmarks.regret [--seeds 20] [--first-seed 1] [--noise 0.003] [--worlds stationary,switching,declining,delayed,ratios]
 
 Regret: the loss at the end less that of the best arms known, in hundredths of a nat, each of a training without jitter
 after the same choices; mean and standard deviation over the seeds. "uniform" draws an arm each time, "one arm" is the
 mean of trainings with a single arm. Policies have the
-settings of `select=`; "adads" with LossDecay is AdaDS. In the world "ratios" arms are strategies x ratios, and the mean
+settings of `select=`; "adads" with LossDecay is AdaDS. "p": paired t test over the seeds of the mean over the worlds against the
+first row, with Holm's correction for the number of rows. `--noise`: the error of an observation in all worlds but "noisy". In the world "ratios" arms are strategies x ratios, and the mean
 ratio that was spent stands beside the regret; the best arms known spend 0.1.
 """
 
@@ -13,11 +14,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import yaml
+from scipy import stats
 
 from benchmarks.measuring import table
 from benchmarks.simulated_training import World, play, worlds
@@ -51,10 +54,12 @@ def regret(world: World, chosen: Sequence[str]) -> float:
     return 100 * (world.loss(list(chosen))[-1] - world.loss(world.best())[-1])
 
 
-def regrets(world: World, policy: Make, reward: Make | None, credit: Make, seeds: int) -> tuple[list[float], float]:
+def regrets(
+    world: World, policy: Make, reward: Make | None, credit: Make, seeds: Sequence[int]
+) -> tuple[list[float], float]:
     """The regret of each seed, and the mean ratio."""
     found, spent = [], []
-    for seed in range(1, seeds + 1):
+    for seed in seeds:
         _, chosen = play(world, policy(list(world.arms)), reward and reward(), credit(), seed)
         found.append(regret(world, chosen))
         spent.append(statistics.fmean((world.ratios or {}).get(arm, world.mean_ratio) for arm in chosen))
@@ -88,33 +93,78 @@ def single(world: World) -> float:
     return statistics.fmean(regret(world, [arm] * (world.steps // world.interval)) for arm in same)
 
 
+def against_best(of_seeds: Mapping[tuple[str, str], Sequence[float]]) -> dict[tuple[str, str], float]:
+    """p of each row against the one of the lowest mean: paired t tests over the seeds, with Holm's correction."""
+    best = min(of_seeds, key=lambda names: statistics.fmean(of_seeds[names]))
+    found = {
+        names: float(stats.ttest_rel(values, of_seeds[best]).pvalue)
+        for names, values in of_seeds.items()
+        if names != best
+    }
+    corrected, largest = {}, 0.0
+    for place, names in enumerate(sorted(found, key=found.__getitem__)):
+        largest = max(largest, min(1.0, (len(found) - place) * found[names]))
+        corrected[names] = largest
+    return corrected
+
+
+def plain_table(plain: Sequence[World], seeds: Sequence[int]) -> str:
+    """The table of the worlds in which arms differ in strategy alone."""
+    cells: dict[tuple[str, str], list[list[float]]] = {}
+    for world in plain:
+        for names, parts in combinations(world).items():
+            cells.setdefault(names, []).append(regrets(world, *parts, seeds)[0])
+    of_seeds = {
+        names: [statistics.fmean(values) for values in zip(*rows, strict=True)] for names, rows in cells.items()
+    }
+    p = against_best(of_seeds) if len(seeds) > 1 else {}
+    rows = [
+        [
+            *names,
+            *map(spread, cells[names]),
+            f"{statistics.fmean(of_seeds[names]):.2f}",
+            f"{p[names]:.2g}" if names in p else "",
+        ]
+        for names in sorted(of_seeds, key=lambda names: statistics.fmean(of_seeds[names]))
+    ]
+    one = [single(world) for world in plain]
+    rows.append(["one arm", "", *(f"{value:.2f}" for value in one), f"{statistics.fmean(one):.2f}", ""])
+    return table(["policy", "reward", *(world.name for world in plain), "mean", "p"], rows)
+
+
+def ratio_table(world: World, seeds: Sequence[int]) -> str:
+    """The table of a world whose arms are strategies x ratios."""
+    found = {names: regrets(world, *parts, seeds) for names, parts in combinations(world).items()}
+    order = sorted(found, key=lambda names: statistics.fmean(found[names][0]))
+    p = against_best({names: values for names, (values, _) in found.items()}) if len(seeds) > 1 else {}
+    rows = [
+        [
+            *names,
+            spread(found[names][0]),
+            f"{found[names][1]:.3f}",
+            f"{p[names]:.2g}" if names in p else "",
+        ]
+        for names in order
+    ]
+    rows.append(["one arm of the mean ratio", "", f"{single(world):.2f}", f"{world.mean_ratio:.3f}", ""])
+    return table(["policy", "reward", world.name, "mean ratio", "p"], rows)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--noise", type=float, default=World("", (), lambda progress, arm: 0.0).noise)
     parser.add_argument("--worlds", default=",".join(worlds()))
     arguments = parser.parse_args(argv)
     chosen = [worlds()[name] for name in arguments.worlds.split(",")]
-    plain = [world for world in chosen if world.ratios is None]
-    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for world in plain:
-        for names, parts in combinations(world).items():
-            cells.setdefault(names, {})[world.name] = regrets(world, *parts, arguments.seeds)[0]
-    mean = {names: statistics.fmean(statistics.fmean(row) for row in found.values()) for names, found in cells.items()}
-    rows = [
-        [*names, *(spread(cells[names][world.name]) for world in plain), f"{mean[names]:.2f}"]
-        for names in sorted(mean, key=mean.__getitem__)
-    ]
-    if plain:
-        one = [single(world) for world in plain]
-        rows.append(["one arm", "", *(f"{value:.2f}" for value in one), f"{statistics.fmean(one):.2f}"])
-        print(table(["policy", "reward", *(world.name for world in plain), "mean"], rows))
+    chosen = [world if world.name == "noisy" else replace(world, noise=arguments.noise) for world in chosen]
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    if plain := [world for world in chosen if world.ratios is None]:
+        print(plain_table(plain, seeds))
     for world in (world for world in chosen if world.ratios is not None):
-        found = {names: regrets(world, *parts, arguments.seeds) for names, parts in combinations(world).items()}
-        order = sorted(found, key=lambda names: statistics.fmean(found[names][0]))
-        rows = [[*names, spread(found[names][0]), f"{found[names][1]:.3f}"] for names in order]
-        rows.append(["one arm of the mean ratio", "", f"{single(world):.2f}", f"{world.mean_ratio:.3f}"])
-        print("\n" + table(["policy", "reward", world.name, "mean ratio"], rows))
+        print("\n" + ratio_table(world, seeds))
 
 
 def spread(values: Sequence[float]) -> str:

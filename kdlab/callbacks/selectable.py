@@ -26,7 +26,9 @@ class SelectableModule(Protocol):
     def show_rows(self, batch: Any) -> Evidence:
         """The model's outputs for the B rows of `batch`: `Evidence(logits=..., features=..., labels=...)`.
 
-        Called before the training step, in eval mode, without gradient. What no strategy in use reads may be left out.
+        For the strategies that read them also `mask` of masked positions, `votes` of a committee, the `teacher`'s logits,
+        `reference_loss`, and `rows`, ids of the rows in the data set (`forgetting`); shapes as of `kdlab.Selector.rows`. Called
+        before the training step, in eval mode, without gradient. What no strategy in use reads may be left out.
         """
         ...
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from kdlab.errors import UserError
 from kdlab.methods.selection.credit import Credit
 from kdlab.methods.selection.policies import Policy
-from kdlab.methods.selection.policies.context import chosen_arm, reads_context
+from kdlab.methods.selection.policies.context import chosen_arm, learn, reads_context
 from kdlab.methods.selection.rewards import Reward
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.run_facts import RunFacts
 from kdlab.runtime.seeding import generator
 from kdlab.types import Context, Observation
+
+CREDITED = ("credited_arm", "credited_reward")  # columns: what the policy learnt from an observation
 
 
 class ArmSelector:
@@ -28,7 +31,8 @@ class ArmSelector:
     in force). For rewards that read an `Observation`: `learning_rate` of an optimizer step as a share of its peak (None:
     unknown, 1 each), `cost` returns FLOPs and queries so far (collective). `probe` returns the fall of the log loss that
     each of some arms would bring from a step on (collective): the rewards of `Probe`, and every `probe_every` steps a
-    measurement. `arm`: the name of the arm in force (None before the first step).
+    measurement. `arm`: the name of the arm in force (None before the first step). `last_reward` is the reward that the last
+    observation gave, `last_credit` the arm and the reward that the policy learnt from it, which differ where `credit` does.
     """
 
     def __init__(
@@ -57,11 +61,13 @@ class ArmSelector:
         self.reward, self.observe, self.interval, self.write = reward, observe, interval, write
         self.arm: str | None = None
         self.last_reward: float | None = None
+        self.last_credit: tuple[str, float] | None = None
         self._observed: list[str] | None = None  # the objective of the last observation
         self.credit, self.learning_rate, self.cost = credit or Credit(), learning_rate, cost
         self.probe, self.probe_every = probe, probe_every
         self._last: list[float] = []  # step, FLOPs and queries at the last observation
         self.facts = RunFacts() if reads_context(policy) else None
+        self._choices: list[tuple[int, Context]] = []  # step and context of choices whose reward is still due
 
     def progress(self, step: int) -> float:
         """Share of the training done at an optimizer step, in [0, 1]."""
@@ -84,13 +90,16 @@ class ArmSelector:
                 self.credit.restart()
                 if self.facts is not None:
                     self.facts.restart()
-            self.last_reward = None
+            self.last_reward = self.last_credit = None
             if observation is not None:
-                speed, self.last_reward = self._learn(observation, step, falls)
                 if self.facts is not None:
                     self.facts.observed(observation)
-            self.arm = chosen_arm(self.policy, rng, self._context(progress))
+                speed, self.last_reward = self._learn(observation, step, falls)
+            context = self._context(progress)
+            self.arm = chosen_arm(self.policy, rng, context)
             self.credit.begin(step, self.arm)
+            if self.facts is not None:
+                self._choices = [*self._due_choices(), (step, context)]
             self._record(ledger, step, observation, speed, self.last_reward)
 
     def _measured(self, step: int) -> dict[str, float] | None:
@@ -109,8 +118,16 @@ class ArmSelector:
         speed, reward = self.reward.observe(given)  # pyright: ignore[reportOptionalMemberAccess]
         arm = self.credit.arm(shares)
         if reward is not None and arm is not None:
-            self.policy.learn(arm, self.credit.own_part(arm, shares, reward))  # pyright: ignore[reportAttributeAccessIssue]
+            self.last_credit = (arm, self.credit.own_part(arm, shares, reward))
+            chosen = [context for begun, context in self._choices if begun < self.credit.end]
+            learn(self.policy, *self.last_credit, chosen[-1] if chosen else None)
         return speed, reward
+
+    def _due_choices(self) -> list[tuple[int, Context]]:
+        """The choices that a later reward may be credited to."""
+        oldest = self.credit.observed[0] if self.credit.observed else 0
+        ended = [i for i, (begun, _) in enumerate(self._choices) if begun <= oldest]
+        return self._choices[ended[-1] :] if ended else self._choices
 
     def _learn_probed(self, step: int, falls: dict[str, float] | None) -> tuple[float | None, float | None]:
         """Have the policy learn the rewards of the arms probed; fall and reward of the arm in force."""
@@ -120,8 +137,9 @@ class ArmSelector:
             chosen = reward.chosen(list(self.arms), self.arm, generator(self.seed, self.key, "probe", step))
             falls = self.probe(step, chosen)
         rewards = reward.rewards(falls)
+        now = self._context(self.progress(step))  # the arms were probed from here
         for arm, value in rewards.items():
-            self.policy.learn(arm, value)  # pyright: ignore[reportAttributeAccessIssue]
+            learn(self.policy, arm, value, now)
         known = self.arm if self.arm in rewards else None
         return (None, None) if known is None else (falls[known], rewards[known])
 
@@ -162,6 +180,8 @@ class ArmSelector:
         self, ledger: Any, step: int, observation: float | None, speed: float | None, reward: float | None
     ) -> None:
         row = {"step": step, "arm": self.arm, "observation": observation, "speed": speed, "reward": reward}
+        if self._credits:
+            row |= dict(zip(CREDITED, self.last_credit or (None, None), strict=True))
         row |= {f"q_{arm}": value for arm, value in getattr(self.policy, "q", {}).items()}
         if ledger is not None:
             row["teacher_queries"] = ledger.total_queries()
@@ -170,7 +190,13 @@ class ArmSelector:
     def columns(self) -> list[str]:
         """The columns of the rows that `write` takes."""
         values = [f"q_{arm}" for arm in getattr(self.policy, "q", {})]
-        return ["step", "arm", "observation", "speed", "reward", *values, "teacher_queries"]
+        credited = CREDITED if self._credits else ()
+        return ["step", "arm", "observation", "speed", "reward", *credited, *values, "teacher_queries"]
+
+    @property
+    def _credits(self) -> bool:
+        """True where a policy learns another reward, or that of another arm, than the observation's of the arm in force."""
+        return self.reward is not None and (self.credit.decay > 0 or self.credit.delay > 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -180,8 +206,11 @@ class ArmSelector:
             "policy": self.policy.state_dict(),
             "reward": self.reward.state_dict() if self.reward else {},
             **({"credit": self.credit.state_dict(), "last": list(self._last)} if self.reward else {}),
-            **({} if self.facts is None else {"facts": self.facts.state_dict()}),
+            **({} if self.facts is None else {"facts": self.facts.state_dict(), "choices": self._saved_choices()}),
         }
+
+    def _saved_choices(self) -> list[Any]:
+        return [[step, list(astuple(context))] for step, context in self._choices]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.arm, self.last_reward = state["arm"], state["last_reward"]
@@ -196,3 +225,4 @@ class ArmSelector:
                 self.credit.load_state_dict({"segments": [[0, self.arm]], "observed": [-1], "estimates": {}})
         if self.facts is not None:
             self.facts.load_state_dict(state["facts"])
+            self._choices = [(int(step), Context(*map(float, fields))) for step, fields in state.get("choices", ())]

@@ -1,7 +1,7 @@
 """The rows of a batch that are scored: a random share of it (`select.look`), among which a strategy selects.
 
 The best k of n random rows of N: the power of a few random choices (Mitzenmacher, Richa and Sitaraman 2001). RHO-LOSS does
-the same with N the data set (arXiv 2206.07137, Algorithm 1: a large batch is drawn, its best rows are trained on).
+the same with N the data set (arXiv 2206.07137: a large batch is drawn, its best rows are trained on).
 """
 
 from __future__ import annotations

@@ -66,8 +66,12 @@ class Credit:
         """The arm that a reward with these shares is credited to: the one in force in the interval (at its end)."""
         if not shares:
             return None
-        last = self.observed[1] if len(self.observed) > 1 else self.observed[0]
-        return next(arm for start, arm in reversed(self.segments) if start < last)
+        return next(arm for start, arm in reversed(self.segments) if start < self.end)
+
+    @property
+    def end(self) -> int:
+        """The first step after the interval that a reward is credited for."""
+        return self.observed[1] if len(self.observed) > 1 else self.observed[0]
 
     def own_part(self, arm: str, shares: dict[str, float], reward: float) -> float:
         """The part of `reward` that is due to `arm`; updates the estimates."""

@@ -37,10 +37,10 @@ class Keeping:
     `temperature` T: sample without replacement instead, a row with weight exp(r / T), where r is its normalised rank, 0
     for the lowest score and 1 for the highest, equal scores sharing their mean rank; ranks mean the same for every
     strategy. Near 0 the best k are kept; at T = 1 the best row has e times the weight of the worst (Efraimidis and
-    Spirakis 2006; Gumbel top-k: Kool et al. 2019, arXiv 1903.06059, section 3). Rows of score -inf fill up what is left.
+    Spirakis 2006; Gumbel top-k: Kool et al. 2019, arXiv 1903.06059). Rows of score -inf fill up what is left.
     `importance`: weights w such that (1 / N) sum over kept rows of w f is an unbiased estimate of the mean of f over all N
     rows. With threshold kappa, the (k+1)-th largest perturbed log weight, w = 1 / P(row's own > kappa) (arXiv
-    1903.06059, section 4.2). Every row can then be kept: one of score -inf has r = 0. With random rows among the kept,
+    1903.06059). Every row can then be kept: one of score -inf has r = 0. With random rows among the kept,
     the estimate is mixed with that by which rows kept by score count once and the random ones stand for all others.
     UserError for values out of range, `importance` without `temperature` or with `balance`.
     """

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from benchmarks import regret
 from benchmarks.simulated_training import FLOOR, START, World, play, worlds
@@ -86,7 +87,7 @@ def test_the_policies_are_those_of_select_with_their_settings():
 
 def test_the_mean_ratio_of_the_policy_over_ratios_is_kept():
     world = small("ratios", 300)
-    found, mean = regret.regrets(world, lambda arms: Ratios(arms, ratio=0.1), Trend, Credit, 2)
+    found, mean = regret.regrets(world, lambda arms: Ratios(arms, ratio=0.1), Trend, Credit, range(1, 3))
     assert len(found) == 2 and abs(mean - 0.1) < 0.25 / 30
 
 
@@ -96,8 +97,39 @@ def test_tables(monkeypatch, capsys):
     monkeypatch.setattr(regret, "at_mean_ratio", lambda world, arms: Online(arms))
     regret.main(["--seeds", "2", "--worlds", "stationary,ratios"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| policy | reward | stationary | mean |"
+    assert lines[0] == "| policy | reward | stationary | mean | p |"
     assert any(line.startswith("| adads | LossDecay |") for line in lines) and any(
         "| uniform |" in line for line in lines
     )
     assert sum(line.startswith("| ratios |") for line in lines) == 3
+
+
+def test_p_is_that_of_paired_tests_with_holms_correction():
+    values = np.random.default_rng(4).normal(size=(4, 12)) + np.array([[0.0], [0.1], [1.0], [2.0]])
+    names = [("a", ""), ("b", ""), ("c", ""), ("d", "")]
+    found = regret.against_best(dict(zip(names, values.tolist(), strict=True)))
+    best = int(values.mean(1).argmin())
+    others = [i for i in range(4) if i != best]
+    raw = []
+    for i in others:  # the t of the differences by hand
+        differences = values[i] - values[best]
+        t = differences.mean() / (differences.std(ddof=1) / math.sqrt(12))
+        raw.append(2 * stats.t.sf(abs(t), 11))
+    corrected = holm(raw)
+    assert [found[names[i]] for i in others] == pytest.approx(corrected) and names[best] not in found
+
+
+def holm(raw: list[float]) -> list[float]:
+    """Holm 1979: p(i) times the number of hypotheses not yet rejected, and not below those before."""
+    order = np.argsort(raw)
+    steps = np.minimum(1, np.maximum.accumulate(np.array(raw)[order] * np.arange(len(raw), 0, -1)))
+    return [float(steps[list(order).index(i)]) for i in range(len(raw))]
+
+
+def test_other_seeds_and_another_noise(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(
+        regret, "plain_table", lambda plain, seeds: seen.append(([w.noise for w in plain], list(seeds))) or ""
+    )
+    regret.main(["--seeds", "2", "--first-seed", "1000", "--noise", "0.02", "--worlds", "stationary,noisy"])
+    assert seen == [([0.02, 0.01], [1000, 1001])] and capsys.readouterr().out == "\n"

@@ -57,7 +57,7 @@ class Exp3S:
 
     w_a becomes w_a exp(gamma x_a / (p_a n)) + e alpha / n sum w, with x the reward in [0, 1] of the arm taken and 0 of
     the others; p as in Exp3. Auer, Cesa-Bianchi, Freund and Schapire, The nonstochastic multiarmed bandit problem, SIAM
-    J. Computing 2002, section 8, Fig. 4; their Corollary 8.2 takes `alpha` = 1 / T for T rewards. Rewards are mapped on
+    J. Computing 2002 (Exp3.S); they take `alpha` = 1 / T for T rewards. Rewards are mapped on
     [0, 1] by the lowest and the highest of the last `window`, 1/2 while these are equal (ours). `q`: the
     probabilities.
     """

@@ -15,7 +15,7 @@ from kdlab.ranges import Share, checked
 class Halving:
     """Successive halving: rounds of equal budget, in which the arms left take turns; after each the better half stays.
 
-    Jamieson and Talwalkar, arXiv 1502.07943, Fig. 3 (successive halving): of |S_k| arms the floor(|S_k| / 2) best stay.
+    Jamieson and Talwalkar, arXiv 1502.07943 (successive halving): of |S_k| arms the floor(|S_k| / 2) best stay.
     The budget is the share `budget` of the training from the first choice on, and the last round has one arm, which then
     stays in force (of 2^m arms the paper's last round compares two; here training goes on after it). An arm is as good
     as the mean of its rewards in the round just ended; one that got none counts as the mean of the others, and a round

@@ -54,11 +54,12 @@ class LinUCB:
         width = {arm: math.sqrt(max(0.0, float(x @ np.linalg.solve(self._design[arm], x)))) for arm in self.arms}
         return greedy({arm: value + self.alpha * width[arm] for arm, value in self.q.items()}, rng)
 
-    def learn(self, arm: str, reward: float) -> None:
-        """Take the reward of `arm` for the last context. ValueError, without any change, if it is not finite."""
+    def learn(self, arm: str, reward: float, context: Context | None = None) -> None:
+        """Take the reward of `arm` when it was chosen in `context` (None: that of the last choice). ValueError, without
+        any change, if it is not finite."""
         reward = checked_reward(arm, self.arms, reward)
         self._recent.add(reward)
-        x = np.array(self._features)
+        x = np.array(self._features if context is None else context.vector())
         self._design[arm] += np.outer(x, x)
         self._target[arm] += self._recent.standard(reward) * x
 

@@ -21,7 +21,7 @@ class DiscountedUCB:
     """D-UCB: the arm of largest discounted mean + 2 B sqrt(xi ln n / N), after every arm once (equals at random).
 
     Each reward that follows multiplies an arm's number N and sum of rewards by `gamma`; n is the sum of all N. Garivier
-    and Moulines, arXiv 0805.3415, section 3.1 (`xi` above 1/2 in their Theorem 1; 0.6 is theirs). They know a bound B
+    and Moulines, arXiv 0805.3415 (`xi` above 1/2 in their theorem; 0.6 is theirs). They know a bound B
     of the rewards; here B is the range of the last 1 / (1 - gamma) of them (ours). `q`: the discounted means.
     """
 
@@ -67,7 +67,7 @@ class WindowUCB:
     """SW-UCB: the arm of largest mean over the last `window` rewards + B sqrt(xi ln min(t, window) / N).
 
     t rewards so far, N of the arm among the last `window`; an arm that has none there is taken first (equals at
-    random). Garivier and Moulines, arXiv 0805.3415, section 3.2. B: the range of the rewards in the window (ours). `q`:
+    random). Garivier and Moulines, arXiv 0805.3415. B: the range of the rewards in the window (ours). `q`:
     the means over the window, 0 of an arm that has none there.
     """
 

@@ -20,7 +20,7 @@ from kdlab.types import Evidence
 
 @needs("logits", "labels", "features", summary=label_residuals)
 def divbs(evidence: Evidence, exact: bool = False) -> Tensor:
-    """(N,) scores of which the k highest are the rows that DivBS chooses one by one (arXiv 2406.04872, sections 3.2, 3.3).
+    """(N,) scores of which the k highest are the rows that DivBS chooses one by one (arXiv 2406.04872).
 
     With g the gradients in the last layer (`GradientEmbeddings`) and G their sum over the batch, the representativeness
     of a set S is that of an orthonormal basis E of its gradients, sum over e in E of (e . G)^2 = |P_S G|^2: what one row
@@ -60,7 +60,7 @@ def badge(evidence: Evidence) -> Tensor:
     """(N,) scores of which the k highest are the rows that BADGE draws (arXiv 1906.03671, Algorithm 1).
 
     The embedding of a row is the gradient of its cross-entropy in the last layer if its predicted class were its label
-    (Eq. 1; `GradientEmbeddings`), so it is long for an uncertain row. k-means++ seeding draws the first row uniformly, each
+    (`GradientEmbeddings`), so it is long for an uncertain row. k-means++ seeding draws the first row uniformly, each
     further one with probability in proportion to its squared distance from the nearest of those before. Deterministic
     for `evidence.rng`. Where all rows left coincide with drawn ones, they are drawn uniformly.
     """

@@ -1,7 +1,7 @@
 """Gradient embeddings of rows in factors: what `divbs` and `badge` compare rows by.
 
 The gradient of a row's cross-entropy in the weights of a linear last layer is the outer product of the residual
-r = p - onehot(y) (C,) and the vector z (H,) that the layer reads (BADGE, arXiv 1906.03671, Eq. 1). It is never made:
+r = p - onehot(y) (C,) and the vector z (H,) that the layer reads (BADGE, arXiv 1906.03671). It is never made:
 <r_i z_i', r_j z_j'> = (r_i . r_j) (z_i . z_j), so N rows take N (C + H) numbers, not N C H. z is the row's features.
 In masked-LM r is the mean of the residuals over the row's masked positions and z the mean state of its tokens (ours: the
 papers have one answer a row), and the residuals of a few rows at a time are made of their logits (`Marks.summary`).

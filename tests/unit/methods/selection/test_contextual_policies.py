@@ -12,7 +12,9 @@ from scipy import stats
 
 from kdlab.errors import UserError
 from kdlab.methods.marks import needs
-from kdlab.methods.selection.policies import LinUCB
+from kdlab.methods.selection.arm_selector import ArmSelector
+from kdlab.methods.selection.credit import Credit
+from kdlab.methods.selection.policies import UCB, LinUCB
 from kdlab.methods.selection.rewards import LossDecay
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.run_facts import RunFacts
@@ -123,13 +125,17 @@ def drawn(evidence):
 
 
 class Recorded(LinUCB):
-    def __init__(self, arms, seen):
+    def __init__(self, arms, seen, learnt=None):
         super().__init__(arms)
-        self.seen = seen
+        self.seen, self.learnt = seen, [] if learnt is None else learnt
 
     def choose(self, progress, rng, context=None):
         self.seen.append(context)
         return super().choose(progress, rng, context)
+
+    def learn(self, arm, reward, context=None):
+        self.learnt.append((arm, reward, context))
+        super().learn(arm, reward, context)
 
 
 def played(cut=None):
@@ -157,3 +163,53 @@ def test_a_loop_of_ones_own_gives_the_context_and_a_resumed_one_the_same():
     assert all(0 <= one.balance <= 1 for one in whole)
     for cut in (1, 4, 7):
         assert played(cut) == whole
+
+
+def credited(delay, cut=None):
+    """Choices (arm, context) and learnt rewards (arm, reward, context) of ten decisions, and the rows of selector.csv;
+    `cut`: resumed by another selector."""
+    seen, learnt, rows, step = [], [], [], 0
+
+    def selector():
+        return ArmSelector(
+            "policy", {"a": None, "b": None}, Recorded(["a", "b"], seen, learnt), 50, 0, LossDecay(2), lambda: 2 / (1 + step) ** 0.5,
+            5, rows.append, credit=Credit(0.0, delay),
+        )  # fmt: skip
+
+    now = selector()
+    for step in range(50):
+        if step == cut:
+            saved, now = json.loads(json.dumps(now.state_dict())), selector()
+            now.load_state_dict(saved)
+        now.decide(step)
+    assert list(rows[0]) == now.columns()[:-1]
+    return [(row["arm"], context) for row, context in zip(rows, seen, strict=True)], learnt, rows
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_a_reward_is_learnt_with_the_context_of_the_choice_that_it_is_credited_to(delay):
+    choices, learnt, rows = credited(delay)
+    first = max(2, delay + 1)  # observations before the first reward
+    assert [(arm, context) for arm, _, context in learnt] == choices[first - delay - 1 : len(choices) - delay - 1]
+    assert len({context.progress for _, _, context in learnt}) == len(learnt) == 10 - first
+    for cut in (11, 26, 49):
+        assert credited(delay, cut)[1] == learnt
+    if not delay:
+        assert "credited_arm" not in rows[0]
+        return
+    written = [(row["credited_arm"], row["credited_reward"]) for row in rows if row["credited_arm"]]
+    assert written == [(arm, reward) for arm, reward, _ in learnt]
+
+
+def test_what_the_policy_learns_is_written_beside_the_reward_of_the_observation():
+    rows, step = [], 0
+    selector = ArmSelector(
+        "policy", {"a": None, "b": None}, UCB(["a", "b"]), 40, 0, LossDecay(2), lambda: 2 / (1 + step) ** 0.5, 2, rows.append,
+        credit=Credit(0.9),
+    )  # fmt: skip
+    for step in range(40):
+        selector.decide(step)
+    known = [row for row in rows if row["reward"] is not None]
+    assert all(row["credited_arm"] in ("a", "b") for row in known) and len(known) == 18
+    assert any(row["credited_reward"] != row["reward"] for row in known)
+    assert all(row["credited_reward"] is None for row in rows if row["reward"] is None)

@@ -33,7 +33,7 @@ def draws(policy, count=600, progress=0.0):
 
 
 def test_discounted_ucb_follows_its_paper():
-    """Garivier and Moulines, section 3.1: means and numbers discounted, 2 B sqrt(xi ln n / N)."""
+    """D-UCB of Garivier and Moulines: means and numbers discounted, 2 B sqrt(xi ln n / N)."""
     policy, gamma, xi, taken = DiscountedUCB(ARMS, gamma=0.9, xi=0.7), 0.9, 0.7, []
     for step, reward in enumerate(REWARDS):
         chosen = policy.choose(0.0, generator(step))
@@ -52,7 +52,7 @@ def test_discounted_ucb_follows_its_paper():
 
 
 def test_window_ucb_follows_its_paper():
-    """Garivier and Moulines, section 3.2: the rewards of the last 12 times, B sqrt(xi ln min(t, 12) / N)."""
+    """SW-UCB of Garivier and Moulines: the rewards of the last 12 times, B sqrt(xi ln min(t, 12) / N)."""
     policy, xi, taken = WindowUCB(ARMS, window=12, xi=0.7), 0.7, []
     for step, reward in enumerate(REWARDS):
         chosen = policy.choose(0.0, generator(step))
@@ -121,7 +121,7 @@ def test_thompson_takes_the_arm_of_the_largest_draw():
 
 
 def test_exp3s_follows_its_figure():
-    """Auer et al. 2002, section 8, Fig. 4, after rewards mapped on [0, 1] by the range of the last five."""
+    """Auer et al. 2002 (Exp3.S), after rewards mapped on [0, 1] by the range of the last five."""
     policy, weight = Exp3S(ARMS, gamma=0.2, alpha=0.05, window=5), np.ones(3)
     for step, reward in enumerate(REWARDS):
         p = 0.8 * weight / weight.sum() + 0.2 / 3

@@ -51,7 +51,7 @@ def test_loss_of_a_certain_row_stays_finite():
 
 
 def test_reducible_prefers_rows_that_the_reference_knows():
-    """Wrong and learnable before noise (both wrong) before known (both right); RHO-LOSS section 3."""
+    """Wrong and learnable before noise (both wrong) before known (both right); the aim of RHO-LOSS."""
     logits = torch.tensor([[4.0, 0], [4.0, 0], [0, 4.0]])
     row = replace(evidence(logits, [1, 1, 1]), reference_loss=torch.tensor([0.1, 4.0, 0.1]))
     assert strategies.reducible(row).argsort(descending=True).tolist() == [0, 1, 2]
