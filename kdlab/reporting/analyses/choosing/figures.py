@@ -122,6 +122,7 @@ def _dots(rows: Sequence[MethodRow]) -> Figure:
         axes.yaxis.tick_right()
         axes.set_ylim(-0.7, len(order) - 0.3)
         axes.set_xlabel("points of score")
+        axes.xaxis.set_major_formatter("{x:+g}")  # half a point is no "500 m"
         style.caption(axes, title)
     return figure
 
