@@ -182,7 +182,7 @@ class StudentView(TrainedView, Protocol):
         ...
 
     def teacher_rows(self, batch: Batch | None) -> Any:
-        """The largest teacher's logits for `batch`, a `kdlab.modules.teacher_evidence.TeacherRows`: cached, else queried
+        """The largest teacher's logits for `batch`, a `kdlab.modules.evidence.teacher_answers.TeacherRows`: cached, else queried
         (collective if it is shared; None: no rows)."""
         ...
 

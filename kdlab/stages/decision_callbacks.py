@@ -25,8 +25,8 @@ from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.flop_accounting import Spending
 from kdlab.modules.probes.paired_probe import PairedProbe
 from kdlab.modules.student import StudentModule
-from kdlab.modules.teacher_evidence import TeacherEvidence
-from kdlab.modules.votes import Votes
+from kdlab.modules.evidence.teacher_answers import TeacherEvidence
+from kdlab.modules.evidence.votes import Votes
 from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
 from kdlab.types import Batch

@@ -26,7 +26,7 @@ from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.probes.paired_probe import PART
 from kdlab.modules.student import StudentModule
-from kdlab.modules.votes import Votes
+from kdlab.modules.evidence.votes import Votes
 from kdlab.stages import components, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.stages.teachers import teacher_reading

@@ -13,7 +13,7 @@ from kdlab.methods.marks import UNDECLARED, marks_of, members_of
 from kdlab.models import head_keys, loading
 from kdlab.models.encoder import Encoder
 from kdlab.modules.flop_accounting import FlopCounter
-from kdlab.modules.teacher_evidence import TEACHER_FIELDS
+from kdlab.modules.evidence.teacher_answers import TEACHER_FIELDS
 from kdlab.stages.components import Selection
 from kdlab.stages.inputs import Inputs
 from kdlab.stages.task_inputs import TaskInputs

@@ -19,7 +19,7 @@ from kdlab.methods.selection.scores import arm_scores
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import set_dropout
 from kdlab.modules.early_exit import first_layers
-from kdlab.modules.votes import Votes
+from kdlab.modules.evidence.votes import Votes
 from kdlab.runtime.ledger import Ledger
 from kdlab.types import Evidence, Plan
 from tests.unit.modules import test_student, test_student_tasks

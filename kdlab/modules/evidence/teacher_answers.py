@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdlab.methods.selection import strategies
 from kdlab.models.encoder import Encoder
-from kdlab.modules.evidence import evidence_of
+from kdlab.modules.evidence.outputs import evidence_of
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.views import StudentView
 from kdlab.teachers.cache.cache import CacheLookup
