@@ -79,15 +79,20 @@ def _parser() -> argparse.ArgumentParser:
         "against", "score against any setting, of many runs (Dynamic KD Fig. 2, KSM Fig. 4, DeKD Fig. 3)", _against
     )
     sub.add_argument("--key", required=True, metavar="KEY", help="the setting, such as student.layers")
-    runs_or_tables = "run folders, folders with runs below, or files of `kdlab compare --runs-csv`"
+    _runs_or_tables(add)
+    return parser
+
+
+def _runs_or_tables(add: Callable[[str, str, Analysis], argparse.ArgumentParser]) -> None:
+    """Add the analyses of selection, which read tables of runs as well."""
     for name, summary in (
         ("pays", "gain of each selection over random rows, at equal queries and at equal total cost, with tests"),
         ("break_even", "gain over random rows at equal total cost, by the cost of the teacher over the student's"),
     ):
         sub = add(name, summary, _choosing)
-        sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=runs_or_tables)
+        where = "run folders, folders with runs below, or files of `kdlab compare --runs-csv`"
+        sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=where)
         sub.add_argument("--out", type=Path, help="folder to write to (default: figures/ in the parent common to RUNs)")
-    return parser
 
 
 def _analyse(chosen: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class ScoreMemory:
-    """What the last visit of each of the `rows` rows of the data set gave, by name; valid for `refresh` epochs.
+    """Values of the last visit of each of the `rows` rows of the data set, by name; valid for `refresh` epochs.
 
     A strategy's scores (n,) are kept in float64, evidence (n, D) in float32.
     """

@@ -25,8 +25,8 @@ from kdlab.methods.selection.scores import arm_scores
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.modules.evidence.teacher_answers import TeacherEvidence
-from kdlab.modules.views import StudentView
 from kdlab.modules.evidence.votes import Votes
+from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
 from kdlab.types import IGNORE, Batch, Evidence, Outputs

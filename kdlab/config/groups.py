@@ -124,7 +124,7 @@ class SelectConfig:
     exit_layer: Count | None = None
     "scoring=early_exit: number of student layers that compute the score; null: half of them"
     votes: Annotated[Any, Literal["exits"] | Annotated[int, Range(1, usual=100)]] = "exits"
-    "Committee beside the student, where a strategy needs one: exits (of its layers), or a number of forwards with dropout"
+    "Committee of strategies that need one: exits (of the student's layers), or a number of forwards with dropout"
     explore: Probability = 0.0
     "Share of the kept rows that are random ones of all the others, whatever the strategy"
     balance: str = "none"

@@ -16,11 +16,11 @@ from kdlab.models.encoder import Encoder, dropout_mode
 from kdlab.modules.distillation_loss import DistillationLoss, timed
 from kdlab.modules.evaluation import Answers, MaskedLMScore, Scorer, inference_mode
 from kdlab.modules.evidence.outputs import evidence_of
+from kdlab.modules.evidence.teacher_answers import TeacherRows
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.modules.lightning_options import set_attribute
 from kdlab.modules.objective import TeacherAnswer, WeightedTerm
 from kdlab.modules.optimizer import Optimization, OptimizerSettings
-from kdlab.modules.evidence.teacher_answers import TeacherRows
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher

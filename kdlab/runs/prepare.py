@@ -87,16 +87,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     stage.inputs.caveats.open(folders.caveats(folder) if resumes else ())
     data = stage.inputs.data_module(most_batches(config), trainer.max_epochs)
     batches = data.sampler(0, world).batches
-    batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
-    if config.select.ratio * batch_size < 1:
-        notify(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
-    if config.select.scoring == "stale" and config.select.ratio < 1:
-        line = decision_callbacks.stale_line(
-            stage.selection().arms, config.select.balance, len(data.train), stage.inputs.student_shape.width,
-            stage.inputs.example[0],
-        )  # fmt: skip
-        if line:
-            notify(line)
+    _say_what_is_kept(stage, world, len(data.train))
     ledger = Ledger(len(data.train), stage.inputs.fixed_inputs)
     plan, step_costs, teachers = None, None, []
     if config.budget.given:
@@ -139,6 +130,18 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
         _identity(stage, folder, run_id),
         checkpoints.newest_valid(folder / "checkpoints", notify) if resumes else None,
     )
+
+
+def _say_what_is_kept(stage: Stage, world: int, rows: int) -> None:
+    """Print a line where a ratio keeps less than a row of a batch, and one on what stale scores keep of `rows` rows."""
+    config = stage.config
+    batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
+    if config.select.ratio * batch_size < 1:
+        notify(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
+    if config.select.scoring == "stale" and config.select.ratio < 1:
+        arms, width, outputs = stage.selection().arms, stage.inputs.student_shape.width, stage.inputs.example[0]
+        if line := decision_callbacks.stale_line(arms, config.select.balance, rows, width, outputs):
+            notify(line)
 
 
 def _identity(stage: Stage, folder: Path, run_id: str) -> dict[str, Any]:

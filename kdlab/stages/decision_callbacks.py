@@ -22,11 +22,11 @@ from kdlab.methods.selection.keeping import Keeping, classed
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.models.encoder import Encoder
 from kdlab.modules.early_exit import EarlyExit
+from kdlab.modules.evidence.teacher_answers import TeacherEvidence
+from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.flop_accounting import Spending
 from kdlab.modules.probes.paired_probe import PairedProbe
 from kdlab.modules.student import StudentModule
-from kdlab.modules.evidence.teacher_answers import TeacherEvidence
-from kdlab.modules.evidence.votes import Votes
 from kdlab.stages import observation
 from kdlab.stages.components import Selection, exit_layer
 from kdlab.types import Batch

@@ -22,11 +22,11 @@ from kdlab.methods.selection.row_selector import warmup_steps
 from kdlab.methods.selection.scores import PARTS
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.models import flops
+from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.probes.paired_probe import PART
 from kdlab.modules.student import StudentModule
-from kdlab.modules.evidence.votes import Votes
 from kdlab.stages import components, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.stages.teachers import teacher_reading

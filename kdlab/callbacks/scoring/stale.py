@@ -26,14 +26,14 @@ Parts = Callable[[Batch, Outputs], Iterator[Evidence]]  # evidence of a few of t
 
 @dataclass(frozen=True)
 class VisitRecord:
-    """What is kept of a visit: scores of the strategies `scored`, by key; the `fields` of the evidence."""
+    """The parts of a visit that are kept: scores of the strategies `scored`, by key; the `fields` of the evidence."""
 
     scored: Mapping[str, Strategy]
     fields: tuple[str, ...]
 
     @classmethod
     def of(cls, arms: Mapping[str, Strategy]) -> VisitRecord:
-        """What the arms of a policy read of the student."""
+        """The evidence of the student that the arms of a policy read."""
         scored: dict[str, Strategy] = {}
         fields: set[str] = set()
         for arm, strategy in arms.items():

@@ -1,4 +1,4 @@
-"""How right the cheap rewards of a run are: their correlation with its paired probes."""
+"""Correlation of the cheap rewards of a run with its paired probes."""
 
 from __future__ import annotations
 

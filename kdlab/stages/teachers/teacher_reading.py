@@ -12,8 +12,8 @@ from kdlab.errors import UserError
 from kdlab.methods.marks import UNDECLARED, marks_of, members_of
 from kdlab.models import head_keys, loading
 from kdlab.models.encoder import Encoder
-from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.evidence.teacher_answers import TEACHER_FIELDS
+from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.stages.components import Selection
 from kdlab.stages.inputs import Inputs
 from kdlab.stages.task_inputs import TaskInputs

@@ -86,7 +86,7 @@ class GradientEmbeddings:
 
 
 def wanted(evidence: Evidence, exists: Tensor) -> int:
-    """How many rows to choose: `evidence.keep`, else a tenth of the rows, rounded up; at most those that exist."""
+    """Number of rows to choose: `evidence.keep`, else a tenth of the rows, rounded up; at most those that exist."""
     rows = len(exists)
     keep = evidence.keep if evidence.keep is not None else -(-rows // 10)
     return min(keep, int(exists.sum()))
