@@ -294,7 +294,7 @@ def selection_settings(run: Run) -> str:
     default = {f"select.{field.name}": field.default for field in fields(SelectConfig)}
     apart = ("select.name", "select.ratio", "select.interval", "select.evaluation_rows")
     found = {key: value for key, value in run.used.items() if key in default and key not in apart}
-    return joined({key.removeprefix("select."): f"{v}" for key, v in found.items() if v != default[key]})
+    return joined({key.removeprefix("select."): f"{v}" for key, v in sorted(found.items()) if v != default[key]})
 
 
 def _with_preparation(total: RunCost, queries: str = "queries") -> dict[str, Any]:

@@ -15,7 +15,18 @@ from kdlab.sweeps import files
 from tests.support import documents
 from tests.support.documents import PAGES, ROOT, Command
 
-RUN_FLAGS = {"-m", "--dry-run", "--help", "--repeat", "--cfg", "--config-dir", "--explain", "--plan", "--prepare", "--code"}
+RUN_FLAGS = {
+    "-m",
+    "--dry-run",
+    "--help",
+    "--repeat",
+    "--cfg",
+    "--config-dir",
+    "--explain",
+    "--plan",
+    "--prepare",
+    "--code",
+}
 GROUPS = {key.name.partition(".")[0] for key in documentation.keys().values()}
 OWN = {"threshold", "my_question", "my_gini"}  # choices that a page teaches to write
 COMMANDS = [command for page in PAGES for command in documents.commands(page)]

@@ -123,7 +123,7 @@ def _run(row: Mapping[str, Any], where: str) -> StudyRun:
         start=str(row["start"] or ""),
         settings=str(row["settings"] or ""),
         ratio=number("ratio"),
-        steps=int(number("steps")),
+        steps=int(known("steps") or 0),  # results of old versions have none
         batch=int(number("batch")),
         seed=int(number("seed")),
         score=math.nan if score is None else score,
