@@ -47,7 +47,7 @@ def selection(select: SelectConfig) -> Selection:
             raise UserError(f"select.arms.{name} is not a strategy (a function of Evidence)")
         _check_scoring(select, name, arm)
     arms, ratios = with_ratios(select, arms)
-    more = {"ratio": select.ratio} if takes_ratio(select.policy) else {}
+    more: dict[str, Any] = {"ratio": select.ratio} if takes_ratio(select.policy) else {}
     policy = build_target(select.policy, "select.policy", "policy", arms=list(arms), **more)
     reward = build_target(select.reward, "select.reward", "reward") if select.reward is not None else None
     if hasattr(policy, "learn") and reward is None:

@@ -246,10 +246,11 @@ class RowSelector(ArmSelector):
         for name, member in members_of(self.rule).items():
             marks = marks_of(member)
             for field in sorted(marks.needs & STRATEGY_FIELDS) if marks is not UNDECLARED else ():
-                if getattr(given, field) is None:
+                value = getattr(given, field)
+                if value is None:
                     what = "rows (their ids in the data set)" if field == "rows" else field
                     raise UserError(f"{origin} has no {what}, which the strategy {name or self.arm} reads")
-                if field == "labels" and not _labelled(given.labels):
+                if field == "labels" and not _labelled(value):
                     raise UserError(f"{origin}: no row has a label, which the strategy {name or self.arm} reads")
         if distributed.world() > 1 and any(True for _ in stateful_members({str(self.arm): self.rule})):
             raise UserError(

@@ -47,8 +47,8 @@ class RunFacts:
 
     def scored(self, scores: Tensor | None) -> None:
         """Close a batch with its scores (N,), None for none (collective)."""
-        known = scores is not None and len(scores) > 1
-        sums = torch.tensor([_spread(scores) if known else 0.0, float(known)], dtype=torch.float64)
+        spreads = [] if scores is None or len(scores) < 2 else [_spread(scores)]
+        sums = torch.tensor([sum(spreads), len(spreads)], dtype=torch.float64)
         total, ranks = distributed.all_sum(sums).tolist()
         if ranks:
             self._spread = round(total / ranks, DIGITS)

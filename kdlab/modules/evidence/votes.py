@@ -31,7 +31,7 @@ class Votes:
     def __call__(self, student: StudentView, batch: Batch, outputs: Outputs, rng: torch.Generator) -> list[Outputs]:
         """The outputs of each member for `batch`; `outputs`: the student's own, with `needed`; `rng`: of the selection, from
         which nothing is drawn."""
-        if self.source == "exits":
+        if isinstance(self.source, str):
             return exits(student.student.model, outputs)
         with student.dropout(stable(rng.initial_seed(), "votes", distributed.rank())):
             return [student.encode(batch, "scoring") for _ in range(self.source)]

@@ -142,7 +142,7 @@ class PairedProbe:
                 parameter.grad = gradient
             module.losses, module.trained_rows, module.micro_step, rules.decisions = step
             module.train(training)
-            if memory is not None:
+            if self.memory is not None:
                 self.memory.load_state_dict(memory)
 
 

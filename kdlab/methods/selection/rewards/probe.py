@@ -28,7 +28,7 @@ class Probe:
 
     def chosen(self, arms: Sequence[str], arm: str | None, rng: torch.Generator) -> list[str]:
         """The arms to probe, in their order; `arm` is the one in force."""
-        if self.compare == "all" or self.compare >= len(arms):
+        if isinstance(self.compare, str) or self.compare >= len(arms):
             return list(arms)
         others = [name for name in arms if name != arm]
         drawn = torch.randperm(len(others), generator=rng).tolist()[: self.compare - (arm is not None)]
