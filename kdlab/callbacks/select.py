@@ -13,6 +13,7 @@ from torch import Tensor
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.importance import importance, own_part, whole_units
+from kdlab.callbacks.scoring.observed import ScoredLoss
 from kdlab.callbacks.scoring.rows import own_rows, scored_rows, share_out
 from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.callbacks.selectable import OwnModule, missing_methods
@@ -49,7 +50,8 @@ class Select(DecisionCallback):
     outputs for scoring (`full_forward`, or `kdlab.modules.early_exit.EarlyExit`). With a `memory` only rows without a
     recent score, or recent evidence, run (`kdlab.callbacks.scoring.stale`). Of `selector.look` below 1 a random share of the rows runs, the same
     on any number of ranks with `scope` "global"; a strategy that reads no output of the student has all rows to choose from.
-    `others`: evidence of other models than the student (None: that of the module's teacher).
+    `others`: evidence of other models than the student (None: that of the module's teacher). `scored`: the observation
+    that is made of the rows scored; where an arm scores none, a forward of as many rows is run for it.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class Select(DecisionCallback):
         memory: ScoreMemory | None = None,
         votes: Votes | None = None,
         others: TeacherEvidence | None = None,
+        scored: ScoredLoss | None = None,
     ) -> None:
         super().__init__(selector)
         self.row_selector, self.ratio, self.look = selector, selector.ratio, selector.look
-        self.others = others or TeacherEvidence()
+        self.others, self.scored = others or TeacherEvidence(), scored
         self._consulted: Tensor | None = None  # ids of this rank's rows whose teacher's answers were read for scoring
         self.all_ranks = scope == "global"
         self.forward, self.memory, self.votes = forward, memory, votes or Votes()
@@ -76,12 +79,15 @@ class Select(DecisionCallback):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        return state if self.memory is None else {**state, "memory": self.memory.state_dict()}
+        state |= {} if self.memory is None else {"memory": self.memory.state_dict()}
+        return state if self.scored is None else {**state, "scored": self.scored.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         if self.memory is not None:
             self.memory.load_state_dict(state_dict["memory"])
+        if self.scored is not None:
+            self.scored.load_state_dict(state_dict["scored"])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.ratio < 1:
@@ -117,6 +123,8 @@ class Select(DecisionCallback):
         if self.ratio < 1 and self._own is not None:
             self._own.select(self.row_selector, trainer, pl_module, batch, batch_idx)
         elif self.ratio < 1:
+            if self.scored is not None:
+                self.scored.begin(self.row_selector.steps_left(trainer.global_step), trainer.accumulate_grad_batches)
             super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     # ---- the rows
@@ -154,6 +162,8 @@ class Select(DecisionCallback):
         if len(real) == 0:
             if self.row_selector.facts is not None:
                 self.row_selector.facts.scored(None)
+            if self.scored is not None:
+                self.scored.close()
             self.weights = None
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
@@ -167,6 +177,11 @@ class Select(DecisionCallback):
             places = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
         scores = self._scores(student, batch, gather, places, rng, keep, outputs)
+        if self.scored is not None:
+            if self.scored.taking and not reads_student(self.selector.rule):
+                few = real[candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))]
+                self._observe(student, scored_rows(batch, None, own_rows(batch, few) if gather else few)[0])
+            self.scored.close()
         found = self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank))
         self.weights, kept = found.weights, every[found.rows.to(every.device)]
         if student.ledger is not None and self.others.reads_teacher(self._needs()):
@@ -242,7 +257,17 @@ class Select(DecisionCallback):
             if features:
                 evidence.features = of_real(student.features(outputs))
             parts = self._parts(student, batch, outputs, evidence, _reads_votes(members_of(arm)))
-            return arm_scores(arm, evidence, parts, of_real)
+            scores = arm_scores(arm, evidence, parts, of_real)
+            if self.scored is not None:  # of an arm that reads no logits
+                self.scored.take_all(student.evidence(batch, outputs, "observation"), batch.real)
+            return scores
+
+    def _observe(self, student: StudentView, batch: Batch) -> None:
+        """Run the rows of `batch` for the observation, where the arm in force scores none."""
+        assert self.scored is not None
+        with student.timed("observation"), student.inference_mode():
+            outputs = student.encode(batch, "observation", frozenset())
+            self.scored.take_all(student.evidence(batch, outputs, "observation"), batch.real)
 
     def _parts(
         self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence, voted: bool
@@ -254,9 +279,12 @@ class Select(DecisionCallback):
         committee = [student.evidence(batch, each, "scoring") for each in (outputs, *others)]
         own = self.others.complete(student, batch, committee[0], self._needs())
         for part, *more in zip(own, *committee[1:], strict=True):
+            exists = _existing(part, batch.real[first : first + len(part)])
+            first += len(part)
             if facts is not None and part.logits is not None:
-                facts.predicted(part.logits, _existing(part, batch.real[first : first + len(part)]))
-                first += len(part)
+                facts.predicted(part.logits, exists)
+            if self.scored is not None:
+                self.scored.take(part, exists)
             votes = torch.stack([member.logits for member in (part, *more)]) if voted else None  # pyright: ignore
             yield replace(part, votes=votes, keep=whole.keep, progress=whole.progress, rng=whole.rng)
 

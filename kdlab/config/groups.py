@@ -138,7 +138,7 @@ class SelectConfig:
     interval: Annotated[Any, Literal["auto"] | Count] = "auto"
     "Optimizer steps between two observations of an adaptive policy (not printed in AdaDS); auto: about 8 % of the rows"
     observe: str = "task"
-    "Observed loss: task (labels, masked words), kd (the teacher's answers too), held_out (task's, rows not trained on)"
+    "Observed loss: task (labels, masked words), kd (teacher's answers too), held_out (rows not trained on), or scored"
     evaluation_rows: Annotated[Any, Literal["auto"] | Rows] = "auto"
     "Training rows of an observation, drawn once (M of AdaDS Eq. 11, not printed); auto: 256, fewer in short trainings"
     reference: str = TEACHER
@@ -165,7 +165,7 @@ class SelectConfig:
         if isinstance(self.ratios, list) and len({*self.ratios}) < 2:
             raise UserError(f"select.ratios={self.ratios}: two different ratios or more, auto, or null")
         one_of("select.scope", self.scope, ("global", "local"))
-        one_of("select.observe", self.observe, ("task", "kd", "held_out"))
+        one_of("select.observe", self.observe, ("task", "kd", "held_out", "scored"))
         if isinstance(self.reward, str):
             one_of("select.reward", self.reward, REWARD_NAMES)
             self.reward = dict(REWARDS[self.reward])

@@ -53,7 +53,9 @@ def named(
     None for these themselves. UserError where none has that name, or several agree with one group.
     """
     names = [group.name for group in groups]
-    places = [i for i, name in enumerate(names) if name == what] or [i for i, name in enumerate(names) if what in name]
+    places = [i for i, group in enumerate(groups) if what in (group.name, group.plain_name)] or [
+        i for i, name in enumerate(names) if what in name
+    ]
     if not places:
         raise UserError(f"--baseline {what!r}: {task} has no such group; {nearest(what, names)}")
     for i, group in enumerate(groups):

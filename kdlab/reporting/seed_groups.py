@@ -98,13 +98,24 @@ class Run:
 @dataclass
 class Group:
     """Runs that differ in the seed alone, by seed. `settings`: those that differ from other groups of the task, by their
-    shortest names; `name`: the same as one text; `shown`: its facts with names in place of hashes (`shown_facts`)."""
+    shortest names; `name`: the same as one text, with remarks in brackets; `shown`: its facts with names in place of hashes (`shown_facts`)."""
 
     facts: Facts
     runs: dict[int, Run] = field(default_factory=dict)
     name: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     shown: Facts = field(default_factory=dict)
+
+    @property
+    def collapsed(self) -> str:
+        """How many of the runs have collapsed ("1 of 3 collapsed"), whose mean says little; "" for none."""
+        count = sum(bool(one.result.get("collapsed")) for one in self.runs.values())
+        return f"{count} of {len(self.runs)} collapsed" if count else ""
+
+    @property
+    def plain_name(self) -> str:
+        """The name without the runs that have collapsed: the same for all tasks."""
+        return self.name.replace(f" [{self.collapsed}]", "") if self.collapsed else self.name
 
     @property
     def key(self) -> str:
@@ -177,9 +188,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         only = {"select": run.select} | ({"ratio": f"{run.ratio:g}"} if run.ratio < 1 else {})
         group.settings = settings or only
         group.name = joined(group.settings)
-        collapsed = sum(bool(one.result.get("collapsed")) for one in group.runs.values())
-        if collapsed:  # a mean over such seeds says little
-            group.name += f" [{collapsed} of {len(group.runs)} collapsed]"
+        group.name += f" [{group.collapsed}]" if group.collapsed else ""
         policy = run.result.get("policy")
         if isinstance(policy, dict) and policy.get("reward_data") == "dev":
             group.name += " [rewarded on dev]"  # it has learnt from what it is scored on

@@ -73,7 +73,8 @@ class TableRow:
     def title(self) -> str:
         """The settings of the group in short: the selection by its value alone ("adads, ratio 0.1")."""
         settings = self.group.settings
-        return ", ".join(value if label == "select" else f"{label} {value}" for label, value in settings.items())
+        short = ", ".join(value if label == "select" else f"{label} {value}" for label, value in settings.items())
+        return f"{short} [{self.group.collapsed}]" if self.group.collapsed else short
 
     @property
     def ratio(self) -> float:
@@ -145,9 +146,11 @@ def comparable(row: TableRow, rows: Sequence[TableRow], across: Sequence[str] = 
 
 def _mark(comparison: Comparison, rows: Sequence[TableRow]) -> None:
     """Mark the rows whose difference from their baseline is more than chance: the best and the worst of those comparable,
-    and those below random selection; a baseline is never the worst, and the best where others are below it."""
+    and those below random selection; a baseline is never the worst, and the best where others are below it. Runs that have
+    collapsed are a mark too."""
     baselines = {id(row.line.baseline) for row in rows if row.line.baseline is not None and not row.line.unlike}
     for row in rows:
+        row.marks += [row.group.collapsed] if row.group.collapsed else []
         peers = comparable(row, rows, comparison.across) if row.taught else []
         if not peers:
             continue
@@ -206,9 +209,9 @@ def overview(tables: Sequence[TaskTable]) -> tuple[list[str], list[tuple[str, li
     cannot be put together."""
     if len(tables) < 2 or len({one.comparison.metric for one in tables}) > 1:
         return [], []
-    by = [{row.name: row for row in one.rows} for one in tables]
+    by = [{row.group.plain_name: row for row in one.rows} for one in tables]
     lines = []
-    for name in dict.fromkeys(row.name for one in tables for row in one.rows):
+    for name in dict.fromkeys(row.group.plain_name for one in tables for row in one.rows):
         cells = [rows.get(name) for rows in by]
         whole = [(cell.mean, one.scores) for cell, one in zip(cells, tables, strict=True) if cell is not None]
         if len(whole) > 1:

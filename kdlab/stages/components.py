@@ -13,6 +13,8 @@ from kdlab.config.teacher_groups import AdoptConfig
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits
 from kdlab.methods.marks import marks_of, members_of
+from kdlab.methods.selection.candidates import reads_student
+from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.strategy_state import has_state
 from kdlab.modules.objective import WeightedTerm
 from kdlab.plugins import guards, own_modules
@@ -54,7 +56,28 @@ def selection(select: SelectConfig) -> Selection:
         raise UserError(
             f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.methods.selection.rewards.LossDecay"
         )
+    _check_observed(select, arms, reward)
     return Selection(arms, policy, reward, ratios)
+
+
+def _check_observed(select: SelectConfig, arms: Mapping[str, Any], reward: Any) -> None:
+    """UserError where the rows that are scored cannot be an adaptive policy's observation."""
+    if select.observe != "scored" or reward is None:
+        return
+    if select.scoring != "fresh":
+        which = "of rows that are due alone, no uniform sample" if select.scoring == "stale" else "by some layers alone"
+        raise UserError(
+            f"select.observe=scored select.scoring={select.scoring}: scores are {which}, and their loss is not the "
+            "student's; select.observe=task, or select.scoring=fresh"
+        )
+    if not any(map(reads_student, arms.values())):
+        raise UserError(
+            "select.observe=scored: no strategy of select.arms scores rows by the student; select.observe=task"
+        )
+    if "probe" in reads(reward):
+        raise UserError(
+            "select.observe=scored: the reward Probe observes the copies that it trains; select.observe=task"
+        )
 
 
 def with_ratios(select: SelectConfig, arms: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:

@@ -11,6 +11,7 @@ from kdlab.callbacks.adopt import Adopt
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.observed import ScoredLoss
 from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.weigh import Weigh
@@ -22,7 +23,7 @@ from kdlab.methods.selection.keeping import Keeping, classed
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.models.encoder import Encoder
 from kdlab.modules.early_exit import EarlyExit
-from kdlab.modules.evidence.teacher_answers import TeacherEvidence
+from kdlab.modules.evidence.teacher_answers import TEACHER_FIELDS, TeacherEvidence
 from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.flop_accounting import Spending
 from kdlab.modules.probes.paired_probe import PairedProbe
@@ -69,9 +70,10 @@ def select_callback(
     select = observation.resolved(select, observation.planned(select, selection, data.batch_size, total_steps))
     rows, aside = select.evaluation_rows, select.observe == "held_out"
     observer = LossObserver(module, lambda: data.observed_batches(rows, aside), select.observe == "kd")
+    scored = ScoredLoss(rows, data.batch_size * select.look) if observation.from_scored(select, selection) else None
     selector = RowSelector(
-        selection.arms, selection.policy, select.ratio, total_steps, seed, selection.reward, observer, select.interval,
-        write, tolerant, observer.objective, select.look,
+        selection.arms, selection.policy, select.ratio, total_steps, seed, selection.reward, scored or observer,
+        select.interval, write, tolerant, observer.objective, select.look,
         credit=Credit(select.credit_decay, select.credit_delay),
         learning_rate=module.optimization.share_of_peak,
         cost=Spending(module.ledger, module.distillation.flops, data.lengths.tolist()) if module.ledger else None,
@@ -83,7 +85,7 @@ def select_callback(
     elif select.scoring == "early_exit":
         scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
     others = TeacherEvidence(reference)
-    callback = Select(selector, select.scope, votes=Votes(select.votes), others=others, **scoring)
+    callback = Select(selector, select.scope, votes=Votes(select.votes), others=others, scored=scored, **scoring)
     if write_probe is not None:
         selector.probe_every = select.probe_every
         selector.probe = PairedProbe(
@@ -99,6 +101,7 @@ def _under(select: Select, module: StudentModule, arm: str, batch: Batch, micro:
     callbacks: Any = module.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     selectors = [one.selector for one in callbacks if isinstance(one, DecisionCallback)]
     before = [(selector, selector.arm, selector.facts) for selector in selectors]
+    scored, select.scored = select.scored, None
     try:
         for callback in callbacks:
             if isinstance(callback, DecisionCallback):
@@ -110,6 +113,7 @@ def _under(select: Select, module: StudentModule, arm: str, batch: Batch, micro:
                 callback.answer(module, batch, micro)
         yield
     finally:
+        select.scored = scored
         for selector, arm_before, facts in before:
             selector.arm, selector.facts = arm_before, facts
 
@@ -119,6 +123,12 @@ def check_stale(arms: Mapping[str, Any], balance: str, per_row: bool) -> None:
     for name, arm in arms.items():
         fields = VisitRecord.of({name: classed(arm, balance)}).fields
         large = [field for field in fields if field == "votes" or (field == "logits" and not per_row)]
+        other = [field for field in fields if field in TEACHER_FIELDS]
+        if other:
+            raise UserError(
+                f"select.scoring=stale: select.arms.{name} scores rows against each other by {' and '.join(other)}, which is "
+                "not kept from visit to visit; select.scoring=fresh select.look=0.3"
+            )
         if large:
             raise UserError(
                 f"select.scoring=stale: select.arms.{name} scores rows against each other by "

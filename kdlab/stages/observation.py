@@ -28,7 +28,8 @@ EATEN = 0.2  # share of the saving in FLOPs that observation may take without a 
 class Observations:
     """Observations of `rows` rows every `interval` of `steps` optimizer steps, each of `per_step` rows on all ranks.
 
-    `rewards` that a policy of `arms` arms learns from; `first`: the step of the first one (None: there is none).
+    `rewards` that a policy of `arms` arms learns from; `first`: the step of the first one (None: there is none). `apart`:
+    the share of the arms for which these rows are run; with `select.observe=scored` those alone that score none.
     """
 
     interval: int
@@ -38,15 +39,19 @@ class Observations:
     rewards: int
     first: int | None
     arms: int
+    apart: float = 1.0
 
     @property
     def share(self) -> float:
-        """Rows that are observed, as a share of the rows of the training (above 1 where it is more)."""
-        return self.rows / (self.interval * self.per_step)
+        """Rows that are run to be observed, as a share of the rows of the training (above 1 where it is more)."""
+        return self.apart * self.rows / (self.interval * self.per_step)
 
     def line(self, name: str) -> str:
         """One line on the observations of select=`name`."""
-        return f"select={name}: {self._what()}, {_percent(self.share)} of the rows"
+        if self.apart == 1:
+            return f"select={name}: {self._what()}, {_percent(self.share)} of the rows"
+        of_its_own = f"; arms that score none run {_percent(self.share)} of the rows for it" if self.apart else ""
+        return f"select={name}: {self._what()}, of those that are scored{of_its_own}"
 
     def few_rewards(self, name: str) -> str:
         """A line where there are fewer rewards than arms; "" elsewhere."""
@@ -94,11 +99,16 @@ def planned(select: SelectConfig, selection: Selection, per_step: int, steps: in
     if given_interval is not None and given_rows is None:
         sizes = (max(ROWS[-1], round(SHARE * given_interval * per_step)),)
     found: Observations | None = None
+    scored = from_scored(select, selection)
+    late = int(scored and not warm)  # nothing is scored before the first step
     for rows in sizes:
         interval = given_interval or max(1, round(rows / (SHARE * per_step)))
-        rewards, first = _rewards(selection.reward, -(-(steps - warm) // interval), select.credit_delay)
-        at = None if first is None else warm + first * interval
-        found = Observations(interval, rows, per_step, steps, rewards, at, len(selection.arms))
+        rewards, first = _rewards(selection.reward, -(-(steps - warm) // interval) - late, select.credit_delay)
+        at = None if first is None else warm + (first + late) * interval
+        rows = min(rows, max(1, int(interval * per_step * select.look))) if scored else rows
+        found = Observations(
+            interval, rows, per_step, steps, rewards, at, len(selection.arms), apart(select, selection)
+        )
         if rewards >= REWARDS * len(selection.arms):
             break
     return found
@@ -140,6 +150,18 @@ def plan(stage: Stage, world: int, steps: int) -> Observations | None:
         if text := found.eats_saving(select.name, row_cost(stage), select.ratio, is_scored(selection), select.look):
             caveats.add(Caveat("observation_share", text))
     return found
+
+
+def from_scored(select: SelectConfig, selection: Selection) -> bool:
+    """True where a policy's observations are made of the rows that are scored."""
+    return select.observe == "scored" and selection.reward is not None
+
+
+def apart(select: SelectConfig, selection: Selection) -> float:
+    """The share of the arms under which rows must be run to be observed: those that score none, or all."""
+    if not from_scored(select, selection):
+        return 1.0
+    return sum(not reads_student(arm) for arm in selection.arms.values()) / len(selection.arms)
 
 
 def is_scored(selection: Selection) -> bool:

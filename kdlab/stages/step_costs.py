@@ -118,7 +118,7 @@ class StepCosts:
         """A cost that the optimizer step number `step` of `steps` does not exceed, from the rows of its batches."""
         terms = next(terms for start, end, terms in self._phases(steps) if start <= step < end)
         cost, since = StepCost(), step - self._warm(steps)
-        if self._adaptive and since >= 0 and since % self.select.interval == 0:
+        if self._adaptive and not self._from_scored and since >= 0 and since % self.select.interval == 0:
             cost = self._observation(terms, since == 0)
         for micro in range(step * self.accumulate, min((step + 1) * self.accumulate, len(self.order))):
             cost += self._most_of(self._global_batch(micro), terms)
@@ -234,6 +234,10 @@ class StepCosts:
         looked, largest = _largest(batch, self._candidates(len(rows[0]))), _largest(batch, kept)
         scored = max((self._scoring(arm, looked) for arm in self._arms), default=0.0)
         cost = self._training(batch, largest, terms, shares) + StepCost(queries, {"scoring": scored})
+        if self._from_scored:  # the arm in force may score none of the rows that are observed
+            units = len(looked) if self.module.per_row else int(looked.labelled().sum())
+            amount = self.counter.student_layers(looked) + self.counter.student_head(units)
+            cost += StepCost(0, {OBSERVATION: amount})
         # rows kept at random may not have been scored, so that none of their answers is cached
         return cost + self._answers(looked) + self._answers(largest) + StepCost(self._read_first(len(looked)))
 
@@ -292,6 +296,10 @@ class StepCosts:
     def _adaptive(self) -> bool:
         return self.select.ratio < 1 and self.stage.selection().reward is not None
 
+    @cached_property
+    def _from_scored(self) -> bool:
+        return self._adaptive and observation.from_scored(self.select, self.stage.selection())
+
     def _scored_share(self, drawn: float) -> float:
         """Share of the rows of a batch that are scored after the first visits, if the share `drawn` of them is drawn.
 
@@ -333,10 +341,11 @@ class StepCosts:
         """The cost of all observations of an adaptive policy."""
         if not self._adaptive:
             return StepCost()
-        terms = self._phases(steps)[0][2]
-        return self._observation(terms, True) + self._observation(terms, False) * (
-            -(-(steps - self._warm(steps)) // self.select.interval) - 1
-        )
+        terms, count = self._phases(steps)[0][2], -(-(steps - self._warm(steps)) // self.select.interval)
+        if self._from_scored:  # none at the first step, before which nothing was scored
+            apart = observation.apart(self.select, self.stage.selection())
+            return self._observation(terms, False) * (apart * (count - (self._warm(steps) == 0)))
+        return self._observation(terms, True) + self._observation(terms, False) * (count - 1)
 
     def _observation(self, terms: Mapping[str, WeightedTerm], first: bool) -> StepCost:
         """The cost of an observation; with `observe=kd` the `first` queries the teachers."""

@@ -51,8 +51,8 @@ def _readers(stage: Stage, until: float) -> list[str]:
             for name in arms
             if any(marks_of(member).needs & PARTS for member in members_of(selection.arms[name]).values())
         ]
-        if hasattr(selection.policy, "learn") and config.select.observe == "task":
-            found.append("select.observe=task")
+        if hasattr(selection.policy, "learn") and config.select.observe in ("task", "scored"):
+            found.append(f"select.observe={config.select.observe}")
     if stage.inputs.queries_teacher and (adoption := stage.adoption()) is not None:
         found += [f"adopt.arms.{name}" for name, rule in adoption.arms.items() if "student" in marks_of(rule).needs]
     if "uncertainty" in ksm_training.needed_fields(stage):

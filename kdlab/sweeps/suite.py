@@ -361,6 +361,9 @@ def _write(home: Path, about: dict[str, Any], jobs: Sequence[SuiteJob]) -> glue_
         "student": f"student, {seeds} seed{'s' * (seeds > 1)}",
         "teacher": f"teacher, {Path(about['teacher']).name}",
     }
+    students = [result for job, result in runs if job.who == "student"]
+    if collapsed := sum(bool(result.get("collapsed")) for result in students):  # means over them say little
+        names["student"] += f" [{collapsed} of {len(students)} runs collapsed]"
     found: dict[str, dict[tuple[str, int], dict[str, float]]] = {
         names[who]: {} for who in names if any(job.who == who for job in jobs)
     }

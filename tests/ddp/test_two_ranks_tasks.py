@@ -15,6 +15,7 @@ from tests.conftest import write_task
 from tests.ddp.test_two_ranks import TWO, compare
 from tests.support.cadence import each_time
 from tests.support.runs import call, tiny_task
+from tests.support.selections import MIXED
 
 CASES = {
     "adads": ["select=adads"],
@@ -24,6 +25,8 @@ CASES = {
     "entropy": ["select=entropy"],
     # two rows of each batch are scored, often both on one rank
     "look, an idle rank": ["select=cluster", "select.ratio=0.0625", "select.look=0.125"],
+    "mixed": MIXED,
+    "balanced": ["select=adads", "select.balance=predicted", "select.explore=0.5", "select.interval=2"],
     "forgetting": ["select=forgetting"],
     "badge": ["select=badge"],
     "labels on all": ["select=entropy", "knowledge.labels_on=all"],
@@ -57,7 +60,14 @@ def fresh(tmp_path: Path, prepared: Path) -> Path:
 @pytest.mark.parametrize(
     "case",
     each_time(
-        CASES, "adads", "forgetting", "look, an idle rank", "labels on all", "tinybert, an idle rank", "regression"
+        CASES,
+        "adads",
+        "mixed",
+        "forgetting",
+        "look, an idle rank",
+        "labels on all",
+        "tinybert, an idle rank",
+        "regression",
     ),
 )
 def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, task_folder):

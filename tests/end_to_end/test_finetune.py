@@ -25,7 +25,7 @@ from kdlab.storage import tables
 from tests.conftest import task_rows, write_task, write_teacher
 from tests.support.cadence import each_time
 from tests.support.runs import ChildResult, KillAt, call, outcome, tiny_task
-from tests.support.selections import SELECTIONS, settings
+from tests.support.selections import MIXED, SELECTIONS, settings
 
 KNOWLEDGE = sorted(file.stem for file in (CONF / "knowledge").glob("*.yaml"))
 BATCH, STEPS, KEPT = 16, 8, 4  # of `tiny_task` at ratio 0.25
@@ -509,6 +509,11 @@ KILLED = {
     # who loads the rows does not matter either
     "labels on all": (["select=entropy", "knowledge.labels_on=all", "student.dropout=0.1", WORKERS], [(4, "end")]),
     "forgetting": (["select=forgetting"], [(6, "end")]),
+    "mixed": (MIXED, [(3, "start"), (5, "end")]),
+    "balanced": (
+        ["select=adads", "select.balance=predicted", "select.explore=0.5", "select.interval=2"],
+        [(5, "start")],
+    ),
     "a committee": (["select=committee", "select.votes=2", "student.dropout=0.1"], [(5, "start")]),
     "augmented": (
         ["select=random", "+augment=tinybert", "data.augment.copies=1", "data.train_rows=40", "teachers.sanity=false"],
@@ -517,7 +522,7 @@ KILLED = {
 }
 
 
-@pytest.mark.parametrize("what", each_time(KILLED, "adads", "labels on all", "forgetting"))
+@pytest.mark.parametrize("what", each_time(KILLED, "adads", "labels on all", "forgetting", "mixed"))
 def test_a_killed_run_goes_on_bit_for_bit(what, lab):
     more, kills = KILLED[what]
     wanted = outcome(lab.run(*(o for o in more if o != WORKERS))[0])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.test_finetune import Lab, weights
+from kdlab.storage import tables
+from tests.end_to_end.test_finetune import Lab, result_of, weights
 from tests.support.runs import KillAt, call, outcome, tiny_task
 
 COMMON = ["select=entropy", "data.train_rows=40", "trainer.probes=0", "teachers.sanity=false"]  # 3 batches are an epoch
@@ -41,15 +42,27 @@ def test_the_first_layers_cost_their_share_and_all_of_them_choose_as_ever(lab):
     assert weights(every) == weights(lab.run(*COMMON)[0])
 
 
+@pytest.mark.nightly  # its laws are in tests/unit/callbacks/test_stale.py and test_look.py
 def test_stale_evidence_of_a_policy_and_look_share_the_cost(lab):
     """A score serves all arms for nine epochs; of half of the rows that are drawn those without one run."""
     adads = ["select=adads", "data.train_rows=40", "trainer.probes=0", "teachers.sanity=false", "trainer.max_steps=12"]
     spent = {
-        more: lab.result(*adads, *more.split(), into=str(number))["ledger"]["flops"].get("scoring", 0)
-        for number, more in enumerate(["", "select.scoring=stale select.refresh=9", "select.look=0.5"])
+        more: lab.result(*adads, *more.split())["ledger"]["flops"].get("scoring", 0)
+        for more in ("", "select.scoring=stale select.refresh=9", "select.look=0.5")
     }
     fresh, stale, look = spent.values()
     assert stale < 0.5 * fresh and 0.35 * fresh < look < 0.65 * fresh
+
+
+def test_rows_that_are_scored_are_the_observation(lab):
+    """Strategies on logits observe at no cost, from the second decision on."""
+    adads = ["select=adads", "data.train_rows=40", "trainer.probes=0", "teachers.sanity=false", "select.interval=2"]
+    scored = ["select.observe=scored", "~select.arms.cluster", "~select.arms.density"]
+    folder = lab.run(*adads, *scored)[0]
+    result = result_of(folder)
+    assert "observation" not in result["ledger"]["flops"] and result["observation"]["share"] == 0
+    seen = [row["observation"] for row in tables.read(folder / "selector.csv")]
+    assert seen[0] == "" and all(0 < float(loss) < 3 for loss in seen[1:]) and len(seen) == 4
 
 
 @pytest.mark.parametrize("how", ["stale", "early_exit"])
@@ -73,8 +86,6 @@ def test_two_ranks_remember_the_same_scores(lab, teacher_folder, task_folder):
 
 
 def rows_kept(folder: Path) -> tuple[int, int]:
-    from tests.end_to_end.test_finetune import result_of
-
     queries = result_of(folder)["ledger"]["teacher_queries"]
     return queries["total"], queries["unique"]
 
@@ -85,11 +96,11 @@ def rows_kept(folder: Path) -> tuple[int, int]:
         (["select.scoring=early_exit", "select.exit_layer=3"], "the student has 2 layers"),
         (["select.scoring=stale", "select.scope=local"], "select.scope=global"),
         (["select.scoring=slow"], "fresh"),
+        (["select=adads", "select.observe=scored", "select.scoring=stale"], "select.scoring=fresh"),
+        (["select=adads", "select.observe=scored", "select.reward=probe"], "select.observe=task"),
     ],
 )
 def test_what_cannot_be_looked_at_so_is_refused_in_one_line(lab, more, says):
-    folder, done = lab.try_(
-        *COMMON[1:], *(more if any(m.startswith("select=") for m in more) else ["select=entropy", *more])
-    )
+    folder, done = lab.try_(*COMMON, *more)
     assert done.code == 2 and says in done.output and not folder.exists(), done.output
     assert done.output.strip().count("kdlab:") == 1

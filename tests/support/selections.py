@@ -43,4 +43,8 @@ SINGLE = [name for name in SELECTIONS if list(ARMS[name]) == [name]]  # one stra
 ON_TEXT = [  # choices for pre-training: of strategies that need no class of a row
     name for name in SELECTIONS if not any(marks_of(get_object(arm["_target_"])).per_row for arm in ARMS[name].values())
 ]
+MIXED = [  # a bandit with all that mixes random rows in, and observations of the rows that are scored
+    "select=adads", "select.explore=0.5", "select.temperature=0.5", "select.importance=true", "select.warmup=0.25",
+    "select.look=0.75", "select.observe=scored", "select.interval=2",
+]  # fmt: skip
 STRATEGY_NAMES = sorted({arm["_target_"].rpartition(".")[2] for some in ARMS.values() for arm in some.values()})

@@ -25,7 +25,7 @@ class ArmSelector:
 
     `key` names its random draws, keyed by `seed` and step; `total_steps` optimizer steps of the training. With a reward
     it picks an arm after it has observed the effect of the last one: `observe()` returns the observation, the same on
-    all ranks. `write` takes a row after each decision, with `columns`. An observation that is not finite is a UserError,
+    all ranks (None: there is none, and nothing is learnt). `write` takes a row after each decision, with `columns`. An observation that is not finite is a UserError,
     or, if `tolerant`, is skipped. `objective()` names the loss that is observed now: where it has changed, the reward
     starts anew, for the difference of two losses is no progress. `credit`: the arm that a reward is due to (None: the one
     in force). For rewards that read an `Observation`: `learning_rate` of an optimizer step as a share of its peak (None:
@@ -43,7 +43,7 @@ class ArmSelector:
         total_steps: int,
         seed: int,
         reward: Reward | None = None,
-        observe: Callable[[], float] | None = None,
+        observe: Callable[[], float | None] | None = None,
         interval: int = 10,
         write: Callable[[dict[str, Any]], None] = lambda row: None,
         tolerant: bool = False,
@@ -158,10 +158,10 @@ class ArmSelector:
         return Context(progress) if self.facts is None else self.facts.context(progress)
 
     def _observation(self, step: int) -> float | None:
-        """The observation at `step`; None if it is skipped."""
+        """The observation at `step`; None if there is none, or it is skipped."""
         assert self.observe is not None
         observation = self.observe()
-        if math.isfinite(observation):
+        if observation is None or math.isfinite(observation):
             return observation
         if self.tolerant:
             return None

@@ -49,7 +49,7 @@ class RowSelector(ArmSelector):
         total_steps: int,
         seed: int,
         reward: Reward | None = None,
-        observe: Callable[[], float] | None = None,
+        observe: Callable[[], float | None] | None = None,
         interval: int = 10,
         write: Callable[[dict[str, Any]], None] = lambda row: None,
         tolerant: bool = False,
@@ -287,6 +287,11 @@ class RowSelector(ArmSelector):
             restore_arm_states(self.arms, state["arms"])
         self._step, self._calls = state.get("step"), 0
         self._warm = state.get("warm", False)
+
+    def steps_left(self, step: int) -> int | None:
+        """Optimizer steps from `step` to the next observation; None where the training ends before it."""
+        left = self.first - step if step < self.first else self.interval - (step - self.first) % self.interval
+        return left if step + left < self.total_steps else None
 
     def decide(self, step: int, ledger: Any = None) -> None:
         self.require_observe()

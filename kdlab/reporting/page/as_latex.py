@@ -80,6 +80,7 @@ def _table(table: TaskTable, number: int) -> str:
     lines += [r"    \midrule"] if table.references else []
     for row, own in zip(table.rows, settings, strict=True):
         names = [*map(latex_text, own)]
+        names[0] += latex_text(f" [{row.group.collapsed}]") if row.group.collapsed else ""
         names[0] += _superscript(marked.of(row.group))
         lines.append(f"    {_line([*names, _score(table, row), *_costs(table, row, kept)])}")
     lines += [r"    \bottomrule", r"  \end{tabular}"]

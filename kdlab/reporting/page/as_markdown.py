@@ -37,7 +37,7 @@ def markdown(report: ReportPage) -> str:
         for row in table.rows:
             said = cells(table, row)
             said["mean ± std"] = _marked(said["mean ± std"], row.marks)
-            name = " ".join(filter(None, (markdown_code(row.name), markdown_text(marked.of(row.group)))))
+            name = " ".join(filter(None, (markdown_code(row.group.plain_name), markdown_text(marked.of(row.group)))))
             rows.append([str(row.number), name, *(said[name] for name in names)])
         parts += [
             f"## {markdown_text(table.comparison.task)} ({table.comparison.described})",

@@ -28,9 +28,12 @@ def caveats(result: Mapping[str, Any], unigram: float | None, first: float | Non
         weak = _weak_teachers(result["metrics"], unigram)
     else:
         lines = [_task(result["metrics"], (result["data"].get("shape") or {}).get("labels") is None)]
-    found = [Caveat(NOTHING, f"{line}; {TRY}") for line in lines if line]
-    if (collapsed := result.get("collapsed")) is not None:
-        found.append(Caveat(COLLAPSED, f"{collapsed['text']}; {MIX}"))
+    weak_student = next((line for line in lines if line), "")
+    found = [Caveat(NOTHING, f"{weak_student}; {TRY}")] if weak_student else []
+    if (
+        collapsed := result.get("collapsed")
+    ) is not None:  # says when; beside it the same score needs no line of its own
+        found = [Caveat(NOTHING if weak_student else COLLAPSED, f"{collapsed['text']}; {MIX}")]
     return weak + found + _without_teacher(result)
 
 

@@ -12,11 +12,11 @@ from kdlab.models.head import head_of_result
 from kdlab.plugins import own_modules
 from kdlab.runs.closing.scores import taught
 from kdlab.runs.keeping import REMOVED, STUDENT
+from kdlab.runs.settings_used import below
 
 _KEY = re.compile(r"(?:\+\+|\+|~)?([\w./]+)")  # of an override, without its sign
 _PLACE = ("hydra.run.dir", "overwrite", "resume")  # settings of the folder of this run
-# settings of a strategy that another one does not take, or that do not hold for whole batches
-_STRATEGY = ("select.arms", "select.policy", "select.reward", "select.name")
+_PLAIN = ("select.ratio", "select.pool")  # settings of a selection that random rows take: as many, and of which batch
 _WHOLE = ("select", "trainer.trace_every", "trainer.trace_rows")
 _LENGTH = ("trainer.max_steps", "trainer.max_epochs")  # limits beside a budget
 _STUDENT_DEPTH = 3  # layers of the student of +exp=adads_finetune at demo scale
@@ -58,7 +58,7 @@ def _baseline(result: dict[str, Any]) -> tuple[str, list[str]]:
             *kept, "select=random", f"select.ratio={_FEWER:g}",
         ]  # fmt: skip
     if select["name"] != "random":
-        kept = [line for line in _without(given, (*_PLACE, *_STRATEGY)) if _key(line) != "select"]
+        kept = [line for line in _without(given, _PLACE) if _key(line) in _PLAIN or not below(_key(line), "select")]
         return "as many rows, drawn at random: 1x the queries", [*kept, "select=random"]
     times = result["ledger"]["rows_seen"] / max(1, result["ledger"]["teacher_queries"]["total"])
     pool = [f"data.batch_size={line.partition('=')[2]}" for line in given if _key(line) == "select.pool"]

@@ -186,6 +186,14 @@ class _Observation(_Part):
     rewards: Count
 
 
+class _Collapsed(_Part):
+    what: Text = ""
+    step: Count
+    value: Score
+    bound: Number
+    text: Text = ""
+
+
 class _Budget(_Part):
     asked: dict[Text, Amount] = {}
     planned: dict[Text, Amount] = {}
@@ -241,6 +249,7 @@ class _Result(_Part):
     removed: ListOf[Text] = []
     caveats: ListOf[_Caveat] = []
     observation: _Observation | None = None
+    collapsed: _Collapsed | None = None
     code: ListOf[_Code] = []
     test: _Metrics | None = None
     scores: dict[Text, dict[Text, _Details]] = {}

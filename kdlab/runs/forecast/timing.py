@@ -181,6 +181,7 @@ def time_steps(
             )
             extra["first"], extra["observation"] = _seconds(observer), _seconds(observer)
             extra["first"] -= extra["observation"]
+            extra["observation"] *= observation.apart(select, selection)  # rows that are scored need none
         if heldout:
             extra["row"] = _of_a_row(cast(StudentView, trained), data)
 

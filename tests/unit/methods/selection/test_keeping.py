@@ -14,7 +14,7 @@ from kdlab.runtime.seeding import generator
 from kdlab.types import Evidence
 
 INF = math.inf
-COUNT = 1000  # samples of a test
+COUNT = 400  # samples of a test: the probabilities of sets by 0.1, means by a fifth of their spread
 
 
 def samples(keeping: Keeping, scores: list[float], ratio: float, count: int = COUNT):
@@ -25,7 +25,7 @@ def samples(keeping: Keeping, scores: list[float], ratio: float, count: int = CO
 
 def shares(found, rows: int) -> list[float]:
     """How often each row is among the kept."""
-    return [sum(row in kept.rows.tolist() for kept in found) / len(found) for row in range(rows)]
+    return (torch.bincount(torch.cat([kept.rows for kept in found]), minlength=rows) / len(found)).tolist()
 
 
 def enumerated(weights: list[float], k: int) -> dict[tuple[int, ...], float]:

@@ -42,6 +42,14 @@ def test_a_regression_that_correlates_with_nothing(correlation, nothing):
     assert kinds(task(correlation, 0.0, labels=None)) == ["learnt_nothing"] * nothing
 
 
+@pytest.mark.parametrize(("score", "kind"), [(0.3, "learnt_nothing"), (0.42, "learnt_nothing"), (0.9, "collapsed")])
+def test_a_collapse_and_a_weak_score_are_one_caveat(score, kind):
+    """The kind that keeps a saving from being claimed stays; one that recovered on other rows is a collapse alone."""
+    said = "the student has collapsed: at step 50 its held-out score 0.300 is no better than ..."
+    [found] = learning.caveats({**task(score), "collapsed": {"text": said}}, None, None)
+    assert found.kind == kind and found.text.startswith(f"{said}; select.explore=0.5")
+
+
 def test_a_student_below_the_one_without_a_teacher():
     assert kinds(task(0.7, alone=0.71)) == ["below_no_kd"]
     assert kinds(task(0.7, alone=0.7)) == [] and kinds({**task(0.7, alone=0.8), "adopt": None}) == []

@@ -57,6 +57,13 @@ def altered(place: str, value: Any) -> dict[str, Any]:
         ("select.ratio", 0, "select.ratio is 0: Input should be greater than 0"),
         ("select.name", "\ud800", "select.name is '\\ud800': Input should be a valid string"),
         ("select.name", "x" * 10**6, "(1,000,000 characters)"),
+        (
+            "collapsed",
+            {"step": "x", "value": 0.1, "bound": 0.5},
+            "collapsed.step is 'x': Input should be a valid number",
+        ),
+        ("collapsed", {"what": "score"}, "collapsed has no bound and no step and no value"),
+        ("collapsed", True, "collapsed is True: Input should be a mapping"),
         ("seed", 1.5, "seed is 1.5: Input should be a valid integer"),
         ("steps", None, "steps is null: Input should be a valid number"),
         ("head", "poems", "head is 'poems': Input should be masked_lm or sequence_classification"),

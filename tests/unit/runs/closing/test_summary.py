@@ -258,6 +258,20 @@ def test_a_strategy_that_scores_rows_has_random_rows_at_the_same_cost_too():
     ]
 
 
+def test_random_rows_are_plain_ones():
+    """Mixing and looking are the strategy's; the rows of a batch, their share and the student's start are the run's."""
+    mixed = ["explore=0.5", "balance=predicted", "temperature=0.3", "warmup=0.2", "look=0.3", "scoring=stale", "votes=4",
+             "observe=scored", "interval=5", "reward=trend", "policy.alpha=0.5", "scope=global"]  # fmt: skip
+    given = ["+exp=adads_finetune", "select=adads", *(f"select.{one}" for one in mixed), "~select.arms.cluster"]
+    kept = ["select.ratio=0.2", "student.start=teacher"]
+    made = typed(result(), *given, *kept)
+    assert [overrides[: len(kept) + 2] for _, overrides in nexts_of(made)] == [
+        ["+exp=adads_finetune", *kept, "select=random"]
+    ] * 2
+    pooled = typed(result(), "+exp=adads_finetune", "select=entropy", "select.pool=640")
+    assert next_of(pooled)[1] == ["+exp=adads_finetune", "select.pool=640", "select=random"]
+
+
 BUDGET = {"asked": {"flops": 1e9}, "spent": {"flops": 9e8, "steps": 9}, "planned": {"steps": 9}, "preparation": False}
 
 
@@ -276,7 +290,7 @@ def test_settings_of_a_strategy_are_not_given_to_another():
         *own,
         "select.interval=5",
     )
-    assert next_of(made)[1] == ["+exp=adads_finetune", "select.interval=5", "select=random"]
+    assert next_of(made)[1] == ["+exp=adads_finetune", "select=random"]
 
 
 NASTY = [
