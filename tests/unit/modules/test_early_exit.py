@@ -13,6 +13,8 @@ from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.config.groups import SelectConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
+from kdlab.methods.selection.policies import Fixed
+from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.models import attention_capture
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import set_dropout, student_from, transformer_layers
@@ -80,7 +82,8 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
     still = contextlib.nullcontext
     module = SimpleNamespace(progress=0.0, timed=lambda part: still(), inference_mode=still, evidence=evidence)
     arm = strategies.Ensemble([strategies.random, strategies.entropy])
-    chooser = SimpleNamespace(arm="both", rule=arm, ratio=0.5, look=1, facts=None)
+    chooser = RowSelector({"both": arm}, Fixed(["both"]), 0.5, 10, 0)
+    chooser.decide(0)
     chosen = select.Select(chooser, forward=lambda *given: Outputs(), memory=ScoreMemory(9, 9))  # pyright: ignore
     for seed in (1, 2):
         expected = arm(Evidence(logits=logits, rng=torch.Generator().manual_seed(seed)))
