@@ -108,7 +108,7 @@ class Group:
 
     @property
     def collapsed(self) -> str:
-        """How many of the runs have collapsed ("1 of 3 collapsed"), whose mean says little; "" for none."""
+        """Number of the runs that have collapsed ("1 of 3 collapsed"), whose mean says little; "" for none."""
         count = sum(bool(one.result.get("collapsed")) for one in self.runs.values())
         return f"{count} of {len(self.runs)} collapsed" if count else ""
 

@@ -22,8 +22,8 @@ from kdlab.runs.forecast.timing import TIMED, WARM, resolved_for, time_steps
 from kdlab.runs.process import FOLDER, is_first_process, notify
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages.base import Stage
+from kdlab.stages.costs.step_costs import StepCosts
 from kdlab.stages.dry_run import ModelShape
-from kdlab.stages.step_costs import StepCosts
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.teacher import Teacher
 

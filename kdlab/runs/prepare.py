@@ -26,8 +26,8 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.stages import cache_plan, decision_callbacks, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
+from kdlab.stages.costs.step_costs import StepCosts
 from kdlab.stages.observation import Observations
-from kdlab.stages.step_costs import StepCosts
 from kdlab.storage import checkpoints
 from kdlab.teachers.teacher import Teacher
 

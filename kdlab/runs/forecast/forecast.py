@@ -29,8 +29,8 @@ from kdlab.runtime.devices import first_device, peak_memory
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages import cache_plan
 from kdlab.stages.base import Stage
+from kdlab.stages.costs.step_costs import StepCosts
 from kdlab.stages.decision_callbacks import BEST
-from kdlab.stages.step_costs import StepCosts
 from kdlab.storage.files import user_errors
 
 RANDOM = {"_target_": "kdlab.methods.selection.strategies.random", "_partial_": True}

@@ -14,8 +14,8 @@ from kdlab.errors import UserError
 from kdlab.runs import budget
 from kdlab.runs.prepare import most_batches
 from kdlab.runtime.ledger import Ledger
+from kdlab.stages.costs.step_costs import StepCosts
 from kdlab.stages.registry import stage_of
-from kdlab.stages.step_costs import StepCosts
 from kdlab.testing.child_process import tiny, tiny_task
 
 OPEN = ["trainer.max_steps=null", "trainer.max_epochs=null"]
@@ -136,7 +136,7 @@ class SimpleCosts(StepCosts):
         self.order = data.sampler(0, 2)
 
     def total(self, steps: int) -> Any:
-        from kdlab.stages.step_costs import StepCost
+        from kdlab.stages.costs.step_cost import StepCost
 
         return StepCost(4.0 * steps, {"student forward": 1e6 * steps})
 

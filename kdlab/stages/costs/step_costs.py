@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,48 +13,25 @@ from kdlab.callbacks.select import needed_outputs
 from kdlab.config.groups import SelectConfig
 from kdlab.methods import adoption
 from kdlab.methods.knowledge.base import queries_teacher
-from kdlab.methods.marks import FORWARD, function_of, marks_of, members_of
+from kdlab.methods.marks import function_of, marks_of
 from kdlab.methods.selection.candidates import candidate_count
-from kdlab.methods.selection.keeping import classed
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.row_selector import warmup_steps
-from kdlab.methods.selection.scores import PARTS
 from kdlab.methods.selection.top_k import selection_size
-from kdlab.models import flops
-from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.probes.paired_probe import PART
 from kdlab.modules.student import StudentModule
-from kdlab.stages import components, ksm_training, observation
+from kdlab.stages import ksm_training, observation
 from kdlab.stages.base import Stage
-from kdlab.stages.teachers import teacher_reading
-from kdlab.types import IGNORE, Batch
+from kdlab.stages.costs.batches import largest_rows, typical_rows
+from kdlab.stages.costs.scoring import ScoringCosts
+from kdlab.stages.costs.step_cost import StepCost
+from kdlab.types import Batch
 
 OBSERVATION = "observation"  # part of the ledger
 SAMPLED = 64  # global batches that the mean FLOPs are taken over
 ONE_EACH = (adoption.hard, adoption.alone)  # rules by which each row queries one teacher
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Teacher queries (rows), and model FLOPs by the parts of the ledger."""
-
-    queries: float = 0.0
-    parts: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of all parts."""
-        return sum(self.parts.values())
-
-    def __add__(self, other: StepCost) -> StepCost:
-        names = dict.fromkeys([*self.parts, *other.parts])
-        parts = {name: self.parts.get(name, 0.0) + other.parts.get(name, 0.0) for name in names}
-        return StepCost(self.queries + other.queries, parts)
-
-    def __mul__(self, factor: float) -> StepCost:
-        return StepCost(self.queries * factor, {name: amount * factor for name, amount in self.parts.items()})
 
 
 class StepCosts:
@@ -74,6 +50,7 @@ class StepCosts:
         self.rows, self.collate = data.training_rows()
         self.counter: FlopCounter = module.distillation.flops
         self.terms = module.distillation.terms
+        self.scoring = ScoringCosts(stage, module, self.select)
         rules = stage.adoption() if module.teachers else None
         self.rules = list(rules.arms.values()) if rules else []
         weighing = ksm_training.needed_fields(stage)
@@ -110,7 +87,7 @@ class StepCosts:
                     self._read_first(self._seen(last, self._candidates) - self._seen(first, self._candidates))
                 )
             else:  # random rows are not scored
-                whole += StepCost(kept * self._shares(terms)[-1] if self.reads_teacher else 0.0)
+                whole += StepCost(kept * self._shares(terms)[-1] if self.scoring.reads_teacher else 0.0)
                 whole.parts["scoring"] -= self._flops_per_row(tuple(terms)).parts["scoring"] * rows
         return whole
 
@@ -184,19 +161,14 @@ class StepCosts:
 
     def _queries_per_row(self, terms: Mapping[str, WeightedTerm], most: bool = False) -> float:
         shares = self._shares(terms)
-        each = sum(shares[:-1] if self.reads_teacher and not most else shares)
+        each = sum(shares[:-1] if self.scoring.reads_teacher and not most else shares)
         if most and each and self.rules and not all(function_of(rule) in ONE_EACH for rule in self.rules):
             each = float(len(shares))
         return each + (self.config.adopt.mc_dropout * len(shares) if each and self.asked_first else 0)
 
-    @cached_property
-    def reads_teacher(self) -> bool:
-        """True where the largest teacher's answers to all rows are read before a step, so that training finds them cached."""
-        return teacher_reading.reads_teacher(self.select, self.stage.selection())
-
     def _read_first(self, rows: float) -> float:
         """Queries to choose among `rows` rows: one each."""
-        return rows if self.reads_teacher else 0.0
+        return rows if self.scoring.reads_teacher else 0.0
 
     # ---- FLOPs
 
@@ -216,14 +188,14 @@ class StepCosts:
     def _expected(self, rows: np.ndarray, terms: Mapping[str, WeightedTerm]) -> StepCost:
         """Expected FLOPs of a global batch of these rows."""
         batch = self._batch(rows, 0)
-        scored = [self._scoring(arm, batch) for arm in self._arms] or [0.0]
-        chosen = _typical(batch, self._kept(len(rows)))
+        scored = [self.scoring.scoring(arm, batch) for arm in self.scoring.arms] or [0.0]
+        chosen = typical_rows(batch, self._kept(len(rows)))
         training = self._training(batch, chosen, terms, self._shares(terms))
         if not self.module.labels_on_all:  # by the mean length of the batch, from which a few rows differ
             tokens = [float(each.attention_mask.sum()) / len(each) for each in (batch, chosen)]
             training *= tokens[0] / tokens[1]
-        share = self._scored_share(self._candidates(len(rows)) / len(rows))
-        return training + (self._answers(batch) + StepCost(0, {"scoring": sum(scored) / len(scored)})) * share
+        share = self.scoring.scored_share(self._candidates(len(rows)) / len(rows))
+        return training + (self.scoring.answers(batch) + StepCost(0, {"scoring": sum(scored) / len(scored)})) * share
 
     def _most_of(self, rows: tuple[np.ndarray, int], terms: Mapping[str, WeightedTerm]) -> StepCost:
         """The cost of a global batch (rows, epoch) if the largest rows are selected and query all teachers."""
@@ -231,22 +203,20 @@ class StepCosts:
         kept = self._kept(len(rows[0]), most=True)
         queries = kept * self._queries_per_row(terms, most=True)
         shares = [float(share > 0 or bool(self.rules and queries)) for share in self._shares(terms)]
-        looked, largest = _largest(batch, self._candidates(len(rows[0]))), _largest(batch, kept)
-        scored = max((self._scoring(arm, looked) for arm in self._arms), default=0.0)
+        looked, largest = largest_rows(batch, self._candidates(len(rows[0]))), largest_rows(batch, kept)
+        scored = max((self.scoring.scoring(arm, looked) for arm in self.scoring.arms), default=0.0)
         cost = self._training(batch, largest, terms, shares) + StepCost(queries, {"scoring": scored})
         if self._from_scored:  # the arm in force may score none of the rows that are observed
             units = len(looked) if self.module.per_row else int(looked.labelled().sum())
             amount = self.counter.student_layers(looked) + self.counter.student_head(units)
             cost += StepCost(0, {OBSERVATION: amount})
         # rows kept at random may not have been scored, so that none of their answers is cached
-        return cost + self._answers(looked) + self._answers(largest) + StepCost(self._read_first(len(looked)))
-
-    def _answers(self, batch: Batch) -> StepCost:
-        """FLOPs of the largest teacher's answers to all rows of a batch, where a strategy reads them."""
-        if not self.reads_teacher:
-            return StepCost()
-        flops = self.counter.teacher([], batch, len(self.module.teachers) - 1, frozenset(), uncertain=True)
-        return StepCost(0, {"teacher_forward": flops})
+        return (
+            cost
+            + self.scoring.answers(looked)
+            + self.scoring.answers(largest)
+            + StepCost(self._read_first(len(looked)))
+        )
 
     def _training(
         self, whole: Batch, chosen: Batch, terms: Mapping[str, WeightedTerm], shares: Sequence[float]
@@ -258,7 +228,9 @@ class StepCosts:
         needed, counter = self.module.distillation.needed(terms), self.counter
         queried = [(i, chosen) for i, each in enumerate(shares) if each]
         if self.module.labels_on_all:
-            own = frozenset().union(*(needed_outputs(arm, self.module.per_row, self._votes) for arm in self._arms))
+            own = frozenset().union(
+                *(needed_outputs(arm, self.module.per_row, self.scoring.votes) for arm in self.scoring.arms)
+            )
             layers = counter.student_layers(whole, needed | own)
             heads = counter.objective(others.values(), whole, [], needed)
             heads += counter.objective(taught.values(), chosen, queried, needed)
@@ -269,7 +241,7 @@ class StepCosts:
         units = len(chosen) if self.module.per_row else int(chosen.labelled().sum())
         forward = layers + heads + (counter.student_head(units) if self.own_uncertainty and taught else 0)
         samples = self.config.adopt.mc_dropout
-        cached = [len(shares) - 1] if self.reads_teacher else []
+        cached = [len(shares) - 1] if self.scoring.reads_teacher else []
         teachers = sum(
             (number not in cached)
             * each
@@ -282,60 +254,12 @@ class StepCosts:
     # ---- selection
 
     @cached_property
-    def _arms(self) -> list[Any]:
-        """The strategies of the run; none where every row is kept."""
-        arms = [] if self.select.ratio == 1 else list(self.stage.selection().arms.values())
-        return [classed(arm, self.select.balance) for arm in arms]
-
-    @cached_property
-    def _votes(self) -> Votes:
-        """The committee of the run's strategies."""
-        return Votes(self.select.votes)
-
-    @cached_property
     def _adaptive(self) -> bool:
         return self.select.ratio < 1 and self.stage.selection().reward is not None
 
     @cached_property
     def _from_scored(self) -> bool:
         return self._adaptive and observation.from_scored(self.select, self.stage.selection())
-
-    def _scored_share(self, drawn: float) -> float:
-        """Share of the rows of a batch that are scored after the first visits, if the share `drawn` of them is drawn.
-
-        A stale score lasts `refresh` epochs, and then until its row is drawn again: (1 - drawn) / drawn more on average.
-        """
-        return 1 / (self.select.refresh + (1 - drawn) / drawn) if self.select.scoring == "stale" else drawn
-
-    @cached_property
-    def _reference(self) -> FlopCounter | None:
-        return teacher_reading.reference_counter(self.stage)
-
-    def _scoring(self, arm: Any, batch: Batch) -> float:
-        """FLOPs of scoring all rows of `batch` by an arm."""
-        needs = frozenset().union(*(marks_of(member).needs for member in members_of(arm).values()))
-        if not needs & FORWARD:
-            return 0.0
-        units = len(batch) if self.module.per_row else int(batch.labelled().sum())
-        head = self.counter.student_head(units) if needs & PARTS else 0
-        if "reference_loss" in needs and self._reference is not None:
-            head += self._reference.student_layers(batch) + self._reference.student_head(units)
-        votes = 0.0
-        if "votes" in needs and self._votes.source == "exits":
-            votes = (self.module.shape.layers - 1) * head
-        elif "votes" in needs:
-            votes = self._votes.source * (self.counter.student_layers(batch) + head)
-        return votes + self._plain_scoring(arm, batch, head)
-
-    def _plain_scoring(self, arm: Any, batch: Batch, head: float) -> float:
-        """FLOPs of the student's own forward on a global batch for an arm, `head` of them in its head."""
-        if self.module.labels_on_all and self.select.scoring == "fresh":  # scored from the training forward
-            return head
-        needed, shape = needed_outputs(arm, self.module.per_row, self._votes), self.module.shape
-        if self.select.scoring == "early_exit":
-            shape = replace(shape, layers=components.exit_layer(self.select, shape.layers))
-            return flops.encoder(shape, *self.module.student.executed(batch, needed)) + head
-        return self.counter.student_layers(batch, needed) + head
 
     def _observations(self, steps: int) -> StepCost:
         """The cost of all observations of an adaptive policy."""
@@ -387,18 +311,18 @@ class StepCosts:
         rows = self._seen(self.select.probe_steps * self.accumulate, int)
         kept = self._seen(self.select.probe_steps * self.accumulate, self._kept)
         one = self._flops_per_row(tuple(terms)) * rows + StepCost(kept * self._queries_per_row(terms))
-        return (_in_one_part(one) * len(self._arms) + self._probe_observations(terms)) * count
+        return (_in_one_part(one) * len(self.scoring.arms) + self._probe_observations(terms)) * count
 
     def _probe(self, terms: Mapping[str, WeightedTerm], step: int) -> StepCost:
         """A cost that a paired probe at `step` does not exceed."""
         cost = StepCost()
         for micro in range(step * self.accumulate, (step + self.select.probe_steps) * self.accumulate):
             cost += self._most_of(self._global_batch(micro), terms)
-        return _in_one_part(cost) * len(self._arms) + self._probe_observations(terms)
+        return _in_one_part(cost) * len(self.scoring.arms) + self._probe_observations(terms)
 
     def _probe_observations(self, terms: Mapping[str, WeightedTerm]) -> StepCost:
         """The cost of observing before a probe and after each of its arms."""
-        return _in_one_part(self._observation(terms, False)) * (1 + len(self._arms))
+        return _in_one_part(self._observation(terms, False)) * (1 + len(self.scoring.arms))
 
     # ---- batches
 
@@ -415,27 +339,3 @@ class StepCosts:
 def _in_one_part(cost: StepCost) -> StepCost:
     """A cost whose FLOPs are those of a paired probe."""
     return StepCost(cost.queries, {PART: cost.flops})
-
-
-def _typical(batch: Batch, rows: int) -> Batch:
-    """So many rows of `batch` whose lengths are spread as those of all its rows are."""
-    order = batch.attention_mask.sum(1).argsort(stable=True)
-    number = torch.arange(rows)
-    places = (2 * number + 1) * len(batch) - rows  # of the middles of equal stretches, times 2 rows
-    below = places.div(2 * rows, rounding_mode="floor")
-    above = -(-places).div(2 * rows, rounding_mode="floor")
-    return batch.take(order[torch.where(number % 2 == 0, below, above)])  # in turn, as the mean is in the middle
-
-
-def _largest(batch: Batch, rows: int) -> Batch:
-    """A batch of so many rows that costs at least as much as any of them from `batch`: the greatest lengths, the greatest
-    numbers of labels."""
-    lengths = batch.attention_mask.sum(1)
-    chosen = batch.take(lengths.argsort(descending=True, stable=True)[:rows])
-    if batch.labels.ndim == 2:
-        counts = batch.labelled().sum(1).sort(descending=True).values[:rows]
-        places = torch.arange(chosen.labels.shape[1]).expand(rows, -1)
-        chosen.labels = torch.where(places < counts[:, None], 0, IGNORE)
-    else:
-        chosen.labels = torch.zeros_like(chosen.labels)
-    return chosen
