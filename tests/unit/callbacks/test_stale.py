@@ -93,6 +93,50 @@ def test_what_is_kept_is_printed_and_bounded():
         stale_line(arms, "none", 1_000_000, 768, 2)
 
 
+@needs("logits", "teacher")
+def against_the_teacher(evidence: Any) -> torch.Tensor:
+    """A strategy on the teacher's answers that is not rowwise."""
+    return (evidence.logits - evidence.teacher.mean(0)).norm(dim=1)
+
+
+@needs("logits", "reference_loss")
+def against_a_reference(evidence: Any) -> torch.Tensor:
+    """A strategy on a reference's loss that is not rowwise."""
+    return evidence.reference_loss - evidence.reference_loss.mean()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "field"), [(against_the_teacher, "teacher"), (against_a_reference, "reference_loss")]
+)
+def test_rows_are_not_compared_by_other_models_answers_of_earlier_visits(strategy, field):
+    with pytest.raises(
+        UserError, match=f"select.arms.own scores rows against each other by {field}, which is not kept"
+    ):
+        check_stale({"own": strategy}, "none", per_row=True)
+    check_stale({"disagreement": strategies.disagreement, "reducible": strategies.reducible}, "none", per_row=True)
+
+
+def test_a_visit_gives_what_the_arms_read_of_other_models_and_of_a_committee():
+    """Whatever the arm in force: the teacher answers at the visit, and each version of the student votes."""
+    arms = {"entropy": strategies.entropy, "disagreement": strategies.disagreement, "committee": strategies.committee}
+    asked: list[list[int]] = []
+    stale, fresh = (Scored(strategies.entropy, "finetune", 1.0, memory=m) for m in (ScoreMemory(6, 9), None))
+    for each in (stale, fresh):
+        each.callback.row_selector.arms = arms
+        rows_of = each.module.teacher_rows
+        each.module.teacher_rows = lambda b, rows_of=rows_of: rows_of(
+            b if b is None else asked.append(b.rows.tolist()) or b
+        )  # pyright: ignore
+    for step, arm in enumerate(arms):
+        for each in (stale, fresh):
+            each.callback.selector.arm = arm
+        before = len(asked)
+        kept = stale.kept(step)
+        assert len(asked) - before == (arm == "entropy"), arm  # at the first visit
+        assert kept == fresh.kept(step), arm
+    assert len(stale.encoded) == 1
+
+
 def test_logits_of_all_words_are_not_kept():
     check_stale({"own": against_others}, "none", per_row=True)
     check_stale(ARMS, "none", per_row=False)

@@ -32,6 +32,8 @@ def test_every_key_that_a_name_stands_for_exists():
         ("fp16", "trainer.precision"), ("patience", "trainer.max_steps"), ("trainer.lr", "optim.lr"),
         ("weight_decay", "optim.weight_decay"), ("dropout", "student.dropout"), ("max_step", "trainer.max_steps"),
         ("select.ration", "select.ratio"), ("warm-up", "optim.warmup"),
+        ("explore", "select.explore"), ("exploration", "select.explore"), ("look", "select.look"), ("start", "student.start"),
+        ("balance", "select.balance"), ("importance", "select.importance"), ("student_init", "student.start"),
     ],
 )  # fmt: skip
 def test_a_short_name_leads_to_its_key(name, key):

@@ -8,6 +8,7 @@ import pytest
 
 from kdlab.config.composition import composition
 from kdlab.config.schema import checked
+from kdlab.errors import UserError
 from kdlab.models.flops import MethodCost
 from kdlab.stages import components, observation
 from kdlab.stages.observation import Observations
@@ -49,6 +50,44 @@ def test_a_setting_that_is_given_stays_and_the_other_follows(select):
     assert plan(select, 32, 10_000, evaluation_rows=64).interval == 25
     both = plan(select, 32, 10_000, interval=10, evaluation_rows=256)
     assert (both.interval, both.rows, both.share) == (10, 256, 0.8)
+
+
+def test_rows_that_are_scored_are_observed_for_nothing(select):
+    """Nothing is scored before the first step, so the first reward comes one observation later."""
+    found = plan(select, 32, 10_520, observe="scored")
+    assert (found.interval, found.rows, found.rewards, found.first) == (100, 256, 106 - 6, 600)
+    assert found.share == 0 and found.recorded()["share"] == 0
+    assert found.line("adads") == "select=adads: observes 256 rows every 100 steps of 32 rows, of those that are scored"
+    assert found.eats_saving("adads", COST, 0.1, True) == ""
+    late = plan(select, 32, 10_520, observe="scored", warmup=0.1)  # observed in the last steps of the warm-up
+    assert late.first == 1052 + 500
+    few = plan(select, 32, 100, observe="scored", look=0.25, interval=2, evaluation_rows=64)
+    assert few.rows == 16  # of 2 steps of 32 rows a quarter is scored
+
+
+def test_an_arm_that_scores_nothing_runs_the_rows_that_are_observed(select):
+    random = {"_target_": "kdlab.methods.selection.strategies.random", "_partial_": True}
+    found = plan(select, 32, 10_520, observe="scored", arms={**select.arms, "random": random}, evaluation_rows=256)
+    assert found.share == 256 / (found.interval * 32) / 7  # as if each of seven arms were in force equally long
+    assert "arms that score none run 1 % of the rows" in found.line("adads")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"scoring": "stale"}, "select.observe=scored select.scoring=stale: scores are of rows that are due alone"),
+        ({"scoring": "early_exit"}, "by some layers alone"),
+        ({"reward": {"_target_": "kdlab.methods.selection.rewards.Probe"}}, "the reward Probe observes the copies"),
+        (
+            {"arms": {"a": {"_target_": "kdlab.methods.selection.strategies.random", "_partial_": True}}},
+            "no strategy of",
+        ),
+    ],
+)
+def test_what_cannot_be_observed_so_is_refused_in_one_line(select, given, says):
+    with pytest.raises(UserError, match=says) as raised:
+        plan(select, 32, 100, **{"observe": "scored", **given})
+    assert "\n" not in str(raised.value) and "select.observe=task" in str(raised.value)
 
 
 def test_a_policy_without_rewards_observes_nothing(select):

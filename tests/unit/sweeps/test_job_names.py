@@ -39,6 +39,11 @@ def test_a_job_is_named_by_selection_ratio_and_seed():
     [
         ("trainer.max_steps=60", "max_steps_60"),
         ("knowledge=pkd", "knowledge_pkd"),
+        ("select.look=0.3", "select.look_0.3"),
+        ("select.explore=0.5", "select.explore_0.5"),
+        ("student.start=teacher", "student.start_teacher"),
+        ("select.warmup=0.2", "select.warmup_0.2"),  # not that of the learning rate:
+        ("optim.warmup=0.2", "warmup_0.2"),
         ("weigh.phase=2", "weigh.phase_2"),
         ("~select.arms.entropy", "no_select.arms.entropy"),
         ("student.layers=[0,5]", r"student.layers_0_5_[0-9a-f]{6}"),
