@@ -88,7 +88,7 @@ class StepCosts:
                 )
             else:  # random rows are not scored
                 whole += StepCost(kept * self._shares(terms)[-1] if self.scoring.reads_teacher else 0.0)
-                whole.parts["scoring"] -= self._flops_per_row(tuple(terms)).parts["scoring"] * rows
+                whole += StepCost(0, {"scoring": -self._flops_per_row(tuple(terms)).parts.get("scoring", 0.0) * rows})
         return whole
 
     def most(self, step: int, steps: int) -> StepCost:
