@@ -206,9 +206,12 @@ class StepCosts:
         looked, largest = largest_rows(batch, self._candidates(len(rows[0]))), largest_rows(batch, kept)
         scored = max((self.scoring.scoring(arm, looked) for arm in self.scoring.arms), default=0.0)
         cost = self._training(batch, largest, terms, shares) + StepCost(queries, {"scoring": scored})
-        if self._from_scored:  # the arm in force may score none of the rows that are observed
+        if (
+            self._from_scored
+        ):  # by an arm that runs no head, or that scores nothing: a forward as an arm that scores has
             units = len(looked) if self.module.per_row else int(looked.labelled().sum())
-            amount = self.counter.student_layers(looked) + self.counter.student_head(units)
+            layers = self.counter.student_layers(looked) if self.module.labels_on_all else 0
+            amount = layers + self.counter.student_head(units)
             cost += StepCost(0, {OBSERVATION: amount})
         # rows kept at random may not have been scored, so that none of their answers is cached
         return (
