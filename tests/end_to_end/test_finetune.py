@@ -98,7 +98,6 @@ SAME_RATIO = [name for name in SELECTIONS if name != "ratios"]  # of every step
         "all",
         "cluster",
         "committee",
-        "disagreement",
         "divbs",
         "ensemble",
         "forgetting",

@@ -49,7 +49,9 @@ class ScoringCosts:
         """FLOPs of the largest teacher's answers to all rows of a batch, where a strategy reads them."""
         if not self.reads_teacher:
             return StepCost()
-        flops = self.counter.teacher([], batch, len(self.module.teachers) - 1, frozenset(), uncertain=True)
+        loss = self.module.distillation
+        needed = loss.needed(loss.terms)  # a cache stores them for the training step
+        flops = self.counter.teacher([], batch, len(self.module.teachers) - 1, needed, uncertain=True)
         return StepCost(0, {"teacher_forward": flops})
 
     def scored_share(self, drawn: float) -> float:

@@ -136,6 +136,30 @@ def test_rows_set_aside_are_not_trained_on_and_hidden_labels_never_observed(glue
         few.set_aside(1)
 
 
+def test_observations_of_rows_held_out_read_these_alone_and_the_same_each_time(glue):
+    data = glue_data(glue, epochs=1)
+    data.set_aside(4)
+    aside = rows_of(data.aside_batches())
+    assert sorted(rows_of(data.observed_batches(99, True))) == sorted(aside)
+    two = rows_of(data.observed_batches(2, True))
+    assert len(two) == 2 and set(two) < set(aside) and rows_of(data.observed_batches(2, True)) == two
+    assert not set(rows_of(data.observed_batches(99))) & set(aside)
+
+
+def test_coming_batches_are_those_that_the_loader_delivers_then(glue, wiki, tokenizer):
+    """Whatever it has delivered before, also in the next pass over the rows, with the same masks."""
+    for data in (glue_data(glue, epochs=3), wiki_data(wiki, tokenizer, epochs=3)):
+        loader = iter(data.train_dataloader())
+        next(loader)
+        per_epoch = data.sampler().per_epoch
+        coming = data.coming_batches(per_epoch - 1, 3)
+        delivered = [batch for _, batch in zip(range(per_epoch + 1), loader, strict=False)][per_epoch - 2 :]
+        assert len(coming) == len(delivered) == 3
+        for ours, theirs in zip(coming, delivered, strict=True):
+            assert torch.equal(ours.rows, theirs.rows) and torch.equal(ours.input_ids, theirs.input_ids)
+            assert torch.equal(ours.labels, theirs.labels)
+
+
 def relatives_of(originals: list[LabelledRow], copies: list[LabelledRow], tokenizer: BertTokenizer, folder: Path):
     """The data module of `originals` and then `copies`, with one row set aside."""
     shape = TaskShape(1, ("no", "yes"), ("accuracy",))

@@ -76,6 +76,25 @@ def test_scoring_costs_the_share_that_is_looked_at(make, text):
     assert parts["random 0.4"] == parts["random 1"]
 
 
+def test_probes_cost_a_training_of_each_arm_and_an_observation_before_and_after(make):
+    """Two probes in eight steps, of two steps for each arm, beside what the run costs without them."""
+    plain = ["select=adads", "select.interval=4", "select.evaluation_rows=8"]
+    found = {}
+    for name, more in (("plain", []), ("probed", ["select.probe_every=4", "select.probe_steps=2"])):
+        stage, data = make(*plain, *more)
+        found[name] = StepCosts(stage, stage.module_without_weights(), data, 1)
+    two = found["plain"].total(2)  # the first observation and two steps
+    observation, arms = two.parts["observation"], len(found["plain"].select.arms)
+    probe = arms * (two.flops - observation) + (1 + arms) * observation
+    without, probed = found["plain"].total(8), found["probed"].total(8)
+    assert probed.parts["paired_probe"] == pytest.approx(2 * probe)
+    assert {**probed.parts, "paired_probe": 0} == {**without.parts, "paired_probe": 0}
+    assert probed.queries == without.queries + 2 * arms * two.queries
+    most = {name: [costs.most(step, 8) for step in range(8)] for name, costs in found.items()}
+    more = [a.flops - b.flops for a, b in zip(most["probed"], most["plain"], strict=True)]
+    assert [step for step, amount in enumerate(more) if amount] == [0, 4] and min(more[0], more[4]) >= probe
+
+
 def _layers(stage: Any, member: Any) -> Any:
     from kdlab.models.student import student_from
 
