@@ -14,6 +14,7 @@ from kdlab.methods.marks import STRATEGY_FIELDS, UNDECLARED, marks_of, members_o
 from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.candidates import candidate_count, candidates, reads_student
 from kdlab.methods.selection.credit import Credit
+from kdlab.methods.selection.evidence_checks import check_step, evidence_device, labelled, row_count
 from kdlab.methods.selection.keeping import Keeping, Kept, classed
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
@@ -25,7 +26,7 @@ from kdlab.methods.selection.top_k import selection_size, top_k
 from kdlab.ranges import BelowOne, check
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
-from kdlab.types import IGNORE, Evidence
+from kdlab.types import Evidence
 
 WARMUP = "random"  # the arm in force during the warm-up
 
@@ -166,12 +167,12 @@ class RowSelector(ArmSelector):
         constructor). Ranks select from their own rows. UserError for inputs that the strategy lacks, of other lengths, or
         not finite.
         """
-        _check_step(step)
+        check_step(step)
         given = Evidence(
             rows, logits, features, labels, mask, votes=votes, teacher=teacher, reference_loss=reference_loss
         )
         if self.ratio == 1:
-            return torch.arange(_length(given, "rows()"), device=_device(given))
+            return torch.arange(row_count(given, "rows()"), device=evidence_device(given))
         self.observe = observe or self.observe
         self._begin(step)
         draw, shown, self._shown = self._draw(step), self._shown, None
@@ -182,7 +183,7 @@ class RowSelector(ArmSelector):
 
     def _begin(self, step: int) -> None:
         """Decide on the arm at the first call of an optimizer step."""
-        _check_step(step)
+        check_step(step)
         if step != self._step:
             self.decide(step)
             self._step, self._calls, self._shown = step, 0, None
@@ -208,13 +209,13 @@ class RowSelector(ArmSelector):
         `draw` keys the random numbers of the batch, `origin` names the source of the evidence in messages. `shown`: the
         number of rows of the batch, and its candidates that `given` is of (None: `given` is of the whole batch).
         """
-        count = _length(given, origin)
+        count = row_count(given, origin)
         if shown is None:
             shown = (count, self.drawn(count, draw))
             given = given.take(shown[1]) if len(shown[1]) < count else given
         elif count != len(shown[1]):
             raise UserError(f"{origin}: outputs of {count} rows, and candidates() returned {len(shown[1])}")
-        of, rows = shown[0], shown[1].to(_device(given))
+        of, rows = shown[0], shown[1].to(evidence_device(given))
         count = len(rows)
         self._check(given, origin)
         fields = {name: value.detach() for name in STRATEGY_FIELDS if (value := getattr(given, name)) is not None}
@@ -250,7 +251,7 @@ class RowSelector(ArmSelector):
                 if value is None:
                     what = "rows (their ids in the data set)" if field == "rows" else field
                     raise UserError(f"{origin} has no {what}, which the strategy {name or self.arm} reads")
-                if field == "labels" and not _labelled(value):
+                if field == "labels" and not labelled(value):
                     raise UserError(f"{origin}: no row has a label, which the strategy {name or self.arm} reads")
         if distributed.world() > 1 and any(True for _ in stateful_members({str(self.arm): self.rule})):
             raise UserError(
@@ -310,51 +311,6 @@ def _rank() -> tuple[int, ...]:
     return (distributed.rank(),) if distributed.world() > 1 else ()
 
 
-def _check_step(step: int) -> None:
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise UserError(f"step={step!r}: the number of optimizer steps done so far, a whole number from 0 on")
-
-
-_DIMENSIONS = {  # of the fields of Evidence
-    "logits": (2, 3), "features": (2,), "labels": (1, 2), "mask": (2,), "rows": (1,), "votes": (3, 4),
-    "teacher": (2, 3), "reference_loss": (1,),
-}  # fmt: skip
-
-
 def warmup_steps(share: float, total_steps: int) -> int:
     """The optimizer steps of a warm-up of `share` of `total_steps`."""
     return round(share * total_steps)
-
-
-def _labelled(labels: Tensor) -> bool:
-    """True if some row, or position, has a label."""
-    return bool((~labels.isnan() if labels.is_floating_point() else labels != IGNORE).any())
-
-
-def _length(given: Evidence, origin: str) -> int:
-    """The number of rows of some evidence. UserError for tensors of other lengths or dimensions."""
-    found: dict[str, int] = {}
-    for name, dimensions in _DIMENSIONS.items():
-        value = getattr(given, name)
-        if value is None:
-            continue
-        if not isinstance(value, Tensor):
-            raise UserError(f"{origin}: {name} is {type(value).__name__}; a tensor is expected")
-        if value.ndim not in dimensions:
-            raise UserError(
-                f"{origin}: {name} has shape {tuple(value.shape)}; see kdlab.Evidence for what it stands for"
-            )
-        found[name] = len(value) if name != "votes" else value.shape[1]
-    if not found or 0 in found.values():
-        raise UserError(f"{origin}: no rows; give logits, features or labels of a batch")
-    if len(set(found.values())) > 1:
-        raise UserError(f"{origin}: rows differ in number: {', '.join(f'{n} {name}' for name, n in found.items())}")
-    return next(iter(found.values()))
-
-
-def _device(given: Evidence) -> torch.device:
-    return next(
-        value.device
-        for name in ("logits", "features", "labels", "votes", "teacher", "reference_loss")
-        if (value := getattr(given, name)) is not None
-    )
