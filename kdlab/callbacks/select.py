@@ -184,6 +184,8 @@ class Select(DecisionCallback):
             self.scored.close()
         found = self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank))
         self.weights, kept = found.weights, every[found.rows.to(every.device)]
+        if gather and self.others.reads_teacher(self._needs()):
+            student.share_queried_rows()  # kept rows may move to a rank that has not scored them
         if student.ledger is not None and self.others.reads_teacher(self._needs()):
             own = (own_rows(whole, kept) if gather else kept).to(whole.rows.device)
             unkept = 0 if self._consulted is None else int((~torch.isin(self._consulted, whole.rows[own])).sum())

@@ -258,6 +258,12 @@ class StudentModule(pl.LightningModule):
             loss.flops.record_uncertainty(self.ledger, batch, loss.queries.uncertainty_units, False, [answer])
         return TeacherRows(teacher, lookup, batch, self.per_row, self.chunk)
 
+    def share_queried_rows(self) -> None:
+        """Tell the ranks which rows each has queried the largest teacher for at this step (collective)."""
+        cache = self.teachers[-1].cache if self.teachers else None
+        if cache is not None:
+            cache.share_step()
+
     def catch_up(self) -> None:
         """Join other ranks' queries to shared teachers, without a batch (collective)."""
         self.distillation.queries.catch_up()

@@ -186,6 +186,10 @@ class StudentView(TrainedView, Protocol):
         (collective if it is shared; None: no rows)."""
         ...
 
+    def share_queried_rows(self) -> None:
+        """Tell the ranks which rows each has queried the largest teacher for at this step (collective)."""
+        ...
+
     def catch_up(self) -> None:
         """Join other ranks' queries to shared teachers, without a batch (collective)."""
         ...

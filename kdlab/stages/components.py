@@ -56,6 +56,11 @@ def selection(select: SelectConfig) -> Selection:
         raise UserError(
             f"select.reward is missing: {type(policy).__name__} learns from rewards, e.g. kdlab.methods.selection.rewards.LossDecay"
         )
+    if reward is not None and not hasattr(policy, "learn"):
+        raise UserError(
+            f"select.reward: {type(policy).__name__} learns nothing from rewards; select.reward=null, or a policy that learns, "
+            "such as select=adads"
+        )
     _check_observed(select, arms, reward)
     return Selection(arms, policy, reward, ratios)
 

@@ -61,6 +61,11 @@ def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, t
     common = tiny(teacher_folder, text_folder, "trainer.accelerator=cpu", "trainer.probes=1", *CASES[case])
     one = call([*common, "hydra.run.dir=one"], tmp_path)
     assert one.code == 0, one.output
+    if any(
+        "cache" in more for more in CASES[case]
+    ):  # cached answers of the first run would leave the second no queries
+        shutil.rmtree(tmp_path / "artifacts")
+        shutil.copytree(prepared, tmp_path / "artifacts")
     ranks = [o for o in common if "batch_size" not in o]
     two = call([*ranks, *TWO, "hydra.run.dir=two"], tmp_path, ranks=2, trapped=0)
     assert two.code == 0, two.output

@@ -16,6 +16,7 @@ import torch
 
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
+from kdlab.runtime import distributed
 from kdlab.runtime.ledger import ALWAYS, Ledger
 from kdlab.runtime.seeding import stable
 from kdlab.teachers.cache.answer_store import AnswerStore, CachedRow
@@ -80,6 +81,12 @@ class AnswerCache:
     @step.setter
     def step(self, step: int) -> None:
         self._step, self._this_step = step, set()
+
+    def share_step(self) -> None:
+        """Take the rows that other ranks queried at this step as queried, so that a rank that gets one of them reads the
+        stored answer (collective)."""
+        own = torch.tensor(sorted(self._this_step), dtype=torch.long).reshape(-1, 2)
+        self._this_step.update((epoch, row) for epoch, row in distributed.gather_rows(own).tolist())
 
     def lookup(self, name: str, encoder: Encoder, project: Project, batch: Batch, count: bool) -> CacheLookup:
         """The answer about the rows of `batch`; rows that are missing run a forward and are stored. Raises CacheUnusable.
