@@ -95,6 +95,17 @@ def test_probes_cost_a_training_of_each_arm_and_an_observation_before_and_after(
     assert [step for step, amount in enumerate(more) if amount] == [0, 4] and min(more[0], more[4]) >= probe
 
 
+def test_observations_of_scored_rows_cost_what_arms_that_score_nothing_run(make):
+    """Nothing in AdaDS's own arms; beside them `random` is one of seven, and nothing is observed at the first step."""
+    random = "+select.arms.random={_target_: kdlab.methods.selection.strategies.random, _partial_: true}"
+    spent: list[float] = []
+    for more in ([], ["select.observe=scored"], ["select.observe=scored", random]):
+        stage, data = make("select=adads", "select.interval=2", "select.evaluation_rows=16", *more, text=False)
+        costs = StepCosts(stage, stage.module_without_weights(), data, 1)
+        spent.append(costs.total(8).parts.get("observation", 0.0))
+    assert spent[1] == 0 and spent[2] == pytest.approx(spent[0] / 4 * 3 / 7)
+
+
 def _layers(stage: Any, member: Any) -> Any:
     from kdlab.models.student import student_from
 
