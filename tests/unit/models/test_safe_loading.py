@@ -167,6 +167,9 @@ INTENDED = {
         "importlib.import_module",
     ),  # code that --code names on the command line
     "__main__.py": ("importlib.import_module",),  # the modules of COMMANDS
+    "runs/process.py": ("importlib.import_module",),  # kdlab.run, by its name
+    # what the process that started the server sends over the socket that only these two have, and module names of its own
+    "runtime/fork_server.py": ("importlib.import_module", "pickle.loads"),
 }
 
 
