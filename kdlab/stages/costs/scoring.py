@@ -74,11 +74,11 @@ class ScoringCosts:
         head = self.counter.student_head(units) if needs & PARTS else 0
         if "reference_loss" in needs and self._reference is not None:
             head += self._reference.student_layers(batch) + self._reference.student_head(units)
-        votes = 0.0
-        if "votes" in needs and self.votes.source == "exits":
-            votes = (self.module.shape.layers - 1) * head
+        source, votes = self.votes.source, 0.0
+        if "votes" in needs and isinstance(source, int):
+            votes = float(source * (self.counter.student_layers(batch) + head))
         elif "votes" in needs:
-            votes = self.votes.source * (self.counter.student_layers(batch) + head)
+            votes = float((self.module.shape.layers - 1) * head)
         return votes + self._plain_scoring(arm, batch, head)
 
     def _plain_scoring(self, arm: Any, batch: Batch, head: float) -> float:
