@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,10 @@ def test_scoring_costs_the_share_that_is_looked_at(make, text):
 
 def test_probes_cost_a_training_of_each_arm_and_an_observation_before_and_after(make):
     """Two probes in eight steps, of two steps for each arm, beside what the run costs without them."""
-    plain = ["select=adads", "select.interval=4", "select.evaluation_rows=8"]
-    found = {}
-    for name, more in (("plain", []), ("probed", ["select.probe_every=4", "select.probe_steps=2"])):
-        stage, data = make(*plain, *more)
-        found[name] = StepCosts(stage, stage.module_without_weights(), data, 1)
+    stage, data = make("select=adads", "select.interval=4", "select.evaluation_rows=8")
+    module = stage.module_without_weights()
+    found = {name: StepCosts(stage, module, data, 1) for name in ("plain", "probed")}
+    found["probed"].observe(replace(found["probed"].select, probe_every=4, probe_steps=2))
     two = found["plain"].total(2)  # the first observation and two steps
     observation, arms = two.parts["observation"], len(found["plain"].select.arms)
     probe = arms * (two.flops - observation) + (1 + arms) * observation
