@@ -59,7 +59,6 @@ WRONG = {
     "a committee of one exit": (["select=committee", "student.layers=1"], ["select.votes=exits", "one layer"]),
     "a committee of none": (["select=committee", "select.votes=0"], ["select.votes", "exits"]),
     "a committee of the first layers": (["select=committee", "select.scoring=early_exit"], ["select.scoring=early_exit", "committee"]),
-    "stale gradients": (["select=divbs", "select.scoring=stale"], ["select.scoring=stale", "against each other"]),
     "stale histories": (["select=forgetting", "select.scoring=stale"], ["select.scoring=stale", "history"]),
     "histories of first layers": (["select=forgetting", "select.scoring=early_exit"], ["select.scoring=early_exit", "history"]),
     "histories of a rank": (["select=forgetting", "select.scope=local"], ["select.scope=local", "history"]),
