@@ -23,7 +23,7 @@ from kdlab.types import Batch, Evidence
 
 
 def every() -> dict[str, Strategy]:
-    """All strategies of `kdlab.methods.selection.strategies`, by name, and the ensemble of them all."""
+    """The strategies of `kdlab.methods.selection.strategies` without a history of rows, by name, and the ensemble of them all."""
     own = {name: found for name, found in inspect.getmembers(strategies, inspect.isfunction) if hasattr(found, "marks")}
     return {**own, "ensemble": Ensemble(own)}
 
@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         def step(turn: int, rows: list[Batch] = rows, shown: dict[int, Evidence] = shown) -> None:
             seen = ours.evidence(rows[turn % 4])
             seen.keep = selection_size(len(rows[turn % 4]), ratio)
+            assert seen.logits is not None
+            # of the same size as those of a run; their values decide no time
+            seen.teacher, seen.votes = seen.logits.roll(1, 0), torch.stack([seen.logits, seen.logits.roll(1, 0)])
+            seen.reference_loss = seen.logits[..., 0].float()
             shown[turn] = seen
             ours.learn(rows[turn % 4].take(top_k(strategies.entropy(seen), ratio)))
 

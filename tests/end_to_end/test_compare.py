@@ -180,10 +180,10 @@ def test_groups_differ_in_more_than_the_seed_and_are_named_by_it(tmp_path):
     made_run(tmp_path / "6", 0.9, 2, select="random", ratio=1.0)  # at ratio 1 nothing is selected
     rows = numbers(tmp_path)
     assert {row["group"]: row["seeds"] for row in rows.values()} == {
-        "select=random ratio=0.1 layers=[0,2,4] temperature=1": "1 2",
-        "select=random ratio=0.1 layers=[0,5] temperature=1": "1",
-        "select=random ratio=0.1 layers=[0,2,4] temperature=4": "1",
-        "select=all layers=[0,2,4] temperature=1": "1 2",
+        "select=random ratio=0.1 layers=[0,2,4] term.temperature=1": "1 2",
+        "select=random ratio=0.1 layers=[0,5] term.temperature=1": "1",
+        "select=random ratio=0.1 layers=[0,2,4] term.temperature=4": "1",
+        "select=all layers=[0,2,4] term.temperature=1": "1 2",
     }
 
 
@@ -332,7 +332,8 @@ def test_a_real_run(tmp_path, teacher_folder, task_folder):
     assert done.code == 0, done.output
     (row,) = numbers(tmp_path / "runs").values()
     result = json.loads((tmp_path / "runs" / "1" / "result.json").read_text())
-    assert (row["group"], row["seeds"]) == ("select=random ratio=0.25", str(result["seed"]))
+    assert result["collapsed"]  # two steps teach nothing
+    assert (row["group"], row["seeds"]) == ("select=random ratio=0.25 [1 of 1 collapsed]", str(result["seed"]))
     assert float(row["mean"]) == result["metrics"]["student"]["score"]
     assert float(row["queries"]) == result["ledger"]["teacher_queries"]["total"]
     assert float(row["flops"]) == result["ledger"]["flops"]["total"]
@@ -367,5 +368,7 @@ def test_real_runs_of_one_data_set_and_one_that_a_cache_answered(tmp_path, teach
     assert runs["cached"].total.flops == runs["cached"].own.flops + teacher["flops"] > runs["cached"].own.flops
     rows = numbers(tmp_path / "runs" / "two")
     baselines = {row["group"]: row["baseline"] for row in rows.values()}
-    assert baselines == {"select=all": "", "select=random ratio=0.5": "select=all"}  # though no row was a query
+    mark = " [1 of 1 collapsed]"
+    whole, random = f"select=all{mark}", f"select=random ratio=0.5{mark}"
+    assert baselines == {whole: "", random: whole}  # though no row was a query
     assert {row["queries"] for row in rows.values()} == {"0.0"}

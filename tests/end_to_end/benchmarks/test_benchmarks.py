@@ -86,7 +86,8 @@ def test_shares_of_a_step_are_taken_turn_by_turn():
 def test_every_strategy_is_measured():
     from kdlab.methods.selection import strategies as all_of_them
 
-    assert set(strategies.every()) == {*STRATEGIES, "ensemble"}
+    histories = {"forgetting"}  # a class, which needs rows that come again
+    assert set(strategies.every()) == {*STRATEGIES, "ensemble"} - histories
     assert strategies.every()["density"] is all_of_them.density
 
 
