@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from kdlab.callbacks.ksm_phases import KSMPhases, columns
+from kdlab.config.spellings import ADDED
 from kdlab.errors import UserError, nearest
 from kdlab.methods.ksm.module import KSM
 from kdlab.methods.marks import function_of, marks_of
@@ -228,9 +229,8 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
 
 def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` without keys that modules trained before 2026-11-30 had not, where they have their defaults."""
-    later = {"phase_lrs": [], "mc_dropout": 0, "teacher": "adopted", "trains": "all", "look": 1.0}
-    later |= {"credit_decay": 0.0, "credit_delay": 0, "reference": "teacher"}
-    later |= {"credit_decay": 0.0, "credit_delay": 0, "probe_every": None, "probe_steps": 10}
+    later = {"phase_lrs": [], "mc_dropout": 0, "teacher": "adopted", "trains": "all", "ratios": None}
+    later |= {key.removeprefix("select."): value for key, value in ADDED.items() if key.startswith("select.")}
     kept = {key: value for key, value in settings.items() if key not in later or value != later[key]}
     return {key: _without_later_keys(value) if isinstance(value, dict) else value for key, value in kept.items()}
 

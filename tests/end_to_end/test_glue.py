@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -185,7 +186,9 @@ def test_the_table_has_mean_spread_and_average_and_the_published_rows(suite, roo
     }
     assert lines["teacher (BERT-base)"] == ["84.28", "84.70", "64.55", "88.67", "80.55"]
     assert lines["random, ratio 0.1"] == ["81.90", "82.36", "57.76", "85.22", "76.81"]
-    assert lines["student, 2 seeds"] == [f"{value:.2f}" for value in (*mean, mean.mean())]
+    name = next(name for name in lines if name.startswith("student, 2 seeds"))
+    assert re.fullmatch(r"student, 2 seeds( \[\d of 6 runs collapsed\])?", name)  # tiny students may
+    assert lines[name] == [f"{value:.2f}" for value in (*mean, mean.mean())]
     assert lines["dev sets"][-1] == "Avg*" and "* over MNLI-m, MNLI-mm, RTE, STS-B alone" in done.output
     written = (home(folder) / "glue.md").read_text()
     assert f"{mean[2]:.2f} ± {std[2]:.2f}" in written and "| AdaDS Table 4: random, ratio 0.1 |" in written
