@@ -15,7 +15,8 @@ from kdlab.storage import yaml_io
 STARTED_IN = "started_in"  # key of result.json: the folder in which the command ran, to which its paths are relative
 RUN_FOLDER = "run_folder"  # key of result.json: the run folder, relative to that folder
 # keys of files and folders that a run reads, besides `path` in any group
-_PATHS = ("artifacts", "budget.like", "data.augment.model", "data.augment.table")
+_PATHS = ("artifacts", "budget.like", "data.augment.model", "data.augment.table", "select.reference")
+_WORDS = {"select.reference": "teacher"}  # values of these keys that name no file
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -60,8 +61,8 @@ def anchored(config: Mapping[str, Any], folder: Path, where: str = "") -> dict[s
             value = anchored(value, folder, f"{name}.")
         elif isinstance(value, list):
             value = [anchored(one, folder, f"{name}.") if isinstance(one, Mapping) else one for one in value]
-        elif isinstance(value, str) and (key == "path" or name in _PATHS) and _exists(folder, value):
-            value = str(folder / value)
+        elif isinstance(value, str) and (key == "path" or name in _PATHS) and value != _WORDS.get(name):
+            value = str(folder / value) if _exists(folder, value) else value
         made[key] = value
     return made
 

@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
     "budget": NO_BUDGET,
     "artifacts": "artifacts",
     "data": {"path": "rows", "task": "rows", "encoding": "utf-8", "augment": {"model": "m", "table": None}},
-    "student": {"path": "google/tiny", "revision": None},  # a Hub name: no such folder
+    "student": {"path": "google/tiny", "revision": None, "start": "backbone"},  # a Hub name: no such folder
     "teachers": {"path": "/abs", "others": {"small": {"path": "small"}}, "cache": "rows"},
     "weigh": {"path": "~/ksm"},
 }
@@ -51,6 +51,15 @@ def test_paths_become_those_of_the_folder_the_run_was_started_in(there, tmp_path
     assert (found["student"], found["weigh"]) == (CONFIG["student"], CONFIG["weigh"])
     monkeypatch.chdir(there)
     assert read_config_here(there / "run") == CONFIG
+
+
+def test_the_reference_of_a_selection_is_a_folder_or_the_word_teacher(tmp_path):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "teacher").mkdir()
+    found = [
+        anchored({"select": {"reference": value}}, tmp_path)["select"]["reference"] for value in ("small", "teacher")
+    ]
+    assert found == [str(tmp_path / "small"), "teacher"]
 
 
 @pytest.mark.parametrize("place", [None, 3, "relative", "/a\0b"])
