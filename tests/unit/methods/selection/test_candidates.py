@@ -71,6 +71,8 @@ def test_a_share_that_leaves_nothing_to_choose_is_refused(rows, look, ratio, say
 @pytest.mark.parametrize(("rows", "look", "ratio"), [(16, 0.3, 0.1), (100, 0.31, 0.3), (4, 1.0, 1.0), (1, 1.0, 0.1)])
 def test_a_share_with_a_choice_passes(rows, look, ratio):
     require_choice(rows, look, ratio)
+    keep = max(1, int(rows * ratio))
+    assert candidate_count(rows, look, keep) > keep or look == 1
 
 
 def test_strategies_that_read_outputs_of_the_student():
