@@ -14,7 +14,23 @@ from kdlab.methods.selection.policies.scaling import RecentRewards
 from kdlab.ranges import Positive, Range, Share, checked
 
 
-class Exp3:
+class ExponentialWeights:
+    """Arms drawn with p = (1 - gamma) w / sum w + gamma / n, the shared part of `Exp3` and `Exp3S`; `q`: p."""
+
+    def __init__(self, arms: Sequence[str], gamma: float) -> None:
+        self.arms = checked_arms(arms)
+        self.gamma = float(gamma)
+        self._log_weight = dict.fromkeys(self.arms, 0.0)
+
+    @property
+    def q(self) -> dict[str, float]:
+        return _probabilities(self._log_weight, self.gamma)
+
+    def choose(self, progress: float, rng: torch.Generator) -> str:
+        return weighted(self.q, rng)
+
+
+class Exp3(ExponentialWeights):
     """Exp3: an arm drawn with p = (1 - gamma) w / sum w + gamma / n; its weight becomes w exp(gamma x / (p n)).
 
     n arms, x the reward in [0, 1]. Auer, Cesa-Bianchi, Freund and Schapire, The nonstochastic
@@ -25,17 +41,8 @@ class Exp3:
 
     @checked
     def __init__(self, arms: Sequence[str], gamma: Share = 0.1):
-        self.arms = checked_arms(arms)
-        self.gamma = float(gamma)
-        self._log_weight = dict.fromkeys(self.arms, 0.0)
+        super().__init__(arms, gamma)
         self._seen: list[float] = []
-
-    @property
-    def q(self) -> dict[str, float]:
-        return _probabilities(self._log_weight, self.gamma)
-
-    def choose(self, progress: float, rng: torch.Generator) -> str:
-        return weighted(self.q, rng)
 
     def learn(self, arm: str, reward: float) -> None:
         """Take the reward of `arm`, chosen since the last `learn`. ValueError, without any change, if not finite."""
@@ -52,7 +59,7 @@ class Exp3:
         self._log_weight, self._seen = restored(state["log_weight"], self.arms), list(state["seen"])
 
 
-class Exp3S:
+class Exp3S(ExponentialWeights):
     """Exp3.S: Exp3 whose weights are shared out at each reward, so that it follows a best arm that changes.
 
     w_a becomes w_a exp(gamma x_a / (p_a n)) + e alpha / n sum w, with x the reward in [0, 1] of the arm taken and 0 of
@@ -70,17 +77,9 @@ class Exp3S:
         alpha: Positive = 0.01,
         window: Annotated[int, Range(2, usual=10_000)] = 30,
     ):
-        self.arms = checked_arms(arms)
-        self.gamma, self.alpha = float(gamma), float(alpha)
-        self._log_weight = dict.fromkeys(self.arms, 0.0)
+        super().__init__(arms, gamma)
+        self.alpha = float(alpha)
         self._recent = RecentRewards(window)
-
-    @property
-    def q(self) -> dict[str, float]:
-        return _probabilities(self._log_weight, self.gamma)
-
-    def choose(self, progress: float, rng: torch.Generator) -> str:
-        return weighted(self.q, rng)
 
     def learn(self, arm: str, reward: float) -> None:
         """Take the reward of `arm`, chosen since the last `learn`. ValueError, without any change, if not finite."""
