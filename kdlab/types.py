@@ -4,8 +4,9 @@
 Dimensions, defined once for the whole package:
 
 B rows of a batch, k rows kept by selection, L tokens of a row (padded), U *units* (the places where a row makes a
-prediction: its masked positions in masked-LM, the row itself in classification), P the largest number of units of one
-row, C classes (the vocabulary V in masked-LM), H hidden size, T teachers, M knowledge terms.
+prediction: its masked positions in masked-LM, the positions that predict a next token in causal language modelling, the
+row itself in classification), P the largest number of units of one row, C classes (the vocabulary V of language models),
+H hidden size, T teachers, M knowledge terms.
 """
 
 from __future__ import annotations
@@ -123,6 +124,10 @@ class Batch:
     (classification; regression in float32, NaN where a label is hidden); `real` (B,) bool, False for a row that only
     keeps an idle rank in step; `token_types` (B, L) int64, 1 in the second text of a pair (None: no segments, as if all
     were 0).
+
+    In causal language modelling `labels[b, t]` is the token to be predicted from position t, `input_ids[b, t + 1]`: nothing
+    after the data shifts it. `documents` (B, L) int64: the number of each token's document within its row, ascending from 0;
+    tokens attend within their document, whose positions begin at 0 (None: each row is one document).
     """
 
     rows: Tensor
@@ -133,6 +138,7 @@ class Batch:
     real: Tensor
     plan: Plan | None = None
     token_types: Tensor | None = None
+    documents: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -166,6 +172,7 @@ class Batch:
             labels=self.labels.to(device),
             real=self.real.to(device),
             token_types=None if self.token_types is None else self.token_types.to(device),
+            documents=None if self.documents is None else self.documents.to(device),
         )
 
     def take(self, index: Tensor) -> Batch:
@@ -182,6 +189,7 @@ class Batch:
             labels=labels[:, :length] if labels.ndim == 2 else labels,
             real=self.real[index],
             token_types=None if self.token_types is None else self.token_types[index][:, :length],
+            documents=None if self.documents is None else self.documents[index][:, :length],
         )
 
 

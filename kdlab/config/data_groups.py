@@ -44,10 +44,10 @@ class AugmentConfig:
 
 @dataclass
 class DataConfig:
-    """Rows to learn from: plain text (stage pretrain) or labelled rows (stage finetune)."""
+    """Rows to learn from: plain text (stage pretrain), labelled rows (stage finetune), text to continue (stage causal)."""
 
     stage: str = "pretrain"
-    "pretrain: masked language modelling on plain text; finetune: classification or regression on labelled rows"
+    "pretrain: masked language modelling on text; finetune: classification or regression on rows; causal: next tokens of text"
     source: Any = None
     "Row source that the package provides (a _target_), used where path is null"
     path: str | None = None
@@ -103,7 +103,7 @@ class DataConfig:
 
     def check(self) -> None:
         """UserError for a value out of range, or a task where the stage has none."""
-        one_of("data.stage", self.stage, ("pretrain", "finetune"))
+        one_of("data.stage", self.stage, ("pretrain", "finetune", "causal"))
         if self.task is not None and self.stage == "pretrain":
             raise UserError(
                 f"data.task={self.task}: pre-training reads plain text and has no task; data.path= names the text, "

@@ -37,10 +37,12 @@ def share_out(batch: Batch, chosen: Tensor) -> Tensor:
         labels=distributed.gather_rows(own.labels, pad=IGNORE if own.labels.ndim == 2 else None),
         real=distributed.gather_rows(own.real),
         token_types=None if own.token_types is None else distributed.gather_rows(own.token_types, pad=0),
+        documents=None if own.documents is None else distributed.gather_rows(own.documents, pad=0),
     )
     part = torch.tensor_split(torch.arange(len(whole.rows)), distributed.world())[distributed.rank()]
     idle = len(part) == 0
     share = whole.take(torch.zeros(1, dtype=torch.long) if idle else part)
     batch.rows, batch.input_ids, batch.attention_mask = share.rows, share.input_ids, share.attention_mask
     batch.labels, batch.real, batch.token_types = share.labels, share.real & (not idle), share.token_types
+    batch.documents = share.documents
     return part
