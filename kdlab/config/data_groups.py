@@ -47,7 +47,7 @@ class DataConfig:
     """Rows to learn from: plain text (stage pretrain), labelled rows (stage finetune), text to continue (stage causal)."""
 
     stage: str = "pretrain"
-    "pretrain: masked language modelling on text; finetune: classification or regression on rows; causal: next tokens of text"
+    "pretrain: masked words of text; finetune: classes or numbers of labelled rows; causal: next tokens of text"
     source: Any = None
     "Row source that the package provides (a _target_), used where path is null"
     path: str | None = None
