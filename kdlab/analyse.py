@@ -16,6 +16,7 @@ from kdlab.runtime.command_line import CommandLine
 if TYPE_CHECKING:
     from kdlab.reporting.analyses.one_run import AnalysisResult
 
+FACTORS = ("ratio", "batch", "steps", "classes", "majority", "look", "explore", "start", "stage", "task")  # of depends
 Analysis = Callable[[argparse.Namespace], "AnalysisResult"]
 
 
@@ -88,8 +89,12 @@ def _runs_or_tables(add: Callable[[str, str, Analysis], argparse.ArgumentParser]
     for name, summary in (
         ("pays", "gain of each selection over random rows, at equal queries and at equal total cost, with tests"),
         ("break_even", "gain over random rows at equal total cost, by the cost of the teacher over the student's"),
+        ("safe", "worst, mean and best gain of each selection over random rows, and the runs that collapsed"),
+        ("depends", "gain of each selection over random rows against a factor, such as the ratio or the classes"),
     ):
         sub = add(name, summary, _choosing)
+        if name == "depends":
+            sub.add_argument("--on", required=True, metavar="FACTOR", help=", ".join(FACTORS))
         where = "run folders, folders with runs below, or files of `kdlab compare --runs-csv`"
         sub.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=where)
         sub.add_argument("--out", type=Path, help="folder to write to (default: figures/ in the parent common to RUNs)")
@@ -100,7 +105,8 @@ def _analyse(chosen: argparse.Namespace) -> int:
         raise UserError(f"--rows {chosen.rows}: at least 1")
     from kdlab.reporting.analyses.output import write_analysis
 
-    name = f"{chosen.name}_{chosen.key}" if "key" in chosen else chosen.name
+    on = getattr(chosen, "key", None) or getattr(chosen, "on", None)
+    name = f"{chosen.name}_{on}" if on else chosen.name
     return write_analysis(chosen.make(chosen), name, chosen.out or _common_parent(chosen) / "figures")
 
 
@@ -165,9 +171,11 @@ def _against(chosen: argparse.Namespace) -> AnalysisResult:
 
 
 def _choosing(chosen: argparse.Namespace) -> AnalysisResult:
-    from kdlab.reporting.analyses.choosing import figures
+    from kdlab.reporting.analyses.choosing import factors, figures, safety
 
-    return figures.of_kind(chosen.name)(chosen.runs)
+    if chosen.name == "depends":
+        return factors.depends(chosen.runs, chosen.on)
+    return {"pays": figures.pays, "break_even": figures.break_even, "safe": safety.safe}[chosen.name](chosen.runs)
 
 
 if __name__ == "__main__":

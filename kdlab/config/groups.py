@@ -42,7 +42,7 @@ REWARDS: dict[str, dict[str, Any]] = {  # names that select.reward takes
 }
 REWARD_NAMES = tuple(REWARDS)
 PROBE = REWARDS["probe"]["_target_"]
-AUTO = "auto"  # select.interval, select.evaluation_rows: derived from the training
+AUTO = "auto"  # select.look, select.interval, select.evaluation_rows: derived from the models and the training
 TEACHER = "teacher"  # of select.reference
 
 
@@ -113,8 +113,8 @@ class SelectConfig:
     "Ratios to choose among, so that select.ratio is their mean; auto: half, once and three times it; null: ratio alone"
     pool: Annotated[Any, Literal["batch"] | Rows] = "batch"
     "batch: select from the rows of a batch; N: score N rows and keep data.batch_size of them, which sets the ratio"
-    look: Share = 1.0
-    "Share of each batch that is scored, drawn at random (power of a few choices); the rows kept are among these"
+    look: Annotated[Any, Literal["auto"] | Share] = 1.0
+    "Share of each batch that is scored, drawn at random; the rows kept are among these. auto: by the teacher's cost"
     scope: str = "global"
     "global: keep the best rows of the batches of all ranks together; local: of each rank's batch"
     scoring: str = "fresh"

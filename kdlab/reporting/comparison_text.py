@@ -274,7 +274,7 @@ def _run_row(run: Run) -> dict[str, Any]:
 
 def _of_study(run: Run) -> dict[str, Any]:
     """Columns of what a choice of rows is judged by (`kdlab analyse pays`): settings of the selection, start of the student, the
-    majority class's score, and FLOPs of the teachers, of scoring and of the student's forwards."""
+    majority class's score, FLOPs of the teachers, of scoring and of the student's forwards, and the number of classes."""
     flops, name = run.result["ledger"]["flops"], "score"
     teacher = sum(value for part, value in flops.items() if part.startswith("teacher"))
     return {
@@ -286,6 +286,7 @@ def _of_study(run: Run) -> dict[str, Any]:
         "teacher_flops": teacher,
         "scoring_flops": flops.get("scoring", 0),
         "student_flops": flops.get("student_forward", 0),
+        "classes": len(((run.result.get("data") or {}).get("shape") or {}).get("labels") or ()) or None,
     }
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlab.errors import UserError
 from kdlab.plotting import style
 from kdlab.plotting.colours import FAINT, GRID, INK, colour
 from kdlab.reporting.analyses.choosing import gains
@@ -57,7 +56,7 @@ def break_even(paths: Sequence[Path], notify: Callable[[str], None] = print) -> 
 
     runs = read(paths, notify)
     table: list[dict[str, Any]] = []
-    for (task, method, ratio, _), members in gains.cells(runs).items():
+    for (task, method, ratio, _, _), members in gains.cells(runs).items():
         if not members[0].taught or ratio == 1 or (members[0].select == "random" and not members[0].settings):
             continue
         for price in TEACHER_RATIOS:
@@ -69,16 +68,8 @@ def break_even(paths: Sequence[Path], notify: Callable[[str], None] = print) -> 
     return AnalysisResult(BREAK_EVEN, table, _map(table), nothing)
 
 
-def of_kind(kind: str) -> Callable[..., AnalysisResult]:
-    """The analysis of a name. UserError for another one."""
-    found = {"pays": pays, "break_even": break_even}
-    if kind not in found:
-        raise UserError(f"no analysis of selection is called {kind}")
-    return found[kind]
-
-
 def _line(row: MethodRow) -> dict[str, Any]:
-    task, method, ratio, steps = row.cell
+    task, method, ratio, steps, _ = row.cell
 
     def test(pair: Paired | None) -> tuple[float | None, float | None]:
         return (None, None) if pair is None else (pair.difference, pair.p)

@@ -14,7 +14,8 @@ from kdlab.reporting.analyses.choosing.runs import StudyRun
 from kdlab.reporting.statistics import Paired, holm, paired
 
 SAME = 0.05  # relative difference up to which two numbers of queries are equal
-Cell = tuple[str, str, float, int]  # task, method, ratio, steps: runs that differ in the seed alone
+Cell = tuple[str, str, float, int, int]  # task, method, ratio, steps, batch: runs that differ in the seed alone
+Line = tuple[str, str, float, int, int]  # task, start, ratio, batch, seed: runs that differ in their steps alone
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class MethodRow:
 
 
 def cells(runs: Iterable[StudyRun]) -> dict[Cell, list[StudyRun]]:
-    """Runs by task, method, ratio and steps, in the order of their first ones."""
+    """Runs by task, method, ratio, steps and batch, in the order of their first ones."""
     found: dict[Cell, list[StudyRun]] = {}
     for run in runs:
         name = run.method if run.taught or run.ratio < 1 else "no KD"
-        found.setdefault((run.task, name, run.ratio, run.steps), []).append(run)
+        found.setdefault((run.task, name, run.ratio, run.steps, run.batch), []).append(run)
     return found
 
 
@@ -68,26 +69,26 @@ def score_at(curve: Sequence[tuple[float, float]], cost: float) -> float | None:
 
 def curves(
     runs: Iterable[StudyRun], select: str, teacher_ratio: float | None = None
-) -> dict[tuple[str, str, float, int], list[tuple[float, float]]]:
-    """(cost, score) points of the runs of one selection without further settings, by task, start, ratio and seed."""
-    found: dict[tuple[str, str, float, int], list[tuple[float, float]]] = {}
+) -> dict[Line, list[tuple[float, float]]]:
+    """(cost, score) points of the runs of one selection without further settings, by task, start, ratio, batch and seed."""
+    found: dict[Line, list[tuple[float, float]]] = {}
     for run in runs:
         if run.select == select and not run.settings and run.taught:
-            key = (run.task, run.start, run.ratio, run.seed)
+            key = (run.task, run.start, run.ratio, run.batch, run.seed)
             found.setdefault(key, []).append((run.cost(teacher_ratio), run.score))
     return found
 
 
 def gains_at_cost(
     members: Sequence[StudyRun],
-    against: Mapping[tuple[str, str, float, int], Sequence[tuple[float, float]]],
+    against: Mapping[Line, Sequence[tuple[float, float]]],
     ratio: float | None,
     teacher_ratio: float | None = None,
 ) -> dict[int, float]:
     """Points by which each seed's run beats the curve of its seed at the run's own cost; `ratio`: of the curve (None: its own)."""
     found = {}
     for run in members:
-        curve = against.get((run.task, run.start, run.ratio if ratio is None else ratio, run.seed), [])
+        curve = against.get((run.task, run.start, run.ratio if ratio is None else ratio, run.batch, run.seed), [])
         base = score_at(curve, run.cost(teacher_ratio))
         if base is not None:
             found[run.seed] = 100 * (run.score - base)
@@ -102,7 +103,8 @@ def gains_at_queries(members: Sequence[StudyRun], runs: Iterable[StudyRun]) -> d
         near = [
             other
             for other in pool
-            if (other.task, other.start, other.ratio, other.seed) == (run.task, run.start, run.ratio, run.seed)
+            if (other.task, other.start, other.ratio, other.batch, other.seed)
+            == (run.task, run.start, run.ratio, run.batch, run.seed)
             and abs(other.queries - run.queries) <= SAME * run.queries
         ]
         if near:
@@ -141,8 +143,10 @@ def table(runs: Sequence[StudyRun]) -> list[MethodRow]:
 def _share(members: Sequence[StudyRun], runs: Iterable[StudyRun]) -> float | None:
     """Mean score over that of all data with the same seeds and steps (the most steps that there are); None without any."""
     whole = [
-        r for r in runs if r.select == "all" and r.taught and (r.task, r.start) == (members[0].task, members[0].start)
-    ]
+        r for r in runs
+        if r.select == "all" and r.taught
+        and (r.task, r.start, r.batch) == (members[0].task, members[0].start, members[0].batch)
+    ]  # fmt: skip
     if not whole:
         return None
     steps = max(run.steps for run in whole)

@@ -21,7 +21,7 @@ class StudyRun:
     """A finished run with its costs. `score` as a share, higher is better; `majority`: that of the most frequent class.
 
     `teacher_flops` FLOPs of the teachers alone; `student_flops` those of one forward of the student on the rows that it
-    learnt from; `settings`: the settings of the selection that differ from their defaults.
+    learnt from; `settings`: the settings of the selection that differ from their defaults. `classes` of the task, None where it is not known.
     """
 
     task: str
@@ -40,6 +40,9 @@ class StudyRun:
     teacher_flops: float
     student_flops: float
     seconds: float | None
+    stage: str = "finetune"
+    classes: int | None = None
+    scoring_flops: float = 0.0
 
     @property
     def method(self) -> str:
@@ -133,6 +136,9 @@ def _run(row: Mapping[str, Any], where: str) -> StudyRun:
         teacher_flops=number("teacher_flops"),
         student_flops=number("student_flops"),
         seconds=known("seconds"),
+        stage=str(row.get("stage") or "finetune"),
+        classes=None if (classes := known("classes")) is None else int(classes),
+        scoring_flops=known("scoring_flops") or 0.0,
     )
 
 

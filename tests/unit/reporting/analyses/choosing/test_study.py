@@ -20,7 +20,7 @@ def table() -> list[str]:
     """The rows of the README's table, from results.csv."""
     lines = []
     for row in gains.table(read([FOLDER / "results.csv"])):
-        task, method, ratio, steps = row.cell
+        task, method, ratio, steps, _ = row.cell
         std = "" if row.std is None else f" ± {row.std:.1f}"
         fallen = f" ({row.collapsed} of {row.seeds} collapsed)" if row.collapsed else ""
         lines.append(
