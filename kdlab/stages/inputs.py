@@ -199,7 +199,7 @@ class Inputs:
     def main_source(self) -> ModelSource:
         """The main teacher's files (`place`) and config, before it is fine-tuned or prepared."""
         teachers = self.config.teachers
-        return specs.source_of(teachers.name, teachers.path, teachers.revision, "teachers")
+        return specs.source_of(teachers.name, teachers.path, teachers.revision, "teachers", self.store)
 
     @property
     def student_shape(self) -> ModelShape:

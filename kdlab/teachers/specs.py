@@ -15,8 +15,9 @@ from kdlab.errors import UserError, nearest
 from kdlab.models import flops, loading
 from kdlab.models.bundled import PACKAGES
 from kdlab.models.families import NotAnEncoder
+from kdlab.models.gguf import GGUF_MODELS
 from kdlab.models.student import pick_layers
-from kdlab.storage.artifacts import key_of
+from kdlab.storage.artifacts import ArtifactStore, key_of
 from kdlab.storage.files import sha256_of
 
 # Published depths of an assistant by the depths of (teacher, student): given in DeKD section 4.3, not computed
@@ -81,29 +82,38 @@ def weights_of(place: str | Path, revision: str | None = None) -> str:
     return key_of({file.name: sha256_of(file) for file in parts}) if parts else f"{place}@{revision}"
 
 
-def place_of(name: str | None, path: str | None, where: str) -> str | Path:
+def place_of(name: str | None, path: str | None, where: str, store: ArtifactStore | None = None) -> str | Path:
     """Location of a teacher's files: the folder `path`, the folder of a package that contains `name`, or the Hub name.
 
-    UserError for a folder without a model; `where`: the configuration key in its message. A package's weights are verified.
+    A package's GGUF file is converted into `store`, once. UserError for a folder without a model; `where`: the
+    configuration key in its message. A package's weights are verified.
     """
     if path is not None:
         folder = Path(path)
         if not (folder / "config.json").is_file():
             raise UserError(f"{where}.path={path}: a model folder with a config.json was expected")
         return folder
+    if name in GGUF_MODELS:
+        if store is None:
+            raise UserError(f"{where}.name={name}: only the main teacher can be the model of that package")
+        return GGUF_MODELS[name].folder(store)
     return PACKAGES[name].path() if name in PACKAGES else str(name)
 
 
-def source_of(name: str | None, path: str | None, revision: str | None, where: str) -> ModelSource:
-    """Locate a teacher and read its config; UserError if there is none, with the names that need no Hub."""
-    place = place_of(name, path, where)
+def source_of(
+    name: str | None, path: str | None, revision: str | None, where: str, store: ArtifactStore | None = None
+) -> ModelSource:
+    """Locate a teacher (`place_of`) and read its config; UserError if there is none, with the names that need no Hub."""
+    place = place_of(name, path, where, store)
     loading.check_safetensors(place, revision, f"{where}.name")
     try:
         return ModelSource(place, revision, loading.load_config(place, revision))
     except NotAnEncoder:
         raise
     except UserError as error:
-        raise UserError(f"no teacher: {error}; without the Hub, {nearest(str(name), PACKAGES)}") from error
+        raise UserError(
+            f"no teacher: {error}; without the Hub, {nearest(str(name), [*PACKAGES, *GGUF_MODELS])}"
+        ) from error
 
 
 def other(name: str, settings: OtherTeacherConfig, main: ModelSource) -> TeacherSpec:

@@ -1,4 +1,4 @@
-"""A view of the artifact store for a forecast: it reads what is there, makes rows in a temporary folder, and trains nothing."""
+"""A view of the artifact store for a forecast: it reads what is there, makes rows and converts models in a temporary folder, and trains nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdlab.stages.inputs import Inputs
 from kdlab.stages.preparation import Preparation, forward_fields
 from kdlab.storage.artifacts import ArtifactStore, key_of
 
-ROWS = ("task", "length", "corpus")  # kinds of artifacts that a forecast makes, in its temporary folder
+ROWS = ("task", "length", "corpus", "model")  # kinds of artifacts that a forecast makes, in its temporary folder
 MOST_ROWS = 20_000  # training rows of a task that a forecast tokenises where no run has yet
 MOST_TEXT = 20_000_000  # characters of a text
 
@@ -29,8 +29,8 @@ class NotPrepared(Exception):
 
 @dataclass
 class TemporaryRows(ArtifactStore):
-    """The store at `root`, with rows that it lacks in the folder `temporary`. `seconds`: those it took to make them;
-    `made`: their folders."""
+    """The store at `root`, with rows and converted models that it lacks in the folder `temporary`. `seconds`: those it took
+    to make them; `made`: their folders."""
 
     temporary: Path = Path()
     seconds: float = 0.0
