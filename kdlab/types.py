@@ -201,7 +201,7 @@ class Outputs:
     hidden states (k, L, H) of the embeddings and then of each layer; `scores` attention scores (k, A, L, L) of each
     layer's A heads, scaled, before mask and softmax; `values` the layers' attention values (k, A, L, d); `uncertainty`
     (k,) of the rows, entropy / log C in [0, 1], detached, once it was computed; `classes` the classes of the data that
-    the C logits are of (None: all, in order).
+    the C logits are of (None: all, in order); `documents` (k, L) as in `Batch`.
     """
 
     logits: Tensor | None = None
@@ -213,6 +213,7 @@ class Outputs:
     values: tuple[Tensor, ...] | None = None
     uncertainty: Tensor | None = None
     classes: Sequence[int] | None = None
+    documents: Tensor | None = None
 
     def take(self, index: Tensor, length: int) -> Outputs:
         """The rows at `index` (k,), cut to their first `length` tokens; logits and labels are of units and stay out."""
@@ -226,6 +227,7 @@ class Outputs:
             states=layers(self.states, 1),
             scores=layers(self.scores, 2, 3),
             values=layers(self.values, 2),
+            documents=None if self.documents is None else self.documents[index][:, :length],
         )
 
 

@@ -1,4 +1,4 @@
-"""Encoders of transformers, split into an encoder half and a head half.
+"""Encoders and decoders of transformers, split into an encoder half and a head half.
 
 `Encoder.encode` gives hidden states, `Encoder.project` turns chosen vectors into logits. So the vocabulary projection runs
 only at the positions that need it, and a tensor of rows x length x vocabulary is never made.
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput
 
+from kdlab.models import documents, packing
 from kdlab.models.execution import EncoderRunner, execution_for
 from kdlab.models.head import head_of_model
 from kdlab.types import Batch, Outputs
@@ -25,14 +27,23 @@ class _PassThrough(nn.Module):
     """Stand-in for the encoder `base`: it returns the embeddings it receives as hidden states, pooled if it has a pooler.
 
     A pooler reads the first token itself, but for ALBERT's, a plain linear layer whose activation is the encoder's.
+    `causal`: the heads of decoders read an output with the fields of a cache.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, causal: bool) -> None:
         super().__init__()
+        self.causal = causal
         self.pooler: nn.Module | None = getattr(base, "pooler", None)
         self.activation: nn.Module | None = getattr(base, "pooler_activation", None)
 
-    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutputWithPooling:
+    @property
+    def decoder(self) -> _PassThrough:
+        """Itself, for heads that call the decoder inside their base model (OPT)."""
+        return self
+
+    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> ModelOutput:
+        if self.causal:
+            return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)  # pyright: ignore
         pooled = None
         if self.pooler is not None and self.activation is not None:
             pooled = self.activation(self.pooler(inputs_embeds[:, 0]))
@@ -42,11 +53,12 @@ class _PassThrough(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A transformers model with a masked-LM head or a classifier, in two halves that share its parameters.
+    """A transformers model with a masked-LM head, a classifier or a causal language model's head, in two halves that share
+    its parameters.
 
     `model` stays an ordinary transformers model (for `save_pretrained`). The head half is a shallow copy of it whose
     encoder passes its input through, so every family's own head runs unmodified (BERT, RoBERTa, DistilBERT, ELECTRA,
-    MPNet, DeBERTa-v2, ModernBERT, ALBERT). `per_row`: the head gives one answer a row (a classifier), not one a token.
+    MPNet, DeBERTa-v2, ModernBERT, ALBERT; Llama, Qwen, GPT-2, GPT-NeoX, Gemma). `per_row`: the head gives one answer a row (a classifier), not one a token.
 
     `execution`: the name of an execution mode (`kdlab.models.execution`): "padded", "bucketed", "packed" or "varlen". A
     family that cannot run without padding runs bucketed. Outputs are the same within rounding.
@@ -57,10 +69,10 @@ class Encoder(nn.Module):
         self.model = model
         self.head = head_of_model(model)
         self.per_row = self.head.per_row
-        self._runner = EncoderRunner(model, self.per_row)
+        self._runner = EncoderRunner(model, self.head)
         self._execution = execution_for(execution, self._runner)
         head = copy.copy(model)
-        head._modules = {**model._modules, model.base_model_prefix: _PassThrough(model.base_model)}
+        head._modules = {**model._modules, model.base_model_prefix: _PassThrough(model.base_model, self.head.causal)}
         self._head = (head,)  # a tuple, so that its parameters are registered once
         self._head_places: list[tuple[nn.Module, str]] | None = None
 
@@ -101,7 +113,12 @@ class Encoder(nn.Module):
         all tokens. Else it is only defined where the batch makes its predictions: in classification it may be (k, 1, H),
         the first tokens; in masked-LM it may be NaN except at first tokens and masked positions.
         """
-        return self._execution.encode(batch, wants)
+        if self._splits(batch):
+            outputs = documents.encode_apart(self._execution.encode, batch, wants)
+        else:
+            outputs = self._execution.encode(batch, wants)
+        outputs.documents = batch.documents
+        return outputs
 
     def executed(self, batch: Batch, wants: frozenset[str] = frozenset()) -> tuple[int, ...]:
         """Numbers of tokens that a forward over `batch` runs, and of pairs of tokens that attend to each other.
@@ -109,7 +126,11 @@ class Encoder(nn.Module):
         Where the last layer runs for some tokens only, the number of these and of their pairs follow. Arguments of
         `kdlab.models.flops.encoder`, in its order.
         """
-        return self._execution.executed(batch, wants)
+        return self._execution.executed(documents.apart(batch)[0] if self._splits(batch) else batch, wants)
+
+    def _splits(self, batch: Batch) -> bool:
+        """True where documents share rows that the model's family cannot keep apart."""
+        return batch.documents is not None and not packing.can_pack(self.model)
 
     def vectors(self, shown: Outputs, row: Tensor, place: Tensor) -> Tensor:
         """Hidden vectors (U, H) that the head reads for the units at `row` (U,), `place` (U,); `shown` is from `encode`."""

@@ -1,7 +1,11 @@
-"""Execution modes of an encoder: padded, bucketed, packed and variable-length forwards over the rows of a batch.
+"""Execution modes of a model: padded, bucketed, packed and variable-length forwards over the rows of a batch.
 
 Each mode is a class with the interface of `Execution`; `execution_for` chooses one by its name. All give the same outputs
 within rounding; they differ in the tokens they run.
+
+Decoders get position ids and no mask: padding is on the right, so no token sees it, and transformers keeps the tokens of
+documents apart where position ids begin anew. The families of `packing.CAUSAL` do that (tests compare each document with
+itself alone); of others, documents become rows of their own.
 """
 
 from __future__ import annotations
@@ -17,19 +21,20 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from kdlab.models import attention_capture, last_layer, packing, varlen
+from kdlab.models import attention_capture, documents, last_layer, packing, varlen
+from kdlab.models.head import Head
 from kdlab.types import Batch, Outputs
 
 
 class EncoderRunner:
     """Forwards of the encoder half of a transformers model, as execution modes need them.
 
-    `per_row`: the head reads one vector a row, not one a token; `autocast`: the half-precision type in which the model
-    runs (None: as the enclosing context sets it).
+    `head`: that of the model; `per_row`: it reads one vector a row, not one a token; `autocast`: the half-precision type in
+    which the model runs (None: as the enclosing context sets it).
     """
 
-    def __init__(self, model: transformers.PreTrainedModel, per_row: bool) -> None:
-        self.model, self.per_row = model, per_row
+    def __init__(self, model: transformers.PreTrainedModel, head: Head) -> None:
+        self.model, self.per_row, self.causal = model, head.per_row, head.causal
         self.autocast: torch.dtype | None = None
         takes_segments = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
         self._segments = takes_segments and getattr(model.config, "type_vocab_size", 0) > 1
@@ -62,8 +67,18 @@ class EncoderRunner:
             return last_layer.run(self.model, self._accepted(inputs), chosen)
 
     def _accepted(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A copy of `inputs`, without segments where the model takes none."""
-        return {name: x for name, x in inputs.items() if self._segments or name != "token_type_ids"}
+        """A copy of `inputs`, without segments where the model takes none; a decoder keeps no keys and values."""
+        accepted = {name: x for name, x in inputs.items() if self._segments or name != "token_type_ids"}
+        return {**accepted, "use_cache": False} if self.causal else accepted
+
+    def padded(self, batch: Batch) -> dict[str, Any]:
+        """The inputs of transformers' forward for the padded rows of a batch."""
+        if self.causal and packing.can_pack(self.model):
+            return {"input_ids": batch.input_ids, "position_ids": documents.positions(batch)}
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_types is not None:
+            inputs["token_type_ids"] = batch.token_types
+        return inputs
 
 
 @contextlib.contextmanager
@@ -93,7 +108,7 @@ class Execution(ABC):
 
     @classmethod
     def supports(cls, model: transformers.PreTrainedModel) -> bool:
-        """True where the model's family can run in this mode."""
+        """True if the model's family can run in this mode."""
         return True
 
     @abstractmethod
@@ -111,7 +126,7 @@ class PaddedExecution(Execution):
     name = "padded"
 
     def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
-        return replace(self.runner.run(_inputs(batch), wants), mask=batch.attention_mask)
+        return replace(self.runner.run(self.runner.padded(batch), wants), mask=batch.attention_mask)
 
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
         rows, length = batch.input_ids.shape
@@ -126,7 +141,8 @@ class BucketedExecution(Execution):
     def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
         device = batch.rows.device
         groups = packing.buckets(_lengths(batch))
-        parts = [self.runner.run(_inputs(batch.take(torch.tensor(group, device=device))), wants) for group in groups]
+        rows = [batch.take(torch.tensor(group, device=device)) for group in groups]
+        parts = [self.runner.run(self.runner.padded(some), wants) for some in rows]
         order = torch.tensor([i for group in groups for i in group], device=device).argsort()
         return packing.merge_outputs(parts, order, batch.attention_mask)
 
@@ -151,7 +167,9 @@ class PackedExecution(Execution):
     def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
         model = self.runner.model
         packed = packing.PackedRows(batch, packing.first_position(model))
-        inputs = {**packed.inputs, "attention_mask": packed.attention_mask(model.dtype)}
+        inputs = packed.inputs
+        if not self.runner.causal:
+            inputs = {**inputs, "attention_mask": packed.attention_mask(model.dtype)}
         needed = needed_tokens(self.runner, batch, wants)
         if needed is not None:
             places = packed.places.flatten().index_select(0, _indices(needed))
@@ -191,7 +209,7 @@ class VarlenExecution(Execution):
 
     @classmethod
     def supports(cls, model: transformers.PreTrainedModel) -> bool:
-        return packing.can_pack(model)
+        return model.config.model_type in packing.PACKED
 
     def __init__(self, runner: EncoderRunner) -> None:
         super().__init__(runner)
@@ -253,9 +271,14 @@ EXECUTIONS: dict[str, type[Execution]] = {
 
 
 def execution_for(name: str, runner: EncoderRunner) -> Execution:
-    """The execution mode called `name`, or the bucketed one where the model's family cannot run without padding."""
-    mode = EXECUTIONS[name]
-    return mode(runner) if mode.supports(runner.model) else BucketedExecution(runner)
+    """The execution mode called `name`, or the next best: packed for a decoder in place of kernels, which are not causal
+    here, and bucketed where the model's family cannot run without padding."""
+    modes = (
+        (EXECUTIONS[name], PackedExecution, BucketedExecution)
+        if name == "varlen"
+        else (EXECUTIONS[name], BucketedExecution)
+    )
+    return next(mode(runner) for mode in modes if mode.supports(runner.model))
 
 
 def needed_tokens(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) -> Tensor | None:
@@ -286,11 +309,3 @@ def _indices(mask: Tensor) -> Tensor:
 
 def _lengths(batch: Batch) -> tuple[int, ...]:
     return tuple(batch.attention_mask.sum(1).tolist())
-
-
-def _inputs(batch: Batch) -> dict[str, Any]:
-    """The inputs of transformers' forward for the padded rows of a batch."""
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if batch.token_types is not None:
-        inputs["token_type_ids"] = batch.token_types
-    return inputs

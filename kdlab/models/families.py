@@ -1,4 +1,4 @@
-"""Refuse models that are no text encoders by their config: decoders, encoder-decoders, models of images or sound."""
+"""Refuse models of another kind than a stage has, by their config: text encoders, decoders, and all others."""
 
 from __future__ import annotations
 
@@ -9,21 +9,45 @@ from transformers.models.auto import modeling_auto as auto
 
 from kdlab.errors import UserError
 
+_BIDIRECTIONAL = {"xlnet"}  # language models whose tokens read later ones unless they are told not to
 _CAUSAL = ("ForCausalLM", "LMHeadModel")  # ends of the names of classes that predict the next token
 
 
-class NotAnEncoder(UserError):
-    """A model of a family that can neither teach nor learn here."""
+class WrongFamily(UserError):
+    """A model of a family that can neither teach nor learn in this stage."""
+
+
+def check_family(source: str | Path, config: Any, causal: bool) -> None:
+    """Raise WrongFamily for a config of anything but a decoder (`causal`) or but an encoder with a masked-LM model."""
+    (check_decoder if causal else check_encoder)(source, config)
+
+
+def check_decoder(source: str | Path, config: Any) -> None:
+    """Raise WrongFamily, with the family and class, for a config of anything but a decoder with a language-model head."""
+    kind, family = _other_kind(config) or "a text encoder", config.model_type
+    encoder = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or family in _BIDIRECTIONAL
+    if kind == "a decoder" and family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder:
+        return
+    remedy = "; for encoders: +exp=adads_pretrain, +exp=adads_finetune" if kind == "a text encoder" else ""
+    raise WrongFamily(
+        f"the model in {source} is {kind} ({config.model_type}: {_class_of(config)}), and the causal stage has decoders: "
+        f"Llama, Qwen, GPT-2, GPT-NeoX, Gemma and others that transformers loads as causal language models{remedy}"
+    )
+
+
+def _class_of(config: Any) -> str:
+    return next(iter(config.architectures or ()), type(config).__name__)
 
 
 def check_encoder(source: str | Path, config: Any) -> None:
-    """Raise NotAnEncoder, with the family and class, for a config of anything but an encoder with a masked-LM model."""
+    """Raise WrongFamily, with the family and class, for a config of anything but an encoder with a masked-LM model."""
     if not (kind := _other_kind(config)):
         return
-    name = next(iter(config.architectures or ()), type(config).__name__)
-    raise NotAnEncoder(
-        f"the model in {source} is {kind} ({config.model_type}: {name}), and teachers, assistants and students are text "
+    remedy = "; a decoder: +exp=causal_pretrain, +exp=causal_finetune" if kind == "a decoder" else ""
+    raise WrongFamily(
+        f"the model in {source} is {kind} ({config.model_type}: {_class_of(config)}), and teachers, assistants and students are text "
         "encoders: BERT, RoBERTa, DistilBERT, ELECTRA, ModernBERT and others that transformers loads as masked-LM models"
+        f"{remedy}"
     )
 
 

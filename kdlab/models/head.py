@@ -16,16 +16,17 @@ from kdlab.errors import UserError, nearest
 class Head:
     """The head of a stage's models.
 
-    `name`: in result.json. `auto_class`: the class of transformers that loads such models; `class_suffix`: the end of
-    their own classes' names. `per_row`: True if the head reads one vector a row, False if it reads the vectors of single
+    `name`: in result.json; `title`: in messages. `auto_class`: the class of transformers that loads such models;
+    `class_suffixes`: the ends of their own classes' names. `per_row`: True if the head reads one vector a row, False if it reads the vectors of single
     positions. `causal`: True if a position sees only those before it. `metric`: the headline score of comparisons;
     `direction` "minimize" or "maximize" it. `pipeline_tag`: the task in a model card. `probe`: a sentence for comparing
     two copies of a model, with "{mask}" where a mask token may stand. `heldout`: the name of the held-out rows in tables.
     """
 
     name: str
+    title: str
     auto_class: str
-    class_suffix: str
+    class_suffixes: tuple[str, ...]
     per_row: bool
     causal: bool
     metric: str
@@ -44,8 +45,9 @@ class Head:
 
 MASKED_LM = Head(
     name="masked_lm",
+    title="masked-LM model",
     auto_class="AutoModelForMaskedLM",
-    class_suffix="ForMaskedLM",
+    class_suffixes=("ForMaskedLM",),
     per_row=False,
     causal=False,
     metric="loss",
@@ -56,8 +58,9 @@ MASKED_LM = Head(
 )
 CLASSIFIER = Head(
     name="sequence_classification",
+    title="classifier",
     auto_class="AutoModelForSequenceClassification",
-    class_suffix="ForSequenceClassification",
+    class_suffixes=("ForSequenceClassification",),
     per_row=True,
     causal=False,
     metric="score",
@@ -66,8 +69,21 @@ CLASSIFIER = Head(
     probe="Paris is the {mask} of France.",
     heldout="dev set",
 )
-HEADS = {head.name: head for head in (MASKED_LM, CLASSIFIER)}
-STAGE_HEADS = {"pretrain": MASKED_LM, "finetune": CLASSIFIER}  # by `data.stage`
+CAUSAL_LM = Head(
+    name="causal_lm",
+    title="causal language model",
+    auto_class="AutoModelForCausalLM",
+    class_suffixes=("ForCausalLM", "LMHeadModel"),
+    per_row=False,
+    causal=True,
+    metric="loss",
+    direction="minimize",
+    pipeline_tag="text-generation",
+    probe="Paris is the capital of France.",
+    heldout="held-out text",
+)
+HEADS = {head.name: head for head in (MASKED_LM, CLASSIFIER, CAUSAL_LM)}
+STAGE_HEADS = {"pretrain": MASKED_LM, "finetune": CLASSIFIER, "causal": CAUSAL_LM}  # by `data.stage`
 
 
 def head_of_result(result: Mapping[str, Any]) -> Head:
@@ -86,4 +102,4 @@ def head_of_result(result: Mapping[str, Any]) -> Head:
 def head_of_model(model: Any) -> Head:
     """The head of a loaded model, by its class; MASKED_LM for a class that names none."""
     name = type(model).__name__
-    return next((head for head in HEADS.values() if name.endswith(head.class_suffix)), MASKED_LM)
+    return next((head for head in HEADS.values() if name.endswith(head.class_suffixes)), MASKED_LM)

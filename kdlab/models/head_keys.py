@@ -38,9 +38,9 @@ def has_head(source: str | Path, config: Any, kind: Any = transformers.AutoModel
 
 def _saved_with_head(config: Any, kind: Any) -> bool:
     """False if the class that a model was saved from has another head than `kind`, or none; True if it names none."""
-    suffix = next(head.class_suffix for head in HEADS.values() if head.auto_class == kind.__name__)
-    wanted = (suffix, _PRETRAINING) if suffix == MASKED_LM.class_suffix else (suffix,)
-    own = [name for name in config.architectures or () if "For" in name]
+    suffixes = next(head.class_suffixes for head in HEADS.values() if head.auto_class == kind.__name__)
+    wanted = (*suffixes, _PRETRAINING) if suffixes == MASKED_LM.class_suffixes else suffixes
+    own = [name for name in config.architectures or () if "For" in name or name.endswith(suffixes)]
     return not own or any(name.endswith(wanted) for name in own)
 
 

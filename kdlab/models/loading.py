@@ -15,7 +15,8 @@ from transformers import conversion_mapping
 
 from kdlab.errors import UserError
 from kdlab.models import safe_loading
-from kdlab.models.families import check_encoder
+from kdlab.models.families import check_family
+from kdlab.models.head import CAUSAL_LM, Head
 from kdlab.models.safe_loading import first_line
 from kdlab.runtime.progress import redirect_tqdm
 from kdlab.types import TaskShape
@@ -45,6 +46,18 @@ def fill_weight_names() -> None:
 def load_classifier(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
     """Load a classifier in float32 with its own head. UserError as for `load_masked_lm`."""
     return _load(transformers.AutoModelForSequenceClassification, "a classifier", source, revision, False)
+
+
+def load_causal_lm(source: str | Path, revision: str | None = None) -> transformers.PreTrainedModel:
+    """Load a causal language model in float32 with its own head. UserError as for `load_masked_lm`."""
+    return _load(transformers.AutoModelForCausalLM, "a causal language model", source, revision, False)
+
+
+def load_with_head(source: str | Path, head: Head, revision: str | None = None) -> transformers.PreTrainedModel:
+    """Load a model in float32 with its own head, of the kind `head`. UserError as for `load_masked_lm`."""
+    if head is CAUSAL_LM:
+        return load_causal_lm(source, revision)
+    return load_classifier(source, revision) if head.per_row else load_masked_lm(source, revision)
 
 
 def load_with_new_classifier(
@@ -157,21 +170,25 @@ def load_with_new_lm_head(source: str | Path, counts: np.ndarray, mask_id: int) 
     return model
 
 
-def load_config(source: str | Path, revision: str | None = None) -> Any:
+def load_config(source: str | Path, revision: str | None = None, causal: bool | None = False) -> Any:
     """Load the config of a model folder or Hub name; UserError where there is none or it needs remote code, and as
-    `check_encoder` raises it."""
+    `check_family` raises it, for a decoder (`causal`) or an encoder (None: either)."""
     safe_loading.check(source)
     try:
         config = transformers.AutoConfig.from_pretrained(str(source), revision=revision, trust_remote_code=False)
     except Exception as error:  # any kind, where a value is not of the type that its family expects
         raise UserError(f"cannot load a model's config from {source}: {first_line(error)}") from error
     safe_loading.check_config(source, config)
-    check_encoder(source, config)
+    if causal is not None:
+        check_family(source, config, causal)
     return config
 
 
-def load_tokenizer(source: str | Path, revision: str | None = None) -> transformers.PreTrainedTokenizerFast:
-    """Load the fast tokenizer of a model folder or Hub name; UserError where there is none or it has no mask token."""
+def load_tokenizer(
+    source: str | Path, revision: str | None = None, masks: bool = True
+) -> transformers.PreTrainedTokenizerFast:
+    """Load the fast tokenizer of a model folder or Hub name; UserError where there is none or, if `masks`, it has no mask
+    token."""
     safe_loading.check(source, weights=False)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -179,8 +196,8 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> transform
         )
     except Exception as error:  # any kind, also plain `Exception` from the tokenizers library
         raise UserError(f"cannot load a tokenizer from {source}: {first_line(error)}") from error
-    if not getattr(tokenizer, "is_fast", False) or tokenizer.mask_token_id is None:
-        raise UserError(f"the tokenizer in {source} must be a fast one with a mask token")
+    if not getattr(tokenizer, "is_fast", False) or (masks and tokenizer.mask_token_id is None):
+        raise UserError(f"the tokenizer in {source} must be a fast one{' with a mask token' if masks else ''}")
     return tokenizer
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdlab.models import documents
 from kdlab.types import Batch, Outputs
 
 WIDTHS = (32, 64, 96, 128)  # candidate widths of packed rows in tokens; attention costs more in longer rows
@@ -32,14 +33,20 @@ PACKED: dict[str, int | None] = {
 }  # fmt: skip
 
 
+# decoders whose position ids keep the sequences of a row apart
+CAUSAL = frozenset({
+    "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "gpt2", "gpt_neox",
+})  # fmt: skip
+
+
 def can_pack(model: Any) -> bool:
     """True if a transformers model can run packed."""
-    return model.config.model_type in PACKED
+    return model.config.model_type in PACKED or model.config.model_type in CAUSAL
 
 
 def first_position(model: Any) -> int:
     """Position id of the first token of a sequence in a model's position embeddings."""
-    first = PACKED[model.config.model_type]
+    first = PACKED.get(model.config.model_type, 0)
     return model.config.pad_token_id + 1 if first is None else first
 
 
@@ -109,20 +116,18 @@ class PackedRows:
         def packed(values: Tensor, fill: int) -> Tensor:
             return values.new_full((rows * width,), fill).index_copy(0, targets, values[real]).view(rows, width)
 
-        positions = (token + first_position).expand_as(self.places)
-        owner = packed(self.rows, -1)  # unused tokens attend to each other: a softmax over no key would be NaN
+        self.owner = packed(self.rows, -1)  # unused tokens attend to each other: a softmax over no key would be NaN
         self.inputs: dict[str, Any] = {
             "input_ids": packed(batch.input_ids, 0),
-            "position_ids": packed(positions, first_position),
+            "position_ids": packed(documents.positions(batch) + first_position, first_position),
         }
         if batch.token_types is not None:
             self.inputs["token_type_ids"] = packed(batch.token_types, 0)
-        self.same = (owner.unsqueeze(1) == owner.unsqueeze(2)).unsqueeze(1)  # (R, 1, W, W)
 
     def attention_mask(self, dtype: torch.dtype) -> Tensor:
         """Additive attention mask (R, 1, W, W): 0 within a sequence, the lowest value of `dtype` elsewhere."""
-        lowest = torch.finfo(dtype).min
-        return torch.zeros(self.same.shape, dtype=dtype, device=self.same.device).masked_fill(~self.same, lowest)
+        same = (self.owner.unsqueeze(1) == self.owner.unsqueeze(2)).unsqueeze(1)
+        return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill(~same, torch.finfo(dtype).min)
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """States (R, W, H) of the packed rows as (k, L, H), zero at padding."""

@@ -26,7 +26,7 @@ from kdlab.config.targets import original_targets
 from kdlab.data.tasks.registry import Task, find
 from kdlab.errors import UserError, as_typed
 from kdlab.models import head_keys, loading
-from kdlab.models.families import NotAnEncoder
+from kdlab.models.families import WrongFamily
 from kdlab.plugins import own_modules
 from kdlab.reporting import glue_scoreboard
 from kdlab.reporting.glue_scoreboard import RESULTS
@@ -304,7 +304,7 @@ def _check_student(path: str | None, revision: str | None) -> None:
     else:
         try:
             loading.load_config(path, revision)
-        except NotAnEncoder:
+        except WrongFamily:
             raise
         except UserError as error:
             raise UserError(

@@ -14,7 +14,7 @@ from kdlab.config.teacher_groups import ASSISTANT, AssistantConfig, OtherTeacher
 from kdlab.errors import UserError, nearest
 from kdlab.models import flops, loading
 from kdlab.models.bundled import PACKAGES
-from kdlab.models.families import NotAnEncoder
+from kdlab.models.families import WrongFamily
 from kdlab.models.gguf import GGUF_MODELS
 from kdlab.models.student import pick_layers
 from kdlab.storage.artifacts import ArtifactStore, key_of
@@ -108,7 +108,7 @@ def source_of(
     loading.check_safetensors(place, revision, f"{where}.name")
     try:
         return ModelSource(place, revision, loading.load_config(place, revision))
-    except NotAnEncoder:
+    except WrongFamily:
         raise
     except UserError as error:
         raise UserError(

@@ -81,6 +81,56 @@ def tiny_config(family: str, layers: int = 4) -> Any:
     raise ValueError(family)
 
 
+def tiny_decoder_config(family: str, layers: int = 4, vocabulary: int = 0) -> Any:
+    """A small random decoder's config, of a family's name in transformers (llama, qwen3, gpt2, ...).
+
+    `vocabulary`: number of its tokens (0: those of `tiny_decoder_tokenizer`).
+    """
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "max_position_embeddings": 128}
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary or len(_DECODED), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None
+    }  # fmt: skip
+    wide: dict[str, Any] = {"num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    if family == "gpt2":
+        return transformers.AutoConfig.for_model(
+            family, **common, **dropout, n_embd=32, n_layer=layers, n_head=4, n_positions=128
+        )
+    if family == "gpt_neox":
+        return transformers.AutoConfig.for_model(family, **common, **sizes, intermediate_size=64)
+    if family in ("bloom", "opt"):
+        return transformers.AutoConfig.for_model(family, **common, **sizes, word_embed_proj_dim=32, ffn_dim=64)
+    return transformers.AutoConfig.for_model(family, **common, **sizes, **wide)
+
+
+def tiny_decoder_tokenizer() -> Any:
+    """A tokenizer over the made words for decoders: an end of text, no mask, no padding."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordPiece({token: i for i, token in enumerate(_DECODED)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", unk_token="<unk>", model_max_length=128)
+
+
+_DECODED = ["<end>", "<unk>", ".", *SYLLABLES, *("##" + s for s in SYLLABLES), *WORDS]
+
+
+def write_decoder(folder: Path, family: str = "llama", layers: int = 4, seed: int = 0) -> Path:
+    """A folder of a causal language model with random weights and the tiny tokenizer of decoders."""
+    import transformers
+
+    torch.manual_seed(seed)
+    config = tiny_decoder_config(family, layers)
+    config.initializer_range = 0.2
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny_decoder_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def write_teacher(folder: Path, family: str = "bert", layers: int = 4, seed: int = 0, dropout: float = 0.0) -> Path:
     """A teacher folder with random weights and the tiny tokenizer."""
     import transformers

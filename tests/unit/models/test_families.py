@@ -81,3 +81,24 @@ def test_a_name_in_the_cache_of_the_hub_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"the model in acme/tiny-llama is a decoder \(llama: LlamaForCausalLM\)"):
         source_of("acme/tiny-llama", None, None, "teachers")
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM"])
+def test_the_causal_stage_takes_decoders(architecture, tmp_path):
+    folder = config_folder(tmp_path, architecture, OTHERS[architecture][1])
+    assert loading.load_config(folder, causal=True).architectures == [architecture]
+    with pytest.raises(UserError, match=r"is a decoder .*\+exp=causal_pretrain"):
+        loading.load_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        *ENCODERS.items(),
+        *((name, kind) for name, (_, kind) in OTHERS.items() if name[:3] in ("T5F", "ViT", "XLN", "Ber", "Bar")),
+    ],
+)
+def test_the_causal_stage_refuses_what_is_no_decoder(architecture, kind, tmp_path):
+    folder = config_folder(tmp_path, architecture, kind)
+    with pytest.raises(UserError, match=rf"\({kind.model_type}: {architecture}\), and the causal stage has decoders"):
+        loading.load_config(folder, causal=True)

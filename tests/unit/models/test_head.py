@@ -9,15 +9,20 @@ import pytest
 import transformers
 
 from kdlab.errors import UserError
-from kdlab.models.head import CLASSIFIER, HEADS, MASKED_LM, head_of_model, head_of_result
-from kdlab.testing.tiny import tiny_config
+from kdlab.models.head import CAUSAL_LM, CLASSIFIER, HEADS, MASKED_LM, head_of_model, head_of_result
+from kdlab.testing.tiny import tiny_config, tiny_decoder_config
 
 
-@pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.name)
+@pytest.mark.parametrize("head", [MASKED_LM, CLASSIFIER], ids=lambda head: head.name)
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra"])
-def test_a_loaded_model_has_the_head_of_its_auto_class(head, kind):
+def test_a_loaded_encoder_has_the_head_of_its_auto_class(head, kind):
     model = head.model_class.from_config(tiny_config(kind))
     assert head_of_model(model) == head
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "gpt_neox", "gemma3_text", "opt"])
+def test_a_loaded_decoder_has_the_head_of_its_auto_class(kind):
+    assert head_of_model(CAUSAL_LM.model_class.from_config(tiny_decoder_config(kind))) == CAUSAL_LM
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=lambda head: head.name)
