@@ -40,6 +40,17 @@ def _own_rows(path: str | None, task: str | None, suite: Any, own: Any, otherwis
     return own if path is not None and task is None and suite is None else otherwise
 
 
+def _start_of(layers: Any, path: str | None, hidden: int | None, split: int | None, knowledge: str) -> str:
+    """`${start_of:LAYERS,PATH,HIDDEN,SPLIT,KNOWLEDGE}`: teacher for a student that has some of its teacher's layers.
+
+    Such a student scores higher (experiments/choosing_pays). One of another model or width cannot, nor one of specialists; one
+    without a teacher, or of all its layers, shall not.
+    """
+    other = path is not None or hidden is not None or layers == "all" or split is not None
+    return "backbone" if other or knowledge == "labels" else "teacher"
+
+
+OmegaConf.register_new_resolver("start_of", _start_of, replace=True)
 OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
 OmegaConf.register_new_resolver("only_for", _only_for, replace=True)
 OmegaConf.register_new_resolver("own_rows", _own_rows, replace=True)

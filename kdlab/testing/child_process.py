@@ -35,7 +35,7 @@ TINY = [
 
 
 TINY_TASK = [
-    "+exp=adads_finetune", "student.layers=2", "student.dropout=0.0", "data.max_length=32", "data.batch_size=16",
+    "+exp=adads_finetune", "student.layers=2", "student.start=backbone", "student.dropout=0.0", "data.max_length=32", "data.batch_size=16",
     "data.heldout_rows=16", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
     "trainer.probes=2", "trainer.measure_speed=false", "trainer.threads=1", "select.interval=1",
     "select.evaluation_rows=8", "select.ratio=0.25", "optim.lr=1e-3", "teachers.finetune.max_steps=40",
