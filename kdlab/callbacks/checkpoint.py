@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,38 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.signals import Stopped
 from kdlab.storage import checkpoints
 from kdlab.storage.tables import Table
+
+
+class LedgerState(pl.Callback):
+    """Keeps `ledger` in the checkpoints of a training that has no `CostCallback`, and times its loop.
+
+    `spent`: seconds of the training, those before an interruption included. Must come before the checkpoint.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self._began = ledger, ledger.elapsed()
+        self._loop = ExitStack()
+
+    @property
+    def spent(self) -> float:
+        """Seconds so far."""
+        return self.ledger.elapsed() - self._began
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._loop.enter_context(self.ledger.time("loop"))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._loop.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._loop.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ledger": self.ledger.state_dict(), "began": self._began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.ledger.load_state_dict(state_dict["ledger"])
+        self._began = state_dict["began"]
 
 
 class CheckpointCallback(pl.Callback):

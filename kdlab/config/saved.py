@@ -33,6 +33,12 @@ def read_config_here(run: Path) -> dict[str, Any]:
     return config if folder is None or folder == Path.cwd() else anchored(config, folder)
 
 
+def with_recipe_of(run: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """`resolved` with the preparation of teachers of the run in a folder, where an older kdlab wrote its config.yaml: with it
+    the run is resumed, and finds its teachers."""
+    return spellings.with_recipe(resolved, yaml_io.read(run / "config.yaml"))
+
+
 def started_in(run: Path) -> Path | None:
     """The folder in which the command of a run was started; None for a run that recorded none."""
     try:

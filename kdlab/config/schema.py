@@ -30,6 +30,7 @@ from kdlab.config.groups import (
     TrainerConfig,
 )
 from kdlab.config.teacher_groups import (
+    EXECUTIONS,
     AdoptConfig,
     TeachersConfig,
     WeighConfig,
@@ -110,7 +111,7 @@ class Config:
                 "trainer.max_steps and trainer.max_epochs are both null, and there is no budget: give one of them; training "
                 "ends at the first"
             )
-        one_of("exec", self.exec, ("packed", "bucketed", "padded"))
+        one_of("exec", self.exec, EXECUTIONS)
         one_of("keep", self.keep, ("all", "best", "none"))
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
             raise UserError(f"name={self.name!r}: the name of a folder below outputs/")

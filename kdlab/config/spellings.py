@@ -48,6 +48,9 @@ ADDED: dict[str, Any] = {
         "preparation": False,
     },
 }
+# how teachers were prepared before there were keys for it, and how they are by default since
+FORMER_RECIPE = {"teachers.exec": ("padded", "packed"), "teachers.prepare.precision": ("32-true", "auto")}
+ADDED |= {name: former for name, (former, _) in FORMER_RECIPE.items()}
 # the key of the same group without which such a key does not stand: of text, of tasks
 BESIDE = {
     "data.max_unknown": "min_length",
@@ -118,27 +121,57 @@ def former_configuration(config: Mapping[str, Any]) -> dict[str, Any]:
     return _renamed(_without_added(config), {"weigh": "policy"}, {"policy": "chooser"})
 
 
+def with_recipe(resolved: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """`resolved` with the `FORMER_RECIPE` in place of the present default, where the config.yaml `saved`, as it was written,
+    has no key for it."""
+    config = dict(resolved)
+    for name, (former, present) in FORMER_RECIPE.items():
+        *groups, below = name.split(".")
+        given, wrote = _group(config, groups), _group(saved, groups)
+        if wrote is not None and below not in wrote and given is not None and given.get(below) == present:
+            config = _set(config, groups, below, former)
+    return config
+
+
+def _group(config: Any, groups: Sequence[str]) -> dict[str, Any] | None:
+    """The mapping at a path of groups; None where there is none."""
+    for group in groups:
+        config = config.get(group) if isinstance(config, Mapping) else None
+    return config if isinstance(config, dict) else None
+
+
+def _set(config: dict[str, Any], groups: Sequence[str], key: str, value: Any) -> dict[str, Any]:
+    """A copy of `config` with another value of a key in a group."""
+    if not groups:
+        return {**config, key: value}
+    return {**config, groups[0]: _set(config[groups[0]], groups[1:], key, value)}
+
+
 def _with_added(config: dict[str, Any]) -> dict[str, Any]:
     for name, value in ADDED.items():
-        group, _, below = name.rpartition(".")
-        keys = config.get(group)
-        if not group and "data" in config and name not in config:  # a whole configuration
+        *groups, below = name.split(".")
+        keys = _group(config, groups)
+        if not groups and "data" in config and name not in config:  # a whole configuration
             config = {**config, name: value}
-        if isinstance(keys, dict) and below not in keys and (name not in BESIDE or BESIDE[name] in keys):
-            config = {**config, group: {**config[group], below: value}}
+        if groups and keys is not None and below not in keys and (name not in BESIDE or BESIDE[name] in keys):
+            config = _set(config, groups, below, value)
     return config
 
 
 def _without_added(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` without added keys whose value is that of older runs."""
-    kept = {}
-    for group, keys in config.items():
-        if isinstance(keys, Mapping):
-            names = {name: f"{group}.{name}" for name in keys}
-            keys = {name: keys[name] for name, full in names.items() if full not in ADDED or ADDED[full] != keys[name]}
-        if group not in ADDED or ADDED[group] != keys:
-            kept[group] = keys
-    return kept
+
+    def kept(group: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        found = {}
+        for name, value in group.items():
+            full = f"{where}{name}"
+            if isinstance(value, Mapping) and full not in ADDED:
+                value = kept(value, f"{full}.")
+            if full not in ADDED or ADDED[full] != value:
+                found[name] = value
+        return found
+
+    return kept(config)
 
 
 def _renamed(config: Mapping[str, Any], groups: Mapping[str, str], below: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from kdlab.ranges import (
 )
 
 ASSISTANT = "assistant"  # name of a distilled assistant in the ledger and in tables
+EXECUTIONS = ("packed", "bucketed", "padded")
 FIXED = {"_target_": "kdlab.methods.selection.policies.Fixed"}
 
 
@@ -47,8 +49,14 @@ class PrepareConfig:
     "Dropout probability"
     freeze: list[str] = field(default_factory=list)
     "Parts of parameter names; a parameter whose name contains one of them is not trained"
+    precision: str = "32-true"
+    "32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed where the device multiplies bfloat16 natively, else 32-true"
     seed: Whole = 0
     "Seed of this training, independent of the run's seed"
+
+    def check(self) -> None:
+        """UserError for an unknown precision."""
+        one_of("teachers.prepare.precision", self.precision, PRECISIONS)
 
 
 @dataclass
@@ -143,6 +151,8 @@ class TeachersConfig:
     "Above the limit: refuse the run, or continue without a cache"
     cache_trouble: str = "rebuild"
     "Damaged cache or full disk: rebuild the damaged part, continue without a cache, or refuse (stop the run)"
+    exec: str = "packed"
+    "Execution of a batch where teachers, their heads and assistants are trained: packed, bucketed or padded"
     sanity: bool = True
     "true: refuse a teacher that scores no better than the majority class on the dev set"
     split: Annotated[int, Range(2)] | None = None
@@ -157,6 +167,7 @@ class TeachersConfig:
     def check(self) -> None:
         """UserError for a value out of range, and for specialists beside further teachers."""
         self._check_cache()
+        one_of("teachers.exec", self.exec, EXECUTIONS)
         for name, other in self.others.items():
             if not plain(name) or name == ASSISTANT:
                 raise UserError(
@@ -169,6 +180,12 @@ class TeachersConfig:
                 f"teachers.split={self.split} makes specialists of one teacher; it does not go with "
                 f"teachers.others ({', '.join(self.others)})"
             )
+
+    def take_recipe(self, saved: Mapping[str, Any]) -> None:
+        """Prepare teachers as the run with these settings does (`kdlab.config.saved.with_recipe_of`)."""
+        self.exec = str(saved["exec"])
+        if self.prepare is not None:
+            self.prepare.precision = str(saved["prepare"]["precision"])
 
     def _check_cache(self) -> None:
         one_of("teachers.cache", self.cache, ("off", "memory", "disk"))

@@ -28,6 +28,7 @@ from kdlab.storage.artifacts import (
     lock_of,
     read_manifest,
     temporary_of,
+    training_of,
 )
 from kdlab.storage.files import locked, readable_size
 from kdlab.teachers.cache import maintenance
@@ -158,7 +159,7 @@ def prune_store(root: Path, kinds: frozenset[str], rule: PruneRule, uses: Uses, 
             if holder is not None:
                 print(f"{_title(final)}  left alone: {holder} is making it")
                 continue
-            reasons = {temporary: "unfinished", final: rule.reason(final, uses)}
+            reasons = {temporary: "unfinished", training_of(final): "unfinished", final: rule.reason(final, uses)}
             for path, reason in reasons.items():
                 if not reason or not (path.exists() or path.is_symlink()):
                     continue

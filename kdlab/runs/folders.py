@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.saved import anchored, moved_along, read_config, started_in
+from kdlab.config.saved import anchored, moved_along, read_config, started_in, with_recipe_of
 from kdlab.errors import UserError
 from kdlab.plugins import own_modules
 from kdlab.storage import locks
@@ -100,7 +100,7 @@ def other_run(folder: Path, resolved: dict[str, Any]) -> str | None:
 
 def _with_paths_alike(folder: Path, resolved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config.yaml in `folder` and `resolved`; relative paths of two different folders are made absolute."""
-    saved, place = read_config(folder), started_in(folder)
+    saved, place, resolved = read_config(folder), started_in(folder), with_recipe_of(folder, resolved)
     if place is None or place == Path.cwd() or moved_along(folder):
         return saved, resolved
     return anchored(saved, place), anchored(resolved, Path.cwd())

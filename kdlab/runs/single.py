@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from kdlab.config.saved import RUN_FOLDER
+from kdlab.config.saved import RUN_FOLDER, with_recipe_of
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
@@ -60,7 +60,12 @@ def start(
     check_machine(config)
     given = (resolved, folder, chosen, config.overwrite, config.resume)
     finish_removals(folder, chosen)
-    _check_own_code(*folders.choose(*given), chosen)
+    place, resumes = folders.choose(*given)
+    _check_own_code(place, resumes, chosen)
+    if resumes:
+        resolved = with_recipe_of(place, resolved)
+        config.teachers.take_recipe(resolved["teachers"])
+        given = (resolved, *given[1:])
     keeping.check_models(config)
     stage = stage_of(config, notify)
     check(stage)

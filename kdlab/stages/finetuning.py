@@ -144,6 +144,7 @@ class FinetuneStage(Stage):
             cost = fit(
                 module, data, training.steps, training.title, *([select] if select else []),
                 accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=training.precision,
+                saving=inputs.saving(out),
             )  # fmt: skip
             kept = {}
             for part in PARTS:

@@ -27,8 +27,8 @@ from kdlab.runtime.caveats import Caveats
 from kdlab.runtime.devices import first_device, precision_of
 from kdlab.stages import components
 from kdlab.stages.dry_run import ModelShape
-from kdlab.stages.preparation import Preparation
-from kdlab.storage.artifacts import ArtifactStore
+from kdlab.stages.preparation import Preparation, Saving
+from kdlab.storage.artifacts import ArtifactStore, training_of
 from kdlab.teachers import specs
 from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.specs import ModelSource
@@ -172,6 +172,11 @@ class Inputs:
 
     # ---- models
 
+    def saving(self, out: Path) -> Saving:
+        """The checkpoints of the training that makes the artifact which is built in `out`."""
+        every = self.config.trainer.checkpoint_every
+        return Saving(training_of(out), None if every == "auto" else int(every), self.notify)
+
     @property
     def precision(self) -> str:
         """The run's Lightning precision, with "auto" resolved."""
@@ -180,8 +185,16 @@ class Inputs:
     @property
     def execution(self) -> str:
         """The models' execution mode: `exec`, and "varlen" for packed batches in half precision on a GPU that has it."""
-        if self.config.exec != "packed" or not self.precision.startswith(("bf16", "16")):
-            return self.config.exec
+        return self._execution(self.config.exec, self.precision)
+
+    def prepared_execution(self, precision: str) -> str:
+        """The execution mode in which teachers, heads and assistants are trained in a `precision`: `teachers.exec`, as
+        `execution`."""
+        return self._execution(self.config.teachers.exec, precision)
+
+    def _execution(self, name: str, precision: str) -> str:
+        if name != "packed" or not precision.startswith(("bf16", "16")):
+            return name
         return "varlen" if varlen.available(first_device(self.config.trainer.accelerator)) else "packed"
 
     @cached_property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,33 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
+from kdlab.callbacks.checkpoint import CheckpointCallback, LedgerState
 from kdlab.callbacks.nonfinite import NonFiniteGuard
 from kdlab.callbacks.progress import ProgressCallback
 from kdlab.models import loading
 from kdlab.modules.assistant import AssistantModule
+from kdlab.modules.checkpoint_io import AtomicCheckpointIO
 from kdlab.modules.lightning_options import PLAIN_TRAINER
 from kdlab.modules.student import StudentModule
 from kdlab.modules.teacher import TeacherModule
+from kdlab.runtime import signals
 from kdlab.runtime.devices import first_device
+from kdlab.storage import checkpoints
 from kdlab.storage.artifacts import ABOUT, COST, ArtifactStore
 from kdlab.storage.files import atomic_write_json, read_json
 
 # parts of names of a config's fields that change a forward or a training of the same weights
 FORWARD_FIELDS = ("dropout", "heads", "activation", "hidden_act", "norm_eps")
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Checkpoints of a training in `folder`, from the newest of which it goes on; `every` so many optimizer steps, or where
+    that is None as the schedule of runs says (`CheckpointSchedule`). `notify` takes one line."""
+
+    folder: Path
+    every: int | None
+    notify: Callable[[str], None]
 
 
 @dataclass
@@ -37,9 +51,12 @@ class Training:
     title: str
     precision: str = "32-true"
 
-    def run(self, accelerator: str) -> dict[str, Any]:
+    def run(self, accelerator: str, saving: Saving | None = None) -> dict[str, Any]:
         """Train; returns the cost (`fit`)."""
-        return fit(self.module, self.data, self.steps, self.title, accelerator=accelerator, precision=self.precision)
+        return fit(
+            self.module, self.data, self.steps, self.title,
+            accelerator=accelerator, precision=self.precision, saving=saving,
+        )  # fmt: skip
 
 
 def fit(
@@ -51,8 +68,10 @@ def fit(
     accelerator: str,
     accumulate: int = 1,
     precision: str = "32-true",
+    saving: Saving | None = None,
 ) -> dict[str, Any]:
-    """Train `module` on one process without checkpoints, whatever the run itself uses; `title` heads its progress bar.
+    """Train `module` on one process, whatever the run itself uses; `title` heads its progress bar. Without `saving` there
+    are no checkpoints.
 
     Returns the cost by the module's ledger: optimizer `steps`, teacher `queries` (rows; `unique`: distinct inputs among
     them; `cached`: further rows answered from a cache), model `flops`, `seconds` of training.
@@ -60,6 +79,14 @@ def fit(
     ledger = module.ledger
     assert ledger is not None
     device = first_device(accelerator)
+    guard, seconds = NonFiniteGuard(), LedgerState(ledger)
+    last = (ProgressCallback(steps, ledger, None, title),)
+    checkpoint = None
+    if saving is not None:
+        checkpoint = checkpoints.newest_valid(saving.folder, saving.notify)
+        last = (CheckpointCallback(saving.folder, saving.every, steps, ledger, guard), *last)
+    if checkpoint is not None and saving is not None:
+        saving.notify(f"{title}: going on after step {checkpoints.step_of(checkpoint)}")
     trainer = pl.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",  # by default Lightning takes any GPU it finds
         strategy=SingleDeviceStrategy(device=device),
@@ -67,12 +94,14 @@ def fit(
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         max_epochs=1,
-        callbacks=[NonFiniteGuard(), *callbacks, ProgressCallback(steps, ledger, None, title)],
+        callbacks=[guard, seconds, *callbacks, *last],
+        plugins=[AtomicCheckpointIO()],
         **PLAIN_TRAINER,
     )
-    started = time.perf_counter()
-    trainer.fit(module, train_dataloaders=data.train_dataloader())
-    seconds = time.perf_counter() - started
+    with signals.defer_signals() if saving is not None else nullcontext():
+        trainer.fit(module, train_dataloaders=data.train_dataloader(), ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
     totals = ledger.totals()
     module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU; its evaluation follows
     module.ledger = None  # the evaluation is no cost of training
@@ -82,7 +111,7 @@ def fit(
         "unique": totals["teacher_queries"]["unique"],
         "cached": totals["teacher_queries"]["cached"],
         "flops": totals["flops"]["total"],
-        "seconds": seconds,
+        "seconds": seconds.spent,
     }
 
 

@@ -38,8 +38,8 @@ MANIFEST = "manifest.json"
 COST, ABOUT = "cost.json", "about.json"
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 KEY = re.compile(r"[0-9a-f]{16}")
-UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
-LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.(tmp|lock)")
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.(tmp|training)")
+LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.(tmp|training|lock)")
 WAITING = "waiting for that"
 _ABSENT = "it does not exist"
 # The tag by which backup programs recognise caches; here it also marks a folder as an artifact store.
@@ -141,6 +141,7 @@ class ArtifactStore:
                 atomic_write_json(temporary / MANIFEST, _manifest(temporary, parts, what, time.monotonic() - began))
                 os.rename(temporary, final)
                 fsync_folder(final.parent)
+                shutil.rmtree(training_of(final), ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -153,6 +154,14 @@ def _canonical(value: Any) -> bytes:
 def temporary_of(final: Path) -> Path:
     """The folder in which the artifact `final` is built."""
     return final.with_name(f".{final.name}.tmp")
+
+
+def training_of(final: Path) -> Path:
+    """The folder of checkpoints of the training that makes the artifact `final`; it outlasts a builder that is killed.
+
+    `final` may be the folder in which the artifact is built.
+    """
+    return final.with_name(f".{final.name.lstrip('.')[:16]}.training")
 
 
 def lock_of(final: Path) -> Path:

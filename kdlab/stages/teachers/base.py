@@ -104,8 +104,17 @@ class TeacherPool:
         """The model of an assistant before its training; `seed` initialises a new head."""
         raise NotImplementedError
 
-    def rows(self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None) -> Any:
-        """The data module that a teacher is trained on: for `steps` batches or for `epochs`."""
+    def rows(
+        self,
+        member: TeacherSpec,
+        seed: int,
+        batch_size: int,
+        steps: int | None,
+        epochs: int | None,
+        grouped: bool = True,
+    ) -> Any:
+        """The data module that a teacher is trained on: for `steps` batches or for `epochs`; `grouped`: rows of similar
+        length in a batch."""
         raise NotImplementedError
 
     @property
@@ -174,6 +183,7 @@ class TeacherPool:
             "start": member.source.sha256(),
             "data": self.parts,
             "recipe": {name: value for name, value in recipe.items() if name != "pick"},
+            **self.execution_parts(recipe["precision"]),
         }
         folder = self.inputs.prerequisites.get(
             "assistant", parts, lambda out: self._distil(out, member, assistant, recipe["precision"]),
@@ -199,7 +209,7 @@ class TeacherPool:
             return teacher
 
         training = self.distillation(member, settings, precision, model, teacher_of)
-        cost = training.run(inputs.config.trainer.accelerator)
+        cost = training.run(inputs.config.trainer.accelerator, inputs.saving(out))
         self.finish(training.module, training.data, out)
         model.save_pretrained(out)
         inputs.tokenizer.save_pretrained(out)
@@ -218,14 +228,17 @@ class TeacherPool:
         inputs = self.inputs
         if settings.dropout is not None:
             set_dropout(model, settings.dropout)
-        data = self.rows(member, settings.seed, settings.batch_size, settings.max_steps, settings.max_epochs)
+        encoder = self.trained_encoder(model, precision)
+        data = self.rows(
+            member, settings.seed, settings.batch_size, settings.max_steps, settings.max_epochs, not encoder.packs
+        )
         steps = data.sampler().batches
         ledger = Ledger(len(data.train), inputs.fixed_inputs)
         optim = OptimizerSettings(
             lr=settings.lr, weight_decay=settings.weight_decay, warmup=settings.warmup, fused=precision != "16-mixed"
         )
         module = AssistantModule(
-            Encoder(model.train()),
+            encoder,
             teacher_of(ledger, len(data.train)),
             optim,
             steps,
@@ -236,6 +249,15 @@ class TeacherPool:
             score=inputs.score,
         )
         return Training(module, data, steps, "distilling assistant", precision)
+
+    def trained_encoder(self, model: Any, precision: str) -> Encoder:
+        """The encoder of a model that is trained here, in the execution mode of `teachers.exec`."""
+        return Encoder(model.train(), self.inputs.prepared_execution(precision))
+
+    def execution_parts(self, precision: str) -> dict[str, Any]:
+        """Key parts of the execution mode of a training, which padded ones, those of an older kdlab, do not have."""
+        execution = self.inputs.prepared_execution(precision)
+        return {} if execution == "padded" else {"exec": execution}
 
     def training(self, member: TeacherSpec, model: Any) -> Training:
         """The training of a teacher that is no assistant and begins as `model`; UserError for one that needs none."""

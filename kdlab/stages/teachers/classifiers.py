@@ -18,7 +18,6 @@ from kdlab.data.tasks.rows import TaskData
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss
 from kdlab.models import head_keys, loading
-from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
 from kdlab.modules.evaluation import Answers, TaskScore, UnfiniteAnswers, over_splits, with_answers
 from kdlab.modules.objective import WeightedTerm
@@ -112,9 +111,15 @@ class TaskTeacherPool(TeacherPool):
         return inputs.store.get("task", parts, build, f"the rows of {member.name}")
 
     def rows(
-        self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
+        self,
+        member: TeacherSpec,
+        seed: int,
+        batch_size: int,
+        steps: int | None,
+        epochs: int | None,
+        grouped: bool = True,
     ) -> GLUEDataModule:
-        return self.inputs.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs)
+        return self.inputs.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs, grouped)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -135,6 +140,7 @@ class TaskTeacherPool(TeacherPool):
             return member.source.place
         recipe = self.recipe(member)
         parts = {"model": member.source.sha256(), "task": self.inputs.task_parts, "recipe": asdict(recipe)}
+        parts |= self.execution_parts(recipe.precision)
         parts |= {"layers": list(member.layers)} if member.layers is not None else {}
         parts |= {"classes": list(member.classes)} if member.classes is not None else {}
         who = "the teacher" if member.title == "teacher" else f"the {member.title}"
@@ -157,7 +163,7 @@ class TaskTeacherPool(TeacherPool):
         """Fine-tune a teacher and save it in `out`; returns the cost."""
         reseed(recipe.seed, "finetune")
         model = self._encoder(member, self.shape(member))
-        cost = self.training(member, model).run(self.inputs.config.trainer.accelerator)
+        cost = self.training(member, model).run(self.inputs.config.trainer.accelerator, self.inputs.saving(out))
         model.save_pretrained(out)
         self.inputs.tokenizer.save_pretrained(out)
         return cost
@@ -167,12 +173,15 @@ class TaskTeacherPool(TeacherPool):
         freeze(model, recipe.freeze)
         if recipe.dropout is not None:
             set_dropout(model, recipe.dropout)
-        data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs)
+        encoder = self.trained_encoder(model, recipe.precision)
+        data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs, not encoder.packs)
         steps = data.sampler().batches
-        optim = OptimizerSettings(lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup)
+        optim = OptimizerSettings(
+            lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup, fused=recipe.precision != "16-mixed"
+        )
         ledger = Ledger(len(data.train), self.inputs.fixed_inputs)
         module = TeacherModule(
-            Encoder(model.train()), optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(self.shape(member))
+            encoder, optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(self.shape(member))
         )
         return Training(module, data, steps, f"fine-tuning {member.title}", recipe.precision)
 

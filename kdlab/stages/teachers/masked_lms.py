@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from kdlab.config.teacher_groups import PrepareConfig
 from kdlab.data.datamodules import CorpusDataModule
 from kdlab.errors import UserError
 from kdlab.models import head_keys, loading
-from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, set_dropout, student_from
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.teacher import TeacherModule
+from kdlab.runtime.devices import precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.preparation import Training
@@ -54,16 +54,23 @@ class TextTeacherPool(TeacherPool):
             raise UserError(
                 f"the teacher {member.name} {lack}, and teachers.prepare, the settings to train one, is missing"
             )
-        return prepare
+        return replace(prepare, precision=precision_of(prepare.precision, self.inputs.config.trainer.accelerator))
 
     @property
     def parts(self) -> dict[str, Any]:
         return self.inputs.corpus_parts
 
     def rows(
-        self, member: TeacherSpec, seed: int, batch_size: int, steps: int | None, epochs: int | None
+        self,
+        member: TeacherSpec,
+        seed: int,
+        batch_size: int,
+        steps: int | None,
+        epochs: int | None,
+        grouped: bool = True,
     ) -> CorpusDataModule:
-        return self.inputs.rows_of(seed, batch_size, self.inputs.config.data.mask_probability, steps, epochs)
+        probability = self.inputs.config.data.mask_probability
+        return self.inputs.rows_of(seed, batch_size, probability, steps, epochs, grouped=grouped)
 
     def load(self, member: TeacherSpec) -> Any:
         return loading.load_masked_lm(self.folder(member), self.revision(member))
@@ -80,7 +87,11 @@ class TextTeacherPool(TeacherPool):
         if member.layers is None and self.has_head(member):
             return member.source.place
         prepare = self.recipe(member)
-        parts = {"model": member.source.sha256(), "corpus": self.parts, "recipe": asdict(prepare)}
+        recipe = asdict(prepare)
+        if prepare.precision == "32-true":  # as of an older kdlab, which had no other
+            del recipe["precision"]
+        parts = {"model": member.source.sha256(), "corpus": self.parts, "recipe": recipe}
+        parts |= self.execution_parts(prepare.precision)
         if member.layers is not None:
             whole = self._whole(member)
             parts |= {"model": self.weights(whole)["teacher"], "layers": list(member.layers)}
@@ -118,7 +129,7 @@ class TextTeacherPool(TeacherPool):
         else:
             model = student_from(self.load(self._whole(member)), member.layers)
         training = self.training(member, model)
-        cost = training.run(inputs.config.trainer.accelerator)
+        cost = training.run(inputs.config.trainer.accelerator, inputs.saving(out))
         self.finish(training.module, training.data, out)
         model.save_pretrained(out)
         inputs.tokenizer.save_pretrained(out)
@@ -128,13 +139,18 @@ class TextTeacherPool(TeacherPool):
         inputs, prepare = self.inputs, self.recipe(member)
         freeze(model, prepare.freeze)
         set_dropout(model, prepare.dropout)
+        encoder = self.trained_encoder(model, prepare.precision)
         data = inputs.rows_of(
-            prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length
-        )
-        optim = OptimizerSettings(lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup)
+            prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length,
+            grouped=not encoder.packs,
+        )  # fmt: skip
+        optim = OptimizerSettings(
+            lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup,
+            fused=prepare.precision != "16-mixed",
+        )  # fmt: skip
         ledger = Ledger(len(data.train), inputs.fixed_inputs)
-        module = TeacherModule(Encoder(model.train()), optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
-        return Training(module, data, prepare.max_steps, f"preparing {member.title}")
+        module = TeacherModule(encoder, optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
+        return Training(module, data, prepare.max_steps, f"preparing {member.title}", prepare.precision)
 
     def finish(self, module: Any, data: Any, out: Path) -> None:
         atomic_write_json(out / "heldout.json", module.evaluate(data.heldout_splits()[""]))

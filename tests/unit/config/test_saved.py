@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
     "artifacts": "artifacts",
     "data": {"path": "rows", "task": "rows", "encoding": "utf-8", "augment": {"model": "m", "table": None}},
     "student": {"path": "google/tiny", "revision": None, "start": "backbone"},  # a Hub name: no such folder
-    "teachers": {"path": "/abs", "others": {"small": {"path": "small"}}, "cache": "rows"},
+    "teachers": {"path": "/abs", "others": {"small": {"path": "small"}}, "cache": "rows", "exec": "padded"},
     "weigh": {"path": "~/ksm"},
 }
 
@@ -47,7 +47,12 @@ def test_paths_become_those_of_the_folder_the_run_was_started_in(there, tmp_path
     assert found["data"] == {
         "path": str(there / "rows"), "task": "rows", "encoding": "utf-8", "augment": {"model": str(there / "m"), "table": None},
     }  # fmt: skip
-    assert found["teachers"] == {"path": "/abs", "others": {"small": {"path": str(there / "small")}}, "cache": "rows"}
+    assert found["teachers"] == {
+        "path": "/abs",
+        "others": {"small": {"path": str(there / "small")}},
+        "cache": "rows",
+        "exec": "padded",
+    }
     assert (found["student"], found["weigh"]) == (CONFIG["student"], CONFIG["weigh"])
     monkeypatch.chdir(there)
     assert read_config_here(there / "run") == CONFIG
