@@ -83,6 +83,17 @@ class DataConfig:
     "pretrain: share of the documents held out for evaluation"
     split_seed: Whole = 0
     "pretrain: seed of the held-out documents, independent of the run's seed"
+    # causal: text as in pretrain, or rows of .jsonl
+    prompt_column: str = "prompt"
+    "causal: key with the prompt in .jsonl files, which is read and not learnt"
+    completion_column: str = "completion"
+    "causal: key with the completion of the prompt, which is learnt"
+    messages_column: str = "messages"
+    "causal: key with the messages of a conversation, of which the assistant's are learnt"
+    pack: bool = True
+    "causal: short documents share a row of max_length tokens (each sees itself alone); false: each has a row of its own"
+    long_prompts: str = "refuse"
+    "causal: rows whose prompt fills max_length: refuse them, or drop them"
     # finetune
     task: str | None = None
     "finetune: cola sst2 mrpc stsb qqp mnli qnli rte wnli sst5 imdb emotion agnews; null: inferred from your own rows"
@@ -104,9 +115,11 @@ class DataConfig:
     def check(self) -> None:
         """UserError for a value out of range, or a task where the stage has none."""
         one_of("data.stage", self.stage, ("pretrain", "finetune", "causal"))
-        if self.task is not None and self.stage == "pretrain":
+        text = self.stage != "finetune"
+        if self.task is not None and text:
+            what = "pre-training" if self.stage == "pretrain" else "causal language modelling"
             raise UserError(
-                f"data.task={self.task}: pre-training reads plain text and has no task; data.path= names the text, "
+                f"data.task={self.task}: {what} reads plain text and has no task; data.path= names the text, "
                 "+exp=adads_finetune learns a task"
             )
         if self.task is not None:
@@ -117,19 +130,20 @@ class DataConfig:
         one_of("data.order", self.order, ("random", "length"))
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
+        one_of("data.long_prompts", self.long_prompts, ("refuse", "drop"))
         if self.max_length != AUTO:
-            at_least("data.max_length", self.max_length, self.min_length if self.stage == "pretrain" else 3)
-        elif self.stage == "pretrain":
+            at_least("data.max_length", self.max_length, self.min_length if text else 3)
+        elif text:
             raise UserError(
-                "data.max_length=auto: chosen from the rows of a task, which are truncated; pre-training cuts text into "
-                "rows and loses none of it: give a number of tokens"
+                "data.max_length=auto: chosen from the rows of a task, which are truncated; plain text is cut into rows and "
+                "loses none of it: give a number of tokens"
             )
         if self.columns is not None and not 1 <= len(self.columns) <= 2:
             raise UserError(f"data.columns={self.columns}: one text column, or two for pairs")
 
     def _check_metric(self, metric: str) -> None:
         """UserError for a metric of text, or one that the official task does not have."""
-        if self.stage == "pretrain":
+        if self.stage != "finetune":
             raise UserError(f"data.metric={metric}: text has no metric to choose, a task has (data.task=, data.path=)")
         task = None if self.task is None else find(self.task)
         known = (*OF_CLASSES, *OF_NUMBERS) if task is None else choices(task.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from kdlab.data.text.lines import LONGEST, lines, whole_lines
 from kdlab.errors import UserError, nearest
@@ -37,8 +38,8 @@ def blocks(path: Path, encoding: str | None = None) -> Iterator[str]:
     yield "".join(parts)
 
 
-def jsonl_rows(path: Path, column: str, encoding: str | None = None) -> Iterator[str]:
-    """Text of each row of a .jsonl file; blank lines, nulls and empty texts are skipped."""
+def json_objects(path: Path, example: str, encoding: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of each row of a .jsonl file; blank lines are skipped. `example`: of a row, for the message."""
     for number, line in whole_lines(path, encoding):
         if not line.strip():
             continue
@@ -47,9 +48,13 @@ def jsonl_rows(path: Path, column: str, encoding: str | None = None) -> Iterator
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(value, dict):
-            raise UserError(
-                f'{path}, line {number}: {type(value).__name__}, not an object such as {{"{column}": "..."}}'
-            )
+            raise UserError(f"{path}, line {number}: {type(value).__name__}, not an object such as {example}")
+        yield number, value
+
+
+def jsonl_rows(path: Path, column: str, encoding: str | None = None) -> Iterator[str]:
+    """Text of each row of a .jsonl file; blank lines, nulls and empty texts are skipped."""
+    for number, value in json_objects(path, f'{{"{column}": "..."}}', encoding):
         if (name := matching(column, value)) is None:
             raise UserError(f"{path}, line {number}: no field {column!r}; {nearest(column, map(str, value))}")
         if not isinstance(value[name], str | None):

@@ -69,7 +69,7 @@ class WikipediaExcerpt:
 
     def fingerprint(self) -> str:
         """Sha256 over the export and the version of the cleaning (`mediawiki.CLEANING`)."""
-        return _digest(["excerpt"], [self.file()], [mediawiki.CLEANING])
+        return digest(["excerpt"], [self.file()], [mediawiki.CLEANING])
 
     def documents(self) -> Iterator[str]:
         """Stream the prose of each article."""
@@ -144,7 +144,7 @@ class TextFolder:
         root = user_path(self.path)
         names = [file.relative_to(root).as_posix() if file != root else file.name for file in files]
         settings = [self.document, self.text_column, self.group, *names, *encoding_parts(self.encoding)]
-        return _digest(settings, files)
+        return digest(settings, files)
 
     def documents(self) -> Iterator[str]:
         """Stream the documents of each file, in the order of `files`."""
@@ -194,7 +194,7 @@ class HubText:
     def fingerprint(self) -> str:
         """Sha256 over the settings; the revision pins the text."""
         values = [self.name, self.config, self.split, self.revision, self.text_column, self.group]
-        return _digest(["hub", *values], [])
+        return digest(["hub", *values], [])
 
     def documents(self) -> Iterator[str]:
         """Stream the rows, or groups of rows, in the order of the data set."""
@@ -254,7 +254,7 @@ class Mixture:
 
     def fingerprint(self) -> str:
         """Sha256 over the fingerprints of the sources."""
-        return _digest(["mixture", *(source.fingerprint() for source in self.sources)], [])
+        return digest(["mixture", *(source.fingerprint() for source in self.sources)], [])
 
     def documents(self) -> Iterator[str]:
         """Stream the documents of each source in turn."""
@@ -276,7 +276,7 @@ def _unreadable(error: OSError) -> None:
     raise UserError(f"data.path: cannot read the folder {error.filename}: {error.strerror}")
 
 
-def _digest(values: Iterable[object], files: Iterable[Path], digests: Iterable[str] = ()) -> str:
+def digest(values: Iterable[object], files: Iterable[Path], digests: Iterable[str] = ()) -> str:
     """Sha256 over plain `values`, the sha256 of each of `files`, and further `digests` in hexadecimal."""
     total = hashlib.sha256(json.dumps(list(values)).encode())
     for path in track(files, "reading the text once, for its fingerprint", "files"):

@@ -20,7 +20,7 @@ def tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Itera
 
     A text of more than `PIECE` characters is tokenised in pieces cut after a line's end or a space.
     """
-    encode = _encoder(tokenizer)
+    encode = encoder(tokenizer)
     parts: list[np.ndarray] = []
     for batch in _batches(piece for text in texts for piece in _pieces(text)):
         ids = encode([piece for _, piece in batch])
@@ -31,7 +31,8 @@ def tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Itera
                 parts = []
 
 
-def _encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
+    """A function that tokenises texts without special tokens; "[MASK]" in a text is plain text."""
     if not tokenizer.is_fast:
         return lambda texts: tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     backend: Any = copy.deepcopy(tokenizer.backend_tokenizer)  # the settings below are state of the caller's tokenizer

@@ -1,0 +1,1 @@
+"""Rows of causal language models: documents, prompts with completions, conversations."""

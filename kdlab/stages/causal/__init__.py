@@ -1,0 +1,1 @@
+"""The causal stage: teachers and students that predict the next token."""
