@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kdlab.callbacks.selectable import SelectableModule as SelectableModule
     from kdlab.callbacks.selectable import take_rows as take_rows
     from kdlab.callbacks.weigh import Weigh as Weigh
+    from kdlab.data.causal.datamodule import CausalDataModule as CausalDataModule
     from kdlab.data.datamodules import CorpusDataModule as CorpusDataModule
     from kdlab.data.datamodules import GLUEDataModule as GLUEDataModule
     from kdlab.errors import UserError as UserError
@@ -49,6 +50,7 @@ _PUBLIC = {
     "ArmSelector": "kdlab.methods.selection.arm_selector:ArmSelector",
     "AssistantModule": "kdlab.modules.assistant:AssistantModule",
     "Batch": "kdlab.types:Batch",
+    "CausalDataModule": "kdlab.data.causal.datamodule:CausalDataModule",
     "CorpusDataModule": "kdlab.data.datamodules:CorpusDataModule",
     "Encoder": "kdlab.models.encoder:Encoder",
     "Evidence": "kdlab.types:Evidence",

@@ -175,7 +175,7 @@ def _write(
 
 
 def _split(pieces: _Pieces, share: float, seed: int, text: bool) -> np.ndarray:
-    """Which pieces (n,) bool are held out."""
+    """Mask (n,) bool of the pieces that are held out."""
     given, sides = np.array(pieces.given, dtype=np.int8), np.array(pieces.sides, dtype=np.int64)
     if (given >= 0).any():
         return given == 1
