@@ -20,7 +20,7 @@ from kdlab.models.student import check_layers, check_width, pick_layers, transfo
 from kdlab.stages import cache_plan, components, decision_callbacks, ksm_training, trained_head
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
-from kdlab.stages.costs import look
+from kdlab.stages.costs import auto
 from kdlab.stages.dry_run import check_own_policy, check_own_strategies, check_terms
 from kdlab.stages.teachers import teacher_reading
 from kdlab.teachers import specs
@@ -38,6 +38,7 @@ def check(stage: Stage) -> None:
 
 
 def _check(stage: Stage) -> None:
+    auto.resolve_arms(stage)
     selection = stage.selection()
     stage.inputs.terms()
     stage.inputs.source.check()
@@ -99,7 +100,7 @@ def _check(stage: Stage) -> None:
 def _look(stage: Stage, selection: Selection) -> None:
     """UserError where all rows that are scored are kept, so that scoring decides nothing, and for evidence too large to
     keep. Puts a number in place of select.look=auto."""
-    look.resolve(stage)
+    auto.resolve_look(stage)
     config, arms = stage.config, selection.arms
     if config.select.scoring == "stale":
         decision_callbacks.check_stale(arms, config.select.balance, stage.inputs.head.per_row)

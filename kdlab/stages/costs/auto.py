@@ -1,4 +1,4 @@
-"""The share of each batch that is scored where `select.look` is auto: as much as the teacher's cost is worth."""
+"""Values in place of auto: the strategy of select=auto that a task allows, the share of select.look=auto that it affords."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from kdlab.stages.observation import row_cost
 
 SCORING = 0.5  # FLOPs of scoring over those of training on the rows kept (experiments/choosing_pays)
 FEWEST = 2.0  # rows scored for each row kept, at least
+UNLABELLED = "margin"  # strategy for rows without labels
+FIXED = {"_target_": "kdlab.methods.selection.policies.Fixed"}
 
 
 def affordable(cost: MethodCost, ratio: float, layers: float = 1.0) -> float:
@@ -26,7 +28,29 @@ def affordable(cost: MethodCost, ratio: float, layers: float = 1.0) -> float:
     return min(1.0, math.ceil(100 * max(FEWEST * ratio, share) - 1e-9) / 100)
 
 
-def resolve(stage: Stage) -> None:
+def resolve_arms(stage: Stage) -> None:
+    """Put the strategy that the task allows in place of that of select=auto, and print it.
+
+    Random rows on text, where no strategy has been worth its scores (experiments/adads_pretrain_strategies), and in regression,
+    which has no probabilities; `UNLABELLED` with augmented rows, which have no labels.
+    """
+    select = stage.config.select
+    if select.name != AUTO or select.ratio == 1:
+        return
+    if not stage.inputs.head.per_row:
+        name, why = "random", "plain text, where scores have not been worth their cost"
+    elif stage.inputs.regression:
+        name, why = "random", "regression, which has no probabilities"
+    elif stage.config.data.augment is not None:
+        name, why = UNLABELLED, "augmented rows, which have no labels"
+    else:
+        return
+    strategy = {"_target_": f"kdlab.methods.selection.strategies.{name}", "_partial_": True}
+    stage.config.select = replace(select, arms={name: strategy}, policy=dict(FIXED), reward=None)
+    stage.inputs.notify(f"select=auto: {name} rows on {why}")
+
+
+def resolve_look(stage: Stage) -> None:
     """Put the affordable share in place of select.look=auto, and print it. Nothing is loaded; the models' configs are read.
 
     All rows are scored where scores cost nothing: with labels on all rows, and by strategies that read no output of the student.

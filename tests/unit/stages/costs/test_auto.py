@@ -1,4 +1,4 @@
-"""select.look=auto: scoring costs at most half of the training on the rows kept, by hand."""
+"""select=auto and select.look=auto: the strategy a task allows, and scoring that costs half of the training on the rows kept."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from kdlab.config.composition import composition
 from kdlab.config.schema import checked
 from kdlab.models.flops import MethodCost
-from kdlab.stages.costs import look
+from kdlab.stages.costs import auto
 from kdlab.stages.registry import stage_of
 from kdlab.stages.validation import check
-from kdlab.testing.child_process import tiny_task
+from kdlab.testing.child_process import tiny, tiny_task
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from kdlab.testing.child_process import tiny_task
     ],
 )
 def test_the_share_follows_from_the_cost_of_the_teacher(teacher, ratio, layers, share):
-    assert look.affordable(MethodCost(1.0, 2.0, float(teacher)), ratio, layers) == share
+    assert auto.affordable(MethodCost(1.0, 2.0, float(teacher)), ratio, layers) == share
 
 
 @pytest.fixture
@@ -61,3 +61,39 @@ def test_something_is_left_to_choose_in_a_small_batch(shares):
     """Of a batch of 16 one row is kept and two are scored, also where a sixteenth is more than the ratio."""
     for ratio in ("0.0625", "0.01"):
         assert shares("select=entropy", f"select.ratio={ratio}", "student.layers=all")[0] == 0.13
+
+
+# ---- select=auto
+
+
+@pytest.fixture
+def arms(tmp_path, monkeypatch, teacher_folder, task_folder, text_folder) -> Any:
+    """The strategies of a checked tiny run of select=auto, the share it scores, and the line printed about it."""
+    monkeypatch.chdir(tmp_path)
+
+    def of(*more: str, text: bool = False) -> tuple[list[str], Any, list[str]]:
+        lines: list[str] = []
+        given = ("select=auto", "select.ratio=0.25", *more)
+        command = tiny(teacher_folder, text_folder, *given) if text else tiny_task(teacher_folder, task_folder, *given)
+        stage = stage_of(checked(composition(command)[0]), lines.append)
+        check(stage)
+        return list(stage.selection().arms), stage.config.select.look, [line for line in lines if "select=auto:" in line]
+
+    return of
+
+
+def test_classes_take_the_strategy_of_the_file(arms):
+    names, look, lines = arms()
+    assert names == ["divbs"] and 0.5 <= look < 1 and lines == []
+
+
+def test_text_and_regression_keep_random_rows_and_say_so(arms, tmp_path):
+    rows = tmp_path / "scores"
+    rows.mkdir()
+    lines = [f"a row of number {i}\t{i / 7:.2f}" for i in range(40)]
+    for part in ("train", "dev"):
+        (rows / f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    assert arms(text=True)[0] == ["random"]
+    names, look, said = arms(f"data.path={rows}", "data.regression=true")
+    assert (names, look) == (["random"], 1.0)
+    assert said == ["select=auto: random rows on regression, which has no probabilities"]
