@@ -273,8 +273,9 @@ def _run_row(run: Run) -> dict[str, Any]:
 
 
 def _of_study(run: Run) -> dict[str, Any]:
-    """Columns of what a choice of rows is judged by (`kdlab analyse pays`): settings of the selection, start of the student, the
-    majority class's score, FLOPs of the teachers, of scoring and of the student's forwards, and the number of classes."""
+    """Columns of what a choice of rows is judged by (`kdlab analyse pays`): settings of the selection, start of the student,
+    rows offered, the majority class's score, FLOPs of the teachers, of scoring and of the student's forwards, and the number
+    of classes."""
     flops, name = run.result["ledger"]["flops"], "score"
     teacher = sum(value for part, value in flops.items() if part.startswith("teacher"))
     return {
@@ -282,6 +283,7 @@ def _of_study(run: Run) -> dict[str, Any]:
         "start": run.used.get("student.start"),
         "settings": selection_settings(run),
         "batch": run.used.get("data.batch_size"),
+        "rows_seen": run.result["ledger"].get("rows_seen"),
         "majority_score": (run.result["metrics"].get("majority class") or {}).get(name),
         "teacher_flops": teacher,
         "scoring_flops": flops.get("scoring", 0),

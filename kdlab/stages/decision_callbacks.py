@@ -13,6 +13,7 @@ from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.observed import ScoredLoss
 from kdlab.callbacks.scoring.stale import VisitRecord
+from kdlab.callbacks.scoring.state import ScoringState
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.weigh import Weigh
 from kdlab.config.groups import SelectConfig
@@ -90,7 +91,7 @@ def select_callback(
         selector.probe_every = select.probe_every
         selector.probe = PairedProbe(
             module, data.coming_batches, observer, partial(_under, callback, module), select.probe_steps,
-            write_probe, callback.memory,
+            write_probe, ScoringState(callback.memory, selector.arms),
         )  # fmt: skip
     return callback
 

@@ -120,6 +120,15 @@ def test_a_policy_over_ratios_has_a_forecast(lab, teacher_folder, task_folder):
     assert done.code == 0 and "queries" in done.output, done.output
 
 
+def test_probes_leave_no_trace_in_histories_of_rows(lab):
+    """A probe scores rows of the coming steps under every arm; the visits that it makes are not visits of the run."""
+    random = "+select.arms.random={_target_: kdlab.methods.selection.strategies.random, _partial_: true}"
+    more = [*FEW, "select=forgetting", random, "+select.policy.arm=forgetting", "select.probe_steps=2"]
+    plain, probed = (lab.run(*more, f"select.probe_every={every}")[0] for every in ("null", "2"))
+    assert outcome(probed)["student"] == outcome(plain)["student"]
+    assert tables.read(probed / "probe.csv")
+
+
 @pytest.mark.nightly
 def test_probes_on_two_ranks_are_those_of_one(lab, teacher_folder, task_folder):
     probes = [

@@ -69,7 +69,7 @@ class StepCosts:
         self.select = select
         self._observed = (
             list(self.data.observed_batches(select.evaluation_rows, select.observe == "held_out"))
-            if self._adaptive or self._probe_every() is not None
+            if self._adaptive or (select.probe_every is not None and select.ratio < 1)
             else []
         )
 
@@ -99,9 +99,9 @@ class StepCosts:
             cost = self._observation(terms, since == 0)
         for micro in range(step * self.accumulate, min((step + 1) * self.accumulate, len(self.order))):
             cost += self._most_of(self._global_batch(micro), terms)
-        if (every := self._probe_every()) and step % every == 0:
-            cost += self._probe(terms, step)
-        return cost
+        measured, rewarded = (step in due for due in self._probed(steps))
+        once = measured and self._compared == "all"  # what is measured is the reward too
+        return cost + self._probe(terms, step) * (measured + (rewarded and not once))
 
     def _phases(self, steps: int) -> list[tuple[int, int, dict[str, WeightedTerm]]]:
         """First step, end and terms of each stretch of a training in which the same terms count, the warm-up apart."""
@@ -297,35 +297,44 @@ class StepCosts:
             cost += StepCost(0, {OBSERVATION: amount})
         return cost
 
-    def _probe_every(self) -> int | None:
-        """Optimizer steps between paired probes; None without."""
-        if self.select.ratio == 1:
-            return None
-        if "probe" in reads(self.stage.selection().reward):  # with probes beside the rewards' own: an upper bound
-            return min(self.select.interval, self.select.probe_every or self.select.interval)
-        return self.select.probe_every
+    @cached_property
+    def _compared(self) -> Any:
+        """The arms that a probe for a reward compares, "all" or a number; None where no reward takes a probe."""
+        reward = self.stage.selection().reward if self.select.ratio < 1 else None
+        return reward.compare if "probe" in reads(reward) else None  # pyright: ignore[reportOptionalMemberAccess]
+
+    def _probed(self, steps: int) -> tuple[range, range]:
+        """The steps of a training of so many at which all arms are probed, and those with a probe for a reward; none in
+        the warm-up."""
+        warm, every = self._warm(steps), self.select.probe_every if self.select.ratio < 1 else None
+        measured = range(-(-warm // every) * every, steps, every) if every else range(0)
+        return measured, range(warm, steps, self.select.interval) if self._compared else range(0)
 
     def _probes(self, steps: int) -> StepCost:
         """The expected cost of all paired probes."""
-        every = self._probe_every()
-        if every is None:
+        measured, rewarded = self._probed(steps)
+        if not measured and not rewarded:
             return StepCost()
-        terms, count = self._phases(steps)[0][2], -(-steps // every)
+        terms, count, arms = self._phases(steps)[0][2], len(measured), len(self.scoring.arms)
         rows = self._seen(self.select.probe_steps * self.accumulate, int)
         kept = self._seen(self.select.probe_steps * self.accumulate, self._kept)
-        one = self._flops_per_row(tuple(terms)) * rows + StepCost(kept * self._queries_per_row(terms))
-        return (_in_one_part(one) * len(self.scoring.arms) + self._probe_observations(terms)) * count
+        one = _in_one_part(self._flops_per_row(tuple(terms)) * rows + StepCost(kept * self._queries_per_row(terms)))
+        whole = (one * arms + self._probe_observations(terms, arms)) * count
+        own = [step for step in rewarded if self._compared != "all" or step not in measured]
+        arms = arms if self._compared == "all" else min(arms, self._compared or 0)
+        return whole + (one * arms + self._probe_observations(terms, arms)) * len(own)
 
     def _probe(self, terms: Mapping[str, WeightedTerm], step: int) -> StepCost:
         """A cost that a paired probe at `step` does not exceed."""
         cost = StepCost()
         for micro in range(step * self.accumulate, (step + self.select.probe_steps) * self.accumulate):
             cost += self._most_of(self._global_batch(micro), terms)
-        return _in_one_part(cost) * len(self.scoring.arms) + self._probe_observations(terms)
+        arms = len(self.scoring.arms)
+        return _in_one_part(cost) * arms + self._probe_observations(terms, arms)
 
-    def _probe_observations(self, terms: Mapping[str, WeightedTerm]) -> StepCost:
+    def _probe_observations(self, terms: Mapping[str, WeightedTerm], arms: int) -> StepCost:
         """The cost of observing before a probe and after each of its arms."""
-        return _in_one_part(self._observation(terms, False)) * (1 + len(self.scoring.arms))
+        return _in_one_part(self._observation(terms, False)) * (1 + arms)
 
     # ---- batches
 

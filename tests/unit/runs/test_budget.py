@@ -95,6 +95,26 @@ def test_probes_cost_a_training_of_each_arm_and_an_observation_before_and_after(
     assert [step for step, amount in enumerate(more) if amount] == [0, 4] and min(more[0], more[4]) >= probe
 
 
+@pytest.mark.parametrize(
+    ("compare", "every", "at"),
+    [("all", None, {2: 1, 6: 1}), ("all", 2, {2: 1, 4: 1, 6: 1}), (2, 2, {2: 2, 4: 1, 6: 2}), ("all", 4, {2: 1, 4: 1, 6: 1})],
+)  # fmt: skip
+def test_no_probe_is_run_before_the_policy_begins(make, compare, every, at):
+    """Two steps of eight are a warm-up, then a reward is due every four; `at`: the probes of each step, by hand. One that
+    measures all arms is the reward's too, if that compares all."""
+    reward = f"select.reward={{_target_: kdlab.methods.selection.rewards.Probe, compare: {compare}}}"
+    stage, data = make(
+        "select=adads", reward, f"select.probe_every={every or 'null'}", "select.warmup=0.25", "select.interval=4",
+        "select.evaluation_rows=8",
+    )  # fmt: skip
+    costs = StepCosts(stage, stage.module_without_weights(), data, 1)
+    most = [costs.most(step, 8).parts.get("paired_probe", 0.0) for step in range(8)]
+    assert {step for step, amount in enumerate(most) if amount} == set(at)
+    if 4 in at:
+        assert [most[2] > 1.5 * most[4], most[6] > 1.5 * most[4]] == [compare == 2] * 2
+    assert 0 < costs.total(8).parts["paired_probe"] <= sum(most)
+
+
 def test_observations_of_scored_rows_cost_what_arms_that_score_nothing_run(make):
     """Nothing in AdaDS's own arms; beside them `random` is one of seven, and nothing is observed at the first step."""
     random = "+select.arms.random={_target_: kdlab.methods.selection.strategies.random, _partial_: true}"

@@ -36,7 +36,7 @@ def reducible(evidence: Evidence) -> Tensor:
     if evidence.reference_loss is None:
         raise ValueError("reducible needs a reference's loss, found none in the evidence")
     own = row_means(evidence, label_loss, _labels(evidence, "reducible"))
-    known = own > -torch.inf
+    known = own != -torch.inf  # NaN stays: a row of a broken student is no row without a label
     reference = double(evidence.reference_loss)
     if not bool(reference[known].isfinite().all()):
         raise UserError("the reference's loss of some rows is not finite: take another reference")

@@ -21,7 +21,9 @@ class StudyRun:
     """A finished run with its costs. `score` as a share, higher is better; `majority`: that of the most frequent class.
 
     `teacher_flops` FLOPs of the teachers alone; `student_flops` those of one forward of the student on the rows that it
-    learnt from; `settings`: the settings of the selection that differ from their defaults. `classes` of the task, None where it is not known.
+    learnt from; `settings`: the settings of the selection that differ from their defaults; `asked`: teacher queries for each
+    row learnt from, above 1 where a strategy reads the teacher's answers to rows that it does not keep. `classes` of the
+    task, None where it is not known.
     """
 
     task: str
@@ -43,6 +45,7 @@ class StudyRun:
     stage: str = "finetune"
     classes: int | None = None
     scoring_flops: float = 0.0
+    asked: float = 1.0
 
     @property
     def method(self) -> str:
@@ -58,13 +61,13 @@ class StudyRun:
     @property
     def teacher_ratio(self) -> float:
         """FLOPs of a teacher's forward of a row over those of a student's."""
-        return self.teacher_flops / self.student_flops if self.student_flops else math.nan
+        return self.teacher_flops / (self.asked * self.student_flops) if self.asked * self.student_flops else math.nan
 
     def cost(self, teacher_ratio: float | None = None) -> float:
         """FLOPs of the run, as if a forward of the teacher cost `teacher_ratio` forwards of the student (None: as it did)."""
         if teacher_ratio is None:
             return self.flops
-        return self.flops - self.teacher_flops + teacher_ratio * self.student_flops
+        return self.flops - self.teacher_flops + teacher_ratio * self.asked * self.student_flops
 
     def collapsed(self) -> bool:
         """True if the student scores no better than the most frequent class."""
@@ -139,7 +142,16 @@ def _run(row: Mapping[str, Any], where: str) -> StudyRun:
         stage=str(row.get("stage") or "finetune"),
         classes=None if (classes := known("classes")) is None else int(classes),
         scoring_flops=known("scoring_flops") or 0.0,
+        asked=_asked(known, number),
     )
+
+
+def _asked(known: Callable[[str], float | None], number: Callable[[str], float]) -> float:
+    """Teacher queries for each row that the student learnt from; 1 where the number of these is not known."""
+    batch, ratio = number("batch"), number("ratio")
+    seen = known("rows_seen") or (known("steps") or 0) * batch  # older files lack the former
+    kept = seen / batch * max(1, math.floor(batch * ratio * (1 + 1e-12))) if batch else 0.0
+    return number("teacher_queries") / kept if kept else 1.0
 
 
 def _last(runs: Iterable[StudyRun]) -> list[StudyRun]:

@@ -58,6 +58,16 @@ def test_reducible_prefers_rows_that_the_reference_knows():
     assert float(strategies.reducible(row)[2]) < 0  # the student is better than the reference: nothing to learn there
 
 
+@pytest.mark.parametrize("name", ["loss", "reducible", "gradient_norm"])
+def test_a_row_of_a_broken_student_is_no_row_without_a_label(name):
+    """NaN is refused by whoever keeps rows; -inf would put it last without a word."""
+    logits = torch.tensor([[torch.nan, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    scores = getattr(strategies, name)(replace(evidence(logits, [0, 1, IGNORE]), reference_loss=torch.ones(3)))
+    assert scores.isnan().tolist() == [True, False, False] and scores[2] == -torch.inf
+    with pytest.raises(ValueError, match=r"NaN for rows \[0\]"):
+        top_k(scores, 0.5)
+
+
 def test_reducible_refuses_a_reference_without_a_finite_loss():
     row = evidence(torch.zeros(2, 3), [IGNORE, 1])
     assert strategies.reducible(replace(row, reference_loss=torch.tensor([torch.nan, 0.5]))).isfinite().tolist() == [

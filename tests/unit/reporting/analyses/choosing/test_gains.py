@@ -53,6 +53,24 @@ def test_a_dearer_teacher_moves_the_break_even():
     assert found[1] == pytest.approx(100 * (0.70 - at))
 
 
+def test_a_dearer_teacher_is_paid_for_all_the_answers_that_a_strategy_reads(tmp_path):
+    """20 rows of 200 a step are kept, and the teacher answers about all 200: 10 queries for each row learnt from. At 98
+    student forwards of 1 FLOP a teacher's costs 98 x 200 a step, beside 60 of training and 200 of scoring."""
+    assert run("disagreement", 1, 0.7, flops=1000.0, teacher_flops=600.0, student_flops=20.0, asked=10.0).cost(98) == (
+        1000 - 600 + 98 * 10 * 20
+    )
+    row = dict.fromkeys(("task", "knowledge", "select", "start", "settings"), "x") | {
+        "seed": 1, "ratio": 0.1, "steps": 5, "batch": 200, "score": 0.7, "flops": 5 * (60 + 200 + 400), "teacher_flops": 2000,
+        "teacher_queries": 1000, "student_flops": 100,
+    }  # fmt: skip
+    for more, asked in (({}, 10.0), ({"rows_seen": 2000}, 5.0)):  # on two ranks of 200 rows, 500 on each
+        file = tmp_path / "runs.csv"
+        file.write_text("\n".join(",".join(map(str, line)) for line in zip(*(row | more).items(), strict=True)))
+        (one,) = read([file])
+        assert one.asked == asked and one.teacher_ratio == pytest.approx(2000 / (asked * 100))
+        assert one.cost(98) == 5 * 660 - 2000 + 98 * asked * 100
+
+
 def test_only_random_runs_of_the_same_start_and_ratio_are_a_baseline():
     runs = [
         run("random", 1, 0.9, start="teacher"),
