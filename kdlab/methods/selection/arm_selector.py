@@ -215,7 +215,13 @@ class ArmSelector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.arm, self.last_reward = state["arm"], state["last_reward"]
         self._observed = state.get("objective")  # checkpoints before 2026-11-29 have none
-        self.policy.load_state_dict(state["policy"])
+        try:
+            self.policy.load_state_dict(state["policy"])
+        except KeyError as error:
+            held = ", ".join(map(str, state["policy"])) or "nothing"
+            raise UserError(
+                f"the checkpoint was saved by another policy than {type(self.policy).__name__}: it holds {held}, and no {error}"
+            ) from error
         if self.reward:
             self.reward.load_state_dict(state["reward"])
             self._last = list(state.get("last", ()))

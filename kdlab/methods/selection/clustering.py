@@ -13,6 +13,8 @@ from torch import Tensor
 
 from kdlab.errors import UserError
 
+LARGE = 1e15  # largest number whose squares are summed in float32
+
 
 def kmeans(features: Tensor, clusters: int, seed: int, niter: int = 20) -> tuple[Tensor, Tensor, Tensor]:
     """k-means of `features` (N, H) with k-means++ seeding: centres (K, H), assignment (N,) int64, distance (N,).
@@ -33,6 +35,11 @@ def kmeans(features: Tensor, clusters: int, seed: int, niter: int = 20) -> tuple
     # Distances are |x|^2 - 2xc + |c|^2; a large common offset, usual in BERT's states, would cost digits.
     offset = features.mean(0)
     points = features - offset
+    # squares of larger numbers overflow, and faiss then ends the process
+    scale = (points.abs().max() / LARGE).clamp(min=1)
+    points = points / scale
+    if not points.isfinite().all():
+        raise ValueError("features are too large for distances between rows")
     # unique(dim=0) is slow: called only if there are few distinct norms, of which there are at most as many as rows
     few = len(points.square().sum(1).unique()) <= clusters
     distinct = points.unique(dim=0) if few else points
@@ -43,7 +50,7 @@ def kmeans(features: Tensor, clusters: int, seed: int, niter: int = 20) -> tuple
     else:
         centres = _faiss_centres(faiss, points, clusters, seed, niter)
     assignment = _nearest(points, centres)
-    return centres + offset, assignment, (points - centres[assignment]).norm(dim=1)
+    return centres * scale + offset, assignment, (points - centres[assignment]).norm(dim=1) * scale
 
 
 @functools.cache

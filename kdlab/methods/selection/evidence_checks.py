@@ -12,6 +12,7 @@ _DIMENSIONS = {  # of the fields of Evidence
     "logits": (2, 3), "features": (2,), "labels": (1, 2), "mask": (2,), "rows": (1,), "votes": (3, 4),
     "teacher": (2, 3), "reference_loss": (1,),
 }  # fmt: skip
+MOST_ROWS = 2**34  # of a data set: a history has an entry for each id up to the largest
 
 
 def check_step(step: int) -> None:
@@ -44,6 +45,32 @@ def row_count(given: Evidence, origin: str) -> int:
     if len(set(found.values())) > 1:
         raise UserError(f"{origin}: rows differ in number: {', '.join(f'{n} {name}' for name, n in found.items())}")
     return next(iter(found.values()))
+
+
+def check_labels(given: Evidence, origin: str) -> None:
+    """UserError unless the labels are classes of the logits, one a row or a position (IGNORE: unknown)."""
+    labels, logits = given.labels, given.logits
+    if labels is None or logits is None or logits.shape[-1] < 2:
+        return
+    if labels.is_floating_point() or labels.is_complex():
+        raise UserError(
+            f"{origin}: labels of the type {str(labels.dtype).removeprefix('torch.')}, and logits of {logits.shape[-1]} "
+            "classes; class numbers are expected, int64"
+        )
+    if labels.shape != logits.shape[:-1]:
+        raise UserError(f"{origin}: labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}")
+    if int(labels.max()) >= logits.shape[-1]:
+        raise UserError(f"{origin}: the label {int(labels.max())}, and logits of {logits.shape[-1]} classes, from 0 on")
+
+
+def check_ids(rows: Tensor, origin: str) -> None:
+    """UserError unless the ids of rows are whole numbers from 0 on."""
+    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        kind = str(rows.dtype).removeprefix("torch.")
+        raise UserError(f"{origin}: rows of the type {kind}; ids of rows are expected, int64 from 0 on")
+    if int(rows.min()) < 0 or int(rows.max()) >= MOST_ROWS:
+        found = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
+        raise UserError(f"{origin}: the row id {found}; ids count the rows of the data set, from 0 to {MOST_ROWS:,}")
 
 
 def evidence_device(given: Evidence) -> torch.device:

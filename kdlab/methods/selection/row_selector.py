@@ -14,8 +14,15 @@ from kdlab.methods.marks import STRATEGY_FIELDS, UNDECLARED, marks_of, members_o
 from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.candidates import candidate_count, candidates, reads_student
 from kdlab.methods.selection.credit import Credit
-from kdlab.methods.selection.evidence_checks import check_step, evidence_device, labelled, row_count
-from kdlab.methods.selection.keeping import Keeping, Kept, classed
+from kdlab.methods.selection.evidence_checks import (
+    check_ids,
+    check_labels,
+    check_step,
+    evidence_device,
+    labelled,
+    row_count,
+)
+from kdlab.methods.selection.keeping import CLASS, Keeping, Kept, classed
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
 from kdlab.methods.selection.rewards.base import reads
@@ -230,7 +237,8 @@ class RowSelector(ArmSelector):
         try:
             with torch.no_grad():
                 scores = arm_scores(self.rule, whole, [whole])
-                if not isinstance(scores, Tensor) or scores.shape[-1:] != (count,) or scores.ndim > 2:
+                expected = (count,) if CLASS not in members_of(self.rule) else (2, count)
+                if not isinstance(scores, Tensor) or scores.shape != expected:
                     shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
                     raise UserError(
                         f"the strategy {self.arm} returned {shape}; a tensor ({count},) is expected, a score a row"
@@ -246,13 +254,18 @@ class RowSelector(ArmSelector):
         """UserError for evidence that the arm in force reads and `given` lacks."""
         for name, member in members_of(self.rule).items():
             marks = marks_of(member)
+            who = f"balance={self.keeping.balance}" if name == CLASS else f"the strategy {name or self.arm}"
             for field in sorted(marks.needs & STRATEGY_FIELDS) if marks is not UNDECLARED else ():
                 value = getattr(given, field)
                 if value is None:
                     what = "rows (their ids in the data set)" if field == "rows" else field
-                    raise UserError(f"{origin} has no {what}, which the strategy {name or self.arm} reads")
+                    raise UserError(f"{origin} has no {what}, which {who} reads")
                 if field == "labels" and not labelled(value):
-                    raise UserError(f"{origin}: no row has a label, which the strategy {name or self.arm} reads")
+                    raise UserError(f"{origin}: no row has a label, which {who} reads")
+                if field == "rows":
+                    check_ids(value, origin)
+            if marks is not UNDECLARED and "labels" in marks.needs and name != CLASS:
+                check_labels(given, origin)
         if distributed.world() > 1 and any(True for _ in stateful_members({str(self.arm): self.rule})):
             raise UserError(
                 f"the strategy {self.arm} keeps a history of rows, which ranks of a loop of your own do not share: "

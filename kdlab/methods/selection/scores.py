@@ -66,6 +66,12 @@ def _join(whole: Evidence, parts: list[Evidence], gather: Gather) -> None:
 
 
 def combined(arm: Any, scores: list[Tensor]) -> Tensor:
-    """The arm's scores (N,) from those of its members."""
+    """The arm's scores (N,) from those of its members. ValueError for members of other shapes."""
     combine = getattr(arm, "combine", None)
-    return scores[0] if combine is None else combine(torch.stack(scores))
+    if combine is None:
+        return scores[0]
+    for one in scores:
+        if not isinstance(one, Tensor) or one.shape != scores[-1].shape:
+            shape = tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__
+            raise ValueError(f"returned {shape}; a tensor {tuple(scores[-1].shape)} is expected, a score a row")
+    return combine(torch.stack(scores))

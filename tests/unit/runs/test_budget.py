@@ -102,9 +102,9 @@ def test_probes_cost_a_training_of_each_arm_and_an_observation_before_and_after(
 def test_no_probe_is_run_before_the_policy_begins(make, compare, every, at):
     """Two steps of eight are a warm-up, then a reward is due every four; `at`: the probes of each step, by hand. One that
     measures all arms is the reward's too, if that compares all."""
-    reward = f"select.reward={{_target_: kdlab.methods.selection.rewards.Probe, compare: {compare}}}"
+    reward = "select.reward._target_=kdlab.methods.selection.rewards.Probe", f"+select.reward.compare={compare}"
     stage, data = make(
-        "select=adads", reward, f"select.probe_every={every or 'null'}", "select.warmup=0.25", "select.interval=4",
+        "select=thompson", *reward, f"select.probe_every={every or 'null'}", "select.warmup=0.25", "select.interval=4",
         "select.evaluation_rows=8",
     )  # fmt: skip
     costs = StepCosts(stage, stage.module_without_weights(), data, 1)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import torch
 
+from kdlab.errors import UserError
 from kdlab.methods.selection.policies.checks import checked_arms, checked_reward, known_arm, restored
 from kdlab.methods.selection.policies.drawing import greedy, pick
 from kdlab.methods.selection.policies.scaling import RecentRewards
@@ -74,6 +75,11 @@ class WindowUCB:
     @checked
     def __init__(self, arms: Sequence[str], window: Window = 30, xi: NotNegative = 0.6):
         self.arms = checked_arms(arms)
+        if window < len(self.arms):
+            raise UserError(
+                f"window={window}: fewer rewards than the {len(self.arms)} arms, so that some arm always has none and is taken "
+                "first; a window of several rewards an arm"
+            )
         self.window, self.xi = window, float(xi)
         self._rewards: deque[tuple[str, float]] = deque(maxlen=window)
 

@@ -73,10 +73,15 @@ class FallBeyondTrend:
         raise NotImplementedError
 
     def observe(self, value: Observation) -> tuple[float | None, float | None]:
-        """Take one observation; (fall a unit, reward), each None while it does not exist. ValueError if the loss is
-        negative or not finite."""
-        if not (math.isfinite(value.loss) and value.loss >= 0):
-            raise ValueError(f"the observed loss must be finite and not negative, found {value.loss}")
+        """Take one observation; (fall a unit, reward), each None while it does not exist. ValueError if the loss is not
+        finite, UserError if it is negative."""
+        if not math.isfinite(value.loss):
+            raise ValueError(f"the observed loss must be finite, found {value.loss}")
+        if value.loss < 0:
+            raise UserError(
+                f"the observed loss is {value.loss:g}, and {type(self).__name__} compares logarithms, of a loss from 0 on; "
+                "the reward LossDecay (select.reward=loss_decay) takes any loss"
+            )
         before, self._log_loss = self._log_loss, math.log(max(value.loss, FLOOR))
         amount = self.amount(value)
         if before is None or value.arm is None or amount <= 0:

@@ -165,3 +165,14 @@ def test_each_gpu_gets_an_index_of_its_own(monkeypatch):
     assert asked == [64 * 2**20]  # scratch memory is taken once a GPU
     assert isinstance(clustering._index(faiss, 7, torch.device("cpu")), faiss.IndexFlatL2)
     clustering._resources.cache_clear()
+
+
+def test_large_numbers_cluster_as_small_ones_do_and_do_not_end_the_process():
+    """1e30 is a finite float32 and its square is not; by powers of 10 the groups stay the same."""
+    points = torch.cat([torch.randn(5, 3, generator=torch.Generator().manual_seed(1)) + 20 * i for i in range(3)])
+    _, wanted, near = kmeans(points, 3, 0)
+    _, found, distance = kmeans(points * 1e30, 3, 0)
+    assert (found[:, None] == found).equal(wanted[:, None] == wanted)
+    torch.testing.assert_close(distance / 1e30, near, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="too large"):
+        kmeans(torch.tensor([[3e38], [3e38], [-3e38], [1.0]]), 2, 0)

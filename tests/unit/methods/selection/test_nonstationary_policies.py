@@ -263,6 +263,7 @@ def test_bad_rewards_and_states_are_refused(make):
     [
         (lambda: DiscountedUCB(ARMS, gamma=1.0), r"gamma=1.0: a number in \(0, 1\)"),
         (lambda: DiscountedUCB(ARMS, xi=-1), "xi=-1: a number, at least 0"),
+        (lambda: WindowUCB(ARMS, window=len(ARMS) - 1), f"fewer rewards than the {len(ARMS)} arms"),
         (lambda: WindowUCB(ARMS, window=0), "window=0: a whole number, at least 1"),
         (lambda: Thompson(ARMS, prior=0), "prior=0: a number above 0"),
         (lambda: Thompson(ARMS, gamma=1.5), r"gamma=1.5: a number in \(0, 1\]"),

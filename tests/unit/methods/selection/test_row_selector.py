@@ -13,9 +13,23 @@ from scipy.stats import entropy
 
 import kdlab
 from kdlab.methods.selection import strategies
-from kdlab.methods.selection.policies import Fixed, Online, Schedule
+from kdlab.methods.selection.keeping import Keeping
+from kdlab.methods.selection.policies import (
+    UCB,
+    DiscountedUCB,
+    Exp3,
+    Exp3S,
+    Fixed,
+    Halving,
+    LinUCB,
+    Online,
+    Schedule,
+    Thompson,
+    WindowUCB,
+)
 from kdlab.methods.selection.rewards import LossDecay
 from kdlab.methods.selection.row_selector import RowSelector
+from kdlab.types import IGNORE
 
 ROWS, CLASSES, STEPS = 12, 3, 9
 LOSSES = [3.0, 2.5, 2.4, 1.9, 1.8, 1.2, 1.1, 0.7, 0.2]
@@ -155,3 +169,57 @@ def test_a_policy_that_learns_needs_something_to_observe():
 def test_scores_of_a_strategy_of_ones_own_are_checked(strategy, message):
     with pytest.raises(kdlab.UserError, match=message):
         alone(strategy).rows(0, logits=logits(0))
+
+
+CLASS_ROWS = torch.randn(4, 3, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("loss", {"labels": torch.rand(4)}, "labels of the type float32, and logits of 3 classes"),
+        ("loss", {"labels": torch.tensor([0, 1, 2, 3])}, "the label 3, and logits of 3 classes"),
+        ("gradient_norm", {"labels": torch.zeros(4, 2, dtype=torch.long)}, r"labels \(4, 2\) do not fit logits \(4, 3\)"),
+        ("divbs", {"labels": torch.full((4,), 9), "features": torch.ones(4, 2)}, "the label 9"),
+        ("forgetting", {"labels": torch.full((4,), 9), "rows": torch.arange(4)}, "the label 9"),
+        ("forgetting", {"labels": torch.zeros(4).long(), "rows": torch.rand(4)}, "rows of the type float32"),
+        ("forgetting", {"labels": torch.zeros(4).long(), "rows": torch.arange(4) - 1}, "the row id -1"),
+        ("forgetting", {"labels": torch.zeros(4).long(), "rows": torch.arange(4) + 10**13}, "the row id 10000000000003"),
+    ],
+)  # fmt: skip
+def test_labels_and_ids_that_are_none_are_one_line(name, more, message):
+    strategy = strategies.Forgetting() if name == "forgetting" else getattr(strategies, name)
+    with pytest.raises(kdlab.UserError, match=message):
+        RowSelector({name: strategy}, Fixed([name]), 0.5, STEPS, 0).rows(0, logits=CLASS_ROWS, **more)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "labels", "message"),
+    [
+        (strategies.random, torch.full((4,), IGNORE), r"rows\(\): no row has a label, which balance=label reads"),
+        (strategies.entropy, None, r"rows\(\) has no labels, which balance=label reads"),
+        (lambda evidence: evidence.logits, torch.zeros(4).long(), r"the strategy it: returned \(4, 3\)"),
+    ],
+)
+def test_a_balance_without_classes_names_itself(strategy, labels, message):
+    selector = RowSelector({"it": strategy}, Fixed(["it"]), 0.5, STEPS, 0, keeping=Keeping(balance="label"))
+    with pytest.raises(kdlab.UserError, match=message):
+        selector.rows(0, logits=CLASS_ROWS, labels=labels)
+
+
+def test_two_lines_of_scores_are_refused_where_no_class_is_read():
+    with pytest.raises(kdlab.UserError, match=r"returned \(2, 4\)"):
+        alone(lambda evidence: torch.zeros(2, 4)).rows(0, logits=CLASS_ROWS)
+
+
+def test_the_state_of_another_policy_is_one_line():
+    arms = {"a": strategies.entropy, "b": strategies.margin}
+    made = [
+        RowSelector(arms, policy(list(arms)), 0.5, STEPS, 0, LossDecay(), lambda: 1.0)
+        for policy in (Online, UCB, Exp3, Exp3S, LinUCB, Halving, Thompson, DiscountedUCB, WindowUCB)
+    ]
+    for one in made:
+        for other in made:
+            if one is not other:
+                with pytest.raises(kdlab.UserError, match="the checkpoint was saved by another policy than"):
+                    one.load_state_dict(other.state_dict())

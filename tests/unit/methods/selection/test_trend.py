@@ -166,10 +166,16 @@ def test_states_of_other_rewards_are_refused():
         Trend().load_state_dict({"window": 5, "observations": [], "speed": None})
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_losses_without_a_logarithm_are_not_taken(bad):
-    with pytest.raises(ValueError, match="finite and not negative"):
+    with pytest.raises(ValueError, match="must be finite"):
         Trend().observe(Observation(bad))
+
+
+def test_a_negative_loss_is_the_users_to_mend():
+    """A term of one's own may be negative; it has no logarithm."""
+    with pytest.raises(UserError, match="the observed loss is -1, and Trend compares logarithms"):
+        Trend().observe(Observation(-1.0))
 
 
 @pytest.mark.parametrize("given", [{"per": "minutes"}, {"decay": 1.0}, {"ridge": 0}, {"decay": -0.1}])
