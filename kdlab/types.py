@@ -201,7 +201,8 @@ class Outputs:
     hidden states (k, L, H) of the embeddings and then of each layer; `scores` attention scores (k, A, L, L) of each
     layer's A heads, scaled, before mask and softmax; `values` the layers' attention values (k, A, L, d); `uncertainty`
     (k,) of the rows, entropy / log C in [0, 1], detached, once it was computed; `classes` the classes of the data that
-    the C logits are of (None: all, in order); `documents` (k, L) as in `Batch`.
+    the C logits are of (None: all, in order); `documents` (k, L) as in `Batch`;
+    `causal`: a token reads none after it; `progress` share of the training done, in [0, 1].
     """
 
     logits: Tensor | None = None
@@ -214,6 +215,8 @@ class Outputs:
     uncertainty: Tensor | None = None
     classes: Sequence[int] | None = None
     documents: Tensor | None = None
+    causal: bool = False
+    progress: float = 0.0
 
     def take(self, index: Tensor, length: int) -> Outputs:
         """The rows at `index` (k,), cut to their first `length` tokens; logits and labels are of units and stay out."""
@@ -228,6 +231,8 @@ class Outputs:
             scores=layers(self.scores, 2, 3),
             values=layers(self.values, 2),
             documents=None if self.documents is None else self.documents[index][:, :length],
+            causal=self.causal,
+            progress=self.progress,
         )
 
 

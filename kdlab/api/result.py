@@ -41,16 +41,16 @@ class Result:
         from kdlab.models.head import head_of_result
 
         check_student(self.folder, self.content)
-        load = loading.load_classifier if head_of_result(self.content).per_row else loading.load_masked_lm
-        return load(self.folder / "student").eval()
+        return loading.load_with_head(self.folder / "student", head_of_result(self.content)).eval()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The student's tokenizer."""
         from kdlab.models import loading
+        from kdlab.models.head import head_of_result
 
         check_student(self.folder, self.content)
-        return loading.load_tokenizer(self.folder / "student")
+        return loading.load_tokenizer(self.folder / "student", masks=not head_of_result(self.content).causal)
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:

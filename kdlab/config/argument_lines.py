@@ -27,6 +27,10 @@ LINES = {
     "margin": "true: a row's loss is weighted by the margin of the two best teachers (MUKI)",
     # knowledge
     "layers": "Pairs of student and teacher layers: uniform, skip, last, or the teacher's layer of each student layer",
+    "jensen_shannon.beta": "Share of the teacher in the mixture, and weight of its divergence (GKD)",
+    "skew": "Share of the first distribution in the mixture that it is compared with (DistiLLM: 0.1)",
+    "interpolated_kl.start": "Share of the teacher's logits in the target when the training begins (TAID)",
+    "interpolated_kl.end": "Share of the teacher's logits in the target when the training ends (TAID: 1)",
     "temperature": "Temperature of the softened outputs; the loss is multiplied by its square",
     "patient.squared": "true: the squared distance (BERT-PKD); false: the distance (FeaK of KSM)",
     "patient.average": "true: the mean over layers and width (BERT-PKD's public code); false: the sum",

@@ -97,7 +97,7 @@ class Config:
         """UserError for a contradiction between groups."""
         if self.select.pool != "batch":
             self._pool(self.select.pool)
-        if self.select.balance != "none" and self.data.stage == "pretrain":
+        if self.select.balance != "none" and self.data.stage != "finetune":
             raise UserError(
                 f"select.balance={self.select.balance}: classes are those of a task's rows, and a row of text has none; "
                 "select.balance=none"
@@ -115,7 +115,7 @@ class Config:
         one_of("keep", self.keep, ("all", "best", "none"))
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
             raise UserError(f"name={self.name!r}: the name of a folder below outputs/")
-        if self.trainer.trace_every is not None and (self.data.stage == "pretrain" or self.select.ratio == 1):
+        if self.trainer.trace_every is not None and (self.data.stage != "finetune" or self.select.ratio == 1):
             raise UserError(
                 f"trainer.trace_every={self.trainer.trace_every}: a trace has the rows of a task that selection keeps; "
                 f"this run has stage {self.data.stage} and select.ratio={self.select.ratio:g}"
@@ -139,7 +139,7 @@ class Config:
                     f"teachers.split={self.teachers.split} student.start=teacher: each specialist's classifier knows a part "
                     "of the classes, and the student predicts all; student.start=backbone"
                 )
-            if self.data.stage == "pretrain":
+            if self.data.stage != "finetune":
                 raise UserError(
                     f"teachers.split={self.teachers.split}: specialists know a part of a task's classes, and plain text "
                     "has none: it goes with the fine-tuning stage"

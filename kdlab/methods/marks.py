@@ -43,6 +43,8 @@ class Marks:
     """Adoption rules: the smallest number of teachers it can choose among."""
     teacher: bool = True
     """Terms: whether the term reads the teacher's answer."""
+    whole: bool = False
+    """Terms on logits: whether the term needs the teacher's probability of every class, so that no cache of a few serves."""
     joint: bool = False
     """Terms: whether it reads the answers of all teachers at once (`kdlab.methods.knowledge.joint`)."""
     layer_mask: Callable[..., Tensor] | None = None
@@ -64,11 +66,12 @@ def needs(
     min_teachers: int = 2,
     teacher: bool = True,
     joint: bool = False,
+    whole: bool = False,
     layer_mask: Callable[..., Tensor] | None = None,
 ) -> Callable[[Rule], Rule]:
     """Declare the inputs that a rule needs, and its other `Marks`: for a function, or a class whose instances are
     rules."""
-    marks = Marks(frozenset(fields), rowwise, summary, per_row, mixes, min_teachers, teacher, joint, layer_mask)
+    marks = Marks(frozenset(fields), rowwise, summary, per_row, mixes, min_teachers, teacher, whole, joint, layer_mask)
 
     def declare(rule: Rule) -> Rule:
         rule.marks = marks  # pyright: ignore[reportFunctionMemberAccess]

@@ -122,7 +122,7 @@ class Encoder(nn.Module):
             outputs = documents.encode_apart(self._execution.encode, batch, wants)
         else:
             outputs = self._execution.encode(batch, wants)
-        outputs.documents = batch.documents
+        outputs.documents, outputs.causal = batch.documents, self.head.causal
         return outputs
 
     def executed(self, batch: Batch, wants: frozenset[str] = frozenset()) -> tuple[int, ...]:

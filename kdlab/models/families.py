@@ -24,15 +24,21 @@ def check_family(source: str | Path, config: Any, causal: bool) -> None:
 
 def check_decoder(source: str | Path, config: Any) -> None:
     """Raise WrongFamily, with the family and class, for a config of anything but a decoder with a language-model head."""
-    kind, family = _other_kind(config) or "a text encoder", config.model_type
-    encoder = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or family in _BIDIRECTIONAL
-    if kind == "a decoder" and family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder:
+    if is_decoder(config):
         return
+    kind = _other_kind(config) or "a text encoder"
     remedy = "; for encoders: +exp=adads_pretrain, +exp=adads_finetune" if kind == "a text encoder" else ""
     raise WrongFamily(
         f"the model in {source} is {kind} ({config.model_type}: {_class_of(config)}), and the causal stage has decoders: "
         f"Llama, Qwen, GPT-2, GPT-NeoX, Gemma and others that transformers loads as causal language models{remedy}"
     )
+
+
+def is_decoder(config: Any) -> bool:
+    """True for a config of a family whose tokens read only those before them, with a language-model head."""
+    family = config.model_type
+    encoder = family in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES or family in _BIDIRECTIONAL
+    return _other_kind(config) == "a decoder" and family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder
 
 
 def _class_of(config: Any) -> str:

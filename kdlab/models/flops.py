@@ -1,4 +1,4 @@
-"""FLOPs of encoders by their shape, and the cost formulas of the papers.
+"""FLOPs of encoders and decoders by their shape, and the cost formulas of the papers.
 
 A FLOP is half a multiply-add: a matrix product of (m, k) by (k, n) is 2 m k n. Only matrix products count, as in
 the papers and in torch's FlopCounterMode; embedding lookups, biases, norms, softmax and activations are free (about
@@ -30,8 +30,9 @@ class EncoderShape:
     `layers`: number of blocks of width `hidden` (H), with a feed-forward of width `intermediate`; `heads`: for
     information only, the count does not depend on it; `vocab`: V of the masked-LM head; `outputs`: C of a classifier
     (None: no classifier); `embedding`: width of the token embeddings if it is not H (ELECTRA: projected to H at the
-    input, and back before the vocabulary); `head_transform`: the masked-LM head has a dense layer before the
-    vocabulary; `gated`: the feed-forward has a gate (three matrices, ModernBERT); `relative`: number of relative
+    input, and back before the vocabulary); `attention`, `keys`: widths of all query heads and of all key heads together if
+    they are not H (grouped-query attention); `head_transform`: the masked-LM head has a dense layer before the
+    vocabulary; `gated`: the feed-forward has a gate (three matrices, ModernBERT, Llama); `relative`: number of relative
     position vectors that each token is multiplied with (DeBERTa: 2 x span for each of c2p, p2c).
     """
 
@@ -45,6 +46,8 @@ class EncoderShape:
     head_transform: bool = True
     gated: bool = False
     relative: int = 0
+    attention: int | None = None
+    keys: int | None = None
 
 
 def forward(shape: EncoderShape, rows: int, length: int, positions: int = 0) -> int:
@@ -66,13 +69,13 @@ def encoder(shape: EncoderShape, tokens: int, pairs: int, chosen: int | None = N
     """
     if tokens == 0:
         return 0
-    h = shape.hidden
-    per_token = 4 * h * h + (6 if shape.gated else 4) * h * shape.intermediate  # query, output, feed-forward
-    keys = 4 * tokens * h * h  # key and value
+    h, width = shape.hidden, shape.attention or shape.hidden
+    per_token = 4 * h * width + (6 if shape.gated else 4) * h * shape.intermediate  # query, output, feed-forward
+    keys = 4 * tokens * h * (shape.keys or width)  # key and value
     relative = 2 * shape.relative * h * (h + tokens)  # projected once a pass, then multiplied with every token
     embedding = 0 if shape.embedding in (None, h) else 2 * tokens * shape.embedding * h
-    full = keys + tokens * per_token + 4 * pairs * h + relative  # scores and weighted values of the pairs
-    last = full if chosen is None else keys + chosen * per_token + 4 * chosen_pairs * h + relative
+    full = keys + tokens * per_token + 4 * pairs * width + relative  # scores and weighted values of the pairs
+    last = full if chosen is None else keys + chosen * per_token + 4 * chosen_pairs * width + relative
     return embedding + (shape.layers - 1) * full + last
 
 
@@ -93,7 +96,13 @@ def backward(forward_flops: int) -> int:
     return BACKWARD_ADADS * forward_flops
 
 
+PLAIN_DECODERS = {"gpt2", "gpt_neox", "phi"}  # feed-forwards of two matrices
+GATED_DECODERS = {
+    "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2",
+}  # fmt: skip
 COUNTED = {
+    *PLAIN_DECODERS,
+    *GATED_DECODERS,
     "bert",
     "roberta",
     "xlm-roberta",
@@ -109,21 +118,29 @@ COUNTED = {
 def shape_of(config: Any, outputs: int | None = None) -> EncoderShape:
     """Shape of the encoder that a transformers config describes, with a classifier of `outputs` classes or none.
 
-    A family outside `COUNTED` is counted as a BERT of the same sizes, with a warning. UserError for a config without
-    these sizes.
+    A family outside `COUNTED` is counted as a BERT of the same sizes, with a warning. The pairs of a decoder are those
+    that a causal mask leaves out, too: kernels differ in what they skip. UserError for a config without these sizes.
     """
     family = getattr(config, "model_type", "unknown")
+    decodes = family in PLAIN_DECODERS | GATED_DECODERS
+    layers, heads = _read(config, "num_hidden_layers", "n_layers"), _read(config, "num_attention_heads", "n_heads")
+    hidden = _read(config, "hidden_size", "dim")
+    head = (getattr(config, "head_dim", None) if decodes else None) or hidden // heads
+    groups = (getattr(config, "num_key_value_heads", None) if decodes else None) or heads
     if family not in COUNTED:
         warnings.warn(f"FLOPs of model type {family!r} are counted as a BERT's of the same size", stacklevel=2)
     return EncoderShape(
-        layers=_read(config, "num_hidden_layers", "n_layers"),
-        hidden=_read(config, "hidden_size", "dim"),
-        intermediate=_read(config, "intermediate_size", "hidden_dim"),
-        heads=_read(config, "num_attention_heads", "n_heads"),
+        layers=layers,
+        hidden=hidden,
+        intermediate=_feed_forward(config, hidden),
+        heads=heads,
         vocab=_read(config, "vocab_size"),
         outputs=outputs,
         embedding=getattr(config, "embedding_size", None),
-        gated=family == "modernbert",
+        head_transform=not decodes,
+        gated=family in {"modernbert", *GATED_DECODERS},
+        attention=heads * head if decodes else None,
+        keys=groups * head if decodes else None,
         relative=_relative_positions(config) if getattr(config, "relative_attention", False) else 0,
     )
 
@@ -137,6 +154,12 @@ def _read(config: Any, *names: str) -> int:
         f"cannot count FLOPs of model type {getattr(config, 'model_type', 'unknown')!r}: its config has no "
         f"{' or '.join(names)}; use an encoder such as BERT, RoBERTa, DistilBERT or ELECTRA"
     )
+
+
+def _feed_forward(config: Any, hidden: int) -> int:
+    if hasattr(config, "n_inner"):  # GPT-2: four times the width unless it says otherwise
+        return int(config.n_inner or 4 * hidden)
+    return 4 * hidden if config.model_type == "bloom" else _read(config, "intermediate_size", "hidden_dim", "ffn_dim")
 
 
 def _relative_positions(config: Any) -> int:

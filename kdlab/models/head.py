@@ -20,7 +20,8 @@ class Head:
     `class_suffixes`: the ends of their own classes' names. `per_row`: True if the head reads one vector a row, False if it reads the vectors of single
     positions. `causal`: True if a position sees only those before it. `metric`: the headline score of comparisons;
     `direction` "minimize" or "maximize" it. `pipeline_tag`: the task in a model card. `probe`: a sentence for comparing
-    two copies of a model, with "{mask}" where a mask token may stand. `heldout`: the name of the held-out rows in tables.
+    two copies of a model, with "{mask}" where a mask token may stand. `heldout`: the name of the held-out rows in tables; `unit`: of what
+    it predicts; `loss`: the name of its loss.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Head:
     pipeline_tag: str
     probe: str
     heldout: str
+    unit: str
+    loss: str
 
     @property
     def model_class(self) -> Any:
@@ -55,6 +58,8 @@ MASKED_LM = Head(
     pipeline_tag="fill-mask",
     probe="Paris is the {mask} of France.",
     heldout="held-out text",
+    unit="masked position",
+    loss="masked-LM loss",
 )
 CLASSIFIER = Head(
     name="sequence_classification",
@@ -68,6 +73,8 @@ CLASSIFIER = Head(
     pipeline_tag="text-classification",
     probe="Paris is the {mask} of France.",
     heldout="dev set",
+    unit="row",
+    loss="loss",
 )
 CAUSAL_LM = Head(
     name="causal_lm",
@@ -81,6 +88,8 @@ CAUSAL_LM = Head(
     pipeline_tag="text-generation",
     probe="Paris is the capital of France.",
     heldout="held-out text",
+    unit="predicted token",
+    loss="next-token loss",
 )
 HEADS = {head.name: head for head in (MASKED_LM, CLASSIFIER, CAUSAL_LM)}
 STAGE_HEADS = {"pretrain": MASKED_LM, "finetune": CLASSIFIER, "causal": CAUSAL_LM}  # by `data.stage`

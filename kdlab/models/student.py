@@ -12,7 +12,11 @@ from torch import nn
 
 from kdlab.errors import UserError
 
-_PER_LAYER = ("layer_types", "mlp_layer_types")  # lists of settings, one a layer, in the configs of newer families
+_PER_LAYER = (
+    "layer_types",
+    "mlp_layer_types",
+    "no_rope_layers",
+)  # lists of settings, one a layer, in the configs of newer families
 
 
 def transformer_layers(model: transformers.PreTrainedModel) -> nn.ModuleList:
@@ -138,8 +142,9 @@ def random_student(teacher: transformers.PreTrainedModel, layers: int, hidden: i
     check_width(config, hidden)
     scale = hidden / config.hidden_size
     config.num_hidden_layers = layers
-    feed_forward = "intermediate_size" if "intermediate_size" in config.to_dict() else "hidden_dim"
-    setattr(config, feed_forward, round(getattr(config, feed_forward) * scale))
+    for name in ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner", "head_dim", "word_embed_proj_dim"):
+        if isinstance(size := config.to_dict().get(name), int):  # GPT-2's feed-forward follows from its width
+            setattr(config, name, round(size * scale))
     config.hidden_size = hidden
     for name in _PER_LAYER:
         if isinstance(getattr(config, name, None), list):

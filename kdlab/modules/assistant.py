@@ -12,7 +12,7 @@ from torch import Tensor
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distillation_loss import DistillationLoss
-from kdlab.modules.evaluation import MaskedLMScore, Scorer, inference_mode
+from kdlab.modules.evaluation import Scorer, inference_mode, text_score
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.modules.lightning_options import set_attribute
 from kdlab.modules.objective import WeightedTerm
@@ -53,7 +53,7 @@ class AssistantModule(pl.LightningModule):
         super().__init__()
         self.assistant = assistant
         self.ledger = ledger
-        self.score = score or MaskedLMScore(chunk)
+        self.score = score or text_score(assistant.head, chunk)
         terms = {
             "label": WeightedTerm(label_loss, label_weight),
             "soft": WeightedTerm(partial(soft_loss, temperature=temperature), 1 - label_weight),

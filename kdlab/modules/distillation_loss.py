@@ -120,6 +120,7 @@ class DistillationLoss:
         answers: list[TeacherAnswer] = []
         with timed(ledger, "student_forward"):
             outputs = self.student.encode(batch, needed | own)
+            outputs.progress = progress
             queried = plan.select(batch, outputs) if plan.select else queried
             index, query, queried_outputs = self._queried(batch, outputs, queried)
         with timed(ledger, self.queries.ledger_part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from torch import Tensor
 from kdlab.data.tasks import metric_names, metrics
 from kdlab.errors import UserError
 from kdlab.models.encoder import Encoder
+from kdlab.models.head import Head
 from kdlab.runtime import distributed
 from kdlab.runtime.progress import track
 from kdlab.types import Batch, TaskShape
@@ -114,8 +116,56 @@ class MaskedLMScore:
                 sums[2] += len(logits)
         loss, correct, positions = distributed.all_sum(sums).tolist()
         if positions == 0:
-            raise UserError("nothing to evaluate: no masked position in the held-out text")
+            raise UserError(f"nothing to evaluate: no {encoder.head.unit} in the held-out text")
         return {"loss": loss / positions, "accuracy": correct / positions}
+
+
+class CausalLMScore(MaskedLMScore):
+    """Next-token loss (nats), its exponential, the perplexity, and accuracy over all predicted tokens of all real rows."""
+
+    names = ("loss", "perplexity", "accuracy")
+
+    def __call__(
+        self,
+        encoder: Encoder,
+        batches: Iterable[Batch],
+        device: torch.device | None = None,
+        count: Count = count_nothing,
+        project: Project | None = None,
+    ) -> dict[str, float]:
+        scores = super().__call__(encoder, batches, device, count, project)
+        perplexity = math.exp(min(scores["loss"], 700.0))  # a float ends at exp(709)
+        return {"loss": scores["loss"], "perplexity": perplexity, "accuracy": scores["accuracy"]}
+
+
+def text_score(head: Head, chunk: int = 256) -> MaskedLMScore:
+    """The evaluation of a model of text by its head, `chunk` positions at a time."""
+    return CausalLMScore(chunk) if head.causal else MaskedLMScore(chunk)
+
+
+@torch.no_grad()
+def token_agreement(
+    student: Encoder,
+    teacher: Encoder,
+    project: Project,
+    batches: Iterable[Batch],
+    device: torch.device | None = None,
+    chunk: int = 256,
+) -> float:
+    """Share of the predicted tokens of all ranks' real rows at which student and teacher have the same most likely token
+    (collective); `project` gives the teacher's logits. `chunk` positions have logits at a time."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in track(batches, "comparing with the teacher", "batches"):
+        batch = batch.to(device or torch.device("cpu"))
+        row, token = batch.labelled().nonzero(as_tuple=True)
+        row, token = row[batch.real[row]], token[batch.real[row]]
+        own, theirs = (one.vectors(one.encode(batch), row, token) for one in (student, teacher))
+        for start in range(0, len(row), chunk):
+            part = slice(start, start + chunk)
+            same = student.project(own[part]).argmax(-1) == project(theirs[part]).argmax(-1)
+            sums += torch.stack([same.sum(), torch.tensor(len(same), device=same.device)]).double().cpu()
+    agreed, positions = distributed.all_sum(sums).tolist()
+    return agreed / max(positions, 1.0)
 
 
 class TaskScore:

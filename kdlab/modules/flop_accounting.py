@@ -187,7 +187,9 @@ def _taught_units(terms: Iterable[WeightedTerm]) -> list[str]:
 def _layers(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, needed: frozenset[str]) -> int:
     """FLOPs of the layers; where attention is read, its scores are computed a second time."""
     executed = encoder.executed(batch, needed)
-    recorded = 2 * executed[1] * shape.hidden * shape.layers if needed & {"scores", "values"} else 0
+    recorded = (
+        2 * executed[1] * (shape.attention or shape.hidden) * shape.layers if needed & {"scores", "values"} else 0
+    )
     return flops.encoder(shape, *executed) + recorded
 
 

@@ -272,7 +272,7 @@ class _LogitTerms:
         """The weighted sum over all units, a scalar; each term's own mean is added to `losses`."""
 
         def loss_of(logits: Tensor, chunk: slice) -> Tensor:
-            student = Outputs(logits=logits, labels=self.labels[chunk])
+            student = Outputs(logits=logits, labels=self.labels[chunk], progress=outputs.progress)
             parts = [one.of(chunk) for one in self.teacher_logits]
             loss = logits.new_zeros((), dtype=torch.float32)
             for name, w in self.terms.items():

@@ -14,7 +14,7 @@ from kdlab.errors import UserError
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder, dropout_mode
 from kdlab.modules.distillation_loss import DistillationLoss, timed
-from kdlab.modules.evaluation import Answers, MaskedLMScore, Scorer, inference_mode
+from kdlab.modules.evaluation import Answers, Scorer, inference_mode, text_score
 from kdlab.modules.evidence.outputs import evidence_of
 from kdlab.modules.evidence.teacher_answers import TeacherRows
 from kdlab.modules.finite_checks import StepHealth
@@ -65,7 +65,7 @@ class StudentModule(pl.LightningModule):
         self.ledger = ledger
         self.labels_on_all = labels_on == "all"
         self.chunk = chunk
-        self.score = score or MaskedLMScore(chunk)
+        self.score = score or text_score(student.head, chunk)
         self.distillation = DistillationLoss(student, terms, teachers, reduce, seed, chunk, mc_dropout)
         self.bridges = self.distillation.bridges  # the student's projections are trained and saved with it
         self.optimization = Optimization(optim, total_steps, seed)
@@ -291,6 +291,7 @@ class StudentModule(pl.LightningModule):
         with self.inference_mode():
             for batch, answers in batches:
                 outputs = self.encode(batch, part, needed)
+                outputs.progress = self.progress
                 queried = [(answer.number, answer.queried) for answer in answers]
                 heads = counter.objective(terms.values(), batch, queried, needed)
                 self.count_flops(part, heads + counter.teacher_heads(terms.values(), answers))

@@ -12,7 +12,7 @@ from kdlab.methods.knowledge.base import Term
 from kdlab.methods.knowledge.logits import label_cross_entropy, label_loss
 from kdlab.models.encoder import Encoder
 from kdlab.modules.distillation_loss import DistillationLoss
-from kdlab.modules.evaluation import MaskedLMScore, Scorer, inference_mode
+from kdlab.modules.evaluation import Scorer, inference_mode, text_score
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.modules.lightning_options import set_attribute
 from kdlab.modules.objective import WeightedTerm
@@ -52,7 +52,7 @@ class TeacherModule(pl.LightningModule):
         super().__init__()
         self.teacher = teacher
         self.ledger = ledger
-        self.score = score or MaskedLMScore(chunk)
+        self.score = score or text_score(teacher.head, chunk)
         term = term or (label_loss if teacher.per_row else label_cross_entropy)
         self.label_loss = DistillationLoss(teacher, {"label": WeightedTerm(term, 1.0)}, seed=seed, chunk=chunk)
         self.optimization = Optimization(optim, total_steps, seed)

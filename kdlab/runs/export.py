@@ -41,8 +41,8 @@ def _export(student: Path, out: Path, head: Head) -> None:
 
     from kdlab.models import loading
 
-    load = loading.load_classifier if head.per_row else loading.load_masked_lm
-    model, tokenizer = load(student).eval(), loading.load_tokenizer(student)
+    masks = not head.causal
+    model, tokenizer = loading.load_with_head(student, head).eval(), loading.load_tokenizer(student, masks=masks)
     temporary = out.with_name(f".{out.name}.tmp")
     with user_errors("exporting", out.parent):
         if temporary.exists():  # of an export that was killed
@@ -54,7 +54,8 @@ def _export(student: Path, out: Path, head: Head) -> None:
             tokenizer.save_pretrained(temporary)
             if (student / "README.md").is_file():
                 shutil.copyfile(student / "README.md", temporary / "README.md")
-        copy, copy_tokenizer = load(temporary).eval(), loading.load_tokenizer(temporary)
+        copy = loading.load_with_head(temporary, head).eval()
+        copy_tokenizer = loading.load_tokenizer(temporary, masks=masks)
         probe = head.probe.format(mask=tokenizer.mask_token)
         with torch.no_grad():
             before = model(**tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits

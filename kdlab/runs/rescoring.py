@@ -90,13 +90,13 @@ def _scored(
 
     from kdlab.models import loading
     from kdlab.models.encoder import Encoder
-    from kdlab.modules.evaluation import MaskedLMScore, TaskScore, in_order, with_answers
+    from kdlab.modules.evaluation import TaskScore, in_order, text_score, with_answers
     from kdlab.runtime.devices import first_device
 
     device = first_device(config.trainer.accelerator)
-    load = loading.load_masked_lm if found.shape is None else loading.load_classifier
-    student = Encoder(load(run / "student")).eval().to(device)
-    score = MaskedLMScore() if found.shape is None else TaskScore(found.shape, config.data.metric)
+    head = head_of_result(result)
+    student = Encoder(loading.load_with_head(run / "student", head)).eval().to(device)
+    score = text_score(head) if found.shape is None else TaskScore(found.shape, config.data.metric)
     half = result["devices"]["precision"] == "bf16-mixed"
     with torch.autocast(device.type, torch.bfloat16, enabled=half), torch.no_grad():
         if found.unlabelled:

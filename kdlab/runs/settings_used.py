@@ -35,6 +35,7 @@ NEUTRAL = (
     "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
 )  # fmt: skip
 _OTHERS_STAGE = {
+    "causal": ("task", "columns", "label_column", "regression", "train_rows", "augment", "max_unknown", "masking", "mask_probability"),
     "finetune": ("document", "text_column", "group", "min_length", "masking", "mask_probability", "heldout", "split_seed"),
     "pretrain": ("task", "columns", "label_column", "regression", "train_rows", "augment"),
 }  # fmt: skip
@@ -186,7 +187,7 @@ def _terms(facts: Facts) -> None:
 
 
 def _student(facts: Facts, result: Mapping[str, Any]) -> None:
-    if str(result.get("stage", "pretrain")) == "pretrain":
+    if str(result.get("stage", "pretrain")) != "finetune":
         _drop(facts, "student.start")  # a student of text starts as its teacher, whatever it says
     if facts.get("student.path") is not None:
         _drop(facts, "student.layers", "student.hidden", "student.pick")

@@ -1,4 +1,4 @@
-"""A stage: from a checked configuration and its inputs to teachers, student and module. Both stages share this."""
+"""A stage: from a checked configuration and its inputs to teachers, student and module. All stages share this."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from kdlab.types import TaskShape
 class Stage:
     """Teachers, student and module of one run, each made at its first use from the run's `inputs`.
 
-    `PretrainStage` and `FinetuneStage` define `inputs_class`, `teacher_pool` (all teachers of the run) and the methods
+    `PretrainStage`, `FinetuneStage` and `CausalStage` define `inputs_class`, `teacher_pool` (all teachers of the run) and the methods
     that raise NotImplementedError here.
     """
 
@@ -77,8 +77,13 @@ class Stage:
         "teacher NAME"; a specialist's on the rows of its classes."""
         raise NotImplementedError
 
+    def beside_teacher(self, module: StudentModule, teachers: Sequence[Teacher], data: Any) -> dict[str, float]:
+        """Scores of the student that compare it with the main teacher on the held-out rows (collective); none for a task,
+        whose answers are compared row by row."""
+        return {}
+
     def unigram_loss(self, data: Any) -> float | None:
-        """Masked-LM loss of the tokens' frequencies on the held-out text (collective); None for a task."""
+        """Loss of the tokens' frequencies on the held-out text (collective); None for a task."""
         return None
 
     @property
@@ -166,7 +171,7 @@ class Stage:
         given, main = self.config.student, self.inputs.main_source.config
         with torch.device("meta"):
             if given.path is not None:
-                student = self.empty_model(loading.load_config(given.path, given.revision))
+                student = self.empty_model(loading.load_config(given.path, given.revision, self.inputs.head.causal))
             elif given.hidden is not None:
                 student = random_student(self.empty_model(main), given.layers, given.hidden)
             else:

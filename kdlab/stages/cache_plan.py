@@ -32,7 +32,7 @@ class CachePlan:
 
 def cache_spec(stage: Stage) -> CacheSpec:
     """The parts of an answer that terms and rules read. UserError if the vocabulary setting cannot provide them."""
-    settings, row = stage.config.teachers, stage.inputs.fixed_inputs
+    settings, row = stage.config.teachers, stage.inputs.head.per_row
     terms = [w for w in stage.inputs.terms().values() if queries_teacher(w.term)]
     logit_terms = [w for w in terms if on_logits(w.term)]
     reads = frozenset().union(*(marks_of(w.term).needs for w in terms))
@@ -62,8 +62,9 @@ def cache_spec(stage: Stage) -> CacheSpec:
             f"{where}: select={stage.config.select.name} compares all logits of the teacher: cache_vocabulary=full"
         )
     temperatures = {name: temperature_of(w.term) for name, w in stage.inputs.terms().items() if w in logit_terms}
-    if None in temperatures.values():
-        name = next(name for name, temperature in temperatures.items() if temperature is None)
+    whole = [name for name, w in stage.inputs.terms().items() if w in logit_terms and marks_of(w.term).whole]
+    if whole or None in temperatures.values():
+        name = next(iter([*whole, *(name for name, temperature in temperatures.items() if temperature is None)]))
         raise UserError(f"{where}: knowledge.terms.{name} compares all logits: cache_vocabulary=full")
     if joint := [name for name, w in stage.inputs.terms().items() if w in logit_terms and is_joint(w.term)]:
         raise UserError(
@@ -103,7 +104,7 @@ def plan(stage: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
     size = sum(_row_bytes(stage, spec, member, data) * rows for member in members)
     epochs = 1 if stage.inputs.fixed_inputs else -(-batches // data.sampler(0, world).per_epoch)
     total = int(size + (32 * len(data.train) * epochs * len(members) if settings.cache == "disk" else 0))
-    remedy = "" if stage.inputs.fixed_inputs or spec.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
+    remedy = "" if stage.inputs.head.per_row or spec.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
     if not answer_cache.within_limit(stage.inputs, total, f"{rows:,} rows of {len(members)} teacher(s)", remedy):
         return None
     return CachePlan(spec, rows, total)
@@ -136,7 +137,8 @@ def _row_bytes(stage: Stage, spec: CacheSpec, member: TeacherSpec, data: Any) ->
     if spec.logits == "tokens":
         units = float(lengths.mean())
     elif spec.logits == "labelled":
-        units = float(np.maximum(1, np.round(stage.config.data.mask_probability * (lengths - 2))).mean())
+        shares = lengths - 1 if stage.inputs.head.causal else stage.config.data.mask_probability * (lengths - 2)
+        units = float(np.maximum(1, np.round(shares)).mean())
     return answer_cache.row_bytes(
         stage.inputs, spec, member, units, float(lengths.mean()), float((lengths**2).mean()), stage.inputs.precision
     )

@@ -200,7 +200,7 @@ class Inputs:
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerFast:
         """The tokenizer of the main teacher, and so of the student."""
-        return loading.load_tokenizer(self.main_source.place, self.config.teachers.revision)
+        return loading.load_tokenizer(self.main_source.place, self.config.teachers.revision, masks=not self.head.causal)
 
     @property
     def teacher_name(self) -> str:
@@ -212,14 +212,16 @@ class Inputs:
     def main_source(self) -> ModelSource:
         """The main teacher's files (`place`) and config, before it is fine-tuned or prepared."""
         teachers = self.config.teachers
-        return specs.source_of(teachers.name, teachers.path, teachers.revision, "teachers", self.store)
+        return specs.source_of(
+            teachers.name, teachers.path, teachers.revision, "teachers", self.store, self.head.causal
+        )
 
     @property
     def student_shape(self) -> ModelShape:
         """Layers, heads and width of the student, before it exists."""
         student, config = self.config.student, self.main_source.config
         if student.path is not None:
-            return ModelShape.of(loading.load_config(student.path, student.revision))
+            return ModelShape.of(loading.load_config(student.path, student.revision, self.head.causal))
         if student.hidden is not None:
             return ModelShape.of(config, student.layers, student.hidden)
         return ModelShape.of(config, len(pick_layers(student.layers, config.num_hidden_layers, student.pick)))

@@ -146,7 +146,11 @@ class Preparation:
 
         used = set(self.store.used)
         folder = self.store.get(kind, parts, build_and_record, what)
-        if config is not None and not built and forward_fields(loading.load_config(folder)) != forward_fields(config):
+        if (
+            config is not None
+            and not built
+            and forward_fields(loading.load_config(folder, causal=None)) != forward_fields(config)
+        ):
             if (entry := f"{kind}/{folder.name}") not in used:
                 self.store.used.pop(entry, None)
             folder = self.store.get(kind, {**parts, "config": forward_fields(config)}, build_and_record, what)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from kdlab.config.schema import Config
 from kdlab.stages.base import Stage
+from kdlab.stages.causal.stage import CausalStage
 from kdlab.stages.finetuning import FinetuneStage
 from kdlab.stages.pretraining import PretrainStage
 
-STAGES: dict[str, type[Stage]] = {"pretrain": PretrainStage, "finetune": FinetuneStage}
+STAGES: dict[str, type[Stage]] = {"pretrain": PretrainStage, "finetune": FinetuneStage, "causal": CausalStage}
 
 
 def stage_of(config: Config, notify: Callable[[str], None]) -> Stage:

@@ -11,6 +11,8 @@ from torch import nn
 
 from kdlab.config import arguments
 from kdlab.errors import UserError
+from kdlab.methods.knowledge.base import is_joint, on_logits
+from kdlab.methods.knowledge.hidden_states import patient, relation
 from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
 from kdlab.methods.selection.candidates import reads_student, require_choice
@@ -64,6 +66,7 @@ def _check(stage: Stage) -> None:
     elif stage.starts_as_teacher:
         stage.teacher_pool.check_one(stage.teacher_pool.main)
     _layers(stage)
+    _first_tokens(stage)
     outputs, label = stage.inputs.example
     fresh = stage.selection()
     check_own_policy(selection.policy, selection.reward, fresh.policy, fresh.reward)
@@ -91,7 +94,7 @@ def _check(stage: Stage) -> None:
     kinds = {
         config.model_type for config in (stage.inputs.student_shape.config, *(member.config for member in members))
     }
-    for kind in sorted(kinds - set(packing.PACKED)) if stage.config.exec == "packed" else ():
+    for kind in sorted(kinds - set(packing.PACKED) - packing.CAUSAL) if stage.config.exec == "packed" else ():
         stage.inputs.notify(
             f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)"
         )
@@ -122,18 +125,19 @@ def _reward(stage: Stage, reward: Any) -> None:
 
 
 def _encoders(stage: Stage) -> None:
-    """Every model that the configuration names is a text encoder: read their configs before tokenizers and rows."""
+    """Every model that the configuration names is a text encoder, or a decoder in the causal stage: read their configs
+    before tokenizers and rows."""
     config, inputs = stage.config, stage.inputs
     _ = inputs.main_source
     if config.student.path is not None:
-        loading.load_config(config.student.path, config.student.revision)
+        loading.load_config(config.student.path, config.student.revision, inputs.head.causal)
     for name, other in config.teachers.others.items() if inputs.queries_teacher else ():
         specs.other(name, other, inputs.main_source)
     paths = [config.adopt.assistant.path] if config.adopt.assistant is not None else []
     paths += [config.data.augment.model] if config.data.augment is not None else []
     for path in paths:
         if path is not None and Path(path).is_dir():  # what lacks a folder has a message of its own
-            loading.load_config(path)
+            loading.load_config(path, causal=inputs.head.causal)
 
 
 def _mixed(stage: Stage) -> None:
@@ -166,6 +170,23 @@ def _layers(stage: Stage) -> None:
             transformer_layers(empty(member.config))
     if stage.config.select.scoring == "early_exit":
         transformer_layers(empty(inputs.student_shape.config))
+
+
+def _first_tokens(stage: Stage) -> None:
+    """What reads the first token of a row as its [CLS] learns nothing from a decoder, whose first token reads no other."""
+    if not stage.inputs.head.causal:
+        return
+    for name, w in stage.inputs.terms().items():
+        if function_of(w.term) in (patient, relation) or (is_joint(w.term) and not on_logits(w.term)):
+            raise UserError(
+                f"knowledge.terms.{name} compares the first tokens of rows ([CLS]), and a decoder's first token reads no "
+                "other: knowledge=causal, or a term on all tokens, such as hidden_mse"
+            )
+    if "features" in ksm_training.needed_fields(stage):
+        raise UserError(
+            f"weigh={stage.config.weigh.name} reads the first tokens of rows ([CLS]), and a decoder's first token reads no "
+            "other: weigh=fixed, or weigh=uncertainty"
+        )
 
 
 def _strategies(stage: Stage, selection: Selection) -> None:
@@ -216,7 +237,7 @@ def _student(stage: Stage) -> None:
         loading.check_safetensors(given.path, given.revision, "student.path")
         loading.check_embeddings(stage.inputs.tokenizer, stage.inputs.student_shape.config, "the student")
         theirs, ours = (
-            loading.load_tokenizer(given.path, given.revision).get_vocab(),
+            loading.load_tokenizer(given.path, given.revision, not stage.inputs.head.causal).get_vocab(),
             stage.inputs.tokenizer.get_vocab(),
         )
         if theirs != ours:

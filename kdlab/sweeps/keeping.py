@@ -65,7 +65,7 @@ def best_of_comparable(jobs: Sequence[JobStatus]) -> set[int]:
 def _measure(config: Config) -> str:
     """The settings that decide by what and on which rows a student is scored; text also by its teacher's vocabulary."""
     data = {key: value for key, value in asdict(config.data).items() if key not in _TRAINING_ONLY}
-    teacher = [config.teachers.name, config.teachers.path] if config.data.stage == "pretrain" else []
+    teacher = [config.teachers.name, config.teachers.path] if config.data.stage != "finetune" else []
     return json.dumps([data, teacher], sort_keys=True, default=str)
 
 

@@ -218,7 +218,7 @@ def _given(config: Config, overrides: Sequence[str]) -> dict[str, list[str]]:
         )
     if config.data.stage != "finetune":
         raise UserError(
-            "suite: its tasks are labelled data, and data.stage is pretrain: choose data=glue, or suite=null"
+            f"suite: its tasks are labelled data, and data.stage is {config.data.stage}: choose data=glue, or suite=null"
         )
     if config.data.task is not None:
         raise UserError(

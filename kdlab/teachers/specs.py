@@ -14,7 +14,7 @@ from kdlab.config.teacher_groups import ASSISTANT, AssistantConfig, OtherTeacher
 from kdlab.errors import UserError, nearest
 from kdlab.models import flops, loading
 from kdlab.models.bundled import PACKAGES
-from kdlab.models.families import WrongFamily
+from kdlab.models.families import WrongFamily, is_decoder
 from kdlab.models.gguf import GGUF_MODELS
 from kdlab.models.student import pick_layers
 from kdlab.storage.artifacts import ArtifactStore, key_of
@@ -101,13 +101,19 @@ def place_of(name: str | None, path: str | None, where: str, store: ArtifactStor
 
 
 def source_of(
-    name: str | None, path: str | None, revision: str | None, where: str, store: ArtifactStore | None = None
+    name: str | None,
+    path: str | None,
+    revision: str | None,
+    where: str,
+    store: ArtifactStore | None = None,
+    causal: bool = False,
 ) -> ModelSource:
-    """Locate a teacher (`place_of`) and read its config; UserError if there is none, with the names that need no Hub."""
+    """Locate a teacher (`place_of`), a decoder (`causal`) or an encoder, and read its config; UserError if there is none,
+    with the names that need no Hub."""
     place = place_of(name, path, where, store)
     loading.check_safetensors(place, revision, f"{where}.name")
     try:
-        return ModelSource(place, revision, loading.load_config(place, revision))
+        return ModelSource(place, revision, loading.load_config(place, revision, causal))
     except WrongFamily:
         raise
     except UserError as error:
@@ -121,7 +127,8 @@ def other(name: str, settings: OtherTeacherConfig, main: ModelSource) -> Teacher
     where = f"teachers.others.{name}"
     source = main
     if settings.path is not None or settings.name is not None:
-        source = source_of(settings.name, settings.path, settings.revision, where)
+        causal = is_decoder(main.config)
+        source = source_of(settings.name, settings.path, settings.revision, where, causal=causal)
     layers = None
     if settings.layers is not None:
         depth = source.config.num_hidden_layers
@@ -138,7 +145,7 @@ def assistant(settings: AssistantConfig, main: ModelSource, student_depth: int) 
     """The assistant that adopt.assistant describes; UserError unless its depth is between those of student and teacher."""
     depth = main.config.num_hidden_layers
     if settings.path is not None:
-        source = ModelSource(settings.path, None, loading.load_config(settings.path))
+        source = ModelSource(settings.path, None, loading.load_config(settings.path, causal=is_decoder(main.config)))
         spec = TeacherSpec(ASSISTANT, ASSISTANT, source, None, None, settings)
     else:
         number = settings.layers if settings.layers is not None else assistant_layers(depth, student_depth)
@@ -189,7 +196,8 @@ def check_names(members: Sequence[TeacherSpec]) -> None:
 
 def check_vocabulary(member: TeacherSpec, tokens: dict[str, int], max_length: int) -> None:
     """UserError unless a teacher of another source has the vocabulary `tokens` and reads rows of `max_length` tokens."""
-    tokenizer = loading.load_tokenizer(member.source.place, member.source.revision)
+    masks = not is_decoder(member.source.config)
+    tokenizer = loading.load_tokenizer(member.source.place, member.source.revision, masks)
     vocabulary = tokenizer.get_vocab()
     if vocabulary != tokens:
         raise UserError(

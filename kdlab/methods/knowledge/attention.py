@@ -1,4 +1,7 @@
-"""Knowledge terms on attention, (k,): one number a row (`kdlab.methods.knowledge.base` has the contract of a term)."""
+"""Knowledge terms on attention, (k,): one number a row (`kdlab.methods.knowledge.base` has the contract of a term).
+
+Of decoders, the tokens before a token in its own document take the place of all tokens (`Outputs.causal`).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def attention_mse(student: Outputs, teacher: Outputs, layers: LayerMap = "unifor
     takes the mean over padding too. Both need the same number of heads.
     """
     pairs = paired_layers(layers, student.scores, teacher.scores)
-    return torch.stack([_score_mse(s, t, student.mask) for s, t in pairs]).sum(0)  # pyright: ignore
+    return torch.stack([_score_mse(s, t, student) for s, t in pairs]).sum(0)  # pyright: ignore
 
 
 @needs("scores")
@@ -33,7 +36,7 @@ def attention_relation(student: Outputs, teacher: Outputs) -> Tensor:
     MiniLM (Wang et al. 2020), L_AT. Both need the same number of heads. The distributions are over all real tokens, so
     for a last layer with a sliding window (ModernBERT's local ones) over more tokens than it attends to.
     """
-    return _divergence(student.scores[-1], teacher.scores[-1], student.mask)  # pyright: ignore
+    return _divergence(student.scores[-1], teacher.scores[-1], student)  # pyright: ignore
 
 
 @needs("values")
@@ -44,14 +47,14 @@ def value_relation(student: Outputs, teacher: Outputs) -> Tensor:
     MiniLM (Wang et al. 2020), L_VR, in nats. As many heads in both; their size d may differ.
     """
     s, t = (_products(outputs.values[-1]) for outputs in (student, teacher))  # pyright: ignore
-    return _divergence(s, t, student.mask)  # pyright: ignore[reportArgumentType]
+    return _divergence(s, t, student)
 
 
-def _score_mse(s: Tensor, t: Tensor, mask: Tensor) -> Tensor:
+def _score_mse(s: Tensor, t: Tensor, student: Outputs) -> Tensor:
     _same_heads(s, t)
     error = (s.float() - t.float()).square().mean(1)
-    real = mask.to(error.dtype)
-    pair = real[:, :, None] * real[:, None, :]
+    real = student.mask.to(error.dtype)  # pyright: ignore[reportOptionalMemberAccess]
+    pair = real[:, :, None] * _readable(student)
     return (error * pair).sum((1, 2)) / pair.sum((1, 2)).clamp_min(1)
 
 
@@ -68,11 +71,25 @@ def _products(values: Tensor) -> Tensor:
         return values @ values.transpose(2, 3) / values.shape[-1] ** 0.5
 
 
-def _divergence(s: Tensor, t: Tensor, mask: Tensor) -> Tensor:
-    """Mean over heads and real queries of KL(softmax(t) || softmax(s)) over real keys; s, t (k, A, L, L), mask (k,
-    L)."""
+def _readable(outputs: Outputs) -> Tensor:
+    """The tokens that each token reads, (k, L, L) bool, or (k, 1, L) where all read the same: real ones; of a decoder,
+    those before it and itself, in its document."""
+    mask = outputs.mask
+    assert mask is not None
+    real = mask.bool().unsqueeze(1)
+    if not outputs.causal:
+        return real
+    token = torch.arange(mask.shape[1], device=mask.device)
+    before = real & (token.unsqueeze(1) >= token)
+    documents = outputs.documents
+    return before if documents is None else before & (documents.unsqueeze(2) == documents.unsqueeze(1))
+
+
+def _divergence(s: Tensor, t: Tensor, student: Outputs) -> Tensor:
+    """Mean over heads and real queries of KL(softmax(t) || softmax(s)) over the keys they read; s, t (k, A, L, L)."""
     _same_heads(s, t)
-    padding = mask[:, None, None, :] == 0
+    padding = ~_readable(student).unsqueeze(1)
     least = torch.finfo(torch.float32).min  # not -inf: 0 * (-inf + inf) would be NaN in the sum
     log_s, log_t = (F.log_softmax(x.float().masked_fill(padding, least), -1) for x in (s, t))
-    return token_mean(F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1).mean(1), mask)
+    divergence = F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1).mean(1)
+    return token_mean(divergence, student.mask)  # pyright: ignore[reportArgumentType]

@@ -36,6 +36,8 @@ def evaluate(prepared: PreparedRun, evaluation: EvaluationCallback) -> HeldOut:
     if not scored:  # resumed after the last step
         scored, dev = with_answers(module.evaluate, lambda: module.answers, splits["dev"])
     others = stage.teachers_on_heldout(module, teachers, data) if teachers else {}
+    if teachers:
+        scored = {**scored, **stage.beside_teacher(module, teachers, data)}
     answers = {"dev": {"student": dev, **stage.answers("dev", teachers)}} if dev else {}
     test: dict[str, dict[str, float]] = {}
     if splits["test"]:

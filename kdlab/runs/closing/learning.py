@@ -9,6 +9,7 @@ from typing import Any
 
 from kdlab.data.tasks.metrics import hardly_better
 from kdlab.errors import UserError
+from kdlab.models.head import head_of_result
 from kdlab.plotting.run_tables import number_in, rows_of
 from kdlab.runs.closing.scores import NOTHING, UNTAUGHT, taught, teaches
 from kdlab.types import Caveat
@@ -23,7 +24,7 @@ def caveats(result: Mapping[str, Any], unigram: float | None, first: float | Non
     """Caveats of the student's held-out scores. `unigram`: loss of the tokens' frequencies, `first`: of the student at its
     start, both on text."""
     weak: list[Caveat] = []
-    if result["stage"] == "pretrain":
+    if not head_of_result(result).per_row:
         lines = [_text(result["metrics"]["student"]["loss"], unigram, first)]
         weak = _weak_teachers(result["metrics"], unigram)
     else:

@@ -12,6 +12,8 @@ from kdlab.runs.closing.scores import rewarded_on_dev, taught
 from kdlab.runs.closing.size_lines import size_markdown
 from kdlab.storage.escaping import markdown_code, markdown_text
 
+_STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning", "causal": "causal language modelling"}
+
 
 def card(result: dict[str, Any]) -> str:
     """The text of student/README.md, from the result.json of the run."""
@@ -30,9 +32,9 @@ pipeline_tag: {head.pipeline_tag}
 tags: [knowledge-distillation, kdlab]
 ---
 
-# {"A student of " + teacher if taught(result) else "A fine-tuned encoder"} on {markdown_text(name_in(result["data"]))}
+# {"A student of " + teacher if taught(result) else "A fine-tuned model"} on {markdown_text(name_in(result["data"]))}
 
-{how} with kdlab {result["versions"].get("kdlab", "")} at the {"fine-tuning" if head.per_row else "pre-training"} stage: {result["steps"]} steps,
+{how} with kdlab {result["versions"].get("kdlab", "")} at the {_STAGES[result["stage"]]} stage: {result["steps"]} steps,
 knowledge {markdown_code(str(result["knowledge"]))}, data selection {markdown_code(result["select"]["name"])} at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
 {_origin(result)}.
 

@@ -10,7 +10,7 @@ from kdlab.data.tasks.metric_names import OF_CLASSES, OF_NUMBERS
 from kdlab.models.head import head_of_result
 
 NOTHING, UNTAUGHT = "learnt_nothing", "below_no_kd"  # kinds of caveats of a student that no saving is claimed for
-SHOWN = ("loss", *OF_CLASSES, *OF_NUMBERS)
+SHOWN = ("loss", "perplexity", *OF_CLASSES, *OF_NUMBERS, "agreement")
 
 
 def quality(result: dict[str, Any]) -> list[str]:
@@ -33,7 +33,7 @@ def quality(result: dict[str, Any]) -> list[str]:
     theirs = sorted((name for name in found if teaches(name)), key=lambda name: name == "teacher")  # the main one last
     order = [name for name in found if name not in ("student", *theirs)] + ["student", *theirs]
     lines = [f"{head.heldout + rows:<{width + 2}}" + "".join(f"{t:>{w}}" for t, w in zip(titles, widths, strict=True))]
-    lines[0] += "" if head.per_row else "   (masked positions)"
+    lines[0] += "" if head.per_row else f"   ({head.unit}s)"
     lines[0] += "   (a module was rewarded on these rows)" if rewarded_on_dev(result) else ""
     for name in order:
         line = f"  {name:<{width}}"
@@ -55,7 +55,7 @@ def metric_of(result: Mapping[str, Any]) -> str:
         name for name in student if not name.startswith(("loss", "score")) and "_" not in name
     ]
     if "score" not in student:
-        return "masked-LM loss"
+        return head_of_result(result).loss
     return data.get("metric") or " and ".join(names) or "score"
 
 
@@ -87,7 +87,9 @@ def shown(name: str, value: float | None) -> str:
     """A score by the name of its metric as tables show it: losses in nats, others in percent; "-" for None."""
     if value is None:
         return "-"
-    return f"{value:.3f}" if name.startswith("loss") else f"{value:.1%}" if "accuracy" in name else f"{100 * value:.1f}"
+    if name.startswith(("loss", "perplexity")):
+        return f"{value:.3f}"
+    return f"{value:.1%}" if "accuracy" in name else f"{100 * value:.1f}"
 
 
 def is_saving(result: Mapping[str, Any]) -> bool:

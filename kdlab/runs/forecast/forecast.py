@@ -251,7 +251,7 @@ class _Planner:
     def heldout(self, final: bool) -> int:
         """Rows that an evaluation reads, of all splits."""
         limit, folder = self.config.data.heldout_rows, self.data.folder
-        if not self.stage.inputs.fixed_inputs:
+        if not self.stage.inputs.head.per_row:
             return int(self.data.heldout_rows)
         sizes = [len(rows) for rows in dataset.scored_splits(folder, "dev").values()]
         return sum(size if final or limit is None else min(limit, size) for size in sizes)

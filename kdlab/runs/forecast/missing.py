@@ -73,7 +73,11 @@ class FoundPreparation(Preparation):
         """The folder of a trained artifact that is in the store, as `Preparation.get`."""
         folder = self.store.find(kind, parts)
         fields = None if config is None else forward_fields(config)
-        if folder is not None and fields is not None and forward_fields(loading.load_config(folder)) != fields:
+        if (
+            folder is not None
+            and fields is not None
+            and forward_fields(loading.load_config(folder, causal=None)) != fields
+        ):
             parts = {**parts, "config": fields}
             folder = self.store.find(kind, parts)
         if folder is None:
@@ -108,7 +112,7 @@ def only_some_rows(inputs: Inputs) -> Callable[[], float]:
 
     Returns a function that tells, once they are, how many times as many there are in all.
     """
-    if inputs.fixed_inputs:
+    if inputs.head.per_row:
         if inputs.store.find("task", inputs.task_parts) is not None:  # pyright: ignore[reportAttributeAccessIssue]
             return lambda: 1.0
         rows = inputs.rows  # pyright: ignore[reportAttributeAccessIssue]
@@ -117,6 +121,8 @@ def only_some_rows(inputs: Inputs) -> Callable[[], float]:
         inputs.__dict__["rows"] = limited(rows, MOST_ROWS)
         return lambda: count / min(count, MOST_ROWS)
     if inputs.store.find("corpus", inputs.corpus_parts) is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return lambda: 1.0
+    if not hasattr(inputs.source, "documents"):  # prompts with completions are read in one go
         return lambda: 1.0
     beginning = BeginningOfText(inputs.source)
     inputs.__dict__["source"] = beginning

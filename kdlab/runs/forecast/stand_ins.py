@@ -49,7 +49,7 @@ def student_of(stage: Stage) -> Encoder:
     """The run's student, with its frozen parts and dropout."""
     given, source = stage.config.student, stage.inputs.main_source.config
     if given.path is not None:
-        model = model_of(stage, loading.load_config(given.path, given.revision))
+        model = model_of(stage, loading.load_config(given.path, given.revision, stage.inputs.head.causal))
     elif given.hidden is not None:
         model = random_student(model_of(stage, source), given.layers, given.hidden)  # pyright: ignore[reportArgumentType]
     else:

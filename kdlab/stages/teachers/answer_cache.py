@@ -53,7 +53,7 @@ def within_limit(inputs: Inputs, total: int, content: str, remedy: str = "") -> 
 
 def outputs_of(inputs: Inputs, member: TeacherSpec) -> int:
     """Logits per prediction of a teacher: number of classes C, or vocabulary size V."""
-    if not inputs.fixed_inputs:
+    if not inputs.head.per_row:
         return int(member.config.vocab_size)
     return inputs.example[0] if member.classes is None else len(member.classes)
 

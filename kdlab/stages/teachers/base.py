@@ -129,7 +129,7 @@ class TeacherPool:
     def weights(self, member: TeacherSpec) -> dict[str, Any]:
         """Key parts of a teacher's answers: the hash of its weights, and the names of its classes."""
         folder = self.folder(member)
-        config = loading.load_config(folder, self.revision(member))
+        config = loading.load_config(folder, self.revision(member), self.inputs.head.causal)
         return {
             "teacher": specs.weights_of(folder, self.revision(member)),
             "classes": list(loading.labels_of(config)),

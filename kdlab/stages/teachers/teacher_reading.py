@@ -101,14 +101,14 @@ def _check_reference(inputs: Inputs) -> None:
     where, folder = f"select.reference={inputs.config.select.reference}", _folder(inputs.config.select.reference)
     if not (folder / "config.json").is_file():
         raise UserError(f"{where}: no model folder, nor a run folder with a student; or select.reference=teacher")
-    config = loading.load_config(folder)
+    config = loading.load_config(folder, causal=inputs.head.causal)
     if not head_keys.has_head(folder, config, inputs.head.model_class):
         raise UserError(f"{where}: a model without a trained head has no loss to subtract")
     labels = inputs.shape.labels if isinstance(inputs, TaskInputs) else None
     if labels is not None and loading.labels_of(config) != labels:
         found, ours = (", ".join(names[:9]) for names in (loading.labels_of(config), labels))
         raise UserError(f"{where}: it predicts the classes {found}, and the task has {ours}")
-    if loading.load_tokenizer(folder).get_vocab() != inputs.tokenizer.get_vocab():
+    if loading.load_tokenizer(folder, masks=not inputs.head.causal).get_vocab() != inputs.tokenizer.get_vocab():
         raise UserError(f"{where}: its tokenizer is another one than the teacher's")
 
 
@@ -126,5 +126,5 @@ def reference_counter(stage: Stage) -> FlopCounter | None:
     if select.reference == TEACHER:
         return None
     with torch.device("meta"):
-        model = stage.empty_model(loading.load_config(_folder(select.reference)))
+        model = stage.empty_model(loading.load_config(_folder(select.reference), causal=inputs.head.causal))
     return FlopCounter(Encoder(model, inputs.execution), (), False)

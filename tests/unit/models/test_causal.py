@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from kdlab.methods.knowledge.divergences import interpolated_kl, jensen_shannon
+from kdlab.methods.knowledge.logits import label_cross_entropy, soft_cross_entropy
+from kdlab.models import flops
 from kdlab.models.encoder import Encoder
 from kdlab.models.head import CAUSAL_LM
 from kdlab.models.packing import CAUSAL
+from kdlab.models.student import random_student, student_from, transformer_layers
 from kdlab.modules.chunked_loss import chunked_loss
+from kdlab.modules.objective import WeightedTerm
+from kdlab.modules.optimizer import OptimizerSettings
+from kdlab.modules.student import StudentModule
+from kdlab.teachers.teacher import Teacher
 from kdlab.testing.tiny import tiny_decoder_config
 from kdlab.types import IGNORE, Batch
 
@@ -157,3 +167,67 @@ def test_an_off_by_one_is_noticed():
     for wrong in (batch.input_ids, batch.labels.roll(-1, 1)):
         batch.labels = torch.where(batch.attention_mask.bool(), wrong, IGNORE)
         assert abs(float((loss_of(Encoder(model), batch) - theirs.loss).detach())) > 1e-3
+
+
+@pytest.mark.parametrize("family", [*sorted(CAUSAL), "opt", "bloom"])
+@pytest.mark.filterwarnings("ignore:FLOPs of model type")
+def test_flops_are_those_of_torchs_counter(family):
+    model = decoder(family)
+    model.set_attn_implementation("eager")
+    length = 16
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.full((3, length), 5), use_cache=False)
+    # a matrix per layer or two that models make of positions are no products of weights or tokens
+    ours = flops.forward(flops.shape_of(model.config), 3, length, 3 * length)
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.01 if family in CAUSAL else 0.3)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox"])
+def test_students_are_layers_of_the_teacher_or_narrower_and_tied_as_it_is(family):
+    teacher = decoder(family)
+    student = student_from(teacher, [0, 2])
+    assert student.config.num_hidden_layers == 2 == len(transformer_layers(student))
+    tied = teacher.get_output_embeddings().weight is teacher.get_input_embeddings().weight  # type: ignore[union-attr]
+    assert tied == (family not in ("gpt_neox", "llama", "qwen3"))
+    narrow = random_student(teacher, 2, 16)
+    for model in (student, narrow):
+        same = model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[union-attr]
+        assert same == tied
+    batch = texts()
+    assert loss_of(Encoder(narrow), batch).isfinite()
+    with torch.no_grad():
+        for param in transformer_layers(teacher)[1].parameters():
+            param.zero_()  # a layer that adds nothing to the residual stream
+        hidden = [Encoder(one).encode(batch).hidden for one in (teacher, student)]
+    if family in ("llama", "qwen3", "gpt2", "gpt_neox"):
+        torch.testing.assert_close(*hidden, rtol=1e-4, atol=1e-4)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(one, torch.Tensor):
+                self.found = max(self.found, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("term", [soft_cross_entropy, jensen_shannon, interpolated_kl], ids=lambda term: term.__name__)
+def test_no_tensor_of_rows_times_length_times_vocabulary_is_made(term):
+    rows, length, vocabulary = 8, 128, 49_152
+    config = tiny_decoder_config("llama", layers=1, vocabulary=vocabulary)
+    config.tie_word_embeddings = True
+    student, teacher = (Encoder(transformers.AutoModelForCausalLM.from_config(config), "packed") for _ in range(2))
+    terms = {"label": WeightedTerm(label_cross_entropy, 0.5), "soft": WeightedTerm(term, 0.5)}
+    module = StudentModule(student, terms, OptimizerSettings(lr=1e-3), 1, [Teacher("teacher", teacher)])
+    batch = texts([length] * rows, vocabulary)
+    with Largest() as largest:
+        module.loss(batch, local=True).backward()
+    assert largest.found <= 256 * vocabulary  # the logits of a chunk, a quarter of all
+    assert student.model.get_input_embeddings().weight.grad.abs().sum() > 0  # type: ignore[union-attr]

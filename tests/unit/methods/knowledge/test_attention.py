@@ -57,3 +57,31 @@ def test_value_relation_compares_relations_of_values_whatever_their_size():
 def test_attention_of_another_number_of_heads_is_refused(name):
     with pytest.raises(UserError, match="the student has 2, the teacher 3"):
         getattr(attention, name)(shown(2, heads=2), shown(2, heads=3))
+
+
+@pytest.mark.parametrize("documents", [None, [[0, 0, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0]]])
+def test_decoders_are_compared_on_the_tokens_before_in_the_same_document(documents):
+    student, teacher = shown(2, heads=3), shown(4, heads=3)
+    student.causal = True
+    student.documents = None if documents is None else torch.tensor(documents)
+    s, t, v, w = (numpy(x) for x in (student.scores, teacher.scores, student.values, teacher.values))
+
+    def before(i: int, j: int) -> list[int]:
+        return [k for k in real(i) if k <= j and (documents is None or documents[i][k] == documents[i][j])]
+
+    def mean(of) -> list[float]:
+        return [np.mean([of(i, a, j, before(i, j)) for a in range(3) for j in real(i)]) for i in range(ROWS)]
+
+    def relation(values: np.ndarray, i: int, a: int, j: int, keys: list[int]) -> np.ndarray:
+        return softmax(values[i, a, keys] @ values[i, a, j] / np.sqrt(values.shape[-1]))
+
+    wanted = mean(lambda i, a, j, keys: entropy(softmax(t[-1][i, a, j, keys]), softmax(s[-1][i, a, j, keys])))
+    assert_agrees(attention.attention_relation(student, teacher), wanted)
+    wanted = mean(lambda i, a, j, keys: entropy(relation(w[-1], i, a, j, keys), relation(v[-1], i, a, j, keys)))
+    assert_agrees(attention.value_relation(student, teacher), wanted)
+    wanted = []
+    for i in range(ROWS):
+        pairs = [(a, j, k) for a in range(3) for j in real(i) for k in before(i, j)]
+        each = [[(s[m][i][p] - t[n][i][p]) ** 2 for p in pairs] for m, n in ((0, 1), (1, 3))]
+        wanted.append(sum(np.mean(layer) for layer in each))
+    assert_agrees(attention.attention_mse(student, teacher), wanted)

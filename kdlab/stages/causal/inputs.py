@@ -1,0 +1,34 @@
+"""Inputs of the causal stage that concern models; those of its rows are in `kdlab.stages.causal.rows`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers
+from kdlab.stages.causal.rows import CausalRows
+from torch import Tensor
+
+from kdlab.models import loading
+from kdlab.models.head import CAUSAL_LM
+from kdlab.modules.evaluation import CausalLMScore
+
+
+class CausalInputs(CausalRows):
+    """Rows that are continued, and the models that do so."""
+
+    head = CAUSAL_LM
+    fixed_inputs = True
+
+    @property
+    def score(self) -> CausalLMScore:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return CausalLMScore()
+
+    @property
+    def example(self) -> tuple[int, Tensor]:
+        return 2, torch.zeros(1, dtype=torch.long)
+
+    def load(
+        self, source: str | Path, revision: str | None = None, seed: int | None = None
+    ) -> transformers.PreTrainedModel:
+        return loading.load_causal_lm(source, revision)
