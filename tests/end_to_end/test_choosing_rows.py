@@ -80,6 +80,7 @@ def test_strategies_of_classes_refuse_a_number_in_one_line(select, lab, tmp_path
     [
         (["select=adads", "select.reward=per_query", "knowledge=labels"], "queries no teacher"),
         (["select=entropy", "select.reward=trend"], "learns nothing from rewards"),
+        (["select=entropy", "select.ratios=auto"], "its policy keeps no mean ratio"),
         (["select=adads", "select.reward._target_=kdlab.methods.selection.rewards.Probe", "+select.reward.compare=9"], "compare=9"),
     ],
 )  # fmt: skip
