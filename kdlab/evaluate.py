@@ -1,5 +1,5 @@
 """`python -m kdlab.evaluate RUN`: score a finished run's student again, from the files in its folder, on dev, on a labelled
-test split, or on any file of rows or text (`--data`); with `--glue-submission OUT.zip`, answer GLUE's hidden test sets."""
+test split, or on any file of rows or text (`--data`); a decoder also on questions and prompts; with `--glue-submission OUT.zip`, answer GLUE's hidden test sets."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     mode.add_argument("--rows", type=int, default=None, help="number of held-out rows (default: as in the run)")
     mode.add_argument(
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        help="multiple choice for a decoder: .jsonl of question, choices, answer",
+    )
+    mode.add_argument(
+        "--exact-match", type=Path, metavar="FILE", help="greedy generation of a decoder: .jsonl of prompt, completion"
+    )
+    mode.add_argument("--lm-eval", metavar="TASKS", help="tasks of lm-evaluation-harness for a decoder, by commas")
+    mode.add_argument(
         "--glue-submission",
         type=Path,
         metavar="OUT.zip",
@@ -49,6 +59,17 @@ def _evaluate(chosen: argparse.Namespace) -> int:
 
         submit(chosen.run, chosen.glue_submission)
         return 0
+    of_decoders = (chosen.questions, chosen.exact_match, chosen.lm_eval)
+    if any(option is not None for option in of_decoders):
+        if chosen.predictions is not None:
+            raise UserError("--predictions goes with --split or --data")
+        from kdlab.runs.decoding import scoring
+
+        if chosen.questions is not None:
+            return scoring.answer_questions(chosen.run, chosen.questions)
+        if chosen.exact_match is not None:
+            return scoring.match_completions(chosen.run, chosen.exact_match)
+        return scoring.in_harness(chosen.run, chosen.lm_eval)
     from kdlab.runs.rescoring import Rescoring, rescore
 
     return rescore(chosen.run, chosen=Rescoring(chosen.split, chosen.data, chosen.rows, chosen.predictions))

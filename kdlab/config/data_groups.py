@@ -94,6 +94,8 @@ class DataConfig:
     "causal: short documents share a row of max_length tokens (each sees itself alone); false: each has a row of its own"
     long_prompts: str = "refuse"
     "causal: rows whose prompt fills max_length: refuse them, or drop them"
+    samples: Annotated[int, Range(0, usual=100)] = 4
+    "causal: held-out prompts that the student continues at the end of a run, in samples.jsonl; 0: none"
     # finetune
     task: str | None = None
     "finetune: cola sst2 mrpc stsb qqp mnli qnli rte wnli sst5 imdb emotion agnews; null: inferred from your own rows"

@@ -22,6 +22,7 @@ from kdlab.data.text.sources import TextFolder
 from kdlab.errors import UserError
 from kdlab.models import loading
 from kdlab.models.head import head_of_result
+from kdlab.runs.decoding.heldout_rows import heldout_rows
 from kdlab.runs.finished import inside
 from kdlab.runtime.seeding import stable
 from kdlab.stages.registry import stage_of
@@ -73,6 +74,10 @@ def found(run: Path, result: dict[str, Any], config: Config, wanted: Wanted, fol
             raise UserError(
                 f"--predictions: {run} is of the pre-training stage, whose student predicts tokens, not rows"
             )
+        if head_of_result(result).causal:
+            place = None if wanted.data is not None else next(_artifacts(config, result, "corpus"), None)
+            batches, count = heldout_rows(run, config, place, wanted.data, wanted.rows, folder)
+            return HeldOutRows(f"{wanted.data or 'held-out text'}, {count:,} rows", "heldout", None, {"": batches})
         return _text(run, result, config, wanted, folder)
     return _task(run, result, config, wanted, folder)
 

@@ -56,9 +56,7 @@ def rescore(run: Path, rows: int | None = None, chosen: Rescoring | None = None)
     result, config = finished_result(run, "devices.precision", "metrics.student.loss"), config_of(run)
     check_student(run, result)
     if chosen.data is None and chosen.part == "test" and not head_of_result(result).per_row:
-        raise UserError(
-            f"{run} is of the pre-training stage, whose text has no test split: --data FILE scores other text"
-        )
+        raise UserError(f"{run} is on text, which has no test split: --data FILE scores other text")
     from kdlab.models.loading import silence_transformers
     from kdlab.runs import rescored_rows
 

@@ -29,6 +29,7 @@ from kdlab.runs.closing.result import result_of
 from kdlab.runs.closing.scores import is_saving
 from kdlab.runs.closing.size import sizes
 from kdlab.runs.closing.summary import table
+from kdlab.runs.decoding import samples
 from kdlab.runs.forecast import child, outcome, text
 from kdlab.runs.forecast.forecast import forecast as forecast_of
 from kdlab.runs.loggers import base
@@ -268,6 +269,9 @@ def finish(prepared: PreparedRun, built: RunCallbacks, trainer: pl.Trainer, meas
         predictions.write_all(prepared, measured.held_out)
     with finished.warning_of("size and speed", result["warnings"]):
         result["size"] = sizes(prepared, trainer)
+    if stage.inputs.head.causal:
+        with finished.warning_of("samples", result["warnings"]):
+            samples.write(prepared)
     atomic_write_text(folder / "student" / "README.md", card(result))
     if prepared.config.figures:
         with finished.warning_of("figures", result["warnings"]):

@@ -19,7 +19,7 @@ from kdlab.types import IGNORE, Batch
 Item = tuple[int, bool, int, np.ndarray, np.ndarray, np.ndarray]
 
 
-class CausalRows(Dataset):
+class NextTokenRows(Dataset):
     """Prepared rows: `rows[epoch, row]` is (row, real, epoch, ids (L,), labels (L,), document numbers (L,)).
 
     A negative index -1 - row gives that row, marked as not real.
@@ -100,9 +100,9 @@ class CausalDataModule(TrainingDataModule):
         self.heldout = TokenizedDocuments(folder, "heldout")
         self.heldout_rows = min(heldout_rows or len(self.heldout), len(self.heldout))
 
-    def training_rows(self) -> tuple[CausalRows, CausalCollate]:
+    def training_rows(self) -> tuple[NextTokenRows, CausalCollate]:
         """The training rows and their collate function."""
-        return CausalRows(self.train), self.collate
+        return NextTokenRows(self.train), self.collate
 
     def scorable_rows(self) -> np.ndarray:
         """Indices of the rows with a label: all, since others are dropped."""
@@ -113,6 +113,10 @@ class CausalDataModule(TrainingDataModule):
         return self.train.equal_rows(rows)
 
     def _heldout(self, final: bool) -> dict[str, FixedBatches]:
-        chosen = np.random.default_rng(stable("held-out rows")).permutation(len(self.heldout))[: self.heldout_rows]
-        rows = CausalRows(self.heldout)
-        return {"": FixedBatches(rows, self.collate, self.heldout.lengths, np.sort(chosen), STATIC, self.batch_size)}
+        return {"": heldout_batches(self.heldout, self.collate.pad, self.heldout_rows, self.batch_size)}
+
+
+def heldout_batches(held: TokenizedDocuments, pad: int, rows: int, batch_size: int) -> FixedBatches:
+    """This rank's batches of `rows` held-out rows, drawn once, the same for every run."""
+    chosen = np.sort(np.random.default_rng(stable("held-out rows")).permutation(len(held))[:rows])
+    return FixedBatches(NextTokenRows(held), CausalCollate(pad), held.lengths, chosen, STATIC, batch_size)

@@ -72,8 +72,8 @@ def prepare(
     *,
     max_length: int,
     min_length: int = 3,
-    heldout: float = 0.05,
-    seed: int,
+    heldout: float | None = 0.05,
+    seed: int = 0,
     pack: bool = True,
     long_prompts: str = REFUSE,
 ) -> None:
@@ -85,13 +85,13 @@ def prepare(
 
     About a share `heldout` of the documents is held out, chosen by a stable hash of (seed, text), of an example its prompt:
     the same whatever their order, and never one text on both sides. Fewer than `FEW` texts are split within them, in one
-    stretch each. Examples that say themselves whether they are held out stay where they are.
+    stretch each. Examples that say themselves whether they are held out stay where they are. None: all are held out.
 
     Files: tokens.npy (N,) int32, targets.npy (N,) bool, bounds.npy, labels.npy and keys.npy by document; SPLIT/documents.npy
     and rows.npy; token_counts.npy (V,) int64, how often each token is a label of a training row; stats.json. UserError for
     too little text, a full disk, values out of range, and faults of the source's files.
     """
-    if not 2 < min_length <= max_length or not 0 < heldout < 1:
+    if not 2 < min_length <= max_length or not (heldout is None or 0 < heldout < 1):
         raise UserError(
             f"min_length {min_length}, max_length {max_length}, heldout {heldout}; "
             "2 < min_length <= max_length, and heldout is a share between 0 and 1"
@@ -104,8 +104,11 @@ def prepare(
         targets = stack.enter_context(ArrayWriter(out / "targets.npy", np.bool_))
         for number, document in enumerate(_documents(source, tokenizer, max_length, long_prompts, stats, bar)):
             _write(document, number, min_length, max_length, tokens, targets, pieces, stats)
-    held = _split(pieces, heldout, seed, text=hasattr(source, "documents"))
-    if not held.any() or held.all():
+    if heldout is None:
+        held = np.ones(len(pieces.lengths), dtype=bool)
+    else:
+        held = _split(pieces, heldout, seed, text=hasattr(source, "documents"))
+    if not held.any() or (held.all() and heldout is not None):
         raise UserError(
             f"the text is too short: {stats.documents} documents with {stats.characters} characters give "
             f"{len(held)} rows of at most {max_length} tokens, of which {int(held.sum())} are held out; two are the least "

@@ -164,3 +164,20 @@ def _replies(example: Example, text: str, render: Callable[..., Any], end: str) 
             )
         stop = through.rfind(end, len(before))
         yield len(before), len(through) if stop < 0 else stop + len(end)
+
+
+def prompts(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], str]]:
+    """(token ids of the prompt, reference) of each example; of a conversation the last reply is the reference."""
+    begin, encode = ends(tokenizer)[0].tolist(), encoder(tokenizer)
+    for example in examples:
+        if not example.messages:
+            yield [*begin, *encode([example.prompt])[0]], example.completion
+            continue
+        check_template(tokenizer, example.where)
+        last = max(i for i, message in enumerate(example.messages) if message["role"] == REPLY)
+        messages = [dict(message) for message in example.messages[:last]]
+        try:
+            ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+        except Exception as error:  # templates raise what they like
+            raise UserError(f"{example.where}: the chat template refuses it: {str(error).splitlines()[0]}") from error
+        yield list(ids["input_ids"]), example.messages[last]["content"]  # pyright: ignore[reportArgumentType, reportCallIssue]

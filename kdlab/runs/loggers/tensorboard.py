@@ -14,6 +14,7 @@ import yaml
 
 from kdlab.config.schema import Config
 from kdlab.errors import UserError, install
+from kdlab.runs.decoding import samples
 from kdlab.runs.loggers import content
 
 FOLDER = "tensorboard"  # in the run folder
@@ -67,4 +68,9 @@ def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
     cells = [" | ".join(map(str, one)) for one in (row, ["---"] * len(row), row.values())]
     for name, text in content.caveats(result).items():
         writer.add_text(name, text, result["steps"])
+    for number, sample in enumerate(samples.read(folder)):
+        lines = (
+            f"**{name}**\n\n" + "\n".join(f"    {line}" for line in text.split("\n")) for name, text in sample.items()
+        )
+        writer.add_text(f"samples/{number}", "\n\n".join(lines), result["steps"])
     writer.add_text("result", "\n".join(f"| {line} |" for line in cells), result["steps"])

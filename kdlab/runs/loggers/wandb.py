@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
+from kdlab.runs.decoding import samples
 from kdlab.runs.loggers import content
 from kdlab.runtime import distributed
 from kdlab.storage.files import atomic_write_text
@@ -100,6 +101,8 @@ def complete(logger: Any, folder: Path, result: Mapping[str, Any]) -> None:
             **{f"figures/{file.stem}": wandb.Image(str(file)) for file in pictures},
         }
     )
+    if said := samples.read(folder):
+        run.log({"samples": wandb.Table(columns=list(said[0]), data=[list(sample.values()) for sample in said])})
     run.summary.update({**content.summary(result), **content.caveats(result)})
 
 

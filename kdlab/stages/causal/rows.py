@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdlab.config.data_groups import DataConfig
 from kdlab.data.causal import dataset
 from kdlab.data.causal.datamodule import CausalDataModule
 from kdlab.data.causal.encoding import REFUSE, ends, example_documents
@@ -34,12 +35,7 @@ class CausalRows(Inputs):
                     "no text: give data.path= (.txt or .parquet text, or .jsonl of text, prompts with completions, or messages)"
                 )
             return build_target(data.source, "data.source", "text")
-        examples = ExampleFolder(
-            data.path, data.prompt_column, data.completion_column, data.messages_column, data.encoding
-        )
-        if examples.is_given(data.text_column):
-            return examples
-        return TextFolder(data.path, data.document, data.text_column, data.group, data.encoding)
+        return source_of(data, data.path)
 
     @property
     def has_examples(self) -> bool:
@@ -138,3 +134,11 @@ class CausalRows(Inputs):
             "fingerprint": self.corpus_parts["text"],
             **read_json(self.corpus_folder / "stats.json"),
         }
+
+
+def source_of(data: DataConfig, path: str) -> ExampleFolder | TextFolder:
+    """The text or the examples at a path, as the configuration describes them. UserError for rows with neither."""
+    examples = ExampleFolder(path, data.prompt_column, data.completion_column, data.messages_column, data.encoding)
+    if examples.is_given(data.text_column):
+        return examples
+    return TextFolder(path, data.document, data.text_column, data.group, data.encoding)

@@ -1,0 +1,1 @@
+"""Scores of causal language models beyond the loss: ranked choices, greedy continuations."""
