@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -24,9 +24,9 @@ class KSMPhases(pl.Callback):
     """Trains `ksm` during one training of a student: every `length` optimizer steps its reward is the decrease of a loss.
 
     KSM (Wang et al. 2023), section 5.3.3. `measure` returns a number that should fall (the loss, or minus a score) on rows
-    that are not trained on. The last phase may be shorter than `length`. `write` takes a row a phase: step, `measured` at
-    its end, reward, the mean weight of each term, and the losses of the update that learnt from it (`KSM.learn`).
-    UserError for a measure that is not finite.
+    that are not trained on. The last phase may be shorter than `length`. `rows` gets a row a phase, which begins with the
+    values `given`: step, `measured` at its end, reward, the mean weight of each term, and the losses of the update that learnt
+    from it (`KSM.learn`). Checkpoints have these rows, and the state of `ksm`. UserError for a measure that is not finite.
     """
 
     def __init__(
@@ -35,17 +35,19 @@ class KSMPhases(pl.Callback):
         length: int,
         total_steps: int,
         measure: Callable[[], float],
-        write: Callable[[dict[str, Any]], None],
+        rows: list[dict[str, Any]],
+        given: Mapping[str, Any],
     ) -> None:
         self.ksm, self.length, self.total_steps = ksm, length, total_steps
-        self.measure, self.write = measure, write
+        self.measure, self.rows, self.given = measure, rows, given
         self._before = 0.0
         self._weights: list[dict[str, torch.Tensor]] = []
         self._pending: list[dict[str, Any]] = []  # rows of phases that the module has not learnt from yet
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.ksm.begin_episode()
-        self._before = self.measure()
+        if trainer.global_step == 0:  # not resumed
+            self.ksm.begin_episode()
+            self._before = self.measure()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -65,4 +67,14 @@ class KSMPhases(pl.Callback):
         self._pending.append({"step": step, "measured": after, "reward": reward, **means})
         for update in self.ksm.learn(reward, last=last):
             values = {name: update[name] for name in columns(self.ksm) if name in update and name != "reward"}
-            self.write({**self._pending.pop(0), **values})
+            self.rows.append({**self.given, **self._pending.pop(0), **values})
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("before", "weights", "pending")
+        return {**{name: getattr(self, f"_{name}") for name in names}, "rows": self.rows, "ksm": self.ksm.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["before"]
+        self._weights, self._pending = list(state_dict["weights"]), list(state_dict["pending"])
+        self.rows[:] = state_dict["rows"]
+        self.ksm.load_state_dict(state_dict["ksm"])

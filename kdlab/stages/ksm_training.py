@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ from kdlab.runtime.seeding import stable
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection, build_target
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
-from kdlab.stages.preparation import fit
+from kdlab.stages.preparation import Saving, fit
 from kdlab.stages.teachers import teacher_reading
+from kdlab.storage import checkpoints
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.storage.tables import Table
 from kdlab.teachers.teacher import Teacher
@@ -250,13 +250,18 @@ def _episode_rows(stage: Stage, episode: int, world: int, batches: int) -> Any:
 
 
 def _train(stage: Stage, out: Path, name: str, episodes: Sequence[Any], attach_caches: AttachCaches) -> dict[str, Any]:
-    """Algorithm 2: reset the student for each episode, with other rows, order and dropout. Returns the cost."""
+    """Algorithm 2: reset the student for each episode, with other rows, order and dropout. Returns the cost.
+
+    A training that was killed goes on in the episode of its last checkpoint.
+    """
     config, settings = stage.config, stage.config.weigh
     module = _arms(stage)[name]
     module.learning = True
-    table = Table(out / LOG, ["episode", *columns(module)])
+    log: list[dict[str, Any]] = []
     cost: dict[str, Any] = {}
-    seconds, all_steps = 0.0, 0
+    all_steps = 0
+    saving = [_saving(stage, out, episode) for episode in range(len(episodes))]
+    first = max((n for n, one in enumerate(saving) if checkpoints.newest_valid(one.folder, one.notify)), default=0)
     rows = len(episodes[0].train)
     ledger = Ledger(rows, stage.inputs.fixed_inputs)
     teachers = stage.teachers(ledger)
@@ -266,11 +271,14 @@ def _train(stage: Stage, out: Path, name: str, episodes: Sequence[Any], attach_c
     for episode, data in enumerate(episodes):
         seed = data.seed
         steps = -(-data.sampler().batches // config.trainer.accumulate)
+        all_steps += steps
+        if episode < first:
+            continue
         ledger.begin_training()
         student = stage.student(*teachers)
         student_module = stage.student_module(student, teachers, ledger, steps, seed)
-        write = partial(_write, table, episode + 1)
-        phases = KSMPhases(module, settings.phase, steps, _measure(stage, student_module, data), write)
+        measure = _measure(stage, student_module, data)
+        phases = KSMPhases(module, settings.phase, steps, measure, log, {"episode": episode + 1})
         decisions = (
             select_callback(stage.selection(), config.select, student_module, data, steps, seed, reference=reference),
             adopt_callback(stage.adoption(), steps, seed),
@@ -281,17 +289,21 @@ def _train(stage: Stage, out: Path, name: str, episodes: Sequence[Any], attach_c
         cost = fit(
             student_module, data, steps, title, *callbacks, phases,
             accelerator=config.trainer.accelerator, accumulate=config.trainer.accumulate, precision=stage.inputs.precision,
+            saving=saving[episode],
         )  # fmt: skip
-        seconds, all_steps = seconds + cost["seconds"], all_steps + steps
     module.learning = False
     module.save(out)
+    table = Table(out / LOG, ["episode", *columns(module)])
+    for row in log:
+        table.write(row)
     atomic_write_json(out / TRAINING, {name: getattr(settings, name) for name in ("reward", "reward_data", "episodes")})
-    return {**cost, "steps": all_steps, "seconds": seconds}
+    return {**cost, "steps": all_steps, "seconds": ledger.elapsed()}
 
 
-def _write(table: Table, episode: int, row: dict[str, Any]) -> None:
-    """Write a row of the log with its episode."""
-    table.write({"episode": episode, **row})
+def _saving(stage: Stage, out: Path, episode: int) -> Saving:
+    """The checkpoints of an episode of the module that is made in `out`."""
+    whole = stage.inputs.saving(out)
+    return replace(whole, folder=whole.folder / f"episode-{episode + 1}")
 
 
 def _measure(stage: Stage, student_module: StudentModule, data: Any) -> Callable[[], float]:

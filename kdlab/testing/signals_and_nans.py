@@ -45,12 +45,13 @@ def signals(lab: FaultLab) -> FaultResult:
 
 
 def signals_preparing(lab: FaultLab) -> FaultResult:
-    """SIGTERM and Ctrl-C while a teacher is fine-tuned: one line, and nothing that looks whole is left."""
+    """SIGTERM and Ctrl-C while a teacher is fine-tuned: the step is saved, and nothing that looks whole is left."""
     summary = FaultResult()
     for signum, code in lab.cases({signal.SIGINT: 130, signal.SIGTERM: 143}.items()):
         folder = lab.new_folder(prepared=False)
         done = lab.run(folder, prepare=FaultAt(5, SendSignal(signum), stage="fine-tuning teacher"))
-        fine = done.code == code and len(messages(done)) == 1 and "Traceback" not in done.output
+        told = messages(done)
+        fine = done.code == code and len(told) == 2 and "which is saved" in told[-1] and "Traceback" not in done.output
         record_outcome(summary, lab, folder, fine, f"signal {signum} in the preparation", done)
     return summary
 

@@ -13,6 +13,8 @@ KEYS = {  # the names of the classes when the first checkpoints were written
     "Adopt": "Adopt",
     "CheckpointCallback": "Keep",
     "CostCallback": "Account",
+    "KSMPhases": "KSMPhases",
+    "LedgerState": "LedgerState",
     "MetricsLog": "MetricsLog",
     "NonFiniteGuard": "Guard",
     "Select": "Select",

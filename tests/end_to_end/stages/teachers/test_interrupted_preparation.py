@@ -105,3 +105,12 @@ def test_a_killed_masked_lm_teacher_goes_on_bit_for_bit(tmp_path, teacher_folder
     stage = "preparing teacher small"
     kills = [KillIn(stage, 1, "end"), KillIn(stage, 7, "gradient")]
     assert f"{stage}: going on after step 6" in check(command, tmp_path, "teacher", kills)
+
+
+def test_a_killed_knowledge_selection_module_goes_on_bit_for_bit(tmp_path, teacher_folder, text_folder):
+    """In the first episode, between two checkpoints of the second, and after a phase."""
+    more = ("weigh=ksm", "knowledge=ksm", "weigh.phase=4", "weigh.reward_rows=16", "weigh.episodes=2", "select=random")
+    command = tiny(teacher_folder, text_folder, *more, "student.dropout=0.1", "trainer.max_steps=10")
+    first, second = "KSM, episode 1 of 2", "KSM, episode 2 of 2"
+    kills = [KillIn(first, 7, "gradient"), KillIn(second, 1, "end"), KillIn(second, 5, "end")]
+    assert f"{second}: going on after step 3" in check(command, tmp_path, "ksm", kills)
