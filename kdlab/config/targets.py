@@ -22,7 +22,7 @@ from kdlab.storage import redaction
 # Modules whose functions and classes a configuration may name: what selects, adopts, weighs and scores, and row sources.
 # None of them writes files, starts processes or fetches code.
 MODULES = (
-    "data.tasks.sources", "data.tasks.wordnet", "data.text.sources", "methods.adoption", "methods.knowledge.attention", "methods.knowledge.divergences",
+    "data.causal.examples", "data.tasks.sources", "data.tasks.wordnet", "data.text.sources", "methods.adoption", "methods.knowledge.attention", "methods.knowledge.divergences",
     "methods.knowledge.hidden_states", "methods.knowledge.joint", "methods.knowledge.logits", "methods.knowledge.weighing",
     "methods.ksm.module", "methods.selection.policies", "methods.selection.rewards", "methods.selection.strategies",
 )  # fmt: skip

@@ -46,11 +46,14 @@ def write(prepared: PreparedRun) -> None:
 
 
 def prompt_of(ids: np.ndarray, labels: np.ndarray, numbers: np.ndarray, examples: bool) -> tuple[list[int], list[int]]:
-    """(prompt, what follows it) of the first document of a row: all before its first label, or the beginning of a text."""
+    """(prompt, reference) of the first document of a row: all before its first label and the tokens that are labels in one
+    stretch; of a text its beginning and what follows."""
     own = int((numbers == 0).sum())
-    first = int(np.argmax(labels[:own] != IGNORE)) + 1  # the position that predicts it belongs to the prompt
+    labelled = labels[:own] != IGNORE
+    first = int(np.argmax(labelled)) + 1  # the position that predicts it belongs to the prompt
+    stop = first + int(np.argmin(labelled[first:]))  # no label stands at the last token
     cut = first if examples else max(first, min(PROMPT, own // 2))
-    return ids[:cut].tolist(), ids[cut : min(own, cut + TOKENS)].tolist()
+    return ids[:cut].tolist(), ids[cut : min(stop + 1, cut + TOKENS)].tolist()
 
 
 def read(folder: Path) -> list[dict[str, str]]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from kdlab.stages.causal.rows import CausalRows
 from torch import Tensor
 
 from kdlab.models import loading
 from kdlab.models.head import CAUSAL_LM
 from kdlab.modules.evaluation import CausalLMScore
+from kdlab.stages.causal.rows import CausalRows
 
 
 class CausalInputs(CausalRows):

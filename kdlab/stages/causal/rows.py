@@ -24,8 +24,6 @@ FIRST = 200  # examples that are tokenised before anything is loaded or written
 class CausalRows(Inputs):
     """The rows of a run that predicts next tokens, from its configuration."""
 
-    fixed_inputs = False  # an answer belongs to a position, as on masked text
-
     @cached_property
     def source(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         data = self.config.data
