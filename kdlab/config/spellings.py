@@ -22,6 +22,7 @@ ADDED: dict[str, Any] = {
     "data.dev_share": None,
     "student.revision": None,
     "student.start": "backbone",
+    "select.ratios": None,
     "select.look": 1,
     "select.votes": "exits",
     "select.explore": 0,

@@ -20,8 +20,9 @@ def recorded(name: str) -> dict[str, Any]:
 
 
 def command_of(name: str) -> list[str]:
-    """The overrides of an old run as they were typed, less `hydra.run.dir`."""
-    return [override for override in recorded(name)["command"][3:] if not override.startswith("hydra.run.dir=")]
+    """The overrides of an old run as they were typed, less `hydra.run.dir`, and a default of then that is another now."""
+    typed = [override for override in recorded(name)["command"][3:] if not override.startswith("hydra.run.dir=")]
+    return typed if name == "pretrain" else [*typed, "student.start=backbone"]
 
 
 def as_old(folder: Path, name: str) -> None:
