@@ -22,7 +22,7 @@ def test_the_prompt_of_a_text_is_its_beginning():
     labels, numbers = np.append(ids[1:], IGNORE), np.zeros(200, dtype=int)
     prompt, rest = prompt_of(ids, labels, numbers, examples=False)
     assert prompt == list(range(32)) and rest == list(range(32, 32 + TOKENS))
-    assert prompt_of(ids[:5], labels[:5], numbers[:5], examples=False) == ([0, 1], [2, 3, 4])
+    assert prompt_of(ids[:5], np.append(ids[1:5], IGNORE), numbers[:5], examples=False) == ([0, 1], [2, 3, 4])
 
 
 def test_a_folder_without_samples_has_none(tmp_path):
