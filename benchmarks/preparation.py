@@ -4,9 +4,9 @@
     python -m benchmarks.preparation --text --minutes 3
 
 The demo's teacher and recipe, loss, backward, clipping and update, in turns A B A B in one process. "padded" is
-`teachers.exec=padded` with batches of texts of similar length, as teachers were prepared before there was that key; "packed" is
-the default, with texts in random order. Time is the process's own computing time per 1,000 real tokens, since the batches of the two
-ways hold different rows; memory is the rise of resident memory in the batch with the most tokens of each way (Linux).
+`teachers.exec=padded`, as teachers were prepared before there was that key; "packed" is the default. Both have the same batches of texts of
+similar length. Time is the process's own computing time per 1,000 real tokens; memory is the rise of resident memory in the batch with
+the most tokens (Linux).
 `--rest` names further overrides of both ways.
 """
 

@@ -81,11 +81,6 @@ class Encoder(nn.Module):
         """The name of the execution mode in use."""
         return self._execution.name
 
-    @property
-    def packs(self) -> bool:
-        """True where rows run without padding, whatever their lengths."""
-        return self.execution in ("packed", "varlen")
-
     def cast_weights(self, dtype: torch.dtype) -> None:
         """Store the matrices of a frozen model in half precision `dtype`, in place of casting them in each forward.
 

@@ -111,10 +111,9 @@ class TeacherPool:
         batch_size: int,
         steps: int | None,
         epochs: int | None,
-        grouped: bool = True,
     ) -> Any:
-        """The data module that a teacher is trained on: for `steps` batches or for `epochs`; `grouped`: rows of similar
-        length in a batch."""
+        """The data module that a teacher is trained on: for `steps` batches or for `epochs`. Rows of similar length are in a
+        batch, packed too: rows of tokens as wide as these texts keep attention, which pays for width, cheap."""
         raise NotImplementedError
 
     @property
@@ -229,9 +228,7 @@ class TeacherPool:
         if settings.dropout is not None:
             set_dropout(model, settings.dropout)
         encoder = self.trained_encoder(model, precision)
-        data = self.rows(
-            member, settings.seed, settings.batch_size, settings.max_steps, settings.max_epochs, not encoder.packs
-        )
+        data = self.rows(member, settings.seed, settings.batch_size, settings.max_steps, settings.max_epochs)
         steps = data.sampler().batches
         ledger = Ledger(len(data.train), inputs.fixed_inputs)
         optim = OptimizerSettings(
@@ -257,7 +254,7 @@ class TeacherPool:
     def execution_parts(self, precision: str) -> dict[str, Any]:
         """Key parts of the execution mode of a training, which padded ones, those of an older kdlab, do not have."""
         execution = self.inputs.prepared_execution(precision)
-        return {} if execution == "padded" else {"exec": execution}
+        return {} if execution == "padded" else {"exec": execution, "order": "length"}
 
     def training(self, member: TeacherSpec, model: Any) -> Training:
         """The training of a teacher that is no assistant and begins as `model`; UserError for one that needs none."""

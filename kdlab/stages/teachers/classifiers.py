@@ -117,9 +117,8 @@ class TaskTeacherPool(TeacherPool):
         batch_size: int,
         steps: int | None,
         epochs: int | None,
-        grouped: bool = True,
     ) -> GLUEDataModule:
-        return self.inputs.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs, grouped)
+        return self.inputs.rows_in(self.folder_of_rows(member), seed, batch_size, steps, epochs)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -174,7 +173,7 @@ class TaskTeacherPool(TeacherPool):
         if recipe.dropout is not None:
             set_dropout(model, recipe.dropout)
         encoder = self.trained_encoder(model, recipe.precision)
-        data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs, not encoder.packs)
+        data = self.rows(member, recipe.seed, recipe.batch_size, recipe.max_steps, recipe.max_epochs)
         steps = data.sampler().batches
         optim = OptimizerSettings(
             lr=recipe.lr, weight_decay=recipe.weight_decay, warmup=recipe.warmup, fused=recipe.precision != "16-mixed"

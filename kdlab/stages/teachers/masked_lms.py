@@ -67,10 +67,9 @@ class TextTeacherPool(TeacherPool):
         batch_size: int,
         steps: int | None,
         epochs: int | None,
-        grouped: bool = True,
     ) -> CorpusDataModule:
         probability = self.inputs.config.data.mask_probability
-        return self.inputs.rows_of(seed, batch_size, probability, steps, epochs, grouped=grouped)
+        return self.inputs.rows_of(seed, batch_size, probability, steps, epochs)
 
     def load(self, member: TeacherSpec) -> Any:
         return loading.load_masked_lm(self.folder(member), self.revision(member))
@@ -142,7 +141,6 @@ class TextTeacherPool(TeacherPool):
         encoder = self.trained_encoder(model, prepare.precision)
         data = inputs.rows_of(
             prepare.seed, prepare.batch_size, prepare.mask_probability, prepare.max_steps, crop=prepare.max_length,
-            grouped=not encoder.packs,
         )  # fmt: skip
         optim = OptimizerSettings(
             lr=prepare.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup=prepare.warmup,
