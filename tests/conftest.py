@@ -20,6 +20,7 @@ from kdlab.testing.tiny import (  # noqa: F401
     task_rows,
     tiny_config,
     tiny_tokenizer,
+    write_decoder,
     write_task,
     write_teacher,
     write_text,
@@ -80,6 +81,11 @@ def four_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_decoder(tmp_path_factory.mktemp("decoder"))
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ FORMER_RECIPE = {"teachers.exec": ("padded", "packed"), "teachers.prepare.precis
 ADDED |= {name: former for name, (former, _) in FORMER_RECIPE.items()}
 # the key of the same group without which such a key does not stand: of text, of tasks
 BESIDE = {
-    "data.max_unknown": "min_length",
+    "data.max_unknown": "masking",
     "data.metric": "label_column",
     "data.dev_share": "label_column",
     "trainer.log_every": "probes",

@@ -72,7 +72,7 @@ def found(run: Path, result: dict[str, Any], config: Config, wanted: Wanted, fol
     if not head_of_result(result).per_row:
         if wanted.out is not None:
             raise UserError(
-                f"--predictions: {run} is of the pre-training stage, whose student predicts tokens, not rows"
+                f"--predictions: {run} is of the {result['stage']} stage, whose student predicts tokens, not rows"
             )
         if head_of_result(result).causal:
             place = None if wanted.data is not None else next(_artifacts(config, result, "corpus"), None)

@@ -33,7 +33,8 @@ class CachePlan:
 def cache_spec(stage: Stage) -> CacheSpec:
     """The parts of an answer that terms and rules read. UserError if the vocabulary setting cannot provide them."""
     settings, row = stage.config.teachers, stage.inputs.head.per_row
-    terms = [w for w in stage.inputs.terms().values() if queries_teacher(w.term)]
+    named = stage.inputs.terms()  # new objects at each call
+    terms = [w for w in named.values() if queries_teacher(w.term)]
     logit_terms = [w for w in terms if on_logits(w.term)]
     reads = frozenset().union(*(marks_of(w.term).needs for w in terms))
     adoption = stage.adoption()
@@ -61,12 +62,12 @@ def cache_spec(stage: Stage) -> CacheSpec:
         raise UserError(
             f"{where}: select={stage.config.select.name} compares all logits of the teacher: cache_vocabulary=full"
         )
-    temperatures = {name: temperature_of(w.term) for name, w in stage.inputs.terms().items() if w in logit_terms}
-    whole = [name for name, w in stage.inputs.terms().items() if w in logit_terms and marks_of(w.term).whole]
+    temperatures = {name: temperature_of(w.term) for name, w in named.items() if w in logit_terms}
+    whole = [name for name, w in named.items() if w in logit_terms and marks_of(w.term).whole]
     if whole or None in temperatures.values():
         name = next(iter([*whole, *(name for name, temperature in temperatures.items() if temperature is None)]))
         raise UserError(f"{where}: knowledge.terms.{name} compares all logits: cache_vocabulary=full")
-    if joint := [name for name, w in stage.inputs.terms().items() if w in logit_terms and is_joint(w.term)]:
+    if joint := [name for name, w in named.items() if w in logit_terms and is_joint(w.term)]:
         raise UserError(
             f"{where}: knowledge.terms.{joint[0]} joins the teachers' logits, which takes cache_vocabulary=full"
         )

@@ -44,6 +44,19 @@ TINY_TASK = [
 ]  # fmt: skip
 
 
+TINY_CAUSAL = [
+    "+exp=causal_pretrain", "student.layers=[0,2]", "student.freeze=[]", "data.max_length=64", "data.batch_size=16",
+    "data.heldout_rows=16", "data.heldout=0.1", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
+    "trainer.probes=2", "trainer.measure_speed=false", "trainer.threads=1", "trainer.precision=32-true", "select.interval=1",
+    "select.evaluation_rows=8", "select.ratio=0.25", "optim.lr=1e-3", "figures=false",
+]  # fmt: skip
+
+
+def tiny_causal(teacher: Path, text: Path, *more: str) -> list[str]:
+    """A command line of a run of seconds of a decoder; `more` overrides it (the last value of a key counts)."""
+    return _last([*TINY_CAUSAL, f"teachers.path={teacher}", f"data.path={text}", *more])
+
+
 def tiny_task(teacher: Path, rows: Path, *more: str) -> list[str]:
     """A command line of a run of seconds on labelled rows; `more` overrides it (the last value of a key counts)."""
     return _last([*TINY_TASK, f"teachers.path={teacher}", f"data.path={rows}", *more])

@@ -15,11 +15,12 @@ from kdlab.config.schema import checked
 from kdlab.runs import repeat
 from kdlab.runs.environment import differing
 from kdlab.runs.repeat import compared, verdict
+from kdlab.testing.tiny import write_decoder
 from tests.conftest import write_task
-from tests.support.runs import ChildResult, call, tiny, tiny_task
+from tests.support.runs import ChildResult, call, tiny, tiny_causal, tiny_task
 
-# a bandit on text; a teacher, an assistant and rules on labelled rows. All others: tests/nightly/test_same_bits.py
-SAMPLE = ["adads_pretrain", "dekd"]
+# a bandit on text; decoders; a teacher, an assistant and rules on labelled rows. All others: tests/nightly/test_same_bits.py
+SAMPLE = ["adads_pretrain", "dekd", "causal_pretrain"]
 
 
 def assert_repeats(exp: str, folder: Path, teacher: Path, text: Path, rows: Path, *more: str) -> ChildResult:
@@ -27,7 +28,10 @@ def assert_repeats(exp: str, folder: Path, teacher: Path, text: Path, rows: Path
     config = checked(composition([f"+exp={exp}"])[0])
     if config.teachers.split:
         rows = write_task(folder / "rows", classes=4)
-    given = tiny(teacher, text) if config.data.stage == "pretrain" else tiny_task(teacher, rows)
+    if config.data.stage == "causal":
+        given = tiny_causal(write_decoder(folder / "decoder"), text)
+    else:
+        given = tiny(teacher, text) if config.data.stage == "pretrain" else tiny_task(teacher, rows)
     given = [f"+exp={exp}", *(a for a in given if not a.startswith("+exp=")), "hydra.run.dir=first", *more]
     first = call(given, folder, timeout=600)
     assert first.code == 0, first.output

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlab.testing.child_process import PRELOADED, TINY, TINY_TASK, ChildResult, call, outcome, tiny, tiny_task  # noqa: F401
+from kdlab.testing.child_process import (  # noqa: F401
+    PRELOADED,
+    TINY,
+    TINY_TASK,
+    ChildResult,
+    call,
+    outcome,
+    tiny,
+    tiny_causal,
+    tiny_task,
+)
 from kdlab.testing.fault_points import before_each
 
 PRELOADED[-1:-1] = ["faiss", "tests.conftest", "tests.support.runs"]  # before the last, which fills caches

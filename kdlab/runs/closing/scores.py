@@ -17,7 +17,7 @@ def quality(result: dict[str, Any]) -> list[str]:
     """Lines of scores on dev, and on test where that has labels: a header, the baselines, the student, its teachers."""
     found, test = result["metrics"], result.get("test") or {}
     columns = [("", name) for name in found["student"] if name.removesuffix("_mismatched") in SHOWN]
-    columns += [("", "score")] if len(columns) > 2 else []
+    columns += [("", "score")] if len(columns) > 2 and "score" in found["student"] else []
     columns += [("test ", name) for _, name in columns if test and not name.startswith("loss")]
     titles = [part + name.replace("_mismatched", " mm").replace("_", " ") for part, name in columns]
     widths = [max(12, len(title) + 2) for title in titles]

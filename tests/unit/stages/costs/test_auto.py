@@ -77,7 +77,11 @@ def arms(tmp_path, monkeypatch, teacher_folder, task_folder, text_folder) -> Any
         command = tiny(teacher_folder, text_folder, *given) if text else tiny_task(teacher_folder, task_folder, *given)
         stage = stage_of(checked(composition(command)[0]), lines.append)
         check(stage)
-        return list(stage.selection().arms), stage.config.select.look, [line for line in lines if "select=auto:" in line]
+        return (
+            list(stage.selection().arms),
+            stage.config.select.look,
+            [line for line in lines if "select=auto:" in line],
+        )
 
     return of
 

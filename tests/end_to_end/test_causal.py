@@ -1,0 +1,177 @@
+"""Runs of decoders: selection, results, students, kills, ranks, own rows, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+from kdlab.testing.tiny import WORDS, tiny_decoder_tokenizer, write_decoder
+from tests.support.runs import KillAt, call, command, outcome, tiny, tiny_causal
+
+RUN = "hydra.run.dir=run"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, decoder_folder, text_folder) -> Path:
+    """A folder with a finished run of AdaDS, `run`, and its artifacts."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = call([*tiny_causal(decoder_folder, text_folder, "select=adads"), RUN], folder)
+    assert done.code == 0, done.output
+    return folder
+
+
+def result_in(folder: Path, name: str = "run") -> dict:
+    return json.loads((folder / name / "result.json").read_text())
+
+
+def test_a_bandit_chooses_rows_and_the_scores_are_those_of_transformers(whole, decoder_folder, text_folder, tmp_path):
+    result = result_in(whole)
+    assert (result["stage"], result["head"], result["status"]) == ("causal", "causal_lm", "finished")
+    assert result["ledger"]["teacher_queries"]["total"] < result["ledger"]["rows_seen"]
+    scores = result["metrics"]["student"]
+    assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"])) and 0 <= scores["agreement"] <= 1
+    assert result["metrics"]["teacher"].keys() == {"loss", "perplexity", "accuracy"}
+    student = transformers.AutoModelForCausalLM.from_pretrained(whole / "run" / "student", dtype=torch.float32)
+    assert student.config.num_hidden_layers == 2
+    given = tiny_causal(decoder_folder, text_folder, "select=adads")
+    from kdlab.config.schema import checked
+    from kdlab.stages.registry import stage_of
+    from tests.end_to_end.stages.test_finetuning import composed
+
+    stage = stage_of(checked(composed([*given, f"artifacts={whole / 'artifacts'}"])), print)
+    losses, agreed, count = 0.0, 0, 0
+    teacher = transformers.AutoModelForCausalLM.from_pretrained(decoder_folder, dtype=torch.float32)
+    for batch in stage.inputs.data_module(1, None).heldout_splits(final=True)[""]:
+        for i in range(len(batch)):
+            documents = batch.documents[i] if batch.documents is not None else torch.zeros_like(batch.input_ids[i])
+            for number in documents.unique():
+                ids = batch.input_ids[i][(documents == number) & batch.attention_mask[i].bool()].unsqueeze(0)
+                if ids.shape[1] < 2:
+                    continue
+                with torch.no_grad():
+                    found, wanted = student(input_ids=ids, labels=ids), teacher(input_ids=ids)
+                losses += float(found.loss) * (ids.shape[1] - 1)
+                agreed += int((found.logits.argmax(-1) == wanted.logits.argmax(-1))[:, :-1].sum())
+                count += ids.shape[1] - 1
+    assert scores["loss"] == pytest.approx(losses / count, rel=1e-4)
+    assert scores["agreement"] == pytest.approx(agreed / count, abs=2 / count)
+
+
+def test_the_exported_student_is_the_runs_and_writes_text(whole, tmp_path):
+    done = command([str(whole / "run"), str(tmp_path / "out")], whole, "kdlab.export")
+    assert done.code == 0 and "AutoModelForCausalLM" in done.output, done.output
+    models = [
+        transformers.AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32)
+        for f in (whole / "run" / "student", tmp_path / "out")
+    ]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer(" ".join(WORDS[:6]), return_tensors="pt", return_token_type_ids=False)
+    logits = [model(**ids).logits for model in models]
+    assert torch.equal(*logits)
+    assert models[1].generate(**ids, max_new_tokens=3, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 3
+    again = command([str(whole / "run")], whole, "kdlab.evaluate")
+    assert again.code == 0 and "perplexity" in again.output, again.output
+
+
+def test_killed_runs_go_on_bit_for_bit(whole, tmp_path, decoder_folder, text_folder):
+    given = [*tiny_causal(decoder_folder, text_folder, "select=adads"), RUN]
+    for step, when in ((2, "end"), (5, "start"), (7, "end")):
+        assert call(given, tmp_path, KillAt(step, when)).code == -9
+    done = call(given, tmp_path)
+    assert done.code == 0, done.output
+    wanted, found = outcome(whole / "run"), outcome(tmp_path / "run")
+    for part in wanted:
+        assert found[part] == wanted[part], part
+
+
+def test_two_ranks_equal_one_process(tmp_path, decoder_folder, text_folder):
+    given = tiny_causal(decoder_folder, text_folder, "select=adads", "trainer.accelerator=cpu", "trainer.probes=0")
+    one = call([*given, "hydra.run.dir=one"], tmp_path)
+    assert one.code == 0, one.output
+    ranks = [*(o for o in given if "batch_size" not in o), "data.batch_size=8", "trainer.devices=2"]
+    two = call([*ranks, "hydra.run.dir=two"], tmp_path, ranks=2, trapped=0)
+    assert two.code == 0, two.output
+    a, b = (safetensors.torch.load_file(tmp_path / n / "student" / "model.safetensors") for n in ("one", "two"))
+    for name in a:
+        np.testing.assert_allclose(a[name].numpy(), b[name].numpy(), atol=2e-4, err_msg=name)
+    left, right = (result_in(tmp_path, n) for n in ("one", "two"))
+    assert left["ledger"]["teacher_queries"] == right["ledger"]["teacher_queries"]
+    for name, value in left["metrics"]["student"].items():
+        assert right["metrics"]["student"][name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> Path:
+    """JSONL of prompts and completions."""
+    file = tmp_path_factory.mktemp("prompts") / "rows.jsonl"
+    rows = [
+        {"prompt": " ".join(WORDS[i : i + 5]) + " ", "completion": " ".join(WORDS[i + 5 : i + 9])} for i in range(80)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["select=entropy", "knowledge=gkd"],
+        ["select=all", "select.ratio=1", "knowledge=causal_states", "student.hidden=16", "student.layers=2"],
+        ["select=random", "knowledge=taid", "teachers.cache=memory", "trainer.max_epochs=3", "exec=padded"],
+        ["select=random", "teachers.cache=disk", "teachers.cache_vocabulary=sampled", "teachers.cache_k=8"],
+    ],
+    ids=["entropy", "narrow", "cached", "sampled"],
+)
+def test_completions_are_learnt_with_other_knowledge(more, prompts, decoder_folder, tmp_path):
+    given = tiny_causal(decoder_folder, prompts, "+exp=causal_finetune", "trainer.max_steps=4", *more)
+    done = call([*(a for a in given if a != "+exp=causal_pretrain"), RUN], tmp_path)
+    assert done.code == 0, done.output
+    result = result_in(tmp_path)
+    assert math.isfinite(result["metrics"]["student"]["loss"])
+    assert (result["data"]["labels"], result["data"]["sequences"]) == (80 * 5, 80)  # four words and the end
+
+
+def test_a_dry_run_and_a_plan_write_nothing(decoder_folder, text_folder, tmp_path):
+    for flag in ("--dry-run", "--plan"):
+        done = command([flag, *tiny_causal(decoder_folder, text_folder, "select=entropy"), RUN], tmp_path)
+        assert done.code == 0 and not (tmp_path / "run").exists(), done.output
+
+
+def other_tokenizer(folder: Path) -> Path:
+    write_decoder(folder)
+    tokenizer = tiny_decoder_tokenizer()
+    tokenizer.add_tokens(["another"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_bad_input_is_one_line(decoder_folder, teacher_folder, text_folder, tmp_path):
+    other = other_tokenizer(tmp_path / "other")
+    causal = lambda *more: tiny_causal(decoder_folder, text_folder, *more)  # noqa: E731
+    cases = [
+        (causal(f"student.path={other}"), "different tokenizers"),
+        (causal(f"student.path={teacher_folder}"), "is a text encoder (bert"),
+        (causal("adopt=hard", f"+teachers.others.other.path={other}"), "has another tokenizer than the main teacher"),
+        (causal("adopt=hard", "+teachers.others.small.layers=2"), "some layers of a decoder are no teacher"),
+        (tiny_causal(teacher_folder, text_folder), "and the causal stage has decoders"),
+        (tiny(decoder_folder, text_folder), "+exp=causal_pretrain"),
+        (causal("data.max_length=1000"), "reads at most 128 tokens"),
+        (causal("knowledge=pkd"), "a decoder's first token reads no other"),
+        (causal("teachers.cache=disk", "teachers.cache_vocabulary=sampled", "knowledge=gkd"), "compares all logits"),
+        (causal("select=forgetting"), "goes by the class of a row"),
+        (causal("select.balance=predicted"), "select.balance=predicted"),
+        (causal("data.stage=causl"), "data.stage"),
+    ]
+    for given, message in cases:
+        done = call([*given, RUN], tmp_path)
+        assert done.code == 2 and message in done.output, (given, done.output)
+        assert not (tmp_path / "run").exists() and "Traceback" not in done.output
