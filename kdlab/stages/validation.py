@@ -173,7 +173,7 @@ def _layers(stage: Stage) -> None:
 
 
 def _first_tokens(stage: Stage) -> None:
-    """What reads the first token of a row as its [CLS] learns nothing from a decoder, whose first token reads no other."""
+    """Refuse what reads the first token of a row as its [CLS]: it learns nothing from a decoder, whose first token reads no other."""
     if not stage.inputs.head.causal:
         return
     for name, w in stage.inputs.terms().items():
