@@ -27,6 +27,7 @@ SECTIONS = {
         "task_data",
         "GLUEDataModule",
         "CorpusDataModule",
+        "CausalDataModule",
         "Batch",
         "TeacherModule",
         "AssistantModule",

@@ -17,6 +17,7 @@ from kdlab.data.text.files import json_objects, matching
 from kdlab.data.text.lines import COMPRESSED, UTF8, check_encoding, encoding_parts, format_of, sniff, stem_of
 from kdlab.data.text.sources import HubText, TextFolder, WikipediaExcerpt, digest
 from kdlab.errors import UserError
+from kdlab.ranges import Count
 
 HELDOUT = ("heldout", "dev", "validation", "valid", "eval")  # names of files whose rows are held out
 TEST = "test"  # such a file is held out where there is no other, and else not read
@@ -203,8 +204,8 @@ class WikipediaParagraphs:
     `sentences`: the least number of sentences of a paragraph. Paragraphs that are longer than `characters` are left out.
     """
 
-    sentences: int = 2
-    characters: int = 700
+    sentences: Count = 2
+    characters: Count = 700
 
     def check(self) -> None:
         """Raise UserError if gensim, whose package holds the excerpt, is not installed."""
