@@ -10,6 +10,7 @@ from kdlab.reporting.papers import PAPERS
 ROOT = Path(__file__).resolve().parents[2]
 CITED = re.compile(r"\b([A-Z][A-Za-z-]+)\s+et\s+al\.,?[\s#]+\(?((?:19|20)\d\d)\b")
 WORKS = {
+    ("Agarwal", 2024): "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes",
     ("Anshumann", 2025): "Sparse Logit Sampling",
     ("Ash", 2020): "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds",
     (
@@ -18,6 +19,7 @@ WORKS = {
     ): "Finite-time Analysis of the Multiarmed Bandit Problem; The Nonstochastic Multiarmed Bandit Problem",
     ("Devlin", 2019): "BERT",
     ("Gal", 2017): "Deep Bayesian Active Learning with Image Data",
+    ("Gu", 2024): "MiniLLM: Knowledge Distillation of Large Language Models",
     ("Guo", 2017): "On Calibration of Modern Neural Networks",
     ("Hinton", 2015): "Distilling the Knowledge in a Neural Network",
     ("Hong", 2024): "Diversified Batch Selection for Training Acceleration",
@@ -27,6 +29,7 @@ WORKS = {
         "Kool",
         2019,
     ): "Stochastic Beams and Where to Find Them: The Gumbel-Top-k Trick for Sampling Sequences Without Replacement",
+    ("Ko", 2024): "DistiLLM: Towards Streamlined Distillation for Large Language Models",
     ("Li", 2021): "Dynamic Knowledge Distillation for Pre-trained Language Models",
     ("Li", 2022): "MUKI",
     ("Luo", 2019): "Knowledge Amalgamation from Heterogeneous Networks by Common Feature Learning",
@@ -34,6 +37,10 @@ WORKS = {
     ("Mindermann", 2022): "Prioritized Training on Points that are Learnable, Worth Learning, and Not Yet Learnt",
     ("Paul", 2021): "Deep Learning on a Data Diet",
     ("Sanh", 2019): "DistilBERT",
+    (
+        "Shing",
+        2025,
+    ): "TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language Models",
     ("Shen", 2019): "Amalgamating Knowledge towards Comprehensive Classification",
     ("Steele", 2014): "Fast Splittable Pseudorandom Number Generators",
     ("Sun", 2019): "Patient Knowledge Distillation for BERT Model Compression",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from kdlab.data.causal.examples import REPLY, Example
+from kdlab.data.causal.example import REPLY, Example
 from kdlab.data.text.tokenization import encoder, tokenised
 from kdlab.errors import UserError
 

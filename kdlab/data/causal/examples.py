@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdlab.data.causal.example import REPLY, Example
 from kdlab.data.text import mediawiki
 from kdlab.data.text.files import json_objects, matching
 from kdlab.data.text.lines import COMPRESSED, UTF8, check_encoding, encoding_parts, format_of, sniff, stem_of
@@ -21,21 +22,6 @@ from kdlab.ranges import Count
 
 HELDOUT = ("heldout", "dev", "validation", "valid", "eval")  # names of files whose rows are held out
 TEST = "test"  # such a file is held out where there is no other, and else not read
-REPLY = "assistant"  # the role whose messages are learnt
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt with its completion, or a conversation of `messages`, each with "role" and "content".
-
-    `where` it stands, for messages; `heldout`: whether it is held out, None where a share of all rows is.
-    """
-
-    where: str
-    prompt: str = ""
-    completion: str = ""
-    messages: tuple[Mapping[str, str], ...] = ()
-    heldout: bool | None = None
 
 
 class ExampleSource(Protocol):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from kdlab.data.causal import dataset
 from kdlab.data.causal.datamodule import CausalDataModule
 from kdlab.data.causal.dataset import TokenizedDocuments
-from kdlab.data.causal.examples import Example
+from kdlab.data.causal.example import Example
 from kdlab.errors import UserError
 from kdlab.types import IGNORE
 from tests.support.causal import END, characters, decoder

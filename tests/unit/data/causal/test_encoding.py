@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdlab.data.causal.encoding import DROP, ends, example_documents, text_documents
-from kdlab.data.causal.examples import Example
+from kdlab.data.causal.example import Example
 from kdlab.errors import UserError
 from kdlab.types import IGNORE
 from tests.support.causal import END, TEMPLATE, characters, decoder

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdlab.data.tasks.rows import LabelledRow, TaskData
+from kdlab.models.head import CLASSIFIER
 from kdlab.runs.forecast import missing
 from kdlab.runs.forecast.missing import BeginningOfText, FoundPreparation, NotPrepared, TemporaryRows, only_some_rows
 from kdlab.stages.preparation import Preparation
@@ -84,7 +85,7 @@ def test_a_long_text_is_read_from_its_beginning(monkeypatch):
 class Labelled:
     """Inputs of a task of ten rows, which no run has tokenised."""
 
-    fixed_inputs, max_length, task_parts = True, 8, {"rows": "x"}
+    fixed_inputs, max_length, task_parts, head = True, 8, {"rows": "x"}, CLASSIFIER
 
     def __init__(self, store: TemporaryRows) -> None:
         self.store = store
