@@ -19,7 +19,8 @@ from kdlab.storage.files import umask
 from tests.conftest import write_task, write_teacher, write_text
 from tests.support import shells
 from tests.support.cadence import each_time
-from tests.support.runs import CtrlCAt, call, command, run_folder, tiny, tiny_task
+from tests.support.causal import write_rows
+from tests.support.runs import CtrlCAt, call, command, run_folder, tiny, tiny_causal, tiny_task
 from tests.support.wandb_files import Told
 
 EXPERIMENTS = sorted(file.stem for file in (CONF / "exp").glob("*.yaml"))
@@ -85,11 +86,20 @@ RARE = ("adads_finetune", "dynamickd_teacher", "dynamickd_objective")
 
 
 @pytest.mark.parametrize("exp", each_time(SINGLE_RUNS, *(exp for exp in SINGLE_RUNS if exp not in RARE)))
-def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, text_folder, task_folder):
+def test_every_experiment_runs_end_to_end(exp, tmp_path, teacher_folder, decoder_folder, text_folder, task_folder):
     config = checked(composition([f"+exp={exp}"])[0])
-    text = config.data.stage == "pretrain"
     rows = write_task(tmp_path / "rows", classes=4) if config.teachers.split else task_folder
-    given = tiny(teacher_folder, text_folder) if text else tiny_task(teacher_folder, rows)
+    if exp == "causal_finetune":
+        words = ("ba", "ke", "lo", "mi")
+        pairs = [{"prompt": f"{a} {b} {c} ", "completion": f"{c} {a}"} for a in words for b in words for c in words]
+        write_rows(tmp_path / "pairs.jsonl", pairs)
+        given = tiny_causal(decoder_folder, tmp_path / "pairs.jsonl")
+    elif config.data.stage == "causal":
+        given = tiny_causal(decoder_folder, text_folder)
+    else:
+        given = (
+            tiny(teacher_folder, text_folder) if config.data.stage == "pretrain" else tiny_task(teacher_folder, rows)
+        )
     start = command if exp in AS_TYPED else call
     plus = "" if exp in AS_TYPED else "+"  # which may be left out
     done = start([f"{plus}exp={exp}", *(a for a in given if not a.startswith("+exp="))], tmp_path)

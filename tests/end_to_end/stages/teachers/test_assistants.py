@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,11 +156,12 @@ def test_the_flops_of_an_assistant_are_three_passes_of_its_own_and_one_of_the_te
     (length,) = lengths
     shapes = [flops.shape_of(member.config, 3) for member in made.teacher_pool.members]
     n = 2 * 32
-    head = flops.classifier_head(shapes[1], n, 3)
-    small = flops.forward(
-        shapes[0], n, length
-    )  # trained padded; the teacher answers packed, its last layer for first tokens
-    large = flops.encoder(shapes[1], n * length, n * length**2, n, n * length) + head
+
+    def packed(shape: Any) -> float:
+        """A forward of rows without padding, whose last layer runs for their first tokens."""
+        return flops.encoder(shape, n * length, n * length**2, n, n * length) + flops.classifier_head(shape, n, 3)
+
+    small, large = map(packed, shapes)
     assert stage["flops"] == 3 * small + large
 
 
