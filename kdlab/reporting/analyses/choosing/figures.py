@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,20 +137,27 @@ def _map(table: Sequence[Mapping[str, Any]]) -> Figure:
     if not names:
         return figure
     values = [[_mean(cells[name].get(price)) for price in TEACHER_RATIOS] for name in names]
-    largest = max([abs(v) for line in values for v in line if v == v] or [1.0]) or 1.0
+    sizes = sorted(abs(v) for line in values for v in line if v == v) or [1.0]
+    largest = sizes[int(0.8 * (len(sizes) - 1))] or 1.0  # a few that collapsed take no colour from the others
     axes.imshow(values, cmap="RdBu", norm=TwoSlopeNorm(0, -largest, largest), aspect="auto", origin="lower")
     for y, name in enumerate(names):
         for x, price in enumerate(TEACHER_RATIOS):
             found = cells[name].get(price)
             text = f"{_mean(found):+.1f} ({len(found)})" if found else ""
-            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=INK)
+            hue = "white" if found and abs(_mean(found)) > 0.7 * largest else INK
+            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=hue)
     axes.grid(False)
     axes.set_xticks(range(len(TEACHER_RATIOS)), [f"{price:g}" for price in TEACHER_RATIOS])
-    axes.set_yticks(range(len(names)), [f"{method} {100 * ratio:g} %" for method, ratio in names], fontsize=8)
+    axes.set_yticks(range(len(names)), [_shown(*name, cells) for name in names], fontsize=7)
     axes.yaxis.tick_right()
     axes.set_xlabel("cost of a teacher's forward over a student's")
     axes.axhline(-0.5, color=GRID)
     return figure
+
+
+def _shown(method: str, ratio: float, among: Iterable[tuple[str, float]]) -> str:
+    """The name of a method, with its ratio where there are several."""
+    return method if len({other for _, other in among}) == 1 else f"{method} {100 * ratio:g} %"
 
 
 def _mean(values: Sequence[float] | None) -> float:
