@@ -72,7 +72,8 @@ class Way:
         """Loss, backward, clipping, update."""
         half = self.precision.startswith("bf16")
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss: Any = self.module.label_loss(batch)[0]  # pyright: ignore[reportAttributeAccessIssue]
+            module: Any = self.module
+            loss: Any = module.label_loss(batch)[0]
         loss.backward()
         self.module.optimization.clip(self.module, self.optimizer)
         self.optimizer.step()
@@ -106,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as temporary:
         common = (
-            ["+exp=adads_pretrain"] if given.text else ["+exp=adads_finetune", f"data.path={given.data.absolute()}"]
+            ["+exp=adads_pretrain"]
+            if given.text
+            else ["+exp=adads_finetune", f"data.path={Path(given.data or '.').absolute()}"]
         )
         common += [f"artifacts={given.artifacts or temporary}", *given.rest]
         ways = {name: Way([*common, f"teachers.exec={name}"]) for name in ("padded", "packed")}

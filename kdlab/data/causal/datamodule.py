@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ class CausalCollate:
         def padded(place: int, fill: int) -> torch.Tensor:
             values = np.full((len(items), longest), fill, dtype=np.int64)
             for line, item in zip(values, items, strict=True):
-                line[: len(item[place])] = item[place]
+                row: Any = item[place]
+                line[: len(row)] = row
             return torch.from_numpy(values)
 
         lengths = torch.tensor([len(item[3]) for item in items])

@@ -171,7 +171,8 @@ def prompts(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> 
     begin, encode = ends(tokenizer)[0].tolist(), encoder(tokenizer)
     for example in examples:
         if not example.messages:
-            yield [*begin, *encode([example.prompt])[0]], example.completion
+            first: list[int] = [*begin, *encode([example.prompt])[0]]  # pyright: ignore[reportAssignmentType]
+            yield first, example.completion
             continue
         check_template(tokenizer, example.where)
         last = max(i for i, message in enumerate(example.messages) if message["role"] == REPLY)
@@ -180,4 +181,5 @@ def prompts(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> 
             ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
         except Exception as error:  # templates raise what they like
             raise UserError(f"{example.where}: the chat template refuses it: {str(error).splitlines()[0]}") from error
-        yield list(ids["input_ids"]), example.messages[last]["content"]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        tokens: list[int] = list(ids["input_ids"])  # pyright: ignore[reportArgumentType, reportCallIssue, reportAssignmentType]
+        yield tokens, example.messages[last]["content"]

@@ -137,10 +137,10 @@ class ExampleFolder:
             if (name := matching(self.messages_column, row)) is not None:
                 yield Example(where, messages=_messages(row[name], where, name), heldout=held)
                 continue
-            texts = [_text(row, name, where) for name in (self.prompt_column, self.completion_column)]
-            if not texts[1]:
+            prompt, completion = (_text(row, name, where) for name in (self.prompt_column, self.completion_column))
+            if not completion:
                 raise UserError(f"{where}: field {self.completion_column!r} is empty: there is nothing to learn")
-            yield Example(where, *texts, heldout=held)
+            yield Example(where, prompt, completion, heldout=held)
 
 
 def _fields(row: Mapping[str, Any]) -> str:
@@ -237,7 +237,9 @@ class HubExamples:
     def check(self) -> None:
         """Raise UserError for an unknown data set or a missing column."""
         features = self._hub.query_hub("load_dataset_builder").info.features
-        for column in (*self.prompt, self.completion) if features is not None else ():
+        if features is None:
+            return
+        for column in (*self.prompt, self.completion):
             if column not in features:
                 raise UserError(f"{self.name} has no column {column!r}; its columns: {', '.join(features)}")
 

@@ -36,7 +36,7 @@ def write(prepared: PreparedRun) -> None:
     rows: Any = prepared.data.heldout
     examples = hasattr(prepared.stage.inputs.source, "examples")
     chosen = np.unique(np.linspace(0, len(rows) - 1, count).astype(int)).tolist()
-    pairs = [prompt_of(*rows[row], examples) for row in chosen]
+    pairs = [prompt_of(*rows[row], examples=examples) for row in chosen]
     texts = continuations(model, tokenizer, [prompt for prompt, _ in pairs], TOKENS)
     lines = []
     for (prompt, reference), text in zip(pairs, texts, strict=True):

@@ -83,9 +83,9 @@ def in_harness(run: Path, tasks: str) -> int:
     config = _checked(run, "--lm-eval")
     if find_spec("lm_eval") is None:
         raise UserError(f"--lm-eval: lm-evaluation-harness is not installed; {install('lm-eval')}")
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-    from lm_eval.utils import make_table
+    import lm_eval  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    from lm_eval.utils import make_table  # pyright: ignore[reportMissingImports]
 
     from kdlab.runtime.devices import first_device
 
