@@ -41,7 +41,7 @@ def made(folder: Path, kind: str) -> dict[str, bytes | dict[str, object]]:
     return {**files, "cost": {**json.loads((artifact / "cost.json").read_text()), "seconds": None}}
 
 
-def check(command: list[str], folder: Path, kind: str, kills: list[KillIn]) -> str:
+def check_resumed(command: list[str], folder: Path, kind: str, kills: list[KillIn]) -> str:
     """Run the command undisturbed, and again with all `kills` one after the other: the artifacts are equal, and no
     checkpoint is left. Returns what was printed after the last kill."""
     whole = call([*command, "hydra.run.dir=run"], folder / "whole")
@@ -74,7 +74,7 @@ def test_a_killed_classifier_goes_on_bit_for_bit(tmp_path, teacher_folder, task_
         KillIn(stage, 9, "end"),
         KillIn(stage, 13, "start"),
     ]
-    output = check(command, tmp_path, "classifier", kills)
+    output = check_resumed(command, tmp_path, "classifier", kills)
     assert "fine-tuning teacher: going on after step 12" in output
 
 
@@ -87,14 +87,14 @@ def test_a_killed_assistant_goes_on_bit_for_bit(tmp_path, teacher_folder, task_f
     )
     command = tiny_task(teacher_folder, task_folder, *FINETUNED, *more)
     kills = [KillIn("distilling assistant", 4, "end"), KillIn("distilling assistant", 8, "gradient")]
-    assert "distilling assistant: going on after step 6" in check(command, tmp_path, "assistant", kills)
+    assert "distilling assistant: going on after step 6" in check_resumed(command, tmp_path, "assistant", kills)
 
 
 def test_a_killed_baseline_goes_on_bit_for_bit(tmp_path, teacher_folder, task_folder):
     more = ("no_kd_baseline=true", "trainer.max_steps=8", "student.dropout=0.1")
     command = tiny_task(teacher_folder, task_folder, *FINETUNED, *more)
     kills = [KillIn("training without a teacher", 4, "end"), KillIn("training without a teacher", 7, "start")]
-    check(command, tmp_path, "baseline", kills)
+    check_resumed(command, tmp_path, "baseline", kills)
 
 
 def test_a_killed_masked_lm_teacher_goes_on_bit_for_bit(tmp_path, teacher_folder, text_folder):
@@ -104,7 +104,7 @@ def test_a_killed_masked_lm_teacher_goes_on_bit_for_bit(tmp_path, teacher_folder
     )
     stage = "preparing teacher small"
     kills = [KillIn(stage, 1, "end"), KillIn(stage, 7, "gradient")]
-    assert f"{stage}: going on after step 6" in check(command, tmp_path, "teacher", kills)
+    assert f"{stage}: going on after step 6" in check_resumed(command, tmp_path, "teacher", kills)
 
 
 def test_a_killed_knowledge_selection_module_goes_on_bit_for_bit(tmp_path, teacher_folder, text_folder):
@@ -113,4 +113,4 @@ def test_a_killed_knowledge_selection_module_goes_on_bit_for_bit(tmp_path, teach
     command = tiny(teacher_folder, text_folder, *more, "student.dropout=0.1", "trainer.max_steps=10")
     first, second = "KSM, episode 1 of 2", "KSM, episode 2 of 2"
     kills = [KillIn(first, 7, "gradient"), KillIn(second, 1, "end"), KillIn(second, 5, "end")]
-    assert f"{second}: going on after step 3" in check(command, tmp_path, "ksm", kills)
+    assert f"{second}: going on after step 3" in check_resumed(command, tmp_path, "ksm", kills)
