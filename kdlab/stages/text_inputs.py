@@ -1,4 +1,4 @@
-"""Inputs of the pre-training stage: plain text, tokenised into rows whose masks are drawn anew each epoch."""
+"""Inputs of tokenised text, and those of the pre-training stage: rows whose masks are drawn anew each epoch."""
 
 from __future__ import annotations
 
@@ -25,27 +25,22 @@ from kdlab.stages.inputs import Inputs, vocabulary_hash
 from kdlab.storage.files import read_json
 
 
-class TextInputs(Inputs):
-    """Plain text and its tokenised corpus."""
-
-    head = MASKED_LM
-    fixed_inputs = False
-
-    @property
-    def score(self) -> MaskedLMScore:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return MaskedLMScore()
+class CorpusInputs(Inputs):
+    """Inputs whose rows are text that is tokenised once, to a corpus in the artifact store."""
 
     @property
     def example(self) -> tuple[int, Tensor]:
         return 2, torch.zeros(1, dtype=torch.long)
 
-    def load(
-        self, source: str | Path, revision: str | None = None, seed: int | None = None
-    ) -> transformers.PreTrainedModel:
-        if not head_keys.has_head(source, loading.load_config(source, revision)):
-            self.notify(f"{source} has no masked-LM head: the model starts with a new one")
-        reseed(self.config.seed if seed is None else seed, "student head")
-        return loading.load_masked_lm(source, revision, new_head=True)
+    @cached_property
+    def corpus_parts(self) -> dict[str, Any]:
+        """The key parts of the tokenised text."""
+        raise NotImplementedError
+
+    @cached_property
+    def corpus_folder(self) -> Path:
+        """The folder of the tokenised text; made at its first use."""
+        raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -55,6 +50,25 @@ class TextInputs(Inputs):
             "fingerprint": self.corpus_parts["text"],
             **read_json(self.corpus_folder / "stats.json"),
         }
+
+
+class TextInputs(CorpusInputs):
+    """Plain text and its tokenised corpus."""
+
+    head = MASKED_LM
+    fixed_inputs = False
+
+    @property
+    def score(self) -> MaskedLMScore:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return MaskedLMScore()
+
+    def load(
+        self, source: str | Path, revision: str | None = None, seed: int | None = None
+    ) -> transformers.PreTrainedModel:
+        if not head_keys.has_head(source, loading.load_config(source, revision)):
+            self.notify(f"{source} has no masked-LM head: the model starts with a new one")
+        reseed(self.config.seed if seed is None else seed, "student head")
+        return loading.load_masked_lm(source, revision, new_head=True)
 
     @cached_property
     def source(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -67,7 +81,6 @@ class TextInputs(Inputs):
 
     @cached_property
     def corpus_parts(self) -> dict[str, Any]:
-        """The key parts of the tokenised text."""
         data = self.config.data
         return {
             "text": self.source.fingerprint(),
@@ -78,7 +91,6 @@ class TextInputs(Inputs):
 
     @cached_property
     def corpus_folder(self) -> Path:
-        """The folder of the tokenised text; made at its first use."""
         data = self.config.data
 
         def build(out: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 import transformers
-from torch import Tensor
 
 from kdlab.models import loading
 from kdlab.models.head import CAUSAL_LM
@@ -23,10 +21,6 @@ class CausalInputs(CausalRows):
     @property
     def score(self) -> CausalLMScore:  # pyright: ignore[reportIncompatibleVariableOverride]
         return CausalLMScore()
-
-    @property
-    def example(self) -> tuple[int, Tensor]:
-        return 2, torch.zeros(1, dtype=torch.long)
 
     def load(
         self, source: str | Path, revision: str | None = None, seed: int | None = None

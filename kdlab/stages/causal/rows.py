@@ -15,13 +15,13 @@ from kdlab.data.causal.examples import ExampleFolder
 from kdlab.data.text.sources import TextFolder
 from kdlab.errors import UserError
 from kdlab.stages.components import build_target
-from kdlab.stages.inputs import Inputs, vocabulary_hash
-from kdlab.storage.files import read_json
+from kdlab.stages.inputs import vocabulary_hash
+from kdlab.stages.text_inputs import CorpusInputs
 
 FIRST = 200  # examples that are tokenised before anything is loaded or written
 
 
-class CausalRows(Inputs):
+class CausalRows(CorpusInputs):
     """The rows of a run that predicts next tokens, from its configuration."""
 
     @cached_property
@@ -54,7 +54,6 @@ class CausalRows(Inputs):
 
     @cached_property
     def corpus_parts(self) -> dict[str, Any]:
-        """The key parts of the tokenised rows."""
         data = self.config.data
         names = ("min_length", "max_length", "heldout", "split_seed", "pack")
         return {
@@ -69,7 +68,6 @@ class CausalRows(Inputs):
 
     @cached_property
     def corpus_folder(self) -> Path:
-        """The folder of the tokenised rows; made at its first use."""
         data = self.config.data
 
         def build(out: Path) -> None:
@@ -123,15 +121,6 @@ class CausalRows(Inputs):
     @property
     def rows_parts(self) -> dict[str, Any]:
         return self.corpus_parts
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "name": self.data_name,
-            "source": type(self.source).__name__,
-            "path": self.config.data.path,
-            "fingerprint": self.corpus_parts["text"],
-            **read_json(self.corpus_folder / "stats.json"),
-        }
 
 
 def source_of(data: DataConfig, path: str) -> ExampleFolder | TextFolder:

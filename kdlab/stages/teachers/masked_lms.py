@@ -19,24 +19,15 @@ from kdlab.runtime.devices import precision_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.stages.preparation import Training
-from kdlab.stages.teachers.base import TeacherPool
+from kdlab.stages.teachers.language_models import LanguageModelPool
 from kdlab.stages.text_inputs import TextInputs
-from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.teachers.specs import TeacherSpec
 
 
-class TextTeacherPool(TeacherPool):
+class TextTeacherPool(LanguageModelPool):
     """The masked-LM models that are teachers on text."""
 
     inputs: TextInputs
-
-    @property
-    def classes(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return None
-
-    @property
-    def outputs(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return None
 
     def has_head(self, member: TeacherSpec) -> bool:
         """True if the source of a teacher has a masked-LM head."""
@@ -74,13 +65,6 @@ class TextTeacherPool(TeacherPool):
     def load(self, member: TeacherSpec) -> Any:
         return loading.load_masked_lm(self.folder(member), self.revision(member))
 
-    def initial_model(self, member: TeacherSpec, seed: int) -> Any:
-        assistant = member.assistant
-        if assistant is not None and assistant.path is not None:
-            return self.inputs.load(assistant.path)
-        assert member.layers is not None
-        return student_from(self.load(self.main), member.layers)
-
     def prepared_folder(self, member: TeacherSpec) -> str | Path:
         """Folder or Hub name of a teacher with a masked-LM head: the source, or the artifact of its training."""
         if member.layers is None and self.has_head(member):
@@ -102,13 +86,9 @@ class TextTeacherPool(TeacherPool):
             "teacher", parts, lambda out: self._prepare(out, member, prepare), description, stage,
             config=member.source.config,
         )  # fmt: skip
-        self._notify(member, folder)
+        self.say_heldout(member, folder)
         self.add_short_training(member, folder, prepare.batch_size, "teachers.prepare.max_steps")
         return folder
-
-    def training_rows(self, member: TeacherSpec) -> int:
-        stats = read_json(self.inputs.corpus_folder / "stats.json")
-        return stats["sequences"] - stats["heldout_sequences"]
 
     def _whole(self, member: TeacherSpec) -> TeacherSpec:
         """The teacher, with its head, that a shallower one takes its layers from."""
@@ -149,19 +129,3 @@ class TextTeacherPool(TeacherPool):
         ledger = Ledger(len(data.train), inputs.fixed_inputs)
         module = TeacherModule(encoder, optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
         return Training(module, data, prepare.max_steps, f"preparing {member.title}", prepare.precision)
-
-    def finish(self, module: Any, data: Any, out: Path) -> None:
-        atomic_write_json(out / "heldout.json", module.evaluate(data.heldout_splits()[""]))
-
-    def _distilled(self, member: TeacherSpec) -> Path:
-        folder = super()._distilled(member)
-        self._notify(member, folder)
-        return folder
-
-    def _notify(self, member: TeacherSpec, folder: Path) -> None:
-        heldout = read_json(folder / "heldout.json")
-        name = self.main.name if member is self.main else member.name
-        self.inputs.notify(
-            f"{'' if member.assistant else 'teacher '}{name}: held-out masked-LM loss {heldout['loss']:.3f}, "
-            f"accuracy {heldout['accuracy']:.1%}"
-        )
