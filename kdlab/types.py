@@ -83,11 +83,29 @@ class RowRule(Protocol):
         ...
 
 
+class PositionRule(Protocol):
+    """Selects the positions of a batch at which the teachers are queried and losses are taken, from the outputs of the
+    training forward (collective).
+
+    `needed`: outputs of the student that it reads, as `Encoder.encode` takes them.
+    """
+
+    needed: frozenset[str]
+
+    def __call__(
+        self, batch: Batch, outputs: Outputs, importance: Importance | None
+    ) -> tuple[Tensor, Importance | None]:
+        """Mask (k, L) bool of the positions kept, some of those with a label, by the student's `outputs` for `batch`; and
+        their weights (None: 1 each), from those of the rows, `importance`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Importance:
     """Weights of the rows that selection has sampled, by which their loss estimates that of the whole batch without bias.
 
-    `weights` (k,): what each of the k rows kept stands for (`kdlab.methods.selection.keeping.Keeping`); `units`: by kind of
+    `weights` (k,): what each of the k rows kept stands for (`kdlab.methods.selection.keeping.Keeping`), or (k, L), each of
+    their positions; `units`: by kind of
     unit (`WeightedTerm.at`), the number of units of the whole batch, of all ranks, and of its rows that have one.
     """
 
@@ -105,14 +123,20 @@ class Plan:
     (`kdlab.methods.knowledge.weighing`; None: ones). They are rules, not numbers: their inputs come from the forward of
     the step itself, so they cost no forward of their own. So is `select`, where labels of all rows are learnt: the rows
     that query the teachers, in the place of `rows`. `importance`: weights of the rows that it selects (None: 1 each, and
-    the loss is the mean over these rows).
+    the loss is the mean over these rows). `positions`: selects positions of these rows (None: all that have a label).
     """
 
     rows: Tensor | None = None
     select: RowRule | None = None
+    positions: PositionRule | None = None
     importance: Importance | None = None
     adopt: Callable[..., Tensor] | None = None
     weigh: Callable[..., Tensor] | None = None
+
+    @property
+    def selects_positions_alone(self) -> bool:
+        """True where positions are selected, of all rows."""
+        return self.positions is not None and self.rows is None and self.select is None
 
 
 @dataclass
@@ -128,6 +152,9 @@ class Batch:
     In causal language modelling `labels[b, t]` is the token to be predicted from position t, `input_ids[b, t + 1]`: nothing
     after the data shifts it. `documents` (B, L) int64: the number of each token's document within its row, ascending from 0;
     tokens attend within their document, whose positions begin at 0 (None: each row is one document).
+
+    `predicted` (B, L) bool: the positions that have a label in the data, where selection has kept the labels of some of them
+    alone (`narrowed`; None: nothing was left out).
     """
 
     rows: Tensor
@@ -139,9 +166,15 @@ class Batch:
     plan: Plan | None = None
     token_types: Tensor | None = None
     documents: Tensor | None = None
+    predicted: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def narrowed(self, chosen: Tensor) -> Batch:
+        """The same rows with the labels of the positions `chosen` (B, L) bool alone, and IGNORE at all others."""
+        predicted = self.labelled() if self.predicted is None else self.predicted
+        return replace(self, labels=self.labels.masked_fill(~chosen, IGNORE), predicted=predicted)
 
     def labelled(self) -> Tensor:
         """Mask of the labels that exist, (B, L) or (B,) bool: masked positions; rows whose class or number is known."""
@@ -173,6 +206,7 @@ class Batch:
             real=self.real.to(device),
             token_types=None if self.token_types is None else self.token_types.to(device),
             documents=None if self.documents is None else self.documents.to(device),
+            predicted=None if self.predicted is None else self.predicted.to(device),
         )
 
     def take(self, index: Tensor) -> Batch:
@@ -190,6 +224,7 @@ class Batch:
             real=self.real[index],
             token_types=None if self.token_types is None else self.token_types[index][:, :length],
             documents=None if self.documents is None else self.documents[index][:, :length],
+            predicted=None if self.predicted is None else self.predicted[index][:, :length],
         )
 
 

@@ -14,6 +14,7 @@ from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.importance import importance, own_part, whole_units
 from kdlab.callbacks.scoring.observed import ScoredLoss
+from kdlab.callbacks.scoring.positions import PositionSelection
 from kdlab.callbacks.scoring.rows import own_rows, scored_rows, share_out
 from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.callbacks.selectable import OwnModule, missing_methods
@@ -27,6 +28,7 @@ from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.modules.evidence.teacher_answers import TeacherEvidence
 from kdlab.modules.evidence.votes import Votes
+from kdlab.modules.objective import units_of
 from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
@@ -52,6 +54,8 @@ class Select(DecisionCallback):
     on any number of ranks with `scope` "global"; a strategy that reads no output of the student has all rows to choose from.
     `others`: evidence of other models than the student (None: that of the module's teacher). `scored`: the observation
     that is made of the rows scored; where an arm scores none, a forward of as many rows is run for it.
+    `unit` "position": of all rows the selector's share of the positions with a label is kept (`PositionSelection`, with
+    `per_row`); "both": rows first, then the share `positions` of theirs.
     """
 
     def __init__(
@@ -63,8 +67,12 @@ class Select(DecisionCallback):
         votes: Votes | None = None,
         others: TeacherEvidence | None = None,
         scored: ScoredLoss | None = None,
+        unit: str = "row",
+        positions: float = 1.0,
+        per_row: bool = True,
     ) -> None:
         super().__init__(selector)
+        self.unit, self.positions, self.per_row = unit, positions, per_row
         self.row_selector, self.ratio, self.look = selector, selector.ratio, selector.look
         self.others, self.scored = others or TeacherEvidence(), scored
         self._consulted: Tensor | None = None  # ids of this rank's rows whose teacher's answers were read for scoring
@@ -99,6 +107,11 @@ class Select(DecisionCallback):
                 f"Select needs a kdlab.StudentModule, or a module that offers kdlab.SelectableModule: "
                 f"{type(pl_module).__name__} has no {' and no '.join(missing)} (docs/python.md)"
             )
+        if self.unit != "row":
+            raise UserError(
+                f"select.unit={self.unit}: {type(pl_module).__name__} computes its own loss, of all positions of its rows; a "
+                "kdlab.StudentModule selects positions"
+            )
         if self.row_selector.keeping.importance:
             raise UserError(
                 f"importance=true: {type(pl_module).__name__} computes its own loss, which these weights do not reach; take the "
@@ -131,6 +144,11 @@ class Select(DecisionCallback):
 
     def answer(self, student: StudentView, batch: Batch, batch_idx: int) -> None:
         assert batch.plan is not None
+        if self.unit != "row":
+            share = self.row_selector.share if self.unit == "position" else self.positions
+            batch.plan.positions = PositionSelection(self, student, batch_idx, share, self.per_row)
+        if self.unit == "position":
+            return
         if (
             student.labels_on_all
             and self.forward is full_forward
@@ -162,8 +180,7 @@ class Select(DecisionCallback):
         if len(real) == 0:
             if self.row_selector.facts is not None:
                 self.row_selector.facts.scored(None)
-            if self.scored is not None:
-                self.scored.close()
+            self.close_observation()
             self.weights = None
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
@@ -177,11 +194,10 @@ class Select(DecisionCallback):
             places = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
         scores = self._scores(student, batch, gather, places, rng, keep, outputs)
-        if self.scored is not None:
-            if self.scored.taking and not reads_student(self.selector.rule):
-                few = real[candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))]
-                self._observe(student, scored_rows(batch, None, own_rows(batch, few) if gather else few)[0])
-            self.scored.close()
+        if self.scored is not None and self.scored.taking and not reads_student(self.selector.rule):
+            few = real[candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))]
+            self._observe(student, scored_rows(batch, None, own_rows(batch, few) if gather else few)[0])
+        self.close_observation()
         found = self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank))
         self.weights, kept = found.weights, every[found.rows.to(every.device)]
         if gather and self.others.reads_teacher(self._needs()):
@@ -191,6 +207,11 @@ class Select(DecisionCallback):
             unkept = 0 if self._consulted is None else int((~torch.isin(self._consulted, whole.rows[own])).sum())
             student.ledger.count_unkept(student.teacher_names[-1], unkept)
         return kept
+
+    def close_observation(self) -> None:
+        """Close the batch under way of the observation that is made of the rows scored (collective)."""
+        if self.scored is not None:
+            self.scored.close()
 
     def _needs(self) -> frozenset[str]:
         """Fields of `Evidence` that the current arm reads; with a memory, which serves all arms, those of all."""
@@ -236,7 +257,7 @@ class Select(DecisionCallback):
             self.others.skip(student, self._needs())
         record.update(
             self.memory, student, batch, due, self.forward, needed,
-            lambda rows, got: self._parts(student, rows, got, evidence, voted),
+            lambda rows, got: self.parts(student, rows, got, evidence, voted),
         )  # fmt: skip
         return record.scores(self.memory, str(self.selector.arm), arm, evidence)
 
@@ -258,7 +279,7 @@ class Select(DecisionCallback):
             outputs = outputs or self.forward(student, batch, needed_outputs(arm, student.per_row, self.votes))
             if features:
                 evidence.features = of_real(student.features(outputs))
-            parts = self._parts(student, batch, outputs, evidence, _reads_votes(members_of(arm)))
+            parts = self.parts(student, batch, outputs, evidence, _reads_votes(members_of(arm)))
             scores = arm_scores(arm, evidence, parts, of_real)
             if self.scored is not None:  # of an arm that reads no logits
                 self.scored.take_all(student.evidence(batch, outputs, "observation"), batch.real)
@@ -271,22 +292,24 @@ class Select(DecisionCallback):
             outputs = student.encode(batch, "observation", frozenset())
             self.scored.take_all(student.evidence(batch, outputs, "observation"), batch.real)
 
-    def _parts(
-        self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence, voted: bool
+    def parts(
+        self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence, voted: bool, units: bool = False
     ) -> Iterator[Evidence]:
-        """Evidence of a few rows of `batch` at a time, with the facts of the `whole` selection; `voted`: with the votes of
-        a committee."""
+        """Evidence of a few rows of `batch` at a time, or with `units` of a few positions, with the facts of the `whole`
+        selection; `voted`: with the votes of a committee."""
+        real = batch.real[units_of(batch, "labelled")[0]] if units else batch.real
         first, facts = 0, self.row_selector.facts
+        scored = None if units and self.unit == "both" else self.scored  # whose rows were chosen by their scores
         others = self.votes(student, batch, outputs, whole.rng) if voted else []
-        committee = [student.evidence(batch, each, "scoring") for each in (outputs, *others)]
-        own = self.others.complete(student, batch, committee[0], self._needs())
+        committee = [student.evidence(batch, each, "scoring", units) for each in (outputs, *others)]
+        own = self.others.complete(student, batch, committee[0], self._needs(), units)
         for part, *more in zip(own, *committee[1:], strict=True):
-            exists = _existing(part, batch.real[first : first + len(part)])
+            exists = _existing(part, real[first : first + len(part)])
             first += len(part)
             if facts is not None and part.logits is not None:
                 facts.predicted(part.logits, exists)
-            if self.scored is not None:
-                self.scored.take(part, exists)
+            if scored is not None:
+                scored.take(part, exists)
             votes = torch.stack([member.logits for member in (part, *more)]) if voted else None  # pyright: ignore
             yield replace(part, votes=votes, keep=whole.keep, progress=whole.progress, rng=whole.rng)
 

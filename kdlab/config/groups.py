@@ -111,6 +111,12 @@ class SelectConfig:
     "Share of each batch that is kept and queries the teacher (AdaDS: 0.1)"
     ratios: Annotated[Any, Literal["auto"] | list[Share] | None] = None
     "Ratios to choose among, so that select.ratio is their mean; auto: half, once and three times it; null: ratio alone"
+    unit: str = "row"
+    "What is chosen: rows (row), positions of text (position: the share ratio of them), or both (rows, then positions)"
+    positions: Share = 0.2
+    "unit=both: share of the positions of the kept rows that are kept (SE-KD: 0.2)"
+    per_row: bool = True
+    "unit=position or both: true keeps that share of each row's positions, false of the batch's"
     pool: Annotated[Any, Literal["batch"] | Rows] = "batch"
     "batch: select from the rows of a batch; N: score N rows and keep data.batch_size of them, which sets the ratio"
     look: Annotated[Any, Literal["auto"] | Share] = 1.0
@@ -162,6 +168,10 @@ class SelectConfig:
         """UserError for a value out of range; sets ratio and look of select=all to 1."""
         if self.name == "all":
             self.ratio = self.look = 1.0  # an experiment's ratio is for its own strategy
+            self.unit = "row"
+        one_of("select.unit", self.unit, ("row", "position", "both"))
+        if self.unit != "row":
+            self._check_positions()
         if isinstance(self.ratios, list) and len({*self.ratios}) < 2:
             raise UserError(f"select.ratios={self.ratios}: two different ratios or more, auto, or null")
         one_of("select.scope", self.scope, ("global", "local"))
@@ -176,6 +186,32 @@ class SelectConfig:
             raise UserError(
                 "select.scoring=stale select.scope=local: a row may be scored on another rank at its next visit, and "
                 "only global selection shares the scores; select.scope=global"
+            )
+
+    def _check_positions(self) -> None:
+        """UserError for settings that positions do not have: they are scored from the training forward, all of them."""
+        where = f"select.unit={self.unit}"
+        if self.scoring != "fresh":
+            raise UserError(
+                f"{where} select.scoring={self.scoring}: positions are scored from the training forward itself, at no cost "
+                "but the head's; select.scoring=fresh"
+            )
+        if self.unit == "position" and self.look == AUTO:
+            self.look = 1.0
+        if self.unit == "position" and self.look != 1:
+            raise UserError(
+                f"{where} select.look={self.look:g}: the forward that scores positions is the training's own, so none is "
+                "saved; select.look=1"
+            )
+        if self.unit == "position" and self.pool != "batch":
+            raise UserError(
+                f"{where} select.pool={self.pool}: a pool is of rows; select.ratio is the share of positions"
+            )
+        if self.unit == "both" and 1 in (self.ratio, self.positions) and self.pool == "batch":
+            rest = "position" if self.ratio == 1 else "row"
+            raise UserError(
+                f"{where} select.{'ratio' if self.ratio == 1 else 'positions'}=1 keeps all of them: select.unit={rest} "
+                f"select.ratio={self.positions if self.ratio == 1 else self.ratio:g}"
             )
 
     def ratio_choices(self) -> tuple[float, ...]:

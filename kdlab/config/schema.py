@@ -95,17 +95,7 @@ class Config:
 
     def check(self) -> None:
         """UserError for a contradiction between groups."""
-        if self.select.pool != "batch":
-            self._pool(self.select.pool)
-        if self.select.balance != "none" and self.data.stage != "finetune":
-            raise UserError(
-                f"select.balance={self.select.balance}: classes are those of a task's rows, and a row of text has none; "
-                "select.balance=none"
-            )
-        if self.select.balance == "label" and self.data.augment is not None:
-            raise UserError(
-                "select.balance=label: augmented rows (data.augment) have no labels; select.balance=predicted"
-            )
+        self._selection()
         if self.trainer.max_steps is None and self.trainer.max_epochs is None and not self.budget.given:
             raise UserError(
                 "trainer.max_steps and trainer.max_epochs are both null, and there is no budget: give one of them; training "
@@ -149,6 +139,25 @@ class Config:
                     f"teachers.split={self.teachers.split}: an assistant is distilled from one teacher of all classes, not "
                     "from specialists: adopt.assistant=null, or teachers.split=null"
                 )
+
+    def _selection(self) -> None:
+        """UserError for a selection of what the data have not; sets the batch size of a pool."""
+        if self.select.pool != "batch":
+            self._pool(self.select.pool)
+        if self.select.unit != "row" and self.data.stage == "finetune":
+            raise UserError(
+                f"select.unit={self.select.unit}: a row of a task has one prediction, so there are no positions to choose; "
+                "select.unit=row"
+            )
+        if self.select.balance != "none" and self.data.stage != "finetune":
+            raise UserError(
+                f"select.balance={self.select.balance}: classes are those of a task's rows, and a row of text has none; "
+                "select.balance=none"
+            )
+        if self.select.balance == "label" and self.data.augment is not None:
+            raise UserError(
+                "select.balance=label: augmented rows (data.augment) have no labels; select.balance=predicted"
+            )
 
     def _rewards(self) -> None:
         """UserError for observations and probes that the rest of the run rules out."""

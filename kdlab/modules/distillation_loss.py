@@ -20,7 +20,7 @@ from kdlab.modules.term_weights import TermWeights
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import generator, reseed
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Outputs, Plan
+from kdlab.types import Batch, Importance, Outputs, Plan
 
 
 class DistillationLoss:
@@ -110,8 +110,7 @@ class DistillationLoss:
         The mean over ranks is the mean over the global batch; `local`: over this rank's rows, without a collective and
         without caches (probes). `plan`: the rules of adoption and weighing; `queried`: the rows (k,) that the teachers
         are queried for, while labels are learnt on all rows (None: all, or those that the plan's rule selects from this
-        forward). `progress`: share of the steps done; `step`: the micro-step, of random weighing; `ledger`: counts
-        queries, FLOPs and seconds (None: nothing is counted).
+        forward). `progress`: share of the steps done; `step`: the micro-step, of random weighing; `ledger`: of the costs.
         """
         plan = plan or Plan()
         terms = self.active_terms(progress)
@@ -123,6 +122,7 @@ class DistillationLoss:
             outputs.progress = progress
             queried = plan.select(batch, outputs) if plan.select else queried
             index, query, queried_outputs = self._queried(batch, outputs, queried)
+            query, importance = _narrowed(plan, query, queried_outputs)
         with timed(ledger, self.queries.ledger_part):
             teacher_weights = torch.zeros(len(query), 0, device=query.rows.device)
             if taught:
@@ -131,7 +131,7 @@ class DistillationLoss:
                 answers, teacher_weights = self.queries.query(
                     plan.adopt, query, queried_outputs, needed, count, local, cached, largest, step
                 )
-        passes = [(terms, batch)] if index is None else [(_without(terms, taught), batch), (taught, query)]
+        passes = [(terms, query)] if index is None else [(_without(terms, taught), batch), (taught, query)]
         with timed(ledger, "student_forward"):
             rng = generator(self.seed, "weigh", step)
             factors = self.term_weights.factors(
@@ -139,12 +139,12 @@ class DistillationLoss:
             )
             mixed = plan.adopt is not None and marks_of(plan.adopt).mixes == "answers"
             if index is None:
-                total, losses = self.objective(terms, batch, outputs, answers, factors, mixed, local, plan.importance)
+                total, losses = self.objective(terms, query, outputs, answers, factors, mixed, local, importance)
             else:
                 spread = {name: torch.ones(len(batch)).to(f).index_copy(0, index, f) for name, f in factors.items()}
                 label_loss, label_losses = self.objective(*passes[0], outputs, (), spread, local=local)
                 soft_loss, soft_losses = self.objective(
-                    taught, query, queried_outputs, answers, factors, mixed, local, plan.importance
+                    taught, query, queried_outputs, answers, factors, mixed, local, importance
                 )
                 total = label_loss + soft_loss
                 losses = {**label_losses, **soft_losses, "loss": total.detach()}
@@ -152,13 +152,14 @@ class DistillationLoss:
             self.term_weights.record(terms, teacher_weights, query, queried_outputs, answers)
         if ledger is not None:
             self.flops.record_step(ledger, passes, batch, answers, needed, own)
-            self._record_uncertainty(ledger, plan, query, queried_outputs, answers)
+            self._record_query(ledger, plan, query, queried_outputs, answers)
         return total, losses
 
-    def _record_uncertainty(
+    def _record_query(
         self, ledger: Ledger, plan: Plan, query: Batch, outputs: Outputs, answers: Sequence[TeacherAnswer]
     ) -> None:
-        """Enter the heads that ran for the uncertainties of student and teachers into the ledger."""
+        """Enter the positions of the query, and the heads that ran for uncertainties of student and teachers, into the ledger."""
+        record_positions(ledger, query, answers)
         asked_first = plan.adopt is not None and "teachers" in marks_of(plan.adopt).needs
         own, at = outputs.uncertainty is not None, self.queries.uncertainty_units
         self.flops.record_uncertainty(ledger, query, at, own, answers if asked_first else (), self.queries.mc_dropout)
@@ -177,6 +178,28 @@ class DistillationLoss:
         query = batch.take(index)
         query.real = query.real & bool(len(queried))
         return index, query, outputs.take(index, query.input_ids.shape[1])
+
+
+def _narrowed(plan: Plan, batch: Batch, outputs: Outputs) -> tuple[Batch, Importance | None]:
+    """The batch with the labels of the positions that the plan selects alone, and their weights."""
+    if plan.positions is None:
+        return batch, plan.importance
+    chosen, importance = plan.positions(batch, outputs, plan.importance)
+    return batch.narrowed(chosen), importance
+
+
+def record_positions(ledger: Ledger, batch: Batch | None, answers: Sequence[TeacherAnswer]) -> None:
+    """Enter the positions with a label of the real rows of `batch`, which are trained on, and those of the teachers'
+    forwards behind `answers`; nothing of tasks."""
+    if batch is not None and batch.labels.ndim == 2:
+        ledger.count_kept_positions(_positions(batch))
+    for answer in answers:
+        if answer.queried.labels.ndim == 2:
+            ledger.count_positions(answer.teacher.name, sum(map(_positions, answer.forwards)))
+
+
+def _positions(batch: Batch) -> int:
+    return int(batch.labelled()[batch.real].sum())
 
 
 def _without(terms: Mapping[str, WeightedTerm], others: Mapping[str, WeightedTerm]) -> dict[str, WeightedTerm]:

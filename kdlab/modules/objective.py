@@ -129,7 +129,7 @@ class Objective:
         `outputs`: the student's; `answers`: of several teachers, the largest last; `factors`: a factor for each row (k,)
         of a term; `mixed`: the teachers' answers are one `mixture` for terms on logits. The mean over ranks of the result
         is the mean over the global batch; `local`: it is the mean over this rank's rows, and no collective runs. With
-        `importance` (k,) weights of the rows, it is an estimate of the mean over the batch that they were sampled from.
+        `importance` (k,) weights of the rows, or (k, L) of their positions, it is an estimate of the mean over the batch that they were sampled from.
         """
         assert outputs.hidden is not None
         zero = outputs.hidden.new_zeros((), dtype=torch.float32)
@@ -139,7 +139,10 @@ class Objective:
         for at, head_only in logit_groups(terms.values()):
             logit_terms = {name: w for name, w in terms.items() if _logit_group(w) == (at, head_only)}
             row, token = units[at]
-            group = _LogitTerms(self, logit_terms, batch, answers, row, token, share[at], factors or {}, mixed)
+            each = share[at][row]
+            if importance is not None and importance.weights.ndim == 2:
+                each = each * importance.weights.to(each)[row, token]
+            group = _LogitTerms(self, logit_terms, batch, answers, row, token, each, factors or {}, mixed)
             total = total + group.loss(outputs, losses, head_only)
         others = {name: w for name, w in terms.items() if not on_logits(w.term)}
         projected = [self.projected(outputs, answer) for answer in answers] if others else []
@@ -168,7 +171,10 @@ class Objective:
         if importance is not None:  # of the whole batch, whose rows are not here
             counts = [*(importance.units[at][0] for at in per_row), *(importance.units[at][1] for at in per_row)]
             sums[1:] = torch.tensor(counts, device=sums.device) / distributed.world()
-            real = real * importance.weights.to(real)
+            if importance.weights.ndim == 1:
+                real = real * importance.weights.to(real)
+            elif batch.predicted is not None:  # a row's mean is over all positions that it had
+                per_row = {at: batch.predicted.sum(1) * real for at in per_row}
         sizes = dict(zip(per_row, sums[1 : 1 + len(per_row)], strict=True))
         rows = dict(zip(per_row, sums[1 + len(per_row) :], strict=True))
         # rows that only keep an idle rank in step have no share
@@ -252,7 +258,7 @@ class _LogitTerms:
         self.student, self.sizes = objective.student, (objective.chunk, objective.piece)
         self.terms, self.row, self.token, self.mixed = terms, row, token, mixed
         self.labels = batch.labels[row] if self.student.per_row else batch.labels[row, token]
-        self.share = share[row]
+        self.share = share
         self.factors = {name: factors[name][row] for name in terms if name in factors}
         self.temperatures = {name: temperature_of(w.term) or 1.0 for name, w in terms.items()}
         taught = any(queries_teacher(w.term) for w in terms.values())

@@ -13,9 +13,9 @@ from torch import Tensor
 from kdlab.errors import UserError
 from kdlab.models import flops
 from kdlab.models.encoder import Encoder, dropout_mode
-from kdlab.modules.distillation_loss import DistillationLoss, timed
+from kdlab.modules.distillation_loss import DistillationLoss, record_positions, timed
 from kdlab.modules.evaluation import Answers, Scorer, inference_mode, text_score
-from kdlab.modules.evidence.outputs import evidence_of
+from kdlab.modules.evidence.outputs import evidence_of, unit_evidence
 from kdlab.modules.evidence.teacher_answers import TeacherRows
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.modules.lightning_options import set_attribute
@@ -159,6 +159,8 @@ class StudentModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rows = None if batch.plan is None else batch.plan.rows
+        if self.labels_on_all and batch.plan is not None and batch.plan.selects_positions_alone:
+            rows = torch.arange(len(batch), device=batch.rows.device)  # labels of all their positions are learnt
         trained = batch if rows is None or self.labels_on_all else batch.take(rows)  # `plan.select`: labels on all
         self.trained_rows = trained.real.sum()
         loss = self.loss(trained, queried=rows if self.labels_on_all else None, plan=batch.plan)
@@ -221,13 +223,15 @@ class StudentModule(pl.LightningModule):
         """Features (k, H) of the rows of `outputs` for selection strategies."""
         return self.student.features(outputs)
 
-    def evidence(self, batch: Batch, outputs: Outputs, part: str = "") -> Iterator[Evidence]:
-        """Evidence with logits for a few rows at a time (`evidence_of`); the head's FLOPs go to `part`, if named."""
+    def evidence(self, batch: Batch, outputs: Outputs, part: str = "", units: bool = False) -> Iterator[Evidence]:
+        """Evidence with logits for a few rows at a time (`evidence_of`), or with `units` for a few positions
+        (`unit_evidence`); the head's FLOPs go to `part`, if named."""
 
         def count(units: int) -> None:
             self.count_flops(part, self.distillation.flops.student_head(units))
 
-        return evidence_of(self.student, batch, outputs, self.chunk, count)
+        of = unit_evidence if units else evidence_of
+        return of(self.student, batch, outputs, self.chunk, count)
 
     def query_teachers(self, batch: Batch, count: bool = True) -> list[TeacherAnswer]:
         """The answers of plain distillation's teachers for `batch`; `count`: enter queries and FLOPs into the ledger."""
@@ -256,6 +260,7 @@ class StudentModule(pl.LightningModule):
             answer = TeacherAnswer(number, teacher, lookup.outputs, batch, None, None, lookup.logits, lookup.forwards)
             self.count_flops("teacher_forward", loss.flops.teacher_forwards([answer], frozenset()))
             loss.flops.record_uncertainty(self.ledger, batch, loss.queries.uncertainty_units, False, [answer])
+            record_positions(self.ledger, None, [answer])
         return TeacherRows(teacher, lookup, batch, self.per_row, self.chunk)
 
     def share_queried_rows(self) -> None:

@@ -129,7 +129,12 @@ class TeacherQueries:
         answers = []
         for number, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
             every = self.joint or (largest and number == len(self.teachers) - 1)
-            index = ((weight > 0) | every).nonzero().flatten()
+            asked = (weight > 0) | every
+            if (
+                batch.predicted is not None and not self.joint
+            ):  # of rows without a position that is kept nothing is read
+                asked = asked & batch.labelled().any(1)
+            index = asked.nonzero().flatten()
             if len(index) == 0:
                 teacher.catch_up()
                 continue

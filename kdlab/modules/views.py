@@ -159,8 +159,8 @@ class StudentView(TrainedView, Protocol):
         """Features (k, H) of the rows of `outputs` for selection strategies."""
         ...
 
-    def evidence(self, batch: Batch, outputs: Outputs, part: str = "") -> Iterator[Evidence]:
-        """Evidence with logits for a few rows at a time; the head's FLOPs go to `part`, if named."""
+    def evidence(self, batch: Batch, outputs: Outputs, part: str = "", units: bool = False) -> Iterator[Evidence]:
+        """Evidence with logits for a few rows at a time, or with `units` for a few positions; the head's FLOPs go to `part`, if named."""
         ...
 
     def evaluate(self, batches: Iterable[Batch], part: str = "") -> dict[str, float]:

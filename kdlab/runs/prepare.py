@@ -136,7 +136,7 @@ def _say_what_is_kept(stage: Stage, world: int, rows: int) -> None:
     """Print a line where a ratio keeps less than a row of a batch, and one on what stale scores keep of `rows` rows."""
     config = stage.config
     batch_size = config.data.batch_size * (world if config.select.scope == "global" else 1)
-    if config.select.ratio * batch_size < 1:
+    if config.select.unit != "position" and config.select.ratio * batch_size < 1:
         notify(f"select.ratio={config.select.ratio} of a batch is less than one row: one row of each batch is kept")
     if config.select.scoring == "stale" and config.select.ratio < 1:
         arms, width, outputs = stage.selection().arms, stage.inputs.student_shape.width, stage.inputs.example[0]

@@ -27,12 +27,13 @@ ALWAYS = -1  # the epoch of inputs that are the same in every epoch
 class Queries:
     """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct inputs of past epochs and trainings,
     `unkept` rows whose answers were read to choose among them and not trained on. `bitmaps[epoch]`: the rows queried in the
-    current epoch, 8 to a byte."""
+    current epoch, 8 to a byte. `positions` of text, with a label, at which forwards have answered."""
 
     total: int = 0
     cached: int = 0
     closed: int = 0
     unkept: int = 0
+    positions: int = 0
     bitmaps: dict[int, np.ndarray] = field(default_factory=dict)
 
     def add(self, other: Queries) -> None:
@@ -41,6 +42,7 @@ class Queries:
         self.cached += other.cached
         self.closed += other.closed
         self.unkept += other.unkept
+        self.positions += other.positions
         for epoch, bits in other.bitmaps.items():
             self.bitmaps[epoch] = self.bitmaps[epoch] | bits if epoch in self.bitmaps else bits
 
@@ -56,12 +58,15 @@ class Queries:
 
 @dataclass
 class Counts:
-    """Counts that add up over ranks: queries of each teacher, FLOPs of each part, all-data FLOPs, rows seen."""
+    """Counts that add up over ranks: queries of each teacher, FLOPs of each part, all-data FLOPs, rows seen, and positions
+    of text that were seen and kept."""
 
     teachers: dict[str, Queries] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
     all_data: int = 0
     rows_seen: int = 0
+    positions_seen: int = 0
+    positions_kept: int = 0
 
     def add(self, other: Counts) -> None:
         """Add the counts of `other`."""
@@ -71,6 +76,8 @@ class Counts:
             self.flops[part] = self.flops.get(part, 0) + amount
         self.all_data += other.all_data
         self.rows_seen += other.rows_seen
+        self.positions_seen += other.positions_seen
+        self.positions_kept += other.positions_kept
 
 
 class Ledger:
@@ -132,6 +139,15 @@ class Ledger:
         if rows:
             self._since.teachers.setdefault(teacher, Queries()).unkept += rows
 
+    def count_positions(self, teacher: str, positions: int) -> None:
+        """Count `positions` of text at which forwards of `teacher` have answered, on this rank."""
+        if positions:
+            self._since.teachers.setdefault(teacher, Queries()).positions += positions
+
+    def count_kept_positions(self, positions: int) -> None:
+        """Count `positions` of text that are trained on, on this rank."""
+        self._since.positions_kept += positions
+
     def add_part(self, part: str, other: Ledger) -> None:
         """Add what this rank has counted in `other` as one part: its FLOPs, and its queries as those of teachers named
         `TEACHER (part)`, each row of which counts as a distinct input."""
@@ -147,10 +163,12 @@ class Ledger:
             raise ValueError(f"{part!r} is a sum of the ledger, not a part")
         self._since.flops[part] = self._since.flops.get(part, 0) + int(round(amount))
 
-    def all_data(self, flops: float, rows: int) -> None:
-        """Count `rows` rows offered to this rank, which would have cost all-data distillation `flops` FLOPs."""
+    def all_data(self, flops: float, rows: int, positions: int = 0) -> None:
+        """Count `rows` rows offered to this rank, with `positions` labels in text, which would have cost all-data
+        distillation `flops` FLOPs."""
         self._since.all_data += int(round(flops))
         self._since.rows_seen += rows
+        self._since.positions_seen += positions
 
     @contextmanager
     def time(self, part: str) -> Iterator[None]:
@@ -218,7 +236,8 @@ class Ledger:
         `teacher_queries`: `total` rows queried, `unique` distinct inputs among them, `cached` answers without a
         forward, and the same `per_teacher`; `unkept` rows whose answers were read to choose among them and which were not
         kept, where there are any. `flops`: each part, their `total`, and `all_data`. `seconds`: each part
-        and their `total`, each the maximum over ranks. `rows_seen`: rows offered.
+        and their `total`, each the maximum over ranks. `rows_seen`: rows offered. `positions` of text with a label, where
+        there are any: `seen` in these rows, `kept` for training, `queried`, at which teachers' forwards have answered.
         """
         self._agree()
         base = self._base
@@ -237,7 +256,14 @@ class Ledger:
             },
             "seconds": self._all_seconds(),
             "rows_seen": base.rows_seen,
+            **self._positions(),
         }
+
+    def _positions(self) -> dict[str, Any]:
+        base, queried = self._base, sum(one.positions for one in self._base.teachers.values())
+        if not base.positions_seen:
+            return {}
+        return {"positions": {"seen": base.positions_seen, "kept": base.positions_kept, "queried": queried}}
 
     def state_dict(self) -> dict[str, Any]:
         """The whole run's counts (collective), in types that load under weights_only=True."""
@@ -248,6 +274,7 @@ class Ledger:
                 "cached": queries.cached,
                 "closed": queries.closed,
                 **({"unkept": queries.unkept} if queries.unkept else {}),
+                **({"positions": queries.positions} if queries.positions else {}),
                 "asked": {epoch: torch.from_numpy(bits.copy()) for epoch, bits in queries.bitmaps.items()},
             }
             for name, queries in self._base.teachers.items()
@@ -259,6 +286,7 @@ class Ledger:
             "flops": dict(self._base.flops),
             "all_data": self._base.all_data,
             "rows_seen": self._base.rows_seen,
+            "positions": {"seen": self._base.positions_seen, "kept": self._base.positions_kept},
             "seconds": self._all_seconds(),
         }
 
@@ -278,11 +306,15 @@ class Ledger:
                 saved["cached"],
                 saved["closed"],
                 saved.get("unkept", 0),
+                saved.get("positions", 0),
                 {int(epoch): bits.cpu().numpy().copy() for epoch, bits in saved["asked"].items()},
             )
             for name, saved in state["teachers"].items()
         }
-        self._base = Counts(teachers, dict(state["flops"]), state["all_data"], state["rows_seen"])
+        positions = state.get("positions", {"seen": 0, "kept": 0})  # checkpoints before 2026-11-30 have none
+        self._base = Counts(
+            teachers, dict(state["flops"]), state["all_data"], state["rows_seen"], positions["seen"], positions["kept"]
+        )
         self._since = Counts()
         self._base_seconds, self._seconds = dict(state["seconds"]), {}
         self._mark = perf_counter()

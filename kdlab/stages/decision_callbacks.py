@@ -86,6 +86,7 @@ def select_callback(
     elif select.scoring == "early_exit":
         scoring = {"forward": EarlyExit(exit_layer(select, module.shape.layers))}
     others = TeacherEvidence(reference)
+    scoring |= {"unit": select.unit, "positions": select.positions, "per_row": select.per_row}
     callback = Select(selector, select.scope, votes=Votes(select.votes), others=others, scored=scored, **scoring)
     if write_probe is not None:
         selector.probe_every = select.probe_every

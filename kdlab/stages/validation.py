@@ -54,6 +54,7 @@ def _check(stage: Stage) -> None:
     max_length = stage.inputs.max_length
     if longest and max_length > longest:
         raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
+    _positions(stage)
     _look(stage, selection)
     _strategies(stage, selection)
     teacher_reading.check(stage)
@@ -111,7 +112,22 @@ def _look(stage: Stage, selection: Selection) -> None:
         return
     ranks = config.trainer.num_nodes * (1 if config.trainer.devices == "auto" else int(config.trainer.devices))
     rows = config.data.batch_size * (ranks if config.select.scope == "global" else 1)
+    if config.select.unit == "position":
+        return  # all positions are scored, and even a row's few are more than those kept
     require_choice(rows, config.select.look, config.select.ratio)
+
+
+def _positions(stage: Stage) -> None:
+    """UserError for terms that read all positions, where those of a row are chosen."""
+    select = stage.config.select
+    for name, w in stage.inputs.terms().items() if select.unit != "row" and select.ratio < 1 else ():
+        if on_logits(w.term) and w.at == "labelled":
+            continue
+        what = "compares the states or the attention of all tokens" if not on_logits(w.term) else f"is at={w.at}"
+        raise UserError(
+            f"select.unit={select.unit}: knowledge.terms.{name} {what}, so it reads positions that are not chosen; "
+            f"knowledge.terms.{name}.{'weight=0' if not on_logits(w.term) else 'at=labelled'}, or select.unit=row"
+        )
 
 
 def _reward(stage: Stage, reward: Any) -> None:

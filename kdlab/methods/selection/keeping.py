@@ -119,6 +119,21 @@ def _checked(
         )
 
 
+def keep_of_groups(keeping: Keeping, scores: Tensor, ratio: float, rng: torch.Generator, group: Tensor | None) -> Kept:
+    """The units that `keeping` keeps by `scores` (U,): the share `ratio` of all, or of each `group` (U,) int64.
+
+    Of a group at least one is kept. Indices ascending.
+    """
+    if group is None:
+        return keeping.keep(scores, ratio, rng)
+    scores, group = scores.cpu(), group.cpu()  # many short sorts
+    members = [(group == number).nonzero().flatten() for number in group.unique()]
+    each = [keeping.keep(scores[places], ratio, rng) for places in members]
+    kept, order = torch.cat([places[one.rows] for places, one in zip(members, each, strict=True)]).sort()
+    weights = [one.weights for one in each if one.weights is not None]
+    return Kept(kept, torch.cat(weights)[order] if weights else None)
+
+
 def normalised_ranks(scores: Tensor) -> Tensor:
     """Ranks (N,) float64 of scores (N,) without NaN: 0 for the lowest, 1 for the highest; equal scores share their mean."""
     ordered = scores.sort().values

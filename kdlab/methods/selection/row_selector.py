@@ -22,7 +22,7 @@ from kdlab.methods.selection.evidence_checks import (
     labelled,
     row_count,
 )
-from kdlab.methods.selection.keeping import CLASS, Keeping, Kept, classed
+from kdlab.methods.selection.keeping import CLASS, Keeping, Kept, classed, keep_of_groups
 from kdlab.methods.selection.policies import Policy
 from kdlab.methods.selection.rewards import Reward
 from kdlab.methods.selection.rewards.base import reads
@@ -125,6 +125,17 @@ class RowSelector(ArmSelector):
             if classes is not None:
                 classes = classes.new_full((of,), -1).index_copy(0, drawn, classes)
         return keeping.keep(scores, self.share, generator(self.seed, "keep", *draw), classes)
+
+    def kept_units(self, scores: Tensor, ratio: float, draw: tuple[int | str, ...], group: Tensor | None) -> Kept:
+        """The units kept by `scores` (U,) that `rule` gave: the share `ratio` of all, or of each `group` (U,), by its number.
+
+        `draw` keys the random numbers.
+        """
+        if self.facts is not None:
+            looked = not self._warm and reads_student(self.arms[self.arm])  # pyright: ignore[reportArgumentType]
+            self.facts.scored(scores if looked else None)
+        keeping = Keeping() if self._warm else self.keeping
+        return keep_of_groups(keeping, scores, ratio, generator(self.seed, "keep", *draw), group)
 
     def candidates(self, step: int, rows: int) -> Tensor:
         """The rows (n,) int64, ascending, of a batch of `rows` rows to be scored, to be called before `rows`.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from kdlab.models.encoder import Encoder
+from kdlab.modules.objective import units_of
 from kdlab.types import Batch, Evidence, Outputs
 
 
@@ -39,4 +40,25 @@ def evidence_of(
             features=features[part],
             labels=batch.labels[part].gather(1, order[part]),
             mask=exists[part],
+        )
+
+
+def unit_evidence(
+    student: Encoder, batch: Batch, outputs: Outputs, chunk: int, count: Callable[[int], None]
+) -> Iterator[Evidence]:
+    """Evidence of the positions with a label, each a row of its own, in order: `chunk` of them at a time, at least once.
+
+    `rows` (n,): the row ids that they belong to; logits (n, C), features (n, H), the last hidden states, labels (n,).
+    `count` as of `evidence_of`.
+    """
+    row, token = units_of(batch, "labelled")
+    for start in range(0, max(1, len(row)), chunk):
+        part = slice(start, start + chunk)
+        vectors = student.vectors(outputs, row[part], token[part])
+        count(len(vectors))
+        yield Evidence(
+            rows=batch.rows[row[part]],
+            logits=student.project(vectors),
+            features=vectors,
+            labels=batch.labels[row[part], token[part]],
         )

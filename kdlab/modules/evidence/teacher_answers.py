@@ -10,8 +10,9 @@ from torch import Tensor
 
 from kdlab.methods.selection import strategies
 from kdlab.models.encoder import Encoder
-from kdlab.modules.evidence.outputs import evidence_of
+from kdlab.modules.evidence.outputs import evidence_of, unit_evidence
 from kdlab.modules.flop_accounting import FlopCounter
+from kdlab.modules.objective import units_of
 from kdlab.modules.views import StudentView
 from kdlab.teachers.cache.cache import CacheLookup
 from kdlab.teachers.teacher import Teacher
@@ -32,6 +33,12 @@ class TeacherRows:
     batch: Batch
     per_row: bool
     chunk: int
+
+    def unit_logits(self, part: slice) -> Tensor:
+        """Logits (n, C) of the positions in `part`, of all positions with a label in order."""
+        row, token = units_of(self.batch, "labelled")
+        of = self.teacher.logits(self.lookup.outputs, self.lookup.logits, row[part], token[part])
+        return of(slice(None))
 
     def logits(self, part: slice) -> Tensor:
         """Logits (n, C) of the rows in `part`, or (n, P, C) at the masked positions of all rows, 0 where none exists."""
@@ -63,19 +70,25 @@ class TeacherEvidence:
         return "teacher" in needs or ("reference_loss" in needs and self.reference is None)
 
     def complete(
-        self, student: StudentView, batch: Batch, parts: Iterable[Evidence], needs: frozenset[str]
+        self,
+        student: StudentView,
+        batch: Batch,
+        parts: Iterable[Evidence],
+        needs: frozenset[str],
+        units: bool = False,
     ) -> Iterator[Evidence]:
-        """The `parts` of the evidence of `batch`, in order, with those of `TEACHER_FIELDS` that are in `needs`."""
+        """The `parts` of the evidence of `batch`, in order, with those of `TEACHER_FIELDS` that are in `needs`. `units`: each
+        is of positions, not of rows."""
         if not needs & TEACHER_FIELDS:
             yield from parts
             return
         rows = student.teacher_rows(batch) if self.reads_teacher(needs) else None
         wants_loss = "reference_loss" in needs
-        references = self._references(student, batch) if wants_loss and self.reference is not None else iter(())
+        references = self._references(student, batch, units) if wants_loss and self.reference is not None else iter(())
         start = 0
         for part in parts:
             end = start + len(part)
-            logits = None if rows is None else rows.logits(slice(start, end))
+            logits = None if rows is None else (rows.unit_logits if units else rows.logits)(slice(start, end))
             if wants_loss:
                 judged = replace(part, logits=logits) if self.reference is None else next(references)
                 part = replace(part, reference_loss=strategies.loss(judged))
@@ -87,7 +100,7 @@ class TeacherEvidence:
         if self.reads_teacher(needs):
             student.teacher_rows(None)
 
-    def _references(self, student: StudentView, batch: Batch) -> Iterator[Evidence]:
+    def _references(self, student: StudentView, batch: Batch, units: bool) -> Iterator[Evidence]:
         """Evidence with the reference's logits, in the same parts as the student's."""
         assert self.reference is not None and self._counter is not None
         counter = self._counter
@@ -97,4 +110,5 @@ class TeacherEvidence:
         def count(units: int) -> None:
             student.count_flops("scoring", counter.student_head(units))
 
-        yield from evidence_of(self.reference, batch, outputs, student.chunk, count)
+        of = unit_evidence if units else evidence_of
+        yield from of(self.reference, batch, outputs, student.chunk, count)
