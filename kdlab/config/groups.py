@@ -57,6 +57,28 @@ class ScaleConfig:
 
 
 @dataclass
+class LoRAConfig:
+    """Low-rank adapters that train in place of the student's own weights (Hu et al. 2022; the extra lora)."""
+
+    rank: Annotated[int, Range(1, usual=4096)] | None = None
+    "Rank of the adapters (Hu et al. 2022: 1 to 64); null: no adapters, the student's own weights train"
+    alpha: Positive | None = None
+    "Adapters are multiplied by alpha / rank; null: 2 rank"
+    targets: Annotated[Any, Literal["all"] | list[str]] = "all"
+    "Linear layers with adapters, by the ends of their names, such as [q_proj,v_proj]; all: those of every layer"
+    dropout: BelowOne = 0.0
+    "Dropout probability of the adapters' inputs"
+
+    def check(self) -> None:
+        """UserError for settings of adapters that are not there."""
+        for name, default in (("alpha", None), ("targets", "all"), ("dropout", 0.0)):
+            if self.rank is None and (value := getattr(self, name)) != default:
+                raise UserError(f"student.lora.{name}={value}: without student.lora.rank there are no adapters")
+        if self.targets == []:
+            raise UserError("student.lora.targets=[]: names of linear layers, such as [q_proj,v_proj], or all")
+
+
+@dataclass
 class StudentConfig:
     """The student's architecture and its initial weights."""
 
@@ -76,6 +98,8 @@ class StudentConfig:
     "Dropout probability of the student; null: the teacher's"
     freeze: list[str] = field(default_factory=list)
     "Parts of names; parameters whose name contains one are not trained (DistilBERT: position_embeddings)"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    "Low-rank adapters that train in place of the student's own weights"
 
     def check(self) -> None:
         """UserError for a value out of range, or a hidden size that contradicts the other fields."""
@@ -98,6 +122,11 @@ class StudentConfig:
             raise UserError(
                 f"student.hidden={self.hidden}: a narrower student starts from random weights, so student.layers= "
                 "is a number of layers and student.path is null"
+            )
+        if self.hidden is not None and self.lora.rank is not None:
+            raise UserError(
+                f"student.hidden={self.hidden} student.lora.rank={self.lora.rank}: adapters change weights that know something, "
+                "and a narrower student starts from random ones; student.lora.rank=null"
             )
 
 

@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPooling
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.generic import ModelOutput
 
 from kdlab.models import documents, packing
@@ -82,20 +83,22 @@ class Encoder(nn.Module):
         return self._execution.name
 
     def cast_weights(self, dtype: torch.dtype) -> None:
-        """Store the matrices of a frozen model in half precision `dtype`, in place of casting them in each forward.
+        """Store frozen matrices in half precision `dtype`, in place of casting them in each forward.
 
         It halves their memory. Outputs have the types they have under autocast, also outside of it: norms keep float32
-        parameters, and embeddings are converted to float32, so that the residual stream stays float32. ValueError for a
-        model with trainable parameters, whose small updates would be lost. A second call changes nothing.
+        parameters, and embeddings are converted to float32, so that the residual stream stays float32. Trained parameters,
+        such as adapters, keep float32, in which small updates are not lost. ValueError where nothing is frozen. A second
+        call changes nothing.
         """
-        if any(p.requires_grad for p in self.parameters()):
+        if all(p.requires_grad for p in self.parameters()):
             raise ValueError("a model that is trained keeps its float32 weights")
         if self._runner.autocast is not None:
             return
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+            if isinstance(module, (nn.Linear, Conv1D, nn.Embedding)):
                 for parameter in module.parameters(recurse=False):  # tied ones stay tied
-                    parameter.data = parameter.data.to(dtype)
+                    if not parameter.requires_grad:
+                        parameter.data = parameter.data.to(dtype)
             if isinstance(module, nn.Embedding):
                 module.register_forward_hook(_in_float32)
         self._runner.autocast = dtype

@@ -33,7 +33,8 @@ class EncoderShape:
     input, and back before the vocabulary); `attention`, `keys`: widths of all query heads and of all key heads together if
     they are not H (grouped-query attention); `head_transform`: the masked-LM head has a dense layer before the
     vocabulary; `gated`: the feed-forward has a gate (three matrices, ModernBERT, Llama); `relative`: number of relative
-    position vectors that each token is multiplied with (DeBERTa: 2 x span for each of c2p, p2c).
+    position vectors that each token is multiplied with (DeBERTa: 2 x span for each of c2p, p2c); `adapters`: weights of a
+    layer's low-rank adapters (`kdlab.models.lora`), which every token passes.
     """
 
     layers: int
@@ -48,6 +49,7 @@ class EncoderShape:
     relative: int = 0
     attention: int | None = None
     keys: int | None = None
+    adapters: int = 0
 
 
 def forward(shape: EncoderShape, rows: int, length: int, positions: int = 0) -> int:
@@ -74,8 +76,9 @@ def encoder(shape: EncoderShape, tokens: int, pairs: int, chosen: int | None = N
     keys = 4 * tokens * h * (shape.keys or width)  # key and value
     relative = 2 * shape.relative * h * (h + tokens)  # projected once a pass, then multiplied with every token
     embedding = 0 if shape.embedding in (None, h) else 2 * tokens * shape.embedding * h
-    full = keys + tokens * per_token + 4 * pairs * width + relative  # scores and weighted values of the pairs
-    last = full if chosen is None else keys + chosen * per_token + 4 * chosen_pairs * width + relative
+    always = keys + relative + 2 * tokens * shape.adapters
+    full = always + tokens * per_token + 4 * pairs * width  # scores and weighted values of the pairs
+    last = full if chosen is None else always + chosen * per_token + 4 * chosen_pairs * width
     return embedding + (shape.layers - 1) * full + last
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from kdlab.methods.knowledge.base import on_logits, queries_teacher
-from kdlab.models import flops
+from kdlab.models import flops, lora
 from kdlab.models.encoder import Encoder
 from kdlab.modules.objective import TeacherAnswer, WeightedTerm, logit_groups, needed_outputs, units_of
 from kdlab.runtime.ledger import Ledger
@@ -46,15 +47,41 @@ class FlopCounter:
         `passes`: the terms that the objective has summed up, with their rows; the head runs in each of them. `own`:
         outputs that the student's forward has given beside those `needed`.
         """
-        layers = self.student_layers(batch, needed | own)
         queried = [(a.number, a.queried) for a in answers]
-        after = sum(self.objective(terms.values(), rows, queried, needed) for terms, rows in passes)
-        trained = {name: w for terms, _ in passes for name, w in terms.items()}
-        through = layers if any(not w.head_only for w in trained.values()) else 0
-        ledger.flops("student_forward", layers + after)
-        ledger.flops("student_backward", 2 * (through + after))
+        forward, backward = self.student_step(passes, batch, queried, needed, own)
+        ledger.flops("student_forward", forward)
+        ledger.flops("student_backward", backward)
         heads = sum(self.teacher_heads(terms.values(), answers) for terms, _ in passes)
         ledger.flops("teacher_forward", self.teacher_forwards(answers, needed) + heads)
+
+    def student_step(
+        self,
+        passes: Sequence[tuple[Mapping[str, WeightedTerm], Batch]],
+        batch: Batch,
+        queried: Sequence[tuple[int, Batch]],
+        needed: frozenset[str],
+        own: frozenset[str] = frozenset(),
+    ) -> tuple[int, int]:
+        """FLOPs of the student's forward and backward in a step on `batch`; `queried` as of `objective`, the rest as of
+        `record_step`.
+
+        The backward has two products for each of the forward; where a matrix is frozen beside adapters, it has no
+        gradient, so one.
+        """
+        layers = self.student_layers(batch, needed | own)
+        after = sum(self.objective(terms.values(), rows, queried, needed) for terms, rows in passes)
+        through = layers if any(not w.head_only for terms, _ in passes for w in terms.values()) else 0
+        backward = 2 * (through + after)
+        if self.shape.adapters:
+            tokens, _, *chosen = self.student.executed(batch, needed | own)
+            frozen = flops.encoder(replace(self.shape, adapters=0), tokens, 0, *chosen[:1]) if through else 0
+            heads = sum(self._logits(terms.values(), rows) for terms, rows in passes)
+            backward -= frozen + (0 if self.student.per_row else heads)
+        return layers + after, backward
+
+    def _logits(self, terms: Iterable[WeightedTerm], rows: Batch) -> int:
+        """FLOPs of the student's head, once for each kind of unit that terms on logits read."""
+        return _heads(self.student, self.shape, rows, [at for at, _ in logit_groups(terms)])
 
     def record_uncertainty(
         self, ledger: Ledger, queried: Batch, at: str, student: bool, answers: Sequence[TeacherAnswer], samples: int = 0
@@ -83,7 +110,7 @@ class FlopCounter:
         that terms on logits read, and the projections of its states to the widths of the teachers `queried`, each given
         by its number and its rows."""
         terms = list(terms)
-        heads = _heads(self.student, self.shape, rows, [at for at, _ in logit_groups(terms)])
+        heads = self._logits(terms, rows)
         if all(on_logits(w.term) for w in terms):
             return heads
         times = 1 + (self.shape.layers + 1 if "states" in needed else 0)  # the last hidden state, and all states
@@ -114,14 +141,14 @@ class FlopCounter:
             if a.cached_logits is None
         )
 
-    def plain_forward(self, terms: Collection[WeightedTerm], batch: Batch) -> tuple[int, int]:
-        """FLOPs of one forward of plain distillation on `batch`: the student's and the teachers'."""
-        needed = needed_outputs(terms, self.student.per_row)
+    def plain_step(self, terms: Mapping[str, WeightedTerm], batch: Batch) -> tuple[int, int]:
+        """FLOPs of a step of plain distillation on `batch`: the student's forward and backward, and the teachers' forward."""
+        needed = needed_outputs(terms.values(), self.student.per_row)
         first = 0 if self.query_all else max(len(self.teachers) - 1, 0)
-        taught = any(queries_teacher(w.term) for w in terms)
+        taught = any(queries_teacher(w.term) for w in terms.values())
         queried = [(number, batch) for number in range(first, len(self.teachers))] if taught else []
-        student = self.student_layers(batch, needed) + self.objective(terms, batch, queried, needed)
-        at, total = _taught_units(terms), 0
+        student = sum(self.student_step([(terms, batch)], batch, queried, needed))
+        at, total = _taught_units(terms.values()), 0
         for number, _ in queried:
             encoder, shape = self.teachers[number].encoder, self.teacher_shapes[number]
             total += _layers(encoder, shape, batch, needed) + _heads(encoder, shape, batch, at)
@@ -176,7 +203,8 @@ class Spending:
 
 def shape_of(encoder: Encoder) -> flops.EncoderShape:
     """The sizes that an encoder's FLOPs depend on, its classifier included if it has one."""
-    return flops.shape_of(encoder.model.config, encoder.model.config.num_labels if encoder.per_row else None)
+    shape = flops.shape_of(encoder.model.config, encoder.model.config.num_labels if encoder.per_row else None)
+    return replace(shape, adapters=lora.weights_per_layer(encoder.model))
 
 
 def _taught_units(terms: Iterable[WeightedTerm]) -> list[str]:

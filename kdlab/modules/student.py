@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdlab.errors import UserError
-from kdlab.models import flops
+from kdlab.models import flops, lora
 from kdlab.models.encoder import Encoder, dropout_mode
 from kdlab.modules.distillation_loss import DistillationLoss, record_positions, timed
 from kdlab.modules.evaluation import Answers, Scorer, inference_mode, text_score
@@ -23,8 +24,10 @@ from kdlab.modules.objective import TeacherAnswer, WeightedTerm
 from kdlab.modules.optimizer import Optimization, OptimizerSettings
 from kdlab.runtime import distributed
 from kdlab.runtime.ledger import Ledger
-from kdlab.teachers.teacher import Teacher
+from kdlab.teachers.teacher import Teacher, teacher_dtype
 from kdlab.types import Batch, Evidence, Outputs, Plan
+
+FROZEN = "frozen"  # key of a checkpoint without frozen weights: their hash
 
 
 class StudentModule(pl.LightningModule):
@@ -72,6 +75,7 @@ class StudentModule(pl.LightningModule):
         self.losses: dict[str, Tensor] = {}  # this rank's share of the last step's loss and terms, detached
         self.trained_rows = torch.zeros(())  # this rank's rows in the last step's loss
         self.micro_step = 0
+        self._hash = ""  # of frozen weights beside adapters, as they were loaded
 
     # ---- read by callbacks (`StudentView`)
 
@@ -139,6 +143,39 @@ class StudentModule(pl.LightningModule):
         """The keys that `decisions` may have under rules of these kinds ("adopt", "weigh")."""
         return self.distillation.term_weights.columns(kinds)
 
+    # ---- adapters (`kdlab.models.lora`)
+
+    def merge_adapters(self) -> None:
+        """Add the student's adapters to its weights, after its training: a plain model, in float32. Nothing without them."""
+        if self.shape.adapters:
+            lora.merge(self.student.model)
+            self.student.float()
+            self.distillation.flops.shape = replace(self.shape, adapters=0)
+
+    def _left_out(self) -> list[str]:
+        """Names of the frozen parameters that checkpoints leave out: beside adapters, those that the student starts with."""
+        return [name for name, p in self.named_parameters() if not p.requires_grad] if self.shape.adapters else []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if names := self._left_out():
+            state = checkpoint["state_dict"]
+            tied = {state[name].data_ptr() for name in names}
+            checkpoint["state_dict"] = {name: x for name, x in state.items() if x.data_ptr() not in tied}
+            checkpoint[FROZEN] = self._frozen_hash()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if FROZEN in checkpoint:
+            if checkpoint[FROZEN] != self._frozen_hash():
+                raise UserError(
+                    "the checkpoint holds adapters of other weights than those that the student starts with now: the model "
+                    "that it is made from has changed; resume=false starts anew"
+                )
+            checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+    def _frozen_hash(self) -> str:
+        self._hash = self._hash or lora.frozen_hash(self._left_out(), self)
+        return self._hash
+
     # ---- training
 
     def on_fit_start(self) -> None:
@@ -146,6 +183,9 @@ class StudentModule(pl.LightningModule):
         for teacher in self.teachers:
             teacher.hold(str(self.trainer.precision))
             teacher.to(self.device)  # they are no submodules, so Lightning does not move them
+        if self.shape.adapters and (dtype := teacher_dtype(str(self.trainer.precision))) is not None:
+            self._frozen_hash()
+            self.student.cast_weights(dtype)
 
     def configure_optimizers(self) -> Any:
         return self.optimization.configure(self.parameters())
@@ -187,9 +227,9 @@ class StudentModule(pl.LightningModule):
         return loss
 
     def plain_flops(self, batch: Batch) -> tuple[int, int]:
-        """FLOPs of one forward of plain distillation on `batch`, the student's and the teachers', with heads and with
-        those padding tokens that are run."""
-        return self.distillation.flops.plain_forward(self.distillation.active_terms(self.progress).values(), batch)
+        """FLOPs of a step of plain distillation on `batch`, the student's, its backward included, and the teachers', with
+        heads and with those padding tokens that are run."""
+        return self.distillation.flops.plain_step(self.distillation.active_terms(self.progress), batch)
 
     def begin_queries(self, micro_step: int) -> None:
         """Assign the teacher queries from here on to a micro-step."""

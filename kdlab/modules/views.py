@@ -138,7 +138,7 @@ class StudentView(TrainedView, Protocol):
         ...
 
     def plain_flops(self, batch: Batch) -> tuple[int, int]:
-        """FLOPs of one forward of plain distillation on `batch`: the student's and the teachers'."""
+        """FLOPs of a step of plain distillation on `batch`: the student's, its backward included, and the teachers'."""
         ...
 
     # ---- the student's outputs

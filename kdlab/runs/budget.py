@@ -106,7 +106,10 @@ def _least(stage: Stage, world: int) -> dict[str, float]:
     kept = accumulate * selection_size(rows, config.select.ratio_choices()[0])
     teaches = stage.inputs.queries_teacher and all(w.since == 0 for w in stage.inputs.terms().values())
     student = _forward(shape, kept)
-    least = {"flops": float(student if all(w.head_only for w in stage.inputs.terms().values()) else 3 * student)}
+    backward = 2 if config.student.lora.rank is None else 1  # products for each of the forward
+    if all(w.head_only for w in stage.inputs.terms().values()):
+        backward = 0
+    least = {"flops": float((1 + backward) * student)}
     if teaches:
         least["flops"] += min(_forward(ModelShape.of(member.config), kept) for member in stage.teacher_pool.members)
         least["queries"] = float(kept)

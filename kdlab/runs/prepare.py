@@ -105,6 +105,7 @@ def prepare(config: Config, resolved: dict[str, Any], folder: Path, overrides: l
     baselines = stage.baselines(batches, world)
     weighing, ksm_log = ksm_training.weighing(stage, batches, world, partial(cache_plan.attach, stage, caches))
     module = stage.student_module(stage.student(*teachers), teachers, ledger, -(-batches // trainer.accumulate))
+    _say_what_trains(config, module)
 
     folder.mkdir(parents=True, exist_ok=True)
     run_id = (folders.run_id(folder) if resumes else None) or uuid.uuid4().hex
@@ -142,6 +143,14 @@ def _say_what_is_kept(stage: Stage, world: int, rows: int) -> None:
         arms, width, outputs = stage.selection().arms, stage.inputs.student_shape.width, stage.inputs.example[0]
         if line := decision_callbacks.stale_line(arms, config.select.balance, rows, width, outputs):
             notify(line)
+
+
+def _say_what_trains(config: Config, module: StudentModule) -> None:
+    """Print a line on the size of the adapters, where these train in place of the student's weights."""
+    if config.student.lora.rank is not None:
+        trained = sum(p.numel() for p in module.student.parameters() if p.requires_grad)
+        whole = sum(p.numel() for p in module.student.parameters())
+        notify(f"student.lora.rank={config.student.lora.rank}: {trained:,} of {whole:,} parameters train")
 
 
 def _identity(stage: Stage, folder: Path, run_id: str) -> dict[str, Any]:

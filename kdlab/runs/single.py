@@ -208,6 +208,7 @@ def train(prepared: PreparedRun, trainer: pl.Trainer) -> None:
     if trainer.interrupted:
         raise KeyboardInterrupt
     prepared.module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU, but not the teachers
+    prepared.module.merge_adapters()  # the student that is evaluated is the one that is written
 
 
 @dataclass

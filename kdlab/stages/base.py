@@ -13,13 +13,14 @@ import transformers
 
 from kdlab.config.schema import Config
 from kdlab.methods.knowledge.base import is_joint
-from kdlab.models import loading
+from kdlab.models import loading, lora
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze, pick_layers, random_student, set_dropout, student_from
 from kdlab.modules.evaluation import Answers
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
+from kdlab.runtime.seeding import reseed
 from kdlab.stages import components
 from kdlab.stages.components import Selection
 from kdlab.stages.inputs import Inputs
@@ -105,9 +106,21 @@ class Stage:
         model = (
             self.inputs.load(config.path, config.revision) if config.path is not None else self._from_teacher(*teachers)
         )
-        freeze(model, config.freeze)
+        return self.trained_encoder(model)
+
+    def trained_encoder(self, model: transformers.PreTrainedModel) -> Encoder:
+        """The student around `model`: its frozen parts, dropout and adapters as configured. A classifier's head trains
+        beside adapters, since it may be new."""
+        config = self.config.student
         if config.dropout is not None:
             set_dropout(model, config.dropout)
+        if config.lora.rank is not None:
+            head = Encoder(model).head_parameters() if self.inputs.head.per_row else []
+            reseed(self.config.seed, "lora")
+            lora.add(model, config.lora.rank, config.lora.alpha, config.lora.targets, config.lora.dropout)
+            for parameter in head:
+                parameter.requires_grad_(True)
+        freeze(model, config.freeze)
         return Encoder(model.train(), self.inputs.execution)
 
     def _from_teacher(self, *teachers: Teacher | None) -> transformers.PreTrainedModel:
@@ -142,10 +155,11 @@ class Stage:
         config, execution = self.config.student, self.inputs.execution
         return {
             "model": self.inputs.main_source.sha256(),
-            "student": {key: value for key, value in asdict(config).items() if key not in ("revision", "start")}
+            "student": {key: value for key, value in asdict(config).items() if key not in ("revision", "start", "lora")}
             | {"path": config.path and specs.weights_of(config.path, config.revision)},
             **({"start": self.teacher_pool.weights(self.teacher_pool.main)} if self.starts_as_teacher else {}),
             **({} if execution == "padded" else {"exec": execution}),  # other modes round differently
+            **({} if config.lora.rank is None else {"lora": asdict(config.lora)}),
         }
 
     def student_module(
@@ -180,9 +194,10 @@ class Stage:
                 )
             members = self.teacher_pool.members if self.inputs.queries_teacher else []
             models = [(member, self.empty_model(member.config, member.classes)) for member in members]
+            trained = self.trained_encoder(student)
         execution = self.inputs.execution
         teachers = [Teacher(member.name, Encoder(model, execution), classes=member.classes) for member, model in models]
-        return self.student_module(Encoder(student.train(), execution), teachers, Ledger(0, False), 1)
+        return self.student_module(trained, teachers, Ledger(0, False), 1)
 
     def empty_model(self, config: Any, classes: Sequence[int] | None = None) -> transformers.PreTrainedModel:
         """A model of `config` with this stage's head, of the task's outputs or those of some `classes`, with random weights."""

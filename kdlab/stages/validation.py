@@ -17,7 +17,7 @@ from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
 from kdlab.methods.selection.candidates import reads_student, require_choice
 from kdlab.methods.selection.rewards.base import reads
-from kdlab.models import head_keys, loading, packing
+from kdlab.models import head_keys, loading, lora, packing
 from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, decision_callbacks, ksm_training, trained_head
 from kdlab.stages.base import Stage
@@ -265,3 +265,8 @@ def _student(stage: Stage) -> None:
         check_width(teacher, given.hidden)
     else:
         pick_layers(given.layers, teacher.num_hidden_layers, given.pick)
+    if given.lora.rank is not None:
+        lora.check_installed()
+        with torch.device("meta"):
+            empty = stage.empty_model(stage.inputs.student_shape.config)
+        lora.targets_in(empty, given.lora.targets)

@@ -24,6 +24,7 @@ WORKS = {
     ("Hinton", 2015): "Distilling the Knowledge in a Neural Network",
     ("Hong", 2024): "Diversified Batch Selection for Training Acceleration",
     ("Houlsby", 2011): "Bayesian Active Learning for Classification and Preference Learning",
+    ("Hu", 2022): "LoRA: Low-Rank Adaptation of Large Language Models",
     ("Jiao", 2020): "TinyBERT",
     (
         "Kool",

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
-from kdlab.models.student import freeze, pick_layers, random_student, set_dropout, student_from
+from kdlab.models.student import pick_layers, random_student, student_from
 from kdlab.runtime.ledger import Ledger
 from kdlab.stages.base import Stage
 from kdlab.teachers.specs import TeacherSpec
@@ -55,7 +55,4 @@ def student_of(stage: Stage) -> Encoder:
     else:
         layers = pick_layers(given.layers, source.num_hidden_layers, given.pick)  # pyright: ignore[reportArgumentType]
         model = student_from(model_of(stage, source), layers)
-    freeze(model, given.freeze)
-    if given.dropout is not None:
-        set_dropout(model, given.dropout)
-    return Encoder(model.train(), stage.inputs.execution)
+    return stage.trained_encoder(model)

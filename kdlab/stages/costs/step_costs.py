@@ -234,15 +234,11 @@ class StepCosts:
             own = frozenset().union(
                 *(needed_outputs(arm, self.module.per_row, self.scoring.votes) for arm in self.scoring.arms)
             )
-            layers = counter.student_layers(whole, needed | own)
-            heads = counter.objective(others.values(), whole, [], needed)
-            heads += counter.objective(taught.values(), chosen, queried, needed)
+            forward, backward = counter.student_step([(others, whole), (taught, chosen)], whole, queried, needed, own)
         else:
-            layers = counter.student_layers(chosen, needed)
-            heads = counter.objective(terms.values(), chosen, queried, needed)
-        through = layers if any(not w.head_only for w in terms.values()) else 0
+            forward, backward = counter.student_step([(terms, chosen)], chosen, queried, needed)
         units = len(chosen) if self.module.per_row else int(chosen.labelled().sum())
-        forward = layers + heads + (counter.student_head(units) if self.own_uncertainty and taught else 0)
+        forward += counter.student_head(units) if self.own_uncertainty and taught else 0
         samples = self.config.adopt.mc_dropout
         cached = [len(shares) - 1] if self.scoring.reads_teacher else []
         teachers = sum(
@@ -251,7 +247,6 @@ class StepCosts:
             * counter.teacher(taught.values(), chosen, number, needed, self.asked_first, samples)
             for number, each in enumerate(shares)
         )
-        backward = 2 * (through + heads)
         return StepCost(0, {"student_forward": forward, "student_backward": backward, "teacher_forward": teachers})
 
     # ---- selection

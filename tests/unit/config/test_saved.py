@@ -16,13 +16,15 @@ NO_BUDGET = {
     "queries": None, "flops": None, "seconds": None, "price": None, "price_per_query": None, "price_per_hour": None,
     "like": None, "by": "flops", "preparation": False,
 }  # fmt: skip
+NO_LORA = {"rank": None, "alpha": None, "targets": "all", "dropout": 0.0}
 CONFIG: dict[str, Any] = {
     "confirm": [],
     "keep": "all",
     "budget": NO_BUDGET,
     "artifacts": "artifacts",
     "data": {"path": "rows", "task": "rows", "encoding": "utf-8", "augment": {"model": "m", "table": None}},
-    "student": {"path": "google/tiny", "revision": None, "start": "backbone"},  # a Hub name: no such folder
+    # a Hub name: no such folder
+    "student": {"path": "google/tiny", "revision": None, "start": "backbone", "lora": NO_LORA},
     "teachers": {"path": "/abs", "others": {"small": {"path": "small"}}, "cache": "rows", "exec": "padded"},
     "weigh": {"path": "~/ksm"},
 }
