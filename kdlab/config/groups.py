@@ -100,6 +100,8 @@ class StudentConfig:
     "Parts of names; parameters whose name contains one are not trained (DistilBERT: position_embeddings)"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     "Low-rank adapters that train in place of the student's own weights"
+    gradient_checkpointing: bool = False
+    "true: layers keep their inputs alone and run anew in the backward: less memory, a forward more"
 
     def check(self) -> None:
         """UserError for a value out of range, or a hidden size that contradicts the other fields."""

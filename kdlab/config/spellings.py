@@ -22,6 +22,7 @@ ADDED: dict[str, Any] = {
     "data.dev_share": None,
     "student.revision": None,
     "student.start": "backbone",
+    "student.gradient_checkpointing": False,
     "student.lora": {"rank": None, "alpha": None, "targets": "all", "dropout": 0.0},
     "select.ratios": None,
     "select.unit": "row",

@@ -170,6 +170,29 @@ def freeze(model: nn.Module, names: Sequence[str]) -> int:
     return count
 
 
+def check_recomputes(model: transformers.PreTrainedModel) -> None:
+    """UserError for a model whose layers cannot run anew in the backward; it may be on the meta device."""
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"student.gradient_checkpointing=true: layers of the family {model.config.model_type} cannot run anew in the "
+            "backward; student.gradient_checkpointing=false"
+        )
+
+
+def recompute_layers(model: transformers.PreTrainedModel) -> None:
+    """Keep of each layer's forward its input alone, and run the layer anew, with the same dropout, in the backward (Chen et
+    al. 2016). UserError as `check_recomputes`."""
+    check_recomputes(model)
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # of transformers now, and of 5.0
+    enable = next(getattr(model, name) for name in names if hasattr(model, name))
+    enable({"use_reentrant": False})
+
+
+def recomputes(model: nn.Module) -> bool:
+    """True for a model whose layers run anew in the backward."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 def set_dropout(model: nn.Module, probability: float) -> None:
     """Give every dropout module of `model` this probability; the config, and so a saved model, keeps its own."""
     for module in model.modules():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.models import flops, lora
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import recomputes
 from kdlab.modules.objective import TeacherAnswer, WeightedTerm, logit_groups, needed_outputs, units_of
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
@@ -66,12 +67,12 @@ class FlopCounter:
         `record_step`.
 
         The backward has two products for each of the forward; where a matrix is frozen beside adapters, it has no
-        gradient, so one.
+        gradient, so one. Layers that run anew in the backward count there once more.
         """
         layers = self.student_layers(batch, needed | own)
         after = sum(self.objective(terms.values(), rows, queried, needed) for terms, rows in passes)
         through = layers if any(not w.head_only for terms, _ in passes for w in terms.values()) else 0
-        backward = 2 * (through + after)
+        backward = 2 * (through + after) + through * recomputes(self.student.model)
         if self.shape.adapters:
             tokens, _, *chosen = self.student.executed(batch, needed | own)
             frozen = flops.encoder(replace(self.shape, adapters=0), tokens, 0, *chosen[:1]) if through else 0

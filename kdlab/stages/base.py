@@ -15,7 +15,7 @@ from kdlab.config.schema import Config
 from kdlab.methods.knowledge.base import is_joint
 from kdlab.models import loading, lora
 from kdlab.models.encoder import Encoder
-from kdlab.models.student import freeze, pick_layers, random_student, set_dropout, student_from
+from kdlab.models.student import freeze, pick_layers, random_student, recompute_layers, set_dropout, student_from
 from kdlab.modules.evaluation import Answers
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.student import StudentModule
@@ -30,6 +30,13 @@ from kdlab.teachers import specs
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import TaskShape
+
+LATER = (
+    "revision",
+    "start",
+    "lora",
+    "gradient_checkpointing",
+)  # keys of a student that artifacts name otherwise, or not
 
 
 class Stage:
@@ -121,6 +128,8 @@ class Stage:
             for parameter in head:
                 parameter.requires_grad_(True)
         freeze(model, config.freeze)
+        if config.gradient_checkpointing:
+            recompute_layers(model)
         return Encoder(model.train(), self.inputs.execution)
 
     def _from_teacher(self, *teachers: Teacher | None) -> transformers.PreTrainedModel:
@@ -155,7 +164,7 @@ class Stage:
         config, execution = self.config.student, self.inputs.execution
         return {
             "model": self.inputs.main_source.sha256(),
-            "student": {key: value for key, value in asdict(config).items() if key not in ("revision", "start", "lora")}
+            "student": {key: value for key, value in asdict(config).items() if key not in LATER}
             | {"path": config.path and specs.weights_of(config.path, config.revision)},
             **({"start": self.teacher_pool.weights(self.teacher_pool.main)} if self.starts_as_teacher else {}),
             **({} if execution == "padded" else {"exec": execution}),  # other modes round differently

@@ -11,14 +11,14 @@ from torch import nn
 
 from kdlab.config import arguments
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.base import is_joint, on_logits
+from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint, on_logits
 from kdlab.methods.knowledge.hidden_states import patient, relation
 from kdlab.methods.knowledge.logits import mean_squared_error
 from kdlab.methods.marks import function_of, marks_of
 from kdlab.methods.selection.candidates import reads_student, require_choice
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.models import head_keys, loading, lora, packing
-from kdlab.models.student import check_layers, check_width, pick_layers, transformer_layers
+from kdlab.models.student import check_layers, check_recomputes, check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, decision_callbacks, ksm_training, trained_head
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
@@ -267,6 +267,15 @@ def _student(stage: Stage) -> None:
         pick_layers(given.layers, teacher.num_hidden_layers, given.pick)
     if given.lora.rank is not None:
         lora.check_installed()
-        with torch.device("meta"):
-            empty = stage.empty_model(stage.inputs.student_shape.config)
+    with torch.device("meta"):
+        empty = stage.empty_model(stage.inputs.student_shape.config)
+    if given.lora.rank is not None:
         lora.targets_in(empty, given.lora.targets)
+    if given.gradient_checkpointing:
+        check_recomputes(empty)
+        for name, w in stage.inputs.terms().items():
+            if fields_beyond_logits(w.term) & {"scores", "values"}:
+                raise UserError(
+                    f"student.gradient_checkpointing=true: knowledge.terms.{name} reads the attention of the student's layers, "
+                    "which then is not kept; student.gradient_checkpointing=false, or a term on logits or states"
+                )

@@ -17,6 +17,7 @@ WORKS = {
         "Auer",
         2002,
     ): "Finite-time Analysis of the Multiarmed Bandit Problem; The Nonstochastic Multiarmed Bandit Problem",
+    ("Chen", 2016): "Training Deep Nets with Sublinear Memory Cost",
     ("Devlin", 2019): "BERT",
     ("Gal", 2017): "Deep Bayesian Active Learning with Image Data",
     ("Gu", 2024): "MiniLLM: Knowledge Distillation of Large Language Models",

@@ -24,7 +24,13 @@ CONFIG: dict[str, Any] = {
     "artifacts": "artifacts",
     "data": {"path": "rows", "task": "rows", "encoding": "utf-8", "augment": {"model": "m", "table": None}},
     # a Hub name: no such folder
-    "student": {"path": "google/tiny", "revision": None, "start": "backbone", "lora": NO_LORA},
+    "student": {
+        "path": "google/tiny",
+        "revision": None,
+        "start": "backbone",
+        "gradient_checkpointing": False,
+        "lora": NO_LORA,
+    },  # fmt: skip
     "teachers": {"path": "/abs", "others": {"small": {"path": "small"}}, "cache": "rows", "exec": "padded"},
     "weigh": {"path": "~/ksm"},
 }
