@@ -23,8 +23,8 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import reseed
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch
-from tests.unit.models.test_packing import LARGE
 from tests.unit.models.test_causal import decoder, gradients, texts
+from tests.unit.models.test_packing import LARGE
 from tests.unit.modules.test_student_tasks import batch as rows
 from tests.unit.modules.test_student_tasks import classifier
 
