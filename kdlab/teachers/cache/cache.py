@@ -21,6 +21,7 @@ from kdlab.runtime.ledger import ALWAYS, Ledger
 from kdlab.runtime.seeding import stable
 from kdlab.teachers.cache.answer_store import AnswerStore, CachedRow
 from kdlab.teachers.cache.codec import CacheSpec, Project, UnitLogits, encode_rows, join_rows
+from kdlab.teachers.cache.partial import due_units, merged
 from kdlab.types import Batch, Outputs
 
 
@@ -97,18 +98,26 @@ class AnswerCache:
             epoch = ALWAYS if self.fixed_inputs else batch.epoch
             rows, real, checksums = batch.rows.tolist(), batch.real.tolist(), self._checksums(batch)
             stored = self._read(epoch, rows, checksums)
-            now = (self.run, self._step)
+            now, layers = (self.run, self._step), encoder.model.config.num_hidden_layers
+            answered = [(epoch, row) in self._this_step for row in rows]
             queried = [
-                entry is None or ((entry.run, entry.step) == now and (epoch, row) not in self._this_step)
-                for entry, row in zip(stored, rows, strict=True)
+                entry is None or ((entry.run, entry.step) == now and not known)
+                for entry, known in zip(stored, answered, strict=True)
             ]
-            forwards = self._batches(batch, queried)
-            if any(entry is None for entry in stored):
+            asked, incomplete = batch, any(entry is None for entry in stored)
+            if found := due_units(self.spec, batch, stored, now, answered, layers):
+                due, incomplete = found
+                queried = [entry is None or one for entry, one in zip(stored, due.any(1).tolist(), strict=True)]
+                asked = batch.narrowed(due)
+            forwards = self._batches(asked, queried)
+            if incomplete:
                 # this run stored rows of this step just before it was killed: they run again with the missing ones, so
                 # that the answers to these have the same bits
                 with self._time("teacher_forward"):
                     payloads = [row for part in forwards for row in self._encode(encoder, project, part)]
                 places = [i for i, one in enumerate(queried) if one]
+                if found:
+                    payloads = self._merged(batch, stored, places, payloads, layers)
                 self._store(epoch, rows, checksums, places, payloads, real, stored)
             if count and self.ledger is not None:
                 mask = torch.tensor(queried, device=batch.rows.device)
@@ -118,7 +127,6 @@ class AnswerCache:
                 (epoch, row) for row, one, counts in zip(rows, queried, real, strict=True) if one and counts
             )
             payloads = [entry.payload for entry in stored if entry is not None]
-            layers = encoder.model.config.num_hidden_layers
             return CacheLookup(*join_rows(self.spec, batch, payloads, self.outputs, layers), forwards)
 
     def _batches(self, batch: Batch, mask: Sequence[bool]) -> list[Batch]:
@@ -139,7 +147,23 @@ class AnswerCache:
             rng = np.random.Generator(np.random.Philox(key=stable("answers", self.key, batch.epoch, rows[i])))
             return rng.random((units, k))
 
-        return encode_rows(self.spec, encoder, project, batch, self.outputs, draw)
+        return encode_rows(self.spec, encoder, project, batch, self.outputs, draw, (self.run, self._step))
+
+    def _merged(
+        self,
+        batch: Batch,
+        stored: Sequence[CachedRow | None],
+        places: Sequence[int],
+        payloads: Sequence[bytes],
+        layers: int,
+    ) -> list[bytes]:
+        """The `payloads` of the rows at `places`, each with what is `stored` of the row."""
+        every = self.spec.every_unit(batch)
+        entries = [(stored[i], i) for i in places]
+        return [
+            payload if entry is None else merged(self.spec, entry, payload, every[i], layers)
+            for payload, (entry, i) in zip(payloads, entries, strict=True)
+        ]
 
     def _store(
         self,
@@ -200,7 +224,7 @@ class AnswerCache:
     def _checksums(self, batch: Batch) -> list[int]:
         """A checksum of each row's tokens, their segments and the positions of its units, seeded by the key's."""
         key = zlib.crc32(self.key.encode())
-        columns = [batch.input_ids.to("cpu", torch.int32), self.spec.units(batch).to("cpu", torch.int8)]
+        columns = [batch.input_ids.to("cpu", torch.int32), self.spec.every_unit(batch).to("cpu", torch.int8)]
         columns += [] if batch.token_types is None else [batch.token_types.to("cpu", torch.int8)]
         arrays, checksums = [column.numpy() for column in columns], []
         for i, length in enumerate(batch.attention_mask.sum(1).tolist()):

@@ -1,4 +1,7 @@
-"""Encode a teacher's answer as bytes by row, and decode it again; the bits of its numbers stay."""
+"""Encode a teacher's answer as bytes by row, and decode it again; the bits of its numbers stay.
+
+An answer about some of a row's positions alone has one array more, which says which they are (`kdlab.teachers.cache.partial`).
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,15 @@ class CacheSpec:
         mask = torch.zeros_like(batch.attention_mask, dtype=torch.bool)
         mask[:, 0] = self.logits == "row"
         return mask
+
+    def every_unit(self, batch: Batch) -> Tensor:
+        """Mask (k, L) bool of the units that the rows have, those included whose labels selection has left out."""
+        return self.units(batch) if self.logits != "labelled" or batch.predicted is None else batch.predicted
+
+    def arrays(self, layers: int) -> int:
+        """Number of arrays of a row's answer, about all its units, of a model of `layers` layers."""
+        states = sum(layers + 1 if name == "states" else layers for name in self.others)
+        return self.columns + int(self.hidden is not None) + states
 
     @property
     def reads(self) -> frozenset[str]:
@@ -112,20 +124,32 @@ class UnitLogits:
 
 
 def encode_rows(
-    spec: CacheSpec, encoder: Encoder, project: Project, batch: Batch, outputs: int, draw: Draw
+    spec: CacheSpec,
+    encoder: Encoder,
+    project: Project,
+    batch: Batch,
+    outputs: int,
+    draw: Draw,
+    stamp: tuple[int, int] = (0, 0),
 ) -> list[bytes]:
-    """Run a forward over `batch` and encode the stored part of each row's answer. `draw` returns a sample's numbers."""
+    """Run a forward over `batch` and encode the stored part of each row's answer. `draw` returns a sample's numbers.
+
+    `stamp`: the run and micro-step, of an answer about some of a row's positions.
+    """
     answer = encoder.encode(batch, spec.reads)
     assert answer.hidden is not None
     rows: list[list[np.ndarray]] = [[] for _ in range(len(batch))]
     codes: list[int] = []
     if spec.logits is not None:
-        mask = spec.units(batch)
+        mask, every = spec.units(batch), spec.every_unit(batch)
         counts = mask.sum(1).tolist()
         vectors = encoder.vectors(answer, *mask.nonzero(as_tuple=True))
         uniform = None
         if spec.vocabulary == "sampled":
-            uniform = torch.from_numpy(np.concatenate([draw(i, count) for i, count in enumerate(counts)]))
+            drawn = [
+                draw(i, count) for i, count in enumerate(every.sum(1).tolist())
+            ]  # of all, so that each keeps its own
+            uniform = torch.from_numpy(np.concatenate(drawn))[mask[every].cpu()]
         starts = range(0, len(vectors), CHUNK) if len(vectors) else [0]
         chunks = []
         for i in starts:
@@ -145,7 +169,18 @@ def encode_rows(
         for row, whole, length in zip(rows, array, lengths, strict=True):
             used = 1 if name == "hidden" and spec.hidden == "first" else length
             row.append(whole[tuple(slice(used if d in _TOKENS[name] else None) for d in range(whole.ndim))])
-    return [_packed(row, codes) for row in rows]
+    if spec.logits == "labelled" and batch.predicted is not None:
+        codes.append(_LONG)
+        for row, units in zip(rows, spec.units(batch), strict=True):
+            row.append(places_of(units, stamp))
+    return [packed(row, codes) for row in rows]
+
+
+def places_of(units: Tensor, stamp: tuple[int, int]) -> np.ndarray:
+    """The positions (n, 3) int32 in the mask `units` (L,): the token, the run and the micro-step that asked for it."""
+    tokens = units.nonzero().flatten().cpu().numpy()
+    run, step = np.asarray(stamp, np.int64).astype(np.uint32).view(np.int32)
+    return np.stack([tokens.astype(np.int32), np.full(len(tokens), run), np.full(len(tokens), step)], 1)
 
 
 def _reduced(spec: CacheSpec, logits: Tensor, outputs: int, uniform: Tensor | None) -> list[tuple[np.ndarray, int]]:
@@ -163,12 +198,17 @@ def join_rows(
     spec: CacheSpec, batch: Batch, payloads: Sequence[np.ndarray], outputs: int, layers: int
 ) -> tuple[Outputs, UnitLogits | None]:
     """Decode the answer of a model of `layers` layers about the rows of `batch`: outputs, zero at padding, and logits."""
-    unpacked = [_unpacked(payload) for payload in payloads]
-    codes, rows = unpacked[0][0], [arrays for _, arrays in unpacked]
+    decoded = [unpacked(payload) for payload in payloads]
+    codes, rows = decoded[0][0], [arrays for _, arrays in decoded]
     answer, units, start = Outputs(mask=batch.attention_mask), None, spec.columns
     if start:
         parts = [unit for arrays in rows for unit in zip(*arrays[:start], strict=True)]
-        units = UnitLogits(spec, outputs, spec.units(batch), parts, tuple(codes[:start]))
+        mask = spec.every_unit(batch).clone()
+        for i, arrays in enumerate(rows):
+            if len(arrays) > spec.arrays(layers):
+                mask[i] = False
+                mask[i, torch.from_numpy(arrays[-1][:, 0].astype(np.int64)).to(mask.device)] = True
+        units = UnitLogits(spec, outputs, mask, parts, tuple(codes[:start]))
 
     def padded(number: int, name: str, length: int) -> Tensor:
         shape = [length if d in _TOKENS[name] else n for d, n in enumerate(rows[0][number].shape)]
@@ -201,14 +241,14 @@ def _tensor(array: np.ndarray, code: int) -> Tensor:
     return torch.from_numpy(array).view(torch.bfloat16) if code == _BF16 else torch.from_numpy(array)
 
 
-def _packed(arrays: Sequence[np.ndarray], codes: Sequence[int]) -> bytes:
-    """Pack arrays and the codes of their types as bytes for `_unpacked`."""
+def packed(arrays: Sequence[np.ndarray], codes: Sequence[int]) -> bytes:
+    """Pack arrays and the codes of their types as bytes for `unpacked`."""
     head = [struct.pack("<I", len(arrays))]
     head += [struct.pack(f"<BB{a.ndim}I", code, a.ndim, *a.shape) for a, code in zip(arrays, codes, strict=True)]
     return b"".join([*head, *(np.ascontiguousarray(a).tobytes() for a in arrays)])
 
 
-def _unpacked(payload: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
+def unpacked(payload: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
     """The codes and arrays of a row; the arrays are views of the payload."""
     view = payload.data
     (count,), offset = struct.unpack_from("<I", view), 4
