@@ -143,7 +143,7 @@ class SelectConfig:
     ratios: Annotated[Any, Literal["auto"] | list[Share] | None] = None
     "Ratios to choose among, so that select.ratio is their mean; auto: half, once and three times it; null: ratio alone"
     unit: str = "row"
-    "What is chosen: rows (row), positions of text (position: the share ratio of them), or both (rows, then positions)"
+    "Units chosen: row, position (of text: the share ratio of the predicted tokens) or both (rows, then positions)"
     positions: Share = 0.2
     "unit=both: share of the positions of the kept rows that are kept (SE-KD: 0.2)"
     per_row: bool = True
@@ -244,6 +244,22 @@ class SelectConfig:
                 f"{where} select.{'ratio' if self.ratio == 1 else 'positions'}=1 keeps all of them: select.unit={rest} "
                 f"select.ratio={self.positions if self.ratio == 1 else self.ratio:g}"
             )
+
+    def position_share(self, most: bool = False) -> float:
+        """The share of the positions of the rows kept that is kept, on average or at most; 1 where all are."""
+        if self.unit == "row" or self.ratio == 1:
+            return 1.0
+        if self.unit == "both":
+            return self.positions
+        return self.ratio_choices()[-1] if most else self.ratio
+
+    def chosen(self) -> str:
+        """What is selected, in words: "10% of the rows"."""
+        if self.unit == "row" or self.ratio == 1:
+            return f"{self.ratio:.0%} of the rows"
+        if self.unit == "position":
+            return f"{self.ratio:.0%} of the positions of all rows"
+        return f"{self.ratio:.0%} of the rows, and {self.positions:.0%} of their positions,"
 
     def ratio_choices(self) -> tuple[float, ...]:
         """The ratios that a policy chooses among, ascending; `ratio` alone where it chooses none."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdlab.errors import UserError, nearest
 from kdlab.reporting.comparability import described, differing
-from kdlab.reporting.seed_groups import Group
+from kdlab.reporting.seed_groups import Group, Run
 from kdlab.runs.closing.question import QUESTION
 
 # Kinds of baselines, and the kinds that a group of each kind is compared with.
@@ -31,8 +31,8 @@ def defaults(groups: Sequence[Group], across: Sequence[str] = QUESTION) -> list[
     """
     choices: list[BaselineChoice | None] = []
     for i, group in enumerate(groups):
-        kinds = {place: _kind(other, group.one.ratio, across) for place, other in enumerate(groups) if place != i}
-        allowed = _ALLOWED[_kind(group, group.one.ratio, across)]
+        kinds = {place: _kind(other, group.one, across) for place, other in enumerate(groups) if place != i}
+        allowed = _ALLOWED[_kind(group, group.one, across)]
         places = {place: kind for place, kind in kinds.items() if kind in allowed and kind is not None}
         choices.append(_nearest(group, groups, places, across))
     used = {choice.place for choice in choices if choice is not None and not choice.unlike}
@@ -73,7 +73,7 @@ def random_counterpart(group: Group, groups: Sequence[Group]) -> Group | None:
     """The group that differs only by random selection at the same ratio; None for random and full-data groups."""
     if group.one.ratio == 1 or group.one.select == "random":
         return None
-    found = [other for other in groups if _kind(other, group.one.ratio) == RANDOM and _only_selection(group, other)]
+    found = [other for other in groups if _kind(other, group.one) == RANDOM and _only_selection(group, other)]
     return found[0] if found else None
 
 
@@ -83,7 +83,7 @@ def full_data_counterpart(group: Group, groups: Sequence[Group]) -> Group | None
     if group.one.ratio == 1:
         return None
     whole = [other for other in groups if other.one.ratio == 1 and other.one.taught and not differing(group, other)]
-    return min(whole, key=lambda other: (distance(group, other), _kind(other, 1.0)), default=None)
+    return min(whole, key=lambda other: (distance(group, other), _kind(other, other.one)), default=None)
 
 
 def distance(one: Group, other: Group) -> int:
@@ -117,13 +117,14 @@ def _only_selection(one: Group, other: Group, across: Sequence[str] = ()) -> boo
     return not differing(one, other, ("select", *(name for name in across if name not in QUESTION)))
 
 
-def _kind(group: Group, ratio: float, across: Sequence[str] = QUESTION) -> int | None:
-    """The kind of baseline that a group is for one that selects `ratio` of its rows; None: no baseline.
+def _kind(group: Group, of: Run, across: Sequence[str] = QUESTION) -> int | None:
+    """The kind of baseline that a group is for one with the run `of`, which selects as much of its rows or positions; None:
+    no baseline.
 
     Where the knowledge is in question, vanilla KD is that with knowledge=response."""
     run = group.one
     if run.ratio < 1:
-        return RANDOM if run.select == "random" and run.ratio == ratio else None
+        return RANDOM if run.select == "random" and run.chosen == of.chosen else None
     if not run.taught:
         return None
     policy = (run.result.get("policy") or {}).get("name", "fixed")

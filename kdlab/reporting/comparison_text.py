@@ -265,6 +265,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "teacher_test_score": (test.get("teacher") or {}).get(name),
         "teacher_queries": run.own.queries,
         "cached": costs.cached(result),
+        **dict(zip(("positions_kept", "positions_seen"), costs.positions_kept(result) or (None, None), strict=True)),
         "flops": run.own.flops,
         "seconds": run.own.seconds,
         **_with_preparation(run.total, "teacher_queries"),

@@ -48,6 +48,11 @@ class Run:
         return str(self.result.get("stage", "pretrain"))
 
     @property
+    def chosen(self) -> dict[str, Any]:
+        """How much the run selected, of rows or of positions: the entry `select` of result.json without the name."""
+        return {key: value for key, value in self.result["select"].items() if key != "name"}
+
+    @property
     def ratio(self) -> float:
         """Share of the rows that is selected."""
         return float(self.result["select"]["ratio"])
@@ -136,6 +141,14 @@ class Group:
     def total(self) -> RunCost:
         """Mean cost of the runs, each with its preparation."""
         return costs.mean([run.total for run in self.runs.values()])
+
+    @property
+    def positions(self) -> tuple[float, float] | None:
+        """Mean number of positions that the runs learnt from, and its share; None where whole rows were chosen."""
+        found = [each for run in self.runs.values() if (each := costs.positions_kept(run.result)) is not None]
+        if not found:
+            return None
+        return fmean(kept for kept, _ in found), sum(kept for kept, _ in found) / max(1, sum(seen for _, seen in found))
 
     @property
     def cached(self) -> float:

@@ -140,7 +140,9 @@ def comparable(row: TableRow, rows: Sequence[TableRow], across: Sequence[str] = 
     return [
         other
         for other in rows
-        if other.ratio == row.ratio and other.taught and not differing(row.group, other.group, across)
+        if other.group.one.chosen == row.group.one.chosen
+        and other.taught
+        and not differing(row.group, other.group, across)
     ]
 
 

@@ -163,6 +163,8 @@ def _select(facts: Facts, result: Mapping[str, Any]) -> None:
             facts |= {key: _plain(seen[name])} if seen else {}
     if all(str(facts[key]).endswith(".random") for key in facts if re.fullmatch(r"select\.arms\.[^.]+\._target_", key)):
         _drop(facts, "select.look")  # nothing is scored
+    unit = facts.get("select.unit", "row")
+    _drop(facts, *{"row": ("select.per_row", "select.positions"), "position": ("select.positions",)}.get(unit, ()))
     for scoring, key in (("stale", "select.refresh"), ("early_exit", "select.exit_layer")):
         if facts.get("select.scoring") != scoring:
             _drop(facts, key)

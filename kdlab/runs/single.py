@@ -112,7 +112,7 @@ def plan_only(config: Config, resolved: dict[str, Any], folder: Path, chosen: bo
     for line in (
         config.scale.says,
         f"data: {stage.inputs.data_name}; batches of {config.data.batch_size}, at most {length}",
-        f"select={select.name}: {select.ratio:.0%} of the rows query the teacher"
+        f"select={select.name}: {select.chosen()} query the teacher"
         if stage.inputs.queries_teacher
         else f"knowledge={config.knowledge.name}: no teacher",
         f"would {'resume' if resumes else 'write'} {place}",

@@ -102,7 +102,8 @@ def plan(stage: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
     spec = cache_spec(stage)
     rows = max_rows(stage, len(data.train), batches, world)
     members = stage.teacher_pool.members
-    size = sum(_row_bytes(stage, spec, member, data) * rows for member in members)
+    units = _units_of_row(stage, spec, data) * _written(stage, spec, len(data.train), batches, world)
+    size = sum(_row_bytes(stage, spec, member, data, units) * rows for member in members)
     epochs = 1 if stage.inputs.fixed_inputs else -(-batches // data.sampler(0, world).per_epoch)
     total = int(size + (32 * len(data.train) * epochs * len(members) if settings.cache == "disk" else 0))
     remedy = "" if stage.inputs.head.per_row or spec.vocabulary != "full" else "teachers.cache_vocabulary=sampled, "
@@ -113,11 +114,17 @@ def plan(stage: Stage, data: Any, batches: int, world: int) -> CachePlan | None:
 
 def max_rows(stage: Stage, rows: int, batches: int, world: int) -> int:
     """Upper bound on the answers of a teacher that a run stores; `rows` in the training set, `batches` per training."""
+    queries = _queries(stage, batches, world)
+    return min(rows, queries) if stage.inputs.fixed_inputs else queries
+
+
+def _queries(stage: Stage, batches: int, world: int) -> int:
+    """Upper bound on the queries of a teacher, each of them of a row."""
     select, size = stage.config.select, stage.config.data.batch_size
     ratio = select.ratio_choices()[-1]  # none is above
     selected = (
         size * world
-        if teacher_reading.reads_teacher(select, stage.selection())
+        if select.unit == "position" or teacher_reading.reads_teacher(select, stage.selection())
         else selection_size(size * world, ratio)
         if select.scope == "global"
         else world * selection_size(size, ratio)
@@ -125,21 +132,36 @@ def max_rows(stage: Stage, rows: int, batches: int, world: int) -> int:
     trainings = 1 + (
         stage.config.weigh.episodes if stage.inputs.fixed_inputs and stage.config.weigh.path is None else 0
     )
-    queries = trainings * batches * selected + (
+    return trainings * batches * selected + (
         select.evaluation_rows if select.observe == "kd" and select.ratio < 1 else 0
     )
-    return min(rows, queries) if stage.inputs.fixed_inputs else queries
 
 
-def _row_bytes(stage: Stage, spec: CacheSpec, member: TeacherSpec, data: Any) -> float:
-    """Approximate bytes of an answer to a row of the training set."""
+def _written(stage: Stage, spec: CacheSpec, rows: int, batches: int, world: int) -> float:
+    """Share of a row's positions that is written to its answer, at most: an answer about some is written anew, with those
+    that it had, when others are asked for."""
+    select = stage.config.select
+    share = select.position_share(most=True)
+    if share == 1 or spec.logits != "labelled" or teacher_reading.reads_teacher(select, stage.selection()):
+        return 1.0
+    visits = -(-_queries(stage, batches, world) // rows) if stage.inputs.fixed_inputs else 1
+    return sum(min(1.0, visit * share) for visit in range(1, max(1, visits) + 1))
+
+
+def _units_of_row(stage: Stage, spec: CacheSpec, data: Any) -> float:
+    """Mean number of the units of a row of the training set whose logits a cache stores."""
     lengths = np.asarray(data.lengths, dtype=np.float64)
-    units = 1.0
     if spec.logits == "tokens":
-        units = float(lengths.mean())
-    elif spec.logits == "labelled":
+        return float(lengths.mean())
+    if spec.logits == "labelled":
         shares = lengths - 1 if stage.inputs.head.causal else stage.config.data.mask_probability * (lengths - 2)
-        units = float(np.maximum(1, np.round(shares)).mean())
+        return float(np.maximum(1, np.round(shares)).mean())
+    return 1.0
+
+
+def _row_bytes(stage: Stage, spec: CacheSpec, member: TeacherSpec, data: Any, units: float) -> float:
+    """Approximate bytes of an answer to a row of the training set, about so many units."""
+    lengths = np.asarray(data.lengths, dtype=np.float64)
     return answer_cache.row_bytes(
         stage.inputs, spec, member, units, float(lengths.mean()), float((lengths**2).mean()), stage.inputs.precision
     )

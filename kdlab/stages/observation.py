@@ -147,7 +147,9 @@ def plan(stage: Stage, world: int, steps: int) -> Observations | None:
         stage.inputs.notify(found.line(select.name))
         if text := found.few_rewards(select.name):
             caveats.add(Caveat("few_rewards", text))
-        if text := found.eats_saving(select.name, row_cost(stage), select.ratio, is_scored(selection), select.look):
+        rows = select.unit != "position"  # of positions, the layers run on all rows, and scores take no forward
+        ratio, scored = (select.ratio, is_scored(selection)) if rows else (1.0, False)
+        if text := found.eats_saving(select.name, row_cost(stage), ratio, scored, select.look):
             caveats.add(Caveat("observation_share", text))
     return found
 
@@ -161,6 +163,8 @@ def apart(select: SelectConfig, selection: Selection) -> float:
     """The share of the arms under which rows must be run to be observed: those that score none, or all."""
     if not from_scored(select, selection):
         return 1.0
+    if select.unit == "position":  # the training forward has all of them
+        return 0.0
     return sum(not reads_student(arm) for arm in selection.arms.values()) / len(selection.arms)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 
-from tests.support.runs import call, tiny_causal
+from kdlab.runs.closing.cost_lines import cost
+from tests.support.runs import KillAt, call, outcome, tiny_causal
 
 RUN = "hydra.run.dir=run"
 POSITIONS = ["select.unit=position", "select.ratio=0.25"]
@@ -32,3 +35,77 @@ def test_a_bandit_chooses_positions_and_the_ledger_says_what_they_cost(whole):
     positions = ledger["positions"]
     assert positions["kept"] == positions["queried"]
     assert 0.2 < positions["kept"] / positions["seen"] <= 0.25
+
+
+def test_the_closing_table_says_how_many_positions_were_learnt(whole):
+    result = result_in(whole)
+    positions = result["ledger"]["positions"]
+    assert result["select"] == {"name": "adads", "ratio": 0.25, "unit": "position", "per_row": True}
+    (line,) = [one for one in "\n".join(cost(result)).splitlines() if "positions learnt" in one]
+    assert line.split()[2:5] == [
+        f"{positions['kept']:,}",
+        f"{positions['seen']:,}",
+        f"{positions['kept'] / positions['seen']:.1%}",
+    ]
+    assert (
+        f"{positions['kept']:,} of {positions['seen']:,} positions learnt"
+        in (whole / "run/student/README.md").read_text()
+    )
+
+
+def test_killed_runs_go_on_bit_for_bit(whole, tmp_path, decoder_folder, text_folder):
+    given = [*tiny_causal(decoder_folder, text_folder, "select=adads", *POSITIONS), RUN]
+    for step, when in ((2, "end"), (5, "start")):
+        assert call(given, tmp_path, KillAt(step, when)).code == -9
+    done = call(given, tmp_path)
+    assert done.code == 0, done.output
+    wanted, found = outcome(whole / "run"), outcome(tmp_path / "run")
+    for part in wanted:
+        assert found[part] == wanted[part], part
+    assert result_in(tmp_path)["ledger"]["positions"] == result_in(whole)["ledger"]["positions"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["select=entropy", "select.per_row=false", "select.ratio=0.02"],
+        ["select=randmix", "select.unit=both", "select.ratio=0.5"],
+    ],
+    ids=["over the batch", "rows, then positions"],
+)
+def test_two_ranks_equal_one_process(tmp_path, decoder_folder, text_folder, more):
+    """With so few positions of a batch that a rank may have none."""
+    given = tiny_causal(decoder_folder, text_folder, *POSITIONS, *more, "trainer.accelerator=cpu", "trainer.probes=0")
+    one = call([*given, "hydra.run.dir=one"], tmp_path)
+    assert one.code == 0, one.output
+    ranks = [*(o for o in given if "batch_size" not in o), "data.batch_size=8", "trainer.devices=2"]
+    two = call([*ranks, "hydra.run.dir=two"], tmp_path, ranks=2, trapped=0)
+    assert two.code == 0, two.output
+    a, b = (safetensors.torch.load_file(tmp_path / n / "student" / "model.safetensors") for n in ("one", "two"))
+    for name in a:
+        np.testing.assert_allclose(a[name].numpy(), b[name].numpy(), atol=2e-4, err_msg=name)
+    left, right = (result_in(tmp_path, n)["ledger"] for n in ("one", "two"))
+    assert left["teacher_queries"] == right["teacher_queries"] and left["positions"] == right["positions"]
+    if "select.unit=both" in more:
+        assert left["positions"]["kept"] < 0.12 * left["positions"]["seen"]
+        assert left["teacher_queries"]["total"] < 0.6 * left["rows_seen"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["knowledge=causal_states"], "select.unit=row"),
+        (["knowledge.terms.soft.at=all"], "knowledge.terms.soft.at=labelled"),
+        (["knowledge=minilm"], "select.unit=row"),
+        (["select.scoring=stale"], "select.scoring=fresh"),
+        (["select.look=0.5"], "select.look=1"),
+        (["select.pool=64"], "select.ratio is the share of positions"),
+        (["select.unit=both", "select.positions=1"], "select.unit=row select.ratio=0.25"),
+        (["select=forgetting"], "goes by the class of a row"),
+    ],
+)
+def test_what_positions_cannot_have_is_refused_in_one_line(more, said, decoder_folder, text_folder, tmp_path):
+    given = tiny_causal(decoder_folder, text_folder, "select=entropy", *POSITIONS, *more)
+    done = call([*given, RUN], tmp_path)
+    assert done.code == 2 and said in done.output, done.output
+    assert not (tmp_path / "run" / "student").exists() and "Traceback" not in done.output

@@ -26,7 +26,9 @@ def beside_random(result: dict[str, Any], folder: Path) -> str:
         theirs, _ = read_result(other) if other != folder and other.is_dir() else (None, "")
         if theirs is None or theirs["select"]["name"] != "random":
             continue
-        if theirs["select"]["ratio"] == result["select"]["ratio"] and mine == _comparable(other, theirs) is not None:
+        if {**theirs["select"], "name": result["select"]["name"]} == result["select"] and mine == _comparable(
+            other, theirs
+        ) is not None:
             found.append((theirs["seed"] == result["seed"], other.name, theirs))
     if not found:
         return ""

@@ -24,6 +24,7 @@ def cost(result: dict[str, Any]) -> list[str]:
                 if queries.get("unkept")
                 else []
             ),
+            *_positions(result),
             f"  model FLOPs            {si(flops['total']):>11}  {si(flops['all_data']):>11}  {_times(gain['flops'])}",
             f"  wall-clock             {duration(seconds['training']):>11}  {duration(seconds['all_data']):>11}  {_times(gain['wallclock'])}",
         ]
@@ -36,6 +37,15 @@ def cost(result: dict[str, Any]) -> list[str]:
             f"checkpoints: {kept['written']:,} written in {duration(kept['seconds'])}, {kept['share']:.1%} of the run"
         )
     return lines
+
+
+def _positions(result: dict[str, Any]) -> list[str]:
+    """A line on the positions that selection has kept of all with a label; none where whole rows are chosen."""
+    found = costs.positions_kept(result)
+    if found is None:
+        return []
+    kept, seen = found
+    return [f"  positions learnt       {kept:>11,}  {seen:>11,}  {kept / max(1, seen):7.1%} of them"]
 
 
 def within_budget(result: dict[str, Any]) -> list[str]:

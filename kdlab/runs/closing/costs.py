@@ -40,6 +40,14 @@ def cached(result: Mapping[str, Any]) -> int:
     return int(result["ledger"]["teacher_queries"].get("cached") or 0)
 
 
+def positions_kept(result: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Positions of text that a run learnt from, and those that its rows had, where it chose positions; else None."""
+    found = result["ledger"].get("positions")
+    if not found or result["select"].get("unit", "row") == "row":
+        return None
+    return int(found["kept"]), int(found["seen"])
+
+
 def prepared(result: Mapping[str, Any]) -> RunCost:
     """Cost of what was trained for the run before it: teachers, assistants, knowledge selection modules.
 

@@ -35,7 +35,7 @@ tags: [knowledge-distillation, kdlab]
 # {"A student of " + teacher if taught(result) else "A fine-tuned model"} on {markdown_text(name_in(result["data"]))}
 
 {how} with kdlab {result["versions"].get("kdlab", "")} at the {_STAGES[result["stage"]]} stage: {result["steps"]} steps,
-knowledge {markdown_code(str(result["knowledge"]))}, data selection {markdown_code(result["select"]["name"])} at ratio {result["select"]["ratio"]:g}, seed {result["seed"]},
+knowledge {markdown_code(str(result["knowledge"]))}, data selection {markdown_code(result["select"]["name"])} at ratio {result["select"]["ratio"]:g}{_positions(result)}, seed {result["seed"]},
 {_origin(result)}.
 
 {_scores(head.heldout, result["metrics"])}
@@ -96,3 +96,9 @@ def _caveats(result: dict[str, Any]) -> str:
     """A section of the card; "" without a caveat."""
     found = "\n".join(f"- {markdown_text(one['text'])}" for one in result.get("caveats") or [])
     return f"Caveats:\n\n{found}\n\n" if found else ""
+
+
+def _positions(result: dict[str, Any]) -> str:
+    """The share of the positions that the student learnt from; "" where it learnt all of its rows."""
+    found = costs.positions_kept(result)
+    return "" if found is None else f" ({found[0]:,} of {found[1]:,} positions learnt)"

@@ -16,7 +16,8 @@ from kdlab.runs.settings_used import below
 
 _KEY = re.compile(r"(?:\+\+|\+|~)?([\w./]+)")  # of an override, without its sign
 _PLACE = ("hydra.run.dir", "overwrite", "resume")  # settings of the folder of this run
-_PLAIN = ("select.ratio", "select.pool")  # settings of a selection that random rows take: as many, and of which batch
+# settings of a selection that random ones take: as many, of which unit and of which batch
+_PLAIN = ("select.ratio", "select.pool", "select.unit", "select.positions", "select.per_row")
 _WHOLE = ("select", "trainer.trace_every", "trainer.trace_rows")
 _LENGTH = ("trainer.max_steps", "trainer.max_epochs")  # limits beside a budget
 _STUDENT_DEPTH = 3  # layers of the student of +exp=adads_finetune at demo scale
@@ -59,11 +60,13 @@ def _baseline(result: dict[str, Any]) -> tuple[str, list[str]]:
         ]  # fmt: skip
     if select["name"] != "random":
         kept = [line for line in _without(given, _PLACE) if _key(line) in _PLAIN or not below(_key(line), "select")]
-        return "as many rows, drawn at random: 1x the queries", [*kept, "select=random"]
+        units = {"position": "positions", "both": "rows and positions"}.get(select.get("unit", "row"), "rows")
+        return f"as many {units}, drawn at random: 1x the queries", [*kept, "select=random"]
     times = result["ledger"]["rows_seen"] / max(1, result["ledger"]["teacher_queries"]["total"])
     pool = [f"data.batch_size={line.partition('=')[2]}" for line in given if _key(line) == "select.pool"]
     kept = _without(given, (*_PLACE, *_WHOLE, *(["data.batch_size"] if pool else [])))
-    return f"all rows: {times:.2f}x the queries", [*kept, *pool, "select=all"]
+    all_ = "all positions" if select.get("unit") == "position" else "all rows"
+    return f"{all_}: {times:.2f}x the queries", [*kept, *pool, "select=all"]
 
 
 def _rows(result: dict[str, Any]) -> list[str]:

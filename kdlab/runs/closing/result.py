@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.callbacks.cost import training_seconds
+from kdlab.config.groups import SelectConfig
 from kdlab.config.saved import STARTED_IN
 from kdlab.models.student import pick_layers
 from kdlab.modules.student import StudentModule
@@ -50,7 +51,7 @@ def result_of(
         "ledger": _ledger(totals, probes, steps),
         "preparation": stage.inputs.prerequisites.stages(),
         "seed": config.seed,
-        "select": {"name": config.select.name, "ratio": config.select.ratio},
+        "select": _select(config.select),
         "adopt": config.adopt.name if taught else None,
         "policy": {"name": config.weigh.name, "reward_data": ksm_training.reward_data(stage)},
         "stage": config.data.stage,
@@ -77,6 +78,13 @@ def result_of(
         },
         "artifacts": list(stage.inputs.store.used),
     }
+
+
+def _select(select: SelectConfig) -> dict[str, Any]:
+    """The entry `select` of result.json; with a unit where positions are chosen."""
+    unit = {} if select.unit == "row" else {"unit": select.unit, "per_row": select.per_row}
+    more = {"positions": select.positions} if select.unit == "both" else {}
+    return {"name": select.name, "ratio": select.ratio, **unit, **more}
 
 
 def _student(stage: Stage, module: StudentModule) -> dict[str, Any]:

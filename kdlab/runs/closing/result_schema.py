@@ -63,6 +63,9 @@ class _Part(BaseModel):
 class _Select(_Part):
     name: Text
     ratio: Share
+    unit: Text = "row"
+    per_row: bool = True
+    positions: Share | None = None
 
 
 class _Split(_Part):
@@ -114,6 +117,7 @@ class _Ledger(_Part):
     flops: _Flops
     seconds: dict[Text, Number | None]
     rows_seen: Count = 0
+    positions: dict[Text, Count] | None = None
     speedup: dict[Text, Amount | None] | None = None
 
 

@@ -130,6 +130,7 @@ def table_row(result: Mapping[str, Any]) -> dict[str, Any]:
         **student,
         **{f"test {name}": value for name, value in ((result.get("test") or {}).get("student") or {}).items()},
         "teacher queries": ledger["teacher_queries"]["total"],
+        **({} if (positions := costs.positions_kept(result)) is None else {"positions learnt": positions[0]}),
         "FLOPs": ledger["flops"]["total"],
         "seconds": ledger["seconds"]["training"],
         "teacher queries with preparation": total.queries,

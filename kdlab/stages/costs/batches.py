@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from kdlab.methods.selection.top_k import selection_size
 from kdlab.types import IGNORE, Batch
 
 
@@ -29,3 +30,16 @@ def largest_rows(batch: Batch, rows: int) -> Batch:
     else:
         chosen.labels = torch.zeros_like(chosen.labels)
     return chosen
+
+
+def some_positions(batch: Batch, share: float, per_row: bool) -> Batch:
+    """The same rows with as many labels as a selection of positions keeps: of each row, or of the batch, whose first rows
+    then have most of them. At `share` 1 the batch as it is."""
+    if share == 1:
+        return batch
+    labelled = batch.labelled()
+    if not per_row:
+        order = labelled.flatten().cumsum(0).view_as(labelled)
+        return batch.narrowed(labelled & (order <= selection_size(int(labelled.sum()), share)))
+    kept = torch.tensor([selection_size(count, share) for count in labelled.sum(1).tolist()])
+    return batch.narrowed(labelled & (labelled.cumsum(1) <= kept.unsqueeze(1).to(labelled.device)))

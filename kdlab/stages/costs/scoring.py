@@ -67,6 +67,14 @@ class ScoringCosts:
 
     def scoring(self, arm: Any, batch: Batch) -> float:
         """FLOPs of scoring all rows of `batch` by an arm."""
+        return self._scoring(arm, batch, self.select.unit == "position")
+
+    def positions(self, arm: Any, rows: Batch) -> float:
+        """FLOPs of scoring the positions of the `rows` that are kept; 0 where rows alone or positions alone are chosen."""
+        return self._scoring(arm, rows, True) if self.select.unit == "both" else 0.0
+
+    def _scoring(self, arm: Any, batch: Batch, in_training: bool) -> float:
+        """FLOPs of scoring `batch` by an arm; `in_training`: from the training forward, whose layers count there."""
         needs = frozenset().union(*(marks_of(member).needs for member in members_of(arm).values()))
         if not needs & FORWARD:
             return 0.0
@@ -79,7 +87,7 @@ class ScoringCosts:
             votes = float(source * (self.counter.student_layers(batch) + head))
         elif "votes" in needs:
             votes = float((self.module.shape.layers - 1) * head)
-        return votes + self._plain_scoring(arm, batch, head)
+        return votes + (head if in_training else self._plain_scoring(arm, batch, head))
 
     def _plain_scoring(self, arm: Any, batch: Batch, head: float) -> float:
         """FLOPs of the student's own forward on a global batch for an arm, `head` of them in its head."""

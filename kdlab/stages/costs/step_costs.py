@@ -24,7 +24,7 @@ from kdlab.modules.probes.paired_probe import PART
 from kdlab.modules.student import StudentModule
 from kdlab.stages import ksm_training, observation
 from kdlab.stages.base import Stage
-from kdlab.stages.costs.batches import largest_rows, typical_rows
+from kdlab.stages.costs.batches import largest_rows, some_positions, typical_rows
 from kdlab.stages.costs.scoring import ScoringCosts
 from kdlab.stages.costs.step_cost import StepCost
 from kdlab.types import Batch
@@ -128,7 +128,7 @@ class StepCosts:
     def _kept(self, rows: int, most: bool = False) -> int:
         """Rows of a global batch that query the teachers: of the mean ratio, or with `most` of the largest."""
         ratio = self.select.ratio_choices()[-1] if most else self.select.ratio
-        if self.select.ratio == 1:
+        if self.select.ratio == 1 or self.select.unit == "position":
             return rows
         if self.select.scope == "global":
             return selection_size(rows, ratio)
@@ -191,6 +191,8 @@ class StepCosts:
         scored = [self.scoring.scoring(arm, batch) for arm in self.scoring.arms] or [0.0]
         chosen = typical_rows(batch, self._kept(len(rows)))
         training = self._training(batch, chosen, terms, self._shares(terms))
+        again = [self.scoring.positions(arm, chosen) for arm in self.scoring.arms] or [0.0]
+        training += StepCost(0, {"scoring": sum(again) / len(again)})
         if not self.module.labels_on_all:  # by the mean length of the batch, from which a few rows differ
             tokens = [float(each.attention_mask.sum()) / len(each) for each in (batch, chosen)]
             training *= tokens[0] / tokens[1]
@@ -205,7 +207,8 @@ class StepCosts:
         shares = [float(share > 0 or bool(self.rules and queries)) for share in self._shares(terms)]
         looked, largest = largest_rows(batch, self._candidates(len(rows[0]))), largest_rows(batch, kept)
         scored = max((self.scoring.scoring(arm, looked) for arm in self.scoring.arms), default=0.0)
-        cost = self._training(batch, largest, terms, shares) + StepCost(queries, {"scoring": scored})
+        scored += max((self.scoring.positions(arm, largest) for arm in self.scoring.arms), default=0.0)
+        cost = self._training(batch, largest, terms, shares, most=True) + StepCost(queries, {"scoring": scored})
         if (
             self._from_scored
         ):  # by an arm that runs no head, or that scores nothing: a forward as an arm that scores has
@@ -222,13 +225,19 @@ class StepCosts:
         )
 
     def _training(
-        self, whole: Batch, chosen: Batch, terms: Mapping[str, WeightedTerm], shares: Sequence[float]
+        self,
+        whole: Batch,
+        chosen: Batch,
+        terms: Mapping[str, WeightedTerm],
+        shares: Sequence[float],
+        most: bool = False,
     ) -> StepCost:
         """FLOPs of a step without scoring: the rows `chosen` query the teachers, each teacher the share `shares` of them;
-        the student trains on them, or with labels on all rows on the `whole` batch."""
+        the student trains on them, or with labels on all rows on the `whole` batch. `most`: with most positions."""
         taught = {name: w for name, w in terms.items() if queries_teacher(w.term)}
         others = {name: w for name, w in terms.items() if name not in taught}
         needed, counter = self.module.distillation.needed(terms), self.counter
+        rows, chosen = chosen, some_positions(chosen, self.select.position_share(most), self.select.per_row)
         queried = [(i, chosen) for i, each in enumerate(shares) if each]
         if self.module.labels_on_all:
             own = frozenset().union(
@@ -236,7 +245,7 @@ class StepCosts:
             )
             forward, backward = counter.student_step([(others, whole), (taught, chosen)], whole, queried, needed, own)
         else:
-            forward, backward = counter.student_step([(terms, chosen)], chosen, queried, needed)
+            forward, backward = counter.student_step([(terms, chosen)], rows, queried, needed)
         units = len(chosen) if self.module.per_row else int(chosen.labelled().sum())
         forward += counter.student_head(units) if self.own_uncertainty and taught else 0
         samples = self.config.adopt.mc_dropout
