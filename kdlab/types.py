@@ -134,6 +134,11 @@ class Plan:
     weigh: Callable[..., Tensor] | None = None
 
     @property
+    def needed(self) -> frozenset[str]:
+        """Outputs of the training forward that its selections read."""
+        return frozenset().union(*(rule.needed for rule in (self.select, self.positions) if rule is not None))
+
+    @property
     def selects_positions_alone(self) -> bool:
         """True where positions are selected, of all rows."""
         return self.positions is not None and self.rows is None and self.select is None

@@ -115,7 +115,7 @@ class DistillationLoss:
         plan = plan or Plan()
         terms = self.active_terms(progress)
         taught = {name: w for name, w in terms.items() if queries_teacher(w.term)}
-        needed, own = self.needed(terms), plan.select.needed if plan.select else frozenset()
+        needed, own = self.needed(terms), plan.needed
         answers: list[TeacherAnswer] = []
         with timed(ledger, "student_forward"):
             outputs = self.student.encode(batch, needed | own)

@@ -239,13 +239,15 @@ class StepCosts:
         needed, counter = self.module.distillation.needed(terms), self.counter
         rows, chosen = chosen, some_positions(chosen, self.select.position_share(most), self.select.per_row)
         queried = [(i, chosen) for i, each in enumerate(shares) if each]
-        if self.module.labels_on_all:
-            own = frozenset().union(
+        own = frozenset[str]()
+        if self.module.labels_on_all or self.select.unit != "row":  # scored from this forward
+            own = own.union(
                 *(needed_outputs(arm, self.module.per_row, self.scoring.votes) for arm in self.scoring.arms)
             )
+        if self.module.labels_on_all:
             forward, backward = counter.student_step([(others, whole), (taught, chosen)], whole, queried, needed, own)
         else:
-            forward, backward = counter.student_step([(terms, chosen)], rows, queried, needed)
+            forward, backward = counter.student_step([(terms, chosen)], rows, queried, needed, own)
         units = len(chosen) if self.module.per_row else int(chosen.labelled().sum())
         forward += counter.student_head(units) if self.own_uncertainty and taught else 0
         samples = self.config.adopt.mc_dropout
