@@ -15,6 +15,7 @@ from tokenizers import pre_tokenizers
 
 from kdlab.errors import UserError, as_typed, install
 from kdlab.models.bundled import packaged_file
+from kdlab.models.loading import silence_transformers
 from kdlab.models.safe_loading import first_line
 from kdlab.storage.artifacts import ArtifactStore
 
@@ -65,6 +66,7 @@ def convert(file: Path, out: Path, digits: bool = False) -> None:
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"reading {file.name} needs the package {' and '.join(missing)}: {install('causal')}")
+    silence_transformers()
     try:
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(file.parent), gguf_file=file.name, dtype=torch.float32
