@@ -23,6 +23,7 @@ LINES = {
     "TextFolder.document": "One document of a .txt file: the file, a block between blank lines, or a line",
     "prompt_column": "Column or key with the prompt",
     "completion_column": "Column or key with the completion",
+    "teacher_column": "Column or key with the row's teacher; null: none",
     "messages_column": "Column or key with the messages of a conversation",
     "HubExamples.name": "Data set on the Hub",
     "HubExamples.config": "Its configuration; null: the only one",

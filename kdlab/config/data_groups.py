@@ -64,6 +64,8 @@ class DataConfig:
     "Data loader processes on each rank; 0 loads in the main process"
     heldout_rows: Count | None = 256
     "Held-out rows of an evaluation during training; null: all, as in the last evaluation of a task"
+    teacher_column: str | None = None
+    "adopt=by_column: column or key with each row's teacher, its name or number (0: the smallest); null: none"
     # pretrain
     document: str = "file"
     "pretrain: one document of a .txt file is the file, a block (between blank lines) or a line"

@@ -20,6 +20,7 @@ ADDED: dict[str, Any] = {
     "data.max_unknown": None,
     "data.metric": None,
     "data.dev_share": None,
+    "data.teacher_column": None,
     "student.revision": None,
     "student.start": "backbone",
     "student.gradient_checkpointing": False,
@@ -62,6 +63,7 @@ BESIDE = {
     "data.max_unknown": "masking",
     "data.metric": "label_column",
     "data.dev_share": "label_column",
+    "data.teacher_column": "order",
     "trainer.log_every": "probes",
     "trainer.measure_speed": "probes",
 }

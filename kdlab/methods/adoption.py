@@ -7,8 +7,8 @@ is above 0.
 A row's weights count in both ways of mixing alike: c times the weights are c times the row's loss. Where the teachers'
 losses are added, each is multiplied by its weight; where their answers are mixed (`mixes="answers"`), the answer is the
 weighted mean of their softened probabilities, and the sum of the weights multiplies its loss.
-`@needs` (`kdlab.methods.marks`) declares the inputs "student" and "teachers" (then every teacher answers first), what
-the rule mixes, and how many teachers it needs. Sources: Dynamic KD (Li et al. 2021) section 3.1; DeKD section 3.3; MUKI
+`@needs` (`kdlab.methods.marks`) declares the inputs "student", "teachers" (then every teacher answers first) and "rows" (their
+ids, an argument of that name more), what the rule mixes, and how many teachers it needs. Sources: Dynamic KD (Li et al. 2021) section 3.1; DeKD section 3.3; MUKI
 (Li et al. 2022).
 """
 
@@ -50,6 +50,17 @@ def alone(student: Tensor, teachers: Tensor | None, count: int, place: Annotated
     weights = student.new_zeros(len(student), count)
     weights[:, place] = 1
     return weights
+
+
+@needs("rows")
+def by_column(
+    student: Tensor, teachers: Tensor | None, count: int, rows: Tensor, numbers: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """1 for the teacher that a column of the data names for the row, 0 for all others: each domain has its own teacher.
+
+    `rows` (k,) int64: ids of the rows in the data set; `numbers`: from these to the numbers (k,) of their teachers.
+    """
+    return torch.nn.functional.one_hot(numbers(rows), count).to(student.dtype)
 
 
 @needs("student")

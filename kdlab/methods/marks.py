@@ -18,7 +18,7 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 # of Evidence: never without a declaration. "rows": ids of the rows in the data set, the same at each visit
 DECLARED_FIELDS = frozenset({"teacher", "reference_loss", "votes", "rows"})
 STRATEGY_FIELDS = frozenset({"logits", "features", "labels"}) | DECLARED_FIELDS  # of Evidence
-ADOPTION_FIELDS = frozenset({"student", "teachers"})  # uncertainties, the arguments of the rule
+ADOPTION_FIELDS = frozenset({"student", "teachers"})  # uncertainties, the arguments of the rule; "rows" beside them
 TERM_FIELDS = frozenset({"logits", "hidden", "states", "scores", "values"})  # of Outputs
 WEIGHING_FIELDS = frozenset({"uncertainty", "features"})  # of WeighingContext; features are [CLS] states
 FORWARD = STRATEGY_FIELDS - {"labels", "rows"}  # the fields of Evidence that cost a forward of a model

@@ -197,7 +197,12 @@ class TeacherQueries:
         if theirs is not None and not bool(theirs.isfinite().all()):
             bad = [teacher.name for teacher, own in zip(self.teachers, theirs.T, strict=True) if own.isnan().any()]
             raise UserError(f"the answers of the teacher {', '.join(bad)} are not finite: take another teacher")
-        ruled = rule(own, theirs, count).to(weights)
+        more = (
+            {"rows": distributed.gather_unless_local(batch.rows, local)[where]}
+            if "rows" in marks_of(rule).needs
+            else {}
+        )
+        ruled = rule(own, theirs, count, **more).to(weights)
         if ruled.shape != (len(where), count) or not bool((ruled >= 0).all()):
             raise UserError(
                 f"the adoption rule gave weights of shape {tuple(ruled.shape)}, expected {(len(where), count)}, none below 0"

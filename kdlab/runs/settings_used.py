@@ -22,7 +22,7 @@ Facts = dict[str, Any]
 # what was read, and the settings that name it: the former decides, the latter are shown
 ROWS, TEACHERS, STUDENT = "data.fingerprint", "teachers.weights", "student.weights"
 NAMED_BY = {
-    ROWS: ("data.path", "data.source", "data.columns", "data.label_column", "data.regression", "data.document",
+    ROWS: ("data.path", "data.source", "data.columns", "data.label_column", "data.regression", "data.document", "data.teacher_column",
            "data.text_column", "data.group"),
     TEACHERS: ("teachers.path", "teachers.name", "teachers.revision"),
     STUDENT: ("student.path", "student.revision"),
@@ -32,7 +32,7 @@ NEUTRAL = (
     "name", "seed", "artifacts", "no_kd_baseline", "scale", "exec", *IRRELEVANT_KEYS, "trainer.evaluate_every", "trainer.log_every", "budget.price_per_query", "budget.price_per_hour",
     "trainer.checkpoint_every", "trainer.probes", "trainer.measure_speed", "trainer.threads", "trainer.accelerator", "trainer.trace_every",
     "trainer.trace_rows", "trainer.on_nonfinite", "trainer.nonfinite_limit", "data.workers", "teachers.cache", "teachers.cache_fill",
-    "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
+    "student.gradient_checkpointing", "teachers.cache_limit", "teachers.cache_over", "teachers.cache_trouble", "teachers.sanity", "suite",
 )  # fmt: skip
 _OTHERS_STAGE = {
     "causal": ("task", "columns", "label_column", "regression", "train_rows", "augment", "max_unknown", "masking", "mask_probability"),

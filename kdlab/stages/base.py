@@ -24,6 +24,7 @@ from kdlab.runtime.seeding import reseed
 from kdlab.stages import components
 from kdlab.stages.components import Selection
 from kdlab.stages.inputs import Inputs
+from kdlab.stages.teachers import teacher_column
 from kdlab.stages.teachers.base import TeacherPool
 from kdlab.storage.files import sha256_of
 from kdlab.teachers import specs
@@ -65,7 +66,11 @@ class Stage:
         UserError for rules that cannot choose among the teachers there are.
         """
         joint = [name for name, weighted in self.inputs.terms().items() if is_joint(weighted.term)]
-        return components.adoption(self.config.adopt, self.teacher_pool.members, joint, self.inputs.regression)
+        members = self.teacher_pool.members
+        adoption = components.adoption(self.config.adopt, members, joint, self.inputs.regression)
+        if adoption is not None:
+            adoption.arms = teacher_column.bound(adoption.arms, self.inputs, members)
+        return adoption
 
     # ---- teachers
 

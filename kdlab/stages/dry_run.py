@@ -167,8 +167,9 @@ def check_adoption(
                 f"adopt={name}: {arm} goes by uncertainty, and this task is regression, which has none: adopt=ensemble or every"
             )
         uncertainty = torch.full((3, len(members)), 0.5) if "teachers" in marks.needs else None
+        rows: dict[str, Any] = {"rows": torch.arange(3), "numbers": torch.zeros_like} if "rows" in marks.needs else {}
         try:
-            weights = rule(torch.full((3,), 0.5), uncertainty, len(members))
+            weights = rule(torch.full((3,), 0.5), uncertainty, len(members), **rows)
         except UserError:
             raise
         except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,20 @@ class Inputs:
 
     def file_rows(self, split: str) -> np.ndarray:
         """The index in its data file, from 0 and without the header, of each row of a labelled split."""
+        raise NotImplementedError
+
+    def named_teachers(self) -> Iterable[str]:
+        """The teachers that `data.teacher_column` names, as they are written, some of them several times; nothing is written.
+
+        UserError for rows without columns, or of several documents.
+        """
+        raise UserError(
+            f"data.teacher_column={self.config.data.teacher_column}: a teacher is named by rows of your own (data.path=) that are "
+            "labelled, or have a prompt or messages, each in a row of its own (data.pack=false)"
+        )
+
+    def row_teachers(self) -> list[str]:
+        """The teacher that `data.teacher_column` names for each training row, as it is written."""
         raise NotImplementedError
 
     def check_rows(self) -> None:

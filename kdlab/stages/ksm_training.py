@@ -204,6 +204,7 @@ def _trained(stage: Stage, name: str, batches: int, world: int, attach_caches: A
         "select": _without_later_keys(asdict(config.select)),
         "adopt": _without_later_keys({key: value for key, value in asdict(config.adopt).items() if key != "assistant"}),
         "policy": {key: weigh[key] for key in ("episodes", "phase", "reward", "reward_data", "reward_rows")},
+        **({} if config.data.teacher_column is None else {"teacher_column": config.data.teacher_column}),
         "arm": weigh["arms"][name],
         "optim": asdict(config.optim),
         "seed": config.seed,

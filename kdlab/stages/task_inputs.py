@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +55,7 @@ class TaskInputs(Inputs):
         if data.path is not None:
             columns = tuple(data.columns) if data.columns else None
             path = data.path if self.task is None else folder_of(data.path, self.task)
-            more = data.label_column, data.regression, data.encoding, self._dev_share
+            more = data.label_column, data.regression, data.encoding, self._dev_share, data.teacher_column
             return TaskFolder(path, self.task, columns, *more)
         if self.task is not None:
             return TaskHub(self.task, self._dev_share)
@@ -187,6 +188,12 @@ class TaskInputs(Inputs):
     def has_test(self) -> bool:
         """True if there are test rows and all of them have labels, in at least one test split."""
         return bool(dataset.scored_splits(self.task_folder, "test"))
+
+    def named_teachers(self) -> Iterable[str]:
+        return self.row_teachers() if self.config.data.path is not None else super().named_teachers()
+
+    def row_teachers(self) -> list[str]:
+        return [str(row.teacher) for row in self.rows.splits["train"]]
 
     def file_rows(self, split: str) -> np.ndarray:
         """The index in its data file, from 0 and without the header, of each row of a split."""

@@ -24,7 +24,7 @@ from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.costs import auto
 from kdlab.stages.dry_run import check_own_policy, check_own_strategies, check_terms
-from kdlab.stages.teachers import teacher_reading
+from kdlab.stages.teachers import teacher_column, teacher_reading
 from kdlab.teachers import specs
 
 
@@ -61,7 +61,7 @@ def _check(stage: Stage) -> None:
     stage.inputs.check_rows()
     if stage.inputs.queries_teacher:
         stage.teacher_pool.check()
-        _mixed(stage)
+        _adoption(stage)
         cache_plan.check(stage)
         _dropout(stage)
     elif stage.starts_as_teacher:
@@ -156,10 +156,12 @@ def _encoders(stage: Stage) -> None:
             loading.load_config(path, causal=inputs.head.causal)
 
 
-def _mixed(stage: Stage) -> None:
-    """Specialists' answers become one answer as probabilities, 0 for a class that no answering teacher has: no logits."""
+def _adoption(stage: Stage) -> None:
+    """A column that names teachers is read, and names those there are. Specialists' answers become one answer as probabilities,
+    0 for a class that no answering teacher has: no logits."""
     adoption, members = stage.adoption(), stage.teacher_pool.members
     arms = {} if adoption is None else adoption.arms
+    teacher_column.check(stage.inputs, members, arms)
     mixes = any(marks_of(rule).mixes == "answers" for rule in arms.values())
     numbers = [name for name, w in stage.inputs.terms().items() if function_of(w.term) is mean_squared_error]
     if mixes and numbers and any(member.classes is not None for member in members):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FEW = 20  # documents; a smaller text is split within its documents
 SPLITS = ("train", "heldout")
+TEACHERS = "teachers.npy"
 
 
 @dataclass
@@ -63,6 +64,7 @@ class _Pieces:
     keys: array = field(default_factory=lambda: array("q"))  # of the piece's own tokens
     sides: array = field(default_factory=lambda: array("q"))  # of what decides its split
     given: array = field(default_factory=lambda: array("b"))  # 1 held out, 0 not, -1 a share decides
+    teachers: list[str | None] = field(default_factory=list)  # of adopt=by_column
 
 
 def prepare(
@@ -87,8 +89,8 @@ def prepare(
     the same whatever their order, and never one text on both sides. Fewer than `FEW` texts are split within them, in one
     stretch each. Examples that say themselves whether they are held out stay where they are. None: all are held out.
 
-    Files: tokens.npy (N,) int32, targets.npy (N,) bool, bounds.npy, labels.npy and keys.npy by document; SPLIT/documents.npy
-    and rows.npy; token_counts.npy (V,) int64, how often each token is a label of a training row; stats.json. UserError for
+    Files: tokens.npy (N,) int32, targets.npy (N,) bool, bounds.npy, labels.npy and keys.npy by document, teachers.npy where the
+    examples name some; SPLIT/documents.npy and rows.npy; token_counts.npy (V,) int64, how often each token is a label of a training row; stats.json. UserError for
     too little text, a full disk, values out of range, and faults of the source's files.
     """
     if not 2 < min_length <= max_length or not (heldout is None or 0 < heldout < 1):
@@ -175,6 +177,7 @@ def _write(
         pieces.keys.append(key_of(ids))
         pieces.sides.append(document.key)
         pieces.given.append(-1 if document.heldout is None else int(document.heldout))
+        pieces.teachers.append(document.teacher)
 
 
 def _split(pieces: _Pieces, share: float, seed: int, text: bool) -> np.ndarray:
@@ -217,6 +220,8 @@ def _finish(
     np.save(out / "bounds.npy", bounds)
     np.save(out / "labels.npy", labels)
     np.save(out / "keys.npy", np.array(pieces.keys, dtype=np.int64))
+    if any(teacher is not None for teacher in pieces.teachers):
+        np.save(out / TEACHERS, np.array(pieces.teachers, dtype=np.str_))
     rows = {}
     for split in SPLITS:
         own = np.flatnonzero(held if split == "heldout" else ~held)
@@ -318,6 +323,10 @@ class TokenizedDocuments:
         labels = np.full(len(ids), IGNORE, dtype=np.int64)
         labels[:-1] = np.where(wanted[1:], ids[1:], IGNORE)
         return ids, labels, np.repeat(np.arange(len(own)), [part.stop - part.start for part in parts])
+
+    def teachers(self) -> list[str]:
+        """The teacher that the data name for each row, as it is written; each row is one document."""
+        return np.load(self._folder / TEACHERS)[self._documents].tolist()
 
     def equal_rows(self, rows: np.ndarray) -> np.ndarray:
         """Indices, sorted, of all rows with a document that has the same tokens as one of `rows`, themselves included."""

@@ -25,7 +25,7 @@ class Document(NamedTuple):
     """A tokenised document: `ids` (n,) int32; `targets` (n,) bool, the tokens that are to be predicted.
 
     `key`: the same for documents that must stay on one side of the split; `heldout`: its side, None where a share decides.
-    `cut`: tokens that were cut off at its end.
+    `cut`: tokens that were cut off at its end. `teacher`: as of the `Example`.
     """
 
     ids: np.ndarray
@@ -33,6 +33,7 @@ class Document(NamedTuple):
     key: int
     heldout: bool | None = None
     cut: int = 0
+    teacher: str | None = None
 
 
 def key_of(ids: np.ndarray) -> int:
@@ -108,7 +109,8 @@ def _fitted(
             "completion; a larger data.max_length, or data.long_prompts=drop"
         )
     key = key_of(ids[:first] if example.prompt or example.messages else ids)
-    return Document(ids[:max_length], targets[:max_length], key, example.heldout, max(0, len(ids) - max_length))
+    cut = max(0, len(ids) - max_length)
+    return Document(ids[:max_length], targets[:max_length], key, example.heldout, cut, example.teacher)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:

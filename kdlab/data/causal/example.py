@@ -12,7 +12,8 @@ REPLY = "assistant"  # the role whose messages are learnt
 class Example:
     """A prompt with its completion, or a conversation of `messages`, each with "role" and "content".
 
-    `where` it stands, for messages; `heldout`: whether it is held out, None where a share of all rows is.
+    `where` it stands, for messages; `heldout`: whether it is held out, None where a share of all rows is; `teacher`: the one
+    that a column names, as it is written.
     """
 
     where: str
@@ -20,3 +21,4 @@ class Example:
     completion: str = ""
     messages: tuple[Mapping[str, str], ...] = ()
     heldout: bool | None = None
+    teacher: str | None = None

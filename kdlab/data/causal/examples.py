@@ -50,6 +50,7 @@ class ExampleFolder:
 
     A row has text in `prompt_column` and `completion_column`, or a list of {"role", "content"} in `messages_column`. Files
     called dev, validation, valid, eval or heldout are held out; without one of these, a file called test is.
+    `teacher_column` names each row's teacher, of the rows that are held out too.
     """
 
     path: str
@@ -57,6 +58,7 @@ class ExampleFolder:
     completion_column: str = "completion"
     messages_column: str = "messages"
     encoding: str = UTF8
+    teacher_column: str | None = None
 
     def files(self) -> list[tuple[Path, bool | None]]:
         """The files, sorted, each with True where it is held out, False where it is not, None where a share of all is.
@@ -109,8 +111,10 @@ class ExampleFolder:
     def fingerprint(self) -> str:
         """Sha256 over the settings, and the names and contents of the files."""
         names = [f"{file.name} {held}" for file, held in self.files()]
+        named = [] if self.teacher_column is None else [f"teacher {self.teacher_column}"]
         return digest(
-            ["examples", *self._columns, *names, *encoding_parts(self.encoding)], [file for file, _ in self.files()]
+            ["examples", *self._columns, *names, *encoding_parts(self.encoding), *named],
+            [file for file, _ in self.files()],
         )
 
     def examples(self) -> Iterator[Example]:
@@ -134,13 +138,24 @@ class ExampleFolder:
     def _rows(self, file: Path, held: bool | None) -> Iterator[Example]:
         for number, row in json_objects(file, self._pattern, self.encoding):
             where = f"{file}, line {number}"
+            teacher = None if self.teacher_column is None else _teacher(row, self.teacher_column, where)
             if (name := matching(self.messages_column, row)) is not None:
-                yield Example(where, messages=_messages(row[name], where, name), heldout=held)
+                yield Example(where, messages=_messages(row[name], where, name), heldout=held, teacher=teacher)
                 continue
             prompt, completion = (_text(row, name, where) for name in (self.prompt_column, self.completion_column))
             if not completion:
                 raise UserError(f"{where}: field {self.completion_column!r} is empty: there is nothing to learn")
-            yield Example(where, prompt, completion, heldout=held)
+            yield Example(where, prompt, completion, heldout=held, teacher=teacher)
+
+
+def _teacher(row: Mapping[str, Any], column: str, where: str) -> str:
+    """The teacher that a column names, or its number; UserError where there is none."""
+    name = matching(column, row)
+    if name is None:
+        raise UserError(f"{where}: no field {column!r} (data.teacher_column); its fields: {_fields(row)}")
+    if not isinstance(row[name], str | int) or isinstance(row[name], bool) or row[name] == "":
+        raise UserError(f"{where}: field {name!r} is {row[name]!r}, not the name or number of a teacher")
+    return str(row[name])
 
 
 def _fields(row: Mapping[str, Any]) -> str:

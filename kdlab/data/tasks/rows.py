@@ -20,12 +20,14 @@ class LabelledRow(NamedTuple):
 
     `origin`: of an augmented copy, the index of its original in the split; None for an original. `number`: of a row held
     out of train, its index in the file of train; None for a row in its own file, where that is the index in the split.
+    `teacher`: the teacher that a column names, as it is written.
     """
 
     texts: tuple[str, ...]
     label: float | None
     origin: int | None = None
     number: int | None = None
+    teacher: str | None = None
 
 
 def text_key(texts: Sequence[str]) -> int:

@@ -19,6 +19,8 @@ from kdlab.data.tasks.columns import chosen_columns
 from kdlab.data.tasks.files import (
     SUFFIXES,
     FileRow,
+    column_of,
+    place,
     read_class_names,
     read_columns,
     read_label_names,
@@ -74,7 +76,7 @@ class TaskFolder:
     two) and of the label column (None: by the usual names). `regression`: overrides the inference (None: infer). A labels.txt, or the class
     names that `datasets` writes into parquet, defines the classes and their order; numbers in a .parquet file with names
     go by its own names. `encoding`: that of all files but .parquet. Without a dev split, `dev_share` of
-    train is held out.
+    train is held out. `teacher`: the column of train with each row's teacher.
     """
 
     path: str
@@ -84,6 +86,7 @@ class TaskFolder:
     regression: bool | None = None
     encoding: str = UTF8
     dev_share: InnerShare = HELD_OUT
+    teacher: str | None = None
 
     def files(self) -> dict[str, list[Path]]:
         """Files of each split; UserError if train is missing or a split exists in two formats."""
@@ -115,6 +118,8 @@ class TaskFolder:
         for split, files in self.files().items():
             for file in files:
                 self._columns(file, split)
+                if self.teacher is not None and split == "train":
+                    column_of(file, self.teacher, read_columns(file, self.encoding))
         self._class_names()
 
     def fingerprint(self) -> str:
@@ -167,8 +172,18 @@ class TaskFolder:
         for split, parts in tables.items():
             for file, records in parts:
                 code = None if codes_ is None else codes_.code(file, records)
-                splits[split] += labelled(file, records, code, hidden_allowed=split.startswith("test"))
+                rows = labelled(file, records, code, hidden_allowed=split.startswith("test"))
+                splits[split] += self._with_teachers(file, rows) if split == "train" else rows
         return with_dev(TaskData(shape, splits, notes), self.dev_share)
+
+    def _with_teachers(self, file: Path, rows: list[LabelledRow]) -> list[LabelledRow]:
+        """The rows of a file with the teachers that its column names; UserError for a row without one."""
+        if self.teacher is None:
+            return rows
+        named = list(read_table(file, (), self.teacher, self.encoding))
+        if (empty := next((one for one in named if one.label is None), None)) is not None:
+            raise UserError(f"{place(file, empty.line)}: {self.teacher!r} is empty; it names the row's teacher")
+        return [row._replace(teacher=one.label) for row, one in zip(rows, named, strict=True)]
 
     def _records(self, file: Path, split: str) -> list[FileRow]:
         return require_rows(file, read_table(file, *self._columns(file, split), self.encoding))

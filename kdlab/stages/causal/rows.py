@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ class CausalRows(CorpusInputs):
             **{name: getattr(data, name) for name in names},
         }
 
+    def named_teachers(self) -> Iterable[str]:
+        if not isinstance(self.source, ExampleFolder) or self.config.data.pack:
+            return super().named_teachers()
+        return (str(example.teacher) for example in self.source.examples())
+
+    def row_teachers(self) -> list[str]:
+        return dataset.TokenizedDocuments(self.corpus_folder, "train").teachers()
+
     @cached_property
     def corpus_folder(self) -> Path:
         data = self.config.data
@@ -125,7 +134,8 @@ class CausalRows(CorpusInputs):
 
 def source_of(data: DataConfig, path: str) -> ExampleFolder | TextFolder:
     """The text or the examples at a path, as the configuration describes them. UserError for rows with neither."""
-    examples = ExampleFolder(path, data.prompt_column, data.completion_column, data.messages_column, data.encoding)
+    columns = data.prompt_column, data.completion_column, data.messages_column
+    examples = ExampleFolder(path, *columns, data.encoding, data.teacher_column)
     if examples.is_given(data.text_column):
         return examples
     return TextFolder(path, data.document, data.text_column, data.group, data.encoding)

@@ -31,7 +31,7 @@ from kdlab.types import Batch
 
 OBSERVATION = "observation"  # part of the ledger
 SAMPLED = 64  # global batches that the mean FLOPs are taken over
-ONE_EACH = (adoption.hard, adoption.alone)  # rules by which each row queries one teacher
+ONE_EACH = (adoption.hard, adoption.alone, adoption.by_column)  # rules by which each row queries one teacher
 
 
 class StepCosts:
@@ -154,10 +154,17 @@ class StepCosts:
         if not self.rules:
             return [1.0 if self.counter.query_all or i == count - 1 else 0.0 for i in range(count)]
         probe = torch.linspace(0, 1, 2 * count + 1)[1::2].repeat_interleave(16)  # uncertainties, none of them 0 or 1
-        shares = torch.stack([(rule(probe, None, count) > 0).double().mean(0) for rule in self.rules]).mean(0).tolist()
+        shares = torch.stack([self._shares_by(rule, probe, count) for rule in self.rules]).mean(0).tolist()
         if any(w.reads_largest for w in taught):
             shares[-1] = 1.0
         return shares
+
+    def _shares_by(self, rule: Any, probe: torch.Tensor, count: int) -> torch.Tensor:
+        """The share (T,) of rows of the uncertainties `probe`, or of all rows where a rule goes by them, that query each teacher."""
+        if "rows" not in marks_of(rule).needs:
+            return (rule(probe, None, count) > 0).double().mean(0)
+        rows = torch.arange(len(self.data.train))
+        return (rule(torch.zeros(len(rows)), None, count, rows=rows) > 0).double().mean(0)
 
     def _queries_per_row(self, terms: Mapping[str, WeightedTerm], most: bool = False) -> float:
         shares = self._shares(terms)

@@ -27,6 +27,13 @@ def test_the_uncertain_half_asks_the_small_teacher_and_the_odd_row_goes_to_the_l
     assert adoption.hard(torch.tensor([0.5]), None, 2).tolist() == [[0, 1]]
 
 
+def test_the_teacher_of_a_row_is_that_of_its_column():
+    column = torch.tensor([2, 0, 1, 2])  # of four rows of the data
+    rows = torch.tensor([3, 1, 0])
+    found = adoption.by_column(OWN[:3], None, 3, rows=rows, numbers=column.__getitem__)
+    assert found.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1]]
+
+
 def test_three_teachers_share_the_rows_in_three_parts():
     asked = adoption.hard(OWN, None, 3).argmax(1)
     assert asked.tolist() == [2, 0, 1, 1, 2]  # one, two, two
