@@ -119,6 +119,12 @@ ARMS: dict[str, list[Arm]] = {
         Arm("without teacher assistant", {**_DEKD, "policy": "fixed", "adopt": "single"}),
         Arm("without objective alignment", {**_DEKD, "policy": "fixed", "knowledge": "dekd_no_alignment"}),
     ],
+    "sekd": [
+        Arm("full kd", {"stage": "causal", "select": "all", "policy": "fixed", "adopt": "single"}),
+        Arm(
+            "se-kd", {"stage": "causal", "select": "entropy", "unit": "position", "policy": "fixed", "adopt": "single"}
+        ),
+    ],
 }
 
 # columns of a printed number, and the reason why no run stands beside it
@@ -141,6 +147,11 @@ NO_ARM: list[tuple[Mapping[str, str], str]] = [
             "F1 is no metric of RTE and QNLI in GLUE; the sweep rewards by it on MRPC",
         )
         for task in ("RTE", "QNLI", "average")
+    ),
+    (
+        {"paper": "sekd", "method": "se-kd 3x"},
+        "rows, positions and sampled answers together, whose share of rows its source does not print; select.unit=both with "
+        "teachers.cache_vocabulary=sampled is its method",
     ),
     ({"paper": "dynamic_kd", "method": "tinybert (Jiao et al.)"}, "a row that the paper quotes from Jiao et al. 2020"),
 ]
@@ -182,7 +193,7 @@ def why_none(number: PublishedNumber) -> str | None:
 def choices_of(run: Run) -> dict[str, Any]:
     """The choices of a run that make its method.
 
-    stage, select, stages (of a schedule, "a>b"), adopt, knowledge, policy, reward and module ("whole", or "reduced"
+    stage, select, unit, stages (of a schedule, "a>b"), adopt, knowledge, policy, reward and module ("whole", or "reduced"
     without exploration or phases) of a KSM; augmented and narrow (a student of another width) are True or False.
     """
     policy, facts = run.result.get("policy") or {}, run.facts
@@ -191,6 +202,7 @@ def choices_of(run: Run) -> dict[str, Any]:
     return {
         "stage": run.stage,
         "select": run.select,
+        "unit": "row" if run.select == "all" else str(facts.get("select.unit") or "row"),
         "stages": ">".join(re.findall(r"\w+", str(facts.get("select.policy.stages")))),
         "adopt": str(run.result.get("adopt") or "single"),
         "knowledge": str(run.result.get("knowledge")),
@@ -218,7 +230,7 @@ def student_depth(number: PublishedNumber) -> int | None:
 
 
 def _fits(arm: Arm, choices: Choices) -> bool:
-    needs = {"stage": "finetune", **arm.needs}
+    needs = {"stage": "finetune", "unit": "row", **arm.needs}
     return all(
         choices[key] in value if isinstance(value, tuple) else choices[key] == value for key, value in needs.items()
     )

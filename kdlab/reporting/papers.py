@@ -1,7 +1,7 @@
 """Numbers that the papers print (`published.csv`); `kdlab.reporting.paper_arms` decides which stands beside a run.
 
-Papers in the file: `adads`, `dynamic_kd`, `ksm` and `dekd` (`PAPERS` has their titles). All tables with results are
-there, and the numbers of Dynamic KD's Appendix C; columns that follow from others (differences, the best and worst static
+Papers in the file: `adads`, `dynamic_kd`, `ksm`, `dekd` and `sekd` (`PAPERS` has their titles). Of the first four all tables with
+results are there, and the numbers of Dynamic KD's Appendix C; columns that follow from others (differences, the best and worst static
 strategy) and numbers of parameters are not.
 
 The settings always differ (BERT-base, full data, GPUs there), so a printed number is shown beside ours and not compared
@@ -26,6 +26,7 @@ PAPERS = {
     "dynamickd": "Li et al. 2021, Dynamic Knowledge Distillation for Pre-trained Language Models",
     "ksm": "Wang et al. 2023, Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection",
     "dekd": "Xu et al., Data-Efficient Knowledge Distillation with Teacher Assistant-Based Dynamic Objective Alignment",
+    "sekd": "Tavor et al. 2026, Rethinking Selective Knowledge Distillation (arXiv 2602.01395)",
 }
 # what a reader of a printed number must have at hand
 CAUTIONS = {
@@ -50,9 +51,15 @@ CAUTIONS = {
         "its L_TA prints the divergence with the student first, without tau^2, and as a sum of two halves (Eq. 1, 7, 10), "
         "where ours is tau^2 KL(teacher || student) as one mean"
     ),
+    "sekd": (
+        "the numbers are those of the README of the authors' code: Qwen3-1.7B learns from Qwen3-8B on 80 million tokens of "
+        "FineWeb-Edu, scored on benchmarks without training on them, where ours is the held-out text itself; its loss is the "
+        "divergence alone, of the positions of the largest entropy"
+    ),
 }
 MNLI_ONCE = ("dekd",)  # papers whose mean over tasks has one score of MNLI; the others count MNLI-m and MNLI-mm
 _COLUMN = {"dynamickd": "dynamic_kd"}  # names in published.csv, where they differ
+_ANY_TEXT = ("sekd",)  # papers whose scores are of a language model as a whole, whatever the text it learns from
 _APART = {("adads", "4")}  # students of the pre-training stage, in kdlab.reporting.glue_scoreboard
 
 
@@ -79,7 +86,8 @@ class PublishedNumber:
     @property
     def place(self) -> str:
         """Table, student, rows and caution, for brackets behind the value."""
-        where = f"Appendix {self.table}" if self.table.isalpha() else f"Table {self.table}"
+        named = self.table if len(self.table) > 1 else f"Appendix {self.table}"
+        where = named if self.table.isalpha() else f"Table {self.table}"
         rows = "" if self.split in ("", "dev") else f"rows {self.split}" if self.split == "not said" else self.split
         return ", ".join(part for part in (where, self.student, rows, self.note) if part)
 
@@ -107,6 +115,8 @@ def numbers_with(**columns: str | float | None) -> list[PublishedNumber]:
 def numbers_of_task(task: str, paper: str) -> list[PublishedNumber]:
     """All printed numbers of a paper (a key of `PAPERS`) for a task, in the order of its tables."""
     rows = numbers_with(paper=_COLUMN.get(paper, paper))
+    if paper in _ANY_TEXT:
+        return rows
     return [row for row in rows if row.task in titles(task) and (row.paper, row.table) not in _APART]
 
 

@@ -46,6 +46,7 @@ WORKS = {
     ("Shen", 2019): "Amalgamating Knowledge towards Comprehensive Classification",
     ("Steele", 2014): "Fast Splittable Pseudorandom Number Generators",
     ("Sun", 2019): "Patient Knowledge Distillation for BERT Model Compression",
+    ("Tavor", 2026): "Rethinking Selective Knowledge Distillation",
     ("Toneva", 2019): "An Empirical Study of Example Forgetting during Deep Neural Network Learning",
     ("Turc", 2019): "Well-Read Students Learn Better",
     ("Vongkulbhisal", 2019): "Unifying Heterogeneous Classifiers with Distillation",

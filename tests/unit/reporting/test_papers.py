@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from kdlab.data.tasks.registry import TASKS
-from kdlab.reporting import glue_scoreboard, papers
+from kdlab.reporting import glue_scoreboard, paper_arms, papers
+from kdlab.reporting.seed_groups import Run
 
 # AdaDS Table 4 as the paper's text has it: MNLI-m/mm, QQP, QNLI, SST-2, CoLA, STS-B, MRPC, RTE, Avg
 ORDER = ["MNLI-m", "MNLI-mm", "QQP", "QNLI", "SST-2", "CoLA", "STS-B", "MRPC", "RTE", "average"]
@@ -48,7 +51,7 @@ def test_rows_are_found_by_any_column():
     assert [row.value for row in papers.numbers_with(paper="dynamic_kd", table="1", method="no kd", task="RTE")] == [
         63.7
     ]
-    assert {row.paper for row in papers.all_numbers()} == {"adads", "dynamic_kd", "ksm", "dekd"}
+    assert {row.paper for row in papers.all_numbers()} == {"adads", "dynamic_kd", "ksm", "dekd", "sekd"}
     assert papers.numbers_with(paper="nobody") == []
     with pytest.raises(AttributeError):
         papers.numbers_with(colour="red")
@@ -194,3 +197,32 @@ def test_numbers_say_their_metric_and_rows():
 )
 def test_the_departures_stand_beside_the_numbers(paper, words):
     assert [word for word in words if word not in papers.CAUTIONS[paper]] == []
+
+
+def decoder_run(select: str, ratio: float, **facts: str) -> Run:
+    """A run of a decoder, as reports read it."""
+    result = {
+        "seed": 1, "stage": "causal", "data": {"source": "text"}, "select": {"name": select, "ratio": ratio}, "adopt": "single",
+        "policy": {"name": "fixed"}, "knowledge": "causal", "student": {"layers": 10},
+    }  # fmt: skip
+    return Run(Path("run"), result, dict(facts), dict(facts), "Wikipedia excerpt")
+
+
+def test_se_kd_stands_beside_runs_of_its_positions_alone():
+    def beside(run: Run) -> dict[str, float]:
+        return {number.metric: number.value for number in paper_arms.numbers_beside(run, "sekd")}
+
+    assert beside(decoder_run("all", 1.0)) == {
+        "accuracy": 64.4, "IFEval": 20.5, "perplexity": 7.3, "calibration error": 27.3,
+    }  # fmt: skip
+    assert beside(decoder_run("entropy", 0.2, **{"select.unit": "position"}))["accuracy"] == 64.8
+    assert beside(decoder_run("entropy", 0.2)) == {}  # rows
+    assert beside(decoder_run("entropy", 0.5, **{"select.unit": "position"})) == {}
+    assert beside(decoder_run("random", 0.2, **{"select.unit": "position"})) == {}
+    assert not any(paper_arms.numbers_beside(decoder_run("all", 1.0), paper) for paper in ("adads", "dynamickd"))
+
+
+def test_a_number_of_no_table_says_where_it_stands():
+    (number,) = papers.numbers_with(paper="sekd", method="se-kd", metric="accuracy")
+    assert number.place == "README, qwen3-1.7b, zero-shot, mean of three seeds"
+    assert papers.numbers_with(paper="dynamic_kd", table="C")[0].place.startswith("Appendix C")
