@@ -218,9 +218,17 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("term", [soft_cross_entropy, jensen_shannon, interpolated_kl], ids=lambda term: term.__name__)
-def test_no_tensor_of_rows_times_length_times_vocabulary_is_made(term):
-    rows, length, vocabulary = 8, 128, 49_152
+@pytest.mark.parametrize(
+    ("term", "rows", "length"),
+    [
+        (soft_cross_entropy, 8, 128),
+        (jensen_shannon, 8, 128),
+        (interpolated_kl, 8, 128),
+        pytest.param(soft_cross_entropy, 32, 512, marks=pytest.mark.nightly),
+    ],
+)
+def test_no_tensor_of_rows_times_length_times_vocabulary_is_made(term, rows, length):
+    vocabulary = 49_152
     config = tiny_decoder_config("llama", layers=1, vocabulary=vocabulary)
     config.tie_word_embeddings = True
     student, teacher = (Encoder(transformers.AutoModelForCausalLM.from_config(config), "packed") for _ in range(2))
@@ -229,5 +237,5 @@ def test_no_tensor_of_rows_times_length_times_vocabulary_is_made(term):
     batch = texts([length] * rows, vocabulary)
     with Largest() as largest:
         module.loss(batch, local=True).backward()
-    assert largest.found <= 256 * vocabulary  # the logits of a chunk, a quarter of all
+    assert largest.found <= 256 * vocabulary  # the logits of a chunk, at most a quarter of all
     assert student.model.get_input_embeddings().weight.grad.abs().sum() > 0  # type: ignore[union-attr]
