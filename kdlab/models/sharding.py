@@ -33,9 +33,10 @@ def share_out(model: transformers.PreTrainedModel, device: torch.device) -> Shar
     layers = transformer_layers(model)
     mesh = init_device_mesh(device.type, (distributed.world(),))
     for layer in layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)  # also without a common root, as in most decoders
     parent = next(module for module in model.modules() if layers in module.children())
-    if parent is not model.base_model:  # FSDP changes a module's class, by which transformers finds hidden states
+    # FSDP changes a module's class, by which transformers finds hidden states
+    if not isinstance(parent, transformers.PreTrainedModel):
         sharded = set(layers.parameters())
         # with a common root, FSDP gathers the next layer while one runs
         fully_shard(parent, mesh=mesh, ignored_params={p for p in parent.parameters() if p not in sharded})
