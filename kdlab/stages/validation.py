@@ -269,8 +269,9 @@ def _student(stage: Stage) -> None:
         pick_layers(given.layers, teacher.num_hidden_layers, given.pick)
     if given.lora.rank is not None:
         lora.check_installed()
+    config = stage.inputs.student_shape.config  # before the meta device, on which its numbers cannot be read
     with torch.device("meta"):
-        empty = stage.empty_model(stage.inputs.student_shape.config)
+        empty = stage.empty_model(config)
     if given.lora.rank is not None:
         lora.targets_in(empty, given.lora.targets)
     if given.gradient_checkpointing:
