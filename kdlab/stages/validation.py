@@ -50,10 +50,11 @@ def _check(stage: Stage) -> None:
         stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head.model_class
     )  # names a damaged file
     _student(stage)
-    longest = getattr(stage.inputs.main_source.config, "max_position_embeddings", None)
     max_length = stage.inputs.max_length
-    if longest and max_length > longest:
-        raise UserError(f"data.max_length={max_length}: the teacher reads at most {longest} tokens")
+    for who, config in (("teacher", stage.inputs.main_source.config), ("student", stage.inputs.student_shape.config)):
+        longest = getattr(config, "max_position_embeddings", None)
+        if longest and max_length > longest:
+            raise UserError(f"data.max_length={max_length}: the {who} reads at most {longest} tokens")
     _positions(stage)
     _look(stage, selection)
     _strategies(stage, selection)

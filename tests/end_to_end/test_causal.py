@@ -143,6 +143,16 @@ def test_a_plan_writes_nothing(decoder_folder, text_folder, tmp_path):
     assert "perplexity" not in planned.output and not (tmp_path / "run").exists()
 
 
+def test_an_assistant_is_distilled_first_and_answers_half_of_the_rows(decoder_folder, text_folder, tmp_path):
+    more = ["adopt=causal_assistant", "select=all", "trainer.max_steps=2", "data.batch_size=8"]
+    done = call([*tiny_causal(decoder_folder, text_folder, *more), RUN], tmp_path)
+    assert done.code == 0, done.output
+    (folder,) = (one for one in (tmp_path / "artifacts" / "assistant").iterdir() if one.is_dir())
+    assert transformers.AutoConfig.from_pretrained(folder).num_hidden_layers == 3
+    queries = result_in(tmp_path)["ledger"]["teacher_queries"]["per_teacher"]
+    assert {name: one["total"] for name, one in queries.items()} == {"assistant": 8, decoder_folder.name: 8}
+
+
 def other_tokenizer(folder: Path) -> Path:
     write_decoder(folder)
     tokenizer = tiny_decoder_tokenizer()
@@ -154,8 +164,15 @@ def other_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def test_bad_input_is_one_line(decoder_folder, teacher_folder, text_folder, tmp_path):
-    other = other_tokenizer(tmp_path / "other")
+def short_context(folder: Path) -> Path:
+    write_decoder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 32}))
+    return folder
+
+
+def test_bad_input_is_one_line(decoder_folder, teacher_folder, text_folder, prompts, tmp_path):
+    other, short = other_tokenizer(tmp_path / "other"), short_context(tmp_path / "short")
     causal = lambda *more: tiny_causal(decoder_folder, text_folder, *more)  # noqa: E731
     cases = [
         (causal(f"student.path={other}"), "different tokenizers"),
@@ -165,6 +182,19 @@ def test_bad_input_is_one_line(decoder_folder, teacher_folder, text_folder, tmp_
         (tiny_causal(teacher_folder, text_folder), "and the causal stage has decoders"),
         (tiny(decoder_folder, text_folder), "+exp=causal_pretrain"),
         (causal("data.max_length=1000"), "reads at most 128 tokens"),
+        (causal(f"student.path={short}"), "the student reads at most 32 tokens"),
+        (causal("adopt=hard", f"+teachers.others.short.path={short}"), "the teacher short reads at most 32 tokens"),
+        (causal("adopt=hard", f"+teachers.others.bert.path={teacher_folder}"), "and the causal stage has decoders"),
+        (
+            causal("adopt=causal_assistant", f"adopt.assistant.path={teacher_folder}"),
+            "and the causal stage has decoders",
+        ),
+        (
+            causal("knowledge=minilm", "student.gradient_checkpointing=true"),
+            "reads the attention of the student's layers",
+        ),
+        (causal("trainer.precision=bf16-true"), "trainer.precision=bf16-true: did you mean bf16-mixed"),
+        (tiny(teacher_folder, prompts), "no field 'text'"),
         (causal("knowledge=pkd"), "a decoder's first token reads no other"),
         (causal("teachers.cache=disk", "teachers.cache_vocabulary=sampled", "knowledge=gkd"), "compares all logits"),
         (causal("select=forgetting"), "goes by the class of a row"),
