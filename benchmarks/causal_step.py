@@ -180,7 +180,7 @@ def memory_of(step: Step, shape: Shape, chosen: Any) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
-def memories(names: Sequence[str], argv: Sequence[str], repeats: int = 3) -> Iterator[tuple[str, float]]:
+def memories(names: Sequence[str], argv: Sequence[str], repeats: int) -> Iterator[tuple[str, float]]:
     """The memory of each way, the median of processes of its own."""
     for name in names:
         given = [sys.executable, "-m", "benchmarks.causal_step", *argv, "--way", name]
@@ -202,6 +202,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--turns", type=int, default=5)
     made.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    made.add_argument("--repeats", type=int, default=1, help="processes behind each memory (default 1)")
     made.add_argument("--no-memory", action="store_true", help="leave the memory out")
     made.add_argument("--way", help=argparse.SUPPRESS)
     return made
@@ -237,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return take
 
     found = in_turns({name: taking(name) for name in ways}, 0, chosen.turns, clock)
-    memory = {} if chosen.no_memory else dict(memories(list(ways), given))
+    memory = {} if chosen.no_memory else dict(memories(list(ways), given, chosen.repeats))
     kind = f"a quarter of {chosen.length} to {chosen.length}" if chosen.mixed else f"{chosen.length}"
     print(f"{machine(chosen.threads, chosen.clock, chosen.device)}; {shape.precision}")
     print(
