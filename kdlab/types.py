@@ -131,7 +131,7 @@ class Plan:
     positions: PositionRule | None = None
     importance: Importance | None = None
     adopt: Callable[..., Tensor] | None = None
-    weigh: Callable[..., Tensor] | None = None
+    weigh: Callable[..., Any] | None = None
 
     @property
     def needed(self) -> frozenset[str]:
@@ -369,7 +369,8 @@ class WeighingContext:
 
     `uncertainty` (k,) of the student, entropy / log C, in [0, 1]; `student` (k, H) and `teachers`, (k, H_t) each: the
     [CLS] state in the last layer, zeros where a teacher was not queried; `teacher_weights` (k, T) the adoption weights;
-    `progress` share of training done; `epoch` the pass over the data; `rng` keyed by (seed, step). None: not needed.
+    `progress` share of training done; `epoch` the pass over the data; `rng` keyed by (seed, step). `units` (U, D): of a rule
+    with a `summary`, what that made of the logits at each unit with a label. None: not needed.
     """
 
     uncertainty: Tensor | None = None
@@ -379,6 +380,7 @@ class WeighingContext:
     progress: float = 0.0
     epoch: int = 0
     rng: torch.Generator = field(default_factory=_generator)
+    units: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,7 @@ class SelectConfig:
         return self.ratio_choices()[-1] if most else self.ratio
 
     def chosen(self) -> str:
-        """What is selected, in words: "10% of the rows"."""
+        """The share that is selected, in words: "10% of the rows"."""
         if self.unit == "row" or self.ratio == 1:
             return f"{self.ratio:.0%} of the rows"
         if self.unit == "position":

@@ -33,7 +33,8 @@ class Marks:
     """Strategies: a row's score depends on that row alone, so a batch may be scored in chunks."""
     summary: Callable[..., Tensor] | None = None
     """Strategies that look at all rows at once, and at each through a few numbers: (evidence of n rows) -> (n, D) is what
-    they read as `Evidence.summary` in place of logits, so that the logits of a batch are never held together."""
+    they read as `Evidence.summary` in place of logits, so that the logits of a batch are never held together. Weighing rules
+    of single units: (logits (n, C) of the student, of the teacher) -> (n, D), read as `WeighingContext.units`."""
     per_row: bool = False
     """Strategies: it reads one answer a row, so tasks alone, no masked text."""
     mixes: Literal["losses", "answers"] = "losses"

@@ -126,26 +126,26 @@ class DistillationLoss:
         with timed(ledger, self.queries.ledger_part):
             teacher_weights = torch.zeros(len(query), 0, device=query.rows.device)
             if taught:
-                count, cached = ledger is not None, not local
+                count = ledger is not None
                 largest = any(w.reads_largest for w in taught.values())
                 answers, teacher_weights = self.queries.query(
-                    plan.adopt, query, queried_outputs, needed, count, local, cached, largest, step
+                    plan.adopt, query, queried_outputs, needed, count, local, not local, largest, step
                 )
         passes = [(terms, query)] if index is None else [(_without(terms, taught), batch), (taught, query)]
         with timed(ledger, "student_forward"):
             rng = generator(self.seed, "weigh", step)
-            factors = self.term_weights.factors(
+            factors, divisors = self.term_weights.factors(
                 plan.weigh, query, queried_outputs, answers, teacher_weights, progress, rng, local
             )
             mixed = plan.adopt is not None and marks_of(plan.adopt).mixes == "answers"
+            more = (answers, factors, mixed, local, importance, divisors)
             if index is None:
-                total, losses = self.objective(terms, query, outputs, answers, factors, mixed, local, importance)
+                total, losses = self.objective(terms, query, outputs, *more)
             else:
-                spread = {name: torch.ones(len(batch)).to(f).index_copy(0, index, f) for name, f in factors.items()}
+                of_rows = {name: f for name, f in factors.items() if f.ndim == 1}
+                spread = {name: torch.ones(len(batch)).to(f).index_copy(0, index, f) for name, f in of_rows.items()}
                 label_loss, label_losses = self.objective(*passes[0], outputs, (), spread, local=local)
-                soft_loss, soft_losses = self.objective(
-                    taught, query, queried_outputs, answers, factors, mixed, local, importance
-                )
+                soft_loss, soft_losses = self.objective(taught, query, queried_outputs, *more)
                 total = label_loss + soft_loss
                 losses = {**label_losses, **soft_losses, "loss": total.detach()}
         if not local:
@@ -163,6 +163,8 @@ class DistillationLoss:
         asked_first = plan.adopt is not None and "teachers" in marks_of(plan.adopt).needs
         own, at = outputs.uncertainty is not None, self.queries.uncertainty_units
         self.flops.record_uncertainty(ledger, query, at, own, answers if asked_first else (), self.queries.mc_dropout)
+        if plan.weigh is not None and marks_of(plan.weigh).summary is not None:  # both heads ran once more
+            self.flops.record_uncertainty(ledger, query, "labelled", True, answers)
 
     def finite_answers(self) -> dict[str, Tensor]:
         """() bool by teacher, True if what it answered since the last call was finite; on the device, not awaited."""

@@ -123,11 +123,13 @@ class Objective:
         mixed: bool = False,
         local: bool = False,
         importance: Importance | None = None,
+        temperatures: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum, a scalar with gradient, and each term's own mean, detached, with factors but without fixed weight.
 
         `outputs`: the student's; `answers`: of several teachers, the largest last; `factors`: a factor for each row (k,)
-        of a term; `mixed`: the teachers' answers are one `mixture` for terms on logits. The mean over ranks of the result
+        of a term, or for each position (k, L); `temperatures` (k, L): by which the logits of student and teacher are divided
+        where they are compared; `mixed`: the teachers' answers are one `mixture` for terms on logits. The mean over ranks of the result
         is the mean over the global batch; `local`: it is the mean over this rank's rows, and no collective runs. With
         `importance` (k,) weights of the rows, or (k, L) of their positions, it is an estimate of the mean over the batch that they were sampled from.
         """
@@ -142,7 +144,7 @@ class Objective:
             each = share[at][row]
             if importance is not None and importance.weights.ndim == 2:
                 each = each * importance.weights.to(each)[row, token]
-            group = _LogitTerms(self, logit_terms, batch, answers, row, token, each, factors or {}, mixed)
+            group = _LogitTerms(self, logit_terms, batch, answers, row, token, each, factors or {}, mixed, temperatures)
             total = total + group.loss(outputs, losses, head_only)
         others = {name: w for name, w in terms.items() if not on_logits(w.term)}
         projected = [self.projected(outputs, answer) for answer in answers] if others else []
@@ -154,6 +156,32 @@ class Objective:
             losses[name] = value.detach()
             total = total + w.weight * value
         return total, {"loss": total.detach(), **losses}
+
+    @torch.no_grad()
+    def unit_summary(
+        self,
+        measure: Callable[[Tensor, Tensor], Tensor],
+        terms: Mapping[str, WeightedTerm],
+        batch: Batch,
+        outputs: Outputs,
+        answers: Sequence[TeacherAnswer],
+    ) -> Tensor:
+        """Numbers (U, D) that `measure` makes of the logits of the student, its head without dropout, and of the one teacher of
+        `terms`, at the units with a label; `chunk` of them at a time."""
+        row, token = units_of(batch, "labelled")
+        found, training = [], self.student.training
+        group = _LogitTerms(self, terms, batch, answers, row, token, row.float(), {}, False)
+        self.student.eval()
+        try:
+            vectors = self.student.vectors(outputs, row, token).detach()
+            for start in range(0, max(1, len(row)), self.chunk):
+                part = slice(start, min(start + self.chunk, len(row)))
+                own = self.student.project(vectors[part])
+                theirs = [one.of(part).logits for one in group.teacher_logits if len(own)]
+                found.append(measure(own, theirs[-1] if theirs else own))
+        finally:
+            self.student.train(training)
+        return torch.cat(found)
 
     def _shares(
         self, terms: Mapping[str, WeightedTerm], batch: Batch, local: bool, importance: Importance | None = None
@@ -254,12 +282,18 @@ class _LogitTerms:
         share: Tensor,
         factors: Mapping[str, Tensor],
         mixed: bool,
+        temperatures: Tensor | None = None,
     ) -> None:
         self.student, self.sizes = objective.student, (objective.chunk, objective.piece)
         self.terms, self.row, self.token, self.mixed = terms, row, token, mixed
         self.labels = batch.labels[row] if self.student.per_row else batch.labels[row, token]
         self.share = share
-        self.factors = {name: factors[name][row] for name in terms if name in factors}
+        self.factors = {
+            name: factors[name][row] if factors[name].ndim == 1 else factors[name][row, token]
+            for name in terms
+            if name in factors
+        }
+        self.divisors = None if temperatures is None else temperatures[row, token].unsqueeze(1)
         self.temperatures = {name: temperature_of(w.term) or 1.0 for name, w in terms.items()}
         taught = any(queries_teacher(w.term) for w in terms.values())
         self.teacher_logits = [self._teacher_logits(answer, len(batch)) for answer in answers] if taught else []
@@ -280,9 +314,17 @@ class _LogitTerms:
         def loss_of(logits: Tensor, chunk: slice) -> Tensor:
             student = Outputs(logits=logits, labels=self.labels[chunk], progress=outputs.progress)
             parts = [one.of(chunk) for one in self.teacher_logits]
+            compared = student
+            if self.divisors is not None:
+                divisor = self.divisors[chunk]
+                compared = replace(student, logits=logits / divisor)
+                parts = [
+                    part._replace(logits=part.logits / (divisor if part.units is None else divisor[part.units]))
+                    for part in parts
+                ]
             loss = logits.new_zeros((), dtype=torch.float32)
             for name, w in self.terms.items():
-                each = self._unit_values(name, w, student, parts)
+                each = self._unit_values(name, w, compared if queries_teacher(w.term) else student, parts)
                 if name in self.factors:
                     each = each * self.factors[name][chunk]
                 value = (each * self.share[chunk]).sum()

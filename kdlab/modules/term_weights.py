@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.weighing import Weighing
+from kdlab.methods.knowledge.base import queries_teacher
+from kdlab.methods.knowledge.weighing import UnitWeights, Weighing
 from kdlab.methods.marks import marks_of
-from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm
+from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm, units_of
 from kdlab.modules.teacher_queries import TeacherQueries
 from kdlab.runtime import distributed
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Outputs
+from kdlab.types import Batch, Outputs, WeighingContext
 
 
 class TermWeights:
@@ -46,18 +47,24 @@ class TermWeights:
         progress: float,
         rng: torch.Generator,
         local: bool,
-    ) -> dict[str, Tensor]:
-        """The factor (k,) of each term for this rank's rows by a weighing rule (collective); empty without one.
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The factor (k,) of each term for this rank's rows by a weighing rule (collective); empty without one. By a rule of
+        single units the factors (k, L) of the terms that compare logits, and temperatures (k, L) (else None).
 
         UserError for a rule that returns another shape than (M,) or (k, M) of the global batch's real rows.
         """
         self._weights = {}
         if rule is None:
-            return {}
+            return {}, None
+        if (measure := marks_of(rule).summary) is not None:
+            context = WeighingContext(progress=progress, epoch=batch.epoch, rng=rng)
+            return self._of_units(rule, measure, context, batch, outputs, answers, local)
         context = self.queries.weighing_context(marks_of(rule).needs, batch, outputs, answers, teacher_weights, local)
         context.progress, context.rng = progress, rng
         names = tuple(self.terms)
-        ruled = rule(context, names).to(device=batch.rows.device, dtype=torch.float32).detach()
+        ruled = rule(context, names)
+        assert isinstance(ruled, Tensor)
+        ruled = ruled.to(device=batch.rows.device, dtype=torch.float32).detach()
         real = distributed.gather_unless_local(batch.real, local)
         rows = int(real.sum())
         if ruled.shape not in ((len(names),), (rows, len(names))):
@@ -67,7 +74,42 @@ class TermWeights:
         whole = ruled.new_ones(len(real), len(names))
         whole[real] = ruled
         self._weights = {f"weight_{name}": mean for name, mean in zip(names, whole[real].mean(0), strict=True)}
-        return dict(zip(names, distributed.rows_of_this_rank(whole, len(batch), local).unbind(1), strict=True))
+        return dict(zip(names, distributed.rows_of_this_rank(whole, len(batch), local).unbind(1), strict=True)), None
+
+    def _of_units(
+        self,
+        rule: Weighing,
+        measure: Callable[[Tensor, Tensor], Tensor],
+        context: WeighingContext,
+        batch: Batch,
+        outputs: Outputs,
+        answers: Sequence[TeacherAnswer],
+        local: bool,
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Factors and temperatures (k, L) of this rank's rows by a rule of single units (collective), 1 where there is no
+        unit. UserError for a rule that returns no `UnitWeights` of all units."""
+        taught = {name: w for name, w in self.terms.items() if queries_teacher(w.term)}
+        row, token = units_of(batch, "labelled")
+        found = self.objective.unit_summary(measure, taught, batch, outputs, answers)
+        real = distributed.gather_unless_local(batch.real[row], local)
+        context.units = distributed.gather_unless_local(found, local)[real]
+        ruled = rule(context, tuple(self.terms)) if len(context.units) else UnitWeights(context.units.new_zeros(0))
+        units = len(context.units)
+        if not isinstance(ruled, UnitWeights) or any(one is not None and one.shape != (units,) for one in ruled):
+            raise UserError(f"the weighing rule weighs units, and gave no UnitWeights of the {units} there are")
+
+        def placed(values: Tensor) -> Tensor:
+            """(k, L) the values (U,) of all real units, at the positions of this rank's."""
+            whole = torch.ones(len(real), device=batch.rows.device)
+            whole[real] = values.detach().to(whole)
+            grid = torch.ones(batch.labels.shape, device=batch.rows.device)
+            grid[row, token] = distributed.rows_of_this_rank(whole, len(row), local)
+            return grid
+
+        mean = ruled.factors.mean() if units else torch.ones(())
+        self._weights = {f"weight_{name}": mean if name in taught else torch.ones_like(mean) for name in self.terms}
+        factors = dict.fromkeys(taught, placed(ruled.factors))
+        return factors, None if ruled.temperatures is None else placed(ruled.temperatures)
 
     def columns(self, kinds: Iterable[str]) -> list[str]:
         """The keys that `decisions` may have under rules of these kinds ("adopt", "weigh")."""

@@ -49,7 +49,7 @@ class Run:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """How much the run selected, of rows or of positions: the entry `select` of result.json without the name."""
+        """Amount that the run selected, of rows or of positions: the entry `select` of result.json without the name."""
         return {key: value for key, value in self.result["select"].items() if key != "name"}
 
     @property

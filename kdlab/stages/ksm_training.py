@@ -30,7 +30,7 @@ from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection, build_target
 from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
 from kdlab.stages.preparation import Saving, fit
-from kdlab.stages.teachers import teacher_reading
+from kdlab.stages.teachers import teacher_reading, unit_rules
 from kdlab.storage import checkpoints
 from kdlab.storage.files import atomic_write_json, read_json
 from kdlab.storage.tables import Table
@@ -57,7 +57,9 @@ def check(stage: Stage) -> None:
         reads = marks_of(arm).needs
         if "uncertainty" in reads and stage.inputs.regression:
             raise UserError(f"weigh.arms.{name} goes by uncertainty, and this task is regression, which has none")
-        if name not in modules:
+        if marks_of(arm).summary is not None:
+            unit_rules.check(stage, name, arm)
+        elif name not in modules:
             _dry_run(stage, name, arm)
     if modules and settings.path is None and settings.episodes == 0:
         raise UserError(
@@ -107,6 +109,11 @@ def untrained(stage: Stage) -> Selection | None:
 def needed_fields(stage: Stage) -> frozenset[str]:
     """The parts of WeighingContext that the run's weighing rules need (`kdlab.methods.marks`)."""
     return frozenset().union(*(marks_of(arm).needs for arm in _arms(stage).values()))
+
+
+def weighs_units(stage: Stage) -> bool:
+    """True if a weighing rule of the run weighs single units, which runs both heads once more."""
+    return any(marks_of(arm).summary is not None for arm in _arms(stage).values())
 
 
 def reward_data(stage: Stage) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 
 from kdlab.runs.closing.cost_lines import cost
-from tests.support.runs import KillAt, call, outcome, tiny_causal
+from tests.support.runs import KillAt, call, outcome, tiny, tiny_causal
 
 RUN = "hydra.run.dir=run"
 POSITIONS = ["select.unit=position", "select.ratio=0.25"]
@@ -109,3 +109,46 @@ def test_what_positions_cannot_have_is_refused_in_one_line(more, said, decoder_f
     done = call([*given, RUN], tmp_path)
     assert done.code == 2 and said in done.output, done.output
     assert not (tmp_path / "run" / "student").exists() and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["select=tip", "teachers.cache=disk", "weigh=adakd"],
+        ["select=random", "teachers.cache=memory", "weigh=selectkd", "weigh.arms.selectkd.beta=0.2"],
+        [
+            "select=entropy",
+            "select.explore=0.25",
+            "select.temperature=1",
+            "select.importance=true",
+            "knowledge.labels_on=all",
+        ],
+        ["select=adads", "select.observe=scored", "select.per_row=false", "select.interval=2"],
+    ],
+    ids=["tip, adakd", "cached, selectkd", "sampled", "scored"],
+)
+def test_positions_are_learnt_with_other_settings(more, decoder_folder, text_folder, tmp_path):
+    done = call([*tiny_causal(decoder_folder, text_folder, *POSITIONS, *more, "trainer.max_steps=4"), RUN], tmp_path)
+    assert done.code == 0, done.output
+    result = result_in(tmp_path)
+    positions = result["ledger"]["positions"]
+    assert 0.2 < positions["kept"] / positions["seen"] <= 0.25 and np.isfinite(result["metrics"]["student"]["loss"])
+    if "select=tip" in more:  # the teacher's answers to all positions are read to choose, once
+        assert positions["queried"] > 0.9 * positions["seen"]
+    weighed = tmp_path / "run/knowledge.csv"
+    assert weighed.exists() == any(one.startswith("weigh=") for one in more)
+
+
+def test_masked_words_are_positions_too(teacher_folder, text_folder, tmp_path):
+    given = tiny(teacher_folder, text_folder, "select=entropy", *POSITIONS, "select.ratio=0.5", "trainer.max_steps=3")
+    refused = call([*given, RUN], tmp_path)
+    assert refused.code == 2 and "knowledge.terms.cosine.weight=0" in refused.output, refused.output
+    done = call([*given, "knowledge.terms.cosine.weight=0", RUN], tmp_path)
+    assert done.code == 0, done.output
+    positions = result_in(tmp_path)["ledger"]["positions"]
+    assert 0.3 < positions["kept"] / positions["seen"] < 0.6 and positions["kept"] == positions["queried"]
+
+
+def test_a_row_of_a_task_has_no_positions(tmp_path):
+    done = call(["+exp=finetune", "select=entropy", "select.unit=position", RUN], tmp_path)
+    assert done.code == 2 and "there are no positions to choose" in done.output, done.output

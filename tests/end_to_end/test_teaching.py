@@ -39,6 +39,14 @@ GROUPS = {
     name: sorted(file.stem for file in (CONF / name).glob("*.yaml"))
     for name in ("knowledge", "select", "adopt", "weigh")
 } | {"teachers": list(TEACHERS)}
+GROUPS["weigh"] = [  # a rule of single positions is for text (tests/end_to_end/test_positions.py)
+    name
+    for name in GROUPS["weigh"]
+    if not any(
+        marks_of(hydra.utils.get_object(arm["_target_"])).summary
+        for arm in OmegaConf.load(CONF / "weigh" / f"{name}.yaml").get("arms", {}).values()
+    )
+]
 BRIEF = [  # the module that learns to weigh does so in an episode of a few steps, from a few rows
     "weigh.episodes=1", "weigh.phase=3", "weigh.reward_rows=16",
 ]  # fmt: skip

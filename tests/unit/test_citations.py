@@ -25,6 +25,7 @@ WORKS = {
     ("Hinton", 2015): "Distilling the Knowledge in a Neural Network",
     ("Hong", 2024): "Diversified Batch Selection for Training Acceleration",
     ("Houlsby", 2011): "Bayesian Active Learning for Classification and Preference Learning",
+    ("Huang", 2026): "SelecTKD: Selective Token-Weighted Knowledge Distillation for LLMs",
     ("Hu", 2022): "LoRA: Low-Rank Adaptation of Large Language Models",
     ("Jiao", 2020): "TinyBERT",
     (
@@ -53,6 +54,9 @@ WORKS = {
     ("Wang", 2019): "GLUE",
     ("Wang", 2020): "MiniLM",
     ("Wang", 2023): "Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection",
+    ("Wang", 2026): "Not All Disagreement Is Learnable: Token Teachability in On-Policy Distillation",
+    ("Xie", 2026): "LLM-Oriented Token-Adaptive Knowledge Distillation",
+    ("Xu", 2026): "TIP: Token Importance in On-Policy Distillation",
     ("Yim", 2017): "A Gift from Knowledge Distillation",
     ("Zhou", 2023): "AdaDS: Adaptive data selection for accelerating pre-trained language model knowledge distillation",
 }

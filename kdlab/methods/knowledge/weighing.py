@@ -1,7 +1,7 @@
 """Weighing rules: factors of the M knowledge terms at a step, on top of the terms' fixed weights.
 
 A rule is a function `(context: WeighingContext, terms: their names in order) -> (M,) weights`, or (k, M), one set a
-row.
+row. A rule with a `summary` weighs single units (positions of text) instead: it returns `UnitWeights`.
 `@needs` (`kdlab.methods.marks`) declares the parts of `WeighingContext` that cost something: "uncertainty"; "features",
 the models' [CLS] states. Rules draw from `context.rng` alone, so a resumed run repeats their draws. Weights are
 float32. The rule that learns is `kdlab.methods.ksm.module.KSM`.
@@ -10,16 +10,26 @@ float32. The rule that learns is `kdlab.methods.ksm.module.KSM`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kdlab.errors import UserError, nearest
 from kdlab.methods.marks import needs
-from kdlab.ranges import Count
+from kdlab.ranges import Count, Probability, Temperature, Weight
 from kdlab.types import WeighingContext
 
-Weighing = Callable[[WeighingContext, Sequence[str]], Tensor]
+
+class UnitWeights(NamedTuple):
+    """Decisions about U units: `factors` (U,) of the terms that compare logits with a teacher's, and `temperatures` (U,) by
+    which both are divided there, beside the terms' own (None: 1)."""
+
+    factors: Tensor
+    temperatures: Tensor | None = None
+
+
+Weighing = Callable[[WeighingContext, Sequence[str]], "Tensor | UnitWeights"]
 
 
 @needs()
@@ -81,6 +91,49 @@ def random_hard(context: WeighingContext, terms: Sequence[str], epochs: Count | 
     drawn = torch.randint(1, 2 ** len(terms), (), generator=context.rng, device=context.rng.device)
     bits = torch.arange(len(terms), device=drawn.device)
     return ((drawn >> bits) & 1).to(_device(context), torch.float32)
+
+
+def hellinger(student: Tensor, teacher: Tensor) -> Tensor:
+    """(n, 1) Hellinger distance of the two distributions of logits (n, C), in [0, 1]."""
+    q, p = (one.float().softmax(-1).sqrt() for one in (student, teacher))
+    return (p - q).norm(dim=-1, keepdim=True) / 2**0.5
+
+
+@needs(summary=hellinger)
+def token_temperature(
+    context: WeighingContext, terms: Sequence[str], base: Temperature = 1.0, scale: Weight = 0.5
+) -> UnitWeights:
+    """Temperatures T = base exp(-scale tanh(log(s / median s))) of the units, and the factors T^2: low where a unit is hard,
+    so that errors are corrected, high where it is easy.
+
+    s is the Hellinger distance of student and teacher, the median that of all units of the batch. Inverse difficulty
+    temperature scaling of AdaKD (Xie et al. 2026, arXiv 2510.11615), by its public code, whose defaults these are. Its
+    other half, a share of the hardest tokens that follows the loss, is a selection of positions.
+    """
+    assert context.units is not None
+    distance = context.units[:, 0]
+    relative = (distance / distance.median().clamp_min(1e-8)).clamp_min(1e-8)
+    temperatures = base * torch.exp(-scale * torch.tanh(relative.log()))
+    return UnitWeights(temperatures.square(), temperatures)
+
+
+def rank_of_proposal(student: Tensor, teacher: Tensor) -> Tensor:
+    """(n, 1) number of classes that the teacher finds more likely than the one that the student finds most likely."""
+    proposed = teacher.gather(-1, student.argmax(-1, keepdim=True))
+    return (teacher > proposed).sum(-1, keepdim=True).float()
+
+
+@needs(summary=rank_of_proposal)
+def accepted(context: WeighingContext, terms: Sequence[str], k: Count = 5, beta: Probability = 0.0) -> UnitWeights:
+    """Factors 1 of units where the student's most likely token is among the teacher's `k` most likely, `beta` of all others:
+    0 leaves them out.
+
+    The greedy Top-k verification of SelecTKD (Huang et al. 2026, arXiv 2510.24021), by its abstract: accepted tokens have
+    the full loss, rejected ones are masked or have less weight. The full text could not be had here, so `k` and `beta` are
+    ours; its second variant, Spec-k, which draws, is not there.
+    """
+    assert context.units is not None
+    return UnitWeights(torch.where(context.units[:, 0] < k, 1.0, beta))
 
 
 def _device(context: WeighingContext) -> torch.device:

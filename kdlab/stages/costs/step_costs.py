@@ -57,6 +57,7 @@ class StepCosts:
         needs = frozenset().union(*(marks_of(rule).needs for rule in self.rules))
         self.own_uncertainty = "student" in needs or "uncertainty" in weighing
         self.asked_first = "teachers" in needs
+        self.weighs_units = ksm_training.weighs_units(stage)
         bound = min(10_000, -(-len(self.order) // self.accumulate))
         per_step = self.config.data.batch_size * world * self.accumulate
         planned = observation.planned(self.select, stage.selection(), per_step, bound)
@@ -256,13 +257,13 @@ class StepCosts:
         else:
             forward, backward = counter.student_step([(terms, chosen)], rows, queried, needed, own)
         units = len(chosen) if self.module.per_row else int(chosen.labelled().sum())
-        forward += counter.student_head(units) if self.own_uncertainty and taught else 0
+        forward += counter.student_head(units) * (self.own_uncertainty + self.weighs_units) if taught else 0
         samples = self.config.adopt.mc_dropout
         cached = [len(shares) - 1] if self.scoring.reads_teacher else []
         teachers = sum(
             (number not in cached)
             * each
-            * counter.teacher(taught.values(), chosen, number, needed, self.asked_first, samples)
+            * counter.teacher(taught.values(), chosen, number, needed, self.asked_first or self.weighs_units, samples)
             for number, each in enumerate(shares)
         )
         return StepCost(0, {"student_forward": forward, "student_backward": backward, "teacher_forward": teachers})

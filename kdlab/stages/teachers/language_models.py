@@ -1,4 +1,4 @@
-"""What the teachers of plain text and of causal language models have in common."""
+"""Common parts of the teachers of plain text and of causal language models."""
 
 from __future__ import annotations
 

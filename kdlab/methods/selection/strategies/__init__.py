@@ -16,7 +16,7 @@ from kdlab.methods.selection.strategies.ensemble import Ensemble
 from kdlab.methods.selection.strategies.features import cluster, density
 from kdlab.methods.selection.strategies.history import Forgetting
 from kdlab.methods.selection.strategies.labels import gradient_norm, loss, reducible
-from kdlab.methods.selection.strategies.teacher import disagreement
+from kdlab.methods.selection.strategies.teacher import disagreement, teachability, tip
 from kdlab.methods.selection.strategies.uncertainty import (
     certainty,
     entropy,
@@ -38,6 +38,8 @@ __all__ = [  # in the order of docs/api.md
     "gradient_norm",
     "reducible",
     "disagreement",
+    "tip",
+    "teachability",
     "density",
     "cluster",
     "divbs",

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import pytest
 import torch
 from scipy import stats
 
 from kdlab.errors import UserError
-from kdlab.methods.knowledge.weighing import fixed, random_hard, random_soft, uncertainty
+from kdlab.methods.knowledge.weighing import (
+    accepted,
+    fixed,
+    hellinger,
+    random_hard,
+    random_soft,
+    rank_of_proposal,
+    token_temperature,
+    uncertainty,
+)
 from kdlab.runtime.seeding import generator
 from kdlab.types import WeighingContext
 
@@ -92,3 +102,38 @@ def test_random_hard_of_too_many_terms():
     assert random_hard(situation(), list(range(62))).shape == (62,)
     with pytest.raises(UserError, match="62 knowledge terms at most"):
         random_hard(situation(), list(range(63)))
+
+
+def test_token_temperatures_by_hand():
+    """T = exp(-0.5 tanh(log(s / median))): s = 0.1, 0.2, 0.4 with the median 0.2 have log ratios -log 2, 0, log 2, and
+    tanh(log 2) = 3 / 5."""
+    context = WeighingContext(units=torch.tensor([[0.1], [0.2], [0.4]]))
+    found = token_temperature(context, ["soft"])
+    wanted = [math.exp(0.3), 1.0, math.exp(-0.3)]
+    assert found.temperatures is not None and found.temperatures.tolist() == pytest.approx(wanted)
+    assert found.factors.tolist() == pytest.approx([t**2 for t in wanted])
+    warmer = token_temperature(context, ["soft"], base=2.0, scale=0.0)
+    assert warmer.temperatures is not None and warmer.temperatures.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_the_same_distributions_have_one_temperature():
+    found = token_temperature(WeighingContext(units=torch.zeros(3, 1)), ["soft"])
+    assert found.temperatures is not None and bool(found.temperatures.isfinite().all())
+
+
+def test_hellinger_distance_by_hand():
+    """Of (1/2, 1/2) and (1, 0): sqrt(((1 - sqrt(1/2))^2 + 1/2) / 2); of two disjoint ones 1, of equal ones 0."""
+    student = torch.tensor([[0.0, 0.0], [300.0, 0.0], [1.0, 3.0]])
+    teacher = torch.tensor([[300.0, 0.0], [0.0, 300.0], [1.0, 3.0]])
+    by_hand = math.sqrt(((1 - math.sqrt(0.5)) ** 2 + 0.5) / 2)
+    assert hellinger(student, teacher)[:, 0].tolist() == pytest.approx([by_hand, 1, 0], abs=1e-6)
+
+
+def test_tokens_that_the_teacher_finds_likely_are_accepted():
+    student = torch.tensor([[0.0, 9, 1, 2], [9.0, 0, 0, 0], [0.0, 0, 0, 9]])  # proposals 1, 0, 3
+    teacher = torch.tensor([[0.0, 4, 3, 2], [0.0, 4, 3, 2], [0.0, 4, 3, 2]])  # of rank 0, 3, 2
+    ranks = rank_of_proposal(student, teacher)
+    assert ranks[:, 0].tolist() == [0, 3, 2]
+    for k, beta, wanted in ((1, 0.0, [1, 0, 0]), (3, 0.25, [1, 0.25, 1]), (4, 0.0, [1, 1, 1])):
+        found = accepted(WeighingContext(units=ranks), ["soft"], k, beta)
+        assert found.factors.tolist() == wanted and found.temperatures is None
