@@ -154,7 +154,8 @@ def _units_of_row(stage: Stage, spec: CacheSpec, data: Any) -> float:
     if spec.logits == "tokens":
         return float(lengths.mean())
     if spec.logits == "labelled":
-        shares = lengths - 1 if stage.inputs.head.causal else stage.config.data.mask_probability * (lengths - 2)
+        masked = stage.config.data.mask_probability * (lengths - 2)
+        shares = np.asarray(data.train.labels, np.float64) if stage.inputs.head.causal else masked
         return float(np.maximum(1, np.round(shares)).mean())
     return 1.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,31 @@ def test_a_plan_writes_nothing(decoder_folder, text_folder, tmp_path):
     planned = call(["--plan", "--dry-run", *tiny_causal(decoder_folder, text_folder, "select=entropy"), RUN], tmp_path)
     assert planned.code == 0 and "plan of 8 steps" in planned.output, planned.output
     assert "perplexity" not in planned.output and not (tmp_path / "run").exists()
+
+
+def test_a_second_student_asks_nothing_of_answers_that_were_sampled(prompts, decoder_folder, tmp_path):
+    more = ["teachers.cache=disk", "teachers.cache_vocabulary=sampled", "teachers.cache_k=50", "select=all"]
+    more += ["trainer.max_steps=null", "trainer.max_epochs=1", "trainer.probes=0"]
+    given = [one for one in tiny_causal(decoder_folder, prompts, *more) if one != "+exp=causal_pretrain"]
+    given = ["+exp=causal_finetune", *given]
+    first = call([*given, "hydra.run.dir=first"], tmp_path)
+    assert first.code == 0, first.output
+    second = call([*given, "student.layers=[1]", "hydra.run.dir=second"], tmp_path)
+    assert second.code == 0 and "already stored" in second.output, second.output
+    ledgers = [result_in(tmp_path, name)["ledger"] for name in ("first", "second")]
+    rows = ledgers[0]["teacher_queries"]["total"]
+    assert rows > 60 and ledgers[1]["teacher_queries"]["total"] == 0 == ledgers[1]["flops"]["teacher_forward"]
+    assert ledgers[1]["teacher_queries"]["cached"] == rows
+    (folder,) = (tmp_path / "artifacts" / "answers").glob("*.answers")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.suffix != ".json")
+    printed = re.search(r"teacher cache: about (.+?) for", first.output)
+    number, unit = printed[1].split()  # type: ignore[index]
+    assert unit == "KB" and size / 1000 == pytest.approx(
+        float(number), rel=0.12
+    )  # of short rows the estimate of their heads counts
+    assert (
+        100 <= size / (5 * rows) < 125
+    )  # five tokens a row; longer rows share the 64 and 32 bytes of a row among more
 
 
 def test_an_assistant_is_distilled_first_and_answers_half_of_the_rows(decoder_folder, text_folder, tmp_path):
