@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdlab.callbacks.scoring.positions import PositionSelection
 from kdlab.callbacks.select import Select
 from kdlab.methods.knowledge.logits import label_cross_entropy, soft_cross_entropy
 from kdlab.methods.selection import strategies
@@ -236,7 +237,7 @@ def test_sampled_positions_estimate_the_loss_of_all(student, monkeypatch):
         for per_row in (True, False):
             one = rows()
             plan = planned(student, one, keeping=keeping, per_row=per_row)
-            assert plan.positions is not None
+            assert isinstance(plan.positions, PositionSelection)
             plan.positions.batch_idx = number
             with torch.no_grad():
                 found.append(float(student.loss(one, local=True, plan=plan)))
