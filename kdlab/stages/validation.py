@@ -55,7 +55,6 @@ def _check(stage: Stage) -> None:
         longest = getattr(config, "max_position_embeddings", None)
         if longest and max_length > longest:
             raise UserError(f"data.max_length={max_length}: the {who} reads at most {longest} tokens")
-    _positions(stage)
     _look(stage, selection)
     _strategies(stage, selection)
     teacher_reading.check(stage)
@@ -209,7 +208,9 @@ def _first_tokens(stage: Stage) -> None:
 
 
 def _strategies(stage: Stage, selection: Selection) -> None:
-    """Strategies that a stage has nothing for: histories of classes on masked text, committees of one."""
+    """Strategies that a stage has nothing for: histories of classes on masked text, committees of one; terms of positions
+    that are not chosen."""
+    _positions(stage)
     config, inputs = stage.config, stage.inputs
     arms = selection.arms if config.select.ratio < 1 else {}
     for name, arm in arms.items():
