@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 
+from kdlab.config.composition import composition
+from kdlab.config.schema import checked
 from kdlab.runs.closing.cost_lines import cost
+from kdlab.runs.prepare import most_batches
+from kdlab.stages.costs.step_costs import StepCosts
+from kdlab.stages.registry import stage_of
 from tests.support.runs import KillAt, call, outcome, tiny, tiny_causal
 
 RUN = "hydra.run.dir=run"
@@ -152,3 +157,50 @@ def test_masked_words_are_positions_too(teacher_folder, text_folder, tmp_path):
 def test_a_row_of_a_task_has_no_positions(tmp_path):
     done = call(["+exp=finetune", "select=entropy", "select.unit=position", RUN], tmp_path)
     assert done.code == 2 and "there are no positions to choose" in done.output, done.output
+
+
+def test_all_positions_are_plain_distillation_bit_for_bit(decoder_folder, text_folder, tmp_path):
+    given = tiny_causal(decoder_folder, text_folder, "trainer.max_steps=3")
+    for name, more in (("plain", ["select=all"]), ("ones", ["select=entropy", *POSITIONS, "select.ratio=1"])):
+        done = call([*given, *more, f"hydra.run.dir={name}"], tmp_path)
+        assert done.code == 0, done.output
+    plain, ones = (outcome(tmp_path / name) for name in ("plain", "ones"))
+    assert plain == ones
+
+
+def test_a_cache_of_positions_is_resumed_exactly_and_serves_a_second_student(decoder_folder, text_folder, tmp_path):
+    """Two passes whose positions differ, so that answers are merged; a run that is killed in each, and another student."""
+    given = tiny_causal(
+        decoder_folder, text_folder, "select=random", *POSITIONS, "teachers.cache=disk", "trainer.max_epochs=4",
+        "trainer.max_steps=null",
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = call([*given, RUN], whole)
+    assert done.code == 0, done.output
+    positions = result_in(whole)["ledger"]["positions"]
+    assert 0.5 * positions["kept"] < positions["queried"] < positions["kept"]  # some were asked for in an earlier pass
+    for step, when in ((3, "end"), (6, "start")):
+        assert call([*given, RUN], killed, KillAt(step, when)).code == -9
+    done = call([*given, RUN], killed)
+    assert done.code == 0, done.output
+    assert outcome(killed / "run") == outcome(whole / "run")
+    assert result_in(killed)["ledger"]["positions"] == positions
+    second = call([*given, "student.layers=1", "hydra.run.dir=second"], whole)
+    assert second.code == 0, second.output
+    ledger = result_in(whole, "second")["ledger"]
+    assert ledger["positions"]["queried"] == ledger["teacher_queries"]["total"] == 0
+    assert ledger["positions"]["kept"] == positions["kept"]
+
+
+def test_a_plan_counts_to_the_last_flop(decoder_folder, text_folder, tmp_path, monkeypatch):
+    given = tiny_causal(decoder_folder, text_folder, "select=entropy", *POSITIONS, "weigh=adakd", "trainer.probes=0")
+    done = call([*given, RUN], tmp_path)
+    assert done.code == 0, done.output
+    ledger, steps = result_in(tmp_path)["ledger"], result_in(tmp_path)["steps"]
+    monkeypatch.chdir(tmp_path)
+    stage = stage_of(checked(composition(given)[0]), lambda line: None)
+    data = stage.inputs.data_module(most_batches(stage.config), None)
+    planned = StepCosts(stage, stage.module_without_weights(), data, 1).total(steps)
+    assert planned.queries == ledger["teacher_queries"]["total"]
+    for part in ("student_forward", "student_backward", "teacher_forward", "scoring"):
+        assert planned.parts[part] == pytest.approx(ledger["flops"][part], rel=1e-9), part
