@@ -13,6 +13,7 @@ from kdlab.errors import UserError, nearest
 from kdlab.ranges import (
     Count,
     InnerShare,
+    Probability,
     Range,
     Rows,
     Share,
@@ -96,6 +97,8 @@ class DataConfig:
     "causal: short documents share a row of max_length tokens (each sees itself alone); false: each has a row of its own"
     long_prompts: str = "refuse"
     "causal: rows whose prompt fills max_length: refuse them, or drop them"
+    generated: Probability = 0.0
+    "causal: share of the batches whose completions the student writes itself, before selection (GKD's lambda)"
     samples: Annotated[int, Range(0, usual=100)] = 4
     "causal: held-out prompts that the student continues at the end of a run, in samples.jsonl; 0: none"
     # finetune
@@ -135,6 +138,11 @@ class DataConfig:
         one_of("data.document", self.document, ("file", "block", "line"))
         one_of("data.masking", self.masking, ("uniform", "rare"))
         one_of("data.long_prompts", self.long_prompts, ("refuse", "drop"))
+        if self.generated and (self.stage != "causal" or self.pack):
+            raise UserError(
+                f"data.generated={self.generated:g}: a student writes completions of prompts, each in a row of its own "
+                "(+exp=causal_finetune, data.pack=false)"
+            )
         if self.max_length != AUTO:
             at_least("data.max_length", self.max_length, self.min_length if text else 3)
         elif text:

@@ -21,6 +21,7 @@ ADDED: dict[str, Any] = {
     "data.metric": None,
     "data.dev_share": None,
     "data.teacher_column": None,
+    "data.generated": 0.0,
     "student.revision": None,
     "student.start": "backbone",
     "student.gradient_checkpointing": False,
@@ -64,6 +65,7 @@ BESIDE = {
     "data.metric": "label_column",
     "data.dev_share": "label_column",
     "data.teacher_column": "order",
+    "data.generated": "long_prompts",
     "trainer.log_every": "probes",
     "trainer.measure_speed": "probes",
 }

@@ -21,6 +21,7 @@ from kdlab.callbacks.select import Select
 from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
 from kdlab.callbacks.weigh import Weigh
 from kdlab.methods.selection.rewards.base import reads
+from kdlab.modules.causal.student_rows import StudentRows
 from kdlab.modules.probes.paired_probe import COLUMNS as PROBED
 from kdlab.modules.row_pool import named_strategies
 from kdlab.runs import budget
@@ -41,6 +42,7 @@ class RunCallbacks:
     evaluation: EvaluationCallback
     metrics_log: MetricsLog
     trace: SelectionTrace | None
+    student_rows: StudentRows | None
     cost: CostCallback
     select: Select | None
     adopt: Adopt | None
@@ -55,7 +57,7 @@ class RunCallbacks:
     def in_order(self) -> list[pl.Callback]:
         """The callbacks in the order in which Lightning has to call them: the guard first, the checkpoint after all that
         write tables."""
-        before = (self.guard, self.evaluation, self.metrics_log, self.trace, self.cost, self.budget)
+        before = (self.guard, self.evaluation, self.metrics_log, self.trace, self.student_rows, self.cost, self.budget)
         decide = (self.select, self.adopt, self.weigh, self.decisions)
         every = (*before, *decide, self.checkpoint, self.check_teachers, self.progress)
         return [callback for callback in every if callback is not None]
@@ -96,6 +98,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         evaluation=evaluation,
         metrics_log=metrics_log,
         trace=trace,
+        student_rows=_student_rows(prepared),
         cost=CostCallback(prepared.ledger, total, config.probes),
         select=select,
         adopt=adopt,
@@ -127,6 +130,12 @@ def collapse_watch(prepared: PreparedRun) -> CollapseWatch | None:
         prepared.baselines, labels and labels.labels, prepared.total_steps, prepared.module.terms,
         prepared.folder / "metrics.csv",
     )  # fmt: skip
+
+
+def _student_rows(prepared: PreparedRun) -> StudentRows | None:
+    """The callback by which the student writes rows; None without one."""
+    share, end = prepared.config.data.generated, prepared.stage.inputs.tokenizer.eos_token_id
+    return StudentRows(share, int(end), prepared.config.seed) if share else None  # pyright: ignore[reportArgumentType]
 
 
 def _budget(prepared: PreparedRun) -> BudgetGuard | None:

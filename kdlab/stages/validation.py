@@ -50,11 +50,7 @@ def _check(stage: Stage) -> None:
         stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head.model_class
     )  # names a damaged file
     _student(stage)
-    max_length = stage.inputs.max_length
-    for who, config in (("teacher", stage.inputs.main_source.config), ("student", stage.inputs.student_shape.config)):
-        longest = getattr(config, "max_position_embeddings", None)
-        if longest and max_length > longest:
-            raise UserError(f"data.max_length={max_length}: the {who} reads at most {longest} tokens")
+    _lengths(stage)
     _look(stage, selection)
     _strategies(stage, selection)
     teacher_reading.check(stage)
@@ -99,6 +95,15 @@ def _check(stage: Stage) -> None:
         stage.inputs.notify(
             f"{kind} models cannot run packed: their texts of similar length run together instead (exec=bucketed)"
         )
+
+
+def _lengths(stage: Stage) -> None:
+    """Rows are no longer than what teacher and student read."""
+    longest = stage.inputs.max_length
+    for who, config in (("teacher", stage.inputs.main_source.config), ("student", stage.inputs.student_shape.config)):
+        most = getattr(config, "max_position_embeddings", None)
+        if most and longest > most:
+            raise UserError(f"data.max_length={longest}: the {who} reads at most {most} tokens")
 
 
 def _look(stage: Stage, selection: Selection) -> None:

@@ -20,7 +20,15 @@ from kdlab.stages import ksm_training
 from kdlab.stages.base import Stage
 from kdlab.teachers import specs
 
-DISTILLATION = ("scoring", "observation", "teacher_forward", "teacher_cache", "student_forward", "student_backward")
+DISTILLATION = (
+    "scoring",
+    "observation",
+    "generation",
+    "teacher_forward",
+    "teacher_cache",
+    "student_forward",
+    "student_backward",
+)
 
 
 def result_of(
