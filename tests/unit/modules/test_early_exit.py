@@ -75,7 +75,8 @@ def test_an_ensemble_remembers_what_looks_and_draws_the_rest_anew():
     batch, logits = texts(), torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     looked = []
 
-    def evidence(some, shown, part):
+    def evidence(some, shown, part, units):
+        assert not units
         looked.append(some.rows.tolist())
         yield Evidence(logits=logits[some.rows])
 
