@@ -54,6 +54,27 @@ def test_a_killed_run_goes_on_bit_for_bit_and_writes_a_plain_student(decoder_fol
 
 
 @needs_peft
+def test_two_ranks_with_layers_that_run_anew_equal_one_process(decoder_folder, text_folder, tmp_path: Path):
+    more = [
+        "student.lora.rank=4",
+        "select=entropy",
+        "trainer.accelerator=cpu",
+        "trainer.probes=0",
+        "trainer.max_steps=4",
+    ]
+    one = call([*tiny_causal(decoder_folder, text_folder, *more), "hydra.run.dir=one"], tmp_path)
+    assert one.code == 0, one.output
+    more += ["data.batch_size=8", "trainer.devices=2", "student.gradient_checkpointing=true"]
+    two = call([*tiny_causal(decoder_folder, text_folder, *more), "hydra.run.dir=two"], tmp_path, ranks=2, trapped=0)
+    assert two.code == 0, two.output
+    a, b = (safetensors.torch.load_file(tmp_path / n / "student" / "model.safetensors") for n in ("one", "two"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=2e-4, msg=name)
+    flops = [json.loads((tmp_path / n / "result.json").read_text())["ledger"]["flops"] for n in ("one", "two")]
+    assert flops[1]["student_backward"] > flops[0]["student_backward"]
+
+
+@needs_peft
 def test_a_classifier_trains_adapters_and_its_head(teacher_folder, task_folder, tmp_path: Path):
     done = call([*tiny_task(teacher_folder, task_folder, "student.lora.rank=2", "student.freeze=[]"), RUN], tmp_path)
     assert done.code == 0, done.output
