@@ -59,15 +59,15 @@ ADDED: dict[str, Any] = {
 # how teachers were prepared before there were keys for it, and how they are by default since
 FORMER_RECIPE = {"teachers.exec": ("padded", "packed"), "teachers.prepare.precision": ("32-true", "auto")}
 ADDED |= {name: former for name, (former, _) in FORMER_RECIPE.items()}
-# the key of the same group without which such a key does not stand: of text, of tasks
+# the keys of the same group without any of which such a key does not stand: of text, of tasks
 BESIDE = {
-    "data.max_unknown": "masking",
-    "data.metric": "label_column",
-    "data.dev_share": "label_column",
-    "data.teacher_column": "order",
-    "data.generated": "long_prompts",
-    "trainer.log_every": "probes",
-    "trainer.measure_speed": "probes",
+    "data.max_unknown": {"masking"},
+    "data.metric": {"label_column"},
+    "data.dev_share": {"label_column"},
+    "data.teacher_column": {"label_column", "prompt_column"},
+    "data.generated": {"long_prompts"},
+    "trainer.log_every": {"probes"},
+    "trainer.measure_speed": {"probes"},
 }
 # an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on
 _OVERRIDE = re.compile(r"(\+\+|\+|~)?([A-Za-z_][\w.]*)(.*)", re.DOTALL)
@@ -163,7 +163,7 @@ def _with_added(config: dict[str, Any]) -> dict[str, Any]:
         keys = _group(config, groups)
         if not groups and "data" in config and name not in config:  # a whole configuration
             config = {**config, name: value}
-        if groups and keys is not None and below not in keys and (name not in BESIDE or BESIDE[name] in keys):
+        if groups and keys is not None and below not in keys and (name not in BESIDE or BESIDE[name] & keys.keys()):
             config = _set(config, groups, below, value)
     return config
 
