@@ -14,9 +14,10 @@ from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint, on_logits
 from kdlab.methods.knowledge.hidden_states import patient, relation
 from kdlab.methods.knowledge.logits import mean_squared_error
-from kdlab.methods.marks import function_of, marks_of
+from kdlab.methods.marks import function_of, marks_of, members_of
 from kdlab.methods.selection.candidates import reads_student, require_choice
 from kdlab.methods.selection.rewards.base import reads
+from kdlab.methods.selection.scores import PARTS
 from kdlab.models import head_keys, loading, lora, packing
 from kdlab.models.student import check_layers, check_recomputes, check_width, pick_layers, transformer_layers
 from kdlab.stages import cache_plan, components, decision_callbacks, ksm_training, trained_head
@@ -26,6 +27,7 @@ from kdlab.stages.costs import auto
 from kdlab.stages.dry_run import check_own_policy, check_own_strategies, check_terms
 from kdlab.stages.teachers import teacher_column, teacher_reading
 from kdlab.teachers import specs
+from kdlab.types import Evidence
 
 
 def check(stage: Stage) -> None:
@@ -122,9 +124,21 @@ def _look(stage: Stage, selection: Selection) -> None:
     require_choice(rows, config.select.look, config.select.ratio)
 
 
-def _positions(stage: Stage) -> None:
-    """UserError for terms that read all positions, where those of a row are chosen."""
+def _positions(stage: Stage, selection: Selection) -> None:
+    """UserError for terms that read all positions, where those of a row are chosen, and for strategies that hold a number
+    for each token of the vocabulary at each position of a batch."""
     select = stage.config.select
+    logits = torch.zeros(1, 9)
+    example = Evidence(logits=logits, features=logits, labels=torch.zeros(1).long(), teacher=logits)
+    for name, arm in selection.arms.items() if select.unit != "row" and select.ratio < 1 else ():
+        for marks in map(marks_of, members_of(arm).values()):
+            if marks.rowwise or not marks.needs & PARTS:
+                continue
+            if marks.summary is None or marks.summary(example).shape[1] >= logits.shape[1]:
+                raise UserError(
+                    f"select.unit={select.unit}: select.arms.{name} holds a number for each token of the vocabulary at each "
+                    "position of a batch, too many; another strategy, such as entropy, or select.unit=row"
+                )
     for name, w in stage.inputs.terms().items() if select.unit != "row" and select.ratio < 1 else ():
         if on_logits(w.term) and w.at == "labelled":
             continue
@@ -215,7 +229,7 @@ def _first_tokens(stage: Stage) -> None:
 def _strategies(stage: Stage, selection: Selection) -> None:
     """Strategies that a stage has nothing for: histories of classes on masked text, committees of one; terms of positions
     that are not chosen."""
-    _positions(stage)
+    _positions(stage, selection)
     config, inputs = stage.config, stage.inputs
     arms = selection.arms if config.select.ratio < 1 else {}
     for name, arm in arms.items():

@@ -107,6 +107,7 @@ def test_two_ranks_equal_one_process(tmp_path, decoder_folder, text_folder, more
         (["select.pool=64"], "select.ratio is the share of positions"),
         (["select.unit=both", "select.positions=1"], "select.unit=row select.ratio=0.25"),
         (["select=forgetting"], "goes by the class of a row"),
+        (["select=badge"], "another strategy, such as entropy"),
     ],
 )
 def test_what_positions_cannot_have_is_refused_in_one_line(more, said, decoder_folder, text_folder, tmp_path):
