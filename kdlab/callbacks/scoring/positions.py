@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kdlab.callbacks.scoring.importance import whole_units
+from kdlab.callbacks.scoring.observed import ScoredLoss
 from kdlab.methods.marks import marks_of, members_of
 from kdlab.methods.selection.candidates import reads_student
+from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.scores import arm_scores
 from kdlab.methods.selection.top_k import selection_size
+from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.objective import units_of
 from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
 from kdlab.types import Batch, Evidence, Importance, Outputs
 
-if TYPE_CHECKING:
-    from kdlab.callbacks.select import Select
+
+class Chooser(Protocol):
+    """The parts of `kdlab.callbacks.select.Select` that a `PositionSelection`, which it makes, reads."""
+
+    unit: str
+    all_ranks: bool
+    selector: Any
+    row_selector: RowSelector
+    votes: Votes
+    scored: ScoredLoss | None
+
+    def parts(
+        self, student: StudentView, batch: Batch, outputs: Outputs, whole: Evidence, voted: bool, units: bool = False
+    ) -> Iterator[Evidence]:
+        """Evidence of a few rows, or positions with `units`, of `batch` at a time."""
+        ...
+
+    def close_observation(self) -> None:
+        """Close the batch under way of the observation that is made of the rows scored."""
+        ...
 
 
 class PositionSelection:
@@ -33,7 +54,7 @@ class PositionSelection:
     keeps the positions of the highest entropy (Tavor et al. 2026, arXiv 2602.01395).
     """
 
-    def __init__(self, select: Select, student: StudentView, batch_idx: int, ratio: float, per_row: bool) -> None:
+    def __init__(self, select: Chooser, student: StudentView, batch_idx: int, ratio: float, per_row: bool) -> None:
         self.select, self.student, self.batch_idx = select, student, batch_idx
         self.ratio, self.per_row = ratio, per_row
         reads = any("votes" in marks_of(member).needs for member in members_of(select.selector.rule).values())
