@@ -339,8 +339,8 @@ def test_settings_in_another_order_are_the_same_settings(tmp_path: Path) -> None
 
 def test_a_setting_that_is_no_number_is_one_line(tmp_path: Path) -> None:
     made_run(tmp_path / "a", 0.8)
-    with pytest.raises(UserError, match=r"--key student.layrs: .*; did you mean student.layers\?"):
-        across_runs.against([tmp_path], "student.layrs", silent)
+    with pytest.raises(UserError, match=r"--key student.layer: .*; did you mean student.layers\b"):
+        across_runs.against([tmp_path], "student.layer", silent)
     with pytest.raises(UserError, match=r"--key select.name: none of these runs has a number there"):
         across_runs.against([tmp_path], "select.name", silent)
 
