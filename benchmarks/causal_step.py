@@ -72,7 +72,7 @@ class Shape:
             num_attention_heads=heads, num_key_value_heads=heads if heads % 3 else heads // 3, tie_word_embeddings=True,
             max_position_embeddings=2048,
         )  # fmt: skip
-        teacher = transformers.LlamaForCausalLM(config).to(self.device)
+        teacher = transformers.LlamaForCausalLM(config).to(torch.device(self.device))  # pyright: ignore[reportArgumentType]
         student = student_from(teacher, np.linspace(0, self.teacher - 1, self.student).round().astype(int).tolist())
         return student.train(), teacher.eval().requires_grad_(False)
 

@@ -109,8 +109,7 @@ def write_inputs(folder: Path) -> None:
     write_teacher(folder / "teacher", SIZES)
     write_rows(folder / "rows", lengths_of(None, 64), SIZES.vocab, 3000)
     shutil.copytree(folder / "teacher", folder / "language_model")
-    classifier = transformers.AutoConfig.from_pretrained(folder / "teacher")
-    transformers.BertForMaskedLM(classifier).save_pretrained(folder / "language_model")
+    transformers.BertForMaskedLM(SIZES.config(SIZES.teacher)).save_pretrained(folder / "language_model")
     (folder / "text").mkdir()
     rng = np.random.default_rng(0)
     for i in range(400):
