@@ -20,8 +20,13 @@ NEEDS = {
         "entropy scaled_entropy margin least_confidence certainty": "logits",
         "density cluster": "features",
     },
-    adoption: {"ensemble every alone": "", "hard soft": "student", "least_uncertain by_certainty": "teachers"},
-    weighing: {"fixed random_soft random_hard": "", "uncertainty": "uncertainty"},
+    adoption: {
+        "ensemble every alone": "",
+        "hard soft": "student",
+        "least_uncertain by_certainty": "teachers",
+        "by_column": "rows",
+    },
+    weighing: {"fixed random_soft random_hard token_temperature accepted": "", "uncertainty": "uncertainty"},
     logits: {
         "soft_cross_entropy mean_squared_error label_cross_entropy label_squared_error label_loss soft_loss": "logits"
     },
