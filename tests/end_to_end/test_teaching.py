@@ -48,8 +48,12 @@ GROUPS["weigh"] = [  # a rule of single positions is for text (tests/end_to_end/
         if "_target_" in arm  # that of weigh=ksm_hard is in weigh=ksm
     )
 ]
-ELSEWHERE = ("by_column", "causal_assistant")  # in test_by_column.py and test_causal.py: they need other rows
-GROUPS["adopt"] = [name for name in GROUPS["adopt"] if name not in ELSEWHERE]
+ELSEWHERE = {  # choices that need other rows, or answers of the teacher to all rows: they have tests of their own
+    "adopt": {"by_column", "causal_assistant"}, "select": {"disagreement", "reducible", "tip", "teachability"},
+}  # fmt: skip
+for group, names in ELSEWHERE.items():
+    assert names <= set(GROUPS[group])
+    GROUPS[group] = [name for name in GROUPS[group] if name not in names]
 BRIEF = [  # the module that learns to weigh does so in an episode of a few steps, from a few rows
     "weigh.episodes=1", "weigh.phase=3", "weigh.reward_rows=16",
 ]  # fmt: skip
