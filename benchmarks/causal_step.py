@@ -102,6 +102,15 @@ def trl_loss() -> Loss:
     return loss
 
 
+def updated(trained: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    """Take the step of the optimizer, with clipping; the loss before it."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
 def looped(shape: Shape, loss_of: Loss) -> Step:
     """The step as one writes it with transformers."""
     student, teacher = shape.built()
@@ -114,11 +123,7 @@ def looped(shape: Shape, loss_of: Loss) -> Step:
             with torch.no_grad():
                 told = teacher(**given).logits
             loss = loss_of(logits, told, b.labels)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss.detach())
+        return updated(student, optimizer, loss)
 
     return step
 
@@ -136,11 +141,7 @@ def ours(shape: Shape, execution: str, share: float = 1.0) -> Step:
             b = b.narrowed(torch.rand(b.labels.shape, device=b.labels.device) < share)
         with shape.autocast():
             loss = module.loss(b, local=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss.detach())
+        return updated(module, optimizer, loss)
 
     return step
 
