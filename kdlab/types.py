@@ -237,7 +237,7 @@ class Batch:
 class Outputs:
     """Outputs of one model for U units of k rows; unused fields stay None.
 
-    `logits` (U, C); `labels` (U,); `hidden` last hidden states (k, L, H); `mask` (k, L) 1 at real tokens; `states`
+    `logits` (U, C); `tokens` (U, k) of a stored answer: the classes that its k logits are of (None: all C in order); `labels` (U,); `hidden` last hidden states (k, L, H); `mask` (k, L) 1 at real tokens; `states`
     hidden states (k, L, H) of the embeddings and then of each layer; `scores` attention scores (k, A, L, L) of each
     layer's A heads, scaled, before mask and softmax; `values` the layers' attention values (k, A, L, d); `uncertainty`
     (k,) of the rows, entropy / log C in [0, 1], detached, once it was computed; `classes` the classes of the data that
@@ -246,6 +246,7 @@ class Outputs:
     """
 
     logits: Tensor | None = None
+    tokens: Tensor | None = None
     labels: Tensor | None = None
     hidden: Tensor | None = None
     mask: Tensor | None = None

@@ -46,6 +46,9 @@ class Marks:
     """Terms: whether the term reads the teacher's answer."""
     whole: bool = False
     """Terms on logits: whether the term needs the teacher's probability of every class, so that no cache of a few serves."""
+    sparse: bool = False
+    """Terms on logits: whether it reads an answer of a few tokens as it is stored, k logits and their `Outputs.tokens`; for
+    other terms such an answer is spread over all classes."""
     joint: bool = False
     """Terms: whether it reads the answers of all teachers at once (`kdlab.methods.knowledge.joint`)."""
     layer_mask: Callable[..., Tensor] | None = None
@@ -68,11 +71,14 @@ def needs(
     teacher: bool = True,
     joint: bool = False,
     whole: bool = False,
+    sparse: bool = False,
     layer_mask: Callable[..., Tensor] | None = None,
 ) -> Callable[[Rule], Rule]:
     """Declare the inputs that a rule needs, and its other `Marks`: for a function, or a class whose instances are
     rules."""
-    marks = Marks(frozenset(fields), rowwise, summary, per_row, mixes, min_teachers, teacher, whole, joint, layer_mask)
+    marks = Marks(
+        frozenset(fields), rowwise, summary, per_row, mixes, min_teachers, teacher, whole, sparse, joint, layer_mask
+    )
 
     def declare(rule: Rule) -> Rule:
         rule.marks = marks  # pyright: ignore[reportFunctionMemberAccess]

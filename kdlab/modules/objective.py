@@ -15,6 +15,7 @@ from kdlab.methods.knowledge.base import (
     on_logits,
     queries_teacher,
     temperature_of,
+    term_marks,
 )
 from kdlab.methods.knowledge.mixture import PartialLogits, mixture
 from kdlab.models.encoder import Encoder
@@ -170,7 +171,7 @@ class Objective:
         `terms`, at the units with a label; `chunk` of them at a time."""
         row, token = units_of(batch, "labelled")
         found, training = [], self.student.training
-        group = _LogitTerms(self, terms, batch, answers, row, token, row.float(), {}, False)
+        group = _LogitTerms(self, terms, batch, answers, row, token, row.float(), {}, False, measured=True)
         self.student.eval()
         try:
             vectors = self.student.vectors(outputs, row, token).detach()
@@ -249,10 +250,13 @@ class Objective:
 
 @dataclass(frozen=True)
 class _TeacherLogits:
-    """A teacher's `logits` of a slice of the units `which` (n,), ascending (None: all), and its weight for each (n,)."""
+    """A teacher's `logits` of a slice of the units `which` (n,), ascending (None: all), and its weight for each (n,).
+
+    The function returns logits (n, C) and None, or those of a stored answer (n, k) and their tokens.
+    """
 
     teacher: Teacher
-    logits: Callable[[slice], Tensor]
+    logits: Callable[[slice], tuple[Tensor, Tensor | None]]
     which: Tensor | None
     weight: Tensor | None
 
@@ -260,16 +264,20 @@ class _TeacherLogits:
         """Its logits of the units in `chunk`; their positions are those in the chunk."""
         if self.which is None:
             weight = None if self.weight is None else self.weight[chunk]
-            return PartialLogits(self.logits(chunk), self.teacher.classes, None, weight)
+            logits, tokens = self.logits(chunk)
+            return PartialLogits(logits, self.teacher.classes, None, weight, tokens)
         bounds = torch.tensor([chunk.start, chunk.stop], device=self.which.device)
         low, high = torch.searchsorted(self.which, bounds).tolist()
         weight = None if self.weight is None else self.weight[low:high]
-        logits = self.logits(slice(low, high))
-        return PartialLogits(logits, self.teacher.classes, self.which[low:high] - chunk.start, weight)
+        logits, tokens = self.logits(slice(low, high))
+        return PartialLogits(logits, self.teacher.classes, self.which[low:high] - chunk.start, weight, tokens)
 
 
 class _LogitTerms:
-    """The terms on logits of one kind of unit, evaluated in chunks."""
+    """The terms on logits of one kind of unit, evaluated in chunks.
+
+    `measured`: the teachers' logits are read by a function that is no term, so a stored answer is spread over all classes.
+    """
 
     def __init__(
         self,
@@ -283,6 +291,7 @@ class _LogitTerms:
         factors: Mapping[str, Tensor],
         mixed: bool,
         temperatures: Tensor | None = None,
+        measured: bool = False,
     ) -> None:
         self.student, self.sizes = objective.student, (objective.chunk, objective.piece)
         self.terms, self.row, self.token, self.mixed = terms, row, token, mixed
@@ -295,18 +304,25 @@ class _LogitTerms:
         }
         self.divisors = None if temperatures is None else temperatures[row, token].unsqueeze(1)
         self.temperatures = {name: temperature_of(w.term) or 1.0 for name, w in terms.items()}
-        taught = any(queries_teacher(w.term) for w in terms.values())
-        self.teacher_logits = [self._teacher_logits(answer, len(batch)) for answer in answers] if taught else []
+        taught = [w.term for w in terms.values() if queries_teacher(w.term)]
+        sparse = not (mixed or measured) and all(term_marks(term).sparse for term in taught)
+        found = [self._teacher_logits(answer, len(batch), sparse) for answer in answers] if taught else []
+        self.teacher_logits = found
 
-    def _teacher_logits(self, answer: TeacherAnswer, rows: int) -> _TeacherLogits:
+    def _teacher_logits(self, answer: TeacherAnswer, rows: int, sparse: bool) -> _TeacherLogits:
+        """An answer's logits of the units; `sparse`: a cached one's as they are stored."""
         row, token, which = self.row, self.token, None
         if answer.index is not None:
             position = row.new_full((rows,), -1)
             position[answer.index] = torch.arange(len(answer.index), device=row.device)
             which = (position[row] >= 0).nonzero().flatten()
             row, token = position[row[which]], token[which]
-        logits = answer.teacher.logits(answer.outputs, answer.cached_logits, row, token)
-        return _TeacherLogits(answer.teacher, logits, which, None if answer.weight is None else answer.weight[row])
+        weight = None if answer.weight is None else answer.weight[row]
+        if sparse and answer.cached_logits is not None:
+            stored = answer.teacher.stored_logits(answer.cached_logits, row, token)
+            return _TeacherLogits(answer.teacher, stored, which, weight)
+        whole = answer.teacher.logits(answer.outputs, answer.cached_logits, row, token)
+        return _TeacherLogits(answer.teacher, lambda part: (whole(part), None), which, weight)
 
     def loss(self, outputs: Outputs, losses: dict[str, Tensor], head_only: bool) -> Tensor:
         """The weighted sum over all units, a scalar; each term's own mean is added to `losses`."""
@@ -347,16 +363,16 @@ class _LogitTerms:
         if is_joint(term):
             return term(student, [Outputs(logits=part.logits, classes=part.classes) for part in parts])
         if weighted.reads_largest:
-            parts = [PartialLogits(parts[-1].logits, parts[-1].classes)]
+            parts = [PartialLogits(parts[-1].logits, parts[-1].classes, tokens=parts[-1].tokens)]
         elif self.mixed:
             units, classes = logits.shape
             mean, weight = mixture(parts, units, classes, self.temperatures[name])
             parts = [PartialLogits(mean, weight=weight)]
         total = logits.new_zeros(len(logits), dtype=torch.float32)
-        for theirs, classes, which, weight in parts:
+        for theirs, classes, which, weight, tokens in parts:
             own = logits if which is None else logits[which]
             own = own if classes is None else own[:, classes]
-            each = term(Outputs(logits=own), Outputs(logits=theirs))
+            each = term(Outputs(logits=own, progress=student.progress), Outputs(logits=theirs, tokens=tokens))
             each = each if weight is None else each * weight
             total = total + (each if which is None else torch.zeros_like(total).index_add(0, which, each))
         return total

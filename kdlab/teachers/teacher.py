@@ -135,6 +135,18 @@ class Teacher:
         vectors = self.encoder.vectors(outputs, row, token)
         return lambda part: self.project(vectors[part])
 
+    def stored_logits(
+        self, cached: UnitLogits, row: Tensor, token: Tensor
+    ) -> Callable[[slice], tuple[Tensor, Tensor | None]]:
+        """As `logits`, of a cached answer, as it is stored: logits (n, k) and their tokens (n, k), or (n, C) and None."""
+        index = cached.index(row, token)
+
+        def of(part: slice) -> tuple[Tensor, Tensor | None]:
+            logits, tokens = cached.stored(index[part])
+            return self._note(logits), tokens
+
+        return of
+
     @torch.no_grad()
     def project(self, vectors: Tensor) -> Tensor:
         """Logits (U, C) of hidden vectors (U, H), in the data's order of the classes that the teacher knows."""

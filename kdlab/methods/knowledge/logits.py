@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,20 +12,25 @@ from kdlab.ranges import Temperature
 from kdlab.types import Outputs
 
 
-@needs("logits")
+@needs("logits", sparse=True)
 def soft_cross_entropy(student: Outputs, teacher: Outputs, temperature: Temperature = 1.0) -> Tensor:
     """temperature^2 * KL(softmax(t / temperature) || softmax(s / temperature)), (U,), in nats.
 
     Hinton et al. 2015; CE_soft of DistilBERT's published script, which takes the divergence (the teacher's entropy is
     a constant for the student). The teacher is the target. Dynamic KD (Eq. 1), KSM (Eq. 14) and DeKD (Eq. 1) print
     KL(student || teacher) without temperature^2; Dynamic KD's public code computes what stands here. The factor is 1 at
-    temperature 1, and 25 at DeKD's 5. Logits (U, C) of both. Raises UserError for C = 1, where it would always be 0.
+    temperature 1, and 25 at DeKD's 5. Logits (U, C) of both; of the teacher also (U, k), of its `tokens` (U, k) alone: the
+    target has the probability 0 elsewhere. Raises UserError for C = 1, where it would always be 0.
     """
     if student.logits.shape[-1] < 2:  # pyright: ignore[reportOptionalMemberAccess]
         raise UserError(
             "a soft cross-entropy needs two classes or more, the student has one output: for regression take mean_squared_error"
         )
-    s = F.log_softmax(student.logits.float() / temperature, -1)  # pyright: ignore[reportOptionalMemberAccess]
+    s = student.logits.float() / temperature  # pyright: ignore[reportOptionalMemberAccess]
+    if teacher.tokens is None:
+        s = F.log_softmax(s, -1)
+    else:
+        s = s.gather(-1, teacher.tokens) - torch.logsumexp(s, -1, keepdim=True)
     t = F.log_softmax(teacher.logits.float() / temperature, -1)  # pyright: ignore[reportOptionalMemberAccess]
     return temperature**2 * F.kl_div(s, t, reduction="none", log_target=True).sum(-1)
 
@@ -56,7 +62,7 @@ def label_loss(student: Outputs, teacher: Outputs | None = None) -> Tensor:
     return label_squared_error(student) if regression else label_cross_entropy(student)
 
 
-@needs("logits")
+@needs("logits", sparse=True)
 def soft_loss(student: Outputs, teacher: Outputs, temperature: Temperature = 1.0) -> Tensor:
     """Loss of the teacher's answer, (U,): `soft_cross_entropy` over classes, `mean_squared_error` of one output."""
     regression = student.logits.shape[-1] == 1  # pyright: ignore[reportOptionalMemberAccess]

@@ -19,13 +19,14 @@ class PartialLogits(NamedTuple):
     """Logits (n, c) of one teacher for some of U units and some of C classes.
 
     `classes`: those of its c columns (None: all C); `units` (n,): positions of its rows (None: all U); `weight` (n,):
-    its adoption weight for each (None: 1).
+    its adoption weight for each (None: 1); `tokens` (n, c): the classes of each unit's own columns (None: the same for all).
     """
 
     logits: Tensor
     classes: Sequence[int] | None = None
     units: Tensor | None = None
     weight: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 def mixture(
@@ -39,7 +40,7 @@ def mixture(
     first = parts[0].logits
     total = first.new_zeros(units, classes, dtype=torch.float32)
     weights = first.new_zeros(units, dtype=torch.float32)
-    for logits, known, which, weight in parts:
+    for logits, known, which, weight, _ in parts:
         each = logits.float() if classes == 1 else F.softmax(logits.float() / temperature, -1)
         weight = each.new_ones(len(each)) if weight is None else weight.float()
         each = each * weight.unsqueeze(1)
@@ -61,7 +62,7 @@ def joined(parts: Sequence[PartialLogits], units: int, classes: int) -> Tensor:
     """
     total = parts[0].logits.new_zeros(units, classes, dtype=torch.float32)
     count = total.new_zeros(classes)
-    for logits, known, _, _ in parts:
+    for logits, known, _, _, _ in parts:
         columns = torch.tensor(range(classes) if known is None else known, device=total.device)
         total = total.index_add(1, columns, logits.float())
         count = count.index_add(0, columns, count.new_ones(len(columns)))

@@ -2,7 +2,8 @@
 
 Anshumann et al. 2025 (Sparse Logit Sampling, arXiv 2503.16870): the k most likely tokens give the student a biased
 gradient, since the other tokens never count; k tokens drawn from the teacher's distribution give the exact gradient in
-expectation. Both are rebuilt as logits whose softmax is the stored distribution, so every term on logits reads them.
+expectation. Both are read as logits (U, k) of tokens (U, k), whose softmax is the stored distribution: a term marked
+`sparse` reads these alone, any other has them spread over the vocabulary (`whole_logits`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,6 @@ def top_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return largest.values, largest.indices
 
 
-def logits_of_top(values: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
-    """Logits (U, V) float32 from the k largest: at any temperature their softmax is the teacher's over these k
-    tokens."""
-    whole = torch.full((len(values), vocabulary), ABSENT, device=values.device)
-    return whole.scatter_(1, tokens, values.float())
-
-
 def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     """k tokens (U, k) drawn with replacement from softmax(logits / temperature), (U, V), by inverting its sums.
 
@@ -38,8 +32,18 @@ def sample_tokens(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor
     return drawn.clamp_max(logits.shape[-1] - 1)
 
 
-def logits_of_sample(tokens: Tensor, vocabulary: int, temperature: float) -> Tensor:
-    """Logits (U, V) float32 whose softmax at `temperature` is the share of each token in the draw (U, k)."""
-    ones = torch.full(tokens.shape, 1 / tokens.shape[1], device=tokens.device)
-    share = torch.zeros(len(tokens), vocabulary, device=tokens.device).scatter_add_(1, tokens, ones)
-    return torch.where(share > 0, temperature * share.clamp_min(1e-38).log(), ABSENT)
+def logits_of_sample(tokens: Tensor, temperature: float) -> Tensor:
+    """Logits (U, k) float32 of drawn tokens (U, k): their softmax at `temperature` is the share of each in the draw.
+
+    The share stands at the first place of a token; a place that repeats one has `ABSENT`.
+    """
+    same = tokens.unsqueeze(2) == tokens.unsqueeze(1)
+    share = same.sum(2).float() / tokens.shape[1]
+    return torch.where(same.tril(-1).any(2), ABSENT, temperature * share.log())
+
+
+def whole_logits(logits: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
+    """Logits (U, V) float32 of `logits` (U, k) at `tokens` (U, k), `ABSENT` at all others. Their softmax is the same at
+    any temperature."""
+    whole = torch.full((len(logits), vocabulary), ABSENT, device=logits.device)
+    return whole.scatter_reduce_(1, tokens, logits.float(), "amax")

@@ -93,7 +93,7 @@ class CacheSpec:
 
 @dataclass
 class UnitLogits:
-    """The stored logits of a batch's units, expanded a few at a time.
+    """The stored logits of a batch's units, decoded a few at a time.
 
     `spec`: the part of them that is stored; `outputs`: C or V; `mask` (k, L) bool of the units; `units`: the stored arrays
     of each unit; `codes`: of the arrays' types.
@@ -111,16 +111,23 @@ class UnitLogits:
         return number[row, torch.zeros_like(token) if self.spec.logits == "row" else token]
 
     def of(self, index: Tensor) -> Tensor:
-        """Logits (n, C) of the units numbered `index` (n,)."""
+        """Logits (n, C) of the units numbered `index` (n,); of tokens that are not stored, -1e4."""
+        logits, tokens = self.stored(index)
+        return logits if tokens is None else sparse_logits.whole_logits(logits, tokens, self.outputs)
+
+    def stored(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The stored logits (n, k) of the units numbered `index` (n,) and their tokens (n, k); or all (n, C) and None."""
+        sparse = self.spec.vocabulary != "full"
         if not len(index):
-            return torch.zeros(0, self.outputs, device=index.device)
+            shape = (0, self.spec.k if sparse else self.outputs)
+            return torch.zeros(shape, device=index.device), index.new_zeros(shape) if sparse else None
         columns = zip(*(self.units[i] for i in index.tolist()), strict=True)
-        stored = [_tensor(np.stack(one), code).to(index.device) for one, code in zip(columns, self.codes, strict=True)]
+        arrays = [_tensor(np.stack(one), code).to(index.device) for one, code in zip(columns, self.codes, strict=True)]
         if self.spec.vocabulary == "topk":
-            return sparse_logits.logits_of_top(stored[0], stored[1], self.outputs)
+            return arrays[0], arrays[1]
         if self.spec.vocabulary == "sampled":
-            return sparse_logits.logits_of_sample(stored[0], self.outputs, self.spec.temperature)
-        return stored[0]
+            return sparse_logits.logits_of_sample(arrays[0], self.spec.temperature), arrays[0]
+        return arrays[0], None
 
 
 def encode_rows(
