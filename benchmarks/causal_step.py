@@ -28,17 +28,13 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from benchmarks.measuring import clock_of, in_turns, machine, milliseconds, table, times
-from benchmarks.mlm_memory import peak_of
+from benchmarks.measuring import clock_of, in_turns, machine, milliseconds, rise_of, table, times, wait_for
+from benchmarks.steps import Loss, Ours, looped
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.divergences import jensen_shannon
-from kdlab.models.encoder import Encoder
 from kdlab.models.student import student_from
 from kdlab.modules.objective import WeightedTerm
-from kdlab.modules.optimizer import OptimizerSettings
-from kdlab.modules.student import StudentModule
 from kdlab.runtime.devices import precision_of
-from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE, Batch
 
 PLAIN, TRL, PADDED, PACKED, SOME = (
@@ -48,7 +44,6 @@ PLAIN, TRL, PADDED, PACKED, SOME = (
     "kdlab packed",
     "kdlab packed, 0.2 of the positions",
 )
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits of student and teacher (B, L, V), labels (B, L) -> mean
 Step = Callable[[Batch], float]  # rows -> the loss, before the update
 
 
@@ -79,6 +74,9 @@ class Shape:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
+    def knowledge(self) -> dict[str, WeightedTerm]:
+        return {"soft": WeightedTerm(partial(jensen_shannon, beta=0.5), 1.0)}
+
 
 def generalised_jsd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """GKD's divergence, beta 0.5, mean over the predicted tokens, as one writes it: at every position, then the mask."""
@@ -102,46 +100,14 @@ def trl_loss() -> Loss:
     return loss
 
 
-def updated(trained: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    """Take the step of the optimizer, with clipping; the loss before it."""
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(loss.detach())
-
-
-def looped(shape: Shape, loss_of: Loss) -> Step:
-    """The step as one writes it with transformers."""
-    student, teacher = shape.built()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5)
-
-    def step(b: Batch) -> float:
-        with shape.autocast():
-            given = {"input_ids": b.input_ids, "attention_mask": b.attention_mask}
-            logits = student(**given).logits
-            with torch.no_grad():
-                told = teacher(**given).logits
-            loss = loss_of(logits, told, b.labels)
-        return updated(student, optimizer, loss)
-
-    return step
-
-
 def ours(shape: Shape, execution: str, share: float = 1.0) -> Step:
     """kdlab's step, without Lightning; with a random `share` of the positions."""
-    student, teacher = shape.built()
-    told = Teacher("teacher", Encoder(teacher, execution)).hold(shape.precision).to(torch.device(shape.device))
-    terms = {"soft": WeightedTerm(partial(jensen_shannon, beta=0.5), 1.0)}
-    module = StudentModule(Encoder(student, execution), terms, OptimizerSettings(lr=1e-5), 10**6, [told])
-    optimizer = module.configure_optimizers()["optimizer"]
+    made = Ours(shape, execution)
 
     def step(b: Batch) -> float:
         if share < 1:
             b = b.narrowed(torch.rand(b.labels.shape, device=b.labels.device) < share)
-        with shape.autocast():
-            loss = module.loss(b, local=True)
-        return updated(module, optimizer, loss)
+        return made.learn(b)
 
     return step
 
@@ -164,8 +130,13 @@ def rows_of(size: int, length: int, vocab: int, mixed: bool, seed: int) -> Batch
     lengths[0] = length
     mask = torch.arange(length) < torch.from_numpy(lengths).unsqueeze(1)
     ids = torch.from_numpy(rng.integers(3, vocab, mask.shape)) * mask
-    following = F.pad(ids[:, 1:], (0, 1)).masked_fill(~F.pad(mask[:, 1:], (0, 1)), IGNORE)
-    return Batch(torch.arange(size), 0, ids, mask.long(), following, torch.ones(size, dtype=torch.bool))
+    labels = following(ids, mask)
+    return Batch(torch.arange(size), 0, ids, mask.long(), labels, torch.ones(size, dtype=torch.bool))
+
+
+def following(ids: Tensor, mask: Tensor) -> Tensor:
+    """Labels (B, L): the token after each, IGNORE at the last of a row and at padding; `mask` (B, L) bool."""
+    return F.pad(ids[:, 1:], (0, 1)).masked_fill(~F.pad(mask[:, 1:], (0, 1)), IGNORE)
 
 
 def memory_of(step: Step, shape: Shape, chosen: Any) -> float:
@@ -173,12 +144,7 @@ def memory_of(step: Step, shape: Shape, chosen: Any) -> float:
     device = torch.device(shape.device)
     step(rows_of(2, chosen.length, shape.vocab, chosen.mixed, 0).to(device))
     batch = rows_of(chosen.batch, chosen.length, shape.vocab, chosen.mixed, 1).to(device)
-    if shape.device == "cpu":
-        return peak_of(lambda: step(batch))
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step(batch)
-    return (torch.cuda.max_memory_allocated() - before) / 2**30
+    return rise_of(lambda: step(batch), shape.device)
 
 
 def memories(names: Sequence[str], argv: Sequence[str], repeats: int) -> Iterator[tuple[str, float]]:
@@ -233,8 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         def take(turn: int) -> None:
             rows = rows_of(chosen.batch, chosen.length, shape.vocab, chosen.mixed, turn).to(device)
             losses[name].append(steps[name](rows))
-            if chosen.device != "cpu":
-                torch.cuda.synchronize()
+            wait_for(chosen.device)
 
         return take
 

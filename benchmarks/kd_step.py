@@ -17,7 +17,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
+from benchmarks.measuring import (
+    batches,
+    clock_of,
+    in_turns,
+    lengths_of,
+    machine,
+    milliseconds,
+    parser_of,
+    table,
+    times,
+    wait_for,
+)
 from benchmarks.steps import Ours, Sizes, plain
 from kdlab.models import varlen
 from kdlab.models.packing import layout
@@ -70,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         def taking(step: Callable[[Batch], None], rows: list[Batch] = rows) -> Callable[[int], None]:
             def take(turn: int) -> None:
                 step(rows[turn % len(rows)])
-                if arguments.device != "cpu":
-                    torch.cuda.synchronize()
+                wait_for(arguments.device)
 
             return take
 

@@ -16,11 +16,21 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks.mlm_memory import peak_of
 from kdlab.runs.environment import processor
 from kdlab.runtime import ledger
 from kdlab.types import Batch
 
 SHORTEST = 1000  # ids below belong to special tokens in BERT's vocabulary
+# lengths of made rows: mean and deviation of the logarithm of a log-normal number, and special tokens added to it; by task
+MADE = {
+    "SST-2": (2.3, 0.75, 3),
+    "MNLI": (
+        3.5,
+        0.5,
+        3,
+    ),  # 40 tokens on average, an assumption: a premise of some 20 words, a hypothesis of some 10
+}
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -42,6 +52,7 @@ def parser_of(doc: str | None, minutes: float | None) -> argparse.ArgumentParser
     parser.add_argument("--turns", type=int, help="measure so many turns, however long they take")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hidden", type=int, default=384, help="width of student and teacher (default 384)")
+    parser.add_argument("--head-width", type=int, default=32, help="of an attention head (default 32)")
     parser.add_argument("--layers", default="3,6", help="layers of student and teacher (default 3,6)")
     parser.add_argument(
         "--dropout", type=float, default=0.1, help="of student and teacher, in attention too (default 0.1)"
@@ -73,13 +84,15 @@ def machine(threads: int, clock: str = "wall", device: str = "cpu") -> str:
 
 
 def lengths_of(folder: Path | None, limit: int, task: str = "SST-2") -> np.ndarray:
-    """Token counts of the rows of a task, cut to `limit`; without a folder made ones, distributed like SST-2's.
+    """Token counts of the rows of a task, cut to `limit`; without a folder made ones, distributed like the task's (`MADE`),
+    of another task like SST-2's.
 
     One token for each word and sign, a little more for long words, two around the texts.
     """
     rng = np.random.default_rng(0)
     if folder is None:
-        return np.clip(np.round(rng.lognormal(2.3, 0.75, 20000)).astype(int) + 3, 4, limit)
+        mean, deviation, special = MADE.get(task, MADE["SST-2"])
+        return np.clip(np.round(rng.lognormal(mean, deviation, 20000)).astype(int) + special, 4, limit)
     folder = folder if (folder / "train.tsv").is_file() else folder / task
     with open(folder / "train.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -127,6 +140,23 @@ def in_turns(
                 seconds[name].append(clock() - started)
         turn += 1
     return seconds
+
+
+def wait_for(device: str) -> None:
+    """Wait until a GPU has done all that it was asked for."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def rise_of(work: Callable[[], Any], device: str) -> float:
+    """Gigabytes by which memory rises at its highest while `work()` runs: allocated by torch on a GPU, else resident."""
+    if device == "cpu":
+        return peak_of(work)
+    wait_for(device)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
