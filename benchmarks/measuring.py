@@ -57,6 +57,7 @@ def parser_of(doc: str | None, minutes: float | None) -> argparse.ArgumentParser
     parser.add_argument(
         "--dropout", type=float, default=0.1, help="of student and teacher, in attention too (default 0.1)"
     )
+    parser.add_argument("--attention-dropout", type=float, help="of attention weights, if it is not that of --dropout")
     parser.add_argument("--vocab", type=int, default=30522)
     parser.add_argument("--freeze", nargs="*", default=[], help="parts of the student that stay, as in student.freeze=")
     return parser

@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -74,8 +74,9 @@ class Sizes:
     def of(cls, arguments: argparse.Namespace, device: str = "cpu") -> Sizes:
         student, teacher = (int(n) for n in arguments.layers.split(","))
         freeze = tuple(arguments.freeze)
-        dropout, width = arguments.dropout, arguments.head_width
-        return cls(arguments.hidden, student, teacher, arguments.vocab, freeze, dropout, device, width)
+        dropout, width, attention = arguments.dropout, arguments.head_width, arguments.attention_dropout
+        made = cls(arguments.hidden, student, teacher, arguments.vocab, freeze, dropout, device, width)
+        return replace(made, attention_dropout=attention)
 
     def config(self, layers: int) -> transformers.BertConfig:
         return transformers.BertConfig(
