@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -42,11 +44,28 @@ def marker_of(file: Path) -> str:
     return MARKERS[folder]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave tests/nightly unread where its marker is deselected: each worker would compute its cases to drop them."""
+    return True if collection_path == TESTS / "nightly" and config.option.markexpr == "not nightly" else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its folder, before `-m` is applied. A test may be `nightly` in any folder by a mark of its own."""
     for item in items:
         item.add_marker(marker_of(item.path))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect tests without garbage collection, and leave what is there then, modules and tests, out of those to come."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +145,19 @@ def _parts(path: Path, where: str, parts_of_file: dict[Any, Any]) -> dict[str, l
 
 def _checked(where: str, line: str) -> Override:
     try:
-        return OverridesParser.create().parse_overrides([line])[0]
+        return _parsed(line)
     except OverrideParseException:
         raise UserError(f"{where}: {line!r} is not of the form KEY=VALUE") from None
 
 
+@cache  # the same few lines come again with every grid and scale, and the parser takes a millisecond for each
+def _parsed(line: str) -> Override:
+    return OverridesParser.create().parse_overrides([line])[0]
+
+
 def _key(line: str) -> str:
     """The key that an override sets, without + or ~, with its package if it names one."""
-    (override,) = OverridesParser.create().parse_overrides([line])
+    override = _parsed(line)
     return override.key_or_group + (f"@{override.package}" if override.package else "")
 
 

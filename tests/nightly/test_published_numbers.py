@@ -16,7 +16,7 @@ from kdlab.reporting import paper_arms
 from kdlab.reporting.papers import PublishedNumber, all_numbers, titles
 from kdlab.reporting.seed_groups import Run
 from kdlab.runs.settings_used import flat
-from tests.support.sweeps import GRIDS, jobs, one_seed
+from tests.support.sweeps import all_grids, jobs, one_seed
 
 BY_TASK = ("data.task=mrpc", "data.task=qqp")  # settings of DeKD's recipe depend on these: they are composed
 COSTS = ("average", "per sample", "speed-up")  # of all tasks of a table
@@ -62,7 +62,9 @@ def run_of(job: list[str]) -> Run:
 @functools.cache
 def arms() -> list[tuple[str, Run]]:
     """One run of every job of every sweep at scale=paper, of one seed, with the sweep's name."""
-    return [(name, run_of(job)) for name, scale, grid in GRIDS if scale == "paper" for job in jobs(one_seed(grid))]
+    return [
+        (name, run_of(job)) for name, scale, grid in all_grids() if scale == "paper" for job in jobs(one_seed(grid))
+    ]
 
 
 def has(number: PublishedNumber, run: Run) -> bool:

@@ -14,7 +14,7 @@ from kdlab.stages.validation import check
 from kdlab.sweeps import files
 from tests.conftest import write_task, write_teacher, write_text
 from tests.support.runs import call
-from tests.support.sweeps import GRIDS, choices, jobs, one_seed
+from tests.support.sweeps import all_grids, choices, jobs, one_seed
 
 SECONDS = [
     "trainer.max_steps=4", "trainer.evaluate_every=100", "trainer.checkpoint_every=100", "trainer.probes=0",
@@ -30,6 +30,7 @@ ROWS = [
 # what of the above is for some jobs only, and what no tiny task can do
 AUGMENTED = ["data.train_rows=100", "data.augment.copies=1"]
 TRACED = ["trainer.trace_every=2", "trainer.trace_rows=16"]
+GRIDS = all_grids()
 PAPER = [(name, grid) for name, scale, grid in GRIDS if scale == "paper"]
 DEMO = [(name, job) for name in files.names() for grid in files.grids(name, ["seed=1"]) for job in jobs(grid)]
 

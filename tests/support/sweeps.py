@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from kdlab.sweeps import files
 
-GRIDS = [
-    (name, scale, tuple(grid))
-    for name in files.names()
-    for scale in files.SCALES
-    for grid in files.grids(name, [f"scale={scale}"])
-]
+
+@cache
+def all_grids() -> list[tuple[str, str, tuple[str, ...]]]:
+    """Every grid of every sweep file at both scales: name of the file, scale, overrides."""
+    return [
+        (name, scale, tuple(grid))
+        for name in files.names()
+        for scale in files.SCALES
+        for grid in files.grids(name, [f"scale={scale}"])
+    ]
 
 
 def choices(grid: Sequence[str]) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from kdlab.config.composition import CONF, composition
 from kdlab.config.schema import checked
 from kdlab.data.tasks.registry import find
 from kdlab.sweeps import files
-from tests.support.sweeps import GRIDS, choices, covering, jobs, one_seed
+from tests.support.sweeps import all_grids, choices, covering, jobs, one_seed
 
 EXPERIMENTS = CONF.parent / "experiments"
 NAMES = files.names()
@@ -27,7 +27,7 @@ NAMES = files.names()
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", files.SCALES)
 def test_jobs_with_every_key_of_a_sweep_are_composed_and_valid(name, scale):
-    for job in covering([grid for of, at, grid in GRIDS if (of, at) == (name, scale)]):
+    for job in covering([grid for of, at, grid in all_grids() if (of, at) == (name, scale)]):
         config = checked(composition(job)[0])
         assert config.scale.name == scale
         if (scale, config.data.stage) == ("paper", "finetune"):
@@ -37,7 +37,11 @@ def test_jobs_with_every_key_of_a_sweep_are_composed_and_valid(name, scale):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_choice_and_every_task_that_a_sweep_names_exists(name):
     named = [
-        line.lstrip("+") for of, _, grid in GRIDS if of == name for values in choices(grid).values() for line in values
+        line.lstrip("+")
+        for of, _, grid in all_grids()
+        if of == name
+        for values in choices(grid).values()
+        for line in values
     ]
     assert named
     for line in named:
@@ -51,7 +55,7 @@ def test_every_choice_and_every_task_that_a_sweep_names_exists(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_two_jobs_of_a_sweep_are_the_same(name):
     for scale in files.SCALES:
-        every = [frozenset(job) for of, at, grid in GRIDS if (of, at) == (name, scale) for job in jobs(grid)]
+        every = [frozenset(job) for of, at, grid in all_grids() if (of, at) == (name, scale) for job in jobs(grid)]
         assert len(every) == len(set(every)), scale
 
 
