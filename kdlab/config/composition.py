@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins import file_config_source
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -56,6 +64,46 @@ OmegaConf.register_new_resolver("only_for", _only_for, replace=True)
 OmegaConf.register_new_resolver("own_rows", _own_rows, replace=True)
 
 
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's source of files, which parses a file once in a process, by libyaml where PyYAML has it."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The content of a file, with its header; Hydra's and YAML's errors for one that cannot be read."""
+        file = os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path)))
+        try:
+            state = os.stat(file)
+            content, header = _parsed(file, state.st_mtime_ns, state.st_size)
+        except (OSError, UnicodeDecodeError, YAMLError):
+            return super().load_config(config_path)  # says what is wrong, and where
+        if not isinstance(content, dict):
+            return super().load_config(config_path)
+        where = f"{self.scheme()}://{self.path}"
+        return ConfigResult(self.provider, where, OmegaConf.create(content), dict(header))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(file: str, modified: int, size: int) -> tuple[Any, dict[str, str]]:
+    """The content of a YAML file in plain containers, and Hydra's header of it."""
+    text = Path(file).read_text(encoding="utf-8")
+    return yaml.load(text, yaml_loader()), FileConfigSource._get_header_dict(text[:512])
+
+
+@cache
+def yaml_loader() -> Any:
+    """OmegaConf's loader of YAML, on libyaml's parser where PyYAML was built with it."""
+    own = get_yaml_loader()
+    if not yaml.__with_libyaml__:
+        return own
+
+    class Loader(yaml.cyaml.CParser, own):
+        def __init__(self, stream: str) -> None:
+            yaml.cyaml.CParser.__init__(self, stream)
+            yaml.constructor.SafeConstructor.__init__(self)
+            yaml.resolver.Resolver.__init__(self)
+
+    return Loader
+
+
 def composition(overrides: Sequence[str], hydra_keys: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:
     """Compose the configuration of `overrides`; return it, and the values of `hydra_keys` below `hydra` (resolved)."""
     return split_hydra(compose_with_hydra(overrides), hydra_keys)
@@ -69,6 +117,7 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
     """
     GlobalHydra.instance().clear()
     remove_stored_schemas()
+    SourcesRegistry.instance().types["file"] = FileConfigSource
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             whole = compose("run", overrides=list(overrides), return_hydra_config=True)
@@ -91,7 +140,9 @@ def split_hydra(whole: DictConfig, hydra_keys: Sequence[str]) -> tuple[DictConfi
     """Split the result of `compose_with_hydra`: the configuration without `hydra`, and the values of `hydra_keys`."""
     HydraConfig.instance().set_config(whole)  # for ${hydra:...}
     try:
-        hydra = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(whole, ["hydra", "name"]), resolve=False))
+        plain = OmegaConf.to_container(whole, resolve=False)
+        assert isinstance(plain, dict)
+        hydra = OmegaConf.create({key: plain[key] for key in ("hydra", "name") if key in plain})
         values = OmegaConf.create()
         for key in hydra_keys:
             value = OmegaConf.select(hydra, f"hydra.{key}")

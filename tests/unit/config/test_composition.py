@@ -1,0 +1,57 @@
+"""YAML files of a composition: parsed as OmegaConf parses them, once in a process, and again when they have changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra._internal.core_plugins import file_config_source
+from omegaconf import OmegaConf
+
+from kdlab.config.composition import CONF, FileConfigSource, composition, error_line, yaml_loader
+
+
+def test_every_file_is_read_as_hydra_reads_it():
+    ours, hydras = (
+        source("test", f"file://{CONF}") for source in (FileConfigSource, file_config_source.FileConfigSource)
+    )
+    files = sorted(CONF.rglob("*.yaml"))
+    assert len(files) > 150
+    for file in files:
+        name = str(file.relative_to(CONF))
+        found, wanted = ours.load_config(name), hydras.load_config(name)
+        assert OmegaConf.to_container(found.config) == OmegaConf.to_container(wanted.config), name
+        assert (found.header, found.path, found.provider) == (wanted.header, wanted.path, wanted.provider), name
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1e-3", "a: 1e5", "a: 1_000", "a: 0x1f", "a: 2026-01-31", "a: on", "a: ~", "a: .inf", "a: '1'"]
+)
+def test_values_have_omegaconfs_types(text):
+    wanted = OmegaConf.to_container(OmegaConf.create(text))
+    assert repr(yaml.load(text, yaml_loader())) == repr(wanted)
+
+
+def composed(folder: Path, text: str) -> object:
+    (folder / "exp").mkdir(exist_ok=True)
+    file = folder / "exp" / "mine.yaml"
+    file.write_text(f"# @package _global_\n{text}")
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + len(text)))  # whatever the clock of the file system can tell apart
+    return composition([f"hydra.searchpath=[file://{folder}]", "+exp=mine"])[0].select.ratio
+
+
+def test_a_file_that_has_changed_is_read_again_and_what_is_made_of_it_is_ones_own(tmp_path):
+    assert composed(tmp_path, "select: {ratio: 0.5}\n") == 0.5
+    assert composed(tmp_path, "select: {ratio: 0.25}\n") == 0.25
+    first = composition(["select=entropy"])[0]
+    first.select.name = "changed"
+    assert composition(["select=entropy"])[0].select.name == "entropy"
+
+
+@pytest.mark.parametrize(("text", "said"), [("a: [1\nb: }", "mine.yaml"), ("a: 1\na: 2\n", "found duplicate key a")])
+def test_a_file_that_cannot_be_read_is_named(text, said, tmp_path):
+    with pytest.raises(yaml.YAMLError) as caught:
+        composed(tmp_path, text)
+    assert said in error_line(caught.value) and "mine.yaml" in error_line(caught.value)
