@@ -30,7 +30,7 @@ from benchmarks.measuring import (
     wait_for,
 )
 from benchmarks.steps import Ours, Sizes, plain
-from kdlab.models import varlen
+from kdlab.models.attention import varlen
 from kdlab.models.packing import layout
 from kdlab.types import Batch
 

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.generic import ModelOutput
 
 from kdlab.models import documents, packing
+from kdlab.models.attention import recomputed
 from kdlab.models.execution import EncoderRunner, execution_for
 from kdlab.models.head import head_of_model
 from kdlab.types import Batch, Outputs
@@ -67,6 +68,7 @@ class Encoder(nn.Module):
 
     def __init__(self, model: transformers.PreTrainedModel, execution: str = "padded") -> None:
         super().__init__()
+        recomputed.prepare(model)
         self.model = model
         self.head = head_of_model(model)
         self.per_row = self.head.per_row
@@ -112,7 +114,7 @@ class Encoder(nn.Module):
         """Run the layers on the rows of `batch`: `hidden` (k, L, H) and `mask` (k, L), and what `wants` names.
 
         `wants`: any of "hidden", "states", "scores", "values"; for the last two,
-        `kdlab.models.attention_capture.prepare` must have been called on the model. If it names anything, `hidden` holds
+        `kdlab.models.attention.capture.prepare` must have been called on the model. If it names anything, `hidden` holds
         all tokens. Else it is only defined where the batch makes its predictions: in classification it may be (k, 1, H),
         the first tokens; in masked-LM it may be NaN except at first tokens and masked positions.
         """

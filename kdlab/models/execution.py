@@ -21,7 +21,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from kdlab.models import attention_capture, documents, last_layer, packing, varlen
+from kdlab.models import documents, last_layer, packing
+from kdlab.models.attention import capture, varlen
 from kdlab.models.head import Head
 from kdlab.types import Batch, Outputs
 
@@ -51,14 +52,14 @@ class EncoderRunner:
         if "states" in wants:
             inputs["output_hidden_states"] = True
         attention = wants & {"scores", "values"}
-        recording = attention_capture.recording() if attention else contextlib.nullcontext()
+        recording = capture.recording() if attention else contextlib.nullcontext()
         with self.precision(), _without_pooler(self.model.base_model), recording as recorded:
             answer = self.model.base_model(**inputs)
         outputs = Outputs(hidden=answer.last_hidden_state)
         if "states" in wants:
             outputs.states = answer.hidden_states
         if recorded is not None:
-            outputs.scores, outputs.values = attention_capture.checked(recorded, self.model)
+            outputs.scores, outputs.values = capture.checked(recorded, self.model)
         return outputs
 
     def run_for(self, chosen: last_layer.ChosenTokens, inputs: dict[str, Any]) -> Tensor:
@@ -200,7 +201,7 @@ class PackedExecution(Execution):
 
 
 class VarlenExecution(Execution):
-    """Run one row of all real tokens by variable-length attention kernels (`kdlab.models.varlen`), else packed.
+    """Run one row of all real tokens by variable-length attention kernels (`kdlab.models.attention.varlen`), else packed.
 
     Packed where the kernels cannot be used: in float32, under dropout of attention weights, where attention is recorded.
     """
@@ -214,7 +215,7 @@ class VarlenExecution(Execution):
     def __init__(self, runner: EncoderRunner) -> None:
         super().__init__(runner)
         model = runner.model
-        if not attention_capture.prepared(model):  # another user of these layers may record their attention
+        if not capture.prepared(model):  # another user of these layers may record their attention
             varlen.prepare(model)
         self._packed = PackedExecution(runner)
         # modules with a scaling factor are self-attention: their dropout is of attention weights

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kdlab.models import attention_capture as attention
+from kdlab.models.attention import capture
 
 # modules whose hooks do not read outputs: those of transformers remain after a forward that returned states and are
 # idle then; those of FSDP and `kdlab.models.sharding` gather sharded layers and announce forwards
@@ -164,7 +164,7 @@ def _forward(
         every = torch.arange(rows, device=chosen.columns.device).unsqueeze(1)
         attention_mask = attention_mask[every, 0, chosen.columns].unsqueeze(1)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-        block.config._attn_implementation, attention.eager_attention(type(block))
+        block.config._attn_implementation, capture.eager_attention(type(block))
     )
     attended, _weights = attend(
         block, heads(queries.view(rows, most, -1)), heads(key(hidden_states)), heads(value(hidden_states)),

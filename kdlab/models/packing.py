@@ -3,7 +3,7 @@
 A padded batch is as long as its longest row, so a batch of short texts is mostly padding. Packing concatenates
 sequences in fewer rows, with position ids that restart at each sequence and a block-diagonal attention mask. The
 transformers model is unmodified, and its outputs are unpacked to the rows of the batch. They equal those of padded
-execution within rounding. With GPU kernels for it (`kdlab.models.varlen`), all tokens form one row without a mask.
+execution within rounding. With GPU kernels for it (`kdlab.models.attention.varlen`), all tokens form one row without a mask.
 Models that take no position ids run in buckets instead: rows of similar length together, each bucket padded to its
 longest row.
 """
@@ -152,7 +152,7 @@ def sequence_bounds(lengths: Tensor) -> Tensor:
 
 
 class FlatLayout:
-    """A batch as one row of its T real tokens, for `kdlab.models.varlen`: inputs, and the inverse mapping."""
+    """A batch as one row of its T real tokens, for `kdlab.models.attention.varlen`: inputs, and the inverse mapping."""
 
     def __init__(self, batch: Batch, first_position: int) -> None:
         self.shape = batch.attention_mask.shape

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint, on_logits, queries_teacher
 from kdlab.methods.marks import marks_of
-from kdlab.models import attention_capture, flops
+from kdlab.models import flops
+from kdlab.models.attention import capture
 from kdlab.models.encoder import Encoder
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm, needed_outputs
@@ -221,7 +222,7 @@ def build_projections(
     fields = frozenset().union(*(fields_beyond_logits(term) for term in taught))
     if fields & {"scores", "values"}:
         for encoder in (student, *(teacher.encoder for teacher in teachers)):
-            attention_capture.prepare(encoder.model)
+            capture.prepare(encoder.model)
     hidden = flops.shape_of(student.model.config).hidden
     widths = [flops.shape_of(teacher.encoder.model.config).hidden for teacher in teachers]
     for name, w in terms.items():

@@ -16,7 +16,7 @@ from kdlab.methods.marks import marks_of, members_of
 from kdlab.methods.selection.policies.context import chosen_arm
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.strategy_state import stateful_members
-from kdlab.models import attention_capture
+from kdlab.models.attention import capture
 from kdlab.modules.objective import WeightedTerm
 from kdlab.plugins import own_modules
 from kdlab.runtime.seeding import generator
@@ -119,7 +119,7 @@ def check_terms(
             id(config): config for config in (student.config, *(member.source.config for member in members))
         }.values():
             with torch.device("meta"):
-                attention_capture.prepare(head.from_config(copy.deepcopy(model_config)))
+                capture.prepare(head.from_config(copy.deepcopy(model_config)))
     sizes = [outputs if member.classes is None else len(member.classes) for member in members]
     for name, w in terms.items():
         if is_joint(w.term):

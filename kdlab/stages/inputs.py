@@ -18,7 +18,8 @@ from kdlab.config.targets import original_targets
 from kdlab.data.names import data_name
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import queries_teacher
-from kdlab.models import loading, varlen
+from kdlab.models import loading
+from kdlab.models.attention import varlen
 from kdlab.models.head import Head
 from kdlab.models.student import pick_layers
 from kdlab.modules.evaluation import Scorer

@@ -10,14 +10,15 @@ import torch.nn.functional as F
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlab.models import attention_capture, flops, last_layer, varlen
+from kdlab.models import flops, last_layer
+from kdlab.models.attention import capture, varlen
 from kdlab.models.encoder import Encoder
 from kdlab.models.execution import VarlenExecution
 from kdlab.models.student import set_dropout, transformer_layers
 from kdlab.types import IGNORE, Batch
 from tests.conftest import tiny_config
+from tests.unit.models.attention.test_varlen import one_by_one
 from tests.unit.models.test_packing import LENGTHS, texts
-from tests.unit.models.test_varlen import one_by_one
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert"]
 CLASSES = 3
@@ -98,11 +99,11 @@ def test_logits_and_all_gradients_are_those_of_the_unmodified_model(family, text
             close(found[execution][1][name], gradient, 1e-5)
 
 
-@pytest.mark.parametrize("how", ["eager", attention_capture.NAME])
+@pytest.mark.parametrize("how", ["eager", capture.NAME])
 def test_any_attention_function_of_the_model_is_used(how, counted):
     b, one = batch(False), model("bert", False, "eager")
-    if how == attention_capture.NAME:
-        attention_capture.prepare(one)
+    if how == capture.NAME:
+        capture.prepare(one)
     with torch.no_grad():
         close(ours(Encoder(one, "packed"), b), reference_logits(one, b))
     assert counted == [1]
@@ -145,7 +146,7 @@ def test_tokens_of_one_row_attend_within_their_sequence(monkeypatch):
 @pytest.mark.parametrize("output", ["hidden", "states", "scores", "values"])
 def test_the_full_layer_runs_if_other_outputs_are_needed(output, counted):
     b, one = batch(False), model("bert", False)
-    attention_capture.prepare(one)
+    capture.prepare(one)
     encoder, wants = Encoder(one, "packed"), frozenset({output})
     with torch.no_grad():
         mine, theirs = encoder.encode(b, wants), Encoder(one).encode(b)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from kdlab.methods.knowledge import logits
 from kdlab.methods.knowledge.attention import attention_mse, value_relation
 from kdlab.methods.knowledge.hidden_states import cosine, patient
-from kdlab.models import attention_capture, packing
+from kdlab.models import packing
+from kdlab.models.attention import capture
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import student_from
 from kdlab.modules.objective import WeightedTerm
@@ -72,7 +73,7 @@ def test_hidden_states_of_every_layer_equal_those_of_padded_execution(family, ex
 @pytest.mark.parametrize("execution", ["packed", "bucketed"])
 def test_attention_scores_and_values_are_unpacked_to_their_rows(execution):
     b, one = texts(), model("bert")
-    attention_capture.prepare(one)
+    capture.prepare(one)
     with torch.no_grad():
         mine, theirs = Encoder(one, execution).encode(b, ALL), Encoder(one).encode(b, ALL)
     real = b.attention_mask.float()

@@ -15,7 +15,7 @@ from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.row_selector import RowSelector
-from kdlab.models import attention_capture
+from kdlab.models.attention import capture
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import set_dropout, student_from, transformer_layers
 from kdlab.modules.early_exit import exits, first_layers
@@ -65,7 +65,7 @@ def test_the_first_layers_learn_with_the_model_and_have_no_dropout():
 def test_the_first_layers_leave_attention_readable_that_is_read():
     whole, batch = model("bert"), texts()
     encoder = Encoder(whole, "varlen")
-    attention_capture.prepare(whole)
+    capture.prepare(whole)
     Encoder(first_layers(whole, 1), encoder.execution).encode(batch)
     scores = encoder.encode(batch, frozenset({"scores"})).scores
     assert scores is not None and len(scores) == whole.config.num_hidden_layers

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
-from kdlab.models import attention_capture
+from kdlab.models.attention import capture
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import student_from
 from kdlab.modules.objective import WeightedTerm
@@ -130,7 +130,7 @@ def test_attention_is_read_as_under_autocast():
     batch, wants = texts([12, 4, 11, 9]), frozenset({"scores", "values"})
     plain, held = teacher("bert", TASK, "packed"), teacher("bert", TASK, "packed").hold(HALF)
     for who in (plain, held):
-        attention_capture.prepare(who.encoder.model)
+        capture.prepare(who.encoder.model)
     with autocast():
         assert_near(said(held, batch, wants), said(plain, batch, wants))
     assert held.encoder.weight_dtype == torch.bfloat16 and plain.encoder.weight_dtype is None

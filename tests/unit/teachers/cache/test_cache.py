@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from kdlab.errors import UserError
-from kdlab.models import attention_capture
+from kdlab.models.attention import capture
 from kdlab.models.encoder import Encoder
 from kdlab.modules.objective import units_of
 from kdlab.runtime.ledger import Ledger
@@ -36,7 +36,7 @@ def encoder(text: bool) -> Encoder:
     auto = transformers.AutoModelForMaskedLM if text else transformers.AutoModelForSequenceClassification
     config.num_labels = 3
     model = auto.from_config(config)
-    attention_capture.prepare(model)
+    capture.prepare(model)
     return Encoder(model)
 
 

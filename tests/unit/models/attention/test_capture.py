@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from kdlab.errors import UserError
-from kdlab.models import attention_capture
+from kdlab.models.attention import capture
 from tests.conftest import tiny_config
 
 LAYERS, HEADS, LENGTH = 3, 4, 9
@@ -38,7 +38,7 @@ def models(family: str) -> tuple[transformers.PreTrainedModel, transformers.PreT
         if parameter.ndim == 2:
             parameter.data.mul_(5)  # attention far from uniform
     ours = copy.deepcopy(eager)
-    attention_capture.prepare(ours)
+    capture.prepare(ours)
     return eager, ours
 
 
@@ -60,9 +60,9 @@ def test_outputs_are_those_of_eager_attention_and_scores_lead_to_its_weights(fam
         ours.train(training)
         with torch.no_grad():
             expected = eager(**batch, output_attentions=True, output_hidden_states=True)
-            with attention_capture.recording() as seen:
+            with capture.recording() as seen:
                 found = ours(**batch, output_hidden_states=True)
-        scores, values = attention_capture.checked(seen, ours)
+        scores, values = capture.checked(seen, ours)
         torch.testing.assert_close(found.logits, expected.logits, rtol=1e-6, atol=1e-6)
         for a, b in zip(found.hidden_states, expected.hidden_states, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
@@ -76,9 +76,9 @@ def test_outputs_are_those_of_eager_attention_and_scores_lead_to_its_weights(fam
 def test_scores_and_values_are_the_scaled_products_of_the_layers_own_projections():
     _, model = models("bert")
     batch = inputs()
-    with torch.no_grad(), attention_capture.recording() as seen:
+    with torch.no_grad(), capture.recording() as seen:
         states = model.bert(**batch, output_hidden_states=True).hidden_states
-    scores, values = attention_capture.checked(seen, model)
+    scores, values = capture.checked(seen, model)
     for n, layer in enumerate(model.bert.encoder.layer):
         own, x = layer.attention.self, states[n].double().numpy()
         q, k, v = (
@@ -105,7 +105,7 @@ def test_dropout_falls_as_in_eager_attention(family):
     found = []
     for model in (eager, ours):
         torch.manual_seed(3)
-        with attention_capture.recording() as seen:
+        with capture.recording() as seen:
             found.append(model(**batch).logits)
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
     assert len(seen.scores) == LAYERS
@@ -117,9 +117,9 @@ def test_gradients_flow_through_the_recording_and_are_unchanged_through_the_outp
     eager, ours = models("bert")
     batch = inputs()
     eager(**batch).logits.square().mean().backward()
-    with attention_capture.recording() as seen:
+    with capture.recording() as seen:
         logits = ours(**batch).logits
-    scores, values = attention_capture.checked(seen, ours)
+    scores, values = capture.checked(seen, ours)
     logits.square().mean().backward(retain_graph=True)
     for (name, a), b in zip(ours.named_parameters(), eager.parameters(), strict=True):
         assert a.grad is not None and b.grad is not None, name
@@ -140,24 +140,22 @@ def test_recordings_of_student_and_teacher_are_separate_nested_or_in_sequence():
     _, student = models("roberta")
     batch = inputs()
     with torch.no_grad():
-        with attention_capture.recording() as alone:
+        with capture.recording() as alone:
             teacher(**batch)
-        with attention_capture.recording() as outer:
-            with attention_capture.recording() as inner:
+        with capture.recording() as outer:
+            with capture.recording() as inner:
                 teacher(**batch)
             student(**batch)
         student(**batch)  # no recording is open
     for a, b in zip(inner.scores, alone.scores, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    assert (
-        len(attention_capture.checked(outer, student)[0]) == len(attention_capture.checked(inner, teacher)[0]) == LAYERS
-    )
+    assert len(capture.checked(outer, student)[0]) == len(capture.checked(inner, teacher)[0]) == LAYERS
     assert not torch.equal(outer.scores[0], inner.scores[0])
 
 
 def test_recordings_are_local_to_a_thread():
     _, model = models("bert")
-    with attention_capture.recording() as seen:
+    with capture.recording() as seen:
         other = threading.Thread(target=lambda: model(**inputs()))
         other.start()
         other.join()
@@ -166,7 +164,7 @@ def test_recordings_are_local_to_a_thread():
 
 def test_a_failed_forward_closes_its_recording():
     _, model = models("bert")
-    with pytest.raises(IndexError), attention_capture.recording() as seen:
+    with pytest.raises(IndexError), capture.recording() as seen:
         model(input_ids=torch.tensor([[10**6]]))
     model(**inputs())
     assert seen.scores == []
@@ -175,15 +173,15 @@ def test_a_failed_forward_closes_its_recording():
 def test_too_few_or_too_many_layers_are_an_error():
     _, model = models("bert")
     untouched = transformers.AutoModelForMaskedLM.from_config(tiny_config("bert", LAYERS)).eval()
-    with attention_capture.recording() as none:
+    with capture.recording() as none:
         untouched(**inputs())  # sdpa: nothing to see
     with pytest.raises(UserError, match="attention of 0 layers was read from a bert model of 3 layers"):
-        attention_capture.checked(none, untouched)
-    with attention_capture.recording() as twice:
+        capture.checked(none, untouched)
+    with capture.recording() as twice:
         model(**inputs())
         model(**inputs())
     with pytest.raises(UserError, match="attention of 6 layers"):
-        attention_capture.checked(twice, model)
+        capture.checked(twice, model)
 
 
 @pytest.mark.parametrize("kind", ["DebertaV2", "MPNet"])
@@ -191,15 +189,15 @@ def test_families_with_attention_of_their_own_are_refused_by_name(kind):
     made = getattr(transformers, f"{kind}Config")(**BLOCKS)
     model = transformers.AutoModelForMaskedLM.from_config(made)
     with pytest.raises(UserError, match=f"a {made.model_type} model") as error:
-        attention_capture.prepare(model)
+        capture.prepare(model)
     assert "\n" not in str(error.value)
 
 
 def test_scores_that_are_more_than_scaled_products_are_refused():
     made = transformers.T5Config(vocab_size=126, d_model=32, d_kv=8, d_ff=64, num_layers=LAYERS, num_heads=HEADS)
     model = transformers.T5EncoderModel(made).eval()
-    attention_capture.prepare(model)
-    with pytest.raises(UserError, match="position_bias"), attention_capture.recording():
+    capture.prepare(model)
+    with pytest.raises(UserError, match="position_bias"), capture.recording():
         model(**inputs())
     assert model(**inputs()).last_hidden_state.shape == (3, LENGTH, 32)  # without a recording it runs
 
@@ -207,19 +205,19 @@ def test_scores_that_are_more_than_scaled_products_are_refused():
 def test_a_prepared_model_is_saved_and_copied_as_an_ordinary_one(tmp_path):
     eager, ours = models("bert")
     ours.save_pretrained(tmp_path)
-    assert attention_capture.NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
+    assert capture.NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
     again = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
-    assert again.config._attn_implementation != attention_capture.NAME
+    assert again.config._attn_implementation != capture.NAME
     torch.testing.assert_close(again(**inputs()).logits, eager(**inputs()).logits, rtol=1e-4, atol=1e-4)
     copied = type(ours)(copy.deepcopy(ours.config)).eval()
-    with attention_capture.recording() as seen:
+    with capture.recording() as seen:
         copied(**inputs())
-    assert len(attention_capture.checked(seen, copied)[0]) == LAYERS
+    assert len(capture.checked(seen, copied)[0]) == LAYERS
 
 
 def test_under_bf16_autocast_it_is_eager_attention_too():
     eager, ours = models("bert")
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), attention_capture.recording() as seen:
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), capture.recording() as seen:
         found, expected = ours(**inputs()).logits, eager(**inputs()).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert len(attention_capture.checked(seen, ours)[0]) == LAYERS
+    assert len(capture.checked(seen, ours)[0]) == LAYERS

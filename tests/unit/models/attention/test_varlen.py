@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.models import attention_capture, varlen
+from kdlab.models.attention import capture, varlen
 from kdlab.models.encoder import Encoder
 from kdlab.models.execution import VarlenExecution
 from kdlab.models.student import set_dropout
@@ -61,7 +61,7 @@ def test_attention_with_dropout_is_packed_as_the_kernels_have_none(family):
 def test_recorded_attention_is_packed():
     given = model("bert")
     encoder = Encoder(given, "varlen")
-    attention_capture.prepare(given)
+    capture.prepare(given)
     assert encoder.executed(texts()) == Encoder(model("bert"), "packed").executed(texts())
 
 

@@ -1,0 +1,1 @@
+"""Attention functions that transformers' models call: recorded, of sequences in one row, without stored matrices."""
