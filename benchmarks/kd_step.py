@@ -42,13 +42,13 @@ BASES = {
 }
 
 
-def ways_of(sizes: Sizes) -> dict[str, Callable[[Batch], None]]:
+def ways_of(sizes: Sizes) -> dict[str, Callable[[Batch], object]]:
     """The steps that are compared, each with models of its own."""
     gpu = ["varlen"] if varlen.available(torch.device(sizes.device)) else []
     whole = {name: Ours(sizes, name) for name in ("padded", "bucketed", "packed", *gpu)}
     some = {name: Ours(sizes, name) for name in ("padded", "packed", *gpu)}
 
-    def selecting(ours: Ours) -> Callable[[Batch], None]:
+    def selecting(ours: Ours) -> Callable[[Batch], object]:
         return lambda b: ours.select(b, RATIO)
 
     return {
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\nbatch {size}: {padding:.0%} of a padded batch is padding; packed rows are {fill:.0%} full\n")
         steps = ways_of(Sizes.of(arguments, arguments.device))
 
-        def taking(step: Callable[[Batch], None], rows: list[Batch] = rows) -> Callable[[int], None]:
+        def taking(step: Callable[[Batch], object], rows: list[Batch] = rows) -> Callable[[int], None]:
             def take(turn: int) -> None:
                 step(rows[turn % len(rows)])
                 wait_for(arguments.device)

@@ -82,7 +82,7 @@ class Session:
         head = f"{kept} rows, {turns_of(found)} turns"
         return "\n\n".join([head, *said(lost), table(small_batches.HEADER, small_batches.lines(found))])
 
-    def ranks(self, name: str, subject: Subject, until: float) -> str:
+    def ranks(self, name: str, subject: Subject) -> str:
         """Two processes against one; their table."""
         text, self.figures[name] = two_gpus.compared(subject, "MNLI", self.turns or 20, self.chosen.data)
         return text
@@ -120,7 +120,7 @@ def parts_of(session: Session) -> list[Part]:
     ranks: list[Part] = []
     if chosen.device == "cpu" or torch.cuda.device_count() >= 2:
         name = f"{classifier.name}, two processes"
-        ranks = [(name, 3, lambda until: session.ranks(name, classifier, until))]
+        ranks = [(name, 3, lambda until: session.ranks(name, classifier))]
     every: dict[str, list[Part]] = {
         "steps": [*steps(classifier), *steps(causal), *steps(masked)],
         "ranks": ranks,

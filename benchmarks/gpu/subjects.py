@@ -112,8 +112,9 @@ class Copies:
     def built(self) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedModel]:
         device = torch.device(self.device)
         student, teacher = (copy.deepcopy(model).to(device) for model in originals(self.models))  # pyright: ignore
-        for model in (student, teacher) if self.attention else ():
-            model.set_attn_implementation(self.attention)
+        if self.attention is not None:
+            student.set_attn_implementation(self.attention)
+            teacher.set_attn_implementation(self.attention)
         return student, teacher
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from benchmarks.gpu.figures import FLASH, LOOK, OURS, PLAIN, SOME, Measured
 from benchmarks.gpu.subjects import Copies, Subject, originals

@@ -234,6 +234,18 @@ def test_parts_share_the_time_that_is_left_by_weight(capsys, monkeypatch):
     assert "left out: no time is left" in capsys.readouterr().out
 
 
+def test_the_memory_of_a_way_is_what_it_holds_and_the_rise_of_a_step(monkeypatch):
+    allocated = iter(n * 2**30 for n in (1, 3, 3))  # before, after the first step, before the second
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: next(allocated))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7 * 2**30)
+    for name in ("reset_peak_memory_stats", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    steps: list[int] = []
+    # holds 3 - 1, and a step rises by 7 - 3
+    assert ways.prepared(lambda: ways.Way(steps.append, len), [5, 4], "cuda")[1] == 6.0  # pyright: ignore
+    assert steps == [5, 5]
+
+
 def test_shapes_that_are_not_ready_in_time_are_a_line():
     subject = exact("class")
     batch = rows_of(subject, "SST-2", 3, True, None)
