@@ -85,7 +85,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
 def _parsed(file: str, modified: int, size: int) -> tuple[Any, dict[str, str]]:
     """The content of a YAML file in plain containers, and Hydra's header of it."""
     text = Path(file).read_text(encoding="utf-8")
-    return yaml.load(text, yaml_loader()), FileConfigSource._get_header_dict(text[:512])
+    return yaml.load(text, Loader=yaml_loader()), FileConfigSource._get_header_dict(text[:512])
 
 
 @cache
