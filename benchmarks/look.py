@@ -33,7 +33,9 @@ class Looks:
 
     def __init__(self, ours: Ours, keep: int, clock: Callable[[], float]) -> None:
         self.ours, self.keep, self.clock = ours, keep, clock
-        self.shallow = Encoder(first_layers(ours.student, (ours.student.config.num_hidden_layers + 1) // 2), ours.encoder.execution)
+        self.shallow = Encoder(
+            first_layers(ours.student, (ours.student.config.num_hidden_layers + 1) // 2), ours.encoder.execution
+        )
         self.seconds: dict[str, list[float]] = {}
 
     def step(self, name: str, pool: Batch, share: float, encoder: Encoder | None = None) -> None:

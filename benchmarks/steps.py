@@ -22,7 +22,7 @@ from kdlab.methods.knowledge import logits as terms
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.candidates import candidates
 from kdlab.methods.selection.top_k import selection_size, top_k
-from kdlab.models import varlen
+from kdlab.models.attention import varlen
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import freeze
 from kdlab.modules.evidence.outputs import evidence_of
