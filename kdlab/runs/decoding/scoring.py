@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def match_completions(run: Path, path: Path) -> int:
 def in_harness(run: Path, tasks: str) -> int:
     """Print the student's scores on comma-separated `tasks` of lm-evaluation-harness. Returns the exit code 0.
 
-    UserError without that package, and for tasks that it does not know.
+    A task is named, or is a YAML file of your own. UserError without that package, and for tasks that it does not know.
     """
     config = _checked(run, "--lm-eval")
     if find_spec("lm_eval") is None:
@@ -89,8 +90,10 @@ def in_harness(run: Path, tasks: str) -> int:
 
     from kdlab.runtime.devices import first_device
 
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    manager = TaskManager()
+    given = [name.strip() for name in tasks.split(",") if name.strip()]
+    files = {name: Path(name).resolve() for name in given if name.endswith((".yaml", ".yml"))}
+    names = [_task_of(name, files[name]) if name in files else name for name in given]
+    manager = TaskManager(include_path=[str(file.parent) for file in files.values()] or None)
     unknown = [name for name in names if not manager.match_tasks([name])]
     if unknown or not names:
         raise UserError(
@@ -105,3 +108,15 @@ def in_harness(run: Path, tasks: str) -> int:
     )
     print(make_table(found))
     return 0
+
+
+def _task_of(name: str, file: Path) -> str:
+    """The task that a YAML file of the harness names; its other tags are the harness's own. UserError without one."""
+    if not file.is_file():
+        raise UserError(f"--lm-eval {name}: no such file")
+    found = re.search(
+        r"^task:[ \t]*['\"]?([^'\"#\n]+?)['\"]?[ \t]*(#.*)?$", file.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    if found is None:
+        raise UserError(f"--lm-eval {name}: the file has no line `task: NAME`, as the harness's own tasks do")
+    return found[1]
