@@ -79,7 +79,7 @@ class RowRule(Protocol):
     needed: frozenset[str]
 
     def __call__(self, batch: Batch, outputs: Outputs) -> Tensor:
-        """The rows (k,) int64 ascending, numbered in `batch`, by the student's `outputs` for it."""
+        """The rows (k,) int64 ascending, on the host, numbered in `batch`, by the student's `outputs` for it."""
         ...
 
 
@@ -95,8 +95,8 @@ class PositionRule(Protocol):
     def __call__(
         self, batch: Batch, outputs: Outputs, importance: Importance | None
     ) -> tuple[Tensor, Importance | None]:
-        """Mask (k, L) bool of the positions kept, some of those with a label, by the student's `outputs` for `batch`; and
-        their weights (None: 1 each), from those of the rows, `importance`."""
+        """Mask (k, L) bool, on the host, of the positions kept, some of those with a label, by the student's `outputs` for
+        `batch`; and their weights (None: 1 each), from those of the rows, `importance`."""
         ...
 
 
@@ -117,7 +117,7 @@ class Importance:
 class Plan:
     """Decisions about a batch, made before its step; None stands for the default. No plan at all is plain distillation.
 
-    `rows` (k,) int64 ascending: the rows of the batch that take part and query the teachers (None: all). `adopt`
+    `rows` (k,) int64 ascending, on the host: the rows of the batch that take part and query the teachers (None: all). `adopt`
     decides the weights (k, T) of the teachers, an adoption rule (`kdlab.methods.adoption`; None: each row has the only
     teacher). `weigh` decides the weights (k, M) of the knowledge terms, a weighing rule
     (`kdlab.methods.knowledge.weighing`; None: ones). They are rules, not numbers: their inputs come from the forward of
@@ -160,6 +160,9 @@ class Batch:
 
     `predicted` (B, L) bool: the positions that have a label in the data, where selection has kept the labels of some of them
     alone (`narrowed`; None: nothing was left out).
+
+    `host`: the same rows in the host's memory. Sizes, numbers and places of rows, tokens and labels are worked out there, so
+    that a step on a GPU asks the device for none of them.
     """
 
     rows: Tensor
@@ -172,14 +175,50 @@ class Batch:
     token_types: Tensor | None = None
     documents: Tensor | None = None
     predicted: Tensor | None = None
+    copied: tuple[list[tuple[Tensor | None, int]], Batch] | None = field(
+        default=None, repr=False, compare=False
+    )  # `host`, and what it is of
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def host(self) -> Batch:
+        """These rows on the host: itself there; else the batch that `to` or `take` came from, as long as no tensor was
+        changed, and a copy after that, for which the host waits."""
+        if self.rows.device.type == "cpu":
+            return self
+        if self.copied is None or not self._is(self.copied[0]):
+            self._beside(self._each(lambda tensor: tensor.cpu()))
+        assert self.copied is not None
+        return self.copied[1]
+
+    def _is(self, state: list[tuple[Tensor | None, int]]) -> bool:
+        """True if the tensors are those of `state`, and none has been changed in place."""
+        now = self._state()
+        return all(one is other and version == seen for (one, version), (other, seen) in zip(now, state, strict=True))
+
+    def _state(self) -> list[tuple[Tensor | None, int]]:
+        """The tensors, and the number of changes in place of each."""
+        tensors = [getattr(self, name) for name in _TENSORS]
+        return [(tensor, 0 if tensor is None else tensor._version) for tensor in tensors]
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """A batch of the results of `function` for each tensor, without a plan."""
+        named = {name: getattr(self, name) for name in _TENSORS}
+        return Batch(epoch=self.epoch, **{name: x if x is None else function(x) for name, x in named.items()})  # pyright: ignore
+
+    def _beside(self, host: Batch) -> Batch:
+        """This batch, of whose rows `host` is the copy on the host."""
+        self.copied = self._state(), host
+        return self
+
     def narrowed(self, chosen: Tensor) -> Batch:
         """The same rows with the labels of the positions `chosen` (B, L) bool alone, and IGNORE at all others."""
         predicted = self.labelled() if self.predicted is None else self.predicted
-        return replace(self, labels=self.labels.masked_fill(~chosen, IGNORE), predicted=predicted)
+        mask = chosen.to(self.labels.device, non_blocking=True)
+        narrowed = replace(self, labels=self.labels.masked_fill(~mask, IGNORE), predicted=predicted)
+        return narrowed if self.host is self else narrowed._beside(self.host.narrowed(chosen.cpu()))
 
     def labelled(self) -> Tensor:
         """Mask of the labels that exist, (B, L) or (B,) bool: masked positions; rows whose class or number is known."""
@@ -193,44 +232,37 @@ class Batch:
         """
         import torch
 
-        labelled = self.labelled()
+        labelled = self.host.labelled()
         counts = labelled.sum(1)
         widest = max(1, int(counts.max()))
         order = labelled.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :widest]
-        exists = torch.arange(widest, device=order.device) < counts.unsqueeze(1)
-        return order * exists, exists
+        exists = torch.arange(widest) < counts.unsqueeze(1)
+        device = self.labels.device
+        return (order * exists).to(device, non_blocking=True), exists.to(device, non_blocking=True)
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device, without a plan."""
-        return Batch(
-            rows=self.rows.to(device),
-            epoch=self.epoch,
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            labels=self.labels.to(device),
-            real=self.real.to(device),
-            token_types=None if self.token_types is None else self.token_types.to(device),
-            documents=None if self.documents is None else self.documents.to(device),
-            predicted=None if self.predicted is None else self.predicted.to(device),
-        )
+        if device.type == "cpu":
+            return self._each(lambda tensor: tensor.to(device))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))._beside(self.host)
+
+    def pin_memory(self) -> Batch:
+        """The same rows in pinned memory, from which a copy to a GPU runs beside the host (called by a DataLoader)."""
+        return self._each(lambda tensor: tensor.pin_memory())
 
     def take(self, index: Tensor) -> Batch:
-        """The rows at `index` (k,), trimmed to their own longest sequence; carries no plan."""
-        attention_mask = self.attention_mask[index]
-        used = attention_mask.any(0).nonzero()
+        """The rows at `index` (k,), of the host, trimmed to their own longest sequence; carries no plan."""
+        index, host = index.cpu(), self.host
+        used = host.attention_mask[index].any(0).nonzero()
         length = int(used[-1]) + 1 if len(used) else 1
-        labels = self.labels[index]
-        return Batch(
-            rows=self.rows[index],
-            epoch=self.epoch,
-            input_ids=self.input_ids[index][:, :length],
-            attention_mask=attention_mask[:, :length],
-            labels=labels[:, :length] if labels.ndim == 2 else labels,
-            real=self.real[index],
-            token_types=None if self.token_types is None else self.token_types[index][:, :length],
-            documents=None if self.documents is None else self.documents[index][:, :length],
-            predicted=None if self.predicted is None else self.predicted[index][:, :length],
-        )
+        taken = host._each(lambda tensor: tensor[index][:, :length] if tensor.ndim == 2 else tensor[index])
+        if host is self:
+            return taken
+        places = index.to(self.rows.device, non_blocking=True)
+        return self._each(lambda x: x[places][:, :length] if x.ndim == 2 else x[places])._beside(taken)
+
+
+_TENSORS = ("rows", "input_ids", "attention_mask", "labels", "real", "token_types", "documents", "predicted")
 
 
 @dataclass
@@ -260,7 +292,10 @@ class Outputs:
     progress: float = 0.0
 
     def take(self, index: Tensor, length: int) -> Outputs:
-        """The rows at `index` (k,), cut to their first `length` tokens; logits and labels are of units and stay out."""
+        """The rows at `index` (k,), on either side, cut to their first `length` tokens; logits and labels are of units and stay
+        out."""
+        held = self.hidden if self.hidden is not None else self.mask
+        index = index if held is None else index.to(held.device, non_blocking=True)
 
         def layers(states: tuple[Tensor, ...] | None, *tokens: int) -> tuple[Tensor, ...] | None:
             return None if states is None else tuple(_narrow(layer[index], length, tokens) for layer in states)
@@ -292,6 +327,7 @@ class Evidence:
     `logits` (N, C), or (N, P, C) in masked-LM: the student's answers at the P masked positions of each row;
     `features` (N, H) last-layer representation ([CLS]; in masked-LM the mean over real tokens);
     `labels` (N,) as in `Batch`, or (N, P) in masked-LM; `mask` (N, P) bool, which of the P positions exist (None: all);
+    `places` (n,): the flat indices of the P that exist, ascending, where they are known (None: `mask` says it);
     `teacher` (N, C), or (N, P, C): the teacher's logits from its cache;
     `reference_loss` (N,): cross-entropy of the labels in nats, of a reference model (in masked-LM the mean over P);
     `votes` (V, N, C), or (V, N, P, C): logits of V versions of the student;
@@ -312,6 +348,7 @@ class Evidence:
     reference_loss: Tensor | None = None
     votes: Tensor | None = None
     summary: Tensor | None = None
+    places: Tensor | None = None
 
     def __len__(self) -> int:
         for value in self.columns():
@@ -331,7 +368,7 @@ class Evidence:
         held = {name: value for name in names if (value := getattr(self, name)) is not None}
         taken = {name: value[index.to(value.device)] for name, value in held.items()}
         votes = None if self.votes is None else self.votes[:, index.to(self.votes.device)]
-        return replace(self, **taken, votes=votes)
+        return replace(self, **taken, votes=votes, places=None)
 
     def only(self, fields: Collection[str]) -> Evidence:
         """The same rows with only these of the fields that a strategy declares (`STRATEGY_FIELDS` of
@@ -339,7 +376,7 @@ class Evidence:
         optional = ("logits", "features", "labels", "teacher", "reference_loss", "votes")
         left_out: dict[str, Any] = {name: None for name in optional if name not in fields}
         if not {"logits", "labels", "teacher", "votes"} & set(fields):
-            left_out["mask"] = None
+            left_out |= {"mask": None, "places": None}
         return replace(self, **left_out)
 
 

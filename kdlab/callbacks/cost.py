@@ -46,8 +46,9 @@ class CostCallback(pl.Callback):
         module = cast(StudentView, pl_module)
         module.begin_queries(batch_idx)
         student, teacher = module.plain_flops(batch)
-        positions = int(batch.labelled()[batch.real].sum()) if batch.labels.ndim == 2 else 0
-        self.ledger.all_data(student + teacher, int(batch.real.sum()), positions)
+        host = batch.host
+        positions = int(host.labelled()[host.real].sum()) if host.labels.ndim == 2 else 0
+        self.ledger.all_data(student + teacher, int(host.real.sum()), positions)
         first = batch_idx % trainer.accumulate_grad_batches == 0
         if first and trainer.global_step in self.probe_steps and module.needs_teacher:
             with self.ledger.time("probe"):

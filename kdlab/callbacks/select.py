@@ -162,21 +162,22 @@ class Select(DecisionCallback):
         units = whole_units(batch) if self.row_selector.keeping.importance else {}
         part: Tensor | None = None
         if gather and student.labels_on_all:  # every rank keeps its rows, for their labels
-            batch.plan.rows = own_rows(batch, chosen).to(batch.input_ids.device)
+            batch.plan.rows = own_rows(batch, chosen)
             part = own_part(batch.plan.rows)
         elif gather:
             part = share_out(batch, chosen)
         else:
-            batch.plan.rows = chosen.to(batch.input_ids.device)
+            batch.plan.rows = chosen
         batch.plan.importance = importance(self.weights, part, units)
 
     def chosen(self, student: StudentView, batch: Batch, batch_idx: int, outputs: Outputs | None = None) -> Tensor:
-        """The selected rows (k,), ascending, of the global batch, or of this rank's with `scope` "local" (collective).
+        """The selected rows (k,), ascending, of the global batch, or of this rank's with `scope` "local", on the host
+        (collective).
 
         `outputs`: the student's for `batch`, to be scored (None: those of `forward`).
         """
         gather = self.all_ranks and distributed.world() > 1
-        real = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
+        real = (distributed.gather_rows(batch.host.real) if gather else batch.host.real).nonzero().flatten()
         if len(real) == 0:
             if self.row_selector.facts is not None:
                 self.row_selector.facts.scored(None)
@@ -189,9 +190,9 @@ class Select(DecisionCallback):
         whole = batch
         if self.look < 1 and reads_student(self.selector.rule):
             drawn = candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))
-            real = real[drawn.to(real.device)]
+            real = real[drawn]
             batch, outputs = scored_rows(batch, outputs, own_rows(batch, real) if gather else real)
-            places = (distributed.gather_rows(batch.real) if gather else batch.real).nonzero().flatten()
+            places = (distributed.gather_rows(batch.host.real) if gather else batch.host.real).nonzero().flatten()
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
         scores = self._scores(student, batch, gather, places, rng, keep, outputs)
         if self.scored is not None and self.scored.taking and not reads_student(self.selector.rule):
@@ -199,12 +200,12 @@ class Select(DecisionCallback):
             self._observe(student, scored_rows(batch, None, own_rows(batch, few) if gather else few)[0])
         self.close_observation()
         found = self.row_selector.kept(scores, rows, drawn, (batch_idx, *rank))
-        self.weights, kept = found.weights, every[found.rows.to(every.device)]
+        self.weights, kept = found.weights, every[found.rows]
         if gather and self.others.reads_teacher(self._needs()):
             student.share_queried_rows()  # kept rows may move to a rank that has not scored them
         if student.ledger is not None and self.others.reads_teacher(self._needs()):
-            own = (own_rows(whole, kept) if gather else kept).to(whole.rows.device)
-            unkept = 0 if self._consulted is None else int((~torch.isin(self._consulted, whole.rows[own])).sum())
+            own = own_rows(whole, kept) if gather else kept
+            unkept = 0 if self._consulted is None else int((~torch.isin(self._consulted, whole.host.rows[own])).sum())
             student.ledger.count_unkept(student.teacher_names[-1], unkept)
         return kept
 
@@ -229,18 +230,19 @@ class Select(DecisionCallback):
         keep: int,
         outputs: Outputs | None,
     ) -> Tensor:
-        """Scores (N,) by the current arm of the real rows, at `real` (N,) of the global batch (or of this rank's), of
-        which `keep` will be kept."""
+        """Scores (N,) by the current arm of the real rows, at `real` (N,), on the host, of the global batch (or of this
+        rank's), of which `keep` will be kept."""
         arm: Strategy = self.selector.rule
         members = members_of(arm)
 
         def of_real(rows: Tensor, pad: float | None = None) -> Tensor:
-            return (distributed.gather_rows(rows, pad) if gather else rows)[real]
+            return (distributed.gather_rows(rows, pad) if gather else rows)[real.to(rows.device, non_blocking=True)]
 
-        evidence = Evidence(rows=of_real(batch.rows), keep=keep, progress=student.progress, rng=rng)
+        source = batch if reads_student(arm) else batch.host  # a score that no model has a part in is made on the host
+        evidence = Evidence(rows=of_real(source.rows), keep=keep, progress=student.progress, rng=rng)
         needs = {name: marks_of(member).needs for name, member in members.items()}
         if any("labels" in fields for fields in needs.values()):
-            labels, mask = _labels(batch)
+            labels, mask = _labels(source)
             evidence.labels = of_real(labels, IGNORE)
             evidence.mask = None if mask is None else of_real(mask, 0)
         if not reads_student(arm):
@@ -252,7 +254,7 @@ class Select(DecisionCallback):
         voted = _reads_votes(record.scored)
         needed = self.votes.needed if voted else frozenset()
         due = record.due(self.memory, batch)
-        self._consulted = batch.rows[due]
+        self._consulted = batch.host.rows[due]
         if len(due) == 0:
             self.others.skip(student, self._needs())
         record.update(
@@ -274,7 +276,7 @@ class Select(DecisionCallback):
         before the logits of the batch are gathered; `evidence` gets the rest. `of_real` gathers rows of all ranks and
         takes the real ones."""
         features = any("features" in marks_of(member).needs for member in members_of(arm).values())
-        self._consulted = batch.rows[batch.real]
+        self._consulted = batch.host.rows[batch.host.real]
         with student.timed("scoring"), student.inference_mode():
             outputs = outputs or self.forward(student, batch, needed_outputs(arm, student.per_row, self.votes))
             if features:
@@ -297,7 +299,9 @@ class Select(DecisionCallback):
     ) -> Iterator[Evidence]:
         """Evidence of a few rows of `batch` at a time, or with `units` of a few positions, with the facts of the `whole`
         selection; `voted`: with the votes of a committee."""
-        real = batch.real[units_of(batch, "labelled")[0]] if units else batch.real
+        real = batch.real
+        if units:
+            real = real[units_of(batch, "labelled")[0].to(real.device, non_blocking=True)]
         first, facts = 0, self.row_selector.facts
         scored = None if units and self.unit == "both" else self.scored  # whose rows were chosen by their scores
         others = self.votes(student, batch, outputs, whole.rng) if voted else []
@@ -332,7 +336,7 @@ class StepSelection:
             part = own_part(chosen)
         if self.select.row_selector.keeping.importance and batch.plan is not None:
             batch.plan.importance = importance(self.select.weights, part, whole_units(batch))
-        return chosen.to(batch.input_ids.device)
+        return chosen
 
 
 def _existing(part: Evidence, real: Tensor) -> Tensor:

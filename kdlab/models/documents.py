@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from transformers import masking_utils
 
 from kdlab.errors import UserError
 from kdlab.types import Batch, Outputs
@@ -22,13 +24,35 @@ def positions(batch: Batch) -> Tensor:
     return token - torch.where(begins, token, 0).cummax(1).values
 
 
+@contextlib.contextmanager
+def known_sequences(positions: Tensor | None) -> Iterator[None]:
+    """Tell transformers, for a forward in the block, which tokens of a row are of one sequence, by position ids (k, L) on the
+    host (None: a model without them).
+
+    It works that out in each forward from those on the device, and waits for it to know whether a row holds several.
+    """
+    if positions is None:
+        yield
+        return
+    found, ask = masking_utils.find_packed_sequence_indices(positions), masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda ids: (
+        None if found is None else found.to(ids.device, non_blocking=True)
+    )
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = ask
+
+
 def apart(batch: Batch) -> tuple[Batch, Tensor]:
-    """A batch with each of the D documents of `batch` as a row, and the place (D, l) of its tokens among the k L of `batch`."""
+    """A batch with each of the D documents of `batch` as a row, and the place (D, l), on the host, of its tokens among the k L
+    of `batch`."""
+    device, batch = batch.rows.device, batch.host
     real = batch.attention_mask.bool().flatten()
     begins = (positions(batch) == 0).flatten() & real
     first = begins.nonzero().squeeze(1)
     lengths = torch.bincount((begins.cumsum(0) - 1)[real], minlength=len(first))
-    token = torch.arange(int(lengths.max()), device=first.device)
+    token = torch.arange(int(lengths.max()))
     exists = token < lengths.unsqueeze(1)
     places = first.unsqueeze(1) + token * exists
     row = first // batch.input_ids.shape[1]
@@ -40,7 +64,7 @@ def apart(batch: Batch) -> tuple[Batch, Tensor]:
         labels=batch.labels.flatten()[places] if batch.labels.ndim == 2 else batch.labels[row],
         real=batch.real[row],
     )
-    return rows, places
+    return rows.to(device), places
 
 
 def encode_apart(encode: Encode, batch: Batch, wants: frozenset[str]) -> Outputs:
@@ -55,11 +79,12 @@ def encode_apart(encode: Encode, batch: Batch, wants: frozenset[str]) -> Outputs
         )
     rows, places = apart(batch)
     found = encode(rows, wants)
-    exists = rows.attention_mask.bool()
+    exists, device = rows.host.attention_mask.bool(), batch.rows.device
+    target, source = (x.to(device, non_blocking=True) for x in (places[exists], exists.flatten().nonzero().squeeze(1)))
 
     def together(states: Tensor) -> Tensor:
         whole = states.new_zeros(batch.input_ids.numel(), states.shape[-1])
-        return whole.index_copy(0, places[exists], states[exists]).view(*batch.input_ids.shape, -1)
+        return whole.index_copy(0, target, states.flatten(0, 1)[source]).view(*batch.input_ids.shape, -1)
 
     assert found.hidden is not None
     return Outputs(

@@ -138,11 +138,13 @@ class Encoder(nn.Module):
         return batch.documents is not None and not packing.can_pack(self.model)
 
     def vectors(self, shown: Outputs, row: Tensor, place: Tensor) -> Tensor:
-        """Hidden vectors (U, H) that the head reads for the units at `row` (U,), `place` (U,); `shown` is from `encode`."""
+        """Hidden vectors (U, H) that the head reads for the units at `row` (U,), `place` (U,), on either side; `shown` is from
+        `encode`."""
         assert shown.hidden is not None
+        row = row.to(shown.hidden.device, non_blocking=True)
         if self.per_row:
             return self.features(shown)[row]
-        return shown.hidden[row, place]
+        return shown.hidden[row, place.to(shown.hidden.device, non_blocking=True)]
 
     def features(self, shown: Outputs) -> Tensor:
         """Last-layer representation (k, H) of each row: the vector a classifier's head reads, else the mean over real tokens.

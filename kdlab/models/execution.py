@@ -47,13 +47,15 @@ class EncoderRunner:
         return torch.autocast(self.model.device.type, self.autocast)
 
     def run(self, inputs: dict[str, Any], wants: frozenset[str]) -> Outputs:
-        """Run all layers on the `inputs` of transformers' forward: `hidden`, and the wanted states, scores and values."""
+        """Run all layers on the `inputs` of transformers' forward, on either side, but position ids on the host: `hidden`, and
+        the wanted states, scores and values."""
+        sequences = documents.known_sequences(inputs.get("position_ids") if self.causal else None)
         inputs = self._accepted(inputs)
         if "states" in wants:
             inputs["output_hidden_states"] = True
         attention = wants & {"scores", "values"}
         recording = capture.recording() if attention else contextlib.nullcontext()
-        with self.precision(), _without_pooler(self.model.base_model), recording as recorded:
+        with self.precision(), _without_pooler(self.model.base_model), sequences, recording as recorded:
             answer = self.model.base_model(**inputs)
         outputs = Outputs(hidden=answer.last_hidden_state)
         if "states" in wants:
@@ -68,14 +70,20 @@ class EncoderRunner:
             return last_layer.run(self.model, self._accepted(inputs), chosen)
 
     def _accepted(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A copy of `inputs`, without segments where the model takes none; a decoder keeps no keys and values."""
-        accepted = {name: x for name, x in inputs.items() if self._segments or name != "token_type_ids"}
+        """A copy of `inputs` on the model's device, without segments where the model takes none; a decoder keeps no keys and
+        values."""
+        device = self.model.device
+        accepted = {
+            name: x.to(device, non_blocking=True)
+            for name, x in inputs.items()
+            if self._segments or name != "token_type_ids"
+        }
         return {**accepted, "use_cache": False} if self.causal else accepted
 
     def padded(self, batch: Batch) -> dict[str, Any]:
         """The inputs of transformers' forward for the padded rows of a batch."""
         if self.causal and packing.can_pack(self.model):
-            return {"input_ids": batch.input_ids, "position_ids": documents.positions(batch)}
+            return {"input_ids": batch.input_ids, "position_ids": documents.positions(batch.host)}
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if batch.token_types is not None:
             inputs["token_type_ids"] = batch.token_types
@@ -140,15 +148,14 @@ class BucketedExecution(Execution):
     name = "bucketed"
 
     def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
-        device = batch.rows.device
-        groups = packing.buckets(_lengths(batch))
-        rows = [batch.take(torch.tensor(group, device=device)) for group in groups]
+        groups = packing.buckets(packing.lengths_of(batch))
+        rows = [batch.take(torch.tensor(group)) for group in groups]
         parts = [self.runner.run(self.runner.padded(some), wants) for some in rows]
-        order = torch.tensor([i for group in groups for i in group], device=device).argsort()
-        return packing.merge_outputs(parts, order, batch.attention_mask)
+        order = torch.tensor([i for group in groups for i in group]).argsort()
+        return packing.merge_outputs(parts, order.to(batch.rows.device, non_blocking=True), batch.attention_mask)
 
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
-        lengths = _lengths(batch)
+        lengths = packing.lengths_of(batch)
         sizes = [(len(group), max(lengths[i] for i in group)) for group in packing.buckets(lengths)]
         return sum(n * longest for n, longest in sizes), sum(n * longest**2 for n, longest in sizes)
 
@@ -173,9 +180,10 @@ class PackedExecution(Execution):
             inputs = {**inputs, "attention_mask": packed.attention_mask(model.dtype)}
         needed = needed_tokens(self.runner, batch, wants)
         if needed is not None:
-            places = packed.places.flatten().index_select(0, _indices(needed))
+            places = packed.on_host.flatten().index_select(0, _indices(needed))
             chosen = last_layer.ChosenTokens.among(places, packed.layout.rows, packed.layout.width)
-            return _outputs_of(self.runner, needed, self.runner.run_for(chosen, inputs), batch.attention_mask)
+            vectors = self.runner.run_for(chosen.to(batch.rows.device), inputs)
+            return _outputs_of(self.runner, needed, vectors, batch.attention_mask)
         outputs = self.runner.run(inputs, wants)
         assert outputs.hidden is not None
         hidden = packed.unpack(outputs.hidden)
@@ -190,12 +198,12 @@ class PackedExecution(Execution):
         )
 
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
-        layout = packing.layout(_lengths(batch))
+        layout = packing.layout(packing.lengths_of(batch))
         whole = layout.tokens, layout.tokens * layout.width
         needed = needed_tokens(self.runner, batch, wants)
         if needed is None:
             return whole
-        counts = needed.sum(1).cpu()
+        counts = needed.sum(1)
         most = counts.new_zeros(layout.rows).index_add(0, layout.row, counts).max()
         return *whole, int(counts.sum()), layout.rows * int(most) * layout.width
 
@@ -243,7 +251,8 @@ class VarlenExecution(Execution):
         needed = needed_tokens(self.runner, batch, wants)
         if needed is not None:
             counts = needed.sum(1)
-            with varlen.sequences(flat.bounds, flat.shape[1], packing.sequence_bounds(counts), int(counts.max())):
+            bounds = packing.sequence_bounds(counts).to(batch.rows.device, non_blocking=True)
+            with varlen.sequences(flat.bounds, flat.shape[1], bounds, int(counts.max())):
                 chosen = last_layer.ChosenTokens.of_one_row(flat.indices(needed))
                 vectors = self.runner.run_for(chosen, flat.inputs)
             return _outputs_of(self.runner, needed, vectors, batch.attention_mask)
@@ -257,12 +266,12 @@ class VarlenExecution(Execution):
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
         if not self.kernels_usable:
             return self._packed.executed(batch, wants)
-        lengths = _lengths(batch)
+        lengths = packing.lengths_of(batch)
         whole = sum(lengths), sum(n * n for n in lengths)
         needed = needed_tokens(self.runner, batch, wants)
         if needed is None:
             return whole
-        counts = needed.sum(1).cpu()
+        counts = needed.sum(1)
         return *whole, int(counts.sum()), int(counts @ torch.tensor(lengths))
 
 
@@ -283,7 +292,9 @@ def execution_for(name: str, runner: EncoderRunner) -> Execution:
 
 
 def needed_tokens(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) -> Tensor | None:
-    """Mask (k, L) of tokens whose last state is needed: first tokens and predictions. None if the full layer must run."""
+    """Mask (k, L), on the host, of tokens whose last state is needed: first tokens and predictions. None if the full layer
+    must run."""
+    batch = batch.host
     if wants or not last_layer.can_run(runner.model):
         return None
     if runner.per_row == (
@@ -300,13 +311,10 @@ def _outputs_of(runner: EncoderRunner, needed: Tensor, vectors: Tensor, mask: Te
     if runner.per_row:
         return Outputs(hidden=vectors.unsqueeze(1), mask=mask)
     hidden = vectors.new_full((mask.numel(), vectors.shape[-1]), torch.nan)
-    return Outputs(hidden=hidden.index_copy(0, _indices(needed), vectors).view(*mask.shape, -1), mask=mask)
+    places = _indices(needed).to(vectors.device, non_blocking=True)
+    return Outputs(hidden=hidden.index_copy(0, places, vectors).view(*mask.shape, -1), mask=mask)
 
 
 def _indices(mask: Tensor) -> Tensor:
     """Indices (U,) of the true values of a mask, in its flattened order."""
     return mask.flatten().nonzero().squeeze(1)
-
-
-def _lengths(batch: Batch) -> tuple[int, ...]:
-    return tuple(batch.attention_mask.sum(1).tolist())

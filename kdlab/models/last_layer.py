@@ -66,6 +66,10 @@ class ChosenTokens:
     slots: Tensor
     columns: Tensor
 
+    def to(self, device: torch.device) -> ChosenTokens:
+        """The same tokens on a device, for which the host does not wait."""
+        return ChosenTokens(*(x.to(device, non_blocking=True) for x in (self.places, self.slots, self.columns)))
+
     @classmethod
     def of_one_row(cls, places: Tensor) -> ChosenTokens:
         """Tokens at `places` (U,) of a single row, in this order."""

@@ -39,6 +39,11 @@ CAUSAL = frozenset({
 })  # fmt: skip
 
 
+def lengths_of(batch: Batch) -> tuple[int, ...]:
+    """The number of tokens of each row."""
+    return tuple(batch.host.attention_mask.sum(1).tolist())
+
+
 def can_pack(model: Any) -> bool:
     """True if a transformers model can run packed."""
     return model.config.model_type in PACKED or model.config.model_type in CAUSAL
@@ -97,26 +102,29 @@ def _fit(lengths: Sequence[int], width: int) -> PackedLayout:
 
 
 class PackedRows:
-    """A packed batch: the inputs of a model, and the inverse mapping of its outputs."""
+    """A packed batch: the inputs of a model, and the inverse mapping of its outputs.
+
+    It is packed on the host, where `inputs` are too. `on_host` (k, L), there, and `places`, on the batch's device: the flat
+    index of each token.
+    """
 
     def __init__(self, batch: Batch, first_position: int) -> None:
-        device = batch.input_ids.device
-        self.mask = batch.attention_mask
-        real = self.mask.bool()
-        self.layout = layout(tuple(real.sum(1).tolist()))
+        device, self.mask, batch = batch.input_ids.device, batch.attention_mask, batch.host
+        real = batch.attention_mask.bool()
+        self.layout = layout(lengths_of(batch))
         rows, width = self.layout.rows, self.layout.width
-        begin = (self.layout.row * width + self.layout.start).to(device)
-        token = torch.arange(batch.input_ids.shape[1], device=device)
-        self.places = begin.unsqueeze(1) + token.clamp_max(width - 1)  # (k, L), flat index of each token
-        last = rows * width - 1
-        self.places = torch.where(real, self.places, begin.unsqueeze(1)).clamp_max(last)
-        targets = self.places[real]
-        self.rows = torch.arange(len(batch), device=device).unsqueeze(1).expand_as(self.places)
+        begin = (self.layout.row * width + self.layout.start).unsqueeze(1)
+        token = torch.arange(batch.input_ids.shape[1])
+        self.on_host = torch.where(real, begin + token.clamp_max(width - 1), begin).clamp_max(rows * width - 1)
+        self.places = self.on_host.to(device, non_blocking=True)
+        targets = self.on_host[real]
 
         def packed(values: Tensor, fill: int) -> Tensor:
             return values.new_full((rows * width,), fill).index_copy(0, targets, values[real]).view(rows, width)
 
-        self.owner = packed(self.rows, -1)  # unused tokens attend to each other: a softmax over no key would be NaN
+        # unused tokens attend to each other: a softmax over no key would be NaN
+        owner = packed(torch.arange(len(batch)).unsqueeze(1).expand_as(self.on_host), -1)
+        self.owner = owner.to(device, non_blocking=True)
         self.inputs: dict[str, Any] = {
             "input_ids": packed(batch.input_ids, 0),
             "position_ids": packed(documents.positions(batch) + first_position, first_position),
@@ -152,24 +160,30 @@ def sequence_bounds(lengths: Tensor) -> Tensor:
 
 
 class FlatLayout:
-    """A batch as one row of its T real tokens, for `kdlab.models.attention.varlen`: inputs, and the inverse mapping."""
+    """A batch as one row of its T real tokens, for `kdlab.models.attention.varlen`: inputs, on the host, and the inverse mapping.
+
+    `on_host` (T,), there, and `places`, on the batch's device: the flat index of each token in the padded batch.
+    """
 
     def __init__(self, batch: Batch, first_position: int) -> None:
+        device, batch = batch.input_ids.device, batch.host
         self.shape = batch.attention_mask.shape
         real = batch.attention_mask.bool()
-        self.places = real.flatten().nonzero().squeeze(1)  # (T,)
-        self.bounds = sequence_bounds(real.sum(1))
-        positions = torch.arange(self.shape[1], device=real.device) + first_position
-        self.inputs: dict[str, Any] = {
-            "input_ids": batch.input_ids.flatten()[self.places].unsqueeze(0),
-            "position_ids": positions.expand(self.shape).flatten()[self.places].unsqueeze(0),
-        }
+        self.on_host = real.flatten().nonzero().squeeze(1)
+        self.places = self.on_host.to(device, non_blocking=True)
+        self.bounds = sequence_bounds(real.sum(1)).to(device, non_blocking=True)
+        positions = torch.arange(self.shape[1]) + first_position
+
+        def flat(values: Tensor) -> Tensor:
+            return values.expand(self.shape).flatten()[self.on_host].unsqueeze(0)
+
+        self.inputs: dict[str, Any] = {"input_ids": flat(batch.input_ids), "position_ids": flat(positions)}
         if batch.token_types is not None:
-            self.inputs["token_type_ids"] = batch.token_types.flatten()[self.places].unsqueeze(0)
+            self.inputs["token_type_ids"] = flat(batch.token_types)
 
     def indices(self, chosen: Tensor) -> Tensor:
-        """Indices (U,) in the row of the tokens that the mask `chosen` (k, L) of the padded batch selects."""
-        return chosen.flatten()[self.places].nonzero().squeeze(1)
+        """Indices (U,) in the row of the tokens that the mask `chosen` (k, L) of the padded batch, on the host, selects."""
+        return chosen.flatten()[self.on_host].nonzero().squeeze(1).to(self.places.device, non_blocking=True)
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """States (1, T, H) as (k, L, H), zero at padding."""

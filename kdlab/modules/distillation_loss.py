@@ -109,8 +109,8 @@ class DistillationLoss:
         """The loss on every row of `batch`, a scalar with gradient, and "loss" and each term's mean, detached.
 
         The mean over ranks is the mean over the global batch; `local`: over this rank's rows, without a collective and
-        without caches (probes). `plan`: the rules of adoption and weighing; `queried`: the rows (k,) that the teachers
-        are queried for, while labels are learnt on all rows (None: all, or those that the plan's rule selects from this
+        without caches (probes). `plan`: the rules of adoption and weighing; `queried`: the rows (k,), on the host, that the
+        teachers are queried for, while labels are learnt on all rows (None: all, or those that the plan's rule selects from this
         forward). `progress`: share of the steps done; `step`: the micro-step, of random weighing; `ledger`: of the costs.
         """
         plan = plan or Plan()
@@ -125,10 +125,9 @@ class DistillationLoss:
             index, query, queried_outputs = self._queried(batch, outputs, queried)
             query, importance = _narrowed(plan, query, queried_outputs)
         with timed(ledger, self.queries.ledger_part):
-            teacher_weights = torch.zeros(len(query), 0, device=query.rows.device)
+            teacher_weights = query.rows.new_zeros(len(query), 0, dtype=torch.float32)
             if taught:
-                count = ledger is not None
-                largest = any(w.reads_largest for w in taught.values())
+                count, largest = ledger is not None, any(w.reads_largest for w in taught.values())
                 answers, teacher_weights = self.queries.query(
                     plan.adopt, query, queried_outputs, needed, count, local, not local, largest, step
                 )
@@ -144,7 +143,8 @@ class DistillationLoss:
                 total, losses = self.objective(terms, query, outputs, *more)
             else:
                 of_rows = {name: f for name, f in factors.items() if f.ndim == 1}
-                spread = {name: torch.ones(len(batch)).to(f).index_copy(0, index, f) for name, f in of_rows.items()}
+                place = index.to(batch.rows.device, non_blocking=True)
+                spread = {name: f.new_ones(len(batch)).index_copy(0, place, f) for name, f in of_rows.items()}
                 label_loss, label_losses = self.objective(*passes[0], outputs, (), spread, local=local)
                 soft_loss, soft_losses = self.objective(taught, query, queried_outputs, *more)
                 total = label_loss + soft_loss
@@ -177,9 +177,10 @@ class DistillationLoss:
         """The rows `queried` (k,) as an index (None: all rows), as a batch, and the student's outputs for them."""
         if queried is None:
             return None, batch, outputs
-        index = queried if len(queried) else torch.zeros_like(batch.rows[:1])  # no row: one that does not count
+        index = queried if len(queried) else torch.zeros(1, dtype=torch.long)  # no row: one that does not count
         query = batch.take(index)
-        query.real = query.real & bool(len(queried))
+        if not len(queried):
+            query.real = torch.zeros_like(query.real)
         return index, query, outputs.take(index, query.input_ids.shape[1])
 
 
@@ -202,7 +203,7 @@ def record_positions(ledger: Ledger, batch: Batch | None, answers: Sequence[Teac
 
 
 def _positions(batch: Batch) -> int:
-    return int(batch.labelled()[batch.real].sum())
+    return int(batch.host.labelled()[batch.host.real].sum())
 
 
 def _without(terms: Mapping[str, WeightedTerm], others: Mapping[str, WeightedTerm]) -> dict[str, WeightedTerm]:

@@ -224,7 +224,7 @@ def _layers(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, needed: f
 
 def _heads(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, at: Iterable[str]) -> int:
     """FLOPs of a head that runs once for each kind of unit `at`: rows of a classifier, positions of text."""
-    units = sum(int(units_of(batch, kind)[0].numel()) for kind in at)
+    units = sum(len(units_of(batch, kind)[0]) for kind in at)
     if encoder.per_row:
         return flops.classifier_head(shape, units, shape.outputs or 1)
     return flops.masked_lm_head(shape, units)

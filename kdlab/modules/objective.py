@@ -77,8 +77,8 @@ def _logit_group(w: WeightedTerm) -> tuple[str, bool] | None:
 class TeacherAnswer:
     """The answer of a teacher, number `number` of all, about the rows `index` (n,) of a batch (None: all of them).
 
-    `outputs`: its hidden states of them; `queried`: these rows as they were passed to it; `weight` (n,): its adoption
-    weight for each (None: 1). `cached_logits`: the logits, of an answer from a cache (None: they follow from
+    `index` is on the host. `outputs`: its hidden states of them; `queried`: these rows as they were passed to it; `weight`
+    (n,): its adoption weight for each (None: 1). `cached_logits`: the logits, of an answer from a cache (None: they follow from
     `outputs`); `forwards`: the batches that a forward ran for.
     """
 
@@ -93,12 +93,14 @@ class TeacherAnswer:
 
 
 def units_of(batch: Batch, at: str) -> tuple[Tensor, Tensor]:
-    """Row and token (U,) of each unit `at` (as in `WeightedTerm`); a classifier's unit is at the row's first token."""
-    if batch.labels.ndim == 1 and at != "tokens":
-        rows = torch.arange(len(batch), device=batch.rows.device)
-        rows = rows[batch.labelled()] if at == "labelled" else rows
+    """Row and token (U,) of each unit `at` (as in `WeightedTerm`), on the host; a classifier's unit is at the row's first
+    token."""
+    host = batch.host
+    if host.labels.ndim == 1 and at != "tokens":
+        rows = torch.arange(len(host))
+        rows = rows[host.labelled()] if at == "labelled" else rows
         return rows, torch.zeros_like(rows)
-    row, token = (batch.labelled() if at == "labelled" else batch.attention_mask.bool()).nonzero(as_tuple=True)
+    row, token = (host.labelled() if at == "labelled" else host.attention_mask.bool()).nonzero(as_tuple=True)
     return row, token
 
 
@@ -141,11 +143,11 @@ class Objective:
         total = zero
         for at, head_only in logit_groups(terms.values()):
             logit_terms = {name: w for name, w in terms.items() if _logit_group(w) == (at, head_only)}
-            row, token = units[at]
+            row, token = (place.to(zero.device, non_blocking=True) for place in units[at])
             each = share[at][row]
             if importance is not None and importance.weights.ndim == 2:
-                each = each * importance.weights.to(each)[row, token]
-            group = _LogitTerms(self, logit_terms, batch, answers, row, token, each, factors or {}, mixed, temperatures)
+                each = each * importance.weights.to(each, non_blocking=True)[row, token]
+            group = _LogitTerms(self, logit_terms, batch, answers, units[at], each, factors or {}, mixed, temperatures)
             total = total + group.loss(outputs, losses, head_only)
         others = {name: w for name, w in terms.items() if not on_logits(w.term)}
         projected = [self.projected(outputs, answer) for answer in answers] if others else []
@@ -171,7 +173,7 @@ class Objective:
         `terms`, at the units with a label; `chunk` of them at a time."""
         row, token = units_of(batch, "labelled")
         found, training = [], self.student.training
-        group = _LogitTerms(self, terms, batch, answers, row, token, row.float(), {}, False, measured=True)
+        group = _LogitTerms(self, terms, batch, answers, (row, token), row.float(), {}, False, measured=True)
         self.student.eval()
         try:
             vectors = self.student.vectors(outputs, row, token).detach()
@@ -187,10 +189,12 @@ class Objective:
     def _shares(
         self, terms: Mapping[str, WeightedTerm], batch: Batch, local: bool, importance: Importance | None = None
     ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor], dict[str, Tensor]]:
-        """By kind of unit: rows and tokens (U,), the share (k,) of one unit of a row in the mean, units (k,) per row."""
+        """By kind of unit: rows and tokens (U,) as of `units_of`, the share (k,) of one unit of a row in the mean, units (k,)
+        per row."""
         real = batch.real.to(torch.float32)
         units = {w.at: units_of(batch, w.at) for w in terms.values()}  # a dict: all ranks in the same order
-        per_row = {at: torch.bincount(u[0], minlength=len(batch)) * real for at, u in units.items()}
+        counts = {at: torch.bincount(u[0], minlength=len(batch)) for at, u in units.items()}
+        per_row = {at: n.to(real.device, non_blocking=True) * real for at, n in counts.items()}
         # rows that have such a unit: the labels of augmented rows are unknown
         counted = {at: (n > 0).sum() for at, n in per_row.items()}
         sums = torch.stack([real.sum(), *(n.sum() for n in per_row.values()), *(n.to(real) for n in counted.values())])
@@ -198,10 +202,10 @@ class Objective:
             # DDP takes the mean over ranks
             sums = distributed.all_sum(sums.double()).to(sums) / distributed.world()
         if importance is not None:  # of the whole batch, whose rows are not here
-            counts = [*(importance.units[at][0] for at in per_row), *(importance.units[at][1] for at in per_row)]
-            sums[1:] = torch.tensor(counts, device=sums.device) / distributed.world()
+            whole = [*(importance.units[at][0] for at in per_row), *(importance.units[at][1] for at in per_row)]
+            sums[1:] = (torch.tensor(whole) / distributed.world()).to(sums.device, non_blocking=True)
             if importance.weights.ndim == 1:
-                real = real * importance.weights.to(real)
+                real = real * importance.weights.to(real, non_blocking=True)
             elif batch.predicted is not None:  # a row's mean is over all positions that it had
                 per_row = {at: batch.predicted.sum(1) * real for at in per_row}
         sizes = dict(zip(per_row, sums[1 : 1 + len(per_row)], strict=True))
@@ -231,7 +235,10 @@ class Objective:
         for answer, student in zip(answers, projected, strict=True):
             each = term(student, answer.outputs)
             each = each if answer.weight is None else each * answer.weight
-            total = total + (each if answer.index is None else torch.zeros_like(total).index_add(0, answer.index, each))
+            if answer.index is not None:
+                index = answer.index.to(each.device, non_blocking=True)
+                each = torch.zeros_like(total).index_add(0, index, each)
+            total = total + each
         return total
 
     def projected(self, outputs: Outputs, answer: TeacherAnswer) -> Outputs:
@@ -250,7 +257,8 @@ class Objective:
 
 @dataclass(frozen=True)
 class _TeacherLogits:
-    """A teacher's `logits` of a slice of the units `which` (n,), ascending (None: all), and its weight for each (n,).
+    """A teacher's `logits` of a slice of the units `which` (n,), ascending, on the host (None: all), and its weight for each
+    (n,).
 
     The function returns logits (n, C) and None, or those of a stored answer (n, k) and their tokens.
     """
@@ -266,17 +274,17 @@ class _TeacherLogits:
             weight = None if self.weight is None else self.weight[chunk]
             logits, tokens = self.logits(chunk)
             return PartialLogits(logits, self.teacher.classes, None, weight, tokens)
-        bounds = torch.tensor([chunk.start, chunk.stop], device=self.which.device)
-        low, high = torch.searchsorted(self.which, bounds).tolist()
+        low, high = torch.searchsorted(self.which, torch.tensor([chunk.start, chunk.stop])).tolist()
         weight = None if self.weight is None else self.weight[low:high]
         logits, tokens = self.logits(slice(low, high))
-        return PartialLogits(logits, self.teacher.classes, self.which[low:high] - chunk.start, weight, tokens)
+        units = (self.which[low:high] - chunk.start).to(logits.device, non_blocking=True)
+        return PartialLogits(logits, self.teacher.classes, units, weight, tokens)
 
 
 class _LogitTerms:
     """The terms on logits of one kind of unit, evaluated in chunks.
 
-    `measured`: the teachers' logits are read by a function that is no term, so a stored answer is spread over all classes.
+    `units`: their rows and tokens, as of `units_of`; `measured`: the teachers' logits are read by a function that is no term, so a stored answer is spread over all classes.
     """
 
     def __init__(
@@ -285,8 +293,7 @@ class _LogitTerms:
         terms: Mapping[str, WeightedTerm],
         batch: Batch,
         answers: Sequence[TeacherAnswer],
-        row: Tensor,
-        token: Tensor,
+        units: tuple[Tensor, Tensor],
         share: Tensor,
         factors: Mapping[str, Tensor],
         mixed: bool,
@@ -294,7 +301,8 @@ class _LogitTerms:
         measured: bool = False,
     ) -> None:
         self.student, self.sizes = objective.student, (objective.chunk, objective.piece)
-        self.terms, self.row, self.token, self.mixed = terms, row, token, mixed
+        self.terms, self.units, self.mixed = terms, units, mixed
+        row, token = (place.to(batch.rows.device, non_blocking=True) for place in units)
         self.labels = batch.labels[row] if self.student.per_row else batch.labels[row, token]
         self.share = share
         self.factors = {
@@ -311,13 +319,15 @@ class _LogitTerms:
 
     def _teacher_logits(self, answer: TeacherAnswer, rows: int, sparse: bool) -> _TeacherLogits:
         """An answer's logits of the units; `sparse`: a cached one's as they are stored."""
-        row, token, which = self.row, self.token, None
+        (row, token), which = self.units, None
         if answer.index is not None:
             position = row.new_full((rows,), -1)
-            position[answer.index] = torch.arange(len(answer.index), device=row.device)
+            position[answer.index] = torch.arange(len(answer.index))
             which = (position[row] >= 0).nonzero().flatten()
             row, token = position[row[which]], token[which]
-        weight = None if answer.weight is None else answer.weight[row]
+        weight = None
+        if answer.weight is not None:
+            weight = answer.weight[row.to(answer.weight.device, non_blocking=True)]
         if sparse and answer.cached_logits is not None:
             stored = answer.teacher.stored_logits(answer.cached_logits, row, token)
             return _TeacherLogits(answer.teacher, stored, which, weight)
@@ -348,7 +358,7 @@ class _LogitTerms:
                 loss = loss + w.weight * value
             return loss
 
-        vectors = self.student.vectors(outputs, self.row, self.token)
+        vectors = self.student.vectors(outputs, *self.units)
         vectors = vectors.detach() if head_only else vectors
         return chunked_loss(self.student.project, loss_of, vectors, self.student.head_parameters(), *self.sizes)
 

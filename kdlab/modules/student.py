@@ -200,7 +200,7 @@ class StudentModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         rows = None if batch.plan is None else batch.plan.rows
         if self.labels_on_all and batch.plan is not None and batch.plan.selects_positions_alone:
-            rows = torch.arange(len(batch), device=batch.rows.device)  # labels of all their positions are learnt
+            rows = torch.arange(len(batch))  # labels of all their positions are learnt
         trained = batch if rows is None or self.labels_on_all else batch.take(rows)  # `plan.select`: labels on all
         self.trained_rows = trained.real.sum()
         loss = self.loss(trained, queried=rows if self.labels_on_all else None, plan=batch.plan)

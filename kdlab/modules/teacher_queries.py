@@ -22,17 +22,19 @@ from kdlab.types import Batch, Outputs, WeighingContext
 
 @torch.no_grad()
 def row_uncertainty(
-    project: Callable[[Tensor], Tensor], vectors: Sequence[Tensor], row: Tensor, rows: int, chunk: int
+    project: Callable[[Tensor], Tensor], vectors: Sequence[Tensor], row: Tensor, batch: Batch, chunk: int
 ) -> Tensor:
-    """Uncertainty (rows,) of a model about each row: entropy / log C in [0, 1], the mean over the row's units.
+    """Uncertainty (k,) of a model about each row of `batch`: entropy / log C in [0, 1], the mean over the row's units.
 
-    `project` turns vectors (U, H) of the units, which belong to the rows `row` (U,), into logits, `chunk` at a time.
+    `project` turns vectors (U, H) of the units, which belong to the rows `row` (U,), on the host, into logits, `chunk` at a
+    time.
     Several `vectors`, of forwards with dropout, are of one answer: the mean of their probabilities (Monte Carlo dropout).
     A row without units has 0. UserError for a model of one output.
     """
-    total = torch.zeros(rows, device=row.device)
+    rows, device = len(batch), batch.rows.device
+    total = torch.zeros(rows, device=device)
     for start in range(0, len(row), chunk):
-        mean = torch.zeros((), device=row.device)
+        mean = torch.zeros((), device=device)
         for each in vectors:
             logits = project(each[start : start + chunk]).float()
             if logits.shape[-1] < 2:
@@ -41,8 +43,9 @@ def row_uncertainty(
                 )
             mean = mean + logits.softmax(-1) / len(vectors)
         entropy = torch.special.entr(mean).sum(-1) / math.log(mean.shape[-1])
-        total.index_add_(0, row[start : start + chunk], entropy)
-    return (total / torch.bincount(row, minlength=rows).clamp_min(1)).clamp(0, 1)
+        total.index_add_(0, row[start : start + chunk].to(device, non_blocking=True), entropy)
+    units = torch.bincount(row, minlength=rows).clamp_min(1)
+    return (total / units.to(device, non_blocking=True)).clamp(0, 1)
 
 
 class TeacherQueries:
@@ -101,7 +104,7 @@ class TeacherQueries:
         own = (
             self.uncertainty(batch, outputs)
             if "student" in needs
-            else torch.zeros(len(batch), device=batch.rows.device)
+            else batch.rows.new_zeros(len(batch), dtype=torch.float32)
         )
         return self._apply(rule, own, None, batch, local)
 
@@ -126,14 +129,15 @@ class TeacherQueries:
         if rule is not None and "teachers" in marks_of(rule).needs:
             return self._query_first(rule, batch, outputs, needed, count, local, cached, step)
         weights = self.weights(rule, batch, outputs, local)
+        ruled = self._plain_weights(batch.host) if rule is None else weights.cpu()
         answers = []
-        for number, (teacher, weight) in enumerate(zip(self.teachers, weights.T, strict=True)):
+        for number, (teacher, weight) in enumerate(zip(self.teachers, ruled.T, strict=True)):
             every = self.joint or (largest and number == len(self.teachers) - 1)
             asked = (weight > 0) | every
             if (
                 batch.predicted is not None and not self.joint
             ):  # of rows without a position that is kept nothing is read
-                asked = asked & batch.labelled().any(1)
+                asked = asked & batch.host.labelled().any(1)
             index = asked.nonzero().flatten()
             if len(index) == 0:
                 teacher.catch_up()
@@ -149,12 +153,18 @@ class TeacherQueries:
                     lookup.outputs,
                     queried,
                     None if whole else index,
-                    None if bool((weight == 1).all()) else weight,
+                    None if bool((weight == 1).all()) else weight.to(weights.device, non_blocking=True),
                     lookup.logits,
                     lookup.forwards,
                 )
             )
         return answers, weights
+
+    def _plain_weights(self, batch: Batch) -> Tensor:
+        """Weights (k, T) without a rule: each row has the last teacher, or all of them."""
+        weights = batch.rows.new_zeros(len(batch), len(self.teachers), dtype=torch.float32)
+        weights[:, 0 if self.query_all else -1 :] = 1
+        return weights
 
     def _query_first(
         self,
@@ -185,13 +195,11 @@ class TeacherQueries:
     def _apply(self, rule: Rule | None, own: Tensor, theirs: Tensor | None, batch: Batch, local: bool) -> Tensor:
         """Weights (k, T) of this rank's rows by a rule on the real rows of the global batch; `own` (k,), `theirs` (k, T)
         are uncertainties. UserError for weights of another shape or below 0."""
-        count = len(self.teachers)
-        weights = own.new_zeros(len(batch), count)
         if rule is None:
-            weights[:, 0 if self.query_all else -1 :] = 1
-            return weights
-        real = distributed.gather_unless_local(batch.real, local)
-        where = real.nonzero().flatten()
+            return self._plain_weights(batch)
+        count = len(self.teachers)
+        real = distributed.gather_unless_local(batch.host.real, local)
+        where = real.nonzero().flatten().to(own.device, non_blocking=True)
         own = distributed.gather_unless_local(own, local)[where]
         theirs = None if theirs is None else distributed.gather_unless_local(theirs, local)[where]
         if theirs is not None and not bool(theirs.isfinite().all()):
@@ -202,15 +210,15 @@ class TeacherQueries:
             if "rows" in marks_of(rule).needs
             else {}
         )
-        ruled = rule(own, theirs, count, **more).to(weights)
+        ruled = rule(own, theirs, count, **more).to(own)
         if ruled.shape != (len(where), count) or not bool((ruled >= 0).all()):
             raise UserError(
                 f"the adoption rule gave weights of shape {tuple(ruled.shape)}, expected {(len(where), count)}, none below 0"
             )
-        whole = weights.new_zeros(len(real), count)
+        whole = own.new_zeros(len(real), count)
         whole[where] = ruled
         weights = distributed.rows_of_this_rank(whole, len(batch), local)
-        if not bool(batch.real.any()):  # a row that only keeps an idle rank in step: all parameters must take part
+        if not bool(batch.host.real.any()):  # a row that only keeps an idle rank in step: all parameters must take part
             weights = weights.clone()
             weights[:, 0 if self.query_all else -1 :] = 1
         return weights
@@ -227,7 +235,7 @@ class TeacherQueries:
             try:
                 with torch.no_grad():
                     vectors = self.student.vectors(outputs, row, token).detach()
-                outputs.uncertainty = row_uncertainty(self.student.project, [vectors], row, len(batch), self.chunk)
+                outputs.uncertainty = row_uncertainty(self.student.project, [vectors], row, batch, self.chunk)
             finally:
                 self.student.train(training)
         return outputs.uncertainty
@@ -241,9 +249,9 @@ class TeacherQueries:
         row, token = units_of(batch, self.uncertainty_units)
         if lookup.logits is not None:
             index = lookup.logits.index(row, token)
-            return row_uncertainty(lookup.logits.of, [index], row, len(batch), self.chunk)
+            return row_uncertainty(lookup.logits.of, [index], row, batch, self.chunk)
         vectors = teacher.encoder.vectors(lookup.outputs, row, token)
-        return row_uncertainty(teacher.project, [vectors], row, len(batch), self.chunk)
+        return row_uncertainty(teacher.project, [vectors], row, batch, self.chunk)
 
     def _uncertainty_under_dropout(self, teacher: Teacher, batch: Batch, count: bool, step: int) -> Tensor:
         """Uncertainty (k,) of the mean of `mc_dropout` answers with dropout (MUKI); each forward is a query."""
@@ -251,7 +259,7 @@ class TeacherQueries:
         with teacher.dropout(stable(self.seed, "mc_dropout", teacher.name, step, distributed.rank())):
             outputs = [teacher.query(batch, count) for _ in range(self.mc_dropout)]
             vectors = [teacher.encoder.vectors(each, row, token) for each in outputs]
-            return row_uncertainty(teacher.project, vectors, row, len(batch), self.chunk)
+            return row_uncertainty(teacher.project, vectors, row, batch, self.chunk)
 
     def weighing_context(
         self,
@@ -267,7 +275,8 @@ class TeacherQueries:
         `outputs`: the student's; `weights` (k, T): the adoption weights.
         """
         assert outputs.hidden is not None
-        real = distributed.gather_unless_local(batch.real, local)
+        real = distributed.gather_unless_local(batch.host.real, local).nonzero().flatten()
+        real = real.to(weights.device, non_blocking=True)
         context = WeighingContext(
             teacher_weights=distributed.gather_unless_local(weights, local)[real], epoch=batch.epoch
         )
@@ -290,4 +299,5 @@ def _first_states(answer: TeacherAnswer, rows: int) -> Tensor:
     states = answer.outputs.hidden[:, 0]
     if answer.index is None:
         return states
-    return states.new_zeros(rows, states.shape[-1]).index_copy(0, answer.index, states)
+    index = answer.index.to(states.device, non_blocking=True)
+    return states.new_zeros(rows, states.shape[-1]).index_copy(0, index, states)

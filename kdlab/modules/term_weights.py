@@ -64,14 +64,16 @@ class TermWeights:
         names = tuple(self.terms)
         ruled = rule(context, names)
         assert isinstance(ruled, Tensor)
-        ruled = ruled.to(device=batch.rows.device, dtype=torch.float32).detach()
-        real = distributed.gather_unless_local(batch.real, local)
-        rows = int(real.sum())
+        ruled = ruled.to(device=batch.rows.device, dtype=torch.float32, non_blocking=True).detach()
+        every = distributed.gather_unless_local(batch.host.real, local)
+        real = every.nonzero().flatten()
+        rows = len(real)
+        real = real.to(ruled.device, non_blocking=True)
         if ruled.shape not in ((len(names),), (rows, len(names))):
             raise UserError(
                 f"the weighing rule gave weights of shape {tuple(ruled.shape)}, expected {(len(names),)} or {(rows, len(names))}"
             )
-        whole = ruled.new_ones(len(real), len(names))
+        whole = ruled.new_ones(len(every), len(names))
         whole[real] = ruled
         self._weights = {f"weight_{name}": mean for name, mean in zip(names, whole[real].mean(0), strict=True)}
         return dict(zip(names, distributed.rows_of_this_rank(whole, len(batch), local).unbind(1), strict=True)), None
@@ -91,7 +93,8 @@ class TermWeights:
         taught = {name: w for name, w in self.terms.items() if queries_teacher(w.term)}
         row, token = units_of(batch, "labelled")
         found = self.objective.unit_summary(measure, taught, batch, outputs, answers)
-        real = distributed.gather_unless_local(batch.real[row], local)
+        every = distributed.gather_unless_local(batch.host.real[row], local)
+        real = every.nonzero().flatten().to(found.device, non_blocking=True)
         context.units = distributed.gather_unless_local(found, local)[real]
         ruled = rule(context, tuple(self.terms)) if len(context.units) else UnitWeights(context.units.new_zeros(0))
         units = len(context.units)
@@ -100,13 +103,14 @@ class TermWeights:
 
         def placed(values: Tensor) -> Tensor:
             """(k, L) the values (U,) of all real units, at the positions of this rank's."""
-            whole = torch.ones(len(real), device=batch.rows.device)
+            whole = torch.ones(len(every), device=batch.rows.device)
             whole[real] = values.detach().to(whole)
             grid = torch.ones(batch.labels.shape, device=batch.rows.device)
-            grid[row, token] = distributed.rows_of_this_rank(whole, len(row), local)
+            place = [x.to(grid.device, non_blocking=True) for x in (row, token)]
+            grid[place[0], place[1]] = distributed.rows_of_this_rank(whole, len(row), local)
             return grid
 
-        mean = ruled.factors.mean() if units else torch.ones(())
+        mean = ruled.factors.mean() if units else torch.ones((), device=batch.rows.device)
         self._weights = {f"weight_{name}": mean if name in taught else torch.ones_like(mean) for name in self.terms}
         factors = dict.fromkeys(taught, placed(ruled.factors))
         return factors, None if ruled.temperatures is None else placed(ruled.temperatures)
@@ -146,16 +150,17 @@ class TermWeights:
         for name, w in terms.items():
             layer_mask = marks_of(w.term).layer_mask
             for i in self._chosen_from(w):
-                chosen = torch.zeros(0, self.layers[i])
+                chosen, learning = teacher_weights.new_zeros(self.layers[i]), batch.rows.new_zeros(())
                 if i in by_teacher and layer_mask is not None:
                     answer = by_teacher[i]
                     learns = answer.queried.real
                     if answer.weight is not None and not w.reads_largest:
                         learns = learns & (answer.weight > 0)
-                    chosen = layer_mask(self.objective.projected(outputs, answer), answer.outputs)[learns]
+                    mask = layer_mask(self.objective.projected(outputs, answer), answer.outputs)
+                    chosen, learning = (mask.bool() & learns.unsqueeze(1)).float().sum(0), learns.sum()
                 names += _layer_names(name, self.teachers[i], self.layers[i])
-                sums.append(chosen.float().sum(0).to(teacher_weights.device))
-                rows.append(torch.tensor(len(chosen), device=teacher_weights.device).expand(self.layers[i]))
+                sums.append(chosen)
+                rows.append(learning.expand(self.layers[i]))
         self.decisions = dict(self._weights)
         if names:
             totals = distributed.all_sum(torch.stack([torch.cat(sums).double(), torch.cat(rows).double()]))

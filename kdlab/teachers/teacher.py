@@ -76,7 +76,7 @@ class Teacher:
         Each real row is a query in the ledger, unless `count` is False.
         """
         if count and self._count is not None:
-            self._count(self.name, batch.rows[batch.real], batch.epoch)
+            self._count(self.name, batch.host.rows[batch.host.real], batch.epoch)
         outputs = self.encoder.encode(batch, needed)
         if needed & {"hidden", "states"} and outputs.hidden is not None:  # else states that nothing reads may be NaN
             self._note(torch.where(batch.attention_mask.unsqueeze(-1).bool(), outputs.hidden, 0))
@@ -125,7 +125,7 @@ class Teacher:
     def logits(
         self, outputs: Outputs, cached: UnitLogits | None, row: Tensor, token: Tensor
     ) -> Callable[[slice], Tensor]:
-        """A function from a slice of the units at `row`, `token` (U,) of an answer to their logits (n, C).
+        """A function from a slice of the units at `row`, `token` (U,), on the host, of an answer to their logits (n, C).
 
         `outputs`: the answer's hidden states; `cached`: its logits, if a cache stored them.
         """

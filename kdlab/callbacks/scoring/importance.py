@@ -14,7 +14,7 @@ KINDS = ("labelled", "all", "tokens")  # of units (`WeightedTerm.at`)
 
 def whole_units(batch: Batch) -> dict[str, tuple[float, float]]:
     """By kind, the units of the batches of all ranks, and their rows that have one (collective)."""
-    real = batch.real.to(torch.float64)
+    real = batch.host.real.to(torch.float64)
     counts = []
     for at in KINDS:
         each = torch.bincount(units_of(batch, at)[0], minlength=len(batch)) * real

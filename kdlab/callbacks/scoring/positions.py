@@ -66,11 +66,11 @@ class PositionSelection:
         select, selector = self.select, self.select.row_selector
         gather = select.all_ranks and distributed.world() > 1
         row, token = units_of(batch, "labelled")
-        mask = torch.zeros_like(batch.labels, dtype=torch.bool)
+        mask = torch.zeros_like(batch.host.labels, dtype=torch.bool)
         offset = (
             sum(distributed.gather_rows(torch.tensor([len(batch)])).tolist()[: distributed.rank()]) if gather else 0
         )
-        own, group = batch.real[row], row + offset
+        own, group = batch.host.real[row], row + offset
         real, group = (distributed.gather_rows(each) if gather else each for each in (own, group))
         places = real.nonzero().flatten()
         weighted = selector.keeping.importance
@@ -80,28 +80,30 @@ class PositionSelection:
             return mask, importance
 
         def of_real(values: Tensor, pad: float | None = None) -> Tensor:
-            return (distributed.gather_rows(values, pad) if gather else values)[places]
+            return (distributed.gather_rows(values, pad) if gather else values)[
+                places.to(values.device, non_blocking=True)
+            ]
 
         rank = () if select.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
         draw = ("positions", self.batch_idx, *rank)
         keep = selection_size(len(places), self.ratio)
         evidence = Evidence(
-            rows=of_real(batch.rows[row]),
+            rows=of_real(batch.rows[row.to(batch.rows.device, non_blocking=True)]),
             keep=keep,
             progress=self.student.progress,
             rng=generator(selector.seed, "select", *draw),
         )
         scores = self._scores(batch, outputs, evidence, of_real)
         found = selector.kept_units(scores, self.ratio, draw, group[places] if self.per_row else None)
-        kept = places[found.rows.to(places.device)]
+        kept = places[found.rows]
         first = sum(distributed.gather_rows(torch.tensor([len(row)])).tolist()[: distributed.rank()]) if gather else 0
         mine = (kept >= first) & (kept < first + len(row))
         index = kept[mine] - first
         mask[row[index], token[index]] = True
         if found.weights is None:
             return mask, importance
-        weights = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
-        weights[row[index], token[index]] = found.weights.to(mask.device)[mine]
+        weights = torch.zeros(mask.shape, dtype=torch.float64)
+        weights[row[index], token[index]] = found.weights[mine]
         if importance is None:
             return mask, Importance(weights, units)
         return mask, Importance(weights * importance.weights.to(weights).unsqueeze(1), importance.units)
@@ -110,7 +112,7 @@ class PositionSelection:
         """Scores (U,) by the arm in force of the real positions, of all ranks where they choose together."""
         select, student, arm = self.select, self.student, self.select.selector.rule
         needs = frozenset().union(*(marks_of(member).needs for member in members_of(arm).values()))
-        row, token = units_of(batch, "labelled")
+        row, token = (place.to(batch.rows.device, non_blocking=True) for place in units_of(batch, "labelled"))
         if "labels" in needs:
             evidence.labels = of_real(batch.labels[row, token])
         scored = select.scored if select.unit == "position" else None  # with "both", rows were chosen by their scores

@@ -20,9 +20,10 @@ def scored_rows(batch: Batch, outputs: Outputs | None, rows: Tensor) -> tuple[Ba
     """The rows `rows` (n,) of a batch, and of the student's outputs for it; without any, one row that is not real, so that
     the ranks stay in step."""
     idle = len(rows) == 0
-    rows = (rows.new_zeros(1) if idle else rows).to(batch.input_ids.device)
+    rows = rows.new_zeros(1) if idle else rows
     taken = batch.take(rows)
-    taken.real = taken.real & (not idle)
+    if idle:
+        taken.real = torch.zeros_like(taken.real)
     return taken, None if outputs is None else outputs.take(rows, taken.input_ids.shape[1])
 
 
@@ -42,7 +43,8 @@ def share_out(batch: Batch, chosen: Tensor) -> Tensor:
     part = torch.tensor_split(torch.arange(len(whole.rows)), distributed.world())[distributed.rank()]
     idle = len(part) == 0
     share = whole.take(torch.zeros(1, dtype=torch.long) if idle else part)
+    share.real = torch.zeros_like(share.real) if idle else share.real
     batch.rows, batch.input_ids, batch.attention_mask = share.rows, share.input_ids, share.attention_mask
-    batch.labels, batch.real, batch.token_types = share.labels, share.real & (not idle), share.token_types
-    batch.documents = share.documents
+    batch.labels, batch.real, batch.token_types = share.labels, share.real, share.token_types
+    batch.documents, batch.copied = share.documents, share.copied
     return part

@@ -56,9 +56,9 @@ class VisitRecord:
         return bool(self.scored) or self.fields != ("features",)
 
     def due(self, memory: ScoreMemory, batch: Batch) -> Tensor:
-        """Those of this rank's rows (d,), numbered in `batch`, whose entries are missing or old."""
-        real = batch.real.nonzero().flatten()
-        return real[memory.due([*self.scored, *self.fields], batch.rows[real].cpu(), batch.epoch).to(real.device)]
+        """Those of this rank's rows (d,), numbered in `batch`, on the host, whose entries are missing or old."""
+        real = batch.host.real.nonzero().flatten()
+        return real[memory.due([*self.scored, *self.fields], batch.host.rows[real], batch.epoch)]
 
     def update(
         self,
@@ -88,7 +88,7 @@ class VisitRecord:
                     if "logits" in self.fields:
                         assert part.logits is not None
                         found["logits"].append(part.logits.float())
-        ids = distributed.gather_rows(batch.rows[due]).cpu()
+        ids = distributed.gather_rows(batch.host.rows[due])
         for name, values in found.items():
             empty = batch.rows.new_zeros(0, dtype=torch.float64)
             if name in self.fields:  # a rank without a due row learns the width from the others

@@ -109,19 +109,17 @@ class RowSelector(ArmSelector):
 
         `scores` (n,), or (2, n) with classes; `draw` keys the random numbers.
         """
-        keeping = Keeping() if self._warm else self.keeping
+        keeping, scores = Keeping() if self._warm else self.keeping, scores.cpu()  # what follows decides on the host
         classes = None if scores.ndim == 1 else scores[1].long()
         scores = scores if classes is None else scores[0]
         if self.facts is not None:
             looked = not self._warm and reads_student(self.arms[self.arm])  # pyright: ignore[reportArgumentType]
             self.facts.scored(scores if looked else None)
         if drawn is not None and keeping == Keeping():
-            return Kept(drawn[top_k(scores, self.share, of).to(drawn.device)])
+            return Kept(drawn.cpu()[top_k(scores, self.share, of)])
         if drawn is not None:  # rows without a score may still be kept at random
-            drawn = drawn.to(scores.device)
-            scores = torch.full((of,), -torch.inf, dtype=torch.float64, device=scores.device).index_copy(
-                0, drawn, scores.double()
-            )
+            drawn = drawn.cpu()
+            scores = torch.full((of,), -torch.inf, dtype=torch.float64).index_copy(0, drawn, scores.double())
             if classes is not None:
                 classes = classes.new_full((of,), -1).index_copy(0, drawn, classes)
         return keeping.keep(scores, self.share, generator(self.seed, "keep", *draw), classes)
@@ -134,7 +132,7 @@ class RowSelector(ArmSelector):
         if self.facts is not None:
             looked = not self._warm and reads_student(self.arms[self.arm])  # pyright: ignore[reportArgumentType]
             self.facts.scored(scores if looked else None)
-        keeping = Keeping() if self._warm else self.keeping
+        keeping, scores = Keeping() if self._warm else self.keeping, scores.cpu()
         return keep_of_groups(keeping, scores, ratio, generator(self.seed, "keep", *draw), group)
 
     def candidates(self, step: int, rows: int) -> Tensor:
@@ -257,7 +255,8 @@ class RowSelector(ArmSelector):
                 if self.facts is not None and whole.logits is not None:
                     self.facts.predicted(whole.logits, whole.mask)
                 kept = self.kept(scores, of, shown[1] if len(shown[1]) < of else None, (*draw, *_rank()))
-                return Kept(kept.rows.to(rows.device), None if kept.weights is None else kept.weights.to(rows.device))
+                device = rows.device
+                return Kept(kept.rows.to(device), None if kept.weights is None else kept.weights.to(device))
         except ValueError as error:  # scores that are NaN, by their rows
             raise UserError(f"the strategy {self.arm}: {error}") from error
 

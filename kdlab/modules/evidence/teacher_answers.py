@@ -42,16 +42,16 @@ class TeacherRows:
 
     def logits(self, part: slice) -> Tensor:
         """Logits (n, C) of the rows in `part`, or (n, P, C) at the masked positions of all rows, 0 where none exists."""
-        rows = torch.arange(len(self.batch), device=self.batch.rows.device)[part]
+        rows = torch.arange(len(self.batch))[part]
         if self.per_row:
             of = self.teacher.logits(self.lookup.outputs, self.lookup.logits, rows, torch.zeros_like(rows))
             return of(slice(None))
-        places, exists = self.batch.label_places()
-        places, exists = places[part], exists[part]
+        places, exists = (each[part] for each in self.batch.host.label_places())
         row = rows.unsqueeze(1).expand_as(places)[exists]
         of = self.teacher.logits(self.lookup.outputs, self.lookup.logits, row, places[exists])
         found = torch.cat([of(slice(i, i + self.chunk)) for i in range(0, max(1, len(row)), self.chunk)])
-        return found.new_zeros(*places.shape, found.shape[-1]).masked_scatter(exists.unsqueeze(-1), found)
+        units = exists.flatten().nonzero().squeeze(1).to(found.device, non_blocking=True)
+        return found.new_zeros(exists.numel(), found.shape[-1]).index_copy(0, units, found).unflatten(0, places.shape)
 
 
 class TeacherEvidence:

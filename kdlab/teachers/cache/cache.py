@@ -95,8 +95,8 @@ class AnswerCache:
         `count`: enter into the ledger, by the teacher's `name`, the real rows that were queried and those answered here.
         """
         with self._time("teacher_cache"):
-            epoch = ALWAYS if self.fixed_inputs else batch.epoch
-            rows, real, checksums = batch.rows.tolist(), batch.real.tolist(), self._checksums(batch)
+            epoch, host = ALWAYS if self.fixed_inputs else batch.epoch, batch.host
+            rows, real, checksums = host.rows.tolist(), host.real.tolist(), self._checksums(host)
             stored = self._read(epoch, rows, checksums)
             now, layers = (self.run, self._step), encoder.model.config.num_hidden_layers
             answered = [(epoch, row) in self._this_step for row in rows]
@@ -120,9 +120,9 @@ class AnswerCache:
                     payloads = self._merged(batch, stored, places, payloads, layers)
                 self._store(epoch, rows, checksums, places, payloads, real, stored)
             if count and self.ledger is not None:
-                mask = torch.tensor(queried, device=batch.rows.device)
-                self.ledger.count_queries(name, batch.rows[mask & batch.real], batch.epoch)
-                self.ledger.count_cached(name, batch.rows[~mask & batch.real])
+                mask = torch.tensor(queried)
+                self.ledger.count_queries(name, host.rows[mask & host.real], batch.epoch)
+                self.ledger.count_cached(name, host.rows[~mask & host.real])
             self._this_step.update(
                 (epoch, row) for row, one, counts in zip(rows, queried, real, strict=True) if one and counts
             )
@@ -133,14 +133,14 @@ class AnswerCache:
         """The batches in which the rows in `mask` run."""
         index = [i for i, one in enumerate(mask) if one]
         if self.single_rows:
-            return [batch.take(torch.tensor([i], device=batch.rows.device)) for i in index]
+            return [batch.take(torch.tensor([i])) for i in index]
         if len(index) == len(batch):
             return [batch]
-        return [batch.take(torch.tensor(index, device=batch.rows.device))] if index else []
+        return [batch.take(torch.tensor(index))] if index else []
 
     def _encode(self, encoder: Encoder, project: Project, batch: Batch) -> list[bytes]:
         """The bytes to store of each row, after a forward over `batch`."""
-        rows, k = batch.rows.tolist(), self.spec.k
+        rows, k = batch.host.rows.tolist(), self.spec.k
 
         def draw(i: int, units: int) -> np.ndarray:
             """Uniform numbers (units, k) of a row, which depend on the row and its masks alone."""
@@ -158,7 +158,7 @@ class AnswerCache:
         layers: int,
     ) -> list[bytes]:
         """The `payloads` of the rows at `places`, each with what is `stored` of the row."""
-        every = self.spec.every_unit(batch)
+        every = self.spec.every_unit(batch.host)
         entries = [(stored[i], i) for i in places]
         return [
             payload if entry is None else merged(self.spec, entry, payload, every[i], layers)
@@ -222,10 +222,11 @@ class AnswerCache:
             raise CacheUnusable
 
     def _checksums(self, batch: Batch) -> list[int]:
-        """A checksum of each row's tokens, their segments and the positions of its units, seeded by the key's."""
+        """A checksum of each row's tokens, their segments and the positions of its units, seeded by the key's; of a batch on
+        the host."""
         key = zlib.crc32(self.key.encode())
-        columns = [batch.input_ids.to("cpu", torch.int32), self.spec.every_unit(batch).to("cpu", torch.int8)]
-        columns += [] if batch.token_types is None else [batch.token_types.to("cpu", torch.int8)]
+        columns = [batch.input_ids.to(torch.int32), self.spec.every_unit(batch).to(torch.int8)]
+        columns += [] if batch.token_types is None else [batch.token_types.to(torch.int8)]
         arrays, checksums = [column.numpy() for column in columns], []
         for i, length in enumerate(batch.attention_mask.sum(1).tolist()):
             checksum = key

@@ -45,7 +45,8 @@ class CacheSpec:
     others: tuple[str, ...] = ()
 
     def units(self, batch: Batch) -> Tensor:
-        """Mask (k, L) bool of the units whose logits are stored."""
+        """Mask (k, L) bool, on the host, of the units whose logits are stored."""
+        batch = batch.host
         if self.logits == "tokens":
             return batch.attention_mask.bool()
         if self.logits == "labelled":
@@ -55,8 +56,10 @@ class CacheSpec:
         return mask
 
     def every_unit(self, batch: Batch) -> Tensor:
-        """Mask (k, L) bool of the units that the rows have, those included whose labels selection has left out."""
-        return self.units(batch) if self.logits != "labelled" or batch.predicted is None else batch.predicted
+        """Mask (k, L) bool, on the host, of the units that the rows have, those included whose labels selection has left
+        out."""
+        predicted = batch.host.predicted
+        return self.units(batch) if self.logits != "labelled" or predicted is None else predicted
 
     def arrays(self, layers: int) -> int:
         """Number of arrays of a row's answer, about all its units, of a model of `layers` layers."""
@@ -95,8 +98,8 @@ class CacheSpec:
 class UnitLogits:
     """The stored logits of a batch's units, decoded a few at a time.
 
-    `spec`: the part of them that is stored; `outputs`: C or V; `mask` (k, L) bool of the units; `units`: the stored arrays
-    of each unit; `codes`: of the arrays' types.
+    `spec`: the part of them that is stored; `outputs`: C or V; `mask` (k, L) bool, on the host, of the units; `units`: the
+    stored arrays of each unit; `codes`: of the arrays' types; `device` of the logits.
     """
 
     spec: CacheSpec
@@ -104,9 +107,10 @@ class UnitLogits:
     mask: Tensor
     units: list[tuple[np.ndarray, ...]]
     codes: tuple[int, ...]
+    device: torch.device
 
     def index(self, row: Tensor, token: Tensor) -> Tensor:
-        """Numbers (U,) of the units at `row`, `token` (U,)."""
+        """Numbers (U,) of the units at `row`, `token` (U,), all on the host."""
         number = (self.mask.flatten().cumsum(0) - 1).view(self.mask.shape)
         return number[row, torch.zeros_like(token) if self.spec.logits == "row" else token]
 
@@ -120,9 +124,11 @@ class UnitLogits:
         sparse = self.spec.vocabulary != "full"
         if not len(index):
             shape = (0, self.spec.k if sparse else self.outputs)
-            return torch.zeros(shape, device=index.device), index.new_zeros(shape) if sparse else None
+            tokens = torch.zeros(shape, dtype=torch.long, device=self.device) if sparse else None
+            return torch.zeros(shape, device=self.device), tokens
         columns = zip(*(self.units[i] for i in index.tolist()), strict=True)
-        arrays = [_tensor(np.stack(one), code).to(index.device) for one, code in zip(columns, self.codes, strict=True)]
+        arrays = [_tensor(np.stack(one), code) for one, code in zip(columns, self.codes, strict=True)]
+        arrays = [array.to(self.device, non_blocking=True) for array in arrays]
         if self.spec.vocabulary == "topk":
             return arrays[0], arrays[1]
         if self.spec.vocabulary == "sampled":
@@ -156,7 +162,7 @@ def encode_rows(
             drawn = [
                 draw(i, count) for i, count in enumerate(every.sum(1).tolist())
             ]  # of all, so that each keeps its own
-            uniform = torch.from_numpy(np.concatenate(drawn))[mask[every].cpu()]
+            uniform = torch.from_numpy(np.concatenate(drawn))[mask[every]]
         starts = range(0, len(vectors), CHUNK) if len(vectors) else [0]
         chunks = []
         for i in starts:
@@ -167,7 +173,7 @@ def encode_rows(
             parts = np.split(np.concatenate([array for array, _ in column]), np.cumsum(counts)[:-1])
             for row, part in zip(rows, parts, strict=True):
                 row.append(part)
-    lengths = batch.attention_mask.sum(1).tolist()
+    lengths = batch.host.attention_mask.sum(1).tolist()
     layers = [("hidden", answer.hidden)] if spec.hidden is not None else []
     layers += [(name, layer) for name in spec.others for layer in getattr(answer, name)]
     for name, layer in layers:
@@ -185,7 +191,7 @@ def encode_rows(
 
 def places_of(units: Tensor, stamp: tuple[int, int]) -> np.ndarray:
     """The positions (n, 3) int32 in the mask `units` (L,): the token, the run and the micro-step that asked for it."""
-    tokens = units.nonzero().flatten().cpu().numpy()
+    tokens = units.nonzero().flatten().numpy()
     run, step = np.asarray(stamp, np.int64).astype(np.uint32).view(np.int32)
     return np.stack([tokens.astype(np.int32), np.full(len(tokens), run), np.full(len(tokens), step)], 1)
 
@@ -214,15 +220,15 @@ def join_rows(
         for i, arrays in enumerate(rows):
             if len(arrays) > spec.arrays(layers):
                 mask[i] = False
-                mask[i, torch.from_numpy(arrays[-1][:, 0].astype(np.int64)).to(mask.device)] = True
-        units = UnitLogits(spec, outputs, mask, parts, tuple(codes[:start]))
+                mask[i, torch.from_numpy(arrays[-1][:, 0].astype(np.int64))] = True
+        units = UnitLogits(spec, outputs, mask, parts, tuple(codes[:start]), batch.input_ids.device)
 
     def padded(number: int, name: str, length: int) -> Tensor:
         shape = [length if d in _TOKENS[name] else n for d, n in enumerate(rows[0][number].shape)]
         whole = np.zeros((len(rows), *shape), _DTYPES[codes[number]])
         for i, arrays in enumerate(rows):
             whole[(i, *(slice(n) for n in arrays[number].shape))] = arrays[number]
-        return _tensor(whole, codes[number]).to(batch.input_ids.device)
+        return _tensor(whole, codes[number]).to(batch.input_ids.device, non_blocking=True)
 
     length = batch.input_ids.shape[1]
     if spec.hidden is not None:

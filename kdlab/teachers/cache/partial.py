@@ -32,7 +32,7 @@ def due_units(
     answered: Sequence[bool],
     layers: int,
 ) -> tuple[Tensor, bool] | None:
-    """Mask (k, L) bool of the positions that a query counts, and whether some of them must be computed.
+    """Mask (k, L) bool, on the host, of the positions that a query counts, and whether some of them must be computed.
 
     Those of the batch that no answer has, and those that this run stored at this micro-step, `now`, before it was killed;
     but not of rows `answered` at this step already. None where every answer is about whole rows.
@@ -50,8 +50,8 @@ def due_units(
             missing = True
             continue
         places = places_in(spec, entry, every[i], layers)
-        known = torch.from_numpy(places[:, 0].astype(np.int64)).to(due.device)
-        fresh = torch.from_numpy((places[:, 1:] == stamp).all(1) & (not answered[i])).to(due.device)
+        known = torch.from_numpy(places[:, 0].astype(np.int64))
+        fresh = torch.from_numpy((places[:, 1:] == stamp).all(1) & (not answered[i]))
         has = torch.zeros_like(due[i])
         has[known] = True
         missing = missing or bool((wanted[i] & ~has).any())

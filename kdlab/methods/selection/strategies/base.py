@@ -38,7 +38,8 @@ def row_means(evidence: Evidence, token: Callable[..., Tensor], *inputs: Tensor)
         return scores if logits.ndim == 2 else mean_of(scores, logits.shape[1])
     mask = mask.bool()
     scores = double(torch.zeros(logits.shape[:2], device=logits.device))
-    for index in mask.flatten().nonzero().squeeze(1).split(size):
+    places = mask.flatten().nonzero().squeeze(1) if evidence.places is None else evidence.places
+    for index in places.split(size):
         scores.view(-1)[index] = double(token(cast(units[index]), *(values[index] for values in more)))
     return mean_of(scores, mask.sum(1))
 
