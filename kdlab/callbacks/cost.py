@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from kdlab.callbacks.checkpoint_schedule import PART
+from kdlab.models.sharding.trained import is_sharded
 from kdlab.modules.views import StudentView
 from kdlab.runtime.ledger import Ledger
 from kdlab.types import Batch
@@ -59,12 +60,15 @@ class CostCallback(pl.Callback):
         started = time.perf_counter()
         with trainer.precision_plugin.forward_context():
             loss = module.loss(batch, local=True)
-        # not backward(): under DDP its hooks would start to reduce
-        parameters = [p for _, p in module.named_parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if is_sharded(module.student):
+            loss.backward()  # layers are gathered and reduced in it, on all ranks alike
+            for _, parameter in module.named_parameters():
+                parameter.grad = None  # what a step has left is not read again: its loop sets it to zero first
+        else:  # not backward(): under DDP its hooks would start to reduce
+            parameters = [p for _, p in module.named_parameters() if p.requires_grad]
+            torch.autograd.grad(loss, parameters, allow_unused=True)
         if loss.is_cuda:
             torch.cuda.synchronize()
-        del gradients
         return (time.perf_counter() - started) * trainer.accumulate_grad_batches
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:

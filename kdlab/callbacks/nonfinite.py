@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from torch.distributed.tensor import DTensor
 
 from kdlab.errors import UserError
+from kdlab.models.sharding.trained import own_part
 from kdlab.modules.views import StepReport, TrainedView
 from kdlab.runtime import distributed, signals
 
@@ -83,13 +85,16 @@ class NonFiniteGuard(pl.Callback):
                 self._finite(report)
 
     def check_weights(self, step: int) -> None:
-        """UserError if a weight is not finite, so that existing checkpoints stay."""
+        """UserError if a weight is not finite, so that existing checkpoints stay (collective for a sharded student)."""
         assert self._module is not None
         named = list(self._module.named_parameters())
+        parts = [own_part(parameter.detach()) for _, parameter in named]
         # 20 times cheaper than isfinite of every number: an extreme is NaN where any number is
-        extremes = [torch.stack(torch.aminmax(parameter.detach())) for _, parameter in named]
-        finite = torch.stack(extremes).isfinite().all(1).tolist()
-        bad = [name for (name, _), good in zip(named, finite, strict=True) if not good]
+        extremes = [torch.stack(torch.aminmax(part)) if part.numel() else part.new_zeros(2) for part in parts]
+        damaged = ~torch.stack(extremes).isfinite().all(1)
+        if any(isinstance(parameter, DTensor) for _, parameter in named):
+            damaged = distributed.all_max(damaged.int())
+        bad = [name for (name, _), found in zip(named, damaged.tolist(), strict=True) if found]
         if bad:
             raise UserError(
                 f"{len(bad)} of {len(named)} weights are not finite after step {step} ({bad[0]} first): "

@@ -401,17 +401,20 @@ class TrainerConfig:
     "Steps that on_nonfinite=skip leaves out before it stops the run"
     shard_teacher: bool = False
     "true: divide the layers of frozen teachers among all ranks (FSDP2); needs several devices"
+    shard_student: bool = False
+    "true: divide the student, its gradients and the optimizer's state among all ranks (FSDP2); needs several devices"
 
     def check(self) -> None:
-        """UserError for a value out of range, or a sharded teacher on one device."""
+        """UserError for a value out of range, or a sharded model on one device."""
         one_of("trainer.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
         one_of("trainer.precision", self.precision, PRECISIONS)
-        if self.shard_teacher and self.devices == 1 and self.num_nodes == 1:
-            raise UserError(
-                "trainer.shard_teacher=true: sharding divides a teacher among several processes, and "
-                "trainer.devices=1: give 2 or more, or trainer.shard_teacher=false"
-            )
+        for who, given in (("teacher", self.shard_teacher), ("student", self.shard_student)):
+            if given and self.devices == 1 and self.num_nodes == 1:
+                raise UserError(
+                    f"trainer.shard_{who}=true: sharding divides a {who} among several processes, and "
+                    f"trainer.devices=1: give 2 or more, or trainer.shard_{who}=false"
+                )
 
 
 @dataclass

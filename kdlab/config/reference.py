@@ -66,6 +66,7 @@ TOPICS = {
         "exec",
         "teachers.cache",
         "trainer.shard_teacher",
+        "trainer.shard_student",
     ),
     "Repeating and resuming": ("seed", "resume", "overwrite", "trainer.checkpoint_every"),
     "Logging": ("logger", "trainer.log_every", "trainer.evaluate_every", "trainer.trace_every"),

@@ -44,6 +44,7 @@ ADDED: dict[str, Any] = {
     "select.probe_steps": 10,
     "trainer.log_every": 10,
     "trainer.measure_speed": True,
+    "trainer.shard_student": False,
     "budget": {
         "queries": None,
         "flops": None,
@@ -68,6 +69,7 @@ BESIDE = {
     "data.generated": {"long_prompts"},
     "trainer.log_every": {"probes"},
     "trainer.measure_speed": {"probes"},
+    "trainer.shard_student": {"shard_teacher"},
 }
 # an override: the signs in front of its key (+, ++, ~), its key, and the rest from @, = or / on
 _OVERRIDE = re.compile(r"(\+\+|\+|~)?([A-Za-z_][\w.]*)(.*)", re.DOTALL)

@@ -118,6 +118,10 @@ class Encoder(nn.Module):
         all tokens. Else it is only defined where the batch makes its predictions: in classification it may be (k, 1, H),
         the first tokens; in masked-LM it may be NaN except at first tokens and masked positions.
         """
+        return self(batch, wants)
+
+    def forward(self, batch: Batch, wants: frozenset[str]) -> Outputs:
+        """`encode`, as the call of a module: its hooks gather the parameters of a sharded student."""
         if self._splits(batch):
             outputs = documents.encode_apart(self._execution.encode, batch, wants)
         else:

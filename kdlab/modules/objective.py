@@ -19,6 +19,7 @@ from kdlab.methods.knowledge.base import (
 )
 from kdlab.methods.knowledge.mixture import PartialLogits, mixture
 from kdlab.models.encoder import Encoder
+from kdlab.models.sharding.trained import is_sharded
 from kdlab.modules.chunked_loss import chunked_loss
 from kdlab.runtime import distributed
 from kdlab.teachers.cache.codec import UnitLogits
@@ -360,7 +361,8 @@ class _LogitTerms:
 
         vectors = self.student.vectors(outputs, *self.units)
         vectors = vectors.detach() if head_only else vectors
-        return chunked_loss(self.student.project, loss_of, vectors, self.student.head_parameters(), *self.sizes)
+        always = is_sharded(self.student)  # all ranks reduce the gradients of the same parameters, whatever their units
+        return chunked_loss(self.student.project, loss_of, vectors, self.student.head_parameters(), *self.sizes, always)
 
     def _unit_values(
         self, name: str, weighted: WeightedTerm, student: Outputs, parts: Sequence[PartialLogits]

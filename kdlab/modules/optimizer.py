@@ -10,7 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
+from kdlab.models.sharding.trained import clip_shards
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import reseed
@@ -94,8 +96,12 @@ class Optimization:
     def clip(self, module: pl.LightningModule, optimizer: Any) -> None:
         """Clip the gradient, and have the optimizer skip the step if a loss or the norm is not finite (collective)."""
         # Lightning refuses to clip for a fused optimizer under any mixed precision, though only float16 is scaled
-        parameters = self._trained or module.parameters()
-        norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], self.settings.clip)
+        parameters = [p for p in self._trained or module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if any(isinstance(gradient, DTensor) for gradient in gradients):
+            norm = clip_shards(gradients, self.settings.clip)
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
         if module._trainer is not None:
             scaled = getattr(module.trainer.precision_plugin, "scaler", None) is not None
             self.health.judge(norm, optimizer, module.trainer.global_step, scaled)

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdlab.errors import UserError
 from kdlab.models import flops, lora
 from kdlab.models.encoder import Encoder, dropout_mode
+from kdlab.models.sharding.trained import in_step
 from kdlab.modules.distillation_loss import DistillationLoss, record_positions, timed
 from kdlab.modules.evaluation import Answers, Scorer, inference_mode, text_score
 from kdlab.modules.evidence.outputs import evidence_of, unit_evidence
@@ -325,7 +326,7 @@ class StudentModule(pl.LightningModule):
 
         with self.inference_mode():
             if teacher is None:
-                return self.score(self.student, batches, self.device, count)
+                return self.score(self.student, in_step(self.student, batches), self.device, count)
             return self.score(teacher.encoder, teacher.over(batches), self.device, count, teacher.project)
 
     def distillation_loss(self, batches: Iterable[tuple[Batch, Sequence[TeacherAnswer]]], part: str = "") -> float:
@@ -334,7 +335,7 @@ class StudentModule(pl.LightningModule):
         terms, counter = self.distillation.active_terms(self.progress), self.distillation.flops
         needed = self.distillation.needed(terms)
         with self.inference_mode():
-            for batch, answers in batches:
+            for batch, answers in in_step(self.student, batches):
                 outputs = self.encode(batch, part, needed)
                 outputs.progress = self.progress
                 queried = [(answer.number, answer.queried) for answer in answers]

@@ -87,10 +87,11 @@ def check(stage: Stage, world: int) -> None:
         raise UserError(
             f"budget.queries: knowledge={config.knowledge.name} queries no teacher; budget.flops= or budget.seconds="
         )
-    if budget.is_timed and config.trainer.shard_teacher:
-        raise UserError(
-            "budget.seconds trainer.shard_teacher=true: steps are timed by one process with a whole teacher"
-        )
+    for who, sharded in (("teacher", config.trainer.shard_teacher), ("student", config.trainer.shard_student)):
+        if budget.is_timed and sharded:
+            raise UserError(
+                f"budget.seconds trainer.shard_{who}=true: steps are timed by one process with a whole {who}; budget.flops="
+            )
     external = world > 1 and (os.environ.get("LOCAL_RANK") or config.trainer.num_nodes > 1)
     if budget.is_timed and external:
         raise UserError(

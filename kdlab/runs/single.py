@@ -18,6 +18,7 @@ from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
 from kdlab.modules.lightning_options import PLAIN_TRAINER
+from kdlab.modules.sharded_strategy import ShardedStudentStrategy
 from kdlab.plotting import run_figures
 from kdlab.runs import budget, callbacks, failures, finished, folders, keeping
 from kdlab.runs.callbacks import RunCallbacks, collapse_watch
@@ -135,13 +136,15 @@ def _check_own_code(folder: Path, resumes: bool, chosen: bool) -> None:
 
 
 def check_machine(config: Config) -> None:
-    """UserError for devices, a sharded teacher or a logger that cannot be used on this machine."""
-    devices = device_count(config.trainer.accelerator, config.trainer.devices)
-    if config.trainer.shard_teacher and devices * config.trainer.num_nodes == 1:
-        raise UserError(
-            f"trainer.shard_teacher=true: a teacher is shared out over several GPUs or processes, and trainer.devices="
-            f"{config.trainer.devices} is one here; for example trainer.devices=2"
-        )
+    """UserError for devices, a sharded model or a logger that cannot be used on this machine."""
+    trainer = config.trainer
+    alone = device_count(trainer.accelerator, trainer.devices) * trainer.num_nodes == 1
+    for who, given in (("teacher", trainer.shard_teacher), ("student", trainer.shard_student)):
+        if given and alone:
+            raise UserError(
+                f"trainer.shard_{who}=true: a {who} is shared out over several GPUs or processes, and trainer.devices="
+                f"{trainer.devices} is one here; for example trainer.devices=2"
+            )
     base.check(config)
 
 
@@ -184,12 +187,16 @@ def run(
 def trainer_of(prepared: PreparedRun, ordered: list[pl.Callback]) -> pl.Trainer:
     """Lightning's trainer for the run, with these callbacks."""
     config, trainer = prepared.config, prepared.config.trainer
-    ddp = "ddp_find_unused_parameters_true" if prepared.module.has_idle_parameters else "ddp"
+    strategy: Any = "auto"
+    if trainer.shard_student:
+        strategy = ShardedStudentStrategy()
+    elif prepared.world > 1:
+        strategy = "ddp_find_unused_parameters_true" if prepared.module.has_idle_parameters else "ddp"
     return pl.Trainer(
         accelerator=trainer.accelerator if trainer.accelerator != "auto" or torch.cuda.is_available() else "cpu",
         devices=prepared.devices,
         num_nodes=trainer.num_nodes,
-        strategy=ddp if prepared.world > 1 else "auto",
+        strategy=strategy,
         precision=prepared.stage.inputs.precision,  # pyright: ignore[reportArgumentType]
         max_steps=prepared.total_steps,
         max_epochs=1,

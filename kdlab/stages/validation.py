@@ -20,7 +20,7 @@ from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.scores import PARTS
 from kdlab.models import head_keys, loading, lora, packing
 from kdlab.models.student import check_layers, check_recomputes, check_width, pick_layers, transformer_layers
-from kdlab.stages import cache_plan, components, decision_callbacks, ksm_training, trained_head
+from kdlab.stages import cache_plan, components, decision_callbacks, ksm_training, student_sharding, trained_head
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.costs import auto
@@ -52,6 +52,7 @@ def _check(stage: Stage) -> None:
         stage.inputs.main_source.place, stage.inputs.main_source.config, stage.inputs.head.model_class
     )  # names a damaged file
     _student(stage)
+    student_sharding.check(stage)
     _lengths(stage)
     _look(stage, selection)
     _strategies(stage, selection)

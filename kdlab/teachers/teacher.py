@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdlab.models.encoder import Encoder, dropout_mode
-from kdlab.models.sharding import ShardTurns, share_out
+from kdlab.models.sharding.frozen import ShardTurns, share_out
 from kdlab.runtime import distributed
 from kdlab.teachers.cache.cache import AnswerCache, CacheLookup, CacheUnusable
 from kdlab.teachers.cache.codec import UnitLogits

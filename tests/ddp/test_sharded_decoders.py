@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import transformer_layers
 from kdlab.teachers.teacher import Teacher
-from kdlab.testing.child_process import forked
 from kdlab.testing.tiny import write_decoder
 from kdlab.types import Batch
 from tests.ddp.test_sharding import held
+from tests.support.ranks import results_of_two
 from tests.support.runs import call, outcome, tiny_causal
 from tests.unit.models.test_causal import decoder, texts, together
 
@@ -39,9 +36,7 @@ def answer(teacher: Teacher, batch: Batch) -> dict[str, Any]:
     }
 
 
-def two_ranks(number: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=number, world_size=2)
+def on_rank(number: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for family, execution in FAMILIES.items():
         teacher = Teacher("t", Encoder(decoder(family), execution), shared=True).to(torch.device("cpu"))
@@ -53,19 +48,12 @@ def two_ranks(number: int, folder: Path) -> None:
         found[f"held {family}"] = held(transformer_layers(teacher.encoder.model))
         half = Teacher("t", Encoder(decoder(family), execution), shared=True).hold("bf16-mixed").to(torch.device("cpu"))
         found[f"half {family}"] = answer(half, asked(number))
-    torch.save(found, folder / f"{number}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("two")
-    processes = [
-        forked(partial(two_ranks, number, folder), {}, folder / f"{number}.log", folder) for number in range(2)
-    ]
-    codes = [process.wait(100) for process in processes]
-    assert codes == [0, 0], (folder / "0.log").read_text()[-2000:] + (folder / "1.log").read_text()[-2000:]
-    return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(2)]
+    return results_of_two(on_rank, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("half", [False, True])

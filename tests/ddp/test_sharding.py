@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import transformers
 
 from kdlab.config.composition import composition
@@ -18,9 +15,9 @@ from kdlab.models.encoder import Encoder
 from kdlab.models.student import transformer_layers
 from kdlab.modules.evaluation import predictions
 from kdlab.teachers.teacher import Teacher
-from kdlab.testing.child_process import forked
 from kdlab.types import Batch
 from tests.conftest import tiny_config
+from tests.support.ranks import results_of_two
 
 LENGTHS = ([9, 2, 7], [3, 8])  # of each rank's rows
 FAMILIES = {"packed": "bert", "bucketed": "distilbert", "padded": "electra", "varlen": "roberta"}
@@ -45,9 +42,7 @@ def held(module: torch.nn.Module) -> int:
     return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in module.parameters())
 
 
-def two_ranks(number: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=number, world_size=2)
+def on_rank(number: int) -> dict[str, Any]:
     wants = frozenset({"states"})
     found: dict[str, Any] = {}
     for execution, family in FAMILIES.items():
@@ -71,18 +66,12 @@ def two_ranks(number: int, folder: Path) -> None:
         half.query(batch(LENGTHS[number]))  # rank 1 runs along
     half.catch_up()
     found["held half"] = {str(p.dtype) for p in transformer_layers(half.encoder.model).parameters()}
-    torch.save(found, folder / f"{number}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("two")
-    processes = [
-        forked(partial(two_ranks, number, folder), {}, folder / f"{number}.log", folder) for number in range(2)
-    ]
-    assert [process.wait(100) for process in processes] == [0, 0]
-    return [torch.load(folder / f"{number}.pt", weights_only=False) for number in range(2)]
+    return results_of_two(on_rank, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("family", FAMILIES.values())

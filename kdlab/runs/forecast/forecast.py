@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdlab.callbacks.checkpoint_schedule import GAP_FACTOR, MIN_GAP, RATE
 from kdlab.data.tasks import dataset
@@ -104,8 +105,14 @@ def forecast(stage: Stage, world: int) -> Forecast:
         except torch.OutOfMemoryError as error:
             raise UserError(
                 "the models and a batch do not fit into the memory of this GPU: a smaller data.batch_size with a larger "
-                "trainer.accumulate, or trainer.shard_teacher=true"
+                "trainer.accumulate, or trainer.shard_teacher=true; the plan measures one process with whole models"
             ) from error
+
+
+def on_other_ranks(student: nn.Module, world: int) -> int:
+    """Bytes of the float32 weights, gradients and moments of a student sharded over `world` devices that the others store."""
+    whole = sum(p.numel() * 4 * (4 if p.requires_grad else 1) for p in student.parameters())
+    return whole - math.ceil(whole / world)
 
 
 class _Planner:
@@ -182,6 +189,8 @@ class _Planner:
             self.stage, steps * accumulate, self.world, RunCost(run.queries, run.flops, run.seconds)
         )
         memory = peak_memory(first_device(config.trainer.accelerator))  # of the preparation too: one process does both
+        if config.trainer.shard_student:  # the whole of it was measured
+            memory -= on_other_ranks(self.student.model, self.world)
         return Forecast(
             run,
             dict(total.parts),

@@ -103,8 +103,9 @@ def test_albert_teaches_a_student_of_fewer_repeats(task_folder, tmp_path):
     [
         ({"num_hidden_groups": 2}, ["student.layers=2"], "no list of 4 layers found in a model of the family albert"),
         ({}, ["select=entropy", "select.ratio=0.5", "select.scoring=early_exit"], "no list of 4 layers"),
+        ({}, ["trainer.shard_student=true", "trainer.devices=2", "exec=padded"], "no list of 4 layers"),
     ],
-    ids=["groups", "early exit"],
+    ids=["groups", "early exit", "sharded student"],
 )
 def test_layers_that_cannot_be_taken_are_refused_before_anything_is_made(settings, more, words, task_stage, tmp_path):
     with pytest.raises(UserError, match=words):

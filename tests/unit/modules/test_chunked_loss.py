@@ -54,6 +54,15 @@ def test_no_unit_at_all_gives_zero_and_no_gradient():
     assert float(loss.detach()) == 0 and weight.grad is None and float(vectors.grad.abs().sum()) == 0
 
 
+def test_no_unit_gives_a_gradient_of_zero_to_the_parameters_in_use_where_ranks_reduce_them():
+    vectors, weight, unused, project, loss_of = case()
+    chunked_loss(project, loss_of, vectors[:0], [weight, unused], 4, always=True).backward()
+    assert torch.equal(weight.grad, torch.zeros_like(weight)) and unused.grad is None
+    weight.grad = None
+    chunked_loss(project, loss_of, vectors, [weight, unused], 4, always=True).backward()
+    torch.testing.assert_close(weight.grad, torch.autograd.grad(loss_of(project(vectors), slice(0, 10)), weight)[0])
+
+
 def test_under_autocast_every_chunk_sees_the_gradient_of_the_weight():
     vectors, weight, unused, project, loss_of = case(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
