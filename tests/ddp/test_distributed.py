@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-import kdlab
 from kdlab.runtime import distributed
+from tests.support import forks
 
 BIG = 2**53 + 1  # not a float64
 
@@ -57,10 +54,9 @@ def two_ranks(number: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_two_ranks_agree(tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(Path(kdlab.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([sys.executable, __file__, str(n), str(tmp_path)], env=env) for n in range(2)]
-    assert [process.wait(timeout=60) for process in started] == [0, 0]
+    forks.on_two_ranks(lambda number: two_ranks(number, tmp_path))
     for number in range(2):
         found = torch.load(tmp_path / f"{number}.pt", weights_only=True)
         assert found["identity"] == [number, 2]
@@ -105,7 +101,3 @@ def test_nothing_carries_a_gradient():
     weight = torch.ones(2, requires_grad=True)
     assert not distributed.all_sum(weight).requires_grad
     assert not distributed.gather_rows(weight).requires_grad
-
-
-if __name__ == "__main__":
-    two_ranks(int(sys.argv[1]), Path(sys.argv[2]))

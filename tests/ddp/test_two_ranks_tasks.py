@@ -60,8 +60,7 @@ def fresh(tmp_path: Path, prepared: Path) -> Path:
 @pytest.mark.parametrize(
     "case",
     each_time(
-        CASES,
-        "adads",
+        CASES,  # AdaDS is in the mixed case, too
         "mixed",
         "forgetting",
         "look, an idle rank",
@@ -83,7 +82,7 @@ def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, t
     found = [json.loads((folder / name / "result.json").read_text()) for name in ("one", "two")]
     said = [line.partition("kdlab: caveat: ")[2] for line in two.output.splitlines() if "kdlab: caveat: " in line]
     assert said == [each["text"] for each in found[1]["caveats"]]  # once, by the first rank
-    if case == "adads":
+    if case in ("adads", "mixed"):
         assert "few_rewards" in [each["kind"] for each in found[1]["caveats"]]
     scores = [each["metrics"] for each in found]
     assert scores[0]["teacher"] == pytest.approx(scores[1]["teacher"], abs=1e-5)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import write_teacher, write_text
 from tests.support import shells
+from tests.support.cadence import each_time
 from tests.support.runs import call, run_folder, tiny
 
 # what is wrong, and what the line must say
@@ -66,7 +67,17 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", WRONG)
+# an argument's range is one check, and tests/unit/config/test_arguments.py makes it with every argument
+SAME = {
+    "ratio zero", "max_steps zero", "learning rate below zero", "alpha out of range", "an infinite temperature",
+    "a temperature below zero", "a temperature of zero", "a temperature whose square overflows", "look zero",
+    "a temperature that is almost zero", "a learning rate without a use", "an epsilon that is no number of float32",
+    "a weight whose product overflows", "a weight decay that is no number", "look above one",
+}  # fmt: skip
+assert set(WRONG) > SAME
+
+
+@pytest.mark.parametrize("what", each_time(WRONG, *(what for what in WRONG if what not in SAME)))
 def test_one_line_and_nothing_written(what, tmp_path, teacher_folder, text_folder):
     wrong, says = WRONG[what]
     arguments = tiny(teacher_folder, text_folder, *wrong)

@@ -14,6 +14,7 @@ import transformers
 from kdlab import run as entry
 from tests.conftest import tiny_config, tiny_tokenizer, write_task, write_teacher
 from tests.end_to_end.test_bad_input import assert_refused
+from tests.support.cadence import each_time
 from tests.support.runs import ChildResult, call, run_folder, tiny_task
 
 UNTRAINED = ["knowledge=tinybert", "knowledge.terms.head.weight=0"]  # TinyBERT as published: no classifier at first
@@ -94,7 +95,15 @@ def assert_refused_early(tmp_path, monkeypatch, capsys):
     return type_
 
 
-@pytest.mark.parametrize("what", WRONG)
+# an argument's range is one check, and tests/unit/config/test_arguments.py makes it with every argument
+RANGES = {
+    "no share", "no training rows", "no room for a word", "a phase beyond the end", "a phase of nothing", "no copies",
+    "no steps for the teacher",
+}  # fmt: skip
+assert set(WRONG) > RANGES
+
+
+@pytest.mark.parametrize("what", each_time(WRONG, *(what for what in WRONG if what not in RANGES)))
 def test_one_line_and_nothing_written(what, assert_refused_early, teacher_folder, task_folder):
     wrong, says = WRONG[what]
     assert_refused_early(tiny_task(teacher_folder, task_folder, *wrong), *says)
@@ -202,8 +211,11 @@ def test_pairs_with_no_room(tmp_path, assert_refused_early, teacher_folder):
     assert_refused_early(tiny_task(teacher_folder, rows, "data.max_length=4"), "max_length")
 
 
-@pytest.mark.parametrize("select", ["entropy", "margin", "least_confidence", "certainty", "scaled_entropy",
-                                    "divbs", "badge", "committee", "forgetting", "adads", "randmix", "ensemble", "schedule"])  # fmt: skip
+OF_CLASSES = ["entropy", "margin", "least_confidence", "certainty", "scaled_entropy", "divbs", "badge", "committee",
+              "forgetting", "adads", "randmix", "ensemble", "schedule"]  # fmt: skip
+
+
+@pytest.mark.parametrize("select", each_time(OF_CLASSES, "entropy", "badge", "forgetting", "adads"))  # one of each kind
 def test_uncertainty_on_regression(select, tmp_path, assert_refused_early, teacher_folder):
     rows = write_task(tmp_path / "numbers", rows=20, regression=True)
     assert_refused_early(

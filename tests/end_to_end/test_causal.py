@@ -7,14 +7,13 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import transformers
 
 from kdlab.testing.tiny import WORDS, tiny_decoder_tokenizer, write_decoder
-from tests.support.runs import KillAt, call, command, outcome, tiny, tiny_causal
+from tests.support.cadence import each_time
+from tests.support.runs import assert_resumed, call, in_fork, on_two_ranks, tiny, tiny_causal
 
 RUN = "hydra.run.dir=run"
 
@@ -66,7 +65,7 @@ def test_a_bandit_chooses_rows_and_the_scores_are_those_of_transformers(whole, d
 
 
 def test_the_exported_student_is_the_runs_and_writes_text(whole, tmp_path):
-    done = command([str(whole / "run"), str(tmp_path / "out")], whole, "kdlab.export")
+    done = in_fork("kdlab.export", [str(whole / "run"), str(tmp_path / "out")], whole)
     assert done.code == 0 and "AutoModelForCausalLM" in done.output, done.output
     models = [
         transformers.AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32)
@@ -77,32 +76,18 @@ def test_the_exported_student_is_the_runs_and_writes_text(whole, tmp_path):
     logits = [model(**ids).logits for model in models]
     assert torch.equal(*logits)
     assert models[1].generate(**ids, max_new_tokens=3, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 3
-    again = command([str(whole / "run")], whole, "kdlab.evaluate")
+    again = in_fork("kdlab.evaluate", [str(whole / "run")], whole)
     assert again.code == 0 and "perplexity" in again.output, again.output
 
 
 def test_killed_runs_go_on_bit_for_bit(whole, tmp_path, decoder_folder, text_folder):
     given = [*tiny_causal(decoder_folder, text_folder, "select=adads"), RUN]
-    for step, when in ((2, "end"), (5, "start"), (7, "end")):
-        assert call(given, tmp_path, KillAt(step, when)).code == -9
-    done = call(given, tmp_path)
-    assert done.code == 0, done.output
-    wanted, found = outcome(whole / "run"), outcome(tmp_path / "run")
-    for part in wanted:
-        assert found[part] == wanted[part], part
+    assert_resumed(given, tmp_path, whole / "run", (2, "end"), (7, "end"))
 
 
 def test_two_ranks_equal_one_process(tmp_path, decoder_folder, text_folder):
     given = tiny_causal(decoder_folder, text_folder, "select=adads", "trainer.accelerator=cpu", "trainer.probes=0")
-    one = call([*given, "hydra.run.dir=one"], tmp_path)
-    assert one.code == 0, one.output
-    ranks = [*(o for o in given if "batch_size" not in o), "data.batch_size=8", "trainer.devices=2"]
-    two = call([*ranks, "hydra.run.dir=two"], tmp_path, ranks=2, trapped=0)
-    assert two.code == 0, two.output
-    a, b = (safetensors.torch.load_file(tmp_path / n / "student" / "model.safetensors") for n in ("one", "two"))
-    for name in a:
-        np.testing.assert_allclose(a[name].numpy(), b[name].numpy(), atol=2e-4, err_msg=name)
-    left, right = (result_in(tmp_path, n) for n in ("one", "two"))
+    left, right = on_two_ranks(given, tmp_path)
     assert left["ledger"]["teacher_queries"] == right["ledger"]["teacher_queries"]
     for name, value in left["metrics"]["student"].items():
         assert right["metrics"]["student"][name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
@@ -119,17 +104,18 @@ def prompts(tmp_path_factory) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        ["select=entropy", "knowledge=gkd"],
-        ["select=all", "select.ratio=1", "knowledge=causal_states", "student.hidden=16", "student.layers=2"],
-        ["select=random", "knowledge=taid", "teachers.cache=memory", "trainer.max_epochs=3", "exec=padded"],
-        ["select=random", "teachers.cache=disk", "teachers.cache_vocabulary=sampled", "teachers.cache_k=8"],
-    ],
-    ids=["entropy", "narrow", "cached", "sampled"],
-)
-def test_completions_are_learnt_with_other_knowledge(more, prompts, decoder_folder, tmp_path):
+COMPLETIONS = {
+    "entropy": ["select=entropy", "knowledge=gkd"],  # by day in test_student_rows.py
+    "narrow": ["select=all", "select.ratio=1", "knowledge=causal_states", "student.hidden=16", "student.layers=2"],
+    "cached": ["select=random", "knowledge=taid", "teachers.cache=memory", "trainer.max_epochs=3", "exec=padded"],
+    # by day in the test of a second student
+    "sampled": ["select=random", "teachers.cache=disk", "teachers.cache_vocabulary=sampled", "teachers.cache_k=8"],
+}
+
+
+@pytest.mark.parametrize("what", each_time(COMPLETIONS, "narrow", "cached"))
+def test_completions_are_learnt_with_other_knowledge(what, prompts, decoder_folder, tmp_path):
+    more = COMPLETIONS[what]
     given = tiny_causal(decoder_folder, prompts, "+exp=causal_finetune", "trainer.max_steps=4", *more)
     done = call([*(a for a in given if a != "+exp=causal_pretrain"), RUN], tmp_path)
     assert done.code == 0, done.output

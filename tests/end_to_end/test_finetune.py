@@ -183,7 +183,15 @@ def test_a_pool_gives_full_batches_of_the_best(lab):
 # ---- knowledge
 
 
-@pytest.mark.parametrize("knowledge", KNOWLEDGE)
+# their terms are those of other sets (ksm, pkd, cfl, response), or test_causal.py and test_student_rows.py run them by day
+ALIKE = {
+    "causal", "causal_states", "gkd", "taid", "dekd_no_alignment", "dfa", "dynamickd_objective", "feak", "fink_resk",
+    "fink_resk_feak", "finetune_own", "finetune_paper", "relk", "resk", "uhc",
+}  # fmt: skip
+assert set(KNOWLEDGE) > ALIKE
+
+
+@pytest.mark.parametrize("knowledge", each_time(KNOWLEDGE, *(name for name in KNOWLEDGE if name not in ALIKE)))
 def test_every_knowledge_set_teaches(knowledge, lab):
     folder, output = lab.run("select=random", f"knowledge={knowledge}")
     result, config = result_of(folder), yaml.safe_load((folder / "config.yaml").read_text())
@@ -228,6 +236,7 @@ def test_what_begins_later_can_be_observed(lab):
     assert result_of(folder)["ledger"]["teacher_queries"]["total"] == STEPS * KEPT + 8  # evaluation_rows, once
 
 
+@pytest.mark.nightly  # with the same run killed and resumed, below
 def test_tinybert_and_adads_go_together(lab):
     result = lab.result(*KILLED["tinybert"][0])
     assert result["ledger"]["teacher_queries"]["total"] == STEPS * KEPT
@@ -278,7 +287,7 @@ def test_layers_of_the_student_by_list_by_number_or_all(lab):
         assert weights(folder) == weights(folders[same]) != weights(folders[other])
 
 
-@pytest.mark.parametrize("knowledge", ["tinybert", "distilbert"])
+@pytest.mark.parametrize("knowledge", each_time(["tinybert", "distilbert"], "tinybert"))
 def test_a_narrower_student_and_nothing_of_its_projections_is_saved(knowledge, lab):
     more = ["student.layers=2", "student.hidden=16", f"knowledge={knowledge}", "trainer.max_steps=2"]
     folder, _ = lab.run("select=random", *more)
@@ -321,7 +330,8 @@ def test_a_ready_classifier_that_numbers_its_classes_otherwise_teaches_the_same(
         assert other["student"] == plain["student"] and other["scores"] == plain["scores"]
 
 
-@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
+# DistilBERT by day on text: test_commands.py
+@pytest.mark.parametrize("family", each_time(["roberta", "distilbert", "electra"], "roberta", "electra"))
 def test_any_encoder_family_can_teach_and_learn(family, lab, tmp_path):
     teacher = write_teacher(tmp_path / "teacher", family)
     folder, _ = lab.run("select=entropy", "knowledge=minilm", f"teachers.path={teacher}", *UNTAUGHT)
@@ -424,7 +434,7 @@ def test_regression(select, lab, tmp_path):
     assert model.config.num_labels == 1 and model.config.problem_type == "regression"
 
 
-@pytest.mark.parametrize("knowledge", ["mse", "tinybert"])
+@pytest.mark.parametrize("knowledge", each_time(["mse", "tinybert"], "mse"))
 def test_regression_with_other_knowledge(knowledge, lab, tmp_path):
     rows = write_task(tmp_path / "numbers", rows=60, regression=True, seed=4)
     folder, _ = lab.run("select=random", f"knowledge={knowledge}", f"data.path={rows}", *UNTAUGHT)
@@ -521,7 +531,7 @@ KILLED = {
 }
 
 
-@pytest.mark.parametrize("what", each_time(KILLED, "adads", "labels on all", "forgetting", "mixed"))
+@pytest.mark.parametrize("what", each_time(KILLED, "labels on all", "forgetting", "mixed"))
 def test_a_killed_run_goes_on_bit_for_bit(what, lab):
     more, kills = KILLED[what]
     wanted = outcome(lab.run(*(o for o in more if o != WORKERS))[0])

@@ -13,7 +13,7 @@ import transformers
 
 from kdlab.models import lora
 from kdlab.storage import checkpoints
-from tests.support.runs import KillAt, call, command, outcome, tiny, tiny_causal, tiny_task
+from tests.support.runs import KillAt, assert_resumed, call, in_fork, on_two_ranks, tiny, tiny_causal, tiny_task
 
 RUN = "hydra.run.dir=run"
 HAS_PEFT = importlib.util.find_spec("peft") is not None
@@ -33,16 +33,12 @@ def test_a_killed_run_goes_on_bit_for_bit_and_writes_a_plain_student(decoder_fol
     state = checkpoints.load(checkpoints.newest_valid(tmp_path / "run" / "checkpoints"))
     assert state["state_dict"] and all(".lora_" in name for name in state["state_dict"])
     assert len(state["optimizer_states"][0]["state"]) == len(state["state_dict"])
-    done = call(given, tmp_path)
-    assert done.code == 0 and "resuming" in done.output, done.output
-    wanted, found = outcome(tmp_path / "whole" / "run"), outcome(tmp_path / "run")
-    for part in wanted:
-        assert found[part] == wanted[part], part
+    assert_resumed(given, tmp_path, tmp_path / "whole" / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     flops = result["ledger"]["flops"]
     assert flops["student_backward"] < 2 * flops["student_forward"]
 
-    exported = command([str(tmp_path / "run"), str(tmp_path / "out")], tmp_path, "kdlab.export")
+    exported = in_fork("kdlab.export", [str(tmp_path / "run"), str(tmp_path / "out")], tmp_path)
     assert exported.code == 0, exported.output
     student = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     start = transformers.AutoModelForCausalLM.from_pretrained(decoder_folder, dtype=torch.float32)
@@ -62,15 +58,9 @@ def test_two_ranks_with_layers_that_run_anew_equal_one_process(decoder_folder, t
         "trainer.probes=0",
         "trainer.max_steps=4",
     ]
-    one = call([*tiny_causal(decoder_folder, text_folder, *more), "hydra.run.dir=one"], tmp_path)
-    assert one.code == 0, one.output
-    more += ["data.batch_size=8", "trainer.devices=2", "student.gradient_checkpointing=true"]
-    two = call([*tiny_causal(decoder_folder, text_folder, *more), "hydra.run.dir=two"], tmp_path, ranks=2, trapped=0)
-    assert two.code == 0, two.output
-    a, b = (safetensors.torch.load_file(tmp_path / n / "student" / "model.safetensors") for n in ("one", "two"))
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=2e-4, msg=name)
-    flops = [json.loads((tmp_path / n / "result.json").read_text())["ledger"]["flops"] for n in ("one", "two")]
+    given = tiny_causal(decoder_folder, text_folder, *more)
+    results = on_two_ranks(given, tmp_path, "student.gradient_checkpointing=true")
+    flops = [result["ledger"]["flops"] for result in results]
     assert flops[1]["student_backward"] > flops[0]["student_backward"]
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kdlab.templates import new
 from tests.support.forked_jobs import ForkedJobs, InterruptSweepAt
-from tests.support.runs import call, tiny_task
+from tests.support.runs import call, in_fork, tiny_task
 
 CODE = ["--code", "mine.py", "--config-dir", "."]
 
@@ -74,9 +72,8 @@ def test_what_new_writes_is_run_as_it_says(kind, tmp_path, teacher_folder, task_
 def test_the_tests_that_new_writes_pass_as_written(tmp_path):
     for kind in new.KINDS:
         new.written(kind, f"my_{kind}", tmp_path)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0 and "10 passed" in done.stdout, done.stdout
+    done = in_fork("pytest", ["-q", "-p", "no:cacheprovider", str(tmp_path)], tmp_path)
+    assert done.code == 0 and "10 passed" in done.output, done.output
 
 
 def test_code_that_fails_in_training_ends_the_run_with_its_file_and_line(tmp_path, teacher_folder, task_folder):

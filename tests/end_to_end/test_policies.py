@@ -31,15 +31,16 @@ def fresh(tmp_path: Path, prepared: Path, name: str) -> Path:
     return folder
 
 
-def kills(select: str) -> tuple[tuple[int, str], ...]:
-    """All kills for a choice among several arms; one of them for a single strategy, in turn."""
-    return KILLS if select not in SINGLE else (KILLS[SINGLE.index(select) % len(KILLS)],)
+# one of the kills for each choice, in turn; all of them for each choice among several arms
+KILLED = {name: (name, (KILLS[number % len(KILLS)],)) for number, name in enumerate(ON_TEXT)} | {
+    f"{name}, each time": (name, KILLS) for name in ON_TEXT if name not in SINGLE
+}
 
 
-@pytest.mark.parametrize(
-    "select", each_time(ON_TEXT, "adads", "ratios", "schedule", "entropy", "disagreement")
-)  # one of each kind
-def test_a_killed_run_resumes_bit_for_bit(select, tmp_path, prepared, teacher_folder, text_folder):
+# one of each kind; a single strategy has no state, and is killed below
+@pytest.mark.parametrize("case", each_time(KILLED, "adads, each time", "ratios", "schedule", "disagreement"))
+def test_a_killed_run_resumes_bit_for_bit(case, tmp_path, prepared, teacher_folder, text_folder):
+    select, kills = KILLED[case]
     more = ["select.ratio=1"] if select == "all" else []
     command = tiny(teacher_folder, text_folder, f"select={select}", *more, *settings(select))
     whole = fresh(tmp_path, prepared, "whole")
@@ -47,7 +48,7 @@ def test_a_killed_run_resumes_bit_for_bit(select, tmp_path, prepared, teacher_fo
     assert done.code == 0, done.output
     expected = outcome(run_folder(whole))
     killed = fresh(tmp_path, prepared, "killed")
-    for step, when in kills(select):
+    for step, when in kills:
         assert call(command, killed, KillAt(step, when)).code == -9
     done = call(command, killed)
     assert done.code == 0, done.output

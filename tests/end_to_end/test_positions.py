@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 
 from kdlab.config.composition import composition
 from kdlab.config.schema import checked
@@ -15,7 +14,8 @@ from kdlab.runs.closing.cost_lines import cost
 from kdlab.runs.prepare import most_batches
 from kdlab.stages.costs.step_costs import StepCosts
 from kdlab.stages.registry import stage_of
-from tests.support.runs import KillAt, call, outcome, tiny, tiny_causal
+from tests.support.cadence import each_time
+from tests.support.runs import assert_resumed, assert_same, call, on_two_ranks, outcome, tiny, tiny_causal
 
 RUN = "hydra.run.dir=run"
 POSITIONS = ["select.unit=position", "select.ratio=0.25"]
@@ -60,13 +60,7 @@ def test_the_closing_table_says_how_many_positions_were_learnt(whole):
 
 def test_killed_runs_go_on_bit_for_bit(whole, tmp_path, decoder_folder, text_folder):
     given = [*tiny_causal(decoder_folder, text_folder, "select=adads", *POSITIONS), RUN]
-    for step, when in ((2, "end"), (5, "start")):
-        assert call(given, tmp_path, KillAt(step, when)).code == -9
-    done = call(given, tmp_path)
-    assert done.code == 0, done.output
-    wanted, found = outcome(whole / "run"), outcome(tmp_path / "run")
-    for part in wanted:
-        assert found[part] == wanted[part], part
+    assert_resumed(given, tmp_path, whole / "run", (5, "start"))
     assert result_in(tmp_path)["ledger"]["positions"] == result_in(whole)["ledger"]["positions"]
 
 
@@ -81,15 +75,7 @@ def test_killed_runs_go_on_bit_for_bit(whole, tmp_path, decoder_folder, text_fol
 def test_two_ranks_equal_one_process(tmp_path, decoder_folder, text_folder, more):
     """With so few positions of a batch that a rank may have none."""
     given = tiny_causal(decoder_folder, text_folder, *POSITIONS, *more, "trainer.accelerator=cpu", "trainer.probes=0")
-    one = call([*given, "hydra.run.dir=one"], tmp_path)
-    assert one.code == 0, one.output
-    ranks = [*(o for o in given if "batch_size" not in o), "data.batch_size=8", "trainer.devices=2"]
-    two = call([*ranks, "hydra.run.dir=two"], tmp_path, ranks=2, trapped=0)
-    assert two.code == 0, two.output
-    a, b = (safetensors.torch.load_file(tmp_path / n / "student" / "model.safetensors") for n in ("one", "two"))
-    for name in a:
-        np.testing.assert_allclose(a[name].numpy(), b[name].numpy(), atol=2e-4, err_msg=name)
-    left, right = (result_in(tmp_path, n)["ledger"] for n in ("one", "two"))
+    left, right = (result["ledger"] for result in on_two_ranks(given, tmp_path))
     assert left["teacher_queries"] == right["teacher_queries"] and left["positions"] == right["positions"]
     if "select.unit=both" in more:
         assert left["positions"]["kept"] < 0.12 * left["positions"]["seen"]
@@ -117,23 +103,19 @@ def test_what_positions_cannot_have_is_refused_in_one_line(more, said, decoder_f
     assert not (tmp_path / "run" / "student").exists() and "Traceback" not in done.output
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        ["select=tip", "teachers.cache=disk", "weigh=adakd"],
-        ["select=random", "teachers.cache=memory", "weigh=selectkd", "weigh.arms.selectkd.beta=0.2"],
-        [
-            "select=entropy",
-            "select.explore=0.25",
-            "select.temperature=1",
-            "select.importance=true",
-            "knowledge.labels_on=all",
-        ],
-        ["select=adads", "select.observe=scored", "select.per_row=false", "select.interval=2"],
+OTHER = {
+    "tip, adakd": ["select=tip", "teachers.cache=disk", "weigh=adakd"],
+    "cached, selectkd": ["select=random", "teachers.cache=memory", "weigh=selectkd", "weigh.arms.selectkd.beta=0.2"],
+    "sampled": [
+        "select=entropy", "select.explore=0.25", "select.temperature=1", "select.importance=true", "knowledge.labels_on=all",
     ],
-    ids=["tip, adakd", "cached, selectkd", "sampled", "scored"],
-)
-def test_positions_are_learnt_with_other_settings(more, decoder_folder, text_folder, tmp_path):
+    "scored": ["select=adads", "select.observe=scored", "select.per_row=false", "select.interval=2"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", each_time(OTHER, "tip, adakd", "sampled", "scored"))
+def test_positions_are_learnt_with_other_settings(what, decoder_folder, text_folder, tmp_path):
+    more = OTHER[what]
     done = call([*tiny_causal(decoder_folder, text_folder, *POSITIONS, *more, "trainer.max_steps=4"), RUN], tmp_path)
     assert done.code == 0, done.output
     result = result_in(tmp_path)
@@ -165,8 +147,7 @@ def test_all_positions_are_plain_distillation_bit_for_bit(decoder_folder, text_f
     for name, more in (("plain", ["select=all"]), ("ones", ["select=entropy", *POSITIONS, "select.ratio=1"])):
         done = call([*given, *more, f"hydra.run.dir={name}"], tmp_path)
         assert done.code == 0, done.output
-    plain, ones = (outcome(tmp_path / name) for name in ("plain", "ones"))
-    assert plain == ones
+    assert_same(outcome(tmp_path / "ones"), outcome(tmp_path / "plain"))
 
 
 def test_a_cache_of_positions_is_resumed_exactly_and_serves_a_second_student(decoder_folder, text_folder, tmp_path):
@@ -180,11 +161,7 @@ def test_a_cache_of_positions_is_resumed_exactly_and_serves_a_second_student(dec
     assert done.code == 0, done.output
     positions = result_in(whole)["ledger"]["positions"]
     assert 0.5 * positions["kept"] < positions["queried"] < positions["kept"]  # some were asked for in an earlier pass
-    for step, when in ((3, "end"), (6, "start")):
-        assert call([*given, RUN], killed, KillAt(step, when)).code == -9
-    done = call([*given, RUN], killed)
-    assert done.code == 0, done.output
-    assert outcome(killed / "run") == outcome(whole / "run")
+    assert_resumed([*given, RUN], killed, whole / "run", (3, "end"), (6, "start"))
     assert result_in(killed)["ledger"]["positions"] == positions
     second = call([*given, "student.layers=1", "hydra.run.dir=second"], whole)
     assert second.code == 0, second.output

@@ -19,8 +19,8 @@ from kdlab.testing.tiny import write_decoder
 from tests.conftest import write_task
 from tests.support.runs import ChildResult, call, tiny, tiny_causal, tiny_task
 
-# a bandit on text; decoders; a teacher, an assistant and rules on labelled rows. All others: tests/nightly/test_same_bits.py
-SAMPLE = ["adads_pretrain", "dekd", "causal_pretrain"]
+# a bandit on text; decoders. Labelled rows: test_old_runs.py. All others: tests/nightly/test_same_bits.py
+SAMPLE = ["adads_pretrain", "causal_pretrain"]
 
 
 def assert_repeats(exp: str, folder: Path, teacher: Path, text: Path, rows: Path, *more: str) -> ChildResult:

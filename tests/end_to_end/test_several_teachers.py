@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from kdlab.storage import tables
 from tests.conftest import write_task
 from tests.end_to_end.test_finetune import Lab, result_of
-from tests.support.runs import call, tiny
 
 STEPS, KEPT = 8, 4  # of `tiny_task` at ratio 0.25
 SMALL = "+teachers.others.small.layers=2"
@@ -97,15 +95,3 @@ def test_specialists_in_place_of_one_teacher(lab, tmp_path):
     ]
     assert "teacher queries" in output
     assert result["test"] == result["metrics"] and "macro f1" in output  # the test rows are those of dev
-
-
-def test_two_teachers_of_text(tmp_path, teacher_folder, text_folder):
-    prepare = ["teachers.prepare.max_steps=2", "teachers.prepare.max_length=32"]
-    given = tiny(teacher_folder, text_folder, "select=random", "adopt=hard", SMALL, *prepare, "hydra.run.dir=run")
-    done = call(given, tmp_path)
-    assert done.code == 0, done.output
-    result = result_of(Path(tmp_path / "run"))
-    small, large = (queries_in(result)[name] for name in ("small", teacher_folder.name))
-    assert small + large == result["ledger"]["teacher_queries"]["total"] and large > 0
-    assert 0 <= large - small <= STEPS  # of a batch's last odd row the larger one is asked
-    assert {"student", "teacher", "teacher small"} == set(result["metrics"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdlab.testing.tiny import WORDS
-from tests.support.runs import KillAt, call, outcome, tiny_causal
+from tests.support.runs import assert_resumed, call, outcome, tiny_causal
 
 RUN = "hydra.run.dir=run"
 MORE = ["+exp=causal_finetune", "knowledge=gkd", "knowledge.terms.label.weight=0", "select=entropy", "trainer.probes=0"]
@@ -33,12 +33,7 @@ def test_a_killed_run_writes_the_same_rows_and_pays_for_them(decoder_folder, row
     command = [*given(decoder_folder, rows, "data.generated=0.5"), f"artifacts={tmp_path / 'artifacts'}", RUN]
     whole = call(command, tmp_path / "whole")
     assert whole.code == 0, whole.output
-    assert call(command, tmp_path, KillAt(5, "start")).code == -9
-    done = call(command, tmp_path)
-    assert done.code == 0 and "resuming" in done.output, done.output
-    wanted, found = outcome(tmp_path / "whole" / "run"), outcome(tmp_path / "run")
-    for part in wanted:
-        assert found[part] == wanted[part], part
+    assert_resumed(command, tmp_path, tmp_path / "whole" / "run", (5, "start"))
     plain = call([*command[:-1], "data.generated=0", "hydra.run.dir=plain"], tmp_path)
     assert plain.code == 0, plain.output
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "plain")]
@@ -47,7 +42,7 @@ def test_a_killed_run_writes_the_same_rows_and_pays_for_them(decoder_folder, row
     assert results[0]["ledger"]["seconds"]["generation"] > 0
     queries = [one["ledger"]["teacher_queries"] for one in results]
     assert queries[0]["total"] == queries[1]["total"]
-    assert outcome(tmp_path / "plain")["student"] != found["student"]
+    assert outcome(tmp_path / "plain")["student"] != outcome(tmp_path / "run")["student"]
 
 
 def test_bad_input_is_one_line(decoder_folder, text_folder, rows, tmp_path):

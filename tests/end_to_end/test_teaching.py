@@ -353,7 +353,7 @@ def queries_in(folder: Path) -> dict[str, int]:
     return {name: n["total"] for name, n in result_of(folder)["ledger"]["teacher_queries"]["per_teacher"].items()}
 
 
-@pytest.mark.parametrize("ratio", [1, 0.25])
+@pytest.mark.parametrize("ratio", each_time([1, 0.25], 1))  # a share of the rows by day: test_several_teachers.py
 def test_hard_asks_each_of_two_teachers_about_half_of_the_rows(ratio, lab):
     folder, output = lab.run("select=random", f"select.ratio={ratio}", "knowledge=response", *HARD, *FEW)
     half = STEPS * BATCH * ratio / 2
@@ -628,6 +628,8 @@ def test_on_text(what, text, teacher_folder, text_folder):
     second = {"ensemble": "small", "hard": "small", "assistant": "assistant"}.get(what)
     queries, result = queries_in(text / what), result_of(text / what)
     assert set(queries) == {teacher_folder.name} | ({second} if second else set())
+    further = {"small": {"teacher small"}, "assistant": {"assistant"}}.get(second or "", set())
+    assert result["metrics"].keys() == {"student", "teacher"} | further
     kept = sum(queries.values()) / (2 if what == "ensemble" else 1)
     assert kept == pytest.approx(result["ledger"]["rows_seen"] / 4, abs=1)  # the last batch of a pass is smaller
     if second is not None:

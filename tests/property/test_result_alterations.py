@@ -34,6 +34,7 @@ from kdlab.runs.closing.result_schema import fault
 from kdlab.runs.closing.scores import taught
 from kdlab.runs.loggers import content
 from kdlab.sweeps import job_status
+from tests.support.cadence import each_time
 from tests.support.old_runs import OLD
 
 GOOD = ("finetune", "dekd")  # left as they are beside the altered run
@@ -137,6 +138,11 @@ def result_or_line(action: Callable[[], Any]) -> Any:
 
 def check_commands(home: Path) -> None:
     """compare with its files, the analyses' tables and the report's page: right ends, and text that is safe."""
+    check_comparison(home)
+    check_page(home)
+
+
+def check_comparison(home: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = compare.main([str(home), "--markdown", "--csv", str(home / "g.csv"), "--runs-csv", str(home / "r.csv")])
@@ -150,6 +156,9 @@ def check_commands(home: Path) -> None:
     for analysis in (across_runs.ratio, across_runs.temperature):
         found = result_or_line(lambda analysis=analysis: analysis([home], lambda line: line.encode()))
         assert not isinstance(found, str) or "\n" not in found
+
+
+def check_page(home: Path) -> None:
     made = result_or_line(lambda: reporting_report.build_report([home], notify=lambda line: None))
     if isinstance(made, str):
         assert "metric" in made
@@ -178,11 +187,14 @@ def test_every_place_of_a_result_with_every_kind_of_value(home):
     assert count > 700
 
 
+@pytest.mark.parametrize("examples", each_time([3, 30], 3))
 @pytest.mark.parametrize("name", ["result.json", "config.yaml"])
-def test_all_commands_survive_an_alteration(home, name, monkeypatch):
+def test_all_commands_survive_an_alteration(home, name, examples, monkeypatch):
     monkeypatch.setattr(reporting_report, "_over_tasks", lambda tables: [])  # drawn from the same rows as the others
 
-    @settings(max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
     @given(
         st.lists(
             st.tuples(st.sampled_from([*places(whole(name))]), st.sampled_from([GONE, *HOSTILE])),
@@ -199,22 +211,46 @@ def test_all_commands_survive_an_alteration(home, name, monkeypatch):
     each()
 
 
-@pytest.mark.parametrize("place", [("select", "name"), ("data", "path"), ("metrics",)])
-@pytest.mark.parametrize("value", ["=1+1", "<script>alert(1)</script>|`$\\frac", "\x1b[31m\n"])
-def test_names_are_escaped_wherever_they_are_printed(home, place, value):
+PLACES = [("select", "name"), ("data", "path"), ("metrics",)]
+UNSAFE = ["=1+1", "<script>alert(1)</script>|`$\\frac", "\x1b[31m\n"]
+PAIRS = [(place, value) for place in PLACES for value in UNSAFE]
+
+
+# by day each place and each value once, and markup at each place
+@pytest.mark.parametrize(
+    "case", each_time(PAIRS, *zip(PLACES, UNSAFE, strict=True), *((place, UNSAFE[1]) for place in PLACES)), ids=str
+)
+def test_names_are_escaped_wherever_they_are_printed(home, case):
+    place, value = case
     changed = {value: {"score": 0.5}, **whole("result.json")["metrics"]} if place == ("metrics",) else value
     write(home, "result.json", altered("result.json", place, changed))
     check_reading(home)
     check_commands(home)
 
 
-def test_altered_tables_cost_their_figures_alone(home):
+ALTERED_TABLES: dict[str, Callable[[str], str]] = {
+    "binary": lambda table: "\0",
+    "numbers of 400 digits": lambda table: f"{head(table)}\n" + ",".join("9" * 400 for _ in head(table).split(",")),
+    "infinite": lambda table: table.replace("0.", "1e999"),
+    "shifted": lambda table: table.replace(",", ",nan,"),
+    "reversed": lambda table: "\n".join([head(table), *table.splitlines()[:0:-1]]),
+    "markup": lambda table: "step,arm\n1,<script>\n",
+}
+TABLES = [(name, how) for name in ("metrics.csv", "selector.csv") for how in ALTERED_TABLES]
+
+
+def head(table: str) -> str:
+    return table.splitlines()[0]
+
+
+# by day each alteration once, of one table or the other; each table in three ways
+@pytest.mark.parametrize("case", each_time(TABLES, *TABLES[:6:2], *TABLES[7::2]), ids=" ".join)
+def test_an_altered_table_costs_its_figures_alone(home, case):
+    name, how = case
     write(home, "result.json", whole("result.json"))
-    for name in ("metrics.csv", "selector.csv"):
-        original = (OLD / "finetune" / name).read_text()
-        head, *lines = original.splitlines()
-        for text in ("\0", f"{head}\n" + ",".join("9" * 400 for _ in head.split(",")), original.replace("0.", "1e999"),
-                     original.replace(",", ",nan,"), f"{head}\n" + "\n".join(lines[::-1]), "step,arm\n1,<script>\n"):  # fmt: skip
-            (home / "finetune" / name).write_text(text)
-            check_commands(home)
+    original = (OLD / "finetune" / name).read_text()
+    (home / "finetune" / name).write_text(ALTERED_TABLES[how](original))
+    try:
+        check_page(home)  # which alone reads the tables
+    finally:
         (home / "finetune" / name).write_text(original)

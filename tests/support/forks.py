@@ -30,3 +30,9 @@ def forked(action: Callable[[], object], prepare: Callable[[], object] = lambda:
 def in_child(action: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> int:
     """Run `action` in a forked process; its wait status."""
     return os.waitpid(forked(action, prepare), 0)[1]
+
+
+def on_two_ranks(work: Callable[[int], object]) -> None:
+    """Run `work` of rank 0 and of rank 1 in two forked processes, which both have to end well."""
+    ranks = [forked(lambda number=number: work(number)) for number in range(2)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks] == [0, 0]

@@ -38,6 +38,7 @@ from kdlab.stages.validation import check
 from kdlab.sweeps import expansion
 from kdlab.teachers import specs
 from kdlab.teachers.specs import ModelSource
+from tests.support.cadence import each_time
 
 TASK = "data.task=sst2"
 HUB = r"(?:\bname[=:] ?|\bpath[=:] ?)([a-z][\w-]*/[\w.-]+)"  # a model or data set, in a file of conf/
@@ -254,7 +255,7 @@ FILES = sorted((CONF / "exp").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-@pytest.mark.parametrize("scale", ["demo", "paper"])
+@pytest.mark.parametrize("scale", each_time(["demo", "paper"], "paper"))  # the demo's run by day: test_commands.py
 def test_every_experiment_composes_at_both_scales(file, scale):
     more = [TASK] if "labelled" in file.read_text() else []
     config = checked(composition([f"+exp={file.stem}", f"scale={scale}", *more])[0])
@@ -269,9 +270,13 @@ def test_a_group_is_said_in_the_comments_as_it_is_typed():
         for found in re.findall(r"(?<![\w.])(\+?[a-z]+/?[a-z]+=[a-z]+)\b(?![.\w])", file.read_text())
         if found.split("=")[0].lstrip("+") in {"augment", "data/augment", "knowledge", "select", "student", "recipe"}
     }
-    assert typed
-    for override in sorted(typed):
-        assert composition(["+exp=adads_finetune", override])[0], override
+    assert len(typed) > 20
+    groups = dict(override.split("=") for override in sorted(typed))  # of each, as it is typed, one that is composed
+    for group, choice in groups.items():
+        assert composition(["+exp=adads_finetune", f"{group}={choice}"])[0], group
+    for override in typed:
+        group, _, choice = override.lstrip("+").partition("=")
+        assert (CONF / group / f"{choice}.yaml").is_file(), override
 
 
 # ---- which teacher, which knowledge (METHODS sections 5 to 7)
@@ -366,7 +371,10 @@ def test_ksm_has_its_published_settings():
     assert (made.parameters["hidden"].default, made.parameters["features"].default) == (256, 8)
 
 
-@pytest.mark.parametrize("sweep", [file.stem for file in sorted((CONF / "sweep").glob("ksm_*.yaml"))])
+KSM_SWEEPS = [file.stem for file in sorted((CONF / "sweep").glob("ksm_*.yaml"))]
+
+
+@pytest.mark.parametrize("sweep", each_time(KSM_SWEEPS, "ksm_learning"))
 def test_every_sweep_of_ksm_fine_tunes_ksms_teacher(sweep):
     """K Appendix B.2: lr 5e-5, 5 epochs; also where the sweep's other settings are cut down to one job each."""
     one_setting = ["scale=paper", "data.task=rte", "seed=1", "student.layers=3", "weigh.episodes=1"]

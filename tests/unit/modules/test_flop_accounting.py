@@ -29,6 +29,7 @@ from kdlab.modules.student import StudentModule
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch, Evidence, Plan, TaskShape
+from tests.support.cadence import each_time
 from tests.unit.modules import test_student
 from tests.unit.modules.test_student_tasks import COSINE, PATIENT, STUDENT, TEACHER, TINYBERT, batch, classifier, soft
 from tests.unit.modules.test_student_tasks import label as LABEL
@@ -101,9 +102,15 @@ def step(module: StudentModule, b: Batch, plan: Plan | None = None) -> Callable[
     return lambda: module.training_step(b, 0)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
-@pytest.mark.parametrize("knowledge", KNOWLEDGE)
-def test_steps(knowledge, family):
+FAMILIES = ["bert", "roberta", "distilbert", "electra"]
+STEPS = [f"{knowledge}, {family}" for knowledge in KNOWLEDGE for family in FAMILIES]
+# by day each set with one family, in turn
+IN_TURN = [f"{knowledge}, {FAMILIES[i % len(FAMILIES)]}" for i, knowledge in enumerate(KNOWLEDGE)]
+
+
+@pytest.mark.parametrize("case", each_time(STEPS, *IN_TURN))
+def test_steps(case):
+    knowledge, family = case.split(", ")
     module = module_of(KNOWLEDGE[knowledge], family=family)
     plain = module.plain_flops(batch())
     parts = assert_counted(module, step(module, batch()))
@@ -169,10 +176,20 @@ def by_feature(evidence: Evidence) -> torch.Tensor:
 STRATEGIES = [strategies.random, strategies.entropy, strategies.gradient_norm, by_feature]
 
 
-@pytest.mark.parametrize("labels_on", ["selected", "all"])
-@pytest.mark.parametrize("stage", ["text", "task"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_selection_and_its_step(strategy, stage, labels_on):
+SELECTIONS = [
+    f"{name}, {stage}, {on}" for name in STRATEGIES for stage in ("text", "task") for on in ("selected", "all")
+]
+# by day each strategy with labels on the rows selected in one stage and on all rows in the other, in turn
+BY_DAY = [
+    f"{name}, {stage}, {('selected', 'all')[(number + (stage == 'task')) % 2]}"
+    for number, name in enumerate(STRATEGIES)
+    for stage in ("text", "task")
+]
+
+
+@pytest.mark.parametrize("case", each_time(SELECTIONS, *BY_DAY))
+def test_selection_and_its_step(case):
+    strategy, stage, labels_on = case.split(", ")
     if stage == "text":
         module, b = text_module(labels_on=labels_on), test_student.batch()
     else:

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from time import sleep
 
@@ -11,9 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import kdlab
 from kdlab.errors import UserError
 from kdlab.runtime.ledger import Ledger, speedup
+from tests.support import forks
 
 ROWS = 37
 
@@ -272,10 +269,9 @@ def two_ranks(number: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_two_ranks_count_what_one_process_counts(tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(Path(kdlab.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([sys.executable, __file__, str(n), str(tmp_path)], env=env) for n in range(2)]
-    assert [process.wait(timeout=60) for process in started] == [0, 0]
+    forks.on_two_ranks(lambda number: two_ranks(number, tmp_path))
     expected = run(range(2), checkpoint=None).totals()
     for number in range(2):
         found = torch.load(tmp_path / f"{number}.pt", weights_only=True)
@@ -287,10 +283,6 @@ def test_two_ranks_count_what_one_process_counts(tmp_path):
         alone.load_state_dict(found["state"])
         assert {**alone.totals(), "seconds": {}} == {**expected, "seconds": {}}
     assert 10**18 < 2**63 < expected["flops"]["all_data"]  # what 64-bit sums would have lost
-
-
-if __name__ == "__main__":
-    two_ranks(int(sys.argv[1]), Path(sys.argv[2]))
 
 
 def test_another_ledgers_counts_are_one_part():
