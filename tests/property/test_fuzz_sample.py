@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.fuzzing import TARGETS, fuzz, shares
 
-CASES = shares(260)
+CASES = shares(130)
 
 
 @pytest.mark.parametrize("name", TARGETS)
