@@ -331,7 +331,7 @@ def play(ksm, phases, k=4, episode=100):
 
 
 def test_the_actor_critic_solves_a_problem_whose_right_weights_are_known():
-    first, second = play(KSM(TERMS[:2], 6, [6]), phases=500)
+    first, second = play(KSM(TERMS[:2], 6, [6]), phases=300)
     assert first[0] > 0.8 and first[1] < 0.3
     assert second[1] > 0.8 and second[0] < 0.3
 
