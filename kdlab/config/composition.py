@@ -82,7 +82,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
 
 @lru_cache(maxsize=1024)
-def _parsed(file: str, modified: int, size: int) -> tuple[Any, dict[str, str]]:
+def _parsed(file: str, modified: int, size: int) -> tuple[Any, dict[str, str | None]]:
     """The content of a YAML file in plain containers, and Hydra's header of it."""
     text = Path(file).read_text(encoding="utf-8")
     return yaml.load(text, Loader=yaml_loader()), FileConfigSource._get_header_dict(text[:512])
@@ -95,9 +95,9 @@ def yaml_loader() -> Any:
     if not yaml.__with_libyaml__:
         return own
 
-    class Loader(yaml.cyaml.CParser, own):
+    class Loader(yaml.cyaml.CParser, own):  # pyright: ignore[reportAttributeAccessIssue]
         def __init__(self, stream: str) -> None:
-            yaml.cyaml.CParser.__init__(self, stream)
+            yaml.cyaml.CParser.__init__(self, stream)  # pyright: ignore[reportAttributeAccessIssue]
             yaml.constructor.SafeConstructor.__init__(self)
             yaml.resolver.Resolver.__init__(self)
 

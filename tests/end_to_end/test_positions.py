@@ -60,7 +60,7 @@ def test_the_closing_table_says_how_many_positions_were_learnt(whole):
 
 def test_killed_runs_go_on_bit_for_bit(whole, tmp_path, decoder_folder, text_folder):
     given = [*tiny_causal(decoder_folder, text_folder, "select=adads", *POSITIONS), RUN]
-    assert_resumed(given, tmp_path, whole / "run", (5, "start"))
+    assert_resumed(given, tmp_path, whole / "run", (7, "end"))
     assert result_in(tmp_path)["ledger"]["positions"] == result_in(whole)["ledger"]["positions"]
 
 

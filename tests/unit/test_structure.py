@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import kdlab
 
@@ -17,13 +18,13 @@ HOOKS = re.compile(r"on_\w+|\w+_step|configure_\w+|(load_)?state_dict|state_key|
 
 
 @cache
-def trees() -> dict[Path, ast.Module]:
+def trees() -> dict[Path, Any]:
     """Each module of the package, parsed."""
     return {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(PACKAGE.rglob("*.py"))}
 
 
 @cache
-def nodes() -> list[tuple[Path, ast.AST]]:
+def nodes() -> list[tuple[Path, Any]]:
     """Each node of each module, with the module's file."""
     return [(file, node) for file, tree in trees().items() for node in ast.walk(tree)]
 
