@@ -14,6 +14,7 @@ from kdlab.teachers.teacher import Teacher
 from kdlab.testing.tiny import write_decoder
 from kdlab.types import Batch
 from tests.ddp.test_sharding import held
+from tests.support.cadence import each_time
 from tests.support.ranks import results_of_two
 from tests.support.runs import call, outcome, tiny_causal
 from tests.unit.models.test_causal import decoder, texts, together
@@ -71,7 +72,7 @@ def test_answers_are_those_of_the_whole_teacher(family, half, both):
         assert found[f"held {family}"] == pytest.approx(layers / 2, rel=0.02)  # rows of odd matrices fall to one rank
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("family", each_time(["llama", "gemma3_text"], "gemma3_text"))
 def test_a_run_with_a_shared_teacher_is_the_run_with_a_whole_one(family, text_folder, tmp_path):
     """Of gemma the embeddings are the head."""
     teacher = write_decoder(tmp_path / "teacher", family)
