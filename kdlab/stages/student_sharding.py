@@ -10,7 +10,7 @@ import torch
 from kdlab.config.groups import PROBE
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import is_joint, on_logits
-from kdlab.models import packing
+from kdlab.models import flops, packing
 from kdlab.models.student import transformer_layers
 from kdlab.stages.base import Stage
 
@@ -71,12 +71,17 @@ def _training(stage: Stage) -> Iterator[tuple[str, str, str]]:
         yield f"weigh.episodes={config.weigh.episodes}", reason, "train it without, then give weigh.path="
     if share := getattr(config.data, "generated", 0):
         yield f"data.generated={share}", "a student that writes rows has to be whole", "data.generated=0"
-    several = inputs.queries_teacher and len(stage.teacher_pool.members) > 1
-    for name, w in inputs.terms().items() if several else ():
-        if is_joint(w.term) or not on_logits(w.term):
-            reason = f"knowledge.terms.{name} reads states of teachers that answer on some ranks only"
-            yield (
-                f"with {len(stage.teacher_pool.members)} teachers",
-                reason,
-                f"knowledge.terms.{name}.weight=0, or one teacher",
-            )
+    if inputs.queries_teacher and len(stage.teacher_pool.members) > 1:
+        yield from _several_teachers(stage)
+
+
+def _several_teachers(stage: Stage) -> Iterator[tuple[str, str, str]]:
+    """Terms that would train parts of the student on the ranks alone where some teacher answers, as `_selection`."""
+    terms, members, width = stage.inputs.terms(), stage.teacher_pool.members, stage.inputs.student_shape.width
+    projects = any(flops.shape_of(member.config).hidden != width for member in members)
+    always = any(on_logits(w.term) and (w.since, w.until) == (0.0, 1.0) and not w.head_only for w in terms.values())
+    for name, w in terms.items():
+        if not on_logits(w.term) and (is_joint(w.term) or projects or not always):
+            reason = f"knowledge.terms.{name} trains projections, or layers, on the ranks alone where a teacher answers"
+            instead = f"knowledge.terms.{name}.weight=0, teachers of the student's width beside a term on logits, or one teacher"
+            yield f"with {len(members)} teachers", reason, instead

@@ -239,9 +239,10 @@ REFUSED = {
     "adapters": (["student.lora.rank=4"], "student.lora.rank=4: adapters"),
     "float16": (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: .*; trainer.precision=bf16-mixed or 32-true"),
     "a module to train": (["weigh=ksm", "knowledge=ksm", "weigh.episodes=2"], "weigh.episodes=2: .* weigh.path="),
-    "states of several teachers": (
-        [SMALL, "adopt=hard", "knowledge=minilm"], "with 2 teachers: knowledge.terms.* one teacher"
+    "projections to several teachers": (
+        [SMALL, "adopt=hard", "knowledge=minilm", "student.hidden=16"], "with 2 teachers: knowledge.terms.* or one teacher"
     ),
+    "joint projections": ([SMALL, "adopt=every", "knowledge=cfl"], "with 2 teachers: knowledge.terms.common"),
 }  # fmt: skip
 
 
