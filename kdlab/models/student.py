@@ -11,6 +11,7 @@ import transformers
 from torch import nn
 
 from kdlab.errors import UserError
+from kdlab.models.last_layer import every_module
 
 _PER_LAYER = (
     "layer_types",
@@ -190,7 +191,7 @@ def recompute_layers(model: transformers.PreTrainedModel) -> None:
 
 def recomputes(model: nn.Module) -> bool:
     """True for a model whose layers run anew in the backward."""
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return any(module.__dict__.get("gradient_checkpointing", False) for module in every_module(model))
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.profilers import PassThroughProfiler
 from torch import nn
+
+STEP_HOOKS = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
+    "on_train_batch_end",
+)  # fmt: skip
 
 
 class NoProfiler(PassThroughProfiler):
@@ -30,6 +37,17 @@ PLAIN_TRAINER: dict[str, Any] = {
     "use_distributed_sampler": False,
     "profiler": NoProfiler(),
 }
+
+
+def without_idle_hooks(callbacks: Iterable[pl.Callback]) -> list[pl.Callback]:
+    """The callbacks, without those hooks of a step that they do nothing in: Lightning skips what cannot be called, and would
+    call some fifty of them in each step."""
+    every = list(callbacks)
+    for callback in every:
+        for hook in STEP_HOOKS:
+            if getattr(type(callback), hook) is getattr(pl.Callback, hook) and hook not in vars(callback):
+                setattr(callback, hook, None)
+    return every
 
 
 def set_attribute(self: nn.Module, name: str, value: Any) -> None:

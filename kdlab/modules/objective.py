@@ -312,7 +312,6 @@ class _LogitTerms:
             if name in factors
         }
         self.divisors = None if temperatures is None else temperatures[row, token].unsqueeze(1)
-        self.temperatures = {name: temperature_of(w.term) or 1.0 for name, w in terms.items()}
         taught = [w.term for w in terms.values() if queries_teacher(w.term)]
         sparse = not (mixed or measured) and all(term_marks(term).sparse for term in taught)
         found = [self._teacher_logits(answer, len(batch), sparse) for answer in answers] if taught else []
@@ -378,7 +377,7 @@ class _LogitTerms:
             parts = [PartialLogits(parts[-1].logits, parts[-1].classes, tokens=parts[-1].tokens)]
         elif self.mixed:
             units, classes = logits.shape
-            mean, weight = mixture(parts, units, classes, self.temperatures[name])
+            mean, weight = mixture(parts, units, classes, temperature_of(term) or 1.0)
             parts = [PartialLogits(mean, weight=weight)]
         total = logits.new_zeros(len(logits), dtype=torch.float32)
         for theirs, classes, which, weight, tokens in parts:

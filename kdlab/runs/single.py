@@ -17,7 +17,7 @@ from kdlab.config.saved import RUN_FOLDER, with_recipe_of
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
-from kdlab.modules.lightning_options import PLAIN_TRAINER
+from kdlab.modules.lightning_options import PLAIN_TRAINER, without_idle_hooks
 from kdlab.modules.sharded_strategy import ShardedStudentStrategy
 from kdlab.plotting import run_figures
 from kdlab.runs import budget, callbacks, failures, finished, folders, keeping
@@ -201,7 +201,7 @@ def trainer_of(prepared: PreparedRun, ordered: list[pl.Callback]) -> pl.Trainer:
         max_steps=prepared.total_steps,
         max_epochs=1,
         accumulate_grad_batches=trainer.accumulate,
-        callbacks=ordered,
+        callbacks=without_idle_hooks(ordered),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=prepared.folder,
         **{**PLAIN_TRAINER, "logger": base.logger_of(config, prepared.folder, prepared.resolved)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,4 +189,12 @@ def build_target(target: Any, where: str, kind: Kind, tolerant: bool = False, **
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(f"{where}: {str(cause).splitlines()[0]}") from error
-    return guards.guarded(built, Guard(where, kind, more.get("arms", ()), tolerant))
+    return guards.guarded(_plain(built), Guard(where, kind, more.get("arms", ()), tolerant))
+
+
+def _plain(built: Any) -> Any:
+    """A partial of Hydra's as one of functools: Hydra's checks its target once more in each call, which takes longer than a small
+    loss. The allow-list (`kdlab.config.targets`), and Hydra when it made the partial, have checked it."""
+    return (
+        functools.partial(built.func, *built.args, **built.keywords) if isinstance(built, functools.partial) else built
+    )

@@ -17,7 +17,7 @@ from kdlab.callbacks.progress import ProgressCallback
 from kdlab.models import loading
 from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
-from kdlab.modules.lightning_options import PLAIN_TRAINER
+from kdlab.modules.lightning_options import PLAIN_TRAINER, without_idle_hooks
 from kdlab.modules.student import StudentModule
 from kdlab.modules.teacher import TeacherModule
 from kdlab.runtime import signals
@@ -94,7 +94,7 @@ def fit(
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         max_epochs=1,
-        callbacks=[guard, seconds, *callbacks, *last],
+        callbacks=without_idle_hooks([guard, seconds, *callbacks, *last]),
         plugins=[AtomicCheckpointIO()],
         **PLAIN_TRAINER,
     )
