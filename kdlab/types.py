@@ -22,6 +22,11 @@ if TYPE_CHECKING:  # torch is imported where it is used: `--help` and reports, w
 IGNORE = -100  # label of a position that makes no prediction (PyTorch's cross-entropy convention)
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor`, of the host, on `device`. The host does not wait for a GPU; on other devices such a copy is not safe."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def _generator() -> torch.Generator:
     import torch
 
@@ -216,7 +221,7 @@ class Batch:
     def narrowed(self, chosen: Tensor) -> Batch:
         """The same rows with the labels of the positions `chosen` (B, L) bool alone, and IGNORE at all others."""
         predicted = self.labelled() if self.predicted is None else self.predicted
-        mask = chosen.to(self.labels.device, non_blocking=True)
+        mask = moved(chosen, self.labels.device)
         narrowed = replace(self, labels=self.labels.masked_fill(~mask, IGNORE), predicted=predicted)
         return narrowed if self.host is self else narrowed._beside(self.host.narrowed(chosen.cpu()))
 
@@ -238,13 +243,12 @@ class Batch:
         order = labelled.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :widest]
         exists = torch.arange(widest) < counts.unsqueeze(1)
         device = self.labels.device
-        return (order * exists).to(device, non_blocking=True), exists.to(device, non_blocking=True)
+        return moved(order * exists, device), moved(exists, device)
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device, without a plan."""
-        if device.type == "cpu":
-            return self._each(lambda tensor: tensor.to(device))
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))._beside(self.host)
+        there = self._each(lambda tensor: moved(tensor, device))
+        return there if device.type == "cpu" else there._beside(self.host)
 
     def pin_memory(self) -> Batch:
         """The same rows in pinned memory, from which a copy to a GPU runs beside the host (called by a DataLoader)."""
@@ -258,7 +262,7 @@ class Batch:
         taken = host._each(lambda tensor: tensor[index][:, :length] if tensor.ndim == 2 else tensor[index])
         if host is self:
             return taken
-        places = index.to(self.rows.device, non_blocking=True)
+        places = moved(index, self.rows.device)
         return self._each(lambda x: x[places][:, :length] if x.ndim == 2 else x[places])._beside(taken)
 
 
@@ -295,7 +299,7 @@ class Outputs:
         """The rows at `index` (k,), on either side, cut to their first `length` tokens; logits and labels are of units and stay
         out."""
         held = self.hidden if self.hidden is not None else self.mask
-        index = index if held is None else index.to(held.device, non_blocking=True)
+        index = index if held is None else moved(index, held.device)
 
         def layers(states: tuple[Tensor, ...] | None, *tokens: int) -> tuple[Tensor, ...] | None:
             return None if states is None else tuple(_narrow(layer[index], length, tokens) for layer in states)

@@ -32,7 +32,7 @@ from kdlab.modules.objective import units_of
 from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
-from kdlab.types import IGNORE, Batch, Evidence, Outputs
+from kdlab.types import IGNORE, Batch, Evidence, Outputs, moved
 
 Forward = Callable[[StudentView, Batch, frozenset[str]], Outputs]  # student, rows, needed outputs -> its outputs
 
@@ -236,7 +236,7 @@ class Select(DecisionCallback):
         members = members_of(arm)
 
         def of_real(rows: Tensor, pad: float | None = None) -> Tensor:
-            return (distributed.gather_rows(rows, pad) if gather else rows)[real.to(rows.device, non_blocking=True)]
+            return (distributed.gather_rows(rows, pad) if gather else rows)[moved(real, rows.device)]
 
         source = batch if reads_student(arm) else batch.host  # a score that no model has a part in is made on the host
         evidence = Evidence(rows=of_real(source.rows), keep=keep, progress=student.progress, rng=rng)
@@ -301,7 +301,7 @@ class Select(DecisionCallback):
         selection; `voted`: with the votes of a committee."""
         real = batch.real
         if units:
-            real = real[units_of(batch, "labelled")[0].to(real.device, non_blocking=True)]
+            real = real[moved(units_of(batch, "labelled")[0], real.device)]
         first, facts = 0, self.row_selector.facts
         scored = None if units and self.unit == "both" else self.scored  # whose rows were chosen by their scores
         others = self.votes(student, batch, outputs, whole.rng) if voted else []

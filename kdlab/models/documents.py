@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import masking_utils
 
 from kdlab.errors import UserError
-from kdlab.types import Batch, Outputs
+from kdlab.types import Batch, Outputs, moved
 
 Encode = Callable[[Batch, frozenset[str]], Outputs]
 
@@ -35,9 +35,7 @@ def known_sequences(positions: Tensor | None) -> Iterator[None]:
         yield
         return
     found, ask = masking_utils.find_packed_sequence_indices(positions), masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda ids: (
-        None if found is None else found.to(ids.device, non_blocking=True)
-    )
+    masking_utils.find_packed_sequence_indices = lambda ids: None if found is None else moved(found, ids.device)
     try:
         yield
     finally:
@@ -80,7 +78,7 @@ def encode_apart(encode: Encode, batch: Batch, wants: frozenset[str]) -> Outputs
     rows, places = apart(batch)
     found = encode(rows, wants)
     exists, device = rows.host.attention_mask.bool(), batch.rows.device
-    target, source = (x.to(device, non_blocking=True) for x in (places[exists], exists.flatten().nonzero().squeeze(1)))
+    target, source = (moved(x, device) for x in (places[exists], exists.flatten().nonzero().squeeze(1)))
 
     def together(states: Tensor) -> Tensor:
         whole = states.new_zeros(batch.input_ids.numel(), states.shape[-1])

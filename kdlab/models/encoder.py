@@ -22,7 +22,7 @@ from kdlab.models import documents, packing
 from kdlab.models.attention import recomputed
 from kdlab.models.execution import EncoderRunner, execution_for
 from kdlab.models.head import head_of_model
-from kdlab.types import Batch, Outputs
+from kdlab.types import Batch, Outputs, moved
 
 
 class _PassThrough(nn.Module):
@@ -145,10 +145,10 @@ class Encoder(nn.Module):
         """Hidden vectors (U, H) that the head reads for the units at `row` (U,), `place` (U,), on either side; `shown` is from
         `encode`."""
         assert shown.hidden is not None
-        row = row.to(shown.hidden.device, non_blocking=True)
+        row = moved(row, shown.hidden.device)
         if self.per_row:
             return self.features(shown)[row]
-        return shown.hidden[row, place.to(shown.hidden.device, non_blocking=True)]
+        return shown.hidden[row, moved(place, shown.hidden.device)]
 
     def features(self, shown: Outputs) -> Tensor:
         """Last-layer representation (k, H) of each row: the vector a classifier's head reads, else the mean over real tokens.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from kdlab.models import documents, last_layer, packing
 from kdlab.models.attention import capture, varlen
 from kdlab.models.head import Head
-from kdlab.types import Batch, Outputs
+from kdlab.types import Batch, Outputs, moved
 
 
 class EncoderRunner:
@@ -73,11 +73,7 @@ class EncoderRunner:
         """A copy of `inputs` on the model's device, without segments where the model takes none; a decoder keeps no keys and
         values."""
         device = self.model.device
-        accepted = {
-            name: x.to(device, non_blocking=True)
-            for name, x in inputs.items()
-            if self._segments or name != "token_type_ids"
-        }
+        accepted = {name: moved(x, device) for name, x in inputs.items() if self._segments or name != "token_type_ids"}
         return {**accepted, "use_cache": False} if self.causal else accepted
 
     def padded(self, batch: Batch) -> dict[str, Any]:
@@ -152,7 +148,7 @@ class BucketedExecution(Execution):
         rows = [batch.take(torch.tensor(group)) for group in groups]
         parts = [self.runner.run(self.runner.padded(some), wants) for some in rows]
         order = torch.tensor([i for group in groups for i in group]).argsort()
-        return packing.merge_outputs(parts, order.to(batch.rows.device, non_blocking=True), batch.attention_mask)
+        return packing.merge_outputs(parts, moved(order, batch.rows.device), batch.attention_mask)
 
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
         lengths = packing.lengths_of(batch)
@@ -251,7 +247,7 @@ class VarlenExecution(Execution):
         needed = needed_tokens(self.runner, batch, wants)
         if needed is not None:
             counts = needed.sum(1)
-            bounds = packing.sequence_bounds(counts).to(batch.rows.device, non_blocking=True)
+            bounds = moved(packing.sequence_bounds(counts), batch.rows.device)
             with varlen.sequences(flat.bounds, flat.shape[1], bounds, int(counts.max())):
                 chosen = last_layer.ChosenTokens.of_one_row(flat.indices(needed))
                 vectors = self.runner.run_for(chosen, flat.inputs)
@@ -311,7 +307,7 @@ def _outputs_of(runner: EncoderRunner, needed: Tensor, vectors: Tensor, mask: Te
     if runner.per_row:
         return Outputs(hidden=vectors.unsqueeze(1), mask=mask)
     hidden = vectors.new_full((mask.numel(), vectors.shape[-1]), torch.nan)
-    places = _indices(needed).to(vectors.device, non_blocking=True)
+    places = moved(_indices(needed), vectors.device)
     return Outputs(hidden=hidden.index_copy(0, places, vectors).view(*mask.shape, -1), mask=mask)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kdlab.models.attention import capture
+from kdlab.types import moved
 
 # modules whose hooks do not read outputs: those of transformers remain after a forward that returned states and are
 # idle then; those of FSDP and `kdlab.models.sharding` gather sharded layers and announce forwards
@@ -70,7 +71,7 @@ class ChosenTokens:
 
     def to(self, device: torch.device) -> ChosenTokens:
         """The same tokens on a device, for which the host does not wait."""
-        return ChosenTokens(*(x.to(device, non_blocking=True) for x in (self.places, self.slots, self.columns)))
+        return ChosenTokens(*(moved(x, device) for x in (self.places, self.slots, self.columns)))
 
     @classmethod
     def of_one_row(cls, places: Tensor) -> ChosenTokens:

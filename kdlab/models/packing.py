@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab.models import documents
-from kdlab.types import Batch, Outputs
+from kdlab.types import Batch, Outputs, moved
 
 WIDTHS = (32, 64, 96, 128)  # candidate widths of packed rows in tokens; attention costs more in longer rows
 BUCKET_COST = 64  # cost of one more forward, in tokens
@@ -116,7 +116,7 @@ class PackedRows:
         begin = (self.layout.row * width + self.layout.start).unsqueeze(1)
         token = torch.arange(batch.input_ids.shape[1])
         self.on_host = torch.where(real, begin + token.clamp_max(width - 1), begin).clamp_max(rows * width - 1)
-        self.places = self.on_host.to(device, non_blocking=True)
+        self.places = moved(self.on_host, device)
         targets = self.on_host[real]
 
         def packed(values: Tensor, fill: int) -> Tensor:
@@ -124,7 +124,7 @@ class PackedRows:
 
         # unused tokens attend to each other: a softmax over no key would be NaN
         owner = packed(torch.arange(len(batch)).unsqueeze(1).expand_as(self.on_host), -1)
-        self.owner = owner.to(device, non_blocking=True)
+        self.owner = moved(owner, device)
         self.inputs: dict[str, Any] = {
             "input_ids": packed(batch.input_ids, 0),
             "position_ids": packed(documents.positions(batch) + first_position, first_position),
@@ -170,8 +170,8 @@ class FlatLayout:
         self.shape = batch.attention_mask.shape
         real = batch.attention_mask.bool()
         self.on_host = real.flatten().nonzero().squeeze(1)
-        self.places = self.on_host.to(device, non_blocking=True)
-        self.bounds = sequence_bounds(real.sum(1)).to(device, non_blocking=True)
+        self.places = moved(self.on_host, device)
+        self.bounds = moved(sequence_bounds(real.sum(1)), device)
         positions = torch.arange(self.shape[1]) + first_position
 
         def flat(values: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class FlatLayout:
 
     def indices(self, chosen: Tensor) -> Tensor:
         """Indices (U,) in the row of the tokens that the mask `chosen` (k, L) of the padded batch, on the host, selects."""
-        return chosen.flatten()[self.on_host].nonzero().squeeze(1).to(self.places.device, non_blocking=True)
+        return moved(chosen.flatten()[self.on_host].nonzero().squeeze(1), self.places.device)
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """States (1, T, H) as (k, L, H), zero at padding."""

@@ -21,7 +21,7 @@ from kdlab.modules.term_weights import TermWeights
 from kdlab.runtime.ledger import Ledger
 from kdlab.runtime.seeding import generator, reseed
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Importance, Outputs, Plan
+from kdlab.types import Batch, Importance, Outputs, Plan, moved
 
 
 class DistillationLoss:
@@ -143,7 +143,7 @@ class DistillationLoss:
                 total, losses = self.objective(terms, query, outputs, *more)
             else:
                 of_rows = {name: f for name, f in factors.items() if f.ndim == 1}
-                place = index.to(batch.rows.device, non_blocking=True)
+                place = moved(index, batch.rows.device)
                 spread = {name: f.new_ones(len(batch)).index_copy(0, place, f) for name, f in of_rows.items()}
                 label_loss, label_losses = self.objective(*passes[0], outputs, (), spread, local=local)
                 soft_loss, soft_losses = self.objective(taught, query, queried_outputs, *more)

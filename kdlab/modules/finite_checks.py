@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kdlab.modules.views import StepReport
 from kdlab.runtime import distributed, signals
+from kdlab.types import moved
 
 
 @dataclass
@@ -86,7 +87,7 @@ class StepHealth:
             [signum == signal.SIGTERM, signum == signal.SIGINT, self.wants_checkpoint], dtype=mean.dtype
         )
         flags = torch.stack([~own, overflown.to(own.device), mean])
-        requested = requests.float().to(flags.device, non_blocking=True)
+        requested = moved(requests.float(), flags.device)
         unfinite = [torch.stack(self._unfinite).sum(0)] if self._unfinite else []
         self._unfinite = []
         flags = distributed.all_sum(torch.cat([flags.float(), requested, *unfinite]))

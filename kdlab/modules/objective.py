@@ -24,7 +24,7 @@ from kdlab.modules.chunked_loss import chunked_loss
 from kdlab.runtime import distributed
 from kdlab.teachers.cache.codec import UnitLogits
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Importance, Outputs
+from kdlab.types import Batch, Importance, Outputs, moved
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ class Objective:
         total = zero
         for at, head_only in logit_groups(terms.values()):
             logit_terms = {name: w for name, w in terms.items() if _logit_group(w) == (at, head_only)}
-            row, token = (place.to(zero.device, non_blocking=True) for place in units[at])
+            row, token = (moved(place, zero.device) for place in units[at])
             each = share[at][row]
             if importance is not None and importance.weights.ndim == 2:
-                each = each * importance.weights.to(each, non_blocking=True)[row, token]
+                each = each * moved(importance.weights, each.device).to(each)[row, token]
             group = _LogitTerms(self, logit_terms, batch, answers, units[at], each, factors or {}, mixed, temperatures)
             total = total + group.loss(outputs, losses, head_only)
         others = {name: w for name, w in terms.items() if not on_logits(w.term)}
@@ -195,7 +195,7 @@ class Objective:
         real = batch.real.to(torch.float32)
         units = {w.at: units_of(batch, w.at) for w in terms.values()}  # a dict: all ranks in the same order
         counts = {at: torch.bincount(u[0], minlength=len(batch)) for at, u in units.items()}
-        per_row = {at: n.to(real.device, non_blocking=True) * real for at, n in counts.items()}
+        per_row = {at: moved(n, real.device) * real for at, n in counts.items()}
         # rows that have such a unit: the labels of augmented rows are unknown
         counted = {at: (n > 0).sum() for at, n in per_row.items()}
         sums = torch.stack([real.sum(), *(n.sum() for n in per_row.values()), *(n.to(real) for n in counted.values())])
@@ -204,9 +204,9 @@ class Objective:
             sums = distributed.all_sum(sums.double()).to(sums) / distributed.world()
         if importance is not None:  # of the whole batch, whose rows are not here
             whole = [*(importance.units[at][0] for at in per_row), *(importance.units[at][1] for at in per_row)]
-            sums[1:] = (torch.tensor(whole) / distributed.world()).to(sums.device, non_blocking=True)
+            sums[1:] = moved(torch.tensor(whole) / distributed.world(), sums.device)
             if importance.weights.ndim == 1:
-                real = real * importance.weights.to(real, non_blocking=True)
+                real = real * moved(importance.weights, real.device).to(real)
             elif batch.predicted is not None:  # a row's mean is over all positions that it had
                 per_row = {at: batch.predicted.sum(1) * real for at in per_row}
         sizes = dict(zip(per_row, sums[1 : 1 + len(per_row)], strict=True))
@@ -237,7 +237,7 @@ class Objective:
             each = term(student, answer.outputs)
             each = each if answer.weight is None else each * answer.weight
             if answer.index is not None:
-                index = answer.index.to(each.device, non_blocking=True)
+                index = moved(answer.index, each.device)
                 each = torch.zeros_like(total).index_add(0, index, each)
             total = total + each
         return total
@@ -278,7 +278,7 @@ class _TeacherLogits:
         low, high = torch.searchsorted(self.which, torch.tensor([chunk.start, chunk.stop])).tolist()
         weight = None if self.weight is None else self.weight[low:high]
         logits, tokens = self.logits(slice(low, high))
-        units = (self.which[low:high] - chunk.start).to(logits.device, non_blocking=True)
+        units = moved(self.which[low:high] - chunk.start, logits.device)
         return PartialLogits(logits, self.teacher.classes, units, weight, tokens)
 
 
@@ -303,7 +303,7 @@ class _LogitTerms:
     ) -> None:
         self.student, self.sizes = objective.student, (objective.chunk, objective.piece)
         self.terms, self.units, self.mixed = terms, units, mixed
-        row, token = (place.to(batch.rows.device, non_blocking=True) for place in units)
+        row, token = (moved(place, batch.rows.device) for place in units)
         self.labels = batch.labels[row] if self.student.per_row else batch.labels[row, token]
         self.share = share
         self.factors = {
@@ -327,7 +327,7 @@ class _LogitTerms:
             row, token = position[row[which]], token[which]
         weight = None
         if answer.weight is not None:
-            weight = answer.weight[row.to(answer.weight.device, non_blocking=True)]
+            weight = answer.weight[moved(row, answer.weight.device)]
         if sparse and answer.cached_logits is not None:
             stored = answer.teacher.stored_logits(answer.cached_logits, row, token)
             return _TeacherLogits(answer.teacher, stored, which, weight)

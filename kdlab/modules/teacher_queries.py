@@ -17,7 +17,7 @@ from kdlab.runtime import distributed
 from kdlab.runtime.seeding import stable
 from kdlab.teachers.cache.cache import AnswerCache, CacheLookup
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Outputs, WeighingContext
+from kdlab.types import Batch, Outputs, WeighingContext, moved
 
 
 @torch.no_grad()
@@ -43,9 +43,9 @@ def row_uncertainty(
                 )
             mean = mean + logits.softmax(-1) / len(vectors)
         entropy = torch.special.entr(mean).sum(-1) / math.log(mean.shape[-1])
-        total.index_add_(0, row[start : start + chunk].to(device, non_blocking=True), entropy)
+        total.index_add_(0, moved(row[start : start + chunk], device), entropy)
     units = torch.bincount(row, minlength=rows).clamp_min(1)
-    return (total / units.to(device, non_blocking=True)).clamp(0, 1)
+    return (total / moved(units, device)).clamp(0, 1)
 
 
 class TeacherQueries:
@@ -153,7 +153,7 @@ class TeacherQueries:
                     lookup.outputs,
                     queried,
                     None if whole else index,
-                    None if bool((weight == 1).all()) else weight.to(weights.device, non_blocking=True),
+                    None if bool((weight == 1).all()) else moved(weight, weights.device),
                     lookup.logits,
                     lookup.forwards,
                 )
@@ -199,7 +199,7 @@ class TeacherQueries:
             return self._plain_weights(batch)
         count = len(self.teachers)
         real = distributed.gather_unless_local(batch.host.real, local)
-        where = real.nonzero().flatten().to(own.device, non_blocking=True)
+        where = moved(real.nonzero().flatten(), own.device)
         own = distributed.gather_unless_local(own, local)[where]
         theirs = None if theirs is None else distributed.gather_unless_local(theirs, local)[where]
         if theirs is not None and not bool(theirs.isfinite().all()):
@@ -276,7 +276,7 @@ class TeacherQueries:
         """
         assert outputs.hidden is not None
         real = distributed.gather_unless_local(batch.host.real, local).nonzero().flatten()
-        real = real.to(weights.device, non_blocking=True)
+        real = moved(real, weights.device)
         context = WeighingContext(
             teacher_weights=distributed.gather_unless_local(weights, local)[real], epoch=batch.epoch
         )
@@ -299,5 +299,5 @@ def _first_states(answer: TeacherAnswer, rows: int) -> Tensor:
     states = answer.outputs.hidden[:, 0]
     if answer.index is None:
         return states
-    index = answer.index.to(states.device, non_blocking=True)
+    index = moved(answer.index, states.device)
     return states.new_zeros(rows, states.shape[-1]).index_copy(0, index, states)

@@ -15,7 +15,7 @@ from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm, unit
 from kdlab.modules.teacher_queries import TeacherQueries
 from kdlab.runtime import distributed
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Outputs, WeighingContext
+from kdlab.types import Batch, Outputs, WeighingContext, moved
 
 
 class TermWeights:
@@ -64,11 +64,11 @@ class TermWeights:
         names = tuple(self.terms)
         ruled = rule(context, names)
         assert isinstance(ruled, Tensor)
-        ruled = ruled.to(device=batch.rows.device, dtype=torch.float32, non_blocking=True).detach()
+        ruled = moved(ruled, batch.rows.device).to(torch.float32).detach()
         every = distributed.gather_unless_local(batch.host.real, local)
         real = every.nonzero().flatten()
         rows = len(real)
-        real = real.to(ruled.device, non_blocking=True)
+        real = moved(real, ruled.device)
         if ruled.shape not in ((len(names),), (rows, len(names))):
             raise UserError(
                 f"the weighing rule gave weights of shape {tuple(ruled.shape)}, expected {(len(names),)} or {(rows, len(names))}"
@@ -94,7 +94,7 @@ class TermWeights:
         row, token = units_of(batch, "labelled")
         found = self.objective.unit_summary(measure, taught, batch, outputs, answers)
         every = distributed.gather_unless_local(batch.host.real[row], local)
-        real = every.nonzero().flatten().to(found.device, non_blocking=True)
+        real = moved(every.nonzero().flatten(), found.device)
         context.units = distributed.gather_unless_local(found, local)[real]
         ruled = rule(context, tuple(self.terms)) if len(context.units) else UnitWeights(context.units.new_zeros(0))
         units = len(context.units)
@@ -106,7 +106,7 @@ class TermWeights:
             whole = torch.ones(len(every), device=batch.rows.device)
             whole[real] = values.detach().to(whole)
             grid = torch.ones(batch.labels.shape, device=batch.rows.device)
-            place = [x.to(grid.device, non_blocking=True) for x in (row, token)]
+            place = [moved(x, grid.device) for x in (row, token)]
             grid[place[0], place[1]] = distributed.rows_of_this_rank(whole, len(row), local)
             return grid
 

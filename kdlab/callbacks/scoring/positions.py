@@ -20,7 +20,7 @@ from kdlab.modules.objective import units_of
 from kdlab.modules.views import StudentView
 from kdlab.runtime import distributed
 from kdlab.runtime.seeding import generator
-from kdlab.types import Batch, Evidence, Importance, Outputs
+from kdlab.types import Batch, Evidence, Importance, Outputs, moved
 
 
 class Chooser(Protocol):
@@ -80,15 +80,13 @@ class PositionSelection:
             return mask, importance
 
         def of_real(values: Tensor, pad: float | None = None) -> Tensor:
-            return (distributed.gather_rows(values, pad) if gather else values)[
-                places.to(values.device, non_blocking=True)
-            ]
+            return (distributed.gather_rows(values, pad) if gather else values)[moved(places, values.device)]
 
         rank = () if select.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
         draw = ("positions", self.batch_idx, *rank)
         keep = selection_size(len(places), self.ratio)
         evidence = Evidence(
-            rows=of_real(batch.rows[row.to(batch.rows.device, non_blocking=True)]),
+            rows=of_real(batch.rows[moved(row, batch.rows.device)]),
             keep=keep,
             progress=self.student.progress,
             rng=generator(selector.seed, "select", *draw),
@@ -112,7 +110,7 @@ class PositionSelection:
         """Scores (U,) by the arm in force of the real positions, of all ranks where they choose together."""
         select, student, arm = self.select, self.student, self.select.selector.rule
         needs = frozenset().union(*(marks_of(member).needs for member in members_of(arm).values()))
-        row, token = (place.to(batch.rows.device, non_blocking=True) for place in units_of(batch, "labelled"))
+        row, token = (moved(place, batch.rows.device) for place in units_of(batch, "labelled"))
         if "labels" in needs:
             evidence.labels = of_real(batch.labels[row, token])
         scored = select.scored if select.unit == "position" else None  # with "both", rows were chosen by their scores

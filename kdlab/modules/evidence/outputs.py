@@ -8,7 +8,7 @@ import torch
 
 from kdlab.models.encoder import Encoder
 from kdlab.modules.objective import units_of
-from kdlab.types import Batch, Evidence, Outputs
+from kdlab.types import Batch, Evidence, Outputs, moved
 
 
 def evidence_of(
@@ -28,7 +28,7 @@ def evidence_of(
     hidden, features = outputs.hidden, student.features(outputs)
     assert hidden is not None
     host_order, on_host = batch.host.label_places()  # where none exists, token 0, whose hidden state is always there
-    order, exists = (each.to(hidden.device, non_blocking=True) for each in (host_order, on_host))
+    order, exists = (moved(each, hidden.device) for each in (host_order, on_host))
     widest = order.shape[1]
     step = max(1, chunk // widest)
     for start in range(0, len(batch), step):
@@ -41,7 +41,7 @@ def evidence_of(
             features=features[part],
             labels=batch.labels[part].gather(1, order[part]),
             mask=exists[part],
-            places=on_host[part].flatten().nonzero().squeeze(1).to(hidden.device, non_blocking=True),
+            places=moved(on_host[part].flatten().nonzero().squeeze(1), hidden.device),
         )
 
 
@@ -53,7 +53,7 @@ def unit_evidence(
     `rows` (n,): the row ids that they belong to; logits (n, C), features (n, H), the last hidden states, labels (n,).
     `count` as of `evidence_of`.
     """
-    row, token = (place.to(batch.rows.device, non_blocking=True) for place in units_of(batch, "labelled"))
+    row, token = (moved(place, batch.rows.device) for place in units_of(batch, "labelled"))
     for start in range(0, max(1, len(row)), chunk):
         part = slice(start, start + chunk)
         vectors = student.vectors(outputs, row[part], token[part])

@@ -16,7 +16,7 @@ from kdlab.modules.objective import units_of
 from kdlab.modules.views import StudentView
 from kdlab.teachers.cache.cache import CacheLookup
 from kdlab.teachers.teacher import Teacher
-from kdlab.types import Batch, Evidence
+from kdlab.types import Batch, Evidence, moved
 
 TEACHER_FIELDS = frozenset({"teacher", "reference_loss"})  # of Evidence: those that this module gives
 
@@ -50,7 +50,7 @@ class TeacherRows:
         row = rows.unsqueeze(1).expand_as(places)[exists]
         of = self.teacher.logits(self.lookup.outputs, self.lookup.logits, row, places[exists])
         found = torch.cat([of(slice(i, i + self.chunk)) for i in range(0, max(1, len(row)), self.chunk)])
-        units = exists.flatten().nonzero().squeeze(1).to(found.device, non_blocking=True)
+        units = moved(exists.flatten().nonzero().squeeze(1), found.device)
         return found.new_zeros(exists.numel(), found.shape[-1]).index_copy(0, units, found).unflatten(0, places.shape)
 
 

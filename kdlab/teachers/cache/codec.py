@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdlab.methods.knowledge import sparse_logits
 from kdlab.models.encoder import Encoder
-from kdlab.types import Batch, Outputs
+from kdlab.types import Batch, Outputs, moved
 
 CHUNK = 256  # units with logits at a time
 Project = Callable[[Tensor], Tensor]
@@ -128,7 +128,7 @@ class UnitLogits:
             return torch.zeros(shape, device=self.device), tokens
         columns = zip(*(self.units[i] for i in index.tolist()), strict=True)
         arrays = [_tensor(np.stack(one), code) for one, code in zip(columns, self.codes, strict=True)]
-        arrays = [array.to(self.device, non_blocking=True) for array in arrays]
+        arrays = [moved(array, self.device) for array in arrays]
         if self.spec.vocabulary == "topk":
             return arrays[0], arrays[1]
         if self.spec.vocabulary == "sampled":
@@ -228,7 +228,7 @@ def join_rows(
         whole = np.zeros((len(rows), *shape), _DTYPES[codes[number]])
         for i, arrays in enumerate(rows):
             whole[(i, *(slice(n) for n in arrays[number].shape))] = arrays[number]
-        return _tensor(whole, codes[number]).to(batch.input_ids.device, non_blocking=True)
+        return moved(_tensor(whole, codes[number]), batch.input_ids.device)
 
     length = batch.input_ids.shape[1]
     if spec.hidden is not None:

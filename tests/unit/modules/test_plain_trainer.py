@@ -19,6 +19,7 @@ from kdlab.methods.selection.strategies import entropy
 from kdlab.models.encoder import Encoder
 from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.evaluation import TaskScore
+from kdlab.modules.lightning_options import STEP_HOOKS, without_idle_hooks
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.student import StudentModule
@@ -126,3 +127,24 @@ def test_a_teacher_of_other_classes_is_refused():
         kdlab.UserError, match=f"the teacher big predicts {CLASSES + 2} classes, and the student {CLASSES}"
     ):
         StudentModule(encoder(2), terms, OPTIM, STEPS, [Teacher("big", other)])
+
+
+def test_only_the_hooks_that_do_nothing_are_left_out():
+    """The others are called as before, those that are set on an object too."""
+    called: list[str] = []
+
+    class Ends(pl.Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            called.append("end")
+
+    class EndsToo(Ends):
+        pass
+
+    starts = LambdaCallback(on_train_batch_start=lambda *_: called.append("start"))
+    given = [Ends(), EndsToo(), starts, pl.Callback()]
+    callbacks = without_idle_hooks(given)
+    assert callbacks == given
+    kept = [[hook for hook in STEP_HOOKS if getattr(one, hook) is not None] for one in callbacks]
+    assert kept == [["on_train_batch_end"], ["on_train_batch_end"], ["on_train_batch_start"], []]
+    assert fit(TeacherModule(encoder(2), OPTIM, STEPS, score=TaskScore(SHAPE)), *callbacks)
+    assert called == ["start", "end", "end"] * STEPS

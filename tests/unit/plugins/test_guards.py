@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdlab.data.text.sources import Mixture
 from kdlab.errors import UserError
+from kdlab.methods.knowledge.logits import soft_loss
 from kdlab.methods.marks import marks_of
 from kdlab.methods.selection.strategies import Ensemble, entropy
 from kdlab.plugins import own_modules
@@ -332,3 +333,10 @@ def test_objects_that_are_called_are_guarded_too():
 def test_a_tensor_of_scores_passes_as_it_is():
     scores = built("strategy", "strategy")(*ARGUMENTS["strategy"])
     assert isinstance(scores, Tensor) and torch.equal(scores, LOGITS.sum(-1))
+
+
+def test_a_partial_of_kdlabs_own_is_a_plain_one():
+    """Hydra's would check its target anew in each call."""
+    target = {"_target_": "kdlab.methods.knowledge.logits.soft_loss", "_partial_": True, "temperature": 3.0}
+    built = build_target(target, "the.key", "term")
+    assert type(built) is functools.partial and built.func is soft_loss and built.keywords == {"temperature": 3.0}
