@@ -153,7 +153,8 @@ def trained(
     """The module after some steps with the ledger's and the guard's callbacks."""
     assert module.ledger is not None
     every = [NonFiniteGuard(), CostCallback(module.ledger, STEPS, 0), *callbacks]
-    loader: Any = DataLoader([batch() for _ in range(STEPS)], batch_size=None, pin_memory=torch.cuda.is_available())
+    rows: Any = [batch() for _ in range(STEPS)]
+    loader: Any = DataLoader(rows, batch_size=None, pin_memory=torch.cuda.is_available())
     torch.manual_seed(0)
     trainer(accelerator="cpu", max_steps=STEPS, callbacks=every, **PLAIN_TRAINER).fit(module, loader)
     return module
@@ -247,7 +248,7 @@ class TestTheActedGPU:
 
     def test_tensors_of_both_sides_do_not_meet(self):
         with ActedGPU(), pytest.raises(RuntimeError, match="meets one of the device"):
-            torch.zeros(3).to(DEVICE, non_blocking=True) + torch.ones(3)
+            torch.zeros(3).to(DEVICE, non_blocking=True).add(torch.ones(3))
 
 
 class TestTheHostsCopy:
