@@ -173,7 +173,9 @@ def by_feature(evidence: Evidence) -> torch.Tensor:
     return evidence.features[:, 0].double()
 
 
-STRATEGIES = [strategies.random, strategies.entropy, strategies.gradient_norm, by_feature]
+STRATEGIES = {
+    "random": strategies.random, "entropy": strategies.entropy, "gradient_norm": strategies.gradient_norm, "by_feature": by_feature,
+}  # fmt: skip
 
 
 SELECTIONS = [
@@ -197,7 +199,7 @@ def test_selection_and_its_step(case):
     b.plan = Plan()
 
     def run() -> torch.Tensor:
-        select(strategy).answer(module, b, 0)
+        select(STRATEGIES[strategy]).answer(module, b, 0)
         return module.training_step(b, 0)
 
     assert_counted(module, run)
