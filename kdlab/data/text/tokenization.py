@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 BATCH = 1_000_000  # characters of a call of the tokenizer
 PIECE = 50_000  # characters of a text that one thread tokenises
+Batch = list[tuple[bool, str]]  # (is last piece of its text, piece)
 
 
 def tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
@@ -20,15 +22,28 @@ def tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Itera
 
     A text of more than `PIECE` characters is tokenised in pieces cut after a line's end or a space.
     """
-    encode = encoder(tokenizer)
     parts: list[np.ndarray] = []
-    for batch in _batches(piece for text in texts for piece in _pieces(text)):
-        ids = encode([piece for _, piece in batch])
+    for batch, ids in _ahead(encoder(tokenizer), _batches(piece for text in texts for piece in _pieces(text))):
         for (last, _), piece_ids in zip(batch, ids, strict=True):
             parts.append(np.array(piece_ids, dtype=np.int32))
             if last:
                 yield np.concatenate(parts)
                 parts = []
+
+
+def _ahead(
+    encode: Callable[[list[str]], list[list[int]]], batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, list[list[int]]]]:
+    """Each batch with its token ids. The next one is tokenised, without Python's lock, while the caller works on this one."""
+    with ThreadPoolExecutor(1, "tokenizer") as executor:
+        waiting: tuple[Batch, Future[list[list[int]]]] | None = None
+        for batch in batches:
+            next_one = batch, executor.submit(encode, [piece for _, piece in batch])
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = next_one
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
@@ -53,8 +68,8 @@ def _pieces(text: str) -> Iterator[tuple[bool, str]]:
     yield True, text[start:]
 
 
-def _batches(pieces: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str]]]:
-    batch: list[tuple[bool, str]] = []
+def _batches(pieces: Iterable[tuple[bool, str]]) -> Iterator[Batch]:
+    batch: Batch = []
     size = 0
     for piece in pieces:
         batch.append(piece)
