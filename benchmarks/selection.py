@@ -3,8 +3,8 @@
     python -m benchmarks.selection [--data FOLDER] [--task SST-2] [--batch 64] [--in-batch 256] [--ratio 0.1] [--minutes 9]
 
 "pooled": a pool of N / ratio rows is scored, a full batch of the N best is learnt. "in-batch": a batch is scored, its
-best rows are learnt. Both have turns with our ratio 1 on batches of N rows and of the in-batch size, with a plain padded
-loop, and with the way public code selects ("reference"); seconds are compared per row that was looked at. The phase model
+best rows are learnt; with "look 0.3" (--look) a random share is scored, and the best of it are learnt. All have turns with our ratio 1 on batches of N rows and of the in-batch size, with a plain padded
+loop, and with the way public code selects ("reference"); seconds are compared per row that was offered. The phase model
 (Fs + Bs + Ft) / (Fs + r (Fs + Bs + Ft)) takes the phases of our ratio 1, measured in the same turns; the update counts
 with Bs. Its forecast is given with Fs as in training, and with the scoring forward as it is: no gradient, no dropout.
 """
@@ -55,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--in-batch", type=int, default=256, help="rows of a batch that in-batch selection chooses from"
     )
     parser.add_argument("--ratio", type=float, default=0.1)
+    parser.add_argument("--look", type=float, default=0.3)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     clock = clock_of(arguments.clock)
-    ratio, sizes = arguments.ratio, Sizes.of(arguments)
+    ratio, look, sizes = arguments.ratio, arguments.look, Sizes.of(arguments)
     small, large, whole = arguments.batch, arguments.in_batch, round(arguments.batch / arguments.ratio)
     lengths = lengths_of(arguments.data, arguments.max_length, arguments.task)
     rows = {size: batches(lengths, size, 16, arguments.vocab) for size in {small, large, whole}}
@@ -69,15 +70,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     ours = Ours(sizes)
     loop, reference = plain(sizes), plain(sizes, ratio)
     phases: dict[int, list[dict[str, float]]] = {small: [], large: []}
-    looked = {
+    offered = {
         "plain, ratio 1": large,
         f"reference, ratio {ratio:g}": large,
         f"ours, ratio 1, {small} rows": small,
         f"ours, ratio 1, {large} rows": large,
         f"ours, pooled {whole} to {small}": whole,
         f"ours, in-batch, {large} rows": large,
+        f"ours, pooled {whole} to {small}, look {look:g}": whole,
+        f"ours, in-batch, {large} rows, look {look:g}": large,
     }
-    peers, peer, own_small, own_large, pooled, in_batch = looked
+    peers, peer, own_small, own_large, pooled, in_batch, few_pooled, few_in_batch = offered
     ways = {
         peers: lambda turn: loop(row_of(large, turn)),
         peer: lambda turn: reference(row_of(large, turn)),
@@ -85,15 +88,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         own_large: lambda turn: phases[large].append(ours.phases(row_of(large, turn))),
         pooled: lambda turn: ours.select(row_of(whole, turn), ratio),
         in_batch: lambda turn: ours.select(row_of(large, turn), ratio),
+        few_pooled: lambda turn: ours.select(row_of(whole, turn), ratio, look),
+        few_in_batch: lambda turn: ours.select(row_of(large, turn), ratio, look),
     }
     found = in_turns(ways, arguments.minutes, arguments.turns, clock)
     for own, size in ((own_small, small), (own_large, large)):  # the phases of a turn hold a scoring too
         phases[size] = phases[size][1:]
         found[own] = [turn["total"] - turn["scoring"] for turn in phases[size]]
-    each = {name: [s / looked[name] for s in seconds] for name, seconds in found.items()}
+    each = {name: [s / offered[name] for s in seconds] for name, seconds in found.items()}
 
     print(machine(arguments.threads, arguments.clock))
-    print(f"{len(found[peers])} turns; milliseconds per row that was looked at, medians and quartiles\n")
+    print(f"{len(found[peers])} turns; milliseconds per row that was offered, medians and quartiles\n")
     bases = {own_small: f"our ratio 1, {small}", own_large: f"our ratio 1, {large}", peers: "plain", peer: "reference"}
     body = []
     for name, seconds in each.items():
@@ -102,18 +107,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         body.append([name, f"{middle:.2f}", f"{low:.2f} to {high:.2f}", *cells])
     print(table(["way", "ms", "quartiles", *(f"times faster than {base}" for base in bases.values())], body))
 
-    print()
+    models = {name: Phases.of(phases[size], size) for name, size in ((pooled, small), (in_batch, large))}
+    realised = {pooled: times(each[own_small], each[pooled]), in_batch: times(each[own_large], each[in_batch])}
+    print(f"\n{forecasts(models, realised, ratio)}")
+    print("first line of a way: Fs is the training forward; second: the scoring forward as it is")
+
+
+def forecasts(models: Mapping[str, Phases], realised: Mapping[str, float], ratio: float) -> str:
+    """A table of what the phase model forecasts for each way, beside what was `realised`."""
     body = []
-    for name, own, size in ((pooled, own_small, small), (in_batch, own_large, large)):
-        model, realised = Phases.of(phases[size], size), times(each[own], each[name])
+    for name, model in models.items():
         parts = (model.forward, model.backward, model.teacher, model.scoring)
         for forecast in (model.forecast(ratio), model.forecast(ratio, model.scoring)):
+            milliseconds = (f"{1000 * p:.2f}" for p in parts)
             body.append(
-                [name, *(f"{1000 * p:.2f}" for p in parts), f"{forecast:.2f}x", f"{realised:.2f}x", f"{realised / forecast:.0%}"]
-            )  # fmt: skip
-    header = ["way", "Fs ms", "Bs ms", "Ft ms", "scoring ms", "forecast", "realised", "share"]
-    print(table(header, body))
-    print("first line of a way: Fs is the training forward; second: the scoring forward as it is")
+                [name, *milliseconds, f"{forecast:.2f}x", f"{realised[name]:.2f}x", f"{realised[name] / forecast:.0%}"]
+            )
+    return table(["way", "Fs ms", "Bs ms", "Ft ms", "scoring ms", "forecast", "realised", "share"], body)
 
 
 if __name__ == "__main__":
