@@ -180,33 +180,38 @@ class Batch:
     token_types: Tensor | None = None
     documents: Tensor | None = None
     predicted: Tensor | None = None
-    copied: tuple[list[tuple[Tensor | None, int]], Batch] | None = field(
+    copied: tuple[list[tuple[Tensor | None, int]], Batch, list[tuple[Tensor | None, int]]] | None = field(
         default=None, repr=False, compare=False
-    )  # `host`, and what it is of
+    )  # `host` between what it is of and what it held then
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def host(self) -> Batch:
-        """These rows on the host: itself there; else the batch that `to` or `take` came from, as long as no tensor was
-        changed, and a copy after that, for which the host waits."""
+        """These rows on the host: itself there; else the batch that `to` or `take` came from, as long as no tensor of either
+        was changed, and a copy after that, for which the host waits. `torch.inference_mode` counts no changes: there each
+        is a copy."""
         if self.rows.device.type == "cpu":
             return self
-        if self.copied is None or not self._is(self.copied[0]):
+        if self.copied is None or not (self._is(self.copied[0]) and self.copied[1]._is(self.copied[2])):
             self._beside(self._each(lambda tensor: tensor.cpu()))
         assert self.copied is not None
+        if self.copied[1].epoch != self.epoch:
+            self._beside(replace(self.copied[1], epoch=self.epoch))
         return self.copied[1]
 
     def _is(self, state: list[tuple[Tensor | None, int]]) -> bool:
         """True if the tensors are those of `state`, and none has been changed in place."""
         now = self._state()
-        return all(one is other and version == seen for (one, version), (other, seen) in zip(now, state, strict=True))
+        return all(
+            one is other and version == seen >= 0 for (one, version), (other, seen) in zip(now, state, strict=True)
+        )
 
     def _state(self) -> list[tuple[Tensor | None, int]]:
-        """The tensors, and the number of changes in place of each."""
+        """The tensors, and the number of changes in place of each; -1 where torch does not count them."""
         tensors = [getattr(self, name) for name in _TENSORS]
-        return [(tensor, 0 if tensor is None else tensor._version) for tensor in tensors]
+        return [(x, 0 if x is None else -1 if x.is_inference() else x._version) for x in tensors]
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """A batch of the results of `function` for each tensor, without a plan."""
@@ -215,7 +220,7 @@ class Batch:
 
     def _beside(self, host: Batch) -> Batch:
         """This batch, of whose rows `host` is the copy on the host."""
-        self.copied = self._state(), host
+        self.copied = self._state(), host, host._state()
         return self
 
     def narrowed(self, chosen: Tensor) -> Batch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -278,6 +279,29 @@ class TestTheHostsCopy:
             assert {read.operation for read in gpu.reads} == {"copy to the host"}
             before = len(gpu.reads)
             assert batch.host.real.tolist() and len(gpu.reads) == before
+
+    def test_the_rows_it_came_from_may_change(self):
+        with ActedGPU():
+            of_host = text_batch()
+            batch, wanted = of_host.to(DEVICE), of_host.labels.clone()
+            of_host.labels.fill_(0)  # a buffer that is filled again
+            assert torch.equal(batch.host.labels, wanted)
+            of_host = text_batch()
+            batch = of_host.to(DEVICE)
+            of_host.labels = torch.zeros_like(of_host.labels)
+            assert torch.equal(batch.host.labels, wanted)
+            batch.epoch = 3
+            assert batch.host.epoch == 3 and of_host.epoch == 0 and replace(batch, epoch=4).host.epoch == 4
+
+    def test_in_inference_mode(self):
+        """As in `pl.Trainer.validate`: torch counts no changes of a tensor there."""
+        with ActedGPU():
+            with torch.inference_mode():
+                batch = text_batch().to(DEVICE)
+                assert torch.equal(batch.host.labels, text_batch().labels)
+                batch.labels.fill_(0)
+                assert not batch.host.labels.any() and not batch.take(torch.tensor([0])).host.labels.any()
+            assert not batch.host.labels.any()
 
     def test_on_the_host_it_is_the_batch_itself(self):
         batch = text_batch()
