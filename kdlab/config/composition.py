@@ -31,6 +31,9 @@ from kdlab.config.field_types import single_values
 from kdlab.config.schema import Config, first_line, keys_below
 from kdlab.errors import UserError, nearest
 
+LARGEST = 8192  # characters that libyaml reads: nested 30,000 levels deep, they end the process
+OTHERWISE = ("\t", "\ufeff")  # libyaml accepts tabs between tokens, and marks of byte order, where PyYAML does not
+
 
 def _by_task(task: str | None, otherwise: Any, tasks: DictConfig) -> Any:
     """`${by_task:${data.task},OTHERWISE,{TASK:VALUE,...}}` in a YAML file: a value that depends on the official task."""
@@ -83,8 +86,10 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
 @lru_cache(maxsize=1024)
 def _parsed(file: str, modified: int, size: int) -> tuple[Any, dict[str, str | None]]:
-    """The content of a YAML file in plain containers, and Hydra's header of it."""
+    """The content of a YAML file in plain containers, and Hydra's header of it; None of one that Hydra's parser must read."""
     text = Path(file).read_text(encoding="utf-8")
+    if len(text) > LARGEST or any(sign in text for sign in OTHERWISE):
+        return None, {}
     return yaml.load(text, Loader=yaml_loader()), FileConfigSource._get_header_dict(text[:512])
 
 
@@ -123,6 +128,8 @@ def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
             whole = compose("run", overrides=list(overrides), return_hydra_config=True)
         except ValueError as error:
             raise UserError(_wrong_choice(overrides) or first_line(error)) from error
+        except RecursionError as error:
+            raise UserError("a configuration file is nested too deeply") from error
         except ConfigCompositionException as error:
             if twice := _given_twice(overrides):
                 raise UserError(twice) from error

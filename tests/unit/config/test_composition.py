@@ -11,6 +11,7 @@ from hydra._internal.core_plugins import file_config_source
 from omegaconf import OmegaConf
 
 from kdlab.config.composition import CONF, FileConfigSource, composition, error_line, yaml_loader
+from tests.support.runs import command
 
 
 def test_every_file_is_read_as_hydra_reads_it():
@@ -32,6 +33,28 @@ def test_every_file_is_read_as_hydra_reads_it():
 def test_values_have_omegaconfs_types(text):
     wanted = OmegaConf.to_container(OmegaConf.create(text))
     assert repr(yaml.load(text, yaml_loader())) == repr(wanted)
+
+
+def read(source: type, folder: Path) -> str:
+    """What a source reads of a.yaml in `folder`, or the kind of its error."""
+    try:
+        return str(source("test", f"file://{folder}").load_config("a").config)
+    except (yaml.YAMLError, RecursionError) as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize("text", ["a: 1\t\n", "a:\t1\n", '{"a": 1,\n\t"b": 2}', "\ufeff\ufeffa: 1\n"])
+def test_where_the_parsers_differ_hydras_reads(text, tmp_path):
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    assert read(FileConfigSource, tmp_path) == read(file_config_source.FileConfigSource, tmp_path)
+
+
+def test_a_deep_file_does_not_end_the_process(tmp_path):
+    """As a command, whose process libyaml would end."""
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "mine.yaml").write_text(f"a: {'[' * 40_000}", encoding="utf-8")
+    done = command(["--config-dir", str(tmp_path), "+exp=mine"], tmp_path / "here")
+    assert (done.code, done.output) == (2, "kdlab: a configuration file is nested too deeply\n")
 
 
 def composed(folder: Path, text: str) -> object:
