@@ -276,6 +276,13 @@ EXECUTIONS: dict[str, type[Execution]] = {
 }
 
 
+def execution_on(device: torch.device, name: str, precision: str) -> str:
+    """The mode of an `exec` setting on a device: "varlen" for packed batches in half precision where its kernels run."""
+    if name != "packed" or not precision.startswith(("bf16", "16")):
+        return name
+    return "varlen" if varlen.available(device) else "packed"
+
+
 def execution_for(name: str, runner: EncoderRunner) -> Execution:
     """The execution mode called `name`, or the next best: packed for a decoder in place of kernels, which are not causal
     here, and bucketed where the model's family cannot run without padding."""

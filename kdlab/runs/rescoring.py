@@ -88,12 +88,16 @@ def _scored(
 
     from kdlab.models import loading
     from kdlab.models.encoder import Encoder
+    from kdlab.models.execution import execution_on
     from kdlab.modules.evaluation import TaskScore, in_order, text_score, with_answers
     from kdlab.runtime.devices import first_device
 
     device = first_device(config.trainer.accelerator)
     head = head_of_result(result)
-    student = Encoder(loading.load_with_head(run / "student", head)).eval().to(device)
+    execution = execution_on(
+        device, config.exec, result["devices"]["precision"]
+    )  # in half precision, others round otherwise
+    student = Encoder(loading.load_with_head(run / "student", head), execution).eval().to(device)
     score = text_score(head) if found.shape is None else TaskScore(found.shape, config.data.metric)
     half = result["devices"]["precision"] == "bf16-mixed"
     with torch.autocast(device.type, torch.bfloat16, enabled=half), torch.no_grad():

@@ -19,7 +19,7 @@ from kdlab.data.names import data_name
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.models import loading
-from kdlab.models.attention import varlen
+from kdlab.models.execution import execution_on
 from kdlab.models.head import Head
 from kdlab.models.student import pick_layers
 from kdlab.modules.evaluation import Scorer
@@ -208,9 +208,7 @@ class Inputs:
         return self._execution(self.config.teachers.exec, precision)
 
     def _execution(self, name: str, precision: str) -> str:
-        if name != "packed" or not precision.startswith(("bf16", "16")):
-            return name
-        return "varlen" if varlen.available(first_device(self.config.trainer.accelerator)) else "packed"
+        return execution_on(first_device(self.config.trainer.accelerator), name, precision)
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerFast:

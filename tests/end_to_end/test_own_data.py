@@ -54,7 +54,10 @@ def test_from_a_csv_to_a_deployed_student(folder, monkeypatch, capsys):
     evaluations = [row["step"] for row in tables.read(folder / "RUN" / "metrics.csv") if row["heldout_loss"] != ""]
     assert len(evaluations) >= 3  # a share of 0.05 of 3 steps: before each
     monkeypatch.chdir(folder)
-    assert evaluate.main(["RUN"]) == 0 and export.main(words("export", "RUN", "my_student")) == 0
+    assert evaluate.main(["RUN"]) == 0
+    now, recorded = re.findall(r"student, (?:now|as recorded) +([\d.]+)", capsys.readouterr().out)
+    assert now == recorded  # the run's batches, precision and execution
+    assert export.main(words("export", "RUN", "my_student")) == 0
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     exec(compile(code, "own_data.md", "exec"), {})
     assert re.search(r"'label': 'kind [012]'", capsys.readouterr().out)
