@@ -9,7 +9,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import DDPStrategy
 from torch.optim import Optimizer
 
-from kdlab.models.sharding.trained import cut_like, gather, shard_student, whole_on_first
+from kdlab.models.sharding.trained import cut_like, gather, is_sharded, shard_student, whole_on_first
 from kdlab.modules.student import StudentModule
 
 
@@ -38,6 +38,17 @@ class ShardedStudentStrategy(DDPStrategy):
         self.optimizers = []  # their state is sharded; nothing reads it any more
         gather(self._module)
         super().on_train_end()
+
+    def teardown(self) -> None:
+        """End as DDP. After a failure the student is still sharded, with some weights whole, and FSDP2 cannot move those:
+        its error would take the place of the failure's. So it stays where it is."""
+        module = self.lightning_module
+        if module is not None and is_sharded(self._module.student):
+            self._lightning_module = None
+        try:
+            super().teardown()
+        finally:
+            self._lightning_module = module
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole weights, on rank 0 (collective)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertIntermediate
 
 from kdlab.config.composition import composition
 from kdlab.config.schema import checked
@@ -226,6 +228,28 @@ def test_a_decoder_is_that_of_ddp_and_goes_on_where_it_was_killed(tmp_path, text
     shutil.rmtree(tmp_path / "two")
     shutil.move(tmp_path / "crossed", tmp_path / "two")
     compare(tmp_path)
+
+
+class MemoryIsFull:
+    """An error within a layer of the student, in the training forward of the third step: its weights are whole then."""
+
+    def __call__(self) -> None:
+        forward, calls = BertIntermediate.forward, itertools.count()
+
+        def failing(layer: BertIntermediate, states: Tensor) -> Tensor:
+            if layer.training and next(calls) == 2 * 2:  # the student has two layers
+                raise torch.OutOfMemoryError("memory is full")
+            return forward(layer, states)
+
+        BertIntermediate.forward = failing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_failure_within_a_step_is_told_by_its_name(tmp_path, teacher_folder, task_folder):
+    """Lightning moves the module to the CPU after it, which FSDP2 cannot do with weights that are whole."""
+    given = tiny_task(teacher_folder, task_folder, *SHORT, *TWO, SHARDED, "select=all", "hydra.run.dir=run")
+    done = call(given, tmp_path, MemoryIsFull(), ranks=2, grace=20)
+    assert done.code == 1 and "OutOfMemoryError: memory is full" in done.output
+    assert "AttributeError" not in done.output, done.output
 
 
 REFUSED = {
