@@ -233,7 +233,9 @@ def error_line(error: Exception) -> str:
     if name and any(sign in text for sign in ("not in", "No match in the defaults list", "Could not override")):
         if spellings.key(name) != name:
             return f"unknown key {name}: it is {spellings.key(name)} now; rename it where a file has it"
-        return f"unknown key {name}: {short_names.meant(name, _known_keys())}"
+        if name in (known := _known_keys()):
+            return f"unknown key {name}: the default choices have it, those given do not; leave it out"
+        return f"unknown key {name}: {short_names.meant(name, known)}"
     return first_line(error)
 
 

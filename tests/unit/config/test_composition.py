@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra._internal.core_plugins import file_config_source
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from kdlab.config.composition import CONF, FileConfigSource, composition, error_line, yaml_loader
@@ -78,3 +79,11 @@ def test_a_file_that_cannot_be_read_is_named(text, said, tmp_path):
     with pytest.raises(yaml.YAMLError) as caught:
         composed(tmp_path, text)
     assert said in error_line(caught.value) and "mine.yaml" in error_line(caught.value)
+
+
+def test_a_key_that_other_choices_have_is_not_called_its_own_nearest_name():
+    with pytest.raises(HydraException) as caught:
+        composition(["+exp=adads_pretrain", "knowledge=ksm", "knowledge.terms.cosine.weight=0"])
+    assert error_line(caught.value) == (
+        "unknown key knowledge.terms.cosine: the default choices have it, those given do not; leave it out"
+    )
