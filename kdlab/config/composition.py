@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
@@ -21,7 +18,6 @@ from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -30,9 +26,6 @@ from kdlab.config.choices import CONF
 from kdlab.config.field_types import single_values
 from kdlab.config.schema import Config, first_line, keys_below
 from kdlab.errors import UserError, nearest
-
-LARGEST = 8192  # characters that libyaml reads: nested 30,000 levels deep, they end the process
-OTHERWISE = ("\t", "\ufeff")  # libyaml accepts tabs between tokens, and marks of byte order, where PyYAML does not
 
 
 def _by_task(task: str | None, otherwise: Any, tasks: DictConfig) -> Any:
@@ -68,45 +61,24 @@ OmegaConf.register_new_resolver("own_rows", _own_rows, replace=True)
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """Hydra's source of files, which parses a file once in a process, by libyaml where PyYAML has it."""
+    """Hydra's source of files, which reads a file once in a process, and again when it has changed."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """The content of a file, with its header; Hydra's and YAML's errors for one that cannot be read."""
         file = os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path)))
         try:
             state = os.stat(file)
-            content, header = _parsed(file, state.st_mtime_ns, state.st_size)
-        except (OSError, UnicodeDecodeError, YAMLError):
-            return super().load_config(config_path)  # says what is wrong, and where
-        if not isinstance(content, dict):
-            return super().load_config(config_path)
-        where = f"{self.scheme()}://{self.path}"
-        return ConfigResult(self.provider, where, OmegaConf.create(content), dict(header))
+        except OSError:
+            return super().load_config(config_path)  # says what is wrong
+        key = (file, state.st_mtime_ns, state.st_size)
+        if key not in _CONTENTS:
+            found = super().load_config(config_path)
+            _CONTENTS[key] = OmegaConf.to_container(found.config), dict(found.header)
+        content, header = _CONTENTS[key]
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(content), dict(header))
 
 
-@lru_cache(maxsize=1024)
-def _parsed(file: str, modified: int, size: int) -> tuple[Any, dict[str, str | None]]:
-    """The content of a YAML file in plain containers, and Hydra's header of it; None of one that Hydra's parser must read."""
-    text = Path(file).read_text(encoding="utf-8")
-    if len(text) > LARGEST or any(sign in text for sign in OTHERWISE):
-        return None, {}
-    return yaml.load(text, Loader=yaml_loader()), FileConfigSource._get_header_dict(text[:512])
-
-
-@cache
-def yaml_loader() -> Any:
-    """OmegaConf's loader of YAML, on libyaml's parser where PyYAML was built with it."""
-    own = get_yaml_loader()
-    if not yaml.__with_libyaml__:
-        return own
-
-    class Loader(yaml.cyaml.CParser, own):  # pyright: ignore[reportAttributeAccessIssue]
-        def __init__(self, stream: str) -> None:
-            yaml.cyaml.CParser.__init__(self, stream)  # pyright: ignore[reportAttributeAccessIssue]
-            yaml.constructor.SafeConstructor.__init__(self)
-            yaml.resolver.Resolver.__init__(self)
-
-    return Loader
+_CONTENTS: dict[tuple[str, int, int], tuple[Any, dict[str, str | None]]] = {}  # by file, time of its change, and size
 
 
 def composition(overrides: Sequence[str], hydra_keys: Sequence[str] = ("run.dir",)) -> tuple[DictConfig, Any]:
