@@ -54,6 +54,7 @@ def rows_of(family: str, rank: int) -> Any:
 def loss_of(student: Encoder, projection: nn.Module, rows: Any) -> Tensor:
     outputs = student.encode(rows)
     every = torch.arange(len(rows))
+    assert outputs.hidden is not None
     logits = student.project(student.vectors(outputs, every, every * 0))
     return logits.square().mean() + projection(outputs.hidden[:, 0]).square().mean()
 
