@@ -248,8 +248,9 @@ class MemoryIsFull:
 def test_a_failure_within_a_step_is_told_by_its_name(tmp_path, teacher_folder, task_folder):
     """Lightning moves the module to the CPU after it, which FSDP2 cannot do with weights that are whole."""
     given = tiny_task(teacher_folder, task_folder, *SHORT, *TWO, SHARDED, "select=all", "hydra.run.dir=run")
-    done = call(given, tmp_path, MemoryIsFull(), ranks=2, grace=20)
-    assert done.code == 1 and "OutOfMemoryError: memory is full" in done.output
+    done = call(given, tmp_path, MemoryIsFull(), ranks=2, grace=5)
+    # -9: the other rank did not see that its peer is gone, and was ended as torchrun and trainer.devices=2 end it
+    assert done.code in (1, -9) and "OutOfMemoryError: memory is full" in done.output, done.output
     assert "AttributeError" not in done.output, done.output
 
 
