@@ -211,7 +211,7 @@ def test_a_classifier_is_that_of_ddp_and_of_one_process(tmp_path, teacher_folder
 
 
 def test_a_decoder_is_that_of_ddp_and_goes_on_where_it_was_killed(tmp_path, text_folder):
-    """Of few positions of a batch one rank has none at some steps. A killed run goes on bit for bit, as ddp too."""
+    """Of few positions of a batch one rank has none at some steps. A killed run goes on bit for bit, and as ddp within rounding."""
     teacher = write_decoder(tmp_path / "teacher")
     few = ["select.unit=position", "select.ratio=0.01", "select.per_row=false", "trainer.probes=0"]
     ranks = run_each_way(tiny_causal(teacher, text_folder, *SHORT, *few), tmp_path)
