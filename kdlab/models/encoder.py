@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.generic import ModelOutput
 
 from kdlab.models import documents, packing
-from kdlab.models.attention import recomputed
+from kdlab.models.attention import on_cpu
 from kdlab.models.execution import EncoderRunner, execution_for
 from kdlab.models.head import head_of_model
 from kdlab.types import Batch, Outputs, moved
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
     def __init__(self, model: transformers.PreTrainedModel, execution: str = "padded") -> None:
         super().__init__()
-        recomputed.prepare(model)
+        on_cpu.prepare(model)
         self.model = model
         self.head = head_of_model(model)
         self.per_row = self.head.per_row

@@ -1,35 +1,30 @@
-"""Attention that keeps no matrix of tokens by tokens: torch's fused attention, run anew in the backward.
-
-    prepare(model)          # once
+"""Attention that keeps no matrix of tokens by tokens: one of some rows at a time, run anew in the backward.
 
 On a CPU torch's fused attention keeps the scores of each layer as soon as dropout is inside it, and makes those of all rows
 at once. Here a few rows run at a time, and only queries, keys and values stay for the backward, which draws the same
-dropout again: a few hundredths more time for the memory of a layer's scores. Where these are small or would not be kept, or another
-device has kernels of its own, torch's function runs as it is.
+dropout again: a few hundredths more time for the memory of a layer's scores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-NAME = "kdlab_recomputed"
+Attention = Callable[..., tuple[Tensor, Any]]
 SCORES = 2**20  # numbers of a matrix of scores that are made at a time: 4 MB in float32; smaller ones are kept
 
 
-def prepare(model: transformers.PreTrainedModel) -> None:
-    """Switch `model` to this attention if it has torch's fused attention. Outputs and saved files do not change."""
-    if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(NAME)
+def worthwhile(query: Tensor, key: Tensor) -> bool:
+    """True if the scores of queries (k, A, L, d) and keys (k, A, M, d) are too many to keep."""
+    return query.shape[:3].numel() * key.shape[2] > SCORES
 
 
-def _attention(
+def attend(
+    attention: Attention,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -38,20 +33,19 @@ def _attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function with the signature of transformers; query, key, value (k, A, L, d), result (k, L, A, d)."""
-    learns = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
-    numbers = query.shape[:3].numel() * key.shape[2]
-    if dropout == 0 or numbers <= SCORES or not learns or query.device.type != "cpu":
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, **kwargs)
-    call = _Call(module, attention_mask, dropout, kwargs)
+    """Run `attention`, an attention function with the signature of transformers, a few rows at a time, and anew in the backward;
+    query, key, value (k, A, L, d), result (k, L, A, d)."""
+    call = _Call(attention, module, attention_mask, dropout, kwargs)
     return _Recomputed.apply(call, query, key, value), None  # pyright: ignore[reportReturnType]
 
 
 class _Call:
     """Arguments of one call of the attention function besides queries, keys and values; the state of torch's generator."""
 
-    def __init__(self, module: nn.Module, mask: Tensor | None, dropout: float, more: dict[str, Any]) -> None:
-        self.module, self.mask, self.dropout, self.more = module, mask, dropout, more
+    def __init__(
+        self, attention: Attention, module: nn.Module, mask: Tensor | None, dropout: float, more: dict[str, Any]
+    ) -> None:
+        self.attention, self.module, self.mask, self.dropout, self.more = attention, module, mask, dropout, more
         self.generator = torch.get_rng_state()
         self.autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
@@ -66,7 +60,7 @@ class _Call:
         mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows]
         enabled, dtype = self.autocast
         with torch.autocast("cpu", dtype, enabled=enabled):
-            return sdpa_attention_forward(self.module, query, key, value, mask, dropout=self.dropout, **self.more)[0]
+            return self.attention(self.module, query, key, value, mask, dropout=self.dropout, **self.more)[0]
 
 
 class _Recomputed(torch.autograd.Function):
@@ -93,7 +87,3 @@ class _Recomputed(torch.autograd.Function):
         finally:
             torch.set_rng_state(after)
         return (None, *grads)
-
-
-transformers.AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)

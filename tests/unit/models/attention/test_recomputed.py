@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from kdlab.models.attention import recomputed
+from kdlab.models.attention import on_cpu, recomputed
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import set_dropout
 from kdlab.types import Batch
@@ -19,6 +19,9 @@ from tests.conftest import tiny_config
 
 ROWS, HEADS, LENGTH, SIZE = 5, 2, 7, 4
 MODULE = SimpleNamespace(is_causal=False, training=True)
+
+
+in_pieces = functools.partial(recomputed.attend, sdpa_attention_forward)
 
 
 @pytest.fixture
@@ -52,9 +55,7 @@ def run(attend, given, half: bool = False, half_backward: bool = False) -> list[
 @pytest.mark.parametrize(("half", "half_backward"), [(False, False), (True, True), (True, False)])
 def test_one_piece_equals_torch_bit_for_bit(given, half, half_backward, monkeypatch):
     monkeypatch.setattr(recomputed._Call, "parts", lambda *_: [slice(0, ROWS)])
-    found, expected = (
-        run(attend, given, half, half_backward) for attend in (recomputed._attention, sdpa_attention_forward)
-    )
+    found, expected = (run(attend, given, half, half_backward) for attend in (in_pieces, sdpa_attention_forward))
     assert found[0].dtype == (torch.bfloat16 if half else torch.float32)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
@@ -69,7 +70,7 @@ def test_rows_in_pieces_draw_one_after_the_other(given, monkeypatch):
             torch.cat([sdpa_attention_forward(module, query[p], key[p], value[p], mask[p], **more)[0] for p in pieces]),
         )
 
-    for ours, theirs in zip(run(recomputed._attention, given), run(in_order, given), strict=True):
+    for ours, theirs in zip(run(in_pieces, given), run(in_order, given), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -77,7 +78,7 @@ def test_a_mask_for_all_rows_and_none(given, monkeypatch):
     monkeypatch.setattr(recomputed, "SCORES", 1)  # a row at a time
     query, key, value, mask = given
     for shared in (mask[2:3], None):
-        for ours, row in zip(recomputed._attention(MODULE, query, key, value, shared, dropout=1e-9)[0], range(ROWS), strict=True):  # pyright: ignore  # fmt: skip
+        for ours, row in zip(in_pieces(MODULE, query, key, value, shared, dropout=1e-9)[0], range(ROWS), strict=True):  # pyright: ignore  # fmt: skip
             alone = sdpa_attention_forward(MODULE, *(one[row : row + 1] for one in (query, key, value)), shared)[0]  # pyright: ignore
             torch.testing.assert_close(ours, alone[0])
 
@@ -104,7 +105,7 @@ def test_a_student_keeps_no_scores_and_learns_the_same(family, monkeypatch):
     plain.train()
     ours = copy.deepcopy(plain)
     Encoder(ours)
-    assert ours.config._attn_implementation == recomputed.NAME and plain.config._attn_implementation == "sdpa"
+    assert ours.config._attn_implementation == on_cpu.NAME and plain.config._attn_implementation == "sdpa"
     ids = torch.randint(6, 120, (4, 29))
     rows = torch.ones(4, dtype=torch.bool)
     batch = Batch(torch.arange(4), 0, ids, torch.ones_like(ids), ids, rows)
@@ -118,28 +119,3 @@ def test_a_student_keeps_no_scores_and_learns_the_same(family, monkeypatch):
     assert len(found[0]) > 10
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
-
-
-def test_small_scores_and_those_of_an_evaluation_are_torchs_own(given, monkeypatch):
-    calls = []
-    monkeypatch.setattr(recomputed._Recomputed, "apply", lambda *given: calls.append(given) or given[1])
-    query, key, value, mask = given
-
-    def attend(dropout: float) -> int:
-        recomputed._attention(MODULE, query, key, value, mask, dropout=dropout)  # pyright: ignore
-        return len(calls)
-
-    assert attend(0.0) == 0
-    with torch.no_grad():
-        assert attend(0.3) == 0
-    assert attend(0.3) == 1
-    monkeypatch.setattr(recomputed, "SCORES", ROWS * HEADS * LENGTH**2)
-    assert attend(0.3) == 1
-
-
-def test_a_saved_model_does_not_name_it(tmp_path):
-    model = transformers.AutoModelForMaskedLM.from_config(tiny_config("bert", 1))
-    Encoder(model)
-    model.save_pretrained(tmp_path)
-    assert recomputed.NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
-    assert transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
