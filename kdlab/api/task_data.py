@@ -14,7 +14,7 @@ from kdlab.api import inputs
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.labels import align
-from kdlab.data.tasks.rows import TaskData
+from kdlab.data.tasks.rows import TaskData, relabelled
 from kdlab.data.tasks.sources import TaskFolder
 from kdlab.errors import UserError
 from kdlab.storage.files import user_path
@@ -77,9 +77,6 @@ def _numbered_as(rows: TaskData, labels: tuple[str, ...]) -> TaskData:
     """The rows with their classes in the order of `labels`, which are names of the same classes."""
     if rows.shape.labels is None:
         raise UserError("labels: the rows have scores and no classes; leave labels out")
-    order = align(rows.shape.labels, labels)
-    splits = {
-        split: [row if row.label is None else row._replace(label=order[int(row.label)]) for row in found]
-        for split, found in rows.splits.items()
-    }
+    order = dict(enumerate(align(rows.shape.labels, labels)))
+    splits = {split: relabelled(found, order, hidden=True) for split, found in rows.splits.items()}
     return TaskData(replace(rows.shape, labels=labels), splits, rows.notes)

@@ -184,10 +184,10 @@ class CorpusDataModule(TrainingDataModule):
         super().__init__(batch_size, seed, batches, epochs, heldout_rows, workers, grouped)
         self.folder, self.masker, self.heldout_masker = folder, masker, heldout_masker
         self.collate = MaskingCollate(pad)
-        self.train = corpus.TokenizedText(corpus.load(self.folder, "train"))
+        self.train = corpus.TokenizedText(corpus.mapped(self.folder, "train"))
         self.crop = crop
         self.lengths = self.train.lengths if crop is None else np.minimum(self.train.lengths, crop)
-        self.heldout = corpus.TokenizedText(corpus.load(self.folder, "heldout"))
+        self.heldout = corpus.TokenizedText(corpus.mapped(self.folder, "heldout"))
         self.heldout_rows = min(heldout_rows or len(self.heldout), len(self.heldout))
 
     def training_rows(self) -> tuple[MaskedRows, MaskingCollate]:

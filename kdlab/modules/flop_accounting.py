@@ -189,9 +189,9 @@ class Spending:
     holds depends on earlier runs, and a reward that went by it would not be repeatable.
     """
 
-    def __init__(self, ledger: Ledger, counter: FlopCounter, lengths: Sequence[int]) -> None:
+    def __init__(self, ledger: Ledger, counter: FlopCounter, mean_length: float) -> None:
         self.ledger = ledger
-        length = max(1, round(sum(lengths) / len(lengths)))
+        length = max(1, round(mean_length))
         teachers = zip(counter.teachers, counter.teacher_shapes, strict=True)
         self.prices = {teacher.name: flops.forward(shape, 1, length) for teacher, shape in teachers}
 

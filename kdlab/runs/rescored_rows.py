@@ -202,7 +202,7 @@ def _text(run: Path, result: dict[str, Any], config: Config, wanted: Wanted, fol
             except UserError as error:
                 raise UserError(f"{run}: its text is not there ({error}); --data FILE names other text") from error
             corpus.prepare(source, tokenizer, folder, heldout=data.heldout, seed=data.split_seed, **lengths)
-    rows = corpus.TokenizedText(corpus.load(place, "heldout"))
+    rows = corpus.TokenizedText(corpus.mapped(place, "heldout"))
     limit = wanted.rows or (data.heldout_rows if wanted.data is None else None) or len(rows)
     facts = {"mask_id": tokenizer.mask_token_id, "special_ids": tokenizer.all_special_ids, "vocab_size": len(tokenizer)}
     masked = MaskedRows(rows, Masker(**facts, seed=data.split_seed))  # pyright: ignore[reportArgumentType]

@@ -77,7 +77,7 @@ def select_callback(
         select.interval, write, tolerant, observer.objective, select.look,
         credit=Credit(select.credit_decay, select.credit_delay),
         learning_rate=module.optimization.share_of_peak,
-        cost=Spending(module.ledger, module.distillation.flops, data.lengths.tolist()) if module.ledger else None,
+        cost=Spending(module.ledger, module.distillation.flops, float(data.lengths.mean())) if module.ledger else None,
         keeping=keeping_of(select), warmup=select.warmup, ratios=selection.ratios,
     )  # fmt: skip
     scoring: dict[str, Any] = {}

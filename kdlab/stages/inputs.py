@@ -105,7 +105,7 @@ class Inputs:
             "labelled, or have a prompt or messages, each in a row of its own (data.pack=false)"
         )
 
-    def row_teachers(self) -> list[str]:
+    def row_teachers(self) -> Iterable[str]:
         """The teacher that `data.teacher_column` names for each training row, as it is written."""
         raise NotImplementedError
 

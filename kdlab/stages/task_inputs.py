@@ -159,7 +159,7 @@ class TaskInputs(Inputs):
         folder = self.store.find("length", self._length_parts)
         if folder is not None:
             return int(read_json(folder / LENGTH)["length"])
-        return lengths.percentile([row.texts for row in self.rows.splits["train"]], self.tokenizer)
+        return lengths.percentile([row.texts for row in lengths.spread(self.rows.splits["train"])], self.tokenizer)
 
     @property
     def _length_parts(self) -> dict[str, Any]:
@@ -192,8 +192,8 @@ class TaskInputs(Inputs):
     def named_teachers(self) -> Iterable[str]:
         return self.row_teachers() if self.config.data.path is not None else super().named_teachers()
 
-    def row_teachers(self) -> list[str]:
-        return [str(row.teacher) for row in self.rows.splits["train"]]
+    def row_teachers(self) -> Iterable[str]:
+        return (str(row.teacher) for row in self.rows.splits["train"])
 
     def file_rows(self, split: str) -> np.ndarray:
         """The index in its data file, from 0 and without the header, of each row of a split."""

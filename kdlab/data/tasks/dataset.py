@@ -20,7 +20,8 @@ import torch
 from torch.utils.data import Dataset
 
 from kdlab.data.tasks.lengths import fitting, whole_lengths
-from kdlab.data.tasks.rows import LabelledRow, TaskData, text_key
+from kdlab.data.tasks.row_store import RECORDS
+from kdlab.data.tasks.rows import LabelledRow, LabelledRows, TaskData, isin, text_key
 from kdlab.data.text import corpus
 from kdlab.errors import UserError
 from kdlab.runtime.progress import ProgressBar
@@ -29,8 +30,6 @@ from kdlab.types import IGNORE, Batch, TaskShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-RECORDS = 2_000  # rows of a call of the tokenizer, and of a record batch of the Arrow files
 
 
 def prepare(
@@ -61,10 +60,9 @@ def prepare(
     for split, rows in data.splits.items():
         if not rows:
             raise UserError(f"the split {split} has no rows")
-        if (misfit := next((row for row in rows if len(row.texts) != data.shape.columns), None)) is not None:
-            raise UserError(
-                f"the split {split} has a row of {len(misfit.texts)} text(s), the task {data.shape.columns}"
-            )
+        widths = [rows.texts] if isinstance(rows, LabelledRows) else (len(row.texts) for row in rows)
+        if (misfit := next((width for width in widths if width != data.shape.columns), None)) is not None:
+            raise UserError(f"the split {split} has a row of {misfit} text(s), the task {data.shape.columns}")
     stats, total = {}, sum(map(len, data.splits.values()))
     with user_errors("writing the tokenised rows", out), ProgressBar("tokenising the rows", total, "rows") as progress:
         for split, rows in data.splits.items():
@@ -96,7 +94,8 @@ def _write(
     kind, missing = (pa.float64(), float("nan")) if shape.regression else (pa.int64(), IGNORE)
     more = dict.fromkeys(("row", "origin", "text", "number"), pa.int64())
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "first": pa.int32(), "label": kind, **more})
-    tokens, longest, whole = 0, 0, list[np.ndarray]()
+    tokens, longest, hidden, whole = 0, 0, 0, list[np.ndarray]()
+    counts = np.zeros(len(shape.labels or ()), np.int64)
     with (folder / "data.arrow").open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for start in range(0, len(rows), RECORDS):
             part = rows[start : start + RECORDS]
@@ -109,14 +108,16 @@ def _write(
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
             stream.write_batch(pa.record_batch(arrays, schema=schema))
             whole.append(lengths)
+            known = [int(row.label) for row in part if row.label is not None and shape.labels is not None]
+            counts += np.bincount(known, minlength=len(counts))
+            hidden += sum(row.label is None for row in part)
             tokens, longest = tokens + sum(map(len, ids)), max(longest, *map(len, ids))
             progress.advance(len(part))
     lengths = np.concatenate(whole)
     stats: dict[str, Any] = {"rows": len(rows), "tokens": tokens, "longest": longest}
     stats |= {"cut": int((lengths > max_length).sum()), "fits": fitting(lengths)}
-    stats["hidden"] = sum(row.label is None for row in rows)
+    stats["hidden"] = hidden
     if shape.labels is not None:
-        counts = np.bincount([int(row.label) for row in rows if row.label is not None], minlength=len(shape.labels))
         stats["classes"] = dict(zip(shape.labels, counts.tolist(), strict=True))
     return stats
 
@@ -141,7 +142,7 @@ def _encode(
     ids: list[list[int]] = encoding["input_ids"]
     types = encoding["token_type_ids"] if segments else ids
     first = [row.index(1) if segments and 1 in row else len(row) for row in types]
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    lengths = np.array([len(row) for row in ids], dtype=np.int32)
     full = np.flatnonzero(lengths == max_length)  # the others are whole
     if len(full):
         lengths[full] = whole_lengths([texts[int(i)] for i in full], tokenizer)
@@ -168,10 +169,18 @@ def scored_splits(folder: Path, part: str) -> dict[str, TokenizedRows]:
 def rows_in_train(folder: Path) -> dict[str, int]:
     """Counts by split, other than train, of the rows of a prepared folder that have the texts (`text_key`) of a training
     row; empty for a folder of an older kdlab, which has no such keys."""
-    if "text" not in corpus.load(folder, "train").column_names:
+    tables = {name: corpus.mapped(folder, name) for name in splits(folder)}
+    train = tables.pop("train")
+    if "text" not in train.column_names or not tables:
         return {}
-    every = {name: TokenizedRows(folder, name).texts for name in splits(folder)}
-    return {name: int(np.isin(keys, every["train"]).sum()) for name, keys in every.items() if name != "train"}
+    keys = {name: table.column("text") for name, table in tables.items()}
+    wanted = np.unique(np.concatenate(list(keys.values())))
+    seen = np.zeros(len(wanted), dtype=bool)
+    for chunk in train.data.column("text").chunks:
+        part = chunk.to_numpy()
+        places = np.minimum(np.searchsorted(wanted, part), len(wanted) - 1)
+        seen[places[wanted[places] == part]] = True
+    return {name: int(seen[np.searchsorted(wanted, own)].sum()) for name, own in keys.items()}
 
 
 def read_shape(folder: Path) -> TaskShape:
@@ -213,22 +222,40 @@ class TokenizedRow(NamedTuple):
 class TokenizedRows(Dataset):
     """A split of a prepared folder: maps (epoch, row) to `TokenizedRow`; row -1 - n is row n, marked as not real.
 
-    `lengths` (rows,) in tokens, `labels` (rows,) int64 or float64, `shape` of the task; `origins` (rows,) int64 the row
+    `lengths` (rows,) in tokens, `labels` (rows,) int32 or float64, `shape` of the task; `origins` (rows,) int64 the row
     that each is an augmented copy of, else the row itself; `numbers` (rows,) int64 the index of each in the data file
-    (None: a folder of an older kdlab, which has none); `texts` (rows,) int64 their `text_key`.
+    (None: a folder of an older kdlab, which has none); `texts` (rows,) int64 their `text_key`. The last three are read from
+    the file each time.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        data = corpus.load(folder, split)
+        self._table = corpus.mapped(folder, split)
         self.shape = read_shape(folder)
-        self.tokens = corpus.TokenizedText(data)
+        self.tokens = corpus.TokenizedText(self._table)
         self.lengths = self.tokens.lengths
-        self.labels, self.first = (data.data.column(name).to_numpy() for name in ("label", "first"))
-        self.paired = bool((self.first < self.lengths).any())
-        known = set(data.column_names)  # folders prepared before 2026-11-29 have neither column, and no copies
-        self.origins = data.data.column("origin").to_numpy() if "origin" in known else np.arange(len(self.lengths))
-        self.numbers = data.data.column("number").to_numpy() if "number" in known else None
-        self.texts = data.data.column("text").to_numpy() if "text" in known else np.arange(len(self.lengths))
+        self.labels = self._table.column("label", np.float64 if self.shape.regression else np.int32)
+        first = self._table.column("first")
+        self.paired = bool((first < self.lengths).any())
+        self._first = first if self.paired else self.lengths
+
+    @property
+    def origins(self) -> np.ndarray:
+        """The row that each is an augmented copy of, else the row itself."""
+        return self._column("origin", np.arange(len(self)))
+
+    @property
+    def texts(self) -> np.ndarray:
+        """The `text_key` of each row."""
+        return self._column("text", np.arange(len(self)))
+
+    @property
+    def numbers(self) -> np.ndarray | None:
+        """The index of each row in its data file."""
+        return self._column("number", None)
+
+    def _column(self, name: str, missing: Any) -> Any:
+        """A column, or `missing` in a folder that was prepared before 2026-11-29."""
+        return self._table.column(name) if name in self._table.column_names else missing
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -242,15 +269,17 @@ class TokenizedRows(Dataset):
         epoch, row = key
         real = row >= 0
         row = row if real else -1 - row
-        return TokenizedRow(row, real, epoch, self.tokens[row], int(self.first[row]), self.labels[row])
+        return TokenizedRow(row, real, epoch, self.tokens[row], int(self._first[row]), self.labels[row])
 
     def relatives(self, rows: np.ndarray) -> np.ndarray:
         """Indices, sorted, of `rows`, of all rows of the same text (`text_key`) or tokens, and of their augmented copies.
 
         A row that only a copy equals is no relative: its text was there before it was made.
         """
-        same = np.union1d(np.flatnonzero(np.isin(self.texts, self.texts[rows])), self.tokens.equal_rows(rows))
-        return np.union1d(same, np.flatnonzero(np.isin(self.origins, same)))
+        texts = self.texts
+        same = np.union1d(np.flatnonzero(isin(texts, texts[rows])), self.tokens.equal_rows(rows))
+        del texts
+        return np.union1d(same, np.flatnonzero(isin(self.origins, same)))
 
     def collate(self, pad: int) -> TaskCollate:
         """Collate function for rows of this split; `pad` is the id of the padding token."""

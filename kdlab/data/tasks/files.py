@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -236,11 +236,8 @@ def read_class_names(path: Path, label: str | None) -> tuple[str, ...] | None:
         return None
 
 
-def require_rows(path: Path, records: Iterable[FileRow]) -> list[FileRow]:
-    """`records` as a list; UserError if there are none."""
-    rows = list(records)
-    if not rows and format_of(path) in (".tsv", ".csv"):
-        raise UserError(f"{place(path, 1)}: a header, and no rows below it")
-    if not rows:
-        raise UserError(f"{path} has no rows")
-    return rows
+def no_rows(path: Path) -> UserError:
+    """Error for a file without rows."""
+    if format_of(path) in (".tsv", ".csv"):
+        return UserError(f"{place(path, 1)}: a header, and no rows below it")
+    return UserError(f"{path} has no rows")

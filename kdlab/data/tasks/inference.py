@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 from kdlab.data.tasks.files import FileRow, place
 from kdlab.data.tasks.labels import as_number, canonical, is_nonfinite, is_whole
+from kdlab.data.tasks.row_store import RowStore
 from kdlab.data.tasks.rows import hidden_label_error
 from kdlab.errors import UserError
 from kdlab.ranges import shown
@@ -22,7 +23,10 @@ _PLACEHOLDERS = frozenset(["na", "n/a", "#n/a", "<na>", "null", "none", "nil", "
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 
-def check_train_labels(train: Sequence[tuple[Path, Sequence[FileRow]]], regression: bool | None) -> None:
+Labels = Sequence[tuple[Path, Sequence[FileRow]]]  # rows of each file, of which at least the first of each label
+
+
+def check_train_labels(train: Labels, regression: bool | None) -> None:
     """UserError with file and line for a label that is hidden, not finite, a placeholder among numbers, or has a decimal
     comma."""
     for file, records in train:
@@ -31,10 +35,9 @@ def check_train_labels(train: Sequence[tuple[Path, Sequence[FileRow]]], regressi
                 raise hidden_label_error(file, record.line)
             if is_nonfinite(record.label):
                 raise _no_label(file, record, "is no finite number")
-    rows = [(file, record) for file, records in train for record in records]
-    _check_placeholders(rows)
+    _check_placeholders(train)
     if regression is not False:
-        _check_commas(rows)
+        _check_commas(train)
 
 
 def _no_label(file: Path, record: FileRow, why: str) -> UserError:
@@ -44,18 +47,32 @@ def _no_label(file: Path, record: FileRow, why: str) -> UserError:
     )
 
 
-def _check_placeholders(rows: Sequence[tuple[Path, FileRow]]) -> None:
+def _check_placeholders(train: Labels) -> None:
     """UserError where all labels are numbers but for words that stand for a missing one: N/A, null."""
-    others = [row for row in rows if as_number(row[1].label or "") is None]
-    if others and len(others) < len(rows) and all((row.label or "").casefold() in _PLACEHOLDERS for _, row in others):
-        raise _no_label(*others[0], "stands among numbers and is none")
+    first, numbers = None, False
+    for file, records in train:
+        for record in records:
+            if as_number(record.label or "") is not None:
+                numbers = True
+            elif (record.label or "").casefold() not in _PLACEHOLDERS:
+                return
+            else:
+                first = first or (file, record)
+    if first is not None and numbers:
+        raise _no_label(*first, "stands among numbers and is none")
 
 
-def _check_commas(rows: Sequence[tuple[Path, FileRow]]) -> None:
+def _check_commas(train: Labels) -> None:
     """UserError where the labels are numbers, some of them with a decimal comma."""
-    commas = [row for row in rows if _COMMA.fullmatch(row[1].label or "")]
-    if commas and all(as_number((record.label or "").replace(",", ".")) is not None for _, record in rows):
-        file, record = commas[0]
+    first = None
+    for file, records in train:
+        for record in records:
+            if as_number((record.label or "").replace(",", ".")) is None:
+                return
+            if first is None and _COMMA.fullmatch(record.label or ""):
+                first = file, record
+    if first is not None:
+        file, record = first
         label = str(record.label)
         raise UserError(
             f"{place(file, record.line)}: the label {label!r} has a decimal comma; write {label.replace(',', '.')} "
@@ -63,8 +80,28 @@ def _check_commas(rows: Sequence[tuple[Path, FileRow]]) -> None:
         )
 
 
-def classes_of(values: Iterable[str], regression: bool | None = None) -> tuple[str, ...] | None:
+class WrittenLabels(Collection[str]):
+    """The labels of rows by file as they are written, "" for none, of each at least once."""
+
+    def __init__(self, train: Sequence[tuple[Path, RowStore]]) -> None:
+        self._train = [(file, records.by_label()) for file, records in train]
+
+    def __iter__(self) -> Iterator[str]:
+        return (record.label or "" for _, records in self._train for record in records)
+
+    def __len__(self) -> int:
+        return sum(len(records) for _, records in self._train)
+
+    def __contains__(self, label: object) -> bool:
+        return any(label == one for one in self)
+
+
+def classes_of(
+    values: Collection[str], regression: bool | None = None, rows: int | None = None
+) -> tuple[str, ...] | None:
     """The classes of a training set from its labels, in order; None if they are scores (regression).
+
+    `values`: the label of each row, or each label once, of so many `rows`.
 
     Words are classes as they are written, in alphabetical order; numbers with leading zeros, and those beyond 2**53,
     are words. Numbers are scores if one of them has a fraction; whole numbers are classes, in ascending order, if they are
@@ -72,38 +109,40 @@ def classes_of(values: Iterable[str], regression: bool | None = None) -> tuple[s
     classes then too, without a training row. `regression`: False where they are classes in any case, True where they
     are scores. UserError for more than `FEW` distinct words that are more than half of the rows: no labels.
     """
-    if regression:
+    if regression or (regression is None and _have_fractions(values)):
         return None
-    written = [value.strip() for value in values]
+    written = {value.strip() for value in values}
     whole = all(map(is_whole, written))
-    rows = [canonical(value) for value in written] if whole else written
-    distinct = set(rows)
+    distinct = {canonical(value) for value in written} if whole else written
+    rows = len(values) if rows is None else rows
     if _are_scores(distinct):
         if whole and (filled := _without_gaps(distinct)) is not None:
             return filled
         return tuple(sorted(distinct, key=_by_number)) if regression is False else None
-    if len(distinct) > FEW and len(distinct) > len(rows) / 2:
+    if len(distinct) > FEW and len(distinct) > rows / 2:
         raise UserError(
-            f"the labels have {len(distinct)} different values in {len(rows)} rows, such as {min(distinct)!r}: neither "
+            f"the labels have {len(distinct)} different values in {rows} rows, such as {min(distinct)!r}: neither "
             "classes nor numbers; give the column of the labels"
         )
     return tuple(sorted(distinct, key=int if whole else None))
 
 
-def classes_of_rows(train: Sequence[tuple[Path, Sequence[FileRow]]], regression: bool | None) -> tuple[str, ...] | None:
+def classes_of_rows(train: Sequence[tuple[Path, RowStore]], regression: bool | None) -> tuple[str, ...] | None:
     """`classes_of` the labels of training rows by file. UserError that names the file, as `check_train_labels` too."""
-    check_train_labels(train, regression)
+    check_train_labels([(file, records.by_label()) for file, records in train], regression)
     try:
-        return classes_of((record.label or "" for _, records in train for record in records), regression)
+        return classes_of(WrittenLabels(train), regression, sum(len(records) for _, records in train))
     except UserError as error:
         raise UserError(f"{train[0][0]}: {error}") from error
 
 
 def note_of(values: Collection[str], classes: tuple[str, ...] | None) -> str | None:
     """A line for the user where whole numbers were taken for scores, or more than `FEW` for classes; None elsewhere."""
-    numbers = {canonical(value): as_number(value) for value in values}
-    known = sorted((number, name) for name, number in numbers.items() if number is not None and number.is_integer())
-    if len(known) < len(numbers) or len(numbers) <= FEW:
+    if not all((number := as_number(value)) is not None and number.is_integer() for value in values):
+        return None
+    numbers = {canonical(value): as_number(value) or 0.0 for value in values}
+    known = sorted((number, name) for name, number in numbers.items())
+    if len(numbers) <= FEW:
         return None
     whole = f"the labels are {len(numbers)} different whole numbers from {known[0][1]} to {known[-1][1]}"
     if classes is None:
@@ -125,6 +164,16 @@ def _are_scores(distinct: Collection[str]) -> bool:
     if any(not number.is_integer() for number in numbers if number is not None):
         return True
     return len(distinct) > FEW and all(abs(number) <= _EXACT for number in numbers if number is not None)
+
+
+def _have_fractions(values: Iterable[str]) -> bool:
+    """True for scores with fractions, told without a set of them: there may be one for each row."""
+    found = False
+    for value in map(str.strip, values):
+        if (number := as_number(value)) is None or _LEADING_ZERO.match(value):
+            return False
+        found = found or not number.is_integer()
+    return found
 
 
 def _without_gaps(distinct: Collection[str]) -> tuple[str, ...] | None:

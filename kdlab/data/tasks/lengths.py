@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+T = TypeVar("T")
 LADDER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 KEPT = 0.95  # share of the training rows that a chosen length keeps whole, and without a caveat
 SAMPLE = 20_000  # training rows that a length is chosen from, evenly spaced
@@ -28,13 +29,17 @@ def whole_lengths(texts: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokeniz
     return np.array([len(ids) for ids in encoding["input_ids"]], dtype=np.int64)
 
 
+def spread(rows: Sequence[T]) -> list[T]:
+    """At most `SAMPLE` of the rows, evenly spaced."""
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int).tolist()]
+
+
 def percentile(texts: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase) -> int:
     """The least length that keeps the share `KEPT` of the rows whole, of at most `SAMPLE` of them."""
     if not texts:
         return 0
-    places = np.linspace(0, len(texts) - 1, min(len(texts), SAMPLE)).astype(int)
     tokenizer = copy.deepcopy(tokenizer)  # truncation is state of the tokenizer, which the caller may save
-    lengths = np.sort(whole_lengths([texts[i] for i in places], tokenizer))
+    lengths = np.sort(whole_lengths(spread(texts), tokenizer))
     return int(lengths[int(np.ceil(KEPT * len(lengths))) - 1])
 
 

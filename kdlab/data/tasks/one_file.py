@@ -7,10 +7,11 @@ from pathlib import Path
 
 from kdlab.data.tasks.class_names import ClassNames
 from kdlab.data.tasks.columns import chosen_columns
-from kdlab.data.tasks.files import read_class_names, read_columns, read_label_names, read_table, require_rows
+from kdlab.data.tasks.files import no_rows, read_class_names, read_columns, read_label_names, read_table
 from kdlab.data.tasks.labels import ClassCodes, codes, is_whole
 from kdlab.data.tasks.registry import Task
-from kdlab.data.tasks.rows import LabelledRow, labelled
+from kdlab.data.tasks.row_store import RowStore
+from kdlab.data.tasks.rows import LabelledRows, labelled
 from kdlab.data.text.lines import format_of
 from kdlab.errors import UserError
 from kdlab.storage.files import user_path
@@ -25,7 +26,7 @@ def rows_of_file(
     label: str | None,
     encoding: str,
     values: Sequence[str] | None = None,
-) -> list[LabelledRow]:
+) -> LabelledRows:
     """The rows of a .tsv, .csv, .jsonl (also .gz, .zst) or .parquet file, with labels of `shape`; hidden ones are None.
 
     Classes go by name; by a labels.txt beside the file, or names in a .parquet file; else as the training files spelled them
@@ -41,10 +42,13 @@ def rows_of_file(
         raise UserError(
             f"--data {path}: {len(texts)} text(s) a row ({', '.join(texts)}); the student reads {shape.columns}"
         )
-    records = require_rows(file, read_table(file, texts, label, encoding))
+    records = RowStore(read_table(file, texts, label, encoding))
+    if not records:
+        raise no_rows(file)
     code = None
     if shape.labels is not None:
-        code = _code(file, shape.labels, task, label, encoding, values, [record.label or "" for record in records])
+        written = [record.label or "" for record in records.by_label()]
+        code = _code(file, shape.labels, task, label, encoding, values, written)
     return labelled(file, records, code, hidden_allowed=True)
 
 

@@ -14,24 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from kdlab.data.tasks.class_names import ClassNames, FileCodes
 from kdlab.data.tasks.columns import chosen_columns
 from kdlab.data.tasks.files import (
     SUFFIXES,
     FileRow,
     column_of,
+    no_rows,
     place,
     read_class_names,
     read_columns,
     read_label_names,
     read_table,
-    require_rows,
 )
 from kdlab.data.tasks.first_reading import first_reading
-from kdlab.data.tasks.inference import classes_of_rows, note_of
+from kdlab.data.tasks.inference import WrittenLabels, classes_of_rows, note_of
 from kdlab.data.tasks.labels import align, codes
 from kdlab.data.tasks.registry import AX, HELD_OUT, Task, plain_name
-from kdlab.data.tasks.rows import LabelledRow, TaskData, labelled, with_dev
+from kdlab.data.tasks.row_store import RowStore, Spool
+from kdlab.data.tasks.rows import LabelledRow, LabelledRows, TaskData, labelled, with_dev
 from kdlab.data.text.lines import UTF8, check_encoding, encoding_parts, format_of, stem_of
 from kdlab.data.text.sources import HubText
 from kdlab.errors import UserError, as_typed
@@ -47,7 +50,7 @@ STEMS = {
     "test": ("test", "test_matched"),
     "test_mismatched": ("test_mismatched",),
 }
-Tables = list[tuple[Path, list[FileRow]]]  # the files of a split and their rows
+Tables = list[tuple[Path, RowStore]]  # the files of a split and their rows
 _REVISION = 2  # of the reading of labels; of the first one where both give the same
 
 
@@ -145,15 +148,17 @@ class TaskFolder:
             return False
         if self.task is not None or self.regression or names.of_files(files) is not None:
             return True
-        tables = [(file, self._records(file, "train")) for file in self.files()["train"]]
+        spool = Spool()
+        tables = [(file, self._records(file, "train", spool, texts=False)) for file in self.files()["train"]]
         return first_reading(tables, self.regression)
 
     def read(self) -> TaskData:
         """Load the rows of all splits; UserError for invalid rows or labels."""
         tables: dict[str, Tables] = {}
+        spool = Spool()
         for split, files in self.files().items():
-            tables[split] = [(file, self._records(file, split)) for file in files]
-        widths = {split: len(parts[0][1][0].texts) for split, parts in tables.items()}
+            tables[split] = [(file, self._records(file, split, spool)) for file in files]
+        widths = {split: parts[0][1].texts for split, parts in tables.items()}
         if len(set(widths.values())) > 1:
             raise UserError(f"data.path: {self.path} has single texts in one split and pairs in another: {widths}")
         columns = widths["train"]
@@ -168,25 +173,36 @@ class TaskFolder:
         else:
             shape, codes_, notes = self._infer(columns, tables["train"])
             notes = [f"inferred: {shape}", *notes]
-        splits = {split: [] for split in tables}
+        splits: dict[str, LabelledRows] = {}
         for split, parts in tables.items():
+            found = list[LabelledRows]()
             for file, records in parts:
-                code = None if codes_ is None else codes_.code(file, records)
-                rows = labelled(file, records, code, hidden_allowed=split.startswith("test"))
-                splits[split] += self._with_teachers(file, rows) if split == "train" else rows
-        return with_dev(TaskData(shape, splits, notes), self.dev_share)
+                code = None if codes_ is None else codes_.code(file, records.by_label())
+                found.append(labelled(file, records, code, hidden_allowed=split.startswith("test")))
+                if self.teacher is not None and split == "train":
+                    found[-1].teachers = self._teachers(file, self.teacher, len(records))
+            splits[split] = LabelledRows.joined(found)
+        return with_dev(shape, splits, notes, self.dev_share)
 
-    def _with_teachers(self, file: Path, rows: list[LabelledRow]) -> list[LabelledRow]:
-        """The rows of a file with the teachers that its column names; UserError for a row without one."""
-        if self.teacher is None:
-            return rows
-        named = list(read_table(file, (), self.teacher, self.encoding))
-        if (empty := next((one for one in named if one.label is None), None)) is not None:
-            raise UserError(f"{place(file, empty.line)}: {self.teacher!r} is empty; it names the row's teacher")
-        return [row._replace(teacher=one.label) for row, one in zip(rows, named, strict=True)]
+    def _teachers(self, file: Path, column: str, rows: int) -> tuple[list[str], np.ndarray]:
+        """The teachers that the `column` of a file names, and the index of each row's; UserError for a row without one."""
+        names: dict[str | None, int] = {}
+        empty = 0  # line of the first row without one
+        codes = np.empty(rows, np.int32)
+        for index, (line, _, name) in enumerate(read_table(file, (), column, self.encoding)):
+            empty = line if name is None and not empty else empty
+            codes[index] = names.setdefault(name, len(names))
+        if empty:
+            raise UserError(f"{place(file, empty)}: {column!r} is empty; it names the row's teacher")
+        return [str(name) for name in names], codes
 
-    def _records(self, file: Path, split: str) -> list[FileRow]:
-        return require_rows(file, read_table(file, *self._columns(file, split), self.encoding))
+    def _records(self, file: Path, split: str, spool: Spool | None = None, texts: bool = True) -> RowStore:
+        """The rows of a file; without `texts` their labels alone. UserError if there are none."""
+        found = read_table(file, *self._columns(file, split), self.encoding)
+        records = RowStore(found if texts else (row._replace(texts=()) for row in found), spool)
+        if not records:
+            raise no_rows(file)
+        return records
 
     def _columns(self, file: Path, split: str) -> tuple[tuple[str, ...], str | None]:
         """Names of the text columns and of the label column (None: a test file without one), as the file has them."""
@@ -225,8 +241,7 @@ class TaskFolder:
         classes = None if self.regression else names.of_files([file for file, _ in train])
         if classes is None:
             classes = classes_of_rows(train, self.regression)
-            written = [record.label or "" for _, records in train for record in records]
-            if self.regression is None and (note := note_of(written, classes)) is not None:
+            if self.regression is None and (note := note_of(WrittenLabels(train), classes)) is not None:
                 notes.append(note)
         if classes is None:
             return TaskShape(columns, None, ("pearson", "spearman")), None, notes
@@ -270,13 +285,13 @@ class TaskHub:
                 order = align(shape.labels, names)
                 code = codes(shape.labels, [str(index) for index in order])
             rows = zip(*(data[name] for name in (*hub.columns, "label")), strict=True)
-            records = [
+            records = RowStore(
                 FileRow(number, tuple(texts), None if label is None else str(label))
                 for number, (*texts, label) in enumerate(rows, 1)
-            ]
+            )
             origin = Path(f"{hub.name}/{hub.config or 'default'}/{hub_split}")
             splits[split] = labelled(origin, records, code, hidden_allowed=split.startswith("test"))
-        return with_dev(TaskData(shape, splits), self.dev_share)
+        return with_dev(shape, splits, [], self.dev_share)
 
     def _query_hub(self, loader: str, **options: str) -> Any:
         hub = self.task.hub

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from kdlab.data.text.mapped import MappedTable
 from kdlab.data.text.sources import TextSource
 from kdlab.data.text.tokenization import tokenised
 from kdlab.errors import UserError
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FEW = 20  # documents; a smaller corpus is split within its documents
-PREFIX = 64  # bytes of a sequence that are compared before the whole sequence is
+PREFIX = 16  # tokens of a sequence that are compared before the whole sequence is
+RELEASED = (
+    2_048  # rows that are read before their pages are let go of: each may be a page of its own, and its neighbours
+)
 RECORDS = 1_000_000  # tokens in a record batch of the Arrow files
 SPLITS = ("train", "heldout")
+_WEIGHTS = np.cumprod(np.full(PREFIX, 0x9E3779B97F4A7C15, np.uint64))  # of a hash, modulo 2**64
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "doc": pa.int32()})
 
 
@@ -185,13 +190,19 @@ def load(folder: Path, split: str) -> datasets.Dataset:
     return datasets.Dataset.from_file(str(Path(folder) / split / "data.arrow"))
 
 
+def mapped(folder: Path, split: str) -> MappedTable:
+    """Open the sequences of a prepared folder for `TokenizedText`."""
+    return MappedTable(Path(folder) / split / "data.arrow")
+
+
 class TokenizedText:
     """The sequences of a prepared split as NumPy arrays, straight from the memory-mapped Arrow buffers.
 
     `tokens[row]` is (L,) int32 without a copy, hundreds of times faster than a row of `datasets`; `lengths` (rows,).
+    `data`: `mapped`, whose pages are let go of after every `RELEASED` rows; or that of `load`.
     """
 
-    def __init__(self, data: datasets.Dataset) -> None:
+    def __init__(self, data: datasets.Dataset | MappedTable) -> None:
         self._data = data
         self._open()
 
@@ -202,6 +213,7 @@ class TokenizedText:
         self._starts = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])
         lengths = [np.diff(offsets) for offsets in self._offsets]
         self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
+        self._read = RELEASED  # pages of offsets were read
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_data": self._data}  # a loader process maps the file again
@@ -214,6 +226,7 @@ class TokenizedText:
         return int(self._starts[-1])
 
     def __getitem__(self, row: int) -> np.ndarray:
+        self._count(1)
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
         offsets, place = self._offsets[chunk], row - int(self._starts[chunk])
         return self._values[chunk][offsets[place] : offsets[place + 1]]
@@ -221,10 +234,33 @@ class TokenizedText:
     def equal_rows(self, rows: np.ndarray) -> np.ndarray:
         """Indices, sorted, of all rows with the same tokens as one of `rows`, themselves included."""
         wanted = {self[int(row)].tobytes() for row in rows}
-        starts = {tokens[:PREFIX] for tokens in wanted}
-        possible = np.flatnonzero(np.isin(self.lengths, self.lengths[rows]))
-        equal = [row for row in possible.tolist() if self[row][: PREFIX // 4].tobytes() in starts]
-        return np.array([row for row in equal if self[row].tobytes() in wanted], dtype=np.int64)
+        lengths, chunks = np.unique(self.lengths[rows]), np.searchsorted(self._starts, rows, side="right") - 1
+        begun = [self._beginnings(int(k), rows[[i]] - self._starts[k]) for i, k in enumerate(chunks)]
+        beginnings = np.unique(np.concatenate(begun)) if begun else np.zeros(0, np.uint64)
+        equal = list[int]()
+        for chunk, start in enumerate(self._starts[:-1].tolist()):
+            places = np.flatnonzero(np.isin(self.lengths[start : int(self._starts[chunk + 1])], lengths))
+            alike = places[np.isin(self._beginnings(chunk, places), beginnings)]
+            equal += [start + place for place in alike.tolist() if self[start + place].tobytes() in wanted]
+            self._count(len(places))
+        return np.array(equal, dtype=np.int64)
+
+    def _count(self, rows: int) -> None:
+        """Count rows that are read, and let go of pages where it is time."""
+        self._read += rows
+        if self._read > RELEASED:
+            self._read = 0
+            if isinstance(self._data, MappedTable):
+                self._data.release()
+
+    def _beginnings(self, chunk: int, places: np.ndarray) -> np.ndarray:
+        """A hash (n,) uint64 of the first `PREFIX` tokens of each of the rows `places` (n,) of a chunk."""
+        offsets, values = self._offsets[chunk], self._values[chunk]
+        index = offsets[places][:, None] + np.arange(PREFIX)
+        inside = index < offsets[places + 1][:, None]
+        tokens = np.zeros(index.shape, np.uint64)
+        tokens[inside] = values[index[inside]] + 1
+        return (tokens * _WEIGHTS).sum(1)
 
 
 def read_stats(folder: Path) -> CorpusStats:

@@ -14,7 +14,7 @@ import torch
 from kdlab.config.teacher_groups import FinetuneConfig
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset, labels, metric_names, metrics
-from kdlab.data.tasks.rows import TaskData
+from kdlab.data.tasks.rows import TaskData, relabelled
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.logits import label_loss
 from kdlab.models import head_keys, loading
@@ -310,7 +310,7 @@ class TaskTeacherPool(TeacherPool):
         answer = train[~train.isnan()].mean() if shape.regression else train[train >= 0].bincount().argmax()
         whole = {}
         for split, rows in dataset.scored_splits(data.folder, part).items():
-            truth = torch.tensor(rows.labels)
+            truth = torch.tensor(rows.labels, dtype=answer.dtype)
             whole[split] = metrics.score(metric_names.named(shape.metrics, metric), answer.expand(len(truth)), truth)
         score = metrics.task_average(whole, metric or "average")
         return {**{name: value for name, value in whole[""].items() if name != "average"}, "score": score}
@@ -327,10 +327,7 @@ def among(data: TaskData, classes: Sequence[int]) -> TaskData:
     names = data.shape.labels
     assert names is not None
     number = {label: i for i, label in enumerate(classes)}
-    kept = {
-        split: [row._replace(label=number[int(row.label)]) for row in rows if row.label in number]
-        for split, rows in data.splits.items()
-    }
+    kept = {split: relabelled(rows, number, hidden=False) for split, rows in data.splits.items()}
     known = tuple(names[i] for i in classes)
     kept = {split: rows for split, rows in kept.items() if rows or not split.startswith("test")}
     empty = next((split for split, rows in kept.items() if not rows), None)

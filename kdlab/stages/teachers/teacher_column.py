@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,8 +62,7 @@ def _numbers(inputs: Inputs, members: Sequence[TeacherSpec]) -> Callable[[Tensor
     @functools.cache
     def table() -> Tensor:
         column = str(inputs.config.data.teacher_column)
-        values = inputs.row_teachers()
-        known = {value: number_of(value, members, column) for value in set(values)}
-        return torch.tensor([known[value] for value in values])
+        known = functools.cache(lambda value: number_of(value, members, column))
+        return torch.from_numpy(np.fromiter(map(known, inputs.row_teachers()), np.int64))
 
     return lambda rows: table()[rows.cpu()].to(rows.device)
