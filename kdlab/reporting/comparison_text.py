@@ -16,7 +16,7 @@ from kdlab.reporting.caveats import footnotes
 from kdlab.reporting.comparison import Comparison, ComparisonLine, compare
 from kdlab.reporting.group_names import joined
 from kdlab.reporting.score_columns import values_on_test
-from kdlab.reporting.seed_groups import Group, Run, read
+from kdlab.reporting.seed_groups import Group, Run, grouped, read
 from kdlab.reporting.statistics import Paired
 from kdlab.runs.closing import costs
 from kdlab.runs.closing.cost_lines import si
@@ -245,8 +245,17 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row per run: its choices, the student's scores (on text: accuracy at masked positions) and its costs."""
-    return sorted((_run_row(run) for run in runs), key=lambda row: [f"{row[name]}" for name in SAME] + [row["seed"]])
+    """A row per run: its choices, the student's scores (on text: accuracy at masked positions), its costs and its group.
+
+    `group`: the settings by which the tables name it, among the runs of its task (temperature=2), which no other column may hold.
+    """
+    tasks: dict[str, list[Run]] = {}
+    for run in runs:
+        tasks.setdefault(run.task, []).append(run)
+    groups = (group for members in tasks.values() for group in grouped(members))
+    names = {run.folder: group.plain_name for group in groups for run in group.runs.values()}
+    rows = [{**_run_row(run), "group": names.get(run.folder)} for run in runs]
+    return sorted(rows, key=lambda row: [f"{row[name]}" for name in (*SAME, "group")] + [row["seed"]])
 
 
 def _run_row(run: Run) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def print_plan(jobs: Sequence[PlannedJob], at_once: int | None) -> None:
             trainer = job.config.trainer
             world = device_count(trainer.accelerator, trainer.devices) * trainer.num_nodes
             known[alike] = forecast(stage_of(job.config, lambda line: None), world)
-        found.append(_once(known[alike], found))
+        found.append(_once(_of_seed(known[alike], job.config), found))
         run = found[-1].run
         print(
             f"{job.name}: {run.steps:,} steps, {run.queries:,.0f} queries, {si(run.flops)}FLOPs, {duration(run.seconds)}",
@@ -56,6 +56,15 @@ def print_plan(jobs: Sequence[PlannedJob], at_once: int | None) -> None:
 
 def _alike(config: Config) -> str:
     return json.dumps({k: v for k, v in asdict(config).items() if k not in COSTLESS}, sort_keys=True, default=str)
+
+
+def _of_seed(one: Forecast, config: Config) -> Forecast:
+    """`one`, which another seed or optimizer may have been timed for, with keys of this job for the parts that have its own."""
+    own = json.dumps([config.seed, asdict(config.optim)], sort_keys=True, default=str)
+    stages = [
+        replace(stage, key=f"{stage.key} {own}") if stage.seeded and stage.key else stage for stage in one.preparation
+    ]
+    return replace(one, preparation=stages)
 
 
 def _once(one: Forecast, before: Sequence[Forecast]) -> Forecast:

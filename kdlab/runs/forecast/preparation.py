@@ -25,7 +25,7 @@ STEPS = 8  # steps of a preparation that are timed
 class StageCost:
     """The cost of one part of the preparation: `what` it is; `found`: it is there, and costs nothing; teacher queries, model
     FLOPs, seconds, and bytes in the artifact store. `key`: of the artifact that is missing; `baseline`: the run is compared
-    with it and does not depend on it."""
+    with it and does not depend on it; `seeded`: it has the seed and the optimizer of the run, so runs of another seed make their own."""
 
     what: str
     found: bool
@@ -35,6 +35,7 @@ class StageCost:
     bytes: int = 0
     key: str = ""
     baseline: bool = False
+    seeded: bool = False
 
 
 def stages(stage: Stage, batches: int, world: int, run: RunCost) -> list[StageCost]:
@@ -56,6 +57,7 @@ def stages(stage: Stage, batches: int, world: int, run: RunCost) -> list[StageCo
                 each * (run.seconds or 0),
                 0,
                 missing.key,
+                seeded=True,
             )
 
         found += _of(stage, lambda: ksm_training.weighing(stage, batches, world), ksm)
@@ -108,7 +110,7 @@ def _no_kd(stage: FinetuneStage, batches: int, world: int, missing: NotPrepared)
         [select] if select else [],
         stage.config.trainer.accumulate,
     )
-    return StageCost(**{**cost.__dict__, "baseline": True})
+    return StageCost(**{**cost.__dict__, "baseline": True, "seeded": True})
 
 
 def _timed(

@@ -31,3 +31,13 @@ def test_a_file_of_runs_is_read_as_the_folders_are(tmp_path):
     assert (run.teacher_flops, run.student_flops, run.batch, run.majority) == (3.0, 2.0, 64, 0.8)
     assert run.collapsed() and run.teacher_ratio == 1.5
     assert run.cost(10) == 9 - 3 + 20
+
+
+def test_a_run_names_the_setting_that_tells_its_group_from_others(tmp_path):
+    for layers in (2, 3):
+        for seed in (1, 2):
+            made_run(tmp_path / f"{layers}-{seed}", 0.8, select="all", seed=seed, changes={"student.layers": layers})
+    rows = run_rows(read_runs([tmp_path])[0])
+    assert [(row["group"], row["seed"]) for row in rows] == [
+        ("layers=2", 1), ("layers=2", 2), ("layers=3", 1), ("layers=3", 2),
+    ]  # fmt: skip

@@ -89,3 +89,17 @@ def test_jobs_that_cost_the_same_are_timed_once_and_finished_ones_not_at_all(tmp
     assert [line.partition(":")[0] for line in lines[:3]] == ["random,1", "random,2", "entropy,1"]
     assert lines[3].startswith("total of 3 jobs, 1 finished: 1,080 queries")
     assert sum("made once" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(("seeded", "made"), [(False, 1), (True, 3)])
+def test_a_part_that_has_the_seed_of_its_run_is_paid_for_each_seed(tmp_path, monkeypatch, capsys, seeded, made):
+    from kdlab.config.composition import composition
+    from kdlab.config.schema import checked
+    from kdlab.sweeps import plan
+
+    one = replace(JOB, preparation=[replace(TEACHER, seeded=seeded)])
+    monkeypatch.setattr(plan, "forecast", lambda stage, world: one)
+    choices = ["seed=1", "seed=2", "seed=2 trainer.max_steps=7", "seed=2 optim.lr=0.5"]
+    jobs = [plan.PlannedJob(c, tmp_path / c, checked(composition(c.split())[0])) for c in choices]
+    plan.print_plan(jobs, 1)
+    assert sum("made once" in line for line in capsys.readouterr().out.splitlines()) == made
