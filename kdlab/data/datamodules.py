@@ -54,6 +54,7 @@ class TrainingDataModule(pl.LightningDataModule):
         self._batches, self._epochs = batches, epochs
         self._aside = np.zeros(0, dtype=np.int64)
         self._untrained = self._aside  # those rows and their relatives
+        self._observed: dict[tuple[int, bool], np.ndarray] = {}  # rows that were drawn to be observed
 
     def training_rows(self) -> tuple[Any, Any]:
         """The data set of training rows, indexed by (epoch, row), and the function that collates them."""
@@ -96,6 +97,7 @@ class TrainingDataModule(pl.LightningDataModule):
         chosen = np.random.default_rng(stable("set aside", self.seed)).permutation(len(known))[:rows]
         self._aside = np.sort(known[chosen])
         self._untrained = self.relatives(self._aside)
+        self._observed.clear()
         if len(self._untrained) == len(self.lengths):
             raise UserError(f"the {rows} training rows held out and their duplicates are all the rows there are")
 
@@ -106,8 +108,8 @@ class TrainingDataModule(pl.LightningDataModule):
 
     def sampler(self, rank: int = 0, world: int = 1) -> BatchOrder:
         """The order of the training rows for one of `world` ranks; its length is the number of batches."""
-        rows = np.setdiff1d(np.arange(len(self.lengths)), self._untrained) if len(self._untrained) else None
-        sampler = BatchOrder(self.lengths, self.batch_size, 0, self.seed, rank, world, rows, self.grouped)
+        without, grouped = self._untrained, self.grouped
+        sampler = BatchOrder(self.lengths, self.batch_size, 0, self.seed, rank, world, without, grouped)
         sampler.batches = sampler.total_batches(self._batches, self._epochs)
         return sampler
 
@@ -139,9 +141,11 @@ class TrainingDataModule(pl.LightningDataModule):
         """This rank's batches of `rows` random training rows, the same each time: a policy's observation (AdaDS Eq. 11).
 
         `aside`: of the rows that `set_aside` holds out of training."""
-        known = self._aside if aside else np.setdiff1d(self.scorable_rows(), self._untrained)
-        chosen = np.random.default_rng(stable("selector evaluation", self.seed)).permutation(len(known))[:rows]
-        return self._fixed_batches(known[chosen])
+        if (rows, aside) not in self._observed:
+            known = self._aside if aside else np.setdiff1d(self.scorable_rows(), self._untrained, assume_unique=True)
+            chosen = np.random.default_rng(stable("selector evaluation", self.seed)).permutation(len(known))[:rows]
+            self._observed[rows, aside] = known[chosen]
+        return self._fixed_batches(self._observed[rows, aside])
 
     def aside_batches(self) -> Iterator[Batch]:
         """This rank's batches of the rows held out by `set_aside`, with the same input each time."""

@@ -7,12 +7,14 @@ the number of delivered batches and nothing else: there is no state at the end o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from kdlab.data.permutation import Permutation
 from kdlab.data.text import corpus
 from kdlab.data.text.masking import Masker
 from kdlab.runtime import distributed
@@ -20,13 +22,14 @@ from kdlab.runtime.seeding import stable
 from kdlab.types import IGNORE, Batch
 
 POOL = 50  # batches whose rows are sorted by length together
+LARGE = 2_000_000  # rows; more are shuffled without an index in memory of each
 
 
 class BatchOrder(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, row) pairs in a random order that depends on `seed` alone, not on the number of ranks.
 
-    `lengths` (N,) tokens of all rows; `rows` the indices to draw from (None: all); `batches` in all, over as many epochs
-    as that takes; `grouped`: rows of similar length in a batch, which saves padding.
+    `lengths` (N,) tokens of all rows; `without` the ascending indices of those that are not drawn (None: all are); `batches`
+    in all, over as many epochs as that takes; `grouped`: rows of similar length in a batch, which saves padding.
 
     The global batch holds `batch_size` rows for each of `world` ranks; each `rank` takes its contiguous share. The last
     batch of an epoch may be smaller; a rank without a row in it gets one that is marked as not real (-1 - row). `start`:
@@ -41,12 +44,13 @@ class BatchOrder(Sampler[list[tuple[int, int]]]):
         seed: int,
         rank: int,
         world: int,
-        rows: np.ndarray | None = None,
+        without: np.ndarray | None = None,
         grouped: bool = True,
     ) -> None:
         self.lengths = lengths
         self.grouped = grouped
-        self.rows = np.arange(len(lengths)) if rows is None else rows
+        self.without = np.zeros(0, dtype=np.int64) if without is None else without
+        self.count = len(lengths) - len(self.without)  # of the rows that are drawn
         self.batch_size = batch_size
         self.batches = batches
         self.seed = seed
@@ -57,7 +61,16 @@ class BatchOrder(Sampler[list[tuple[int, int]]]):
     @property
     def per_epoch(self) -> int:
         """Global batches in one pass over the data."""
-        return -(-len(self.rows) // (self.batch_size * self.world))
+        return -(-self.count // (self.batch_size * self.world))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Indices (n,) of the rows that are drawn, ascending."""
+        return self._drawn(np.arange(self.count))
+
+    def _drawn(self, places: np.ndarray) -> np.ndarray:
+        """The rows at `places` among those that are drawn."""
+        return places + np.searchsorted(self.without - np.arange(len(self.without)), places, side="right")
 
     def total_batches(self, batches: int | None, epochs: int | None) -> int:
         """Batches of a training of at most `batches` batches and at most `epochs` passes; one of both may be None."""
@@ -67,22 +80,37 @@ class BatchOrder(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.batches
 
-    def epoch_batches(self, epoch: int) -> list[np.ndarray]:
+    def epoch_batches(self, epoch: int) -> Sequence[np.ndarray]:
         """Row indices of the global batches of one epoch, in a shuffled order.
 
-        Grouped: pools of `POOL` batches are sorted by length before they are cut into batches.
+        Grouped: pools of `POOL` batches are sorted by length before they are cut into batches. Of more than `LARGE` rows the
+        batches are made when they are taken, and a pool's batches stay together.
         """
-        rng = np.random.default_rng(stable("order", self.seed, epoch))
-        order = self.rows[rng.permutation(len(self.rows))]
         size = self.batch_size * self.world
+        if self.count > LARGE:
+            shuffled = Permutation(self.count, "order", self.seed, epoch)
+            return LargeEpoch(
+                self.count, size, lambda places: self._drawn(shuffled(places)), partial(self._pool, epoch)
+            )
+        rng = np.random.default_rng(stable("order", self.seed, epoch))
+        order = self._drawn(rng.permutation(self.count))
         if not self.grouped:
-            return [order[i : i + size] for i in range(0, len(order), size)]
+            return _cut(order, size)
         batches = []
         for start in range(0, len(order), size * POOL):
-            pool = order[start : start + size * POOL]
-            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
-            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+            batches += _cut(self._by_length(order[start : start + size * POOL]), size)
         return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _pool(self, epoch: int, number: int, rows: np.ndarray, size: int) -> list[np.ndarray]:
+        """The batches of a pool of a large epoch, shuffled where they were sorted."""
+        if not self.grouped:
+            return _cut(rows, size)
+        batches = _cut(self._by_length(rows), size)
+        rng = np.random.default_rng(stable("pool", self.seed, epoch, number))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _by_length(self, rows: np.ndarray) -> np.ndarray:
+        return rows[np.argsort(self.lengths[rows], kind="stable")]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         current, batches = -1, []
@@ -92,6 +120,40 @@ class BatchOrder(Sampler[list[tuple[int, int]]]):
                 current, batches = epoch, self.epoch_batches(epoch)
             share = np.array_split(batches[place], self.world)[self.rank]
             yield [(epoch, int(row)) for row in share] or [(epoch, -1 - int(batches[place][0]))]
+
+
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+class LargeEpoch(Sequence[np.ndarray]):
+    """The global batches of one epoch of `count` rows, `size` rows each, made a pool at a time when one of it is taken.
+
+    `row_at`: the rows at places of the shuffled order; `batches_of` (number of a pool, its rows, `size`): its batches.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: int,
+        row_at: Callable[[np.ndarray], np.ndarray],
+        batches_of: Callable[[int, np.ndarray, int], list[np.ndarray]],
+    ) -> None:
+        self._count, self._size, self._row_at, self._batches_of = count, size, row_at, batches_of
+        self._last: tuple[int, list[np.ndarray]] = -1, []
+
+    def __len__(self) -> int:
+        return -(-self._count // self._size)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(len(self))[place]]
+        pool, within = divmod(range(len(self))[place], POOL)
+        if self._last[0] != pool:
+            start = pool * POOL * self._size
+            rows = self._row_at(np.arange(start, min(start + POOL * self._size, self._count)))
+            self._last = pool, self._batches_of(pool, rows, self._size)
+        return self._last[1][within]
 
 
 class MaskedRows(Dataset):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from kdlab.storage.files import atomic_write_json, read_json, user_path
 from kdlab.teachers import specs
 from kdlab.types import Caveat, TaskShape
 
+READING, VERSION = "reading.json", 1  # file of the artifact that holds how the labels are read; version of its answer
 LENGTH = "length.json"  # file of the artifact that holds the usual length of the training rows
 
 
@@ -86,11 +87,22 @@ class TaskInputs(Inputs):
     @cached_property
     def _row_parts(self) -> dict[str, Any]:
         """The key parts of the rows in tokens, of any length."""
+        more = (self._first_reading,) if isinstance(self.source, TaskFolder) else ()
         return {
-            "rows": self.source.fingerprint(),
+            "rows": self.source.fingerprint(*more),
             "tokenizer": vocabulary_hash(self.tokenizer),
             "train_rows": self.config.data.train_rows,
         }
+
+    def _first_reading(self, values: list[Any], read: Callable[[], bool]) -> bool:
+        """`read()`, which goes through all rows, or its answer of an earlier run: the artifact store keeps it."""
+        parts = {"files": values, "version": VERSION}
+        if (folder := self.store.find("reading", parts)) is None:
+            found = {"first": read()}  # before anything is written
+            folder = self.store.get(
+                "reading", parts, lambda out: atomic_write_json(out / READING, found), "how labels are read"
+            )
+        return bool(read_json(folder / READING)["first"])
 
     @cached_property
     def shape(self) -> TaskShape:

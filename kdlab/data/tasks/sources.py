@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +52,7 @@ STEMS = {
     "test_mismatched": ("test_mismatched",),
 }
 Tables = list[tuple[Path, RowStore]]  # the files of a split and their rows
+REMEMBERED = 32_000_000  # bytes of files, for which it is worth to remember how their labels are read
 _REVISION = 2  # of the reading of labels; of the first one where both give the same
 
 
@@ -125,15 +127,20 @@ class TaskFolder:
                     column_of(file, self.teacher, read_columns(file, self.encoding))
         self._class_names()
 
-    def fingerprint(self) -> str:
-        """Sha256 over the settings, and the names and contents of the files."""
+    def fingerprint(self, known: Callable[[list[Any], Callable[[], bool]], bool] | None = None) -> str:
+        """Sha256 over the settings, and the names and contents of the files.
+
+        Where files have more than `REMEMBERED` bytes, `known` is asked whether their labels were read so from the first (it gets what
+        that depends on, and a function that reads all rows for it)."""
         files = [file for split in self.files().values() for file in split]
         if (names := self._label_file()) is not None:
             files.append(names)
         contents = [(file.name, sha256_of(file)) for file in files]
         values = [self.task and self.task.name, self.columns, self.label, self.regression, contents]
         values += encoding_parts(self.encoding)
-        if not self._first_reading():
+        size = sum(file.stat().st_size for file in files)
+        ask = known if known is not None and size > REMEMBERED else lambda _, read: read()
+        if not ask([*values], self._first_reading):
             values.append(f"labels {_REVISION}")
         if self.dev_share != HELD_OUT and "dev" not in self.files():
             values.append(self.dev_share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -122,8 +123,8 @@ class StepCosts:
         """The sum of `count` (of the number of rows) over the first so many global batches."""
         epochs, rest = divmod(micro_batches, self.order.per_epoch)
         full = self.order.batch_size * self.world
-        last = len(self.order.rows) - full * (self.order.per_epoch - 1)
-        begun = sum(count(len(batch)) for batch in self.order.epoch_batches(epochs)[:rest]) if rest else 0
+        last = self.order.count - full * (self.order.per_epoch - 1)
+        begun = sum(count(len(batch)) for batch in islice(self.order.epoch_batches(epochs), rest)) if rest else 0
         return epochs * ((self.order.per_epoch - 1) * count(full) + count(last)) + begun
 
     def _kept(self, rows: int, most: bool = False) -> int:
