@@ -3,9 +3,10 @@
     python -m benchmarks.large_rows --rows 1000000 [--format tsv|csv|jsonl] [--held-out]
 
 Made rows of 4 to 11 words with one of two labels, and 60 dev rows (--held-out: none, so that a share of train is held
-out). Each line of the table is measured in a process of its own but for the parts of a preparation, which share one: the
-highest resident memory during that part, which the kernel counts (Linux), and its seconds without imports. The run is a
-tiny one (a 4-layer teacher of 32 hidden units, AdaDS) and is killed in its third step. --work keeps the files.
+out). Each of --parts is a process of its own: `prepare` (read and tokenise), `begin` (a tiny run of AdaDS with a 4-layer
+teacher of 32 hidden units, which prepares the rows too, trains the teacher for 40 steps, and is killed in its third step),
+`resume` (the same command again) and `open` (the prepared rows). A line of the table has the highest resident memory so
+far, which the kernel counts (Linux), and seconds without imports. --work keeps the files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -106,9 +107,10 @@ def open_prepared(work: Path) -> None:
     from kdlab.data.datamodules import GLUEDataModule
     from kdlab.data.tasks import dataset
 
+    folder = next(iter([*work.glob("artifacts/task/????????????????"), work / "prepared"]))
     with measured("open"):
-        dataset.rows_in_train(work / "prepared")
-        data = GLUEDataModule(work / "prepared", 0, 32, 0, epochs=3)
+        dataset.rows_in_train(folder)
+        data = GLUEDataModule(folder, 0, 32, 0, epochs=3)
     with measured("set rows aside"):
         data.set_aside(256)
     with measured("observed rows"):
@@ -152,9 +154,9 @@ def run(work: Path, killed: bool) -> None:
 
 PARTS: dict[str, Callable[[Path], None]] = {
     "prepare": prepare,
-    "open": open_prepared,
     "begin": partial(run, killed=True),
     "resume": partial(run, killed=False),
+    "open": open_prepared,
 }
 
 
@@ -168,12 +170,12 @@ def measure(part: str, work: Path) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("measured ")) for line in lines if line.startswith("measured ")]
 
 
-def measure_all(work: Path, rows: int, kind: str, held_out: bool) -> list[dict[str, Any]]:
-    """Make the rows and a teacher in `work`, and measure every part."""
+def measure_all(work: Path, rows: int, kind: str, held_out: bool, parts: Iterable[str]) -> list[dict[str, Any]]:
+    """Make the rows and a teacher in `work`, and measure the parts."""
     (work / "rows").mkdir(parents=True)
     make_rows(work / "rows", rows, kind, held_out)
     write_teacher(work / "teacher")
-    return [found for part in PARTS for found in measure(part, work)]
+    return [found for part in parts for found in measure(part, work)]
 
 
 def main() -> None:
@@ -181,6 +183,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--format", choices=("tsv", "csv", "jsonl"), default="tsv")
     parser.add_argument("--held-out", action="store_true", help="no dev file")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--work", type=Path, help="a new folder for the files (default: a temporary one)")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -189,7 +192,9 @@ def main() -> None:
     root = str(Path(__file__).resolve().parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory() as name:
-        found = measure_all(chosen.work or Path(name, "work"), chosen.rows, chosen.format, chosen.held_out)
+        found = measure_all(
+            chosen.work or Path(name, "work"), chosen.rows, chosen.format, chosen.held_out, chosen.parts
+        )
     threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1
     print(f"{machine(threads)}; load {os.getloadavg()[0]:.1f}; {chosen.rows:,} rows, {chosen.format}")
     cells = [
