@@ -48,6 +48,11 @@ class Command:
     overrides: tuple[str, ...]
     numbers: Mapping[str, str]
 
+    @property
+    def prepares(self) -> bool:
+        """True for a command that only prepares, as that of a sweep does."""
+        return self.overrides[:1] == ("--prepare",)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -76,7 +81,7 @@ def commands(folder: Path, steps: int) -> list[Command]:
     """The commands, on the inputs in `folder`, whose runs have `steps` steps."""
     common = (
         f"trainer.max_steps={steps}", f"trainer.evaluate_every={steps}", "trainer.probes=0", "trainer.threads=1",
-        "trainer.accelerator=cpu", "teachers.sanity=false", "overwrite=true",
+        "trainer.accelerator=cpu", "teachers.sanity=false",
     )  # fmt: skip
     task = (
         "+exp=adads_finetune", f"teachers.path={folder / 'teacher'}", f"data.path={folder / 'rows'}", "data.max_length=64",
@@ -96,23 +101,26 @@ def commands(folder: Path, steps: int) -> list[Command]:
         Command("looking at less", (*task, "select=entropy", "select.look=0.3"), {"ratio 0.1, entropy, look 0.3": "ms a step"}),
         Command("masked text", (*text, "select=adads"), {"masked LM, adads": "ms a step", "masked LM, memory": "GB"}),
         Command("start", (*task, "select=all", "trainer.max_steps=1", "trainer.evaluate_every=1"), {"a run of one step": "s"}),
-        Command("tokens", ("--prepare", *text, f"artifacts={folder / 'new'}"), {"tokenised text": "s"}),
+        Command("tokenised text", ("--prepare", *text, f"artifacts={folder / 'new'}"), {"tokenised text": "s"}),
         Command(
-            "teacher", ("--prepare", *task, encoder, f"teachers.finetune.max_steps={steps}", f"artifacts={folder / 'new'}"),
+            "fine-tuned teacher", ("--prepare", *task, encoder, f"teachers.finetune.max_steps={steps}", f"artifacts={folder / 'new'}"),
             {"fine-tuned teacher": "s"},
         ),
     ]  # fmt: skip
 
 
-def write_inputs(folder: Path) -> None:
-    """Write random models, rows of SST-2's lengths, and about 4 MB of text."""
+NAMES = tuple(command.name for command in commands(Path(), 1))
+
+
+def write_inputs(folder: Path, files: int = 400) -> None:
+    """Write random models, rows of SST-2's lengths, and `files` of 10 KB of text."""
     write_teacher(folder / "teacher", SIZES)
     write_rows(folder / "rows", lengths_of(None, 64), SIZES.vocab, 3000)
     shutil.copytree(folder / "teacher", folder / "language_model")
     transformers.BertForMaskedLM(SIZES.config(SIZES.teacher)).save_pretrained(folder / "language_model")
     (folder / "text").mkdir()
     rng = np.random.default_rng(0)
-    for i in range(400):
+    for i in range(files):
         words = rng.integers(0, SIZES.vocab - 5, 1700)
         (folder / "text" / f"{i:03}.txt").write_text(" ".join(f"w{word}" for word in words) + "\n")
 
@@ -125,7 +133,8 @@ def measure(tree: Path, command: Command, folder: Path) -> Measured:
     artifacts = (
         [] if any(part.startswith("artifacts=") for part in command.overrides) else [f"artifacts={folder / tree.name}"]
     )
-    given = [sys.executable, "-m", "kdlab.run", *command.overrides, *artifacts, f"hydra.run.dir={place}"]
+    where = "sweep" if command.prepares else "run"
+    given = [sys.executable, "-m", "kdlab.run", *command.overrides, *artifacts, f"hydra.{where}.dir={place}"]
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with open(folder / "log.txt", "w+", encoding="utf-8") as log:
         began = time.perf_counter()
@@ -142,18 +151,23 @@ def measure(tree: Path, command: Command, folder: Path) -> Measured:
     return Measured(wall, usage.ru_maxrss * unit, json.loads(result.read_text()) if result.is_file() else {})
 
 
-def compare(trees: Mapping[str, Path], folder: Path, turns: int, steps: int) -> dict[str, dict[str, list[float]]]:
-    """Each number in each turn, by the name of the tree. The first run of a command, which makes its artifacts, is left out."""
-    found: dict[str, dict[str, list[float]]] = {}
+def compare(
+    trees: Mapping[str, Path], folder: Path, turns: int, steps: int, only: str = ""
+) -> Iterator[dict[str, dict[str, list[float]]]]:
+    """The numbers of each command in each turn, by the name of the tree. The first run of a command, which makes its artifacts,
+    is left out. `only`: commands whose name contains it."""
     for command in commands(folder, steps):
+        if only not in command.name:
+            continue
+        found: dict[str, dict[str, list[float]]] = {}
         for turn in range(turns + 1):
-            if turn == 0 and command.overrides[0] == "--prepare":
+            if turn == 0 and command.prepares:
                 continue  # nothing that it makes is kept
             for name, tree in trees.items():
                 got = measure(tree, command, folder)
                 for number, way in command.numbers.items() if turn else ():
                     found.setdefault(number, {}).setdefault(name, []).append(NUMBERS[way](got))
-    return found
+        yield found
 
 
 def is_slower(before: Sequence[float], now: Sequence[float]) -> bool:
@@ -198,13 +212,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("commit", help="what to compare with")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="of each run (default 20)")
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="commands whose name contains it: " + ", ".join(NAMES)
+    )
     chosen = parser.parse_args(argv)
-    began = time.monotonic()
+    began, found = time.monotonic(), {}
     try:
         with tempfile.TemporaryDirectory() as name, checked_out(chosen.commit, Path(name)) as before:
             write_inputs(Path(name))
             trees = {"before": before, "now": Path(__file__).resolve().parent.parent}
-            found = compare(trees, Path(name), chosen.turns, chosen.steps)
+            for numbers in compare(trees, Path(name), chosen.turns, chosen.steps, chosen.only):
+                found |= numbers
+                for row in lines(numbers, "before", "now"):
+                    print(*row, flush=True)  # what was measured is not lost where a later command fails
     except UserError as error:
         parser.error(str(error))
     print(

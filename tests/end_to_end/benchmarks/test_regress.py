@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks import regress
+from benchmarks.steps import Sizes
 from kdlab.errors import UserError
 
 FAKE = """
@@ -47,7 +49,7 @@ def test_a_line_has_medians_quotient_and_range():
 def test_each_tree_runs_its_own_code_in_turns(tmp_path, monkeypatch):
     trees = {"before": tree(tmp_path / "a", 2.0), "now": tree(tmp_path / "b", 3.0)}
     monkeypatch.setattr(regress, "commands", lambda folder, steps: [COMMAND])
-    found = regress.compare(trees, tmp_path, turns=2, steps=10)
+    (found,) = regress.compare(trees, tmp_path, turns=2, steps=10)
     assert found["ratio 1"] == {"before": [100.0, 100.0], "now": [200.0, 200.0]}  # (seconds - evaluation) / 10 steps
     assert found["the loop"]["now"] == [50.0, 50.0]
 
@@ -60,6 +62,24 @@ def test_a_command_that_fails_is_one_line(tmp_path):
 def test_ten_numbers_of_ten_names():
     names = [name for command in regress.commands(Path("x"), 5) for name in command.numbers]
     assert len(names) == len(set(names)) == 10
+
+
+def test_only_names_the_commands_that_run(tmp_path, monkeypatch):
+    made = [COMMAND, dataclasses.replace(COMMAND, name="random rows")]
+    monkeypatch.setattr(regress, "commands", lambda folder, steps: made)
+    trees = {"before": tree(tmp_path / "a", 2.0), "now": tree(tmp_path / "b", 3.0)}
+    assert len(list(regress.compare(trees, tmp_path, turns=1, steps=10))) == 2
+    assert len(list(regress.compare(trees, tmp_path, turns=1, steps=10, only="random"))) == 1
+
+
+def test_commands_that_only_prepare_run_twice(tmp_path, monkeypatch):
+    """They are those of a sweep, which refuses what it has done already."""
+    monkeypatch.setattr(regress, "SIZES", Sizes(student=3, teacher=6, hidden=32, vocab=200))
+    regress.write_inputs(tmp_path, files=20)
+    (prepares, _) = (command for command in regress.commands(tmp_path, 1) if command.prepares)
+    root = Path(regress.__file__).resolve().parent.parent
+    for _ in range(2):
+        assert regress.measure(root, prepares, tmp_path).wall > 0
 
 
 def test_an_unknown_commit_is_one_line(capsys):
