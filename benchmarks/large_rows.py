@@ -6,7 +6,7 @@ Made rows of 4 to 11 words with one of two labels, and 60 dev rows (--held-out: 
 out). Each of --parts is a process of its own: `prepare` (read and tokenise), `begin` (a tiny run of AdaDS with a 4-layer
 teacher of 32 hidden units, which prepares the rows too, trains the teacher for 40 steps, and is killed in its third step),
 `resume` (the same command again) and `open` (the prepared rows). A line of the table has the highest resident memory so
-far, which the kernel counts (Linux), and seconds without imports. --work keeps the files.
+far, which the kernel counts (Linux), and seconds without imports, by the clock and of the processor. --work keeps the files.
 """
 
 from __future__ import annotations
@@ -74,14 +74,22 @@ def _status(name: str) -> int:
 def measured(part: str) -> Iterator[None]:
     """Print what the block took, as one line of JSON."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    start, before = time.perf_counter(), _status("VmRSS")
+    begun = Begun()
     yield
-    report(part, start, before)
+    begun.report(part)
 
 
-def report(part: str, start: float, before: int) -> None:
-    found = {"part": part, "before": before, "peak": _status("VmHWM"), "seconds": time.perf_counter() - start}
-    print("measured " + json.dumps(found), flush=True)
+class Begun:
+    """The state of this process when a part begins."""
+
+    def __init__(self) -> None:
+        self.before, self.seconds, self.cpu = _status("VmRSS"), time.perf_counter(), time.process_time()
+
+    def report(self, part: str) -> None:
+        """Print what the part took so far."""
+        found = {"part": part, "before": self.before, "peak": _status("VmHWM")}
+        found |= {"seconds": time.perf_counter() - self.seconds, "cpu": time.process_time() - self.cpu}
+        print("measured " + json.dumps(found), flush=True)
 
 
 def prepare(work: Path) -> None:
@@ -132,22 +140,22 @@ def run(work: Path, killed: bool) -> None:
     arguments = tiny_task(work / "teacher", work / "rows", *more)
     for module in process.PRELOADED:
         __import__(module)
-    start, before, seen = time.perf_counter(), _status("VmRSS"), list[int]()
+    begun, seen = Begun(), list[int]()
 
     def step(module: Any) -> None:
         if type(module).__name__ != "StudentModule":
             return
         if not seen:
-            report(f"{'begin' if killed else 'resume'}: to the first step", start, before)
+            begun.report(f"{'begin' if killed else 'resume'}: to the first step")
         seen.append(module.trainer.global_step)
         if killed and seen[-1] == STEPS - 1:
-            report("begin: to the last step", start, before)
+            begun.report("begin: to the last step")
             os.kill(os.getpid(), signal.SIGKILL)
 
     before_each("training_step", step)
     os.chdir(work)
     code = process.run_command(arguments)
-    report("resume: to the end", start, before)
+    begun.report("resume: to the end")
     sys.stdout.flush()
     os._exit(code)
 
@@ -198,10 +206,11 @@ def main() -> None:
     threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1
     print(f"{machine(threads)}; load {os.getloadavg()[0]:.1f}; {chosen.rows:,} rows, {chosen.format}")
     cells = [
-        [one["part"], *(f"{one[name] / 10**6:.0f}" for name in ("before", "peak")), f"{one['seconds']:.1f}"]
+        [one["part"], *(f"{one[name] / 10**6:.0f}" for name in ("before", "peak"))]
+        + [f"{one[name]:.1f}" for name in ("seconds", "cpu")]
         for one in found
     ]
-    print(table(["part", "MB before", "MB at the peak", "s"], cells))
+    print(table(["part", "MB before", "MB at the peak", "s", "s of processor"], cells))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from kdlab.data.loading import BatchOrder, FixedBatches, MaskedRows, MaskingCollate, ResumableLoader
+from kdlab.data.loading import BatchOrder, FixedBatches, MaskedRows, MaskingCollate, ResumableLoader, drawn
 from kdlab.data.tasks import dataset
 from kdlab.data.text import corpus
 from kdlab.data.text.masking import STATIC, Masker
@@ -94,8 +94,7 @@ class TrainingDataModule(pl.LightningDataModule):
         rows = min(rows, len(known) // 5)
         if rows == 0:
             raise UserError(f"of {len(known)} training rows none can be held out: five rows or more are needed")
-        chosen = np.random.default_rng(stable("set aside", self.seed)).permutation(len(known))[:rows]
-        self._aside = np.sort(known[chosen])
+        self._aside = np.sort(known[drawn(len(known), rows, "set aside", self.seed)])
         self._untrained = self.relatives(self._aside)
         self._observed.clear()
         if len(self._untrained) == len(self.lengths):
@@ -142,9 +141,10 @@ class TrainingDataModule(pl.LightningDataModule):
 
         `aside`: of the rows that `set_aside` holds out of training."""
         if (rows, aside) not in self._observed:
-            known = self._aside if aside else np.setdiff1d(self.scorable_rows(), self._untrained, assume_unique=True)
-            chosen = np.random.default_rng(stable("selector evaluation", self.seed)).permutation(len(known))[:rows]
-            self._observed[rows, aside] = known[chosen]
+            known = self._aside if aside else self.scorable_rows()
+            if not aside and len(self._untrained):
+                known = np.setdiff1d(known, self._untrained, assume_unique=True)
+            self._observed[rows, aside] = known[drawn(len(known), rows, "selector evaluation", self.seed)]
         return self._fixed_batches(self._observed[rows, aside])
 
     def aside_batches(self) -> Iterator[Batch]:

@@ -122,6 +122,13 @@ class BatchOrder(Sampler[list[tuple[int, int]]]):
             yield [(epoch, int(row)) for row in share] or [(epoch, -1 - int(batches[place][0]))]
 
 
+def drawn(count: int, rows: int, purpose: str, seed: int) -> np.ndarray:
+    """Indices of at most `rows` of `count` rows, drawn at random for a purpose; of more than `LARGE` without an index of all."""
+    if count > LARGE:
+        return Permutation(count, purpose, seed)(np.arange(min(rows, count)))
+    return np.random.default_rng(stable(purpose, seed)).permutation(count)[:rows]
+
+
 def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -150,8 +151,15 @@ def _encode(
 
 
 def load(folder: Path, split: str) -> TokenizedRows:
-    """Open a split of a prepared folder."""
-    return TokenizedRows(folder, split)
+    """Open a split of a prepared folder; the arrays of one that is open in this process already are shared."""
+    file = (Path(folder) / split / "data.arrow").resolve()
+    state = file.stat()
+    key = file, state.st_ino, state.st_size, state.st_mtime_ns
+    if (found := _opened.get(key)) is None:
+        _opened[key] = found = TokenizedRows(folder, split)
+    rows = copy.copy(found)
+    rows.shared = found  # which stays open as long as one of its copies
+    return rows
 
 
 def splits(folder: Path) -> list[str]:
@@ -162,7 +170,7 @@ def splits(folder: Path) -> list[str]:
 def scored_splits(folder: Path, part: str) -> dict[str, TokenizedRows]:
     """The splits of `part` ("dev" or "test") of a prepared folder whose rows all have labels, the main one first, by names
     without that: "" and, of MNLI, "mismatched"."""
-    found = {name: TokenizedRows(folder, name) for name in sorted(splits(folder)) if name.split("_")[0] == part}
+    found = {name: load(folder, name) for name in sorted(splits(folder)) if name.split("_")[0] == part}
     return {name.removeprefix(part).removeprefix("_"): rows for name, rows in found.items() if not rows.hidden}
 
 
@@ -176,7 +184,7 @@ def rows_in_train(folder: Path) -> dict[str, int]:
     keys = {name: table.column("text") for name, table in tables.items()}
     wanted = np.unique(np.concatenate(list(keys.values())))
     seen = np.zeros(len(wanted), dtype=bool)
-    for chunk in train.data.column("text").chunks:
+    for chunk in train.passing(train.data.column("text").chunks):
         part = chunk.to_numpy()
         places = np.minimum(np.searchsorted(wanted, part), len(wanted) - 1)
         seen[places[wanted[places] == part]] = True
@@ -237,6 +245,7 @@ class TokenizedRows(Dataset):
         first = self._table.column("first")
         self.paired = bool((first < self.lengths).any())
         self._first = first if self.paired else self.lengths
+        self.shared: TokenizedRows | None = None
 
     @property
     def origins(self) -> np.ndarray:
@@ -314,3 +323,6 @@ class TaskCollate:
             real=torch.tensor([item.real for item in items]),
             token_types=torch.from_numpy(types) if self.paired else None,
         )
+
+
+_opened: WeakValueDictionary[tuple[Any, ...], TokenizedRows] = WeakValueDictionary()  # by file and its state

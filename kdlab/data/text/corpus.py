@@ -199,7 +199,7 @@ class TokenizedText:
     """The sequences of a prepared split as NumPy arrays, straight from the memory-mapped Arrow buffers.
 
     `tokens[row]` is (L,) int32 without a copy, hundreds of times faster than a row of `datasets`; `lengths` (rows,).
-    `data`: `mapped`, whose pages are let go of after every `RELEASED` rows; or that of `load`.
+    `data`: `mapped`, whose pages are given back after every `RELEASED` rows; or that of `load`.
     """
 
     def __init__(self, data: datasets.Dataset | MappedTable) -> None:
@@ -211,9 +211,10 @@ class TokenizedText:
         self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         self._values = [chunk.values.to_numpy(zero_copy_only=True) for chunk in chunks]
         self._starts = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])
-        lengths = [np.diff(offsets) for offsets in self._offsets]
+        passing = self._data.passing if isinstance(self._data, MappedTable) else iter
+        lengths = [np.diff(offsets) for offsets in passing(self._offsets)]
         self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
-        self._read = RELEASED  # pages of offsets were read
+        self._read = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_data": self._data}  # a loader process maps the file again
@@ -246,7 +247,7 @@ class TokenizedText:
         return np.array(equal, dtype=np.int64)
 
     def _count(self, rows: int) -> None:
-        """Count rows that are read, and let go of pages where it is time."""
+        """Count rows that are read, and give back pages where it is time."""
         self._read += rows
         if self._read > RELEASED:
             self._read = 0

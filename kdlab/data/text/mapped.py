@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+
+T = TypeVar("T")
+PASSED = 100  # chunks that are gone through before their pages are given back: 20 MB of short rows
 
 
 class MappedTable:
@@ -21,7 +25,8 @@ class MappedTable:
         self._path = Path(file)
         with open(file, "rb") as opened:
             self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        self.data: pa.Table = pa.ipc.open_stream(pa.py_buffer(self._map)).read_all()
+        stream = pa.ipc.open_stream(pa.py_buffer(self._map))
+        self.data = pa.Table.from_batches(self.passing(stream), stream.schema)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_path": self._path}  # a loader process maps the file again
@@ -39,11 +44,18 @@ class MappedTable:
         column = self.data.column(name)
         found = np.empty(len(column), kind or column.type.to_pandas_dtype())
         start = 0
-        for chunk in column.chunks:
+        for chunk in self.passing(column.chunks):
             found[start : start + len(chunk)] = chunk.to_numpy()
             start += len(chunk)
-        self.release()
         return found
+
+    def passing(self, chunks: Iterable[T]) -> Iterator[T]:
+        """Stream the chunks of a column, or the record batches; the pages of those that have passed are given back."""
+        for number, chunk in enumerate(chunks, 1):
+            yield chunk
+            if number % PASSED == 0:
+                self.release()
+        self.release()
 
     def release(self) -> None:
         """Give back the pages that were read; they are read again from the file, or the system's cache of it, when needed."""

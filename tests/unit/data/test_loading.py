@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdlab.data.loading import BatchOrder, MaskedRows, MaskingCollate
+from kdlab.data import loading
+from kdlab.data.loading import BatchOrder, MaskedRows, MaskingCollate, drawn
 from kdlab.data.text.masking import Masker
+from kdlab.runtime.seeding import stable
 from kdlab.types import IGNORE
 
 LENGTHS = np.random.default_rng(0).integers(5, 60, size=103)
@@ -77,3 +79,12 @@ def test_crops_are_parts_of_the_row_that_change_with_the_epoch():
         assert (np.diff(original[1:-1]) == 1).all()
         seen.add(int(original[1]))
     assert len(seen) > 5 and min(seen) >= 10 and max(seen) + 9 <= 39
+
+
+def test_rows_are_drawn_from_large_sets_without_an_index_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(stable("purpose", 3))
+    assert np.array_equal(drawn(60, 7, "purpose", 3), rng.permutation(60)[:7])
+    monkeypatch.setattr(loading, "LARGE", 59)
+    few, all_of_them = drawn(60, 7, "purpose", 3), drawn(60, 99, "purpose", 3)
+    assert sorted(all_of_them.tolist()) == list(range(60)) and np.array_equal(few, all_of_them[:7])
+    assert not np.array_equal(few, drawn(60, 7, "purpose", 4)) and not np.array_equal(few, drawn(60, 7, "another", 3))

@@ -165,3 +165,19 @@ def test_data_that_cannot_be_prepared(tmp_path: Path, tokenizer, data: TaskData,
     with pytest.raises(UserError, match=words_):
         prepare(data, tokenizer, tmp_path, max_length=length)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_open_split_is_shared_until_its_file_is_another_one(tmp_path: Path, tokenizer) -> None:
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        train = [LabelledRow((words(2),), number), LabelledRow((words(3),), 1)]
+        prepare(TaskData(SINGLE, {"train": train}), tokenizer, folder, max_length=8)
+    rows = load(tmp_path / "0", "train")
+    assert load(tmp_path / "0", "train").lengths is rows.lengths is not load(tmp_path / "1", "train").lengths
+    (tmp_path / "1").rename(tmp_path / "2")
+    (tmp_path / "0").rename(tmp_path / "1")
+    (tmp_path / "2").rename(tmp_path / "0")
+    assert load(tmp_path / "0", "train").labels.tolist() == [1, 1] and load(
+        tmp_path / "1", "train"
+    ).labels.tolist() == [0, 1]
