@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.documents import ROOT
 
-FOLDERS = ("dynamickd_hidden_size", "dynamickd_objectives", "dynamickd_selection")
+FOLDERS = ("adads_schedules", "dynamickd_hidden_size", "dynamickd_objectives", "dynamickd_selection")
 SAME = ("task", "group")
 CELLS = re.compile(r"\| (-?\d+\.\d ± \d+\.\d) (?:\((\d) of \d collapsed\) )?\| ([\d,]+) \| (\d+\.\d\d) \|")
 
