@@ -183,6 +183,7 @@ class Batch:
     copied: tuple[list[tuple[Tensor | None, int]], Batch, list[tuple[Tensor | None, int]]] | None = field(
         default=None, repr=False, compare=False
     )  # `host` between what it is of and what it held then
+    counts: Any = field(default=None, repr=False, compare=False)  # made by `kdlab.models.batch_counts`
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from kdlab.callbacks.checkpoint_schedule import PART
+from kdlab.models.batch_counts import counts_of
 from kdlab.models.sharding.trained import is_sharded
 from kdlab.modules.views import StudentView
 from kdlab.runtime.ledger import Ledger
@@ -28,15 +29,15 @@ class CostCallback(pl.Callback):
         self.ledger = ledger
         self.probe_steps = {round((i + 0.5) * total_steps / probes) for i in range(probes)} if probes else set()
         self.probe_seconds: list[float] = []
-        self._open: dict[str, contextlib.ExitStack] = {}
+        self._open: dict[str, contextlib.AbstractContextManager[None]] = {}
 
     def _start(self, part: str) -> None:
-        self._open[part] = contextlib.ExitStack()
-        self._open[part].enter_context(self.ledger.time(part))
+        self._open[part] = self.ledger.time(part)
+        self._open[part].__enter__()
 
     def _stop(self, part: str) -> None:
         if part in self._open:
-            self._open.pop(part).close()
+            self._open.pop(part).__exit__(None, None, None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start("loop")
@@ -47,9 +48,8 @@ class CostCallback(pl.Callback):
         module = cast(StudentView, pl_module)
         module.begin_queries(batch_idx)
         student, teacher = module.plain_flops(batch)
-        host = batch.host
-        positions = int(host.labelled()[host.real].sum()) if host.labels.ndim == 2 else 0
-        self.ledger.all_data(student + teacher, int(host.real.sum()), positions)
+        counts = counts_of(batch)
+        self.ledger.all_data(student + teacher, counts.real, counts.positions)
         first = batch_idx % trainer.accumulate_grad_batches == 0
         if first and trainer.global_step in self.probe_steps and module.needs_teacher:
             with self.ledger.time("probe"):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from kdlab.models import documents, last_layer, packing
 from kdlab.models.attention import capture, varlen
+from kdlab.models.batch_counts import BatchCounts, counts_of
 from kdlab.models.head import Head
 from kdlab.types import Batch, Outputs, moved
 
@@ -151,7 +152,11 @@ class BucketedExecution(Execution):
         return packing.merge_outputs(parts, moved(order, batch.rows.device), batch.attention_mask)
 
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
-        lengths = packing.lengths_of(batch)
+        counts = counts_of(batch)
+        return counts.once("bucketed", lambda: self._count(counts.lengths))
+
+    @staticmethod
+    def _count(lengths: tuple[int, ...]) -> tuple[int, int]:
         sizes = [(len(group), max(lengths[i] for i in group)) for group in packing.buckets(lengths)]
         return sum(n * longest for n, longest in sizes), sum(n * longest**2 for n, longest in sizes)
 
@@ -194,14 +199,19 @@ class PackedExecution(Execution):
         )
 
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
-        layout = packing.layout(packing.lengths_of(batch))
+        counts, narrow = counts_of(batch), narrows(self.runner, batch, wants)
+        return counts.once(("packed", narrow), lambda: self._count(counts, narrow))
+
+    @staticmethod
+    def _count(counts: BatchCounts, narrow: bool) -> tuple[int, ...]:
+        layout = packing.layout(counts.lengths)
         whole = layout.tokens, layout.tokens * layout.width
-        needed = needed_tokens(self.runner, batch, wants)
-        if needed is None:
+        if not narrow:
             return whole
-        counts = needed.sum(1)
-        most = counts.new_zeros(layout.rows).index_add(0, layout.row, counts).max()
-        return *whole, int(counts.sum()), layout.rows * int(most) * layout.width
+        if counts.needed is None:
+            return *whole, len(counts.lengths), layout.rows * layout.most * layout.width
+        most = counts.needed.new_zeros(layout.rows).index_add(0, layout.row, counts.needed).max()
+        return *whole, int(counts.needed.sum()), layout.rows * int(most) * layout.width
 
 
 class VarlenExecution(Execution):
@@ -262,13 +272,17 @@ class VarlenExecution(Execution):
     def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
         if not self.kernels_usable:
             return self._packed.executed(batch, wants)
-        lengths = packing.lengths_of(batch)
-        whole = sum(lengths), sum(n * n for n in lengths)
-        needed = needed_tokens(self.runner, batch, wants)
-        if needed is None:
+        counts, narrow = counts_of(batch), narrows(self.runner, batch, wants)
+        return counts.once(("varlen", narrow), lambda: self._count(counts, narrow))
+
+    @staticmethod
+    def _count(counts: BatchCounts, narrow: bool) -> tuple[int, ...]:
+        whole = counts.tokens, sum(n * n for n in counts.lengths)
+        if not narrow:
             return whole
-        counts = needed.sum(1)
-        return *whole, int(counts.sum()), int(counts @ torch.tensor(lengths))
+        if counts.needed is None:
+            return *whole, len(counts.lengths), counts.tokens
+        return *whole, int(counts.needed.sum()), int(counts.needed @ torch.tensor(counts.lengths))
 
 
 EXECUTIONS: dict[str, type[Execution]] = {
@@ -294,16 +308,17 @@ def execution_for(name: str, runner: EncoderRunner) -> Execution:
     return next(mode(runner) for mode in modes if mode.supports(runner.model))
 
 
+def narrows(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) -> bool:
+    """True if the last layer runs only for the tokens whose last state is needed: first tokens and predictions."""
+    # labels of another kind than the head's do not determine the needed tokens
+    return not wants and runner.per_row != (batch.labels.ndim == 2) and last_layer.can_run(runner.model)
+
+
 def needed_tokens(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) -> Tensor | None:
-    """Mask (k, L), on the host, of tokens whose last state is needed: first tokens and predictions. None if the full layer
-    must run."""
+    """Mask (k, L), on the host, of tokens whose last state is needed. None if the full layer must run (`narrows`)."""
+    if not narrows(runner, batch, wants):
+        return None
     batch = batch.host
-    if wants or not last_layer.can_run(runner.model):
-        return None
-    if runner.per_row == (
-        batch.labels.ndim == 2
-    ):  # labels of another kind than the head's do not determine the needed tokens
-        return None
     real = batch.attention_mask.bool()
     needed = torch.zeros_like(real) if runner.per_row else batch.labelled() & real
     return needed.index_fill(1, needed.new_zeros(1, dtype=torch.long), True)

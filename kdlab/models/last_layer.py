@@ -105,8 +105,8 @@ def can_run(model: Any) -> bool:
     base = model.base_model
     stack = getattr(base, structure.stack)
     layer = stack.layer[-1]
-    unmodified = all(_kind(module).__module__.startswith("transformers.models.") for module in (base, stack, layer))
-    return unmodified and not (_is_observed(base) or _is_observed(stack) or any(map(_is_observed, every_module(layer))))
+    unmodified = all(_is_known(type(module)) for module in (base, stack, layer))
+    return unmodified and not any(map(_is_observed, (base, stack, *every_module(layer))))
 
 
 def every_module(module: nn.Module) -> list[nn.Module]:
@@ -117,14 +117,20 @@ def every_module(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _kind(module: nn.Module) -> type[nn.Module]:
+def _kind(kind: type[nn.Module]) -> type[nn.Module]:
     """Class of a module; of a sharded one, the class that FSDP wrapped."""
-    return next(kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.distributed.fsdp"))
+    return next(base for base in kind.__mro__ if not base.__module__.startswith("torch.distributed.fsdp"))
+
+
+@functools.cache  # each forward asks for three classes
+def _is_known(kind: type[nn.Module]) -> bool:
+    """True if a class, or the one that FSDP wrapped, is of transformers."""
+    return _kind(kind).__module__.startswith("transformers.models.")
 
 
 def _shallow_copy(module: nn.Module) -> Any:
     """Shallow copy of a module: it shares parameters, children, and the hooks that gather sharded parameters."""
-    kind = _kind(module)
+    kind = _kind(type(module))
     copied = kind.__new__(kind)  # copy.copy would make another sharded module
     vars(copied).update(vars(module))
     return copied
@@ -133,6 +139,9 @@ def _shallow_copy(module: nn.Module) -> Any:
 def _is_observed(module: Any) -> bool:
     """True if a module has a hook that may read its outputs, or a replaced forward."""
     held = module.__dict__
+    # nearly always there is none: the question of each module in each forward is kept short
+    if not (held["_forward_hooks"] or held["_forward_pre_hooks"] or held["_backward_hooks"] or held["_backward_pre_hooks"]):
+        return "forward" in held
     return "forward" in held or any(
         not (getattr(hook, "__module__", None) or "").startswith(HARMLESS_HOOKS)
         for kind in HOOKS

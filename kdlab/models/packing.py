@@ -72,6 +72,11 @@ class PackedLayout:
         """Number of tokens of a forward, padding included."""
         return self.rows * self.width
 
+    @functools.cached_property
+    def most(self) -> int:
+        """The largest number of sequences in a packed row."""
+        return int(torch.bincount(self.row, minlength=self.rows).max())
+
 
 @functools.lru_cache(maxsize=16)  # student and teachers run the same rows
 def layout(lengths: tuple[int, ...]) -> PackedLayout:

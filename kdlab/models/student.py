@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -189,9 +189,14 @@ def recompute_layers(model: transformers.PreTrainedModel) -> None:
     enable({"use_reentrant": False})
 
 
-def recomputes(model: nn.Module) -> bool:
-    """True for a model whose layers run anew in the backward."""
-    return any(module.__dict__.get("gradient_checkpointing", False) for module in every_module(model))
+def recomputable(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model in which transformers notes, as `gradient_checkpointing`, that layers run anew in the backward."""
+    return [module for module in every_module(model) if hasattr(module, "gradient_checkpointing")]
+
+
+def recomputes(layers: Iterable[nn.Module]) -> bool:
+    """True if any of these modules (`recomputable`) runs anew in the backward."""
+    return any(layer.__dict__.get("gradient_checkpointing", False) for layer in layers)
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

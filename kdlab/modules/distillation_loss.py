@@ -13,6 +13,7 @@ from kdlab.methods.knowledge.base import fields_beyond_logits, is_joint, on_logi
 from kdlab.methods.marks import marks_of
 from kdlab.models import flops
 from kdlab.models.attention import capture
+from kdlab.models.batch_counts import counts_of
 from kdlab.models.encoder import Encoder
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.objective import Objective, TeacherAnswer, WeightedTerm, needed_outputs
@@ -168,9 +169,8 @@ class DistillationLoss:
             self.flops.record_uncertainty(ledger, query, "labelled", True, answers)
 
     def finite_answers(self) -> dict[str, Tensor]:
-        """() bool by teacher, True if what it answered since the last call was finite; on the device, not awaited."""
-        device = self.student.model.device
-        return {teacher.name: teacher.take_finite().to(device) for teacher in self.teachers}
+        """() bool by teacher, True if what it answered since the last call was finite; on its device, not awaited."""
+        return {teacher.name: teacher.take_finite() for teacher in self.teachers}
 
     @staticmethod
     def _queried(batch: Batch, outputs: Outputs, queried: Tensor | None) -> tuple[Tensor | None, Batch, Outputs]:
@@ -196,14 +196,10 @@ def record_positions(ledger: Ledger, batch: Batch | None, answers: Sequence[Teac
     """Enter the positions with a label of the real rows of `batch`, which are trained on, and those of the teachers'
     forwards behind `answers`; nothing of tasks."""
     if batch is not None and batch.labels.ndim == 2:
-        ledger.count_kept_positions(_positions(batch))
+        ledger.count_kept_positions(counts_of(batch).positions)
     for answer in answers:
         if answer.queried.labels.ndim == 2:
-            ledger.count_positions(answer.teacher.name, sum(map(_positions, answer.forwards)))
-
-
-def _positions(batch: Batch) -> int:
-    return int(batch.host.labelled()[batch.host.real].sum())
+            ledger.count_positions(answer.teacher.name, sum(counts_of(one).positions for one in answer.forwards))
 
 
 def _without(terms: Mapping[str, WeightedTerm], others: Mapping[str, WeightedTerm]) -> dict[str, WeightedTerm]:

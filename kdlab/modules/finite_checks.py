@@ -6,9 +6,10 @@ A step whose loss or gradient is not finite on any rank changes no weight: the o
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,16 +26,17 @@ from kdlab.types import moved
 class _PendingReport:
     """Flags of an optimizer step, perhaps still on their way to the host.
 
-    `flags` (6 + T,) float32: ranks whose loss, whose gradient is not finite; the sum of mean losses; ranks with SIGTERM,
-    with SIGINT, that request a checkpoint; answers of each of the `teachers` that are not finite. `arrived`: a CUDA event, None on the CPU. `rows`: of each micro-batch, ids
-    (k,) and which are real (k,). `own`: () bool, this rank's loss is finite.
+    `flags` (6 + T,) float32, or numbers that the host has: ranks whose loss, whose gradient is not finite; the sum of mean
+    losses; ranks with SIGTERM, with SIGINT, that request a checkpoint; answers of each of the `teachers` that are not finite.
+    `arrived`: a CUDA event, None on the CPU. `rows`: of each micro-batch, ids (k,) and which are real (k,). `own`: () bool, this
+    rank's loss is finite.
     """
 
     step: int
-    flags: Tensor
+    flags: Tensor | Sequence[float]
     arrived: Any
     rows: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    own: Tensor | None = None
+    own: Tensor | bool | None = None
     teachers: tuple[str, ...] = ()
 
     def row_ids(self, bad_loss: bool) -> list[int]:
@@ -55,8 +57,7 @@ class StepHealth:
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
         self._rows: list[tuple[Tensor, Tensor]] = []
-        self._teachers: tuple[str, ...] = ()
-        self._unfinite: list[Tensor] = []
+        self._answers: list[Mapping[str, Tensor]] = []
         self._reports: deque[_PendingReport] = deque(maxlen=8)  # bounds them where no callback reads them
         self.wants_checkpoint = False
 
@@ -68,8 +69,7 @@ class StepHealth:
         self._losses.append(loss.detach())
         self._rows.append((rows, real))
         if answers:
-            self._teachers = tuple(answers)
-            self._unfinite.append(torch.stack([~finite.to(loss.device) for finite in answers.values()]).float())
+            self._answers.append(answers)
 
     def judge(self, norm: Tensor, optimizer: torch.optim.Optimizer, step: int, scaled: bool) -> None:
         """Have `optimizer` skip its next step if a loss or the gradient's `norm` () is not finite (collective).
@@ -77,24 +77,26 @@ class StepHealth:
         `step`: the optimizer steps done before it. An optimizer that is not fused must have a gradient scaler for that.
         `scaled`: a gradient scaler handles gradients that overflow, as they sometimes do in float16.
         """
-        losses, self._losses = torch.stack(self._losses), []
-        finite = losses.isfinite()
-        own = finite.all()
-        overflown = torch.zeros_like(own) if scaled else ~norm.isfinite()
-        mean = torch.where(finite, losses, 0).sum() / finite.sum().clamp_min(1)
-        signum = signals.pending()
-        requests = torch.tensor(
-            [signum == signal.SIGTERM, signum == signal.SIGINT, self.wants_checkpoint], dtype=mean.dtype
-        )
-        flags = torch.stack([~own, overflown.to(own.device), mean])
-        requested = moved(requests.float(), flags.device)
-        unfinite = [torch.stack(self._unfinite).sum(0)] if self._unfinite else []
-        self._unfinite = []
-        flags = distributed.all_sum(torch.cat([flags.float(), requested, *unfinite]))
-        if optimizer.defaults.get("fused"):
-            optimizer.found_inf = (flags[:2].sum() > 0).float()  # pyright: ignore[reportAttributeAccessIssue]
+        losses, self._losses = self._losses, []
         rows, self._rows = self._rows, []
-        self._reports.append(_PendingReport(step, *_to_host(flags), rows, own, self._teachers if unfinite else ()))
+        answers, self._answers = self._answers, []
+        signum = signals.pending()
+        requests = [signum == signal.SIGTERM, signum == signal.SIGINT, self.wants_checkpoint]
+        teachers = tuple(answers[-1]) if answers else ()
+        on_host = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (*losses, norm))
+        flags, own = (_host_flags if on_host and distributed.world() == 1 else _shared_flags)(
+            losses, norm, scaled, requests, answers
+        )
+        arrived = None
+        if isinstance(flags, Tensor):
+            if optimizer.defaults.get("fused"):
+                optimizer.found_inf = (flags[:2].sum() > 0).float()  # pyright: ignore[reportAttributeAccessIssue]
+            flags, arrived = _to_host(flags)
+        elif optimizer.defaults.get("fused"):
+            # where it is known that all is finite, the optimizer has nothing to look at
+            bad = flags[0] + flags[1] > 0
+            optimizer.found_inf = torch.ones(()) if bad else None  # pyright: ignore[reportAttributeAccessIssue]
+        self._reports.append(_PendingReport(step, flags, arrived, rows, own, teachers))
 
     def read(self, but: int = 0) -> list[StepReport]:
         """Reports of the steps not read yet, oldest first, without the newest `but`, which may still be running."""
@@ -103,7 +105,8 @@ class StepHealth:
             pending = self._reports.popleft()
             if pending.arrived is not None:
                 pending.arrived.synchronize()
-            bad_loss, bad_gradient, loss, term, interrupt, save, *unfinite = pending.flags.tolist()
+            flags = pending.flags.tolist() if isinstance(pending.flags, Tensor) else pending.flags
+            bad_loss, bad_gradient, loss, term, interrupt, save, *unfinite = flags
             reports.append(
                 StepReport(
                     step=pending.step,
@@ -117,6 +120,36 @@ class StepHealth:
                 )
             )
         return reports
+
+
+def _shared_flags(
+    losses: Sequence[Tensor], norm: Tensor, scaled: bool, requests: Sequence[bool], answers: Sequence[Mapping[str, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """`_PendingReport.flags` over all ranks, on the device, and `own` (collective)."""
+    every = torch.stack(list(losses))
+    finite = every.isfinite()
+    own = finite.all()
+    overflown = torch.zeros_like(own) if scaled else ~norm.isfinite()
+    mean = torch.where(finite, every, 0).sum() / finite.sum().clamp_min(1)
+    flags = torch.stack([~own, overflown.to(own.device), mean]).float()
+    requested = moved(torch.tensor(requests, dtype=torch.float32), flags.device)
+    each = [torch.stack([~one.to(flags.device) for one in found.values()]).float() for found in answers]
+    unfinite = [torch.stack(each).sum(0)] if each else []
+    return distributed.all_sum(torch.cat([flags, requested, *unfinite])), own
+
+
+def _host_flags(
+    losses: Sequence[Tensor], norm: Tensor, scaled: bool, requests: Sequence[bool], answers: Sequence[Mapping[str, Tensor]]
+) -> tuple[list[float], bool]:
+    """`_shared_flags` of a rank that is alone and computes on the host: there numbers are read at no cost, while some twenty
+    operations on tensors of one number take a tenth of a millisecond."""
+    values = [loss.item() for loss in losses]
+    finite = [value for value in values if math.isfinite(value)]
+    mean = finite[0] if len(finite) == 1 else float(torch.tensor(finite).sum() / max(1, len(finite)))
+    overflown = not scaled and not math.isfinite(norm.item())
+    unfinite = {name: sum(not bool(found[name]) for found in answers) for name in (answers[-1] if answers else ())}
+    own = len(finite) == len(values)
+    return [float(x) for x in (not own, overflown, mean, *requests, *unfinite.values())], own
 
 
 def _to_host(tensor: Tensor) -> tuple[Tensor, Any]:

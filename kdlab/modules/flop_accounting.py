@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kdlab.methods.knowledge.base import on_logits, queries_teacher
 from kdlab.models import flops, lora
+from kdlab.models.batch_counts import counts_of
 from kdlab.models.encoder import Encoder
-from kdlab.models.student import recomputes
-from kdlab.modules.objective import TeacherAnswer, WeightedTerm, logit_groups, needed_outputs, units_of
+from kdlab.models.student import recomputable, recomputes
+from kdlab.modules.objective import TeacherAnswer, WeightedTerm, logit_groups, needed_outputs
 from kdlab.runtime.ledger import Ledger
 from kdlab.teachers.teacher import Teacher
 from kdlab.types import Batch
 
 CHOSEN = ("scoring", "student_forward", "student_backward")  # parts of the ledger that an arm's choice has a share in
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """What a set of terms reads: the outputs `needed` besides logits; the kinds of units for each of which the student's head
+    runs, `heads`, and the teachers', `taught_heads`; whether any term is `taught` by a teacher, all are `on_logits`, any has
+    a gradient `through` the layers."""
+
+    needed: frozenset[str]
+    heads: tuple[str, ...]
+    taught_heads: tuple[str, ...]
+    taught: bool
+    on_logits: bool
+    through: bool
+
+    @classmethod
+    def of(cls, terms: Sequence[WeightedTerm], per_row: bool) -> _Reads:
+        taught = [w for w in terms if queries_teacher(w.term)]
+        return cls(
+            needed_outputs(terms, per_row),
+            tuple(at for at, _ in logit_groups(terms)),
+            tuple(at for at, _ in logit_groups(taught)),
+            bool(taught),
+            all(on_logits(w.term) for w in terms),
+            any(not w.head_only for w in terms),
+        )
 
 
 class FlopCounter:
@@ -33,6 +60,16 @@ class FlopCounter:
         self.shape = shape_of(student)
         self.teacher_shapes = [shape_of(teacher.encoder) for teacher in teachers]
         self.projected: frozenset[int] = frozenset()
+        self._recomputable = recomputable(student.model)
+        self._known: dict[tuple[int, ...], tuple[Sequence[WeightedTerm], _Reads]] = {}
+
+    def _reads(self, terms: Iterable[WeightedTerm]) -> _Reads:
+        """What `terms` read, worked out once for the same ones, which are kept: their ids are not given to others."""
+        given = tuple(terms)
+        key = tuple(map(id, given))
+        if key not in self._known:
+            self._known[key] = given, _Reads.of(given, self.student.per_row)
+        return self._known[key][1]
 
     def record_step(
         self,
@@ -71,8 +108,8 @@ class FlopCounter:
         """
         layers = self.student_layers(batch, needed | own)
         after = sum(self.objective(terms.values(), rows, queried, needed) for terms, rows in passes)
-        through = layers if any(not w.head_only for terms, _ in passes for w in terms.values()) else 0
-        backward = 2 * (through + after) + through * recomputes(self.student.model)
+        through = layers if any(self._reads(terms.values()).through for terms, _ in passes) else 0
+        backward = 2 * (through + after) + through * recomputes(self._recomputable)
         if self.shape.adapters:
             tokens, _, *chosen = self.student.executed(batch, needed | own)
             frozen = flops.encoder(replace(self.shape, adapters=0), tokens, 0, *chosen[:1]) if through else 0
@@ -82,7 +119,7 @@ class FlopCounter:
 
     def _logits(self, terms: Iterable[WeightedTerm], rows: Batch) -> int:
         """FLOPs of the student's head, once for each kind of unit that terms on logits read."""
-        return _heads(self.student, self.shape, rows, [at for at, _ in logit_groups(terms)])
+        return _heads(self.student, self.shape, rows, self._reads(terms).heads)
 
     def record_uncertainty(
         self, ledger: Ledger, queried: Batch, at: str, student: bool, answers: Sequence[TeacherAnswer], samples: int = 0
@@ -112,7 +149,7 @@ class FlopCounter:
         by its number and its rows."""
         terms = list(terms)
         heads = self._logits(terms, rows)
-        if all(on_logits(w.term) for w in terms):
+        if self._reads(terms).on_logits:
             return heads
         times = 1 + (self.shape.layers + 1 if "states" in needed else 0)  # the last hidden state, and all states
         return heads + sum(
@@ -135,7 +172,7 @@ class FlopCounter:
     def teacher_heads(self, terms: Iterable[WeightedTerm], answers: Sequence[TeacherAnswer]) -> int:
         """FLOPs of the teachers' heads on the hidden states of `answers`, for the loss of `terms`; cached logits take
         none."""
-        at = _taught_units(terms)
+        at = self._reads(terms).taught_heads
         return sum(
             _heads(a.teacher.encoder, self.teacher_shapes[a.number], a.queried, at)
             for a in answers
@@ -144,12 +181,12 @@ class FlopCounter:
 
     def plain_step(self, terms: Mapping[str, WeightedTerm], batch: Batch) -> tuple[int, int]:
         """FLOPs of a step of plain distillation on `batch`: the student's forward and backward, and the teachers' forward."""
-        needed = needed_outputs(terms.values(), self.student.per_row)
+        reads = self._reads(terms.values())
+        needed = reads.needed
         first = 0 if self.query_all else max(len(self.teachers) - 1, 0)
-        taught = any(queries_teacher(w.term) for w in terms.values())
-        queried = [(number, batch) for number in range(first, len(self.teachers))] if taught else []
+        queried = [(number, batch) for number in range(first, len(self.teachers))] if reads.taught else []
         student = sum(self.student_step([(terms, batch)], batch, queried, needed))
-        at, total = _taught_units(terms.values()), 0
+        at, total = reads.taught_heads, 0
         for number, _ in queried:
             encoder, shape = self.teachers[number].encoder, self.teacher_shapes[number]
             total += _layers(encoder, shape, batch, needed) + _heads(encoder, shape, batch, at)
@@ -167,7 +204,7 @@ class FlopCounter:
         """FLOPs of a query of the teacher `number` for `batch`: its layers, and its heads for `terms`; where it is
         `uncertain`, the head behind its uncertainty, or the `samples` whole forwards with dropout."""
         encoder, shape, own = self.teachers[number].encoder, self.teacher_shapes[number], frozenset[str]()
-        total = _layers(encoder, shape, batch, needed) + _heads(encoder, shape, batch, _taught_units(terms))
+        total = _layers(encoder, shape, batch, needed) + _heads(encoder, shape, batch, self._reads(terms).taught_heads)
         head = _heads(encoder, shape, batch, ["all" if self.student.per_row else "labelled"]) if uncertain else 0
         return total + (samples * (_layers(encoder, shape, batch, own) + head) if samples else head)
 
@@ -208,11 +245,6 @@ def shape_of(encoder: Encoder) -> flops.EncoderShape:
     return replace(shape, adapters=lora.weights_per_layer(encoder.model))
 
 
-def _taught_units(terms: Iterable[WeightedTerm]) -> list[str]:
-    """The kinds of units at which teachers' logits are read."""
-    return [at for at, _ in logit_groups(w for w in terms if queries_teacher(w.term))]
-
-
 def _layers(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, needed: frozenset[str]) -> int:
     """FLOPs of the layers; where attention is read, its scores are computed a second time."""
     executed = encoder.executed(batch, needed)
@@ -224,7 +256,8 @@ def _layers(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, needed: f
 
 def _heads(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, at: Iterable[str]) -> int:
     """FLOPs of a head that runs once for each kind of unit `at`: rows of a classifier, positions of text."""
-    units = sum(len(units_of(batch, kind)[0]) for kind in at)
+    counts = counts_of(batch)
+    units = sum(counts.units(kind) for kind in at)
     if encoder.per_row:
         return flops.classifier_head(shape, units, shape.outputs or 1)
     return flops.masked_lm_head(shape, units)

@@ -21,13 +21,15 @@ from kdlab.errors import UserError
 from kdlab.runtime import distributed
 
 ALWAYS = -1  # the epoch of inputs that are the same in every epoch
+MANY = 256  # queries whose rows are entered into a bit map together
 
 
 @dataclass
 class Queries:
     """Queries of one teacher: `total` rows, `cached` answers, `closed` distinct inputs of past epochs and trainings,
     `unkept` rows whose answers were read to choose among them and not trained on. `bitmaps[epoch]`: the rows queried in the
-    current epoch, 8 to a byte. `positions` of text, with a label, at which forwards have answered."""
+    current epoch, 8 to a byte; `unmarked`: epochs, and ids (k,), of rows that are not entered there yet (`mark`). `positions`
+    of text, with a label, at which forwards have answered."""
 
     total: int = 0
     cached: int = 0
@@ -35,9 +37,19 @@ class Queries:
     unkept: int = 0
     positions: int = 0
     bitmaps: dict[int, np.ndarray] = field(default_factory=dict)
+    unmarked: list[tuple[int, np.ndarray]] = field(default_factory=list)
+
+    def mark(self) -> None:
+        """Enter the rows that are not entered yet into the bit maps, all at once: one by one takes far longer."""
+        unmarked, self.unmarked = self.unmarked, []
+        for epoch in {epoch for epoch, _ in unmarked}:
+            ids = np.concatenate([ids for one, ids in unmarked if one == epoch])
+            np.bitwise_or.at(self.bitmaps[epoch], ids >> 3, (1 << (ids & 7)).astype(np.uint8))
 
     def add(self, other: Queries) -> None:
         """Add the counts of `other`; rows queried by both count as one distinct row."""
+        self.mark()
+        other.mark()
         self.total += other.total
         self.cached += other.cached
         self.closed += other.closed
@@ -48,11 +60,13 @@ class Queries:
 
     def close(self, everything: bool = False) -> None:
         """Replace the bit maps of past epochs by their counts; `everything`: of all epochs."""
+        self.mark()
         for epoch in [e for e in self.bitmaps if everything or ALWAYS < e < max(self.bitmaps)]:
             self.closed += _ones(self.bitmaps.pop(epoch))
 
     def unique(self) -> int:
         """The number of distinct inputs queried."""
+        self.mark()
         return self.closed + sum(_ones(bits) for bits in self.bitmaps.values())
 
 
@@ -115,34 +129,42 @@ class Ledger:
         one are stored.
         """
         epoch = ALWAYS if self.fixed_inputs or epoch < 0 else epoch
-        ids = rows.detach().cpu().numpy()
+        ids = np.array(rows.detach().cpu().numpy(), np.int64)
         if not len(ids):  # a row that only keeps an idle rank in step is no query
             return
-        queries = self._since.teachers.setdefault(teacher, Queries())
-        if ids.min() < 0 or ids.max() >= self.rows:
+        if ids.view(np.uint64).max() >= self.rows:  # a negative number is a very large one there
             raise ValueError(f"row ids {ids.min()} to {ids.max()} in a ledger of {self.rows} rows")
-        known = self._base.teachers.get(teacher, Queries())
-        newest = max([*known.bitmaps, *queries.bitmaps], default=ALWAYS)
-        if ALWAYS < epoch < newest:
-            raise ValueError(f"teacher {teacher!r} was queried about epoch {epoch} after epoch {newest}")
-        if epoch not in queries.bitmaps:
-            queries.bitmaps[epoch] = np.zeros((self.rows + 7) // 8, np.uint8)
-        np.bitwise_or.at(queries.bitmaps[epoch], ids >> 3, (1 << (ids & 7)).astype(np.uint8))
+        queries = self._own(teacher)
+        if epoch not in queries.bitmaps or len(queries.bitmaps) > 1:  # else it was compared when its first row was counted
+            known = self._base.teachers.get(teacher, Queries())
+            newest = max([*known.bitmaps, *queries.bitmaps], default=ALWAYS)
+            if ALWAYS < epoch < newest:
+                raise ValueError(f"teacher {teacher!r} was queried about epoch {epoch} after epoch {newest}")
+            queries.bitmaps.setdefault(epoch, np.zeros((self.rows + 7) // 8, np.uint8))
+        queries.unmarked.append((epoch, ids))
         queries.total += len(ids)
+        if len(queries.unmarked) >= MANY:
+            queries.mark()
+
+    def _own(self, teacher: str) -> Queries:
+        """This rank's queries of a teacher since the last collective call."""
+        if teacher not in self._since.teachers:
+            self._since.teachers[teacher] = Queries()
+        return self._since.teachers[teacher]
 
     def count_cached(self, teacher: str, rows: Tensor) -> None:
         """Count cached answers of `teacher` for `rows` (k,): no forward was run, so these are no queries."""
-        self._since.teachers.setdefault(teacher, Queries()).cached += len(rows)
+        self._own(teacher).cached += len(rows)
 
     def count_unkept(self, teacher: str, rows: int) -> None:
         """Count `rows` rows whose answers of `teacher` selection has read, and which are not kept."""
         if rows:
-            self._since.teachers.setdefault(teacher, Queries()).unkept += rows
+            self._own(teacher).unkept += rows
 
     def count_positions(self, teacher: str, positions: int) -> None:
         """Count `positions` of text at which forwards of `teacher` have answered, on this rank."""
         if positions:
-            self._since.teachers.setdefault(teacher, Queries()).positions += positions
+            self._own(teacher).positions += positions
 
     def count_kept_positions(self, positions: int) -> None:
         """Count `positions` of text that are trained on, on this rank."""
@@ -322,6 +344,8 @@ class Ledger:
     def _agree(self) -> None:
         """Add every rank's counts to the base of each rank."""
         since, self._since = self._since, Counts()
+        for queries in since.teachers.values():
+            queries.mark()  # what is sent to other ranks is short
         for counts in distributed.gather_objects(since):
             self._base.add(counts)
         for queries in self._base.teachers.values():

@@ -71,7 +71,7 @@ class ProgressBar:
         self.done, now = done, clock()
         if self.total is not None and done > self.total:
             self.total = None  # the total was an estimate
-        if not is_reporting_rank():
+        if now - self._shown < min(BAR_SECONDS, LINE_SECONDS) or not is_reporting_rank():  # the clock first: it costs less
             return
         if terminal():
             if now - self._shown >= BAR_SECONDS and now - self._began >= BAR_DELAY:

@@ -51,7 +51,7 @@ class Teacher:
         self._count = count
         self.cache: AnswerCache | None = None
         self.shared = shared
-        self._finite: list[Tensor] = []  # () bool, of each answer since `take_finite`
+        self._finite: list[Tensor] = []  # one () bool, of all answers since `take_finite`, where there are any
         self._turns: ShardTurns | None = None
 
     def to(self, device: torch.device) -> Teacher:
@@ -156,7 +156,7 @@ class Teacher:
     def take_finite(self) -> Tensor:
         """() bool, True if all answers since the last call were finite; on their device, without waiting for it."""
         answers, self._finite = self._finite, []
-        return torch.stack(answers).all() if answers else torch.ones((), dtype=torch.bool)
+        return answers[0] if answers else torch.ones((), dtype=torch.bool)
 
     def _note(self, values: Tensor) -> Tensor:
         """Record if an answer is finite; returns it. An extreme is NaN where any number is, so no mask is made."""
