@@ -129,13 +129,14 @@ class Encoder(nn.Module):
         outputs.documents, outputs.causal = batch.documents, self.head.causal
         return outputs
 
-    def executed(self, batch: Batch, wants: frozenset[str] = frozenset()) -> tuple[int, ...]:
+    def executed(self, batch: Batch, wants: frozenset[str] = frozenset(), asks: bool = True) -> tuple[int, ...]:
         """Numbers of tokens that a forward over `batch` runs, and of pairs of tokens that attend to each other.
 
         Where the last layer runs for some tokens only, the number of these and of their pairs follow. Arguments of
-        `kdlab.models.flops.encoder`, in its order.
+        `kdlab.models.flops.encoder`, in its order. `asks` False: whether it can is as at the last forward (the question takes
+        longer than the counts).
         """
-        return self._execution.executed(documents.apart(batch)[0] if self._splits(batch) else batch, wants)
+        return self._execution.executed(documents.apart(batch)[0] if self._splits(batch) else batch, wants, asks)
 
     def _splits(self, batch: Batch) -> bool:
         """True where documents share rows that the model's family cannot keep apart."""

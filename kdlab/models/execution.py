@@ -38,6 +38,7 @@ class EncoderRunner:
     def __init__(self, model: transformers.PreTrainedModel, head: Head) -> None:
         self.model, self.per_row, self.causal = model, head.per_row, head.causal
         self.autocast: torch.dtype | None = None
+        self.last_layer_alone: bool | None = None  # the answer of `last_layer.can_run` at the last forward
         takes_segments = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
         self._segments = takes_segments and getattr(model.config, "type_vocab_size", 0) > 1
 
@@ -122,7 +123,7 @@ class Execution(ABC):
         """Hidden states of the rows, as `kdlab.models.encoder.Encoder.encode` describes them."""
 
     @abstractmethod
-    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+    def executed(self, batch: Batch, wants: frozenset[str], asks: bool = True) -> tuple[int, ...]:
         """Tokens and pairs of tokens of a forward, as `kdlab.models.encoder.Encoder.executed` describes them."""
 
 
@@ -134,7 +135,7 @@ class PaddedExecution(Execution):
     def encode(self, batch: Batch, wants: frozenset[str]) -> Outputs:
         return replace(self.runner.run(self.runner.padded(batch), wants), mask=batch.attention_mask)
 
-    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+    def executed(self, batch: Batch, wants: frozenset[str], asks: bool = True) -> tuple[int, ...]:
         rows, length = batch.input_ids.shape
         return rows * length, rows * length * length
 
@@ -151,7 +152,7 @@ class BucketedExecution(Execution):
         order = torch.tensor([i for group in groups for i in group]).argsort()
         return packing.merge_outputs(parts, moved(order, batch.rows.device), batch.attention_mask)
 
-    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+    def executed(self, batch: Batch, wants: frozenset[str], asks: bool = True) -> tuple[int, ...]:
         counts = counts_of(batch)
         return counts.once("bucketed", lambda: self._count(counts.lengths))
 
@@ -198,8 +199,8 @@ class PackedExecution(Execution):
             values=outputs.values and tuple(packed.unpack_values(x) for x in outputs.values),
         )
 
-    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
-        counts, narrow = counts_of(batch), narrows(self.runner, batch, wants)
+    def executed(self, batch: Batch, wants: frozenset[str], asks: bool = True) -> tuple[int, ...]:
+        counts, narrow = counts_of(batch), narrows(self.runner, batch, wants, asks)
         return counts.once(("packed", narrow), lambda: self._count(counts, narrow))
 
     @staticmethod
@@ -269,10 +270,10 @@ class VarlenExecution(Execution):
         states = outputs.states and tuple(hidden if x is outputs.hidden else flat.unpack(x) for x in outputs.states)
         return Outputs(hidden=hidden, mask=batch.attention_mask, states=states)
 
-    def executed(self, batch: Batch, wants: frozenset[str]) -> tuple[int, ...]:
+    def executed(self, batch: Batch, wants: frozenset[str], asks: bool = True) -> tuple[int, ...]:
         if not self.kernels_usable:
-            return self._packed.executed(batch, wants)
-        counts, narrow = counts_of(batch), narrows(self.runner, batch, wants)
+            return self._packed.executed(batch, wants, asks)
+        counts, narrow = counts_of(batch), narrows(self.runner, batch, wants, asks)
         return counts.once(("varlen", narrow), lambda: self._count(counts, narrow))
 
     @staticmethod
@@ -308,10 +309,14 @@ def execution_for(name: str, runner: EncoderRunner) -> Execution:
     return next(mode(runner) for mode in modes if mode.supports(runner.model))
 
 
-def narrows(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) -> bool:
-    """True if the last layer runs only for the tokens whose last state is needed: first tokens and predictions."""
-    # labels of another kind than the head's do not determine the needed tokens
-    return not wants and runner.per_row != (batch.labels.ndim == 2) and last_layer.can_run(runner.model)
+def narrows(runner: EncoderRunner, batch: Batch, wants: frozenset[str], asks: bool = True) -> bool:
+    """True if the last layer runs only for the tokens whose last state is needed: first tokens and predictions. `asks` False:
+    if the last forward could do so, without another look at the model."""
+    if wants or runner.per_row == (batch.labels.ndim == 2):
+        return False  # labels of another kind than the head's do not determine the needed tokens
+    if asks or runner.last_layer_alone is None:
+        runner.last_layer_alone = last_layer.can_run(runner.model)
+    return runner.last_layer_alone
 
 
 def needed_tokens(runner: EncoderRunner, batch: Batch, wants: frozenset[str]) -> Tensor | None:

@@ -140,7 +140,9 @@ def _is_observed(module: Any) -> bool:
     """True if a module has a hook that may read its outputs, or a replaced forward."""
     held = module.__dict__
     # nearly always there is none: the question of each module in each forward is kept short
-    if not (held["_forward_hooks"] or held["_forward_pre_hooks"] or held["_backward_hooks"] or held["_backward_pre_hooks"]):
+    if not (
+        held["_forward_hooks"] or held["_forward_pre_hooks"] or held["_backward_hooks"] or held["_backward_pre_hooks"]
+    ):
         return "forward" in held
     return "forward" in held or any(
         not (getattr(hook, "__module__", None) or "").startswith(HARMLESS_HOOKS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,23 +60,19 @@ def first_position(model: Any) -> int:
 class PackedLayout:
     """Placement of the k rows of a batch in `rows` packed rows of `width` tokens.
 
-    `row` (k,): packed row of each; `start` (k,): its first token there.
+    `row` (k,): packed row of each; `start` (k,): its first token there; `most`: the largest number of them in a packed row.
     """
 
     rows: int
     width: int
     row: Tensor
     start: Tensor
+    most: int
 
     @property
     def tokens(self) -> int:
         """Number of tokens of a forward, padding included."""
         return self.rows * self.width
-
-    @functools.cached_property
-    def most(self) -> int:
-        """The largest number of sequences in a packed row."""
-        return int(torch.bincount(self.row, minlength=self.rows).max())
 
 
 @functools.lru_cache(maxsize=16)  # student and teachers run the same rows
@@ -85,11 +82,14 @@ def layout(lengths: tuple[int, ...]) -> PackedLayout:
     Best fit decreasing: the longest sequences first, each into the fullest row that has space for it.
     """
     longest = max(lengths, default=1)
-    candidates = [_fit(lengths, width) for width in sorted({max(width, longest) for width in (*WIDTHS, longest)})]
-    return min(candidates, key=lambda candidate: candidate.tokens)
+    fits = {width: _fit(lengths, width) for width in sorted({max(width, longest) for width in (*WIDTHS, longest)})}
+    width = min(fits, key=lambda width: fits[width][0] * width)
+    rows, row, start = fits[width]
+    return PackedLayout(rows, width, torch.tensor(row), torch.tensor(start), max(Counter(row).values(), default=0))
 
 
-def _fit(lengths: Sequence[int], width: int) -> PackedLayout:
+def _fit(lengths: Sequence[int], width: int) -> tuple[int, list[int], list[int]]:
+    """The number of packed rows of `width` tokens, the packed row of each sequence, and its first token there."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     row, start = [0] * len(lengths), [0] * len(lengths)
     free: list[tuple[int, int]] = []  # (free tokens, row) of each packed row, ascending
@@ -103,7 +103,7 @@ def _fit(lengths: Sequence[int], width: int) -> PackedLayout:
             space, packed_row, count = width, count, count + 1
         row[i], start[i] = packed_row, width - space
         bisect.insort(free, (space - length, packed_row))
-    return PackedLayout(max(count, 1), width, torch.tensor(row), torch.tensor(start))
+    return max(count, 1), row, start
 
 
 class PackedRows:

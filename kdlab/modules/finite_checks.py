@@ -123,7 +123,11 @@ class StepHealth:
 
 
 def _shared_flags(
-    losses: Sequence[Tensor], norm: Tensor, scaled: bool, requests: Sequence[bool], answers: Sequence[Mapping[str, Tensor]]
+    losses: Sequence[Tensor],
+    norm: Tensor,
+    scaled: bool,
+    requests: Sequence[bool],
+    answers: Sequence[Mapping[str, Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """`_PendingReport.flags` over all ranks, on the device, and `own` (collective)."""
     every = torch.stack(list(losses))
@@ -139,7 +143,11 @@ def _shared_flags(
 
 
 def _host_flags(
-    losses: Sequence[Tensor], norm: Tensor, scaled: bool, requests: Sequence[bool], answers: Sequence[Mapping[str, Tensor]]
+    losses: Sequence[Tensor],
+    norm: Tensor,
+    scaled: bool,
+    requests: Sequence[bool],
+    answers: Sequence[Mapping[str, Tensor]],
 ) -> tuple[list[float], bool]:
     """`_shared_flags` of a rank that is alone and computes on the host: there numbers are read at no cost, while some twenty
     operations on tensors of one number take a tenth of a millisecond."""

@@ -111,7 +111,7 @@ class FlopCounter:
         through = layers if any(self._reads(terms.values()).through for terms, _ in passes) else 0
         backward = 2 * (through + after) + through * recomputes(self._recomputable)
         if self.shape.adapters:
-            tokens, _, *chosen = self.student.executed(batch, needed | own)
+            tokens, _, *chosen = self.student.executed(batch, needed | own, asks=False)
             frozen = flops.encoder(replace(self.shape, adapters=0), tokens, 0, *chosen[:1]) if through else 0
             heads = sum(self._logits(terms.values(), rows) for terms, rows in passes)
             backward -= frozen + (0 if self.student.per_row else heads)
@@ -247,7 +247,7 @@ def shape_of(encoder: Encoder) -> flops.EncoderShape:
 
 def _layers(encoder: Encoder, shape: flops.EncoderShape, batch: Batch, needed: frozenset[str]) -> int:
     """FLOPs of the layers; where attention is read, its scores are computed a second time."""
-    executed = encoder.executed(batch, needed)
+    executed = encoder.executed(batch, needed, asks=False)
     recorded = (
         2 * executed[1] * (shape.attention or shape.hidden) * shape.layers if needed & {"scores", "values"} else 0
     )

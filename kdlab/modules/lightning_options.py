@@ -7,8 +7,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.profilers import PassThroughProfiler
 from torch import nn
+
+from kdlab.types import Batch
 
 STEP_HOOKS = (
     "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
@@ -48,6 +51,48 @@ def without_idle_hooks(callbacks: Iterable[pl.Callback]) -> list[pl.Callback]:
             if getattr(type(callback), hook) is getattr(pl.Callback, hook) and hook not in vars(callback):
                 setattr(callback, hook, None)
     return every
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's loop over batches without two questions that it asks in each step, though their answers stay: whether it
+    validates, and, by reading its signature, if `training_step` takes the number of the batch."""
+
+    _asked: Any = None  # the training_step that was asked
+    _takes_number = True
+
+    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
+        # nothing is validated without batches for it; Lightning asks for loaders and overridden methods first
+        return self.trainer.limit_val_batches != 0 and super()._should_check_val_fx(data_fetcher)
+
+    def _build_kwargs(self, kwargs: Any, batch: Any, batch_idx: int) -> Any:
+        step: Any = self.trainer.lightning_module.training_step
+        function = getattr(step, "__func__", step)
+        if function is not self._asked:
+            kwargs = super()._build_kwargs(kwargs, batch, batch_idx)
+            self._asked, self._takes_number = function, "batch_idx" in kwargs
+            return kwargs
+        kwargs["batch"] = batch
+        if self._takes_number:
+            kwargs["batch_idx"] = batch_idx
+        return kwargs
+
+
+def with_short_steps(trainer: pl.Trainer) -> pl.Trainer:
+    """The trainer, before it has begun, with kdlab's loop over batches (`EpochLoop`)."""
+    loop = trainer.fit_loop.epoch_loop
+    trainer.fit_loop.epoch_loop = EpochLoop(trainer, loop.min_steps, loop.max_steps)
+    return trainer
+
+
+def call_batch_hook(self: pl.LightningModule, hook_name: str, *args: Any) -> Any:
+    """`_call_batch_hook` of a LightningModule, which Lightning calls three times a step, without a search for hooks that neither
+    the module nor its data module has: for a `Batch` they only move it."""
+    data = None if self._trainer is None else self._trainer.datamodule
+    own = getattr(type(self), hook_name) is getattr(pl.LightningModule, hook_name) and hook_name not in vars(self)
+    theirs = data is None or getattr(type(data), hook_name, None) is getattr(pl.LightningDataModule, hook_name)
+    if own and theirs and (data is None or hook_name not in vars(data)) and isinstance(args[0], Batch):
+        return args[0].to(args[1]) if hook_name == "transfer_batch_to_device" else args[0]
+    return pl.LightningModule._call_batch_hook(self, hook_name, *args)
 
 
 def set_attribute(self: nn.Module, name: str, value: Any) -> None:

@@ -20,7 +20,7 @@ from kdlab.modules.evaluation import Answers, Scorer, inference_mode, text_score
 from kdlab.modules.evidence.outputs import evidence_of, unit_evidence
 from kdlab.modules.evidence.teacher_answers import TeacherRows
 from kdlab.modules.finite_checks import StepHealth
-from kdlab.modules.lightning_options import set_attribute
+from kdlab.modules.lightning_options import call_batch_hook, set_attribute
 from kdlab.modules.objective import TeacherAnswer, WeightedTerm
 from kdlab.modules.optimizer import Optimization, OptimizerSettings
 from kdlab.runtime import distributed
@@ -47,6 +47,7 @@ class StudentModule(pl.LightningModule):
     """
 
     __setattr__ = set_attribute
+    _call_batch_hook = call_batch_hook
 
     def __init__(
         self,

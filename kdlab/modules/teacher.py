@@ -14,7 +14,7 @@ from kdlab.models.encoder import Encoder
 from kdlab.modules.distillation_loss import DistillationLoss
 from kdlab.modules.evaluation import Scorer, inference_mode, text_score
 from kdlab.modules.finite_checks import StepHealth
-from kdlab.modules.lightning_options import set_attribute
+from kdlab.modules.lightning_options import call_batch_hook, set_attribute
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import Optimization, OptimizerSettings
 from kdlab.runtime.ledger import Ledger
@@ -36,6 +36,7 @@ class TeacherModule(pl.LightningModule):
     """
 
     __setattr__ = set_attribute
+    _call_batch_hook = call_batch_hook
     needs_teacher = False
 
     def __init__(

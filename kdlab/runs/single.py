@@ -17,7 +17,7 @@ from kdlab.config.saved import RUN_FOLDER, with_recipe_of
 from kdlab.config.schema import Config
 from kdlab.errors import UserError
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
-from kdlab.modules.lightning_options import PLAIN_TRAINER, without_idle_hooks
+from kdlab.modules.lightning_options import PLAIN_TRAINER, with_short_steps, without_idle_hooks
 from kdlab.modules.sharded_strategy import ShardedStudentStrategy
 from kdlab.plotting import run_figures
 from kdlab.runs import budget, callbacks, failures, finished, folders, keeping
@@ -192,7 +192,7 @@ def trainer_of(prepared: PreparedRun, ordered: list[pl.Callback]) -> pl.Trainer:
         strategy = ShardedStudentStrategy()
     elif prepared.world > 1:
         strategy = "ddp_find_unused_parameters_true" if prepared.module.has_idle_parameters else "ddp"
-    return pl.Trainer(
+    made = pl.Trainer(
         accelerator=trainer.accelerator if trainer.accelerator != "auto" or torch.cuda.is_available() else "cpu",
         devices=prepared.devices,
         num_nodes=trainer.num_nodes,
@@ -206,6 +206,7 @@ def trainer_of(prepared: PreparedRun, ordered: list[pl.Callback]) -> pl.Trainer:
         default_root_dir=prepared.folder,
         **{**PLAIN_TRAINER, "logger": base.logger_of(config, prepared.folder, prepared.resolved)},
     )
+    return with_short_steps(made)
 
 
 def train(prepared: PreparedRun, trainer: pl.Trainer) -> None:

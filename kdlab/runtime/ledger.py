@@ -135,7 +135,9 @@ class Ledger:
         if ids.view(np.uint64).max() >= self.rows:  # a negative number is a very large one there
             raise ValueError(f"row ids {ids.min()} to {ids.max()} in a ledger of {self.rows} rows")
         queries = self._own(teacher)
-        if epoch not in queries.bitmaps or len(queries.bitmaps) > 1:  # else it was compared when its first row was counted
+        if (
+            epoch not in queries.bitmaps or len(queries.bitmaps) > 1
+        ):  # else it was compared when its first row was counted
             known = self._base.teachers.get(teacher, Queries())
             newest = max([*known.bitmaps, *queries.bitmaps], default=ALWAYS)
             if ALWAYS < epoch < newest:

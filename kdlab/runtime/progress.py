@@ -71,14 +71,19 @@ class ProgressBar:
         self.done, now = done, clock()
         if self.total is not None and done > self.total:
             self.total = None  # the total was an estimate
-        if now - self._shown < min(BAR_SECONDS, LINE_SECONDS) or not is_reporting_rank():  # the clock first: it costs less
+        # most calls end at the clock, which costs less than the other questions
+        waited = now - self._shown
+        if waited < min(BAR_SECONDS, LINE_SECONDS):
             return
-        if terminal():
-            if now - self._shown >= BAR_SECONDS and now - self._began >= BAR_DELAY:
-                self._shown = now
-                self._show(more())
-        elif now - self._shown >= LINE_SECONDS:
-            self._shown = now
+        bar = terminal()
+        if waited < (BAR_SECONDS if bar else LINE_SECONDS) or (bar and now - self._began < BAR_DELAY):
+            return
+        if not is_reporting_rank():
+            return
+        self._shown = now
+        if bar:
+            self._show(more())
+        else:
             print("  ".join(filter(None, (f"  {self.line()}", more()))), file=sys.stderr, flush=True)
 
     def _show(self, more: str) -> None:

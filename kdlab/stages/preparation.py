@@ -17,7 +17,7 @@ from kdlab.callbacks.progress import ProgressCallback
 from kdlab.models import loading
 from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.checkpoint_io import AtomicCheckpointIO
-from kdlab.modules.lightning_options import PLAIN_TRAINER, without_idle_hooks
+from kdlab.modules.lightning_options import PLAIN_TRAINER, with_short_steps, without_idle_hooks
 from kdlab.modules.student import StudentModule
 from kdlab.modules.teacher import TeacherModule
 from kdlab.runtime import signals
@@ -98,6 +98,7 @@ def fit(
         plugins=[AtomicCheckpointIO()],
         **PLAIN_TRAINER,
     )
+    with_short_steps(trainer)
     with signals.defer_signals() if saving is not None else nullcontext():
         trainer.fit(module, train_dataloaders=data.train_dataloader(), ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:

@@ -62,6 +62,10 @@ class CollapseWatch:
     rows: list[Mapping[str, Any]] | None = None
     noticed: bool = field(default=False, init=False)
 
+    def __post_init__(self) -> None:
+        labels = [name for name, w in self.terms.items() if function_of(w.term) is label_loss]
+        self._label = f"train_{labels[0]}" if labels else ""
+
     def see(self, row: Mapping[str, Any]) -> None:
         """Take a line of metrics.csv."""
         if self.rows is None:
@@ -94,8 +98,7 @@ class CollapseWatch:
 
     def _label_loss(self, row: Mapping[str, Any]) -> float:
         """The mean loss on labels of a line; NaN without one."""
-        names = [name for name, w in self.terms.items() if function_of(w.term) is label_loss]
-        return next((_number(row, f"train_{name}") for name in names), math.nan)
+        return _number(row, self._label) if self._label else math.nan
 
 
 def watched(write: Callable[[dict[str, Any]], None], watch: CollapseWatch | None) -> Callable[[dict[str, Any]], None]:
