@@ -152,11 +152,13 @@ def _host_flags(
     """`_shared_flags` of a rank that is alone and computes on the host: there numbers are read at no cost, while some twenty
     operations on tensors of one number take a tenth of a millisecond."""
     values = [loss.item() for loss in losses]
-    finite = [value for value in values if math.isfinite(value)]
-    mean = finite[0] if len(finite) == 1 else float(torch.tensor(finite).sum() / max(1, len(finite)))
+    finite = [math.isfinite(value) for value in values]
+    own, mean = all(finite), values[0]
+    if len(values) > 1 or not own:  # the sum of tensors, so that it is rounded as theirs
+        known = torch.tensor([value if is_finite else 0.0 for value, is_finite in zip(values, finite, strict=True)])
+        mean = (known.sum() / torch.tensor(max(1, sum(finite)))).item()
     overflown = not scaled and not math.isfinite(norm.item())
     unfinite = {name: sum(not bool(found[name]) for found in answers) for name in (answers[-1] if answers else ())}
-    own = len(finite) == len(values)
     return [float(x) for x in (not own, overflown, mean, *requests, *unfinite.values())], own
 
 

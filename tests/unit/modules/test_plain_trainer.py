@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -19,7 +20,7 @@ from kdlab.methods.selection.strategies import entropy
 from kdlab.models.encoder import Encoder
 from kdlab.modules.assistant import AssistantModule
 from kdlab.modules.evaluation import TaskScore
-from kdlab.modules.lightning_options import STEP_HOOKS, without_idle_hooks
+from kdlab.modules.lightning_options import STEP_HOOKS, with_short_steps, without_idle_hooks
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.student import StudentModule
@@ -148,3 +149,99 @@ def test_only_the_hooks_that_do_nothing_are_left_out():
     assert kept == [["on_train_batch_end"], ["on_train_batch_end"], ["on_train_batch_start"], []]
     assert fit(TeacherModule(encoder(2), OPTIM, STEPS, score=TaskScore(SHAPE)), *callbacks)
     assert called == ["start", "end", "end"] * STEPS
+
+
+class Recording(pl.Callback):
+    """Notes each hook of a step, with the step; and logs a number by Lightning."""
+
+    def __init__(self) -> None:
+        self.called: list[tuple[str, int]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.called.append(("start", batch_idx))
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.called.append(("update", trainer.global_step))
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        self.called.append(("validation", trainer.global_step))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        pl_module.log("mine", float(batch_idx), batch_size=1)
+        self.called.append(("end", trainer.global_step))
+
+
+class Validated(TeacherModule):
+    """A module of the user's own, which validates."""
+
+    def validation_step(self, batch, batch_idx) -> None:
+        self.validated = getattr(self, "validated", 0) + 1
+
+
+class WithoutNumber(Validated):
+    """Its step takes no number of the batch."""
+
+    def training_step(self, batch):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return TeacherModule.training_step(self, batch, 0)
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+@pytest.mark.parametrize("kind", [Validated, WithoutNumber])
+def test_the_loop_with_short_steps_does_what_lightnings_does(kind, limit):
+    """The same hooks in the same order, numbers that are logged, validation, weights; with accumulation."""
+
+    def train(short: bool) -> tuple[Any, ...]:
+        torch.manual_seed(0)
+        module, recording = kind(encoder(2), OPTIM, STEPS, score=TaskScore(SHAPE)), Recording()
+        trainer = pl.Trainer(
+            accelerator="cpu", max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[recording], accumulate_grad_batches=2, limit_val_batches=limit,
+            val_check_interval=2, num_sanity_val_steps=0,
+        )  # fmt: skip
+        assert not short or with_short_steps(trainer) is trainer
+        loaders = [DataLoader([batch() for _ in range(7)], batch_size=None) for _ in range(2)]  # pyright: ignore
+        trainer.fit(module, *loaders)
+        weights = {name: p.detach().numpy().tobytes() for name, p in module.named_parameters()}
+        done = trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.state_dict()
+        return recording.called, dict(trainer.logged_metrics), getattr(module, "validated", 0), done, weights
+
+    found, wanted = train(True), train(False)
+    assert found == wanted
+    assert (wanted[2] > 0) == (limit > 0) and wanted[1].keys() == {"mine"} and wanted[3][0] == STEPS
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden")
+def test_transfer_hooks_of_ones_own_are_called():
+    """Of the module, of its class, of a data module; without one a batch is only moved."""
+    called: list[str] = []
+
+    class Rows(pl.LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader([batch() for _ in range(STEPS)], batch_size=None)  # pyright: ignore
+
+    class MyRows(Rows):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            called.append("data")
+            return batch
+
+    class MyModule(TeacherModule):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            called.append("module")
+            return batch
+
+    def train(module: TeacherModule, rows: pl.LightningDataModule) -> list[str]:
+        called.clear()
+        pl.Trainer(
+            accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(module, datamodule=rows)  # fmt: skip
+        return list(called)
+
+    given = (OPTIM, STEPS)
+    assert train(TeacherModule(encoder(2), *given, score=TaskScore(SHAPE)), Rows()) == []
+    assert train(TeacherModule(encoder(2), *given, score=TaskScore(SHAPE)), MyRows()) == ["data"]
+    assert train(MyModule(encoder(2), *given, score=TaskScore(SHAPE)), MyRows()) == ["module", "data"]
+    moved = TeacherModule(encoder(2), *given, score=TaskScore(SHAPE))._call_batch_hook(
+        "transfer_batch_to_device", batch(), torch.device("meta"), 0
+    )
+    assert moved.input_ids.device.type == "meta"

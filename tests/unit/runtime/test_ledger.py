@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from time import sleep
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from kdlab.errors import UserError
-from kdlab.runtime.ledger import Ledger, speedup
+from kdlab.runtime.ledger import MANY, Ledger, speedup
 from tests.support import forks
 
 ROWS = 37
@@ -35,6 +36,25 @@ def test_unique_counts_each_input_once_an_epoch():
             "small": {"unique": 1, "total": 2, "cached": 0},
         },
     }
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_rows_entered_together_are_those_entered_one_by_one(fixed):
+    """Bit maps are filled for many queries at once, and before they are read."""
+    rng, rows = np.random.default_rng(0), 1000
+    ledger, seen, read = Ledger(rows, fixed), set(), []
+    for step in range(2 * MANY + 7):
+        drawn, epoch = rng.integers(0, rows, 3), step // 200
+        ledger.count_queries("large", torch.from_numpy(drawn), epoch)
+        seen |= {(0 if fixed else epoch, int(row)) for row in drawn}
+        if step in (5, MANY - 1, MANY, MANY + 40):
+            read.append((ledger.totals()["teacher_queries"]["unique"], len(seen)))
+        drawn[:] = 0  # the ledger keeps its own
+    read.append((ledger.totals()["teacher_queries"]["unique"], len(seen)))
+    again = Ledger(rows, fixed)
+    again.load_state_dict(ledger.state_dict())
+    read.append((again.totals()["teacher_queries"]["unique"], len(seen)))
+    assert [found for found, _ in read] == [wanted for _, wanted in read]
 
 
 def test_fixed_inputs_count_once_a_run():
