@@ -20,7 +20,7 @@ CHOSEN = ("scoring", "student_forward", "student_backward")  # parts of the ledg
 
 @dataclass(frozen=True)
 class _Reads:
-    """What a set of terms reads: the outputs `needed` besides logits; the kinds of units for each of which the student's head
+    """Outputs and units that a set of terms reads: the outputs `needed` besides logits; the kinds of units for each of which the student's head
     runs, `heads`, and the teachers', `taught_heads`; whether any term is `taught` by a teacher, all are `on_logits`, any has
     a gradient `through` the layers."""
 
@@ -64,7 +64,7 @@ class FlopCounter:
         self._known: dict[tuple[int, ...], tuple[Sequence[WeightedTerm], _Reads]] = {}
 
     def _reads(self, terms: Iterable[WeightedTerm]) -> _Reads:
-        """What `terms` read, worked out once for the same ones, which are kept: their ids are not given to others."""
+        """Outputs and units that `terms` read, worked out once for the same ones, which are kept: their ids are not given to others."""
         given = tuple(terms)
         key = tuple(map(id, given))
         if key not in self._known:

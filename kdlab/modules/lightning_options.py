@@ -78,16 +78,17 @@ class EpochLoop(_TrainingEpochLoop):
 
 
 def with_short_steps(trainer: pl.Trainer) -> pl.Trainer:
-    """The trainer, before it has begun, with kdlab's loop over batches (`EpochLoop`)."""
+    """The trainer with kdlab's loop over batches (`EpochLoop`); one whose loop is not Lightning's own stays as it is."""
     loop = trainer.fit_loop.epoch_loop
-    trainer.fit_loop.epoch_loop = EpochLoop(trainer, loop.min_steps, loop.max_steps)
+    if type(loop) is _TrainingEpochLoop:
+        loop.__class__ = EpochLoop  # it keeps its state, and what others have put on it
     return trainer
 
 
 def call_batch_hook(self: pl.LightningModule, hook_name: str, *args: Any) -> Any:
     """`_call_batch_hook` of a LightningModule, which Lightning calls three times a step, without a search for hooks that neither
     the module nor its data module has: for a `Batch` they only move it."""
-    data = None if self._trainer is None else self._trainer.datamodule
+    data: Any = None if self._trainer is None else self._trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     own = getattr(type(self), hook_name) is getattr(pl.LightningModule, hook_name) and hook_name not in vars(self)
     theirs = data is None or getattr(type(data), hook_name, None) is getattr(pl.LightningDataModule, hook_name)
     if own and theirs and (data is None or hook_name not in vars(data)) and isinstance(args[0], Batch):

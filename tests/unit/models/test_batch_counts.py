@@ -11,6 +11,7 @@ import torch
 from kdlab.models import packing
 from kdlab.models.batch_counts import counts_of
 from kdlab.models.encoder import Encoder
+from kdlab.models.student import transformer_layers
 from kdlab.modules.objective import units_of
 from kdlab.types import IGNORE, Batch
 from tests.unit.modules import test_student, test_student_tasks
@@ -112,7 +113,7 @@ def test_counts_of_a_step_ask_the_model_no_second_time():
     b, encoder = task(), Encoder(classifier("bert", 2), "packed")
     whole, alone = 2, 4  # numbers that are returned
     assert len(encoder.executed(b, asks=False)) == alone
-    hook = encoder.model.base_model.encoder.layer[-1].register_forward_hook(lambda *_: None)
+    hook = transformer_layers(encoder.model)[-1].register_forward_hook(lambda *_: None)
     assert len(encoder.executed(b, asks=False)) == alone and len(encoder.executed(b)) == whole
     hook.remove()
     assert len(encoder.executed(b, asks=False)) == whole

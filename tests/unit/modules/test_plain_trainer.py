@@ -200,7 +200,7 @@ def test_the_loop_with_short_steps_does_what_lightnings_does(kind, limit):
         )  # fmt: skip
         assert not short or with_short_steps(trainer) is trainer
         loaders = [DataLoader([batch() for _ in range(7)], batch_size=None) for _ in range(2)]  # pyright: ignore
-        trainer.fit(module, *loaders)
+        trainer.fit(module, loaders[0], loaders[1])
         weights = {name: p.detach().numpy().tobytes() for name, p in module.named_parameters()}
         done = trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.state_dict()
         return recording.called, dict(trainer.logged_metrics), getattr(module, "validated", 0), done, weights
