@@ -29,7 +29,7 @@ PRELOADED = list(process.PRELOADED)
 TINY = [
     "+exp=adads_pretrain", "student.layers=[0,2]", "data.max_length=32", "data.batch_size=16", "data.heldout_rows=16",
     "data.heldout=0.1", "trainer.max_steps=8", "trainer.checkpoint_every=3", "trainer.evaluate_every=4",
-    "trainer.probes=2", "trainer.measure_speed=false", "trainer.threads=1", "select.interval=1",
+    "trainer.probes=2", "trainer.measure_speed=false", "trainer.threads=1", "trainer.precision=32-true", "select.interval=1",
     "select.evaluation_rows=8", "select.ratio=0.25", "optim.lr=1e-3", "figures=false",
 ]  # fmt: skip
 
