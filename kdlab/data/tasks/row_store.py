@@ -105,8 +105,8 @@ class Columns:
 
 
 class RowStore(Sequence[FileRow]):
-    """The rows of one file, in order. `texts` in each; `codes` (N,) int32 the number of each row's label among `labels`, in the
-    order in which these came, or None where there are more than `MANY`."""
+    """The rows of one file, in order. `texts` in each; `codes` (N,) int32 the number of each row's label in the order in which
+    different ones came (`by_label`), or None where there are more than `MANY`."""
 
     def __init__(self, rows: Iterable[FileRow], spool: Spool | None = None) -> None:
         spool, pending, blocks = spool or Spool(), list[FileRow](), list[Block]()
@@ -154,7 +154,7 @@ class RowStore(Sequence[FileRow]):
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
-            return list(self._rows(np.arange(len(self))[number]))
+            return list(self._rows(np.arange(*number.indices(len(self)))))
         return next(self._rows(np.array([range(len(self))[number]])))
 
     def __iter__(self) -> Iterator[FileRow]:

@@ -92,7 +92,7 @@ class LabelledRows(Sequence[LabelledRow]):
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
-            return list(self._rows(np.arange(len(self))[number]))
+            return list(self._rows(np.arange(*number.indices(len(self)))))
         return next(self._rows(np.array([range(len(self))[number]])))
 
     def __iter__(self) -> Iterator[LabelledRow]:
