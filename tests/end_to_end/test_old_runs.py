@@ -58,17 +58,19 @@ def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
 
 # choices that follow their paper since: DeKD, Eq. 8 and 9. The old run's own configuration keeps its meaning
 CORRECTED: dict[str, dict[str, str]] = {"dekd": {"knowledge.terms.aligned.teacher": "largest"}}
+# settings of the demo that are faster since
+FASTER: dict[str, dict[str, str]] = {"pretrain": {"trainer.precision": "auto"}}
 # what is prepared in another way since
 RECIPE = {name: present for name, (_, present) in spellings.FORMER_RECIPE.items()}
 
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_an_old_command_composes_to_the_old_configuration(name):
-    """Nothing was added, dropped or changed but for names and what is `CORRECTED`."""
+    """Nothing was added, dropped or changed but for names, what is `CORRECTED` and what is `FASTER`."""
     old = read_config(OLD / name)
     assert "kdlab.strategies" in (OLD / name / "config.yaml").read_text() and "policy" not in old
     corrected = OmegaConf.create(old)
-    for key, value in {**RECIPE, **CORRECTED.get(name, {})}.items():
+    for key, value in {**RECIPE, **CORRECTED.get(name, {}), **FASTER.get(name, {})}.items():
         OmegaConf.update(corrected, key, value)
     old = to_plain(corrected)
     new = to_plain(composition(spellings.overrides(command_of(name)))[0])
