@@ -56,7 +56,7 @@ def exact(module, tensors, mask, **more) -> list[torch.Tensor]:
     return answers(sdpa_attention_forward, module, doubled, mask, **more)
 
 
-def close(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+def assert_near(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
     for a, b in zip(ours, expected, strict=True):
         assert a.isfinite().all()
         assert (a - b).abs().max() < 0.02 * b.abs().max()  # bfloat16 has 8 bits
@@ -71,13 +71,13 @@ def close(ours: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
 )  # fmt: skip
 def test_every_way_has_the_numbers_and_gradients_of_float64(way, module, mask, scaling):
     tensors, mask = given(module), mask_of(mask)
-    close(answers(way, module, tensors, mask, scaling=scaling), exact(module, tensors, mask, scaling=scaling))
+    assert_near(answers(way, module, tensors, mask, scaling=scaling), exact(module, tensors, mask, scaling=scaling))
 
 
 def test_causality_can_be_given_by_the_call():
     tensors = given(MODULE)
     ours = answers(on_cpu._by_products, MODULE, tensors, None, is_causal=True)
-    close(ours, exact(CAUSAL, tensors, None))
+    assert_near(ours, exact(CAUSAL, tensors, None))
     assert (ours[0] - exact(MODULE, tensors, None)[0]).abs().max() > 0.1
 
 
@@ -86,7 +86,7 @@ def test_fewer_queries_than_keys():
     query, mask = query.detach()[:, :, :FEWER].requires_grad_(), mask_of("bool")
     assert mask is not None
     mask = mask[:, :, :FEWER]
-    close(answers(on_cpu._by_products, MODULE, (query, key, value), mask), exact(MODULE, (query, key, value), mask))
+    assert_near(answers(on_cpu._by_products, MODULE, (query, key, value), mask), exact(MODULE, (query, key, value), mask))
 
 
 def test_a_row_of_padding_is_no_nan():
@@ -134,7 +134,7 @@ def test_the_attention_of_a_model_takes_it(length, monkeypatch):
         way = getattr(on_cpu, name)
         monkeypatch.setattr(on_cpu, name, lambda *a, way=way, name=name, **k: calls.append(name) or way(*a, **k))
     tensors, mask = given(MODULE, length), mask_of("bool", length)
-    close(answers(on_cpu._attention, MODULE, tensors, mask), exact(MODULE, tensors, mask))
+    assert_near(answers(on_cpu._attention, MODULE, tensors, mask), exact(MODULE, tensors, mask))
     assert calls == ["_by_products" if length == LENGTH else "_in_float32"]
 
 
