@@ -86,7 +86,9 @@ def test_fewer_queries_than_keys():
     query, mask = query.detach()[:, :, :FEWER].requires_grad_(), mask_of("bool")
     assert mask is not None
     mask = mask[:, :, :FEWER]
-    assert_near(answers(on_cpu._by_products, MODULE, (query, key, value), mask), exact(MODULE, (query, key, value), mask))
+    assert_near(
+        answers(on_cpu._by_products, MODULE, (query, key, value), mask), exact(MODULE, (query, key, value), mask)
+    )
 
 
 def test_a_row_of_padding_is_no_nan():
