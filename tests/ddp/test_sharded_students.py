@@ -190,7 +190,7 @@ def same_checkpoints(folder: Path) -> None:
             np.testing.assert_allclose(one["state"][number][name], wanted, atol=2e-4, err_msg=name)
 
 
-def run_each_way(common: list[str], folder: Path) -> list[str]:
+def check_each_way(common: list[str], folder: Path) -> list[str]:
     """The same run as one/ by one process, as ddp/ and two/ by two ranks; compared. The command of the ranks."""
     ranks = [*(o for o in common if not o.startswith("data.batch_size")), *TWO]
     for name, given, count in (("one", common, 1), ("ddp", ranks, 2), ("two", [*ranks, SHARDED], 2)):
@@ -207,14 +207,14 @@ SHORT = ["trainer.accelerator=cpu", "trainer.max_steps=5", "trainer.evaluate_eve
 def test_a_classifier_is_that_of_ddp_and_of_one_process(tmp_path, teacher_folder, task_folder):
     """Of 60 rows of dev in batches of 8 one rank scores one batch more; a step on all rows is timed too."""
     more = ["trainer.probes=1", "trainer.accumulate=2", "data.heldout_rows=null"]
-    run_each_way(tiny_task(teacher_folder, task_folder, *SHORT, *more), tmp_path)
+    check_each_way(tiny_task(teacher_folder, task_folder, *SHORT, *more), tmp_path)
 
 
 def test_a_decoder_is_that_of_ddp_and_goes_on_where_it_was_killed(tmp_path, text_folder):
     """Of few positions of a batch one rank has none at some steps. A killed run goes on bit for bit, and as ddp within rounding."""
     teacher = write_decoder(tmp_path / "teacher")
     few = ["select.unit=position", "select.ratio=0.01", "select.per_row=false", "trainer.probes=0"]
-    ranks = run_each_way(tiny_causal(teacher, text_folder, *SHORT, *few), tmp_path)
+    ranks = check_each_way(tiny_causal(teacher, text_folder, *SHORT, *few), tmp_path)
     killed = [*ranks, SHARDED, "hydra.run.dir=killed"]
     assert call(killed, tmp_path, KillAt(4, "start"), ranks=2).code == -9
     shutil.copytree(tmp_path / "killed", tmp_path / "crossed")

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 FEW = 20  # documents; a smaller corpus is split within its documents
 PREFIX = 16  # tokens of a sequence that are compared before the whole sequence is
-RELEASED = (
-    2_048  # rows that are read before their pages are let go of: each may be a page of its own, and its neighbours
-)
+RELEASED = 2_048  # rows that are read before their pages are given back; each may lie on a page of its own
 RECORDS = 1_000_000  # tokens in a record batch of the Arrow files
 SPLITS = ("train", "heldout")
 _WEIGHTS = np.cumprod(np.full(PREFIX, 0x9E3779B97F4A7C15, np.uint64))  # of a hash, modulo 2**64

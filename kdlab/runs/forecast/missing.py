@@ -14,13 +14,8 @@ from kdlab.stages.inputs import Inputs
 from kdlab.stages.preparation import Preparation, forward_fields
 from kdlab.storage.artifacts import ArtifactStore, key_of
 
-ROWS = (
-    "task",
-    "length",
-    "reading",
-    "corpus",
-    "model",
-)  # kinds of artifacts that a forecast makes, in its temporary folder
+# kinds of artifacts that a forecast makes, in its temporary folder
+ROWS = ("task", "length", "reading", "corpus", "model")
 MOST_ROWS = 20_000  # training rows of a task that a forecast tokenises where no run has yet
 MOST_TEXT = 20_000_000  # characters of a text
 
