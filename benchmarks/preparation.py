@@ -3,9 +3,9 @@
     python -m benchmarks.preparation --data DATA/SST-5 --minutes 3
     python -m benchmarks.preparation --text --minutes 3
 
-The demo's teacher and recipe, loss, backward, clipping and update, in turns A B C A B C in one process. "packed" is the default; "padded" is
-`teachers.exec=padded`; "padded, float32" has no bfloat16 either, as teachers were prepared before there were these keys. All have the same
-batches of texts of similar length. Time is the process's own computing time per 1,000 real tokens; memory is the rise of resident memory in the batch with
+The demo's teacher and recipe, loss, backward, clipping and update, in turns A B C D A B C D in one process. "packed, in parts" is the default on a CPU;
+"packed" takes whole batches (`teachers.part_tokens=null`), "padded" is `teachers.exec=padded` besides; "padded, float32" has no bfloat16 either, as
+teachers were prepared before there were these keys. All have the same batches of texts of similar length. Time is the process's own computing time per 1,000 real tokens; memory is the rise of resident memory in the batch with
 the most tokens (Linux).
 `--rest` names further overrides of all ways.
 """
@@ -113,10 +113,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         common += [f"artifacts={given.artifacts or temporary}", *given.rest]
         before = f"teachers.{'prepare' if given.text else 'finetune'}.precision=32-true"
+        whole = "teachers.part_tokens=null"
         ways = {
-            "padded, float32": Way([*common, before, "teachers.exec=padded"]),
-            "padded": Way([*common, "teachers.exec=padded"]),
-            "packed": Way([*common, "teachers.exec=packed"]),
+            "padded, float32": Way([*common, whole, before, "teachers.exec=padded"]),
+            "padded": Way([*common, whole, "teachers.exec=padded"]),
+            "packed": Way([*common, whole, "teachers.exec=packed"]),
+            "packed, in parts": Way([*common, "teachers.exec=packed"]),
         }
         measure(ways, given.minutes, given.turns, given.threads)
 

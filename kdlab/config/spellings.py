@@ -58,7 +58,11 @@ ADDED: dict[str, Any] = {
     },
 }
 # how teachers were prepared before there were keys for it, and how they are by default since
-FORMER_RECIPE = {"teachers.exec": ("padded", "packed"), "teachers.prepare.precision": ("32-true", "auto")}
+FORMER_RECIPE: dict[str, tuple[Any, Any]] = {
+    "teachers.exec": ("padded", "packed"),
+    "teachers.prepare.precision": ("32-true", "auto"),
+    "teachers.part_tokens": (None, "auto"),
+}
 ADDED |= {name: former for name, (former, _) in FORMER_RECIPE.items()}
 # the keys of the same group without any of which such a key does not stand: of text, of tasks
 BESIDE = {

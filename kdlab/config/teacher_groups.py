@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from kdlab.config.validators import PRECISIONS, one_of, only_targets, plain
 from kdlab.errors import UserError
@@ -153,6 +153,8 @@ class TeachersConfig:
     "Damaged cache or full disk: rebuild the damaged part, continue without a cache, or refuse (stop the run)"
     exec: str = "packed"
     "Execution of a batch where teachers, their heads and assistants are trained: packed, bucketed or padded"
+    part_tokens: Annotated[Any, Literal["auto"] | Count | None] = "auto"
+    "Tokens at once in these trainings: larger batches are taken in parts, in less memory; auto: 1024 on a CPU; null: all"
     sanity: bool = True
     "true: refuse a teacher that scores no better than the majority class on the dev set"
     split: Annotated[int, Range(2)] | None = None
@@ -183,7 +185,7 @@ class TeachersConfig:
 
     def take_recipe(self, saved: Mapping[str, Any]) -> None:
         """Prepare teachers as the run with these settings does (`kdlab.config.saved.with_recipe_of`)."""
-        self.exec = str(saved["exec"])
+        self.exec, self.part_tokens = str(saved["exec"]), saved["part_tokens"]
         if self.prepare is not None:
             self.prepare.precision = str(saved["prepare"]["precision"])
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models.encoder import Encoder
+from kdlab.modules.batch_parts import LossByParts
 from kdlab.modules.distillation_loss import DistillationLoss
 from kdlab.modules.evaluation import Scorer, inference_mode, text_score
 from kdlab.modules.finite_checks import StepHealth
@@ -32,7 +33,8 @@ class AssistantModule(pl.LightningModule):
 
     `total_steps`: optimizer steps of the whole schedule. `temperature` tau; `label_weight` w in [0, 1]. `ledger`: counts
     queries, FLOPs and seconds (None: nothing is counted). `seed`: of dropout. `score` evaluates a model (None: masked-LM
-    loss and accuracy). `chunk`: units with logits over a vocabulary at a time.
+    loss and accuracy). `chunk`: units with logits over a vocabulary at a time. `part_tokens`: a batch of more tokens is taken in
+    parts (`LossByParts`; None: never).
     """
 
     __setattr__ = set_attribute
@@ -50,6 +52,7 @@ class AssistantModule(pl.LightningModule):
         seed: int = 0,
         score: Scorer | None = None,
         chunk: int = 256,
+        part_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.assistant = assistant
@@ -61,6 +64,7 @@ class AssistantModule(pl.LightningModule):
         }
         terms = {name: w for name, w in terms.items() if w.weight > 0}
         self.distillation = DistillationLoss(assistant, terms, [teacher], seed=seed, chunk=chunk)
+        self._loss = LossByParts(self.distillation, part_tokens)
         self.optimization = Optimization(optim, total_steps, seed)
         self.losses: dict[str, Tensor] = {}  # the last step's loss and terms, detached
 
@@ -94,7 +98,7 @@ class AssistantModule(pl.LightningModule):
         self.optimization.begin_batch(batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, self.losses = self.distillation(batch, ledger=self.ledger)
+        loss, self.losses = self._loss(batch, ledger=self.ledger)
         self.health.note(loss, batch.rows, batch.real, self.distillation.finite_answers())
         return loss
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from kdlab.methods.knowledge.base import Term
 from kdlab.methods.knowledge.logits import label_cross_entropy, label_loss
 from kdlab.models.encoder import Encoder
+from kdlab.modules.batch_parts import LossByParts
 from kdlab.modules.distillation_loss import DistillationLoss
 from kdlab.modules.evaluation import Scorer, inference_mode, text_score
 from kdlab.modules.finite_checks import StepHealth
@@ -32,7 +33,8 @@ class TeacherModule(pl.LightningModule):
 
     `total_steps`: optimizer steps of the whole schedule. `term`: a knowledge term on labels (None: cross-entropy, or
     squared error in regression). `ledger`: counts FLOPs and seconds (None: nothing is counted). `seed`: of dropout.
-    `score` evaluates a model (None: masked-LM loss and accuracy). `chunk`: units with logits at a time.
+    `score` evaluates a model (None: masked-LM loss and accuracy). `chunk`: units with logits at a time. `part_tokens`: a batch of
+    more tokens is taken in parts (`LossByParts`; None: never).
     """
 
     __setattr__ = set_attribute
@@ -49,13 +51,15 @@ class TeacherModule(pl.LightningModule):
         seed: int = 0,
         score: Scorer | None = None,
         chunk: int = 256,
+        part_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
         self.ledger = ledger
         self.score = score or text_score(teacher.head, chunk)
         term = term or (label_loss if teacher.per_row else label_cross_entropy)
-        self.label_loss = DistillationLoss(teacher, {"label": WeightedTerm(term, 1.0)}, seed=seed, chunk=chunk)
+        label_loss_of = DistillationLoss(teacher, {"label": WeightedTerm(term, 1.0)}, seed=seed, chunk=chunk)
+        self.label_loss = LossByParts(label_loss_of, part_tokens)
         self.optimization = Optimization(optim, total_steps, seed)
         self.losses: dict[str, Tensor] = {}  # the last step's "loss" and "label", detached
 

@@ -34,6 +34,7 @@ from kdlab.teachers import specs
 from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.specs import ModelSource
 
+PART_TOKENS = 1024  # products of matrices of as many rows fill a core
 HELD_OUT = 256  # training rows held out for observations where their number is derived, at most a fifth of all
 SHARED = (
     "source",
@@ -206,6 +207,16 @@ class Inputs:
         """The execution mode in which teachers, heads and assistants are trained in a `precision`: `teachers.exec`, as
         `execution`."""
         return self._execution(self.config.teachers.exec, precision)
+
+    def part_tokens(self, precision: str) -> int | None:
+        """Tokens at once where teachers, heads and assistants are trained in a `precision`: `teachers.part_tokens` (None: whole
+        batches)."""
+        given = self.config.teachers.part_tokens
+        if precision == "16-mixed":
+            return None  # the scale of its gradients belongs to one backward
+        if given != "auto":
+            return given
+        return PART_TOKENS if first_device(self.config.trainer.accelerator).type == "cpu" else None
 
     def _execution(self, name: str, precision: str) -> str:
         return execution_on(first_device(self.config.trainer.accelerator), name, precision)

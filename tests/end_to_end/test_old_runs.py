@@ -29,7 +29,10 @@ from tests.support.old_runs import (
 )
 from tests.support.runs import KillAt, call, outcome
 
-FORMER_EXEC = "teachers.exec=padded"  # as teachers were prepared when the old runs were made
+FORMER_EXEC = (
+    "teachers.exec=padded",
+    "teachers.part_tokens=null",
+)  # as teachers were prepared when the old runs were made
 WHOLE, UNFINISHED = "outputs/whole", "outputs/ksm/2026-11-28_23-45-00"
 
 
@@ -41,7 +44,7 @@ def home(tmp_path_factory, teacher_folder, task_folder) -> Path:
     shutil.copytree(task_folder, folder / "in" / "task")
     # the first run trains what the others find, and leaves the teacher's answers: the others query the teacher for none
     for where, trap, code in (("first", None, 0), (WHOLE, None, 0), (UNFINISHED, KillAt(5), -9)):
-        done = call([*command_of("ksm"), FORMER_EXEC, f"hydra.run.dir={where}", "figures=false"], folder, trap)
+        done = call([*command_of("ksm"), *FORMER_EXEC, f"hydra.run.dir={where}", "figures=false"], folder, trap)
         assert done.code == code, done.output
     shutil.copytree(folder / WHOLE, folder / "today")
     written = {run: json.loads((folder / run / "result.json").read_text()) for run in (WHOLE, UNFINISHED)}

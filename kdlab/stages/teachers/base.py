@@ -244,6 +244,7 @@ class TeacherPool:
             ledger=ledger,
             seed=settings.seed,
             score=inputs.score,
+            part_tokens=inputs.part_tokens(precision),
         )
         return Training(module, data, steps, "distilling assistant", precision)
 
@@ -252,9 +253,10 @@ class TeacherPool:
         return Encoder(model.train(), self.inputs.prepared_execution(precision))
 
     def execution_parts(self, precision: str) -> dict[str, Any]:
-        """Key parts of the execution mode of a training, which padded ones, those of an older kdlab, do not have."""
-        execution = self.inputs.prepared_execution(precision)
-        return {} if execution == "padded" else {"exec": execution, "order": "length"}
+        """Key parts of the execution of a training, which those of an older kdlab, padded and of whole batches, do not have."""
+        execution, tokens = self.inputs.prepared_execution(precision), self.inputs.part_tokens(precision)
+        parts = {} if execution == "padded" else {"exec": execution, "order": "length"}
+        return parts if tokens is None else {**parts, "part_tokens": tokens}
 
     def training(self, member: TeacherSpec, model: Any) -> Training:
         """The training of a teacher that is no assistant and begins as `model`; UserError for one that needs none."""

@@ -180,7 +180,13 @@ class TaskTeacherPool(TeacherPool):
         )
         ledger = Ledger(len(data.train), self.inputs.fixed_inputs)
         module = TeacherModule(
-            encoder, optim, steps, ledger=ledger, seed=recipe.seed, score=TaskScore(self.shape(member))
+            encoder,
+            optim,
+            steps,
+            ledger=ledger,
+            seed=recipe.seed,
+            score=TaskScore(self.shape(member)),
+            part_tokens=self.inputs.part_tokens(recipe.precision),
         )
         return Training(module, data, steps, f"fine-tuning {member.title}", recipe.precision)
 

@@ -127,5 +127,6 @@ class TextTeacherPool(LanguageModelPool):
             fused=prepare.precision != "16-mixed",
         )  # fmt: skip
         ledger = Ledger(len(data.train), inputs.fixed_inputs)
-        module = TeacherModule(encoder, optim, prepare.max_steps, ledger=ledger, seed=prepare.seed)
+        parts = inputs.part_tokens(prepare.precision)
+        module = TeacherModule(encoder, optim, prepare.max_steps, ledger=ledger, seed=prepare.seed, part_tokens=parts)
         return Training(module, data, prepare.max_steps, f"preparing {member.title}", prepare.precision)

@@ -31,7 +31,13 @@ CONFIG: dict[str, Any] = {
         "gradient_checkpointing": False,
         "lora": NO_LORA,
     },  # fmt: skip
-    "teachers": {"path": "/abs", "others": {"small": {"path": "small"}}, "cache": "rows", "exec": "padded"},
+    "teachers": {
+        "path": "/abs",
+        "others": {"small": {"path": "small"}},
+        "cache": "rows",
+        "exec": "padded",
+        "part_tokens": None,
+    },
     "weigh": {"path": "~/ksm"},
 }
 
@@ -60,6 +66,7 @@ def test_paths_become_those_of_the_folder_the_run_was_started_in(there, tmp_path
         "others": {"small": {"path": str(there / "small")}},
         "cache": "rows",
         "exec": "padded",
+        "part_tokens": None,
     }
     assert (found["student"], found["weigh"]) == (CONFIG["student"], CONFIG["weigh"])
     monkeypatch.chdir(there)

@@ -127,8 +127,12 @@ def test_old_and_new_runs_fall_into_one_group(tmp_path: Path):
 def test_a_resumed_run_keeps_the_preparation_that_an_older_version_gave_it():
     """Present defaults alone give way, and where the file has the key, its run was made with today's."""
     former = {"teachers": {"name": "x", "prepare": {"lr": 1.0}}}
-    today = {"teachers": {"name": "x", "exec": "packed", "prepare": {"lr": 1.0, "precision": "auto"}}}
-    padded = {"teachers": {"name": "x", "exec": "padded", "prepare": {"lr": 1.0, "precision": "32-true"}}}
+    today = {
+        "teachers": {"name": "x", "exec": "packed", "part_tokens": "auto", "prepare": {"lr": 1.0, "precision": "auto"}}
+    }
+    padded = {
+        "teachers": {"name": "x", "exec": "padded", "part_tokens": None, "prepare": {"lr": 1.0, "precision": "32-true"}}
+    }
     assert spellings.with_recipe(today, former) == padded == spellings.configuration(former)
     assert spellings.with_recipe(today, today) == today
     other = {"teachers": {"name": "x", "exec": "bucketed", "prepare": None}}
