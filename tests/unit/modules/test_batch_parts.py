@@ -13,6 +13,7 @@ from kdlab.methods.knowledge.logits import label_loss, soft_loss
 from kdlab.models.encoder import Encoder
 from kdlab.modules.batch_parts import LossByParts, divided
 from kdlab.modules.distillation_loss import DistillationLoss
+from kdlab.modules.evaluation import TaskScore
 from kdlab.modules.objective import WeightedTerm
 from kdlab.modules.optimizer import OptimizerSettings
 from kdlab.modules.teacher import TeacherModule
@@ -21,6 +22,7 @@ from kdlab.teachers.teacher import Teacher
 from kdlab.types import IGNORE
 from tests.conftest import tiny_config
 from tests.unit.modules import test_student, test_student_tasks
+from tests.unit.modules.test_plain_trainer import SHAPE
 
 OPTIM = OptimizerSettings(lr=1e-3)
 
@@ -44,7 +46,9 @@ def test_of_a_classifier(mode, tokens):
     loss = F.cross_entropy(model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits, batch.labels)
     loss.backward()
     wanted = gradients(model)
-    module = TeacherModule(Encoder(model, mode), OPTIM, 10, ledger=Ledger(100), score=print, part_tokens=tokens)  # pyright: ignore
+    module = TeacherModule(
+        Encoder(model, mode), OPTIM, 10, ledger=Ledger(100), score=TaskScore(SHAPE), part_tokens=tokens
+    )
     found = module.training_step(batch, 0)
     assert all(p.grad is None for p in model.parameters())  # as with any loss, before its backward
     found.backward()
@@ -136,8 +140,13 @@ def test_costs_are_those_of_the_parts():
     batch = test_student_tasks.batch()
     by_parts, alone = (
         TeacherModule(
-            Encoder(test_student_tasks.classifier()), OPTIM, 10, ledger=ledger, score=print, part_tokens=tokens
-        )  # pyright: ignore
+            Encoder(test_student_tasks.classifier()),
+            OPTIM,
+            10,
+            ledger=ledger,
+            score=TaskScore(SHAPE),
+            part_tokens=tokens,
+        )
         for ledger, tokens in zip(ledgers, (20, None), strict=True)
     )
     by_parts.training_step(batch, 0)
