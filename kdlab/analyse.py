@@ -16,7 +16,19 @@ from kdlab.runtime.command_line import CommandLine
 if TYPE_CHECKING:
     from kdlab.reporting.analyses.one_run import AnalysisResult
 
-FACTORS = ("ratio", "batch", "steps", "classes", "majority", "look", "explore", "start", "stage", "task")  # of depends
+FACTORS = (
+    "ratio",
+    "batch",
+    "steps",
+    "classes",
+    "majority",
+    "look",
+    "explore",
+    "labels_on",
+    "start",
+    "stage",
+    "task",
+)  # of depends
 Analysis = Callable[[argparse.Namespace], "AnalysisResult"]
 
 

@@ -303,11 +303,15 @@ def _of_study(run: Run) -> dict[str, Any]:
 
 
 def selection_settings(run: Run) -> str:
-    """The settings of a run's selection that differ from their defaults, as "key=value ..."; no arms, policy or pace."""
+    """The settings of a run's selection that differ from their defaults, as "key=value ..."; no arms, policy or pace. With
+    labels_on=all where labels are learnt on the rows that are not selected, too."""
     default = {f"select.{field.name}": field.default for field in fields(SelectConfig)}
     apart = ("select.name", "select.ratio", "select.interval", "select.evaluation_rows")
     found = {key: value for key, value in run.used.items() if key in default and key not in apart}
-    return joined({key.removeprefix("select."): f"{v}" for key, v in sorted(found.items()) if v != default[key]})
+    changed = {key.removeprefix("select."): f"{v}" for key, v in sorted(found.items()) if v != default[key]}
+    if run.used.get("knowledge.labels_on") == "all" and run.ratio < 1:
+        changed["labels_on"] = "all"
+    return joined(changed)
 
 
 def _with_preparation(total: RunCost, queries: str = "queries") -> dict[str, Any]:

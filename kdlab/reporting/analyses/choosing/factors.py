@@ -50,6 +50,7 @@ FACTORS: dict[str, tuple[str, Callable[[StudyRun], Value | None]]] = {
     "majority": ("share of the most frequent class", lambda run: run.majority),
     "look": ("share of a batch that is scored", _setting("look", 1.0)),
     "explore": ("share of random rows among those kept", _setting("explore", 0.0)),
+    "labels_on": ("rows whose labels are learnt", lambda run: run.labels_on),
     "start": ("start of the student", lambda run: run.start or "backbone"),
     "stage": ("stage", lambda run: run.stage),
     "task": ("task", lambda run: run.task),
@@ -84,7 +85,7 @@ def by_factor(runs: Sequence[StudyRun], factor: str) -> list[dict[str, Any]]:
     for members in gains.cells(runs).values():
         run = members[0]
         value = value_of(run)
-        if not run.taught or run.ratio == 1 or value is None or (run.select == "random" and not run.settings):
+        if not run.taught or run.ratio == 1 or value is None or run.plain_random:
             continue
         groups.setdefault((_method(run, factor), value), []).append(members)
     table = []
@@ -111,7 +112,8 @@ def _method(run: StudyRun, factor: str) -> str:
     settings = re.sub(rf"(?:^|[ ,]+){factor}=\S+", "", run.settings).strip(" ,")
     start = "" if factor == "start" or run.start in ("", "backbone") else f"start={run.start}"
     ratio = "" if factor == "ratio" else f"{100 * run.ratio:g} %"
-    return " ".join(part for part in (run.select, settings, start, ratio) if part)
+    labels = "labels_on=all" if factor != "labels_on" and run.labels_on == "all" else ""
+    return " ".join(part for part in (run.select, settings, labels, run.other, start, ratio) if part)
 
 
 def _lines(table: Sequence[Mapping[str, Any]], factor: str) -> Figure:

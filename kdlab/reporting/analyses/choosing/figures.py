@@ -57,7 +57,7 @@ def break_even(paths: Sequence[Path], notify: Callable[[str], None] = print) -> 
     runs = read(paths, notify)
     table: list[dict[str, Any]] = []
     for (task, method, ratio, _, _), members in gains.cells(runs).items():
-        if not members[0].taught or ratio == 1 or (members[0].select == "random" and not members[0].settings):
+        if not members[0].taught or ratio == 1 or members[0].plain_random:
             continue
         for price in TEACHER_RATIOS:
             found = gains.gains_at_cost(members, gains.curves(runs, "random", price), None, price)

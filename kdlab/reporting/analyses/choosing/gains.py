@@ -15,7 +15,7 @@ from kdlab.reporting.statistics import Paired, holm, paired
 
 SAME = 0.05  # relative difference up to which two numbers of queries are equal
 Cell = tuple[str, str, float, int, int]  # task, method, ratio, steps, batch: runs that differ in the seed alone
-Line = tuple[str, str, float, int, int]  # task, start, ratio, batch, seed: runs that differ in their steps alone
+Line = tuple[str, str, float, int, int]  # task, footing, ratio, batch, seed: runs that differ in their steps alone
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,18 @@ def score_at(curve: Sequence[tuple[float, float]], cost: float) -> float | None:
 def curves(
     runs: Iterable[StudyRun], select: str, teacher_ratio: float | None = None
 ) -> dict[Line, list[tuple[float, float]]]:
-    """(cost, score) points of the runs of one selection without further settings, by task, start, ratio, batch and seed."""
+    """(cost, score) points of the runs of one selection without further settings, by task, footing, ratio, batch and seed;
+    of all data the footing is its start and knowledge."""
     found: dict[Line, list[tuple[float, float]]] = {}
     for run in runs:
         if run.select == select and not run.settings and run.taught:
-            key = (run.task, run.start, run.ratio, run.batch, run.seed)
-            found.setdefault(key, []).append((run.cost(teacher_ratio), run.score))
+            found.setdefault(_line(run, run.ratio), []).append((run.cost(teacher_ratio), run.score))
     return found
+
+
+def _line(run: StudyRun, ratio: float) -> Line:
+    """The line of random rows at `ratio`, or of all data (1), that a run is compared with, or lies on."""
+    return run.task, " ".join(run.taught_as) if ratio == 1 else run.footing, ratio, run.batch, run.seed
 
 
 def gains_at_cost(
@@ -88,7 +93,7 @@ def gains_at_cost(
     """Points by which each seed's run beats the curve of its seed at the run's own cost; `ratio`: of the curve (None: its own)."""
     found = {}
     for run in members:
-        curve = against.get((run.task, run.start, run.ratio if ratio is None else ratio, run.batch, run.seed), [])
+        curve = against.get(_line(run, run.ratio if ratio is None else ratio), [])
         base = score_at(curve, run.cost(teacher_ratio))
         if base is not None:
             found[run.seed] = 100 * (run.score - base)
@@ -98,13 +103,13 @@ def gains_at_cost(
 def gains_at_queries(members: Sequence[StudyRun], runs: Iterable[StudyRun]) -> dict[int, float]:
     """Points by which each seed's run beats random rows of as many queries, at its own ratio."""
     found = {}
-    pool = [run for run in runs if run.select == "random" and not run.settings and run.taught]
+    pool = [run for run in runs if run.plain_random and run.taught]
     for run in members:
         near = [
             other
             for other in pool
-            if (other.task, other.start, other.ratio, other.batch, other.seed)
-            == (run.task, run.start, run.ratio, run.batch, run.seed)
+            if (other.task, other.footing, other.ratio, other.batch, other.seed)
+            == (run.task, run.footing, run.ratio, run.batch, run.seed)
             and abs(other.queries - run.queries) <= SAME * run.queries
         ]
         if near:
@@ -118,7 +123,7 @@ def table(runs: Sequence[StudyRun]) -> list[MethodRow]:
     random, whole = curves(runs, "random"), curves(runs, "all")
     found = []
     for cell, members in cells(runs).items():
-        choosing = members[0].taught and members[0].ratio < 1 and cell[1].split(" start=")[0] != "random"
+        choosing = members[0].taught and members[0].ratio < 1 and not members[0].plain_random
         scores = [run.score for run in members]
         seconds = [run.seconds for run in members if run.seconds is not None]
         found.append(
@@ -145,7 +150,7 @@ def _share(members: Sequence[StudyRun], runs: Iterable[StudyRun]) -> float | Non
     whole = [
         r for r in runs
         if r.select == "all" and r.taught
-        and (r.task, r.start, r.batch) == (members[0].task, members[0].start, members[0].batch)
+        and (r.task, r.taught_as, r.batch) == (members[0].task, members[0].taught_as, members[0].batch)
     ]  # fmt: skip
     if not whole:
         return None

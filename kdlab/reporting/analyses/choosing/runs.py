@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kdlab.reporting import comparison_text, seed_groups
 
 NUMBERS = ("seed", "ratio", "steps", "batch", "score", "teacher_queries", "flops", "teacher_flops", "student_flops")
 TEXTS = ("task", "knowledge", "select", "start", "settings")
+LABELS_ON_ALL = "labels_on=all"  # among the settings, of `knowledge.labels_on`
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class StudyRun:
     """A finished run with its costs. `score` as a share, higher is better; `majority`: that of the most frequent class.
 
     `teacher_flops` FLOPs of the teachers alone; `student_flops` those of one forward of the student on the rows that it
-    learnt from; `settings`: the settings of the selection that differ from their defaults; `asked`: teacher queries for each
+    learnt from; `settings`: the settings of the selection that differ from their defaults; `labels_on`: the rows whose labels are
+    learnt; `other`: what else sets it apart from the other runs of the study ("knowledge=pkd"); `asked`: teacher queries for each
     row learnt from, above 1 where a strategy reads the teacher's answers to rows that it does not keep. `classes` of the
     task, None where it is not known.
     """
@@ -46,12 +49,25 @@ class StudyRun:
     classes: int | None = None
     scoring_flops: float = 0.0
     asked: float = 1.0
+    labels_on: str = "selected"
+    other: str = ""
 
     @property
     def method(self) -> str:
         """The selection with its settings, and the start of the student where that is no default."""
-        parts = [self.select, self.settings, f"start={self.start}" if self.start not in ("", "backbone") else ""]
-        return " ".join(part for part in parts if part)
+        start = f"start={self.start}" if self.start not in ("", "backbone") else ""
+        labels = "labels_on=all" if self.labels_on == "all" else ""
+        return " ".join(part for part in (self.select, self.settings, labels, self.other, start) if part)
+
+    @property
+    def footing(self) -> str:
+        """Start, labels and knowledge, which random rows must have in common with the run besides task, ratio, batch and seed."""
+        return " ".join((self.start, self.labels_on, self.other))
+
+    @property
+    def taught_as(self) -> tuple[str, str]:
+        """Start and knowledge, which all data must have in common with the run: there labels are learnt on all rows anyway."""
+        return self.start, self.other
 
     @property
     def taught(self) -> bool:
@@ -68,6 +84,11 @@ class StudyRun:
         if teacher_ratio is None:
             return self.flops
         return self.flops - self.teacher_flops + teacher_ratio * self.asked * self.student_flops
+
+    @property
+    def plain_random(self) -> bool:
+        """True of random rows without further settings, the baseline of their footing."""
+        return self.select == "random" and not self.settings
 
     def collapsed(self) -> bool:
         """True if the student scores no better than the most frequent class."""
@@ -93,7 +114,17 @@ def read(paths: Sequence[Path], notify: Callable[[str], None] = print) -> list[S
         notify(f"{len(found) - len(kept)} runs whose score is no number are left out")
     if not kept:
         raise UserError(f"no run with a score in {', '.join(map(str, paths))}")
-    return _last(kept)
+    return _last(_named_by_knowledge(kept))
+
+
+def _named_by_knowledge(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """The runs, each taught another knowledge than most of them with that in `other`."""
+    count = Counter(run.knowledge for run in runs if run.taught)
+    most = max(count, key=count.__getitem__, default="")
+    return [
+        replace(run, other=f"knowledge={run.knowledge}") if run.taught and run.knowledge != most else run
+        for run in runs
+    ]
 
 
 def _of_file(path: Path) -> list[StudyRun]:
@@ -121,13 +152,14 @@ def _run(row: Mapping[str, Any], where: str) -> StudyRun:
     def known(name: str) -> float | None:
         return None if row.get(name) in (None, "") else number(name)
 
-    score = known("score")
+    score, settings = known("score"), str(row["settings"] or "")
+    labels = LABELS_ON_ALL in settings.split()
     return StudyRun(
         task=str(row["task"]),
         knowledge=str(row["knowledge"] or ""),
         select=str(row["select"]),
         start=str(row["start"] or ""),
-        settings=str(row["settings"] or ""),
+        settings=" ".join(one for one in settings.split() if one != LABELS_ON_ALL),
         ratio=number("ratio"),
         steps=int(known("steps") or 0),  # results of old versions have none
         batch=int(number("batch")),
@@ -143,6 +175,7 @@ def _run(row: Mapping[str, Any], where: str) -> StudyRun:
         classes=None if (classes := known("classes")) is None else int(classes),
         scoring_flops=known("scoring_flops") or 0.0,
         asked=_asked(known, number),
+        labels_on="all" if labels else "selected",
     )
 
 

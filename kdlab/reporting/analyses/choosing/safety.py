@@ -40,7 +40,7 @@ def by_method(runs: Sequence[StudyRun]) -> list[dict[str, Any]]:
     random = gains.curves(runs, "random")
     found: dict[tuple[str, float], list[tuple[list[StudyRun], dict[int, float]]]] = {}
     for (_, method, ratio, _, _), members in gains.cells(runs).items():
-        if not members[0].taught or ratio == 1 or (members[0].select == "random" and not members[0].settings):
+        if not members[0].taught or ratio == 1 or members[0].plain_random:
             continue
         if at_queries := gains.gains_at_queries(members, runs):
             kept = [run for run in members if run.seed in at_queries]

@@ -111,3 +111,32 @@ def test_a_file_without_the_columns_is_refused(tmp_path):
     file.write_text("task,select\nsst2,random\n")
     with pytest.raises(UserError, match="lacks the column knowledge.*--runs-csv"):
         read([file])
+
+
+def test_only_random_runs_of_the_same_labels_and_knowledge_are_a_baseline(tmp_path):
+    """Runs that differ in these are other runs, and not earlier ones of the same; all data learn all labels anyway."""
+    row = dict.fromkeys(("task", "start", "settings"), "") | {
+        "knowledge": "response", "select": "random", "seed": 1, "ratio": 0.1, "steps": 100, "batch": 100, "score": 0.6,
+        "flops": 5000, "teacher_flops": 2000, "teacher_queries": 1000, "student_flops": 1000,
+    }  # fmt: skip
+    rows = [
+        row,
+        row | {"settings": "labels_on=all", "score": 0.7},
+        row | {"select": "entropy", "score": 0.65},
+        row | {"select": "entropy", "settings": "labels_on=all look=0.3", "score": 0.72},
+        row | {"select": "entropy", "knowledge": "pkd", "score": 0.8},
+        row | {"select": "all", "ratio": 1, "score": 0.9},
+    ]
+    file = tmp_path / "runs.csv"
+    file.write_text("\n".join(",".join(map(str, line)) for line in [list(row), *(one.values() for one in rows)]))
+    table = {line.cell[1]: line for line in gains.table(read([file]))}
+    assert list(table) == [
+        "random", "random labels_on=all", "entropy", "entropy look=0.3 labels_on=all", "entropy knowledge=pkd", "all",
+    ]  # fmt: skip
+    gain = {name: line.equal_queries and round(line.equal_queries.difference, 6) for name, line in table.items()}
+    assert gain == {
+        "random": None, "random labels_on=all": None, "entropy": 5.0, "entropy look=0.3 labels_on=all": 2.0,
+        "entropy knowledge=pkd": None, "all": None,
+    }  # fmt: skip
+    shares = {name: line.share and round(line.share, 6) for name, line in table.items()}
+    assert shares["entropy look=0.3 labels_on=all"] == 0.8 and shares["entropy knowledge=pkd"] is None
