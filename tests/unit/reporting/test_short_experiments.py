@@ -12,7 +12,8 @@ import pytest
 from tests.support.documents import ROOT
 
 FOLDERS = (
-    "adads_schedules", "dynamickd_hidden_size", "dynamickd_objectives", "dynamickd_selection", "dynamickd_temperature", "ksm_phases",
+    "adads_schedules", "dynamickd_hidden_size", "dynamickd_objectives", "dynamickd_selection", "dynamickd_student_layers", "dynamickd_temperature",
+    "ksm_phases",
 )  # fmt: skip
 SAME = ("task", "group")
 CELLS = re.compile(r"\| (-?\d+\.\d ± \d+\.\d) (?:\((\d) of \d collapsed\) )?\| ([\d,]+) \| (\d+\.\d\d) \|")
