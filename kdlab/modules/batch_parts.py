@@ -74,15 +74,16 @@ class LossByParts:
 
 def divided(lengths: Sequence[int], tokens: int) -> list[Tensor]:
     """Row numbers (k,) int64 of the parts of a batch with rows of these `lengths`: as few parts of about as many tokens each as
-    have `tokens` on average, in the order of the rows."""
+    have `tokens` on average, in the order of the rows. None has more than `tokens` and the longest row together."""
     total = sum(lengths)
-    number = min(len(lengths), math.ceil(total / tokens))
-    parts: list[list[int]] = [[] for _ in range(number)]
+    number = math.ceil(total / tokens)
+    parts: dict[int, list[int]] = {}
     done = 0
     for row, length in enumerate(lengths):
-        parts[min(number - 1, int((done + length / 2) * number / total))].append(row)
+        middle = 2 * done + length  # twice the place of the row's middle token, a whole number
+        parts.setdefault(middle * number // (2 * total), []).append(row)
         done += length
-    return [torch.tensor(rows) for rows in parts if rows]
+    return [torch.tensor(rows) for rows in parts.values()]
 
 
 class _WithGradient(torch.autograd.Function):

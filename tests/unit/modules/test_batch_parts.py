@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kdlab.methods.knowledge.logits import label_loss, soft_loss
@@ -127,11 +127,19 @@ def test_an_error_leaves_the_gradients(monkeypatch):
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.integers(1, 300))
+@example([2, 9, 9], 1)
+@example([100, 1, 1, 100], 50)
 def test_parts_have_each_row_once_in_order(lengths, tokens):
     parts = divided(lengths, tokens)
     assert [row for part in parts for row in part.tolist()] == [*range(len(lengths))]
     assert all(sum(lengths[row] for row in part) <= tokens + max(lengths) for part in parts)
     assert len(parts) <= -(-sum(lengths) // tokens)
+
+
+def test_rows_far_longer_than_a_part_are_parts_by_themselves():
+    assert [part.tolist() for part in divided([2, 9, 9], 1)] == [[0], [1], [2]]
+    assert [part.tolist() for part in divided([2, 9, 9], 10)] == [[0, 1], [2]]
+    assert [part.tolist() for part in divided([2, 2, 2, 2], 4)] == [[0, 1], [2, 3]]
 
 
 def test_costs_are_those_of_the_parts():
