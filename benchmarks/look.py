@@ -1,16 +1,20 @@
 """What scoring costs, and how much of it each cheaper way saves: `select.look`, early exit, stale scores, one forward for both.
 
     python -m benchmarks.look [--data FOLDER] [--task SST-2] [--batch 64] [--ratio 0.1] [--looks 0.5,0.3,0.2] [--minutes 6]
+    python -m benchmarks.look --accumulate 8 [--sizes 4,8,16,32]
 
 A pool of N / ratio rows is offered, a batch of the N best is learnt, with the same packed kernels in turns A B C A B C. "fresh"
 scores all rows; "look 0.3" a random 30 %; "early exit" runs half of the layers; "stale" scores the half of the rows whose
 score is old; "random" scores none. With `--dropout 0` further ways ("one forward") keep the graph of the scoring forward and
 send gradients back through the kept rows' losses alone, in place of a second forward. What choosing among fewer rows does to
 the student's score is a matter of runs, not of this program.
+
+With --accumulate: what it saves to score so many micro-batches of an optimizer step in one forward, by their size.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +24,7 @@ import torch.nn.functional as F
 
 from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
 from benchmarks.steps import Ours, Sizes, soft
+from kdlab.callbacks.scoring.ahead import joined
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.candidates import candidates
 from kdlab.methods.selection.top_k import top_k
@@ -72,14 +77,44 @@ class Looks:
         return candidates(len(pool), share or self.keep / len(pool), self.keep, torch.default_generator)
 
 
+def together(arguments: argparse.Namespace, clock: Callable[[], float]) -> None:
+    """Print the time to score the micro-batches of a step, each alone and all in one forward."""
+    ours, micro, body = Ours(Sizes.of(arguments)), arguments.accumulate, []
+    ours.encoder.eval()
+    lengths, sizes = lengths_of(arguments.data, arguments.max_length, arguments.task), arguments.sizes.split(",")
+    for size in map(int, sizes):
+        rows = batches(lengths, size, 8 * micro, arguments.vocab)
+        steps = [rows[first : first + micro] for first in range(0, len(rows), micro)]
+
+        def alone(turn: int, steps: list[list[Batch]] = steps) -> None:
+            for batch in steps[turn % 8]:
+                ours.evidence(batch)
+
+        def at_once(turn: int, steps: list[list[Batch]] = steps) -> None:
+            ours.evidence(joined(steps[turn % 8]))
+
+        ways = {"alone": alone, "together": at_once}
+        found = in_turns(ways, arguments.minutes / len(sizes), arguments.turns, clock)
+        gain = f"{times(found['alone'], found['together']):.2f}x"
+        body.append([str(size), *milliseconds(found["alone"]), *milliseconds(found["together"]), gain])
+    print(machine(arguments.threads, arguments.clock))
+    print(f"scoring of {micro} micro-batches of a step\n")
+    print(table(["rows each", "alone ms", "quartiles", "together ms", "quartiles", "faster"], body))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__, minutes=6)
     parser.add_argument("--batch", type=int, default=64, help="rows that a step learns from")
     parser.add_argument("--ratio", type=float, default=0.1)
     parser.add_argument("--looks", default="0.5,0.3,0.2", help="shares of the pool that are scored")
+    parser.add_argument("--accumulate", type=int, help="micro-batches of a step that are scored together")
+    parser.add_argument("--sizes", default="4,8,16,32", help="rows of a micro-batch, with --accumulate")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     clock = clock_of(arguments.clock)
+    if arguments.accumulate:
+        together(arguments, clock)
+        return
     pool = round(arguments.batch / arguments.ratio)
     rows = batches(lengths_of(arguments.data, arguments.max_length, arguments.task), pool, 16, arguments.vocab)
     looks = Looks(Ours(Sizes.of(arguments)), arguments.batch, clock)

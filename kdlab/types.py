@@ -166,6 +166,8 @@ class Batch:
     `predicted` (B, L) bool: the positions that have a label in the data, where selection has kept the labels of some of them
     alone (`narrowed`; None: nothing was left out).
 
+    `following`: the other micro-batches of the same optimizer step, on the host, where this is the first of it.
+
     `host`: the same rows in the host's memory. Sizes, numbers and places of rows, tokens and labels are worked out there, so
     that a step on a GPU asks the device for none of them.
     """
@@ -180,6 +182,7 @@ class Batch:
     token_types: Tensor | None = None
     documents: Tensor | None = None
     predicted: Tensor | None = None
+    following: tuple[Batch, ...] = field(default=(), repr=False, compare=False)
     copied: tuple[list[tuple[Tensor | None, int]], Batch, list[tuple[Tensor | None, int]]] | None = field(
         default=None, repr=False, compare=False
     )  # `host` between what it is of and what it held then
@@ -254,6 +257,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device, without a plan."""
         there = self._each(lambda tensor: moved(tensor, device))
+        there.following = self.following
         return there if device.type == "cpu" else there._beside(self.host)
 
     def pin_memory(self) -> Batch:

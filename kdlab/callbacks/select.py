@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.ahead import OutputsAhead, runs_together
 from kdlab.callbacks.scoring.importance import importance, own_part, whole_units
 from kdlab.callbacks.scoring.observed import ScoredLoss
 from kdlab.callbacks.scoring.positions import PositionSelection
@@ -79,6 +80,7 @@ class Select(DecisionCallback):
         self.all_ranks = scope == "global"
         self.forward, self.memory, self.votes = forward, memory, votes or Votes()
         self.weights: Tensor | None = None  # importance weights (k,) of the rows that `chosen` returned last
+        self.ahead = OutputsAhead()
         self._own: OwnModule | None = None  # for a module that is no StudentView
 
     @property
@@ -158,6 +160,8 @@ class Select(DecisionCallback):
             batch.plan.select = StepSelection(self, student, batch_idx)
             return
         gather = self.all_ranks and distributed.world() > 1
+        if batch.following:
+            self._run_ahead(student, batch, batch_idx, gather)
         chosen = self.chosen(student, batch, batch_idx)
         units = whole_units(batch) if self.row_selector.keeping.importance else {}
         part: Tensor | None = None
@@ -177,7 +181,7 @@ class Select(DecisionCallback):
         `outputs`: the student's for `batch`, to be scored (None: those of `forward`).
         """
         gather = self.all_ranks and distributed.world() > 1
-        real = (distributed.gather_rows(batch.host.real) if gather else batch.host.real).nonzero().flatten()
+        real, drawn = self._candidates(batch, batch_idx, gather)
         if len(real) == 0:
             if self.row_selector.facts is not None:
                 self.row_selector.facts.scored(None)
@@ -186,13 +190,12 @@ class Select(DecisionCallback):
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
         rows, keep, places = len(real), selection_size(len(real), self.row_selector.share), real
-        every, drawn = real, None
-        whole = batch
-        if self.look < 1 and reads_student(self.selector.rule):
-            drawn = candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))
+        every, whole = real, batch
+        if drawn is not None:
             real = real[drawn]
             batch, outputs = scored_rows(batch, outputs, own_rows(batch, real) if gather else real)
             places = (distributed.gather_rows(batch.host.real) if gather else batch.host.real).nonzero().flatten()
+        outputs = outputs or self.ahead.take(batch_idx)
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
         scores = self._scores(student, batch, gather, places, rng, keep, outputs)
         if self.scored is not None and self.scored.taking and not reads_student(self.selector.rule):
@@ -208,6 +211,37 @@ class Select(DecisionCallback):
             unkept = 0 if self._consulted is None else int((~torch.isin(self._consulted, whole.host.rows[own])).sum())
             student.ledger.count_unkept(student.teacher_names[-1], unkept)
         return kept
+
+    def _candidates(self, batch: Batch, batch_idx: int, gather: bool) -> tuple[Tensor, Tensor | None]:
+        """The real rows (N,) of the global batch (or of this rank's), on the host, and the places among them of the share
+        that is scored (None: all, or none is); collective with `gather`."""
+        real = (distributed.gather_rows(batch.host.real) if gather else batch.host.real).nonzero().flatten()
+        if len(real) == 0 or self.look == 1 or not reads_student(self.selector.rule):
+            return real, None
+        rank = () if self.all_ranks else (distributed.rank(),)
+        keep = selection_size(len(real), self.row_selector.share)
+        rng = generator(self.selector.seed, "look", batch_idx, *rank)
+        return real, candidates(len(real), self.look, keep, rng)
+
+    def _run_ahead(self, student: StudentView, batch: Batch, batch_idx: int, gather: bool) -> None:
+        """Run the student for scoring on the micro-batches of the optimizer step that `batch` begins (collective).
+
+        Not where rows would be padded to those of another micro-batch, where a memory has few of them run, or where the
+        strategy reads no output."""
+        if self.memory is not None or not reads_student(self.selector.rule):
+            return
+        if not runs_together(student.student.execution):
+            return
+        parts: list[Batch | None] = []
+        for number, each in enumerate((batch, *batch.following), batch_idx):
+            real, drawn = self._candidates(each, number, gather)
+            if drawn is not None:
+                rows = real[drawn]
+                each = scored_rows(each, None, own_rows(each, rows) if gather else rows)[0]
+            parts.append(each if len(real) else None)
+        needed = needed_outputs(self.selector.rule, student.per_row, self.votes)
+        with student.timed("scoring"), student.inference_mode():
+            self.ahead.run(batch_idx, parts, lambda rows: self.forward(student, rows, needed))
 
     def close_observation(self) -> None:
         """Close the batch under way of the observation that is made of the rows scored (collective)."""

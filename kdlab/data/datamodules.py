@@ -122,7 +122,7 @@ class TrainingDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """The loader of the whole training, which is one Lightning epoch."""
         rows, collate = self.training_rows()
-        return ResumableLoader(
+        loader = ResumableLoader(
             rows,
             batch_sampler=self.sampler(distributed.rank(), distributed.world()),
             collate_fn=collate,
@@ -131,6 +131,8 @@ class TrainingDataModule(pl.LightningDataModule):
             worker_init_fn=signals.outlast_signals,
             pin_memory=torch.cuda.is_available(),
         )
+        loader.accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return loader
 
     def val_dataloader(self) -> list[FixedBatches]:
         """The evaluation splits, the main one first, for a trainer whose module has a `validation_step`."""

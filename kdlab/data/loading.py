@@ -6,6 +6,7 @@ the number of delivered batches and nothing else: there is no state at the end o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -216,16 +217,21 @@ class MaskingCollate:
 class ResumableLoader(DataLoader):
     """A DataLoader over a `BatchOrder` that resumes after the last delivered batch.
 
-    Lightning saves its state; the state of rank 0 serves all ranks, since all have delivered the same number.
+    Lightning saves its state; the state of rank 0 serves all ranks, since all have delivered the same number. Of each
+    `accumulate` batches, those of an optimizer step, the first has the others as `Batch.following`.
     """
 
     delivered = 0  # batches
+    accumulate = 1
 
     def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.delivered = self.batch_sampler.start  # pyright: ignore
-        for batch in super().__iter__():
-            self.delivered += 1
-            yield batch
+        batches = super().__iter__()
+        while step := list(itertools.islice(batches, self.accumulate - self.delivered % self.accumulate)):
+            step[0].following = tuple(step[1:])
+            for batch in step:
+                self.delivered += 1
+                yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The number of delivered batches."""

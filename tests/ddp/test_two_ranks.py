@@ -20,6 +20,7 @@ MORE = {  # settings beside `select=` of some cases
     "all": ["select.ratio=1"],
     # each strategy decides at each step: half of the steps show what a case of its own would
     **dict.fromkeys(SINGLE, ["trainer.max_steps=4"]),
+    "cluster": ["trainer.max_steps=4", "trainer.accumulate=2"],  # micro-batches are scored together
 }
 CASES = {name: [f"select={name}", *MORE.get(name, []), *settings(name)] for name in ON_TEXT}
 CASES["kd"] = ["select=adads", "select.observe=kd"]

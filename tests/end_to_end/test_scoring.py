@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from kdlab.config.composition import composition
+from kdlab.config.schema import checked
+from kdlab.runs.prepare import most_batches
+from kdlab.stages.costs.step_costs import StepCosts
+from kdlab.stages.registry import stage_of
 from kdlab.storage import tables
 from tests.end_to_end.test_finetune import Lab, result_of, weights
 from tests.support.cadence import each_time
 from tests.support.runs import KillAt, call, outcome, tiny_task
 
 COMMON = ["select=entropy", "data.train_rows=40", "trainer.probes=0", "teachers.sanity=false"]  # 3 batches are an epoch
+
+TOGETHER = [*COMMON, "trainer.accumulate=2", "data.batch_size=8", "trainer.max_steps=6"]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +81,32 @@ def test_a_killed_run_goes_on_bit_for_bit(lab, how):
     _, second = lab.try_(*COMMON, f"select.scoring={how}", into=f"killed_{how}")
     assert second.code == 0, second.output
     assert outcome(folder) == outcome(whole)
+
+
+def test_a_killed_run_that_scores_micro_batches_together_goes_on_bit_for_bit(lab):
+    """It selects what it selects with each scored alone."""
+    whole = lab.run(*TOGETHER)[0]
+    folder, first = lab.try_(*TOGETHER, prepare=KillAt(4), into="killed_together")
+    assert first.code < 0
+    _, second = lab.try_(*TOGETHER, into="killed_together")
+    assert second.code == 0, second.output
+    assert outcome(folder) == outcome(whole)
+    alone = lab.run(*TOGETHER, "exec=padded")[0]
+    assert rows_kept(whole) == rows_kept(alone)
+    ours, theirs = (result_of(run)["metrics"]["student"]["loss"] for run in (whole, alone))
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_the_forecast_of_micro_batches_scored_together_is_that_of_the_ledger(lab):
+    """Without padding that each alone would have, and in longer rows; a budget's bound covers both."""
+    given = [*TOGETHER, "select.ratio=0.5"]
+    stage = stage_of(checked(composition(tiny_task(lab.teacher, lab.rows, *given))[0]), lambda line: None)
+    costs = StepCosts(
+        stage, stage.module_without_weights(), stage.inputs.data_module(most_batches(stage.config), None), 1
+    )
+    spent = lab.result(*given)["ledger"]["flops"]["scoring"]
+    assert costs.total(6).parts["scoring"] == pytest.approx(spent, rel=0.02)
+    assert sum(costs.most(step, 6).parts["scoring"] for step in range(6)) >= spent
 
 
 def test_two_ranks_remember_the_same_scores(lab, teacher_folder, task_folder):

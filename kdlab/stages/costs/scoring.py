@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from kdlab.callbacks.scoring.ahead import joined, passes, runs_together
 from kdlab.callbacks.select import needed_outputs
 from kdlab.config.groups import SelectConfig
 from kdlab.methods.marks import FORWARD, marks_of, members_of
+from kdlab.methods.selection.candidates import reads_student
 from kdlab.methods.selection.keeping import classed
 from kdlab.methods.selection.scores import PARTS
 from kdlab.models import flops
+from kdlab.models.batch_counts import counts_of
 from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.student import StudentModule
@@ -68,6 +72,17 @@ class ScoringCosts:
     def scoring(self, arm: Any, batch: Batch) -> float:
         """FLOPs of scoring all rows of `batch` by an arm."""
         return self._scoring(arm, batch, self.select.unit == "position")
+
+    def layers(self, arm: Any, batch: Batch) -> float:
+        """FLOPs of the layers of the student in a forward that scores `batch` by an arm; 0 where no such forward runs."""
+        return self._plain_scoring(arm, batch, 0) if reads_student(arm) and self.select.unit != "position" else 0.0
+
+    def layers_together(self, arm: Any, batches: Sequence[Batch]) -> float:
+        """The same for the micro-batches of an optimizer step. Packed together they have less padding, and longer rows."""
+        if self.select.scoring == "stale" or not runs_together(self.module.student.execution):
+            return sum(self.layers(arm, batch) for batch in batches)
+        most = max(counts_of(batch).tokens for batch in batches)
+        return sum(self.layers(arm, joined(batches[some])) for some in passes(len(batches), most))
 
     def positions(self, arm: Any, rows: Batch) -> float:
         """FLOPs of scoring the positions of the `rows` that are kept; 0 where rows alone or positions alone are chosen."""

@@ -101,6 +101,13 @@ class StepCosts:
             cost = self._observation(terms, since == 0)
         for micro in range(step * self.accumulate, min((step + 1) * self.accumulate, len(self.order))):
             cost += self._most_of(self._global_batch(micro), terms)
+        if self.accumulate > 1 and self.scoring.arms:
+            looked = [largest_rows(batch, self._candidates(len(batch))) for batch in self._micro_batches(step)]
+            more = [
+                self.scoring.layers_together(arm, looked) - sum(self.scoring.layers(arm, batch) for batch in looked)
+                for arm in self.scoring.arms
+            ]
+            cost += StepCost(0, {"scoring": max(0.0, *more)})
         measured, rewarded = (step in due for due in self._probed(steps))
         once = measured and self._compared == "all"  # what is measured is the reward too
         return cost + self._probe(terms, step) * (measured + (rewarded and not once))
@@ -194,10 +201,32 @@ class StepCosts:
         batches = self.order.epoch_batches(0)
         return [batches[i] for i in sorted({*np.linspace(0, len(batches) - 1, SAMPLED).round().astype(int).tolist()})]
 
+    @cached_property
+    def _together(self) -> list[float]:
+        """For each arm, FLOPs of layers that score the micro-batches of a step together, over those of each alone."""
+        if self.accumulate == 1:
+            return [1.0] * len(self.scoring.arms)
+        last = max(0, min(self.order.per_epoch, len(self.order)) // self.accumulate - 1)
+        steps = [self._micro_batches(step) for step in sorted({*np.linspace(0, last, 8).round().astype(int).tolist()})]
+        found = []
+        for arm in self.scoring.arms:
+            alone = sum(self.scoring.layers(arm, batch) for batches in steps for batch in batches)
+            together = sum(self.scoring.layers_together(arm, batches) for batches in steps)
+            found.append(together / alone if alone else 1.0)
+        return found
+
+    def _micro_batches(self, step: int) -> list[Batch]:
+        """The global batches of the optimizer step number `step`."""
+        end = min((step + 1) * self.accumulate, len(self.order))
+        return [self._batch(*self._global_batch(micro)) for micro in range(step * self.accumulate, end)]
+
     def _expected(self, rows: np.ndarray, terms: Mapping[str, WeightedTerm]) -> StepCost:
         """Expected FLOPs of a global batch of these rows."""
         batch = self._batch(rows, 0)
-        scored = [self.scoring.scoring(arm, batch) for arm in self.scoring.arms] or [0.0]
+        scored = [
+            self.scoring.scoring(arm, batch) + self.scoring.layers(arm, batch) * (together - 1)
+            for arm, together in zip(self.scoring.arms, self._together, strict=True)
+        ] or [0.0]
         chosen = typical_rows(batch, self._kept(len(rows)))
         training = self._training(batch, chosen, terms, self._shares(terms))
         again = [self.scoring.positions(arm, chosen) for arm in self.scoring.arms] or [0.0]

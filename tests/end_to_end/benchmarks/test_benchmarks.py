@@ -164,6 +164,7 @@ def test_ranks_share_the_rows_of_a_batch():
         ("kd_step", ["--batch", "4"], 7),
         ("selection", ["--batch", "2", "--in-batch", "10", "--ratio", "0.2"], 8),
         ("look", ["--batch", "2", "--ratio", "0.1"], 9),
+        ("look", ["--accumulate", "2", "--sizes", "2,3"], 2),
         ("strategies", ["--batch", "20"], 9),
         ("trainer", ["--batch", "4", "--steps", "4", "--set", "trainer.checkpoint_every=2"], 4),
     ],

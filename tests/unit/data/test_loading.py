@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdlab.data import loading
-from kdlab.data.loading import BatchOrder, MaskedRows, MaskingCollate, drawn
+from kdlab.data.loading import BatchOrder, MaskedRows, MaskingCollate, ResumableLoader, drawn
 from kdlab.data.text.masking import Masker
 from kdlab.runtime.seeding import stable
 from kdlab.types import IGNORE
@@ -88,3 +88,33 @@ def test_rows_are_drawn_from_large_sets_without_an_index_of_them(monkeypatch: py
     few, all_of_them = drawn(60, 7, "purpose", 3), drawn(60, 99, "purpose", 3)
     assert sorted(all_of_them.tolist()) == list(range(60)) and np.array_equal(few, all_of_them[:7])
     assert not np.array_equal(few, drawn(60, 7, "purpose", 4)) and not np.array_equal(few, drawn(60, 7, "another", 3))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_first_batch_of_an_optimizer_step_has_the_others(workers):
+    """From any start, also one within a step; the last step may be shorter."""
+    whole = list(sampler(batches=11))
+
+    def loaded(start: int, accumulate: int) -> list[tuple[list[int], list[list[int]]]]:
+        order = sampler(batches=11)
+        order.start = start
+        data = [np.array([2, 10 + i % 90, 3], dtype=np.int32) for i in range(len(LENGTHS))]
+        masked = MaskedRows(data, Masker(4, [0, 1, 2, 3, 4], 120, seed=0))  # pyright: ignore
+        loader = ResumableLoader(masked, batch_sampler=order, collate_fn=MaskingCollate(0), num_workers=workers)
+        loader.accumulate = accumulate
+        found = []
+        for number, batch in enumerate(loader, start + 1):
+            assert loader.state_dict() == {"given": number}
+            found.append((batch.rows.tolist(), [one.rows.tolist() for one in batch.following]))
+        return found
+
+    ids = [[row for _, row in part] for part in whole]
+    assert loaded(0, 1) == [(one, []) for one in ids]
+    assert loaded(4, 4) == [
+        (ids[4], ids[5:8]),
+        *((one, []) for one in ids[5:8]),
+        (ids[8], ids[9:]),
+        (ids[9], []),
+        (ids[10], []),
+    ]
+    assert loaded(6, 4)[:3] == [(ids[6], ids[7:8]), (ids[7], []), (ids[8], ids[9:])]

@@ -1,0 +1,91 @@
+"""Score the micro-batches of an optimizer step together: no weight changes between them, so one forward serves all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from kdlab.models.batch_counts import counts_of
+from kdlab.runtime import distributed
+from kdlab.types import IGNORE, Batch, Outputs
+
+TOKENS = 16_384  # of a forward at most; more in one pass saves no time and takes memory
+
+
+class OutputsAhead:
+    """The student's outputs for the micro-batches of an optimizer step, from as few forwards as have `TOKENS` tokens each.
+
+    The first micro-batch brings the others (`Batch.following`), as kdlab's loaders have it. The outputs are those of a
+    forward of each within rounding; every rank runs the same number of forwards.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, Outputs] = {}  # by the number of the micro-batch
+
+    def run(
+        self,
+        batch_idx: int,
+        parts: Sequence[Batch | None],
+        forward: Callable[[Batch], Outputs],
+    ) -> None:
+        """Run the rows `parts` that are scored of the micro-batches from `batch_idx` on (None: nothing of one is)."""
+        self._held.clear()
+        there = {batch_idx + i: part for i, part in enumerate(parts) if part is not None}
+        most = max((counts_of(part).tokens for part in there.values()), default=1)
+        if distributed.world() > 1:
+            most = int(distributed.all_max(torch.tensor(most)))
+        numbers = list(there)
+        for chosen in passes(len(numbers), most):
+            self._run([(number, there[number]) for number in numbers[chosen]], forward)
+
+    def _run(self, parts: Sequence[tuple[int, Batch]], forward: Callable[[Batch], Outputs]) -> None:
+        outputs, done = forward(joined([part for _, part in parts])), 0
+        for number, part in parts:
+            self._held[number] = outputs.take(torch.arange(done, done + len(part)), part.input_ids.shape[1])
+            done += len(part)
+
+    def take(self, batch_idx: int) -> Outputs | None:
+        """The outputs of a micro-batch, which are given once; None where they were not run ahead."""
+        return self._held.pop(batch_idx, None)
+
+
+def runs_together(execution: str) -> bool:
+    """True if a forward of several batches in this mode of execution pads no row to those of another batch."""
+    return execution in ("packed", "varlen")
+
+
+def passes(count: int, most: int) -> list[slice]:
+    """The forwards of `count` batches of at most `most` tokens each: which of them each runs."""
+    size = max(1, TOKENS // max(1, most))
+    return [slice(first, first + size) for first in range(0, count, size)]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches in one, on the device of the first, padded to the longest."""
+    hosts = [batch.host for batch in batches]
+    longest = max(host.input_ids.shape[1] for host in hosts)
+
+    def of(name: str, pad: int = 0) -> Tensor:
+        return torch.cat([_widened(getattr(host, name), longest, pad) for host in hosts])
+
+    first = hosts[0]
+    whole = Batch(
+        rows=of("rows"),
+        epoch=first.epoch,
+        input_ids=of("input_ids"),
+        attention_mask=of("attention_mask"),
+        labels=of("labels", IGNORE),
+        real=of("real"),
+        token_types=None if first.token_types is None else of("token_types"),
+        documents=None if first.documents is None else of("documents"),
+    )
+    return whole.to(batches[0].rows.device)
+
+
+def _widened(tensor: Tensor, length: int, pad: int) -> Tensor:
+    """`tensor` (B,), or (B, L) widened to `length` with `pad`."""
+    if tensor.ndim == 1:
+        return tensor
+    return torch.nn.functional.pad(tensor, (0, length - tensor.shape[1]), value=pad)
