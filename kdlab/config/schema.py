@@ -15,26 +15,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab.config import short_names, spellings, targets
-from kdlab.config.budget_group import BudgetConfig
-from kdlab.config.data_groups import DataConfig
 from kdlab.config.field_types import group_in, single_values
-from kdlab.config.groups import (
-    PROBE,
-    KnowledgeConfig,
-    LoggerConfig,
-    OptimizerConfig,
-    ScaleConfig,
-    SelectConfig,
-    StudentConfig,
-    SuiteConfig,
-    TrainerConfig,
-)
-from kdlab.config.teacher_groups import (
+from kdlab.config.groups.budget import BudgetConfig
+from kdlab.config.groups.data import DataConfig
+from kdlab.config.groups.knowledge import KnowledgeConfig
+from kdlab.config.groups.select import PROBE, SelectConfig
+from kdlab.config.groups.student import StudentConfig
+from kdlab.config.groups.teachers import (
     EXECUTIONS,
     AdoptConfig,
     TeachersConfig,
     WeighConfig,
 )
+from kdlab.config.groups.training import LoggerConfig, OptimizerConfig, ScaleConfig, SuiteConfig, TrainerConfig
 from kdlab.config.validators import one_of
 from kdlab.errors import UserError
 from kdlab.ranges import Whole, check

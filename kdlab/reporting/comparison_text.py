@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from kdlab.config.groups import SelectConfig
+from kdlab.config.groups.select import SelectConfig
 from kdlab.errors import one_line
 from kdlab.reporting import more_seeds, statistics
 from kdlab.reporting.caveats import footnotes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.budget_group import KINDS
+from kdlab.config.groups.budget import KINDS
 from kdlab.plotting.metrics import metric_scale
 from kdlab.reporting.analyses import across_runs
 from kdlab.reporting.comparability import spread_of_settings

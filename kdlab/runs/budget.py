@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.budget_group import KINDS, BudgetConfig
+from kdlab.config.groups.budget import KINDS, BudgetConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection.top_k import selection_size
 from kdlab.models import flops

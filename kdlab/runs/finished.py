@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab.config.data_groups import AUTO
+from kdlab.config.groups.data import AUTO
 from kdlab.config.saved import read_config_here
 from kdlab.config.schema import Config, checked, first_line
 from kdlab.errors import UserError, one_line

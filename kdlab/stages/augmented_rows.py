@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.data_groups import AugmentConfig
+from kdlab.config.groups.data import AugmentConfig
 from kdlab.data.augmentation import tinybert
 from kdlab.data.augmentation.word_vectors import read_word_table
 from kdlab.data.tasks import dataset

@@ -9,8 +9,9 @@ from typing import Any
 
 from hydra.utils import get_object, instantiate
 
-from kdlab.config.groups import KnowledgeConfig, SelectConfig
-from kdlab.config.teacher_groups import AdoptConfig
+from kdlab.config.groups.knowledge import KnowledgeConfig
+from kdlab.config.groups.select import SelectConfig
+from kdlab.config.groups.teachers import AdoptConfig
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import on_logits
 from kdlab.methods.marks import marks_of, members_of

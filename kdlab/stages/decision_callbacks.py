@@ -16,7 +16,7 @@ from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.callbacks.scoring.state import ScoringState
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.weigh import Weigh
-from kdlab.config.groups import SelectConfig
+from kdlab.config.groups.select import SelectConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection.arm_selector import ArmSelector
 from kdlab.methods.selection.credit import Credit

@@ -12,7 +12,7 @@ import numpy as np
 import transformers
 from torch import Tensor
 
-from kdlab.config.groups import AUTO
+from kdlab.config.groups.select import AUTO
 from kdlab.config.schema import Config
 from kdlab.config.targets import original_targets
 from kdlab.data.names import data_name

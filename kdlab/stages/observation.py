@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kdlab.config.groups import AUTO, SelectConfig
+from kdlab.config.groups.select import AUTO, SelectConfig
 from kdlab.methods.selection.candidates import reads_student
 from kdlab.methods.selection.rewards.base import reads
 from kdlab.methods.selection.row_selector import warmup_steps

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from kdlab.config.groups import PROBE
+from kdlab.config.groups.select import PROBE
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import is_joint, on_logits
 from kdlab.models import flops, packing

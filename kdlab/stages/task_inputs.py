@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from kdlab.config.data_groups import AUTO, AugmentConfig
+from kdlab.config.groups.data import AUTO, AugmentConfig
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset, lengths, metric_names, split_faults
 from kdlab.data.tasks.inference import SCORES

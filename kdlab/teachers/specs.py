@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlab.config.teacher_groups import ASSISTANT, AssistantConfig, OtherTeacherConfig
+from kdlab.config.groups.teachers import ASSISTANT, AssistantConfig, OtherTeacherConfig
 from kdlab.errors import UserError, nearest
 from kdlab.models import flops, loading
 from kdlab.models.bundled import PACKAGES

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.callbacks.cost import training_seconds
-from kdlab.config.groups import SelectConfig
+from kdlab.config.groups.select import SelectConfig
 from kdlab.config.saved import STARTED_IN
 from kdlab.models.student import pick_layers
 from kdlab.modules.student import StudentModule

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from kdlab.callbacks.observer import LossObserver
-from kdlab.config.groups import SelectConfig
+from kdlab.config.groups.select import SelectConfig
 from kdlab.modules.student import StudentModule
 from kdlab.modules.views import StudentView
 from kdlab.runtime.ledger import Ledger

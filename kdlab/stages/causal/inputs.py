@@ -6,7 +6,7 @@ from pathlib import Path
 
 import transformers
 
-from kdlab.config.groups import PROBE
+from kdlab.config.groups.select import PROBE
 from kdlab.errors import UserError
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.models import loading

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.data_groups import DataConfig
+from kdlab.config.groups.data import DataConfig
 from kdlab.data.causal import dataset
 from kdlab.data.causal.datamodule import CausalDataModule
 from kdlab.data.causal.encoding import REFUSE, ends, example_documents

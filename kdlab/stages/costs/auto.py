@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from kdlab.config.groups import AUTO, SelectConfig
+from kdlab.config.groups.select import AUTO, SelectConfig
 from kdlab.methods.selection.candidates import reads_student
 from kdlab.models.flops import MethodCost
 from kdlab.stages import components

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdlab.callbacks.scoring.ahead import joined, passes, runs_together
 from kdlab.callbacks.select import needed_outputs
-from kdlab.config.groups import SelectConfig
+from kdlab.config.groups.select import SelectConfig
 from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.methods.selection.candidates import reads_student
 from kdlab.methods.selection.keeping import classed

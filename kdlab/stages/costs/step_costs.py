@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kdlab.callbacks.select import needed_outputs
-from kdlab.config.groups import SelectConfig
+from kdlab.config.groups.select import SelectConfig
 from kdlab.methods import adoption
 from kdlab.methods.knowledge.base import queries_teacher
 from kdlab.methods.marks import function_of, marks_of

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdlab.config.teacher_groups import AssistantConfig
+from kdlab.config.groups.teachers import AssistantConfig
 from kdlab.models import loading
 from kdlab.models.encoder import Encoder
 from kdlab.models.student import set_dropout

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kdlab.config.teacher_groups import FinetuneConfig
+from kdlab.config.groups.teachers import FinetuneConfig
 from kdlab.data.datamodules import GLUEDataModule
 from kdlab.data.tasks import dataset, labels, metric_names, metrics
 from kdlab.data.tasks.rows import TaskData, relabelled

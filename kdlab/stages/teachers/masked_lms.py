@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlab.config.teacher_groups import PrepareConfig
+from kdlab.config.groups.teachers import PrepareConfig
 from kdlab.data.datamodules import CorpusDataModule
 from kdlab.errors import UserError
 from kdlab.models import head_keys, loading

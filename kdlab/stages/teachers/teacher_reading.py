@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kdlab.config.groups import TEACHER, SelectConfig
+from kdlab.config.groups.select import TEACHER, SelectConfig
 from kdlab.errors import UserError
 from kdlab.methods.marks import UNDECLARED, marks_of, members_of
 from kdlab.models import head_keys, loading

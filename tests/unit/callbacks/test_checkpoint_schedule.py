@@ -13,7 +13,7 @@ import torch
 
 from kdlab.callbacks.checkpoint import CheckpointCallback
 from kdlab.callbacks.checkpoint_schedule import PART, CheckpointSchedule
-from kdlab.config.groups import TrainerConfig
+from kdlab.config.groups.training import TrainerConfig
 from kdlab.errors import UserError
 from kdlab.modules.finite_checks import StepHealth
 from kdlab.modules.student import StudentModule

@@ -10,7 +10,7 @@ import torch
 
 from kdlab.callbacks import select
 from kdlab.callbacks.score_memory import ScoreMemory
-from kdlab.config.groups import SelectConfig
+from kdlab.config.groups.select import SelectConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.policies import Fixed

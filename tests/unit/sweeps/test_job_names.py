@@ -11,8 +11,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kdlab.config import quoting
-from kdlab.config.data_groups import DataConfig
-from kdlab.config.groups import OptimizerConfig, TrainerConfig
+from kdlab.config.groups.data import DataConfig
+from kdlab.config.groups.training import OptimizerConfig, TrainerConfig
 from kdlab.sweeps import expansion
 from kdlab.sweeps.expansion import Expansion
 from kdlab.sweeps.job_names import plain_name
