@@ -27,6 +27,7 @@ from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.scores import arm_scores
 from kdlab.methods.selection.strategies import Strategy
 from kdlab.methods.selection.top_k import selection_size
+from kdlab.models.sharding.trained import is_sharded
 from kdlab.modules.evidence.teacher_answers import TeacherEvidence
 from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.objective import units_of
@@ -226,11 +227,11 @@ class Select(DecisionCallback):
     def _run_ahead(self, student: StudentView, batch: Batch, batch_idx: int, gather: bool) -> None:
         """Run the student for scoring on the micro-batches of the optimizer step that `batch` begins (collective).
 
-        Not where rows would be padded to those of another micro-batch, where a memory has few of them run, or where the
-        strategy reads no output."""
+        Not where one forward may not (`runs_together`), where a memory has few of the rows run, or where the strategy reads
+        no output."""
         if self.memory is not None or not reads_student(self.selector.rule):
             return
-        if not runs_together(student.student.execution):
+        if not runs_together(student.student.execution, is_sharded(student.student)):
             return
         parts: list[Batch | None] = []
         for number, each in enumerate((batch, *batch.following), batch_idx):

@@ -51,9 +51,10 @@ class OutputsAhead:
         return self._held.pop(batch_idx, None)
 
 
-def runs_together(execution: str) -> bool:
-    """True if a forward of several batches in this mode of execution pads no row to those of another batch."""
-    return execution in ("packed", "varlen")
+def runs_together(execution: str, sharded: bool) -> bool:
+    """True if one forward may run several micro-batches of a student: in a mode of `execution` that pads no row to those of
+    another batch; not if it is `sharded`, for then each forward gathers what the head of the same micro-batch reads."""
+    return execution in ("packed", "varlen") and not sharded
 
 
 def passes(count: int, most: int) -> list[slice]:

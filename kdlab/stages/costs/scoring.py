@@ -79,7 +79,8 @@ class ScoringCosts:
 
     def layers_together(self, arm: Any, batches: Sequence[Batch]) -> float:
         """The same for the micro-batches of an optimizer step. Packed together they have less padding, and longer rows."""
-        if self.select.scoring == "stale" or not runs_together(self.module.student.execution):
+        together = runs_together(self.module.student.execution, self.stage.config.trainer.shard_student)
+        if self.select.scoring == "stale" or not together:
             return sum(self.layers(arm, batch) for batch in batches)
         most = max(counts_of(batch).tokens for batch in batches)
         return sum(self.layers(arm, joined(batches[some])) for some in passes(len(batches), most))
