@@ -64,7 +64,8 @@ class FileConfigSource(file_config_source.FileConfigSource):
     """Hydra's source of files, which reads a file once in a process, and again when it has changed."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The content of a file, with its header; Hydra's and YAML's errors for one that cannot be read."""
+        """The content of a file, with its header; Hydra's and YAML's errors for one that cannot be read, UserError for one that is
+        not UTF-8."""
         file = os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path)))
         try:
             state = os.stat(file)
@@ -72,7 +73,10 @@ class FileConfigSource(file_config_source.FileConfigSource):
             return super().load_config(config_path)  # says what is wrong
         key = (file, state.st_mtime_ns, state.st_size)
         if key not in _CONTENTS:
-            found = super().load_config(config_path)
+            try:
+                found = super().load_config(config_path)
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file} is not UTF-8 text: {first_line(error)}; save it as UTF-8") from error
             _CONTENTS[key] = OmegaConf.to_container(found.config), dict(found.header)
         content, header = _CONTENTS[key]
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(content), dict(header))

@@ -247,7 +247,8 @@ def test_no_room_for_the_prepared_text(tmp_path, teacher_folder):
     assert not list((tmp_path / "run").glob("artifacts/corpus/*/*"))
 
 
-def test_a_configuration_file_that_is_no_yaml(tmp_path):
+@pytest.mark.parametrize("content", [b"a: [1\nb: }", "seed: 1  # caf\u00e9".encode("latin-1")], ids=["open", "latin-1"])
+def test_a_configuration_file_that_is_no_yaml(content, tmp_path):
     (tmp_path / "own" / "exp").mkdir(parents=True)
-    (tmp_path / "own" / "exp" / "bad.yaml").write_text("a: [1\nb: }")
+    (tmp_path / "own" / "exp" / "bad.yaml").write_bytes(content)
     assert_refused(call(["--config-dir", str(tmp_path / "own"), "+exp=bad"], tmp_path / "run"), "bad.yaml")
