@@ -34,7 +34,7 @@ FROZEN = "frozen"  # key of a checkpoint without frozen weights: their hash
 class StudentModule(pl.LightningModule):
     """Trains a student on a weighted sum of knowledge terms, on the rows that the batch's `Plan` selects.
 
-    A `kdlab.types.StudentView`, so `Select`, `Adopt`, `Weigh` and the other callbacks work on it; without them it distils
+    A `kdlab.modules.views.StudentView`, so `Select`, `Adopt`, `Weigh` and the other callbacks work on it; without them it distils
     plainly, on all rows from the last teacher. Use it with any `pl.Trainer` and a data module that yields `Batch`:
 
         module = StudentModule(student, terms, OptimizerSettings(lr=2e-5), total_steps=1000, teachers=[teacher])
