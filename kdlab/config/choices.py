@@ -130,12 +130,17 @@ def _with_bases(group: str, name: str) -> dict[str, Any]:
 
 
 def _packaged(group: str, name: str, content: Any) -> dict[str, Any]:
-    """A choice's content at its place in the whole configuration: its group's, or that of its `# @package` line."""
-    first = _text(group, name).splitlines()[0]
-    package = first.removeprefix(_PACKAGE).strip() if first.startswith(_PACKAGE) else group
-    for part in reversed(package.split(".")) if package != "_global_" else ():
+    """A choice's content at its place in the whole configuration."""
+    for part in reversed(place_of(group, name).split(".")) if place_of(group, name) else ():
         content = {part: content}
     return content
+
+
+def place_of(group: str, name: str) -> str:
+    """The key below which a choice's content stands: its group's, or that of its `# @package` line; "" for the top."""
+    first = _text(group, name).splitlines()[0]
+    package = first.removeprefix(_PACKAGE).strip() if first.startswith(_PACKAGE) else group
+    return "" if package == "_global_" else package
 
 
 def _flat(node: Any, where: str) -> Iterator[tuple[str, Any]]:

@@ -21,13 +21,15 @@ def first_line(error: Exception) -> str:
 
 
 def check(source: str | Path, weights: bool = True) -> None:
-    """Raise UserError for a local model folder that is not plain data; a Hub name passes (see `check_config`).
+    """Raise UserError for a local model folder that is not there or is not plain data; a Hub name passes (see `check_config`).
 
     Refused: weights in pickles only (if `weights`, which the caller is about to load), configs that refer to Python
     code in the folder, adapters that refer to another model, an index or a link that leads out of the folder.
     """
     folder = Path(source)
     if not folder.is_dir():
+        if is_missing(source):
+            raise UserError(f"there is no model folder {source}")
         return
     for name in _CONFIGS:
         _check_code(folder, name, _json(folder / name))
@@ -45,6 +47,12 @@ def check(source: str | Path, weights: bool = True) -> None:
                 f"{folder} has its weights in {pickles[0]} and not in safetensors: reading a pickle can run any code, so it "
                 "is refused; where you trust it, load it with transformers and save_pretrained() it into a new folder"
             )
+
+
+def is_missing(source: str | Path) -> bool:
+    """True for a path where nothing is; False for what may be a name on the Hub, NAME or OWNER/NAME."""
+    is_path = str(source).startswith(("/", ".", "~")) or str(source).count("/") > 1
+    return is_path and not Path(source).exists()
 
 
 def check_config(source: str | Path, config: Any) -> None:

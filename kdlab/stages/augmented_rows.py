@@ -13,7 +13,7 @@ from kdlab.data.augmentation.word_vectors import read_word_table
 from kdlab.data.tasks import dataset
 from kdlab.data.tasks.rows import TaskData
 from kdlab.errors import UserError
-from kdlab.models import head_keys, loading
+from kdlab.models import head_keys, loading, safe_loading
 from kdlab.storage.artifacts import ArtifactStore
 from kdlab.storage.files import sha256_of
 from kdlab.teachers.specs import ModelSource, weights_of
@@ -78,6 +78,11 @@ class AugmentedRows:
                     "data.augment.model= names a folder that has, such as the student of +exp=adads_pretrain"
                 )
             return self.main.place
+        if safe_loading.is_missing(model):
+            raise UserError(
+                f"data.augment.model={model}: there is no such folder; the student of a pre-training is one: "
+                "python -m kdlab.run +exp=adads_pretrain hydra.run.dir=outputs/words"
+            )
         if loading.load_tokenizer(model).get_vocab() != self.tokenizer.get_vocab():
             raise UserError(f"data.augment.model={model}: its tokens are not those of the teacher {self.teacher_name}")
         if not head_keys.has_head(model, loading.load_config(model)):

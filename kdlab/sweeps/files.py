@@ -12,7 +12,8 @@
       - {both: [select=all], paper: [trainer.max_epochs=3]}
       - {paper: [select=density]}                   # a grid of one scale alone
 
-For one key the last of these counts: shared, scale, grid, grid's scale, the user's overrides.
+For one key the last of these counts: shared, scale, grid, grid's scale, the user's overrides. Where only some grids add a
+group (`+augment=tinybert`), the user's overrides below its key (`data.augment.copies=4`) are for these.
 """
 
 from __future__ import annotations
@@ -54,12 +55,14 @@ class SweepFile:
 
         Grids that the user's overrides make equal are merged.
         """
+        chosen = [grid for grid in self.grids if grid.keys() & {BOTH, scale}]
+        shared = [*self.shared[BOTH], *self.shared[scale]]
+        of_file = [[*shared, *grid.get(BOTH, []), *grid.get(scale, [])] for grid in chosen]
+        some = frozenset().union(*(_added(grid) for grid in of_file)) - _added(own)
         grids: list[list[str]] = []
-        for grid in self.grids:
-            if not grid.keys() & {BOTH, scale}:
-                continue
-            parts = (self.shared[BOTH], self.shared[scale], grid.get(BOTH, []), grid.get(scale, []), own)
-            lines = _last([line for part in parts for line in part])
+        for grid in of_file:
+            lacks = tuple(f"{place}." for place in some - _added(grid))
+            lines = _last([*grid, *(line for line in own if not (lacks and _key(line).startswith(lacks)))])
             if lines not in grids:
                 grids.append(lines)
         return grids
@@ -159,6 +162,16 @@ def _key(line: str) -> str:
     """The key that an override sets, without + or ~, with its package if it names one."""
     override = _parsed(line)
     return override.key_or_group + (f"@{override.package}" if override.package else "")
+
+
+def _added(lines: Sequence[str]) -> frozenset[str]:
+    """The keys below which the groups stand that the lines add (`+augment=tinybert`: data.augment)."""
+    found = set()
+    for line in lines:
+        group, _, name = line.removeprefix("+").partition("=")
+        if line.startswith("+") and name in choices.groups().get(group, ()):
+            found.add(choices.place_of(group, name))
+    return frozenset(found - {""})
 
 
 def _last(lines: Sequence[str]) -> list[str]:

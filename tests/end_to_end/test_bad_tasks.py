@@ -375,6 +375,11 @@ def test_augmentation_needs_a_model_that_fills_in_words(tmp_path, assert_refused
     assert_refused_early(tiny_task(teacher_folder, task_folder, *more), "masked-LM head", "data.augment.model=")
 
 
+def test_augmentation_by_a_folder_that_is_not_there_yet(assert_refused_early, teacher_folder, task_folder):
+    more = ["+augment=tinybert", "data.augment.model=outputs/words/student"]
+    assert_refused_early(tiny_task(teacher_folder, task_folder, *more), "no such folder", "hydra.run.dir=outputs/words")
+
+
 def test_augmentation_by_a_model_of_other_words(tmp_path, assert_refused_early, teacher_folder, task_folder):
     other = another_vocabulary(tmp_path / "other")
     more = ["+augment=tinybert", f"data.augment.model={other}"]

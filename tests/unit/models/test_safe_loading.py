@@ -109,6 +109,17 @@ def test_an_untrusted_model_runs_no_code_and_is_refused_with_the_reason(what: st
     assert not Path(WRITTEN).exists()
 
 
+@pytest.mark.parametrize("path", ["outputs/words/student", "./model", "/nowhere/model"])
+def test_a_path_where_nothing_is_is_no_name_of_the_hub(path):
+    with pytest.raises(UserError, match=f"^there is no model folder {path}$"):
+        safe_loading.check(path)
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "google/bert_uncased_L-2"])
+def test_a_name_of_the_hub_passes(name):
+    safe_loading.check(name)
+
+
 def test_ordinary_folders_pass(model: Path) -> None:
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))  # beside safetensors: never read
     (model / "vocab.txt").write_text("")

@@ -73,6 +73,16 @@ def test_other_signs_before_a_key_are_the_same_key(folder):
     assert "+select.arms.mine.at=1" not in grid and "+exp=adads_finetune" not in grid
 
 
+def test_overrides_of_a_group_that_some_grids_add_are_for_these(folder):
+    write(folder, FILE.replace('["select=random,entropy"]', "[+augment=tinybert, select=random]"))
+    own = ["data.augment.copies=4", "data.train_rows=9"]
+    with_copies, without = files.grids("mine", own, [folder])
+    assert with_copies[-2:] == own and without[-1] == own[1] and own[0] not in without
+    assert all(own[0] in grid for grid in files.grids("mine", ["+augment=tinybert", *own], [folder]))
+    write(folder, FILE)  # no grid adds it: the key is unknown, which is said later
+    assert all(own[0] in grid for grid in files.grids("mine", own, [folder]))
+
+
 def test_grids_that_the_user_makes_equal_are_one(folder):
     assert len(files.grids("mine", ["select=entropy"], [folder])) == 1
 
