@@ -252,23 +252,23 @@ class FixedBatches:
     def __init__(
         self, data: Any, collate: Callable[..., Batch], lengths: np.ndarray, rows: np.ndarray, epoch: int, size: int
     ) -> None:
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        self._batches = batches[distributed.rank() :: distributed.world()]
+        self._rows, self._size = rows[np.argsort(lengths[rows], kind="stable")], size
+        step = size * distributed.world()
+        self._starts = range(size * distributed.rank(), len(rows), step)  # of this rank's batches
         self._data, self._collate, self._epoch = data, collate, epoch
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._starts)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _FixedIterator(self._batches, self._batch)
+        return _FixedIterator(self._starts, lambda start: self._batch(self._rows[start : start + self._size]))
 
     def sample(self, count: int, size: int) -> list[Batch]:
         """`count` batches of `size` of this rank's rows, drawn at random whatever their length, the same each time.
 
         Rows repeat where there are fewer.
         """
-        rows = np.concatenate(self._batches)
+        rows = np.concatenate([self._rows[start : start + self._size] for start in self._starts])
         order = np.random.default_rng(stable("sample", size)).permutation(len(rows))
         return [self._batch(rows[part]) for part in np.resize(order, (count, size))]
 
@@ -279,8 +279,8 @@ class FixedBatches:
 class _FixedIterator:
     """An iterator over batches with a length hint, for progress bars."""
 
-    def __init__(self, parts: Sequence[np.ndarray], batch_of: Callable[[np.ndarray], Batch]) -> None:
-        self._left, self._parts, self._batch_of = len(parts), iter(parts), batch_of
+    def __init__(self, starts: Sequence[int], batch_at: Callable[[int], Batch]) -> None:
+        self._left, self._starts, self._batch_at = len(starts), iter(starts), batch_at
 
     def __length_hint__(self) -> int:
         return self._left
@@ -289,6 +289,6 @@ class _FixedIterator:
         return self
 
     def __next__(self) -> Batch:
-        part = next(self._parts)
+        start = next(self._starts)
         self._left -= 1
-        return self._batch_of(part)
+        return self._batch_at(start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from kdlab.runtime.progress import track
 from kdlab.types import Batch, TaskShape
 
 Project = Callable[[Tensor], Tensor]  # vectors (U, H) -> logits (U, C)
+JOINED = 256  # batches whose answers become one tensor
 Count = Callable[[Batch, int], None]  # receives each batch, and how many units had logits
 
 
@@ -228,19 +229,27 @@ def predictions(
 
     UserError where no rank has a row.
     """
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    done: list[tuple[Tensor, ...]] = []  # joined now and then: a tensor of a few rows takes a hundred times their bytes
+    parts: list[tuple[Tensor, ...]] = []
     for batch in track(batches, "evaluating", "batches"):
         batch = batch.to(device or torch.device("cpu"))
         every = torch.arange(len(batch), device=batch.rows.device)
         vectors = encoder.vectors(encoder.encode(batch), every, every)
         count(batch, len(batch))
         logits = (project or encoder.project)(vectors).float()
-        parts.append(tuple(x[batch.real].cpu() for x in (batch.rows, logits, batch.labels)))  # pyright: ignore
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else None
+        parts.append(tuple(x[batch.real].cpu() for x in (batch.rows, logits, batch.labels)))
+        if len(parts) == JOINED:
+            done.append(_joined(parts))
+            parts.clear()
+    columns = _joined([*done, *parts]) if done or parts else None
     gathered = [share for share in distributed.gather_objects(columns) if share is not None]
     if not gathered:
         raise UserError("nothing to evaluate: no labelled row")
-    return tuple(torch.cat(column) for column in zip(*gathered, strict=True))  # pyright: ignore[reportReturnType]
+    return _joined(gathered)  # pyright: ignore[reportReturnType]
+
+
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def in_order(

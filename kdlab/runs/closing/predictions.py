@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kdlab.data.tasks import metrics
@@ -25,7 +26,10 @@ MANY = 50  # classes; with more, only the probability of the predicted one is wr
 
 
 def table(
-    numbers: Sequence[int], answers: Mapping[str, Answers], shapes: Mapping[str, TaskShape], limit: int | None = None
+    numbers: Sequence[int] | np.ndarray,
+    answers: Mapping[str, Answers],
+    shapes: Mapping[str, TaskShape],
+    limit: int | None = None,
 ) -> str:
     """CSV with a line for each of the first `limit` rows of a split: `row`, `label`, and of each name its prediction and
     probabilities.
@@ -35,8 +39,9 @@ def table(
     NAME_p_CLASS the probability of each class, of more than `MANY` classes NAME_p that of the prediction. `shapes`: of
     the task by name, "student" for all others.
     """
-    first = next(iter(answers.values()))
-    rows = first.rows[: limit if limit is not None else len(first.rows)].tolist()
+    listed = next(iter(answers.values())).rows[:limit]
+    answers = {who: _of(listed, found) for who, found in answers.items()}
+    first, rows = next(iter(answers.values())), listed.tolist()
     shape = shapes["student"]
     columns: list[tuple[str, dict[int, object]]] = [
         ("row", {row: int(numbers[row]) for row in rows}),
@@ -60,7 +65,7 @@ def write_all(prepared: PreparedRun, found: HeldOut) -> None:
             answers = {
                 who: of[split] for who, of in by_name.items() if split in of and (who == "student" or teaches(who))
             }
-            numbers = stage.inputs.file_rows(name).tolist()
+            numbers = stage.inputs.file_rows(name)
             write(prepared.folder, name, table(numbers, answers, stage.shapes, limit))
             if len(numbers) > limit:
                 notify(f"{FOLDER}/{name}.csv has the first {limit:,} of {len(numbers):,} rows (predictions={limit})")
@@ -72,6 +77,12 @@ def write(folder: Path, split: str, text: str) -> Path:
     file = folder / FOLDER / f"{split}.csv"
     atomic_write_text(file, text)
     return file
+
+
+def _of(rows: torch.Tensor, answers: Answers) -> Answers:
+    """The answers to those of the `rows` (n,) that have one."""
+    chosen = torch.isin(answers.rows, rows)
+    return Answers(answers.rows[chosen], answers.logits[chosen], answers.labels[chosen])
 
 
 def _columns(who: str, answers: Answers, shape: TaskShape) -> list[tuple[str, dict[int, object]]]:
