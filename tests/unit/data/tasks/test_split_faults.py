@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 from kdlab.data.tasks import dataset, split_faults
@@ -39,3 +40,12 @@ def test_rows_in_train_are_counted_by_their_texts(tmp_path: Path):
     assert counts == {"dev": 2, "test": 0}  # by their words, whatever their case and spaces
     (caveat,) = split_faults.found(dataset.read_stats(tmp_path), counts)
     assert caveat.text.startswith("2 of 3 rows of dev have")
+
+
+def test_rows_in_train_of_many_rows_are_those_of_a_set(tmp_path: Path):
+    rng = random.Random(0)
+    texts = {name: [f"ba{rng.randrange(900)}" for _ in range(count)] for name, count in (("train", 700), ("dev", 300))}
+    splits = {name: [LabelledRow((text,), i % 2) for i, text in enumerate(rows)] for name, rows in texts.items()}
+    dataset.prepare(TaskData(TaskShape(1, ("no", "yes"), ("accuracy",)), splits, []), tiny_tokenizer(), tmp_path, 16)
+    wanted = sum(text in set(texts["train"]) for text in texts["dev"])
+    assert 0 < wanted < 300 and dataset.rows_in_train(tmp_path) == {"dev": wanted}
