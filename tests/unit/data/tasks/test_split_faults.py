@@ -46,6 +46,8 @@ def test_rows_in_train_of_many_rows_are_those_of_a_set(tmp_path: Path):
     rng = random.Random(0)
     texts = {name: [f"ba{rng.randrange(900)}" for _ in range(count)] for name, count in (("train", 700), ("dev", 300))}
     splits = {name: [LabelledRow((text,), i % 2) for i, text in enumerate(rows)] for name, rows in texts.items()}
-    dataset.prepare(TaskData(TaskShape(1, ("no", "yes"), ("accuracy",)), splits, []), tiny_tokenizer(), tmp_path, 16)
+    dataset.prepare(
+        TaskData(TaskShape(1, ("no", "yes"), ("accuracy",)), splits, []), tiny_tokenizer(), tmp_path, max_length=16
+    )
     wanted = sum(text in set(texts["train"]) for text in texts["dev"])
     assert 0 < wanted < 300 and dataset.rows_in_train(tmp_path) == {"dev": wanted}
