@@ -191,14 +191,13 @@ class Select(DecisionCallback):
             return torch.zeros(1, dtype=torch.long)  # an idle rank keeps its one unreal row
         rank = () if self.all_ranks else (distributed.rank(),)  # the same draw on any number of ranks
         rows, keep, places = len(real), selection_size(len(real), self.row_selector.share), real
-        every, whole = real, batch
+        every, whole, ahead = real, batch, self.ahead.take(batch_idx, batch)
         if drawn is not None:
             real = real[drawn]
             batch, outputs = scored_rows(batch, outputs, own_rows(batch, real) if gather else real)
             places = (distributed.gather_rows(batch.host.real) if gather else batch.host.real).nonzero().flatten()
-        outputs = outputs or self.ahead.take(batch_idx)
         rng = generator(self.selector.seed, "select", batch_idx, *rank)
-        scores = self._scores(student, batch, gather, places, rng, keep, outputs)
+        scores = self._scores(student, batch, gather, places, rng, keep, outputs or ahead)
         if self.scored is not None and self.scored.taking and not reads_student(self.selector.rule):
             few = real[candidates(rows, self.look, keep, generator(self.selector.seed, "look", batch_idx, *rank))]
             self._observe(student, scored_rows(batch, None, own_rows(batch, few) if gather else few)[0])
@@ -234,7 +233,8 @@ class Select(DecisionCallback):
         if not runs_together(student.student.execution, is_sharded(student.student)):
             return
         parts: list[Batch | None] = []
-        for number, each in enumerate((batch, *batch.following), batch_idx):
+        batches = (batch, *batch.following)
+        for number, each in enumerate(batches, batch_idx):
             real, drawn = self._candidates(each, number, gather)
             if drawn is not None:
                 rows = real[drawn]
@@ -242,7 +242,7 @@ class Select(DecisionCallback):
             parts.append(each if len(real) else None)
         needed = needed_outputs(self.selector.rule, student.per_row, self.votes)
         with student.timed("scoring"), student.inference_mode():
-            self.ahead.run(batch_idx, parts, lambda rows: self.forward(student, rows, needed))
+            self.ahead.run(batch_idx, batches, parts, lambda rows: self.forward(student, rows, needed))
 
     def close_observation(self) -> None:
         """Close the batch under way of the observation that is made of the rows scored (collective)."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # torch is imported where it is used: `--help` and reports, w
 
     from kdlab.types.outputs import Outputs
 
+State = list[tuple["Tensor | None", int]]  # of the tensors of a batch: see `Batch.state`
 IGNORE = -100  # label of a position that makes no prediction (PyTorch's cross-entropy convention)
 
 
@@ -128,7 +129,7 @@ class Batch:
     documents: Tensor | None = None
     predicted: Tensor | None = None
     following: tuple[Batch, ...] = field(default=(), repr=False, compare=False)
-    copied: tuple[list[tuple[Tensor | None, int]], Batch, list[tuple[Tensor | None, int]]] | None = field(
+    copied: tuple[State, Batch, State] | None = field(
         default=None, repr=False, compare=False
     )  # `host` between what it is of and what it held then
     counts: Any = field(default=None, repr=False, compare=False)  # made by `kdlab.models.batch_counts`
@@ -143,22 +144,22 @@ class Batch:
         is a copy."""
         if self.rows.device.type == "cpu":
             return self
-        if self.copied is None or not (self._is(self.copied[0]) and self.copied[1]._is(self.copied[2])):
+        if self.copied is None or not (self.is_of(self.copied[0]) and self.copied[1].is_of(self.copied[2])):
             self._beside(self._each(lambda tensor: tensor.cpu()))
         assert self.copied is not None
         if self.copied[1].epoch != self.epoch:
             self._beside(replace(self.copied[1], epoch=self.epoch))
         return self.copied[1]
 
-    def _is(self, state: list[tuple[Tensor | None, int]]) -> bool:
+    def is_of(self, state: State) -> bool:
         """True if the tensors are those of `state`, and none has been changed in place."""
-        now = self._state()
+        now = self.state()
         return all(
             one is other and version == seen >= 0 for (one, version), (other, seen) in zip(now, state, strict=True)
         )
 
-    def _state(self) -> list[tuple[Tensor | None, int]]:
-        """The tensors, and the number of changes in place of each; -1 where torch does not count them."""
+    def state(self) -> State:
+        """The tensors, and the number of changes in place of each; -1 where torch does not count them, and none is the same."""
         tensors = [getattr(self, name) for name in _TENSORS]
         return [(x, 0 if x is None else -1 if x.is_inference() else x._version) for x in tensors]
 
@@ -169,7 +170,7 @@ class Batch:
 
     def _beside(self, host: Batch) -> Batch:
         """This batch, of whose rows `host` is the copy on the host."""
-        self.copied = self._state(), host, host._state()
+        self.copied = self.state(), host, host.state()
         return self
 
     def narrowed(self, chosen: Tensor) -> Batch:

@@ -10,6 +10,7 @@ from torch import Tensor
 from kdlab.models.batch_counts import counts_of
 from kdlab.runtime import distributed
 from kdlab.types import IGNORE, Batch, Outputs
+from kdlab.types.batch import State
 
 TOKENS = 16_384  # of a forward at most; more in one pass saves no time and takes memory
 
@@ -23,15 +24,18 @@ class OutputsAhead:
 
     def __init__(self) -> None:
         self._held: dict[int, Outputs] = {}  # by the number of the micro-batch
+        self._of: dict[int, State] = {}  # the state of its rows then
 
     def run(
         self,
         batch_idx: int,
+        batches: Sequence[Batch],
         parts: Sequence[Batch | None],
         forward: Callable[[Batch], Outputs],
     ) -> None:
-        """Run the rows `parts` that are scored of the micro-batches from `batch_idx` on (None: nothing of one is)."""
+        """Run the rows `parts` that are scored of the micro-batches `batches`, from `batch_idx` on (None: nothing of one is)."""
         self._held.clear()
+        self._of = {batch_idx + i: batch.host.state() for i, batch in enumerate(batches)}
         there = {batch_idx + i: part for i, part in enumerate(parts) if part is not None}
         most = max((counts_of(part).tokens for part in there.values()), default=1)
         if distributed.world() > 1:
@@ -46,9 +50,11 @@ class OutputsAhead:
             self._held[number] = outputs.take(torch.arange(done, done + len(part)), part.input_ids.shape[1])
             done += len(part)
 
-    def take(self, batch_idx: int) -> Outputs | None:
-        """The outputs of a micro-batch, which are given once; None where they were not run ahead."""
-        return self._held.pop(batch_idx, None)
+    def take(self, batch_idx: int, batch: Batch) -> Outputs | None:
+        """The outputs of a micro-batch, which are given once; None where they were not run ahead, or where a callback has
+        changed the rows since."""
+        outputs, of = self._held.pop(batch_idx, None), self._of.pop(batch_idx, None)
+        return outputs if of is not None and batch.host.is_of(of) else None
 
 
 def runs_together(execution: str, sharded: bool) -> bool:

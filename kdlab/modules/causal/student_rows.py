@@ -85,6 +85,7 @@ class StudentRows(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        batch.following = ()  # these rows may be replaced yet, so they are not scored ahead
         draw = torch.rand((), generator=generator(self.seed, "student rows", batch_idx))
         if float(draw) >= self.share:
             return
