@@ -13,7 +13,7 @@ from tests.support.documents import ROOT
 
 FOLDERS = (
     "adads_ratios", "adads_schedules", "adads_switching", "adads_tinybert", "dekd_ablation", "dekd_assistant", "dekd_ratios", "dekd_runs", "dekd_teachers", "dynamickd_augmented", "dynamickd_hidden_size", "dynamickd_objectives", "dynamickd_selection", "dynamickd_student_layers", "dynamickd_temperature", "ksm_augmented", "ksm_knowledge", "ksm_learning", "ksm_methods",
-    "ksm_phases",
+    "ksm_phases", "ksm_student_layers",
 )  # fmt: skip
 SAME = ("task", "group")
 CELLS = re.compile(r"\| (-?\d+\.\d ± \d+\.\d) (?:\((\d) of \d collapsed\) )?\| ([\d,]+) \| (\d+\.\d\d) \|")
