@@ -9,7 +9,7 @@ row itself in classification), P the largest number of units of one row, C class
 H hidden size, T teachers, M knowledge terms.
 """
 
-from kdlab.types.batch import IGNORE, Batch, Importance, Plan, PositionRule, RowRule
+from kdlab.types.batch import IGNORE, Batch, BatchState, Importance, Plan, PositionRule, RowRule
 from kdlab.types.decisions import Context, Observation, WeighingContext
 from kdlab.types.outputs import Evidence, Outputs
 from kdlab.types.task import Caveat, TaskShape
@@ -18,6 +18,7 @@ from kdlab.types.tensors import moved
 __all__ = [
     "IGNORE",
     "Batch",
+    "BatchState",
     "Caveat",
     "Context",
     "Evidence",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch is imported where it is used: `--help` and reports, w
 
     from kdlab.types.outputs import Outputs
 
-State = list[tuple["Tensor | None", int]]  # of the tensors of a batch: see `Batch.state`
+BatchState = list[tuple["Tensor | None", int]]  # of the tensors of a batch: see `Batch.state`
 IGNORE = -100  # label of a position that makes no prediction (PyTorch's cross-entropy convention)
 
 
@@ -129,7 +129,7 @@ class Batch:
     documents: Tensor | None = None
     predicted: Tensor | None = None
     following: tuple[Batch, ...] = field(default=(), repr=False, compare=False)
-    copied: tuple[State, Batch, State] | None = field(
+    copied: tuple[BatchState, Batch, BatchState] | None = field(
         default=None, repr=False, compare=False
     )  # `host` between what it is of and what it held then
     counts: Any = field(default=None, repr=False, compare=False)  # made by `kdlab.models.batch_counts`
@@ -151,14 +151,14 @@ class Batch:
             self._beside(replace(self.copied[1], epoch=self.epoch))
         return self.copied[1]
 
-    def is_of(self, state: State) -> bool:
+    def is_of(self, state: BatchState) -> bool:
         """True if the tensors are those of `state`, and none has been changed in place."""
         now = self.state()
         return all(
             one is other and version == seen >= 0 for (one, version), (other, seen) in zip(now, state, strict=True)
         )
 
-    def state(self) -> State:
+    def state(self) -> BatchState:
         """The tensors, and the number of changes in place of each; -1 where torch does not count them, and none is the same."""
         tensors = [getattr(self, name) for name in _TENSORS]
         return [(x, 0 if x is None else -1 if x.is_inference() else x._version) for x in tensors]

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from kdlab.models.batch_counts import counts_of
 from kdlab.runtime import distributed
-from kdlab.types import IGNORE, Batch, Outputs
-from kdlab.types.batch import State
+from kdlab.types import IGNORE, Batch, BatchState, Outputs
 
 TOKENS = 16_384  # of a forward at most; more in one pass saves no time and takes memory
 
@@ -24,7 +23,7 @@ class OutputsAhead:
 
     def __init__(self) -> None:
         self._held: dict[int, Outputs] = {}  # by the number of the micro-batch
-        self._of: dict[int, State] = {}  # the state of its rows then
+        self._of: dict[int, BatchState] = {}  # the state of its rows then
 
     def run(
         self,
