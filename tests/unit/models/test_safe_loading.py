@@ -117,6 +117,7 @@ def test_a_path_where_nothing_is_is_no_name_of_the_hub(path):
 
 @pytest.mark.parametrize("name", ["bert-base-uncased", "google/bert_uncased_L-2"])
 def test_a_name_of_the_hub_passes(name):
+    assert not safe_loading.is_missing(name)
     safe_loading.check(name)
 
 
