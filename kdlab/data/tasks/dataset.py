@@ -50,7 +50,7 @@ def prepare(
     text.
 
     stats.json has by split: rows, tokens, the longest row, truncated rows, rows that other lengths would keep whole
-    (`lengths.fitting`), rows of each class. Progress is reported (`kdlab.runtime.progress`). All cores tokenise
+    (`lengths.fitting`), rows of each class, and but for train the rows that are in train too (`rows_in_train`). Progress is reported (`kdlab.runtime.progress`). All cores tokenise
     (RAYON_NUM_THREADS limits them).
 
     UserError for an empty split, rows with another number of texts than the task, a `max_length` too short for the
@@ -71,6 +71,8 @@ def prepare(
             stats[split] = _write(out / split, rows, data.shape, tokenizer, max_length, progress)
     shape = asdict(data.shape)
     atomic_write_json(out / "shape.json", {**shape, "max_length": max_length, "notes": data.notes})
+    for split, count in _count_in_train(out, list(stats)).items():
+        stats[split]["in_train"] = count
     atomic_write_json(out / "stats.json", stats)
 
 
@@ -176,10 +178,18 @@ def scored_splits(folder: Path, part: str) -> dict[str, TokenizedRows]:
 
 def rows_in_train(folder: Path) -> dict[str, int]:
     """Counts by split, other than train, of the rows of a prepared folder that have the texts (`text_key`) of a training
-    row; empty for a folder of an older kdlab, which has no such keys."""
-    tables = {name: corpus.mapped(folder, name) for name in splits(folder)}
-    train = tables.pop("train")
-    if "text" not in train.column_names or not tables:
+    row. A folder of an older kdlab has no such counts: they are made; empty for one without the keys too."""
+    held_out = {name: one for name, one in read_stats(folder).items() if name != "train"}
+    if all("in_train" in one for one in held_out.values()):
+        return {name: one["in_train"] for name, one in held_out.items()}
+    return _count_in_train(folder, splits(folder))
+
+
+def _count_in_train(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """`rows_in_train` of the splits of these names, from the files' keys."""
+    tables = {name: corpus.mapped(folder, name) for name in names}
+    train = tables.pop("train", None)
+    if train is None or "text" not in train.column_names or not tables:
         return {}
     keys = {name: table.column("text") for name, table in tables.items()}
     wanted = np.unique(np.concatenate(list(keys.values())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -51,3 +52,7 @@ def test_rows_in_train_of_many_rows_are_those_of_a_set(tmp_path: Path):
     )
     wanted = sum(text in set(texts["train"]) for text in texts["dev"])
     assert 0 < wanted < 300 and dataset.rows_in_train(tmp_path) == {"dev": wanted}
+    stats = dataset.read_stats(tmp_path)
+    assert stats["dev"].pop("in_train") == wanted and "in_train" not in stats["train"]
+    (tmp_path / "stats.json").write_text(json.dumps(stats))  # as an older kdlab wrote them
+    assert dataset.rows_in_train(tmp_path) == {"dev": wanted}
