@@ -42,6 +42,7 @@ UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.(tmp|training)")
 LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.(tmp|training|lock)")
 WAITING = "waiting for that"
 _ABSENT = "it does not exist"
+SETTLED = 1.0  # s; a file that changed later than that may change again within the same tick of its file system's clock
 # The tag by which backup programs recognise caches; here it also marks a folder as an artifact store.
 TAG = "CACHEDIR.TAG"
 TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# kdlab artifacts: python -m kdlab.artifacts list\n"
@@ -64,6 +65,9 @@ class ArtifactStore:
     notify: Callable[[str], None] = print
     canonical: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     used: dict[str, None] = field(default_factory=dict)  # "kind/key" of the requested artifacts, in that order
+    _verified: dict[Path, list[Any]] = field(
+        default_factory=dict, init=False, repr=False
+    )  # folders, by `_state_of` then
 
     def get(self, kind: str, parts: Mapping[str, Any], build: Callable[[Path], None], what: str = "") -> Path:
         """The verified folder of the artifact with key `parts`, made by `build(empty folder)` if it is missing.
@@ -75,7 +79,7 @@ class ArtifactStore:
         parts = self.canonical(parts)
         final = self._place(kind, parts)
         what = what or f"{kind} {final.name}"
-        if fault_of(final) is None:
+        if self._fault(final) is None:
             return self._used(final)
         with ExitStack() as stack:
             with user_errors(f"making {what}", self.root):
@@ -87,7 +91,7 @@ class ArtifactStore:
                     waiting=lambda holder: self.notify(f"{what}: {holder} is making it, {WAITING}"),
                 )
                 stack.enter_context(lock)
-            fault = fault_of(final)  # again: the process that had the lock may have made it
+            fault = self._fault(final)  # again: the process that had the lock may have made it
             if fault is None:
                 return self._used(final)
             if fault != _ABSENT:
@@ -103,12 +107,22 @@ class ArtifactStore:
     def find(self, kind: str, parts: Mapping[str, Any]) -> Path | None:
         """The verified folder of the artifact with key `parts`, or None. A damaged one is reported."""
         final = self._place(kind, self.canonical(parts))
-        fault = fault_of(final)
+        fault = self._fault(final)
         if fault is None:
             return self._used(final)
         if fault != _ABSENT:
             self.notify(f"{kind} in {final} is damaged: {fault}")
         return None
+
+    def _fault(self, final: Path) -> str | None:
+        """`fault_of` an artifact, which is not read again while its files stay as they were when this store read them."""
+        state = _state_of(final)
+        if state and self._verified.get(final) == state:
+            return None
+        fault = fault_of(final)
+        if fault is None:
+            self._verified[final] = state
+        return fault
 
     def _used(self, final: Path) -> Path:
         self.used[f"{final.parent.name}/{final.name}"] = None
@@ -285,6 +299,26 @@ def fault_of(final: Path) -> str | None:
             if found != expected["sha256"]:
                 return f"{name} has SHA-256 {found}, {expected['sha256']} was recorded"
     return None
+
+
+def _state_of(final: Path) -> list[Any]:
+    """A value that differs once a file of an artifact has been written, replaced or renamed; empty if it cannot be told.
+
+    Of the files it reads the manifest alone. A file's st_ctime is set by the kernel and cannot be set back as st_mtime
+    can. The manifest's is left out: every use touches it.
+    """
+    state: list[Any] = []
+    with suppress(OSError):  # `fault_of` says what is wrong
+        for path in sorted(final.rglob("*")):
+            if path == final / MANIFEST:
+                state.append(path.read_bytes())
+            elif path.is_symlink() or not path.is_dir():
+                found = path.lstat()
+                if time.time() - found.st_ctime < SETTLED:
+                    return []
+                state.append((path, found.st_ino, found.st_size, found.st_ctime_ns))
+        return state
+    return []
 
 
 def entries(root: Path, pattern: re.Pattern[str] = KEY) -> Iterator[Path]:

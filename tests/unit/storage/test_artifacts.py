@@ -16,8 +16,9 @@ import pytest
 from kdlab import __version__
 from kdlab.artifacts import main
 from kdlab.errors import UserError
+from kdlab.storage import artifacts
 from kdlab.storage.artifacts import ArtifactStore, key_of
-from kdlab.storage.files import locked, umask
+from kdlab.storage.files import locked, sha256_of, umask
 
 PARTS = {"teacher": "minilm", "steps": 300, "lr": 5e-4}
 
@@ -135,6 +136,31 @@ def test_flipped_bytes_of_the_manifest_are_seen(store: ArtifactStore) -> None:
         assert (store.find("teacher", PARTS) is None) != unchanged
     path.write_bytes(whole)
     assert store.find("teacher", PARTS) is not None
+
+
+def test_bytes_are_read_once_by_a_store_while_the_files_stay_as_they_are(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.get("teacher", PARTS, build)
+    read = list[str]()
+
+    def counted(file: Path) -> str:
+        read.append(file.name)
+        return sha256_of(file)
+
+    monkeypatch.setattr(artifacts, "sha256_of", counted)
+    monkeypatch.setattr(artifacts, "SETTLED", 0.05)
+    assert store.find("teacher", PARTS) == path and read  # too young to be trusted
+    time.sleep(0.1)
+    read.clear()
+    for _ in range(3):
+        assert store.find("teacher", PARTS) == store.get("teacher", PARTS, build) == path
+    assert sorted(read) == ["config.json", "rows.bin"]
+    before = (path / "data" / "rows.bin").stat()
+    flip(path / "data" / "rows.bin")
+    os.utime(path / "data" / "rows.bin", ns=(before.st_atime_ns, before.st_mtime_ns))  # which hides nothing
+    assert store.find("teacher", PARTS) is None
+    assert ArtifactStore(store.root).find("teacher", PARTS) is None
 
 
 def test_files_added_by_readers_do_no_harm(store: ArtifactStore) -> None:
