@@ -32,6 +32,7 @@ _MEANT = {
     "select.ratio": "selection_ratio fraction",
     "select.explore": "exploration random_share",
     "select.warmup": "random_steps",
+    "select.replay": "echo rehearsal repeat_rows",
     "student.start": "student_init init_from",
     "select.look": "candidates candidate_ratio scored look_ratio",
     "student.path": "model model_name model_name_or_path student_model",

@@ -37,6 +37,7 @@ ADDED: dict[str, Any] = {
     "select.temperature": None,
     "select.importance": False,
     "select.warmup": 0,
+    "select.replay": 0,
     "select.reference": "teacher",
     "select.credit_decay": 0.0,
     "select.credit_delay": 0,

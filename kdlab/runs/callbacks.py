@@ -17,6 +17,7 @@ from kdlab.callbacks.evaluate import EvaluationCallback
 from kdlab.callbacks.metrics_log import MetricsLog
 from kdlab.callbacks.nonfinite import NonFiniteGuard
 from kdlab.callbacks.progress import ProgressCallback
+from kdlab.callbacks.replay import Replay
 from kdlab.callbacks.select import Select
 from kdlab.callbacks.selection_trace import COLUMNS, SelectionTrace
 from kdlab.callbacks.weigh import Weigh
@@ -30,7 +31,7 @@ from kdlab.runs.prepare import PreparedRun
 from kdlab.runs.process import notify
 from kdlab.runs.record import RunRecord
 from kdlab.stages.components import Selection
-from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
+from kdlab.stages.decision_callbacks import adopt_callback, replay_callback, select_callback, weigh_callback
 from kdlab.stages.teachers import teacher_reading
 
 
@@ -45,6 +46,7 @@ class RunCallbacks:
     student_rows: StudentRows | None
     cost: CostCallback
     select: Select | None
+    replay: Replay | None
     adopt: Adopt | None
     weigh: Weigh | None
     decisions: DecisionLog | None
@@ -58,7 +60,7 @@ class RunCallbacks:
         """The callbacks in the order in which Lightning has to call them: the guard first, the checkpoint after all that
         write tables."""
         before = (self.guard, self.evaluation, self.metrics_log, self.trace, self.student_rows, self.cost, self.budget)
-        decide = (self.select, self.adopt, self.weigh, self.decisions)
+        decide = (self.select, self.replay, self.adopt, self.weigh, self.decisions)
         every = (*before, *decide, self.checkpoint, self.check_teachers, self.progress)
         return [callback for callback in every if callback is not None]
 
@@ -101,6 +103,7 @@ def build(prepared: PreparedRun, record: RunRecord) -> RunCallbacks:
         student_rows=_student_rows(prepared),
         cost=CostCallback(prepared.ledger, total, config.probes),
         select=select,
+        replay=replay_callback(prepared.config.select, prepared.data, seed),
         adopt=adopt,
         weigh=weigh,
         decisions=decisions if len(columns["knowledge"]) > 1 else None,

@@ -10,6 +10,7 @@ from typing import Any
 from kdlab.callbacks.adopt import Adopt
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.observer import LossObserver
+from kdlab.callbacks.replay import Replay
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.observed import ScoredLoss
 from kdlab.callbacks.scoring.stale import VisitRecord
@@ -95,6 +96,14 @@ def select_callback(
             write_probe, ScoringState(callback.memory, selector.arms),
         )  # fmt: skip
     return callback
+
+
+def replay_callback(select: SelectConfig, data: Any, seed: int) -> Replay | None:
+    """The callback that trains on rows kept before again, `select.replay` for each row kept; None without."""
+    if not select.replay or select.ratio == 1:
+        return None
+    rows, collate = data.training_rows()
+    return Replay(select.replay, lambda index: collate([rows[0, int(row)] for row in index]), len(data.train), seed)
 
 
 @contextmanager

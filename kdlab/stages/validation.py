@@ -55,6 +55,7 @@ def _check(stage: Stage) -> None:
     student_sharding.check(stage)
     _lengths(stage)
     _look(stage, selection)
+    _replay(stage)
     _strategies(stage, selection)
     teacher_reading.check(stage)
     stage.inputs.check_rows()
@@ -123,6 +124,33 @@ def _look(stage: Stage, selection: Selection) -> None:
     if config.select.unit == "position":
         return  # all positions are scored, and even a row's few are more than those kept
     require_choice(rows, config.select.look, config.select.ratio)
+
+
+def _replay(stage: Stage) -> None:
+    """UserError where rows that were kept before cannot be trained on again as they were."""
+    config, inputs = stage.config, stage.inputs
+    if not config.select.replay:
+        return
+    where = f"select.replay={config.select.replay:g}"
+    if not inputs.head.per_row:
+        raise UserError(f"{where}: each epoch of text has new masks, whose answers do not come back; select.replay=0")
+    if config.knowledge.labels_on == "all":
+        raise UserError(f"{where} knowledge.labels_on=all: every row is learnt as it comes; select.replay=0")
+    if config.select.importance:
+        raise UserError(
+            f"{where} select.importance=true: rows of other batches have no weight in the estimate of this one; "
+            "select.importance=false"
+        )
+    if inputs.queries_teacher and config.teachers.cache == "off":
+        raise UserError(
+            f"{where}: rows are trained on again with the answers that the teacher gave, and none are kept; "
+            "teachers.cache=memory, or disk, which a resumed run finds again"
+        )
+    if inputs.queries_teacher and config.teachers.cache_over == "without":
+        raise UserError(
+            f"{where} teachers.cache_over=without: without a cache each row that comes again would be a query; "
+            "teachers.cache_over=refuse"
+        )
 
 
 def _positions(stage: Stage, selection: Selection) -> None:

@@ -71,13 +71,15 @@ class Plan:
     (`kdlab.methods.knowledge.weighing`; None: ones). They are rules, not numbers: their inputs come from the forward of
     the step itself, so they cost no forward of their own. So is `select`, where labels of all rows are learnt: the rows
     that query the teachers, in the place of `rows`. `importance`: weights of the rows that it selects (None: 1 each, and
-    the loss is the mean over these rows). `positions`: selects positions of these rows (None: all that have a label).
+    the loss is the mean over these rows). `positions`: selects positions of these rows (None: all that have a label). `replayed`: rows of earlier
+    batches that are trained on besides, as if they were of this one (None: none).
     """
 
     rows: Tensor | None = None
     select: RowRule | None = None
     positions: PositionRule | None = None
     importance: Importance | None = None
+    replayed: Batch | None = None
     adopt: Callable[..., Tensor] | None = None
     weigh: Callable[..., Any] | None = None
 

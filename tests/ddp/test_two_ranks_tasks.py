@@ -28,6 +28,7 @@ CASES = {
     "mixed": MIXED,
     "balanced": ["select=adads", "select.balance=predicted", "select.explore=0.5", "select.interval=2"],
     "forgetting": ["select=forgetting"],
+    "replay": ["select=entropy", "select.replay=2.5", "teachers.cache=disk"],
     "badge": ["select=badge"],
     "labels on all": ["select=entropy", "knowledge.labels_on=all"],
     # one row of each batch asks: the other rank has none
@@ -63,6 +64,7 @@ def fresh(tmp_path: Path, prepared: Path) -> Path:
         CASES,  # AdaDS is in the mixed case, too
         "mixed",
         "forgetting",
+        "replay",
         "look, an idle rank",
         "labels on all",
         "tinybert, an idle rank",
@@ -74,6 +76,7 @@ def test_two_ranks_equal_one_process(case, tmp_path, prepared, teacher_folder, t
     common = tiny_task(teacher_folder, task_folder, "trainer.accelerator=cpu", "trainer.probes=1", ADAM, *CASES[case])
     one = call([*common, "hydra.run.dir=one"], folder)
     assert one.code == 0, one.output
+    shutil.rmtree(folder / "artifacts" / "answers", ignore_errors=True)  # which would leave the second no queries
     two = call(
         [*(o for o in common if not o.startswith("data.batch_size")), *TWO, "hydra.run.dir=two"], folder, ranks=2
     )

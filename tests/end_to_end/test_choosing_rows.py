@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,46 @@ def test_a_killed_run_goes_on_bit_for_bit(what, lab):
     assert outcome(folder) == wanted
 
 
+def test_a_killed_run_goes_on_with_the_rows_that_come_again(tmp_path, teacher_folder, task_folder):
+    """The answers of the first attempt are on disk, those of the whole run are not there any more."""
+    more = [*FEW, "data.batch_size=8", "select=entropy", "select.ratio=0.5", "select.replay=2", "teachers.cache=disk"]
+    given = tiny_task(teacher_folder, task_folder, *more)
+    done = call([*given, "hydra.run.dir=whole"], tmp_path)
+    assert done.code == 0, done.output
+    shutil.rmtree(tmp_path / "artifacts" / "answers")
+    assert call([*given, "hydra.run.dir=killed"], tmp_path, KillAt(5)).code == -9
+    done = call([*given, "hydra.run.dir=killed"], tmp_path)
+    assert done.code == 0 and "resuming the unfinished run" in done.output, done.output
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_rows_that_come_again_ask_no_teacher(lab):
+    """Of 8 rows a batch 4 are kept: with replay=1.5 six more come, three batches an epoch, none before the first."""
+    more = [*FEW, "data.batch_size=8", "select=random", "select.ratio=0.5", "trainer.max_steps=5"]
+    plain = result_of(lab.run(*more)[0])["ledger"]
+    again = result_of(lab.run(*more, "select.replay=1.5", "teachers.cache=memory", into="again")[0])["ledger"]
+    assert again["teacher_queries"]["total"] == plain["teacher_queries"]["total"] == 20
+    assert again["teacher_queries"]["cached"] == 4 + 6 + 6 + 6  # the second batch has four rows behind it
+    assert again["flops"]["teacher_forward"] == pytest.approx(plain["flops"]["teacher_forward"], rel=0.02)
+    assert again["flops"]["student_backward"] == pytest.approx(42 / 20 * plain["flops"]["student_backward"], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["select.replay=2"], "none are kept; teachers.cache=memory"),
+        (["select.replay=2", "teachers.cache=disk", "teachers.cache_over=without"], "teachers.cache_over=refuse"),
+        (["select.replay=2", "teachers.cache=disk", "knowledge.labels_on=all"], "select.replay=0"),
+        (["select.replay=2", "teachers.cache=disk", "select.temperature=1", "select.importance=true"], "select.importance=false"),
+        (["select.replay=-1"], "select.replay"),
+    ],
+)  # fmt: skip
+def test_a_replay_that_could_not_be_what_it_says_is_refused_in_one_line(more, says, lab):
+    folder, done = lab.try_(*FEW, "select=entropy", *more)
+    assert done.code == 2 and says in done.output and not folder.exists(), done.output
+    assert done.output.strip().count("kdlab:") == 1, done.output
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("select", ["divbs", "badge", "forgetting", "loss", "disagreement", "committee", "reducible"])
 def test_strategies_of_classes_refuse_a_number_in_one_line(select, lab, tmp_path):
@@ -96,6 +137,7 @@ def test_rewards_without_what_they_measure_are_refused_in_one_line(more, says, l
         ["select=committee", "select.votes=2", "student.dropout=0.1"],
         ["select=committee"],
         ["select=disagreement", "teachers.cache=disk"],
+        ["select=entropy", "select.ratio=0.75", "select.replay=1.5", "teachers.cache=memory"],
     ],
 )
 def test_the_forecast_is_near_the_ledger(more, lab):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from kdlab.models.batch_counts import counts_of
+from kdlab.modules.batch_joining import joined
 from kdlab.runtime import distributed
-from kdlab.types import IGNORE, Batch, BatchState, Outputs
+from kdlab.types import Batch, BatchState, Outputs
 
 TOKENS = 16_384  # of a forward at most; more in one pass saves no time and takes memory
 
@@ -66,32 +66,3 @@ def passes(count: int, most: int) -> list[slice]:
     """The forwards of `count` batches of at most `most` tokens each: which of them each runs."""
     size = max(1, TOKENS // max(1, most))
     return [slice(first, first + size) for first in range(0, count, size)]
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    """The rows of several batches in one, on the device of the first, padded to the longest."""
-    hosts = [batch.host for batch in batches]
-    longest = max(host.input_ids.shape[1] for host in hosts)
-
-    def of(name: str, pad: int = 0) -> Tensor:
-        return torch.cat([_widened(getattr(host, name), longest, pad) for host in hosts])
-
-    first = hosts[0]
-    whole = Batch(
-        rows=of("rows"),
-        epoch=first.epoch,
-        input_ids=of("input_ids"),
-        attention_mask=of("attention_mask"),
-        labels=of("labels", IGNORE),
-        real=of("real"),
-        token_types=None if first.token_types is None else of("token_types"),
-        documents=None if first.documents is None else of("documents"),
-    )
-    return whole.to(batches[0].rows.device)
-
-
-def _widened(tensor: Tensor, length: int, pad: int) -> Tensor:
-    """`tensor` (B,), or (B, L) widened to `length` with `pad`."""
-    if tensor.ndim == 1:
-        return tensor
-    return torch.nn.functional.pad(tensor, (0, length - tensor.shape[1]), value=pad)

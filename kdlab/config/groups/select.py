@@ -72,6 +72,8 @@ class SelectConfig:
     "true: weigh sampled rows so that the loss is an unbiased estimate of the whole batch's mean"
     warmup: BelowOne = 0.0
     "Share of the training in which random rows are kept first; the policy and its rewards begin after it"
+    replay: Annotated[float, Range(0, usual=64)] = 0.0
+    "Rows trained on again for each row kept: rows kept before, with the answers given then (teachers.cache); of tasks"
     interval: Annotated[Any, Literal["auto"] | Count] = "auto"
     "Optimizer steps between two observations of an adaptive policy (not printed in AdaDS); auto: about 8 % of the rows"
     observe: str = "task"
@@ -100,6 +102,8 @@ class SelectConfig:
         if self.name == "all":
             self.ratio = self.look = 1.0  # an experiment's ratio is for its own strategy
             self.unit = "row"
+        if self.ratio == 1:
+            self.replay = 0.0  # each pass over the data brings every row again
         one_of("select.unit", self.unit, ("row", "position", "both"))
         if self.unit != "row":
             self._check_positions()

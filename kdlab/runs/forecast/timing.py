@@ -19,7 +19,7 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.stages import ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
-from kdlab.stages.decision_callbacks import adopt_callback, select_callback, weigh_callback
+from kdlab.stages.decision_callbacks import adopt_callback, replay_callback, select_callback, weigh_callback
 from kdlab.stages.preparation import fit
 from kdlab.stages.teachers import teacher_reading
 from kdlab.types import Batch
@@ -168,6 +168,7 @@ def time_steps(
             config.seed,
             reference=teacher_reading.reference(stage.inputs),
         ),  # fmt: skip
+        replay_callback(select, batches, config.seed),
         adopt_callback(stage.adoption() if module.teachers else None, steps, config.seed),
         weigh_callback(ksm_training.untrained(stage), steps, config.seed),
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from kdlab.callbacks.scoring.ahead import joined, passes, runs_together
+from kdlab.callbacks.scoring.ahead import passes, runs_together
 from kdlab.callbacks.select import needed_outputs
 from kdlab.config.groups.select import SelectConfig
 from kdlab.methods.marks import FORWARD, marks_of, members_of
@@ -16,6 +16,7 @@ from kdlab.methods.selection.keeping import classed
 from kdlab.methods.selection.scores import PARTS
 from kdlab.models import flops
 from kdlab.models.batch_counts import counts_of
+from kdlab.modules.batch_joining import joined
 from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.student import StudentModule

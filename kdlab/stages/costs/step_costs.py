@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -63,8 +64,9 @@ class StepCosts:
         per_step = self.config.data.batch_size * world * self.accumulate
         planned = observation.planned(self.select, stage.selection(), per_step, bound)
         self.observe(observation.resolved(self.select, planned))
-        self._per_row: dict[tuple[str, ...], StepCost] = {}
+        self._per_row: dict[tuple[tuple[str, ...], float], StepCost] = {}
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        self._of_longest: Any = ()  # the batch that `_longest` made last
 
     def observe(self, select: SelectConfig) -> None:
         """Take the interval and the rows of observations from `select`."""
@@ -188,13 +190,15 @@ class StepCosts:
 
     # ---- FLOPs
 
-    def _flops_per_row(self, names: tuple[str, ...]) -> StepCost:
-        """Expected FLOPs a row of the global batches, by the names of the terms that count."""
-        if names not in self._per_row:
+    def _flops_per_row(self, names: tuple[str, ...], replay: float | None = None) -> StepCost:
+        """Expected FLOPs a row of the global batches, by the names of the terms that count. `replay`: rows trained on again
+        for each row kept (None: as the training has them)."""
+        again = self._replayed if replay is None else replay
+        if (names, again) not in self._per_row:
             terms = {name: self.terms[name] for name in names}
-            costs = sum((self._expected(rows, terms) for rows in self._sample), StepCost())
-            self._per_row[names] = costs * (1 / sum(len(rows) for rows in self._sample))
-        return self._per_row[names]
+            costs = sum((self._expected(rows, terms, again) for rows in self._sample), StepCost())
+            self._per_row[names, again] = costs * (1 / sum(len(rows) for rows in self._sample))
+        return self._per_row[names, again]
 
     @cached_property
     def _sample(self) -> list[np.ndarray]:
@@ -220,15 +224,15 @@ class StepCosts:
         end = min((step + 1) * self.accumulate, len(self.order))
         return [self._batch(*self._global_batch(micro)) for micro in range(step * self.accumulate, end)]
 
-    def _expected(self, rows: np.ndarray, terms: Mapping[str, WeightedTerm]) -> StepCost:
-        """Expected FLOPs of a global batch of these rows."""
+    def _expected(self, rows: np.ndarray, terms: Mapping[str, WeightedTerm], replay: float) -> StepCost:
+        """Expected FLOPs of a global batch of these rows, with `replay` rows trained on again for each row kept."""
         batch = self._batch(rows, 0)
         scored = [
             self.scoring.scoring(arm, batch) + self.scoring.layers(arm, batch) * (together - 1)
             for arm, together in zip(self.scoring.arms, self._together, strict=True)
         ] or [0.0]
         chosen = typical_rows(batch, self._kept(len(rows)))
-        training = self._training(batch, chosen, terms, self._shares(terms))
+        training = self._training(batch, chosen, terms, self._shares(terms), replay=replay)
         again = [self.scoring.positions(arm, chosen) for arm in self.scoring.arms] or [0.0]
         training += StepCost(0, {"scoring": sum(again) / len(again)})
         if not self.module.labels_on_all:  # by the mean length of the batch, from which a few rows differ
@@ -247,6 +251,10 @@ class StepCosts:
         scored = max((self.scoring.scoring(arm, looked) for arm in self.scoring.arms), default=0.0)
         scored += max((self.scoring.positions(arm, largest) for arm in self.scoring.arms), default=0.0)
         cost = self._training(batch, largest, terms, shares, most=True) + StepCost(queries, {"scoring": scored})
+        if self.select.replay:  # the longest rows of all: those that come again are of any batch
+            longest = self._longest(int(self.select.replay * kept + 0.5))
+            again = self._training(longest, longest, terms, shares, most=True)
+            cost += StepCost(0, {part: n for part, n in again.parts.items() if part != "teacher_forward"})
         if (
             self._from_scored
         ):  # by an arm that runs no head, or that scores nothing: a forward as an arm that scores has
@@ -269,9 +277,11 @@ class StepCosts:
         terms: Mapping[str, WeightedTerm],
         shares: Sequence[float],
         most: bool = False,
+        replay: float = 0.0,
     ) -> StepCost:
         """FLOPs of a step without scoring: the rows `chosen` query the teachers, each teacher the share `shares` of them;
-        the student trains on them, or with labels on all rows on the `whole` batch. `most`: with most positions."""
+        the student trains on them and on `replay` others for each, or with labels on all rows on the `whole` batch. `most`:
+        with most positions."""
         taught = {name: w for name, w in terms.items() if queries_teacher(w.term)}
         others = {name: w for name, w in terms.items() if name not in taught}
         needed, counter = self.module.distillation.needed(terms), self.counter
@@ -296,9 +306,17 @@ class StepCosts:
             * counter.teacher(taught.values(), chosen, number, needed, self.asked_first or self.weighs_units, samples)
             for number, each in enumerate(shares)
         )
+        forward, backward = forward * (1 + replay), backward * (1 + replay)
         return StepCost(0, {"student_forward": forward, "student_backward": backward, "teacher_forward": teachers})
 
     # ---- selection
+
+    @cached_property
+    def _replayed(self) -> float:
+        """Rows trained on again for each row kept, on average: the batch number n has those of n others behind it."""
+        share, batches = self.select.replay, len(self.order)
+        begun = min(batches, math.ceil(share))
+        return (sum(min(share, n) for n in range(begun)) + share * (batches - begun)) / batches if share else 0.0
 
     @cached_property
     def _adaptive(self) -> bool:
@@ -362,7 +380,9 @@ class StepCosts:
         terms, count, arms = self._phases(steps)[0][2], len(measured), len(self.scoring.arms)
         rows = self._seen(self.select.probe_steps * self.accumulate, int)
         kept = self._seen(self.select.probe_steps * self.accumulate, self._kept)
-        one = _in_one_part(self._flops_per_row(tuple(terms)) * rows + StepCost(kept * self._queries_per_row(terms)))
+        one = _in_one_part(
+            self._flops_per_row(tuple(terms), 0.0) * rows + StepCost(kept * self._queries_per_row(terms))
+        )
         whole = (one * arms + self._probe_observations(terms, arms)) * count
         own = [step for step in rewarded if self._compared != "all" or step not in measured]
         arms = arms if self._compared == "all" else min(arms, self._compared or 0)
@@ -381,6 +401,13 @@ class StepCosts:
         return _in_one_part(self._observation(terms, False)) * (1 + arms)
 
     # ---- batches
+
+    def _longest(self, count: int) -> Batch:
+        """A batch of the `count` longest training rows."""
+        if len(self._of_longest) != count:
+            lengths = np.asarray(self.data.lengths)
+            self._of_longest = self._batch(np.argsort(-lengths, kind="stable")[:count], 0)
+        return self._of_longest
 
     def _global_batch(self, micro: int) -> tuple[np.ndarray, int]:
         epoch, place = divmod(micro, self.order.per_epoch)

@@ -11,13 +11,13 @@ from pytorch_lightning.plugins import Precision
 
 from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring import ahead
-from kdlab.callbacks.scoring.ahead import joined
 from kdlab.callbacks.select import Select
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.strategies import Ensemble
 from kdlab.models.encoder import Encoder
+from kdlab.modules.batch_joining import joined
 from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.evidence.votes import Votes
 from kdlab.types import Batch, Plan
