@@ -24,6 +24,7 @@ FACTORS = (
     "majority",
     "look",
     "explore",
+    "replay",
     "labels_on",
     "start",
     "stage",

@@ -133,7 +133,7 @@ def _replay(stage: Stage) -> None:
         return
     where = f"select.replay={config.select.replay:g}"
     if not inputs.head.per_row:
-        raise UserError(f"{where}: each epoch of text has new masks, whose answers do not come back; select.replay=0")
+        raise UserError(f"{where}: only rows of tasks come again with the answers they were given; select.replay=0")
     if config.knowledge.labels_on == "all":
         raise UserError(f"{where} knowledge.labels_on=all: every row is learnt as it comes; select.replay=0")
     if config.select.importance:

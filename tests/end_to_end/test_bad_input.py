@@ -61,6 +61,7 @@ WRONG = {
     "a pool below the batch": (["select.pool=8"], "data.batch_size=16"),
     "a pool for all": (["select=all", "select.pool=64"], "select=all keeps every row"),
     "a pool that is a word": (["select.pool=big"], "select.pool=big"),
+    "text that comes again": (["select.replay=1", "teachers.cache=disk"], "only rows of tasks come again"),
     "forgotten text": (["select=forgetting"], "masked text has none"),
     "an execution that is not there": (["exec=paked"], "packed"),
     "nothing to learn": (["knowledge.terms.soft.weight=0", "knowledge.terms.label.weight=0", "knowledge.terms.cosine.weight=0"], "knowledge"),

@@ -17,6 +17,7 @@ KEYS = {  # the names of the classes when the first checkpoints were written
     "LedgerState": "LedgerState",
     "MetricsLog": "MetricsLog",
     "NonFiniteGuard": "Guard",
+    "Replay": "Replay",
     "Select": "Select",
     "Weigh": "Weigh",
 }

@@ -50,6 +50,7 @@ FACTORS: dict[str, tuple[str, Callable[[StudyRun], Value | None]]] = {
     "majority": ("share of the most frequent class", lambda run: run.majority),
     "look": ("share of a batch that is scored", _setting("look", 1.0)),
     "explore": ("share of random rows among those kept", _setting("explore", 0.0)),
+    "replay": ("rows trained on again for each row kept", _setting("replay", 0.0)),
     "labels_on": ("rows whose labels are learnt", lambda run: run.labels_on),
     "start": ("start of the student", lambda run: run.start or "backbone"),
     "stage": ("stage", lambda run: run.stage),

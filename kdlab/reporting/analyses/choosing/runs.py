@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -174,17 +175,20 @@ def _run(row: Mapping[str, Any], where: str) -> StudyRun:
         stage=str(row.get("stage") or "finetune"),
         classes=None if (classes := known("classes")) is None else int(classes),
         scoring_flops=known("scoring_flops") or 0.0,
-        asked=_asked(known, number),
+        asked=_asked(known, number, settings),
         labels_on="all" if labels else "selected",
     )
 
 
-def _asked(known: Callable[[str], float | None], number: Callable[[str], float]) -> float:
-    """Teacher queries for each row that the student learnt from; 1 where the number of these is not known."""
+def _asked(known: Callable[[str], float | None], number: Callable[[str], float], settings: str) -> float:
+    """Teacher queries for each row that the student learnt from; 1 where the number of these is not known. `settings` has
+    "replay=R" where R rows kept before came again for each row kept."""
     batch, ratio = number("batch"), number("ratio")
     seen = known("rows_seen") or (known("steps") or 0) * batch  # older files lack the former
     kept = seen / batch * max(1, math.floor(batch * ratio * (1 + 1e-12))) if batch else 0.0
-    return number("teacher_queries") / kept if kept else 1.0
+    replay = re.search(r"(?:^|[ ,])replay=([\d.]+)", settings)
+    learnt = kept * (1 + float(replay[1])) if replay else kept
+    return number("teacher_queries") / learnt if learnt else 1.0
 
 
 def _last(runs: Iterable[StudyRun]) -> list[StudyRun]:

@@ -63,7 +63,9 @@ def test_a_dearer_teacher_is_paid_for_all_the_answers_that_a_strategy_reads(tmp_
         "seed": 1, "ratio": 0.1, "steps": 5, "batch": 200, "score": 0.7, "flops": 5 * (60 + 200 + 400), "teacher_flops": 2000,
         "teacher_queries": 1000, "student_flops": 100,
     }  # fmt: skip
-    for more, asked in (({}, 10.0), ({"rows_seen": 2000}, 5.0)):  # on two ranks of 200 rows, 500 on each
+    replayed = {"settings": "look=0.3 replay=3", "teacher_queries": 100}  # 100 rows are kept, and 300 come again
+    # on two ranks of 200 rows 2000 are seen
+    for more, asked in (({}, 10.0), ({"rows_seen": 2000}, 5.0), (replayed, 0.25)):
         file = tmp_path / "runs.csv"
         file.write_text("\n".join(",".join(map(str, line)) for line in zip(*(row | more).items(), strict=True)))
         (one,) = read([file])
