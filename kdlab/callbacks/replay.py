@@ -20,9 +20,9 @@ class Replay(pl.Callback):
 
     Called after `Select`. The rows are drawn evenly from all that were kept so far, by `seed` and the number of the batch,
     so any number of ranks, which take equal parts, draws the same ones. The first batches have fewer, as long as fewer were
-    kept. `collated`: makes a batch of training rows (n,) int64, `count` of which there are. Teachers answer from their caches (`teachers.cache`), so a
-    replayed row is no query; the student learns from it once more. The idea is data echoing (arXiv 1907.05550): to
-    take again what was dear to get.
+    kept. Teachers answer from their caches (`teachers.cache`), so a replayed row is no query; the student learns from it
+    once more. `collated` makes a batch of training rows (n,) int64, of which there are `count`. The idea is data echoing
+    (arXiv 1907.05550): to take again what was dear to get.
     """
 
     def __init__(self, share: float, collated: Callable[[np.ndarray], Batch], count: int, seed: int) -> None:

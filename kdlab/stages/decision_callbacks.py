@@ -37,6 +37,7 @@ from kdlab.types import Batch
 # settings of a selection that keeps the best rows from the first step on
 BEST: dict[str, Any] = {
     "explore": 0.0, "balance": "none", "temperature": None, "importance": False, "warmup": 0.0, "ratios": None,
+    "replay": 0.0,
 }  # fmt: skip
 
 

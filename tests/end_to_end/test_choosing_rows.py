@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,20 @@ def test_rows_that_come_again_ask_no_teacher(lab):
     assert again["teacher_queries"]["cached"] == 4 + 6 + 6 + 6  # the second batch has four rows behind it
     assert again["flops"]["teacher_forward"] == pytest.approx(plain["flops"]["teacher_forward"], rel=0.02)
     assert again["flops"]["student_backward"] == pytest.approx(42 / 20 * plain["flops"]["student_backward"], rel=0.15)
+
+
+def test_the_baselines_of_a_plan_are_without_rows_that_come_again(lab, teacher_folder, task_folder):
+    """A quarter is kept and three times as many come again: the student runs on as many rows as with all data, whose teacher
+    runs on four times as many. For the same FLOPs random rows without any that come again ask for more than twice as many."""
+    more = [*FEW, "select=random", "select.ratio=0.25", "teachers.cache=memory", "trainer.max_steps=12", "--plan"]
+    done = call([*tiny_task(teacher_folder, task_folder, *more), "select.replay=3"], lab.folder)
+    assert done.code == 0, done.output
+    lines = [line for line in done.output.splitlines() if line.startswith(("teacher queries", "model FLOPs"))]
+    queries, flops = (re.findall(r"[\d.,]+(?: [KMGT])?\b", line) for line in lines)
+    asked = [int(number.replace(",", "")) for number in queries]
+    assert len(asked) == 4 and asked[1] == 4 * asked[0] and asked[3] > 2 * asked[0]
+    run, whole = (float(number.split()[0]) for number in flops[:2])
+    assert flops[0][-1] == flops[1][-1] and run < whole < 3 * run
 
 
 @pytest.mark.parametrize(

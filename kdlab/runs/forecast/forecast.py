@@ -221,13 +221,14 @@ class _Planner:
             "scoring": "fresh",
             **BEST,
         }
-        all_rows = self._with(replace(select, ratio=1.0, **({} if select.ratios is None else settings)))
+        every = {} if select.ratios is None else settings
+        all_rows = self._with(replace(select, **{**every, "ratio": 1.0, "replay": 0.0}))
         whole, _ = self.timed(all_rows, run.steps, heldout=False)
         found = {}
         if select.ratio < 1:
             found["all data, as many steps"] = self.cost(all_rows, whole, run.steps)
             found["all data, same FLOPs"] = self.cost(all_rows, whole, None, run.flops)
-            if list(self.stage.selection().arms) != ["random"]:
+            if select.replay or list(self.stage.selection().arms) != ["random"]:
                 at_random = self._with(replace(select, **settings))
                 timing, _ = self.timed(at_random, run.steps, heldout=False)
                 found["random, same FLOPs"] = self.cost(at_random, timing, None, run.flops)

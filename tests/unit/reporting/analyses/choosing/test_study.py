@@ -10,7 +10,7 @@ from kdlab.reporting.analyses.choosing import factors, figures, gains, safety
 from kdlab.reporting.analyses.choosing.runs import read
 from tests.support.documents import ROOT
 
-FOLDERS = ("choosing_pays", "auto_found", "auto_judged", "auto_depends", "auto_levers")
+FOLDERS = ("choosing_pays", "auto_found", "auto_judged", "auto_depends", "auto_levers", "auto_replay")
 
 
 def cell(pair: object) -> str:
