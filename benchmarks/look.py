@@ -24,7 +24,6 @@ import torch.nn.functional as F
 
 from benchmarks.measuring import batches, clock_of, in_turns, lengths_of, machine, milliseconds, parser_of, table, times
 from benchmarks.steps import Ours, Sizes, soft
-from kdlab.callbacks.scoring.ahead import joined
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.candidates import candidates
 from kdlab.methods.selection.top_k import top_k
@@ -91,7 +90,7 @@ def together(arguments: argparse.Namespace, clock: Callable[[], float]) -> None:
                 ours.evidence(batch)
 
         def at_once(turn: int, steps: list[list[Batch]] = steps) -> None:
-            ours.evidence(joined(steps[turn % 8]))
+            ours.evidence(Batch.joined(steps[turn % 8]))
 
         ways = {"alone": alone, "together": at_once}
         found = in_turns(ways, arguments.minutes / len(sizes), arguments.turns, clock)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from kdlab.callbacks.decision import DecisionCallback
-from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.ahead import OutputsAhead, runs_together
 from kdlab.callbacks.scoring.importance import importance, own_part, whole_units
 from kdlab.callbacks.scoring.observed import ScoredLoss
 from kdlab.callbacks.scoring.positions import PositionSelection
 from kdlab.callbacks.scoring.rows import own_rows, scored_rows, share_out
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.callbacks.selectable import OwnModule, missing_methods
 from kdlab.errors import UserError

@@ -15,7 +15,6 @@ from kdlab.errors import UserError
 from kdlab.models import flops, lora
 from kdlab.models.encoder import Encoder, dropout_mode
 from kdlab.models.sharding.trained import in_step
-from kdlab.modules.batch_joining import joined
 from kdlab.modules.distillation_loss import DistillationLoss, record_positions, timed
 from kdlab.modules.evaluation import Answers, Scorer, inference_mode, text_score
 from kdlab.modules.evidence.outputs import evidence_of, unit_evidence
@@ -206,7 +205,7 @@ class StudentModule(pl.LightningModule):
             rows = torch.arange(len(batch))  # labels of all their positions are learnt
         trained = batch if rows is None or self.labels_on_all else batch.take(rows)  # `plan.select`: labels on all
         if batch.plan is not None and batch.plan.replayed is not None:
-            trained = joined([trained, batch.plan.replayed])
+            trained = Batch.joined([trained, batch.plan.replayed])
         self.trained_rows = trained.real.sum()
         loss = self.loss(trained, queried=rows if self.labels_on_all else None, plan=batch.plan)
         self.health.note(loss, trained.rows, trained.real, self.distillation.finite_answers())

@@ -11,8 +11,8 @@ from kdlab.callbacks.adopt import Adopt
 from kdlab.callbacks.decision import DecisionCallback
 from kdlab.callbacks.observer import LossObserver
 from kdlab.callbacks.replay import Replay
-from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.observed import ScoredLoss
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.callbacks.scoring.state import ScoringState
 from kdlab.callbacks.select import Select

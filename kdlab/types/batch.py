@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -211,6 +211,33 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same rows in pinned memory, from which a copy to a GPU runs beside the host (called by a DataLoader)."""
         return self._each(lambda tensor: tensor.pin_memory())
+
+    @staticmethod
+    def joined(batches: Sequence[Batch]) -> Batch:
+        """The rows of several batches in one, on the device of the first, padded to the longest; carries no plan."""
+        import torch
+
+        hosts = [batch.host for batch in batches]
+        longest = max(host.input_ids.shape[1] for host in hosts)
+
+        def of(name: str, pad: int = 0) -> Tensor:
+            columns: list[Tensor] = [getattr(host, name) for host in hosts]
+            if columns[0].ndim == 2:
+                columns = [torch.nn.functional.pad(x, (0, longest - x.shape[1]), value=pad) for x in columns]
+            return torch.cat(columns)
+
+        first = hosts[0]
+        whole = Batch(
+            rows=of("rows"),
+            epoch=first.epoch,
+            input_ids=of("input_ids"),
+            attention_mask=of("attention_mask"),
+            labels=of("labels", IGNORE),
+            real=of("real"),
+            token_types=None if first.token_types is None else of("token_types"),
+            documents=None if first.documents is None else of("documents"),
+        )
+        return whole.to(batches[0].rows.device)
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index` (k,), of the host, trimmed to their own longest sequence; carries no plan."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 
 from kdlab.models.batch_counts import counts_of
-from kdlab.modules.batch_joining import joined
 from kdlab.runtime import distributed
 from kdlab.types import Batch, BatchState, Outputs
 
@@ -44,7 +43,7 @@ class OutputsAhead:
             self._run([(number, there[number]) for number in numbers[chosen]], forward)
 
     def _run(self, parts: Sequence[tuple[int, Batch]], forward: Callable[[Batch], Outputs]) -> None:
-        outputs, done = forward(joined([part for _, part in parts])), 0
+        outputs, done = forward(Batch.joined([part for _, part in parts])), 0
         for number, part in parts:
             self._held[number] = outputs.take(torch.arange(done, done + len(part)), part.input_ids.shape[1])
             done += len(part)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.methods.marks import FORWARD, marks_of, members_of
 from kdlab.methods.selection.scores import combined
 from kdlab.methods.selection.strategies import Strategy

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.methods.selection.strategy_state import arm_states, restore_arm_states
 
 

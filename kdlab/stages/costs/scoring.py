@@ -16,7 +16,6 @@ from kdlab.methods.selection.keeping import classed
 from kdlab.methods.selection.scores import PARTS
 from kdlab.models import flops
 from kdlab.models.batch_counts import counts_of
-from kdlab.modules.batch_joining import joined
 from kdlab.modules.evidence.votes import Votes
 from kdlab.modules.flop_accounting import FlopCounter
 from kdlab.modules.student import StudentModule
@@ -84,7 +83,7 @@ class ScoringCosts:
         if self.select.scoring == "stale" or not together:
             return sum(self.layers(arm, batch) for batch in batches)
         most = max(counts_of(batch).tokens for batch in batches)
-        return sum(self.layers(arm, joined(batches[some])) for some in passes(len(batches), most))
+        return sum(self.layers(arm, Batch.joined(batches[some])) for some in passes(len(batches), most))
 
     def positions(self, arm: Any, rows: Batch) -> float:
         """FLOPs of scoring the positions of the `rows` that are kept; 0 where rows alone or positions alone are chosen."""

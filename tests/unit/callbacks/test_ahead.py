@@ -9,15 +9,14 @@ import pytest
 import torch
 from pytorch_lightning.plugins import Precision
 
-from kdlab.callbacks.score_memory import ScoreMemory
 from kdlab.callbacks.scoring import ahead
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.policies import Fixed
 from kdlab.methods.selection.row_selector import RowSelector
 from kdlab.methods.selection.strategies import Ensemble
 from kdlab.models.encoder import Encoder
-from kdlab.modules.batch_joining import joined
 from kdlab.modules.early_exit import EarlyExit
 from kdlab.modules.evidence.votes import Votes
 from kdlab.types import Batch, Plan
@@ -85,7 +84,7 @@ def test_flops_are_those_of_the_forward_that_runs():
     apart.kept(False), one.kept(True)
     of = one.module.distillation.flops
     head = of.student_head(sum(map(len, one.batches)))
-    assert one.scoring == of.student_layers(joined(one.batches), frozenset()) + head
+    assert one.scoring == of.student_layers(Batch.joined(one.batches), frozenset()) + head
     assert apart.scoring == sum(of.student_layers(batch, frozenset()) for batch in apart.batches) + head
 
 
@@ -148,7 +147,7 @@ def test_a_joined_batch_has_the_rows_of_all():
     whole = test_student.batch()
     parts = [whole.take(torch.tensor(rows)) for rows in ([5, 4], [0, 1, 2, 3])]
     assert parts[0].input_ids.shape[1] < parts[1].input_ids.shape[1]
-    found = joined(parts)
+    found = Batch.joined(parts)
     assert found.rows.tolist() == [5, 4, 0, 1, 2, 3]
     for name in ("input_ids", "attention_mask", "labels"):
         of_rows = getattr(found, name)
@@ -165,6 +164,6 @@ def test_documents_and_segments_are_joined():
         ones = torch.ones(2, dtype=torch.bool)
         return Batch(torch.arange(2), 0, ids, ids, ids, ones, token_types=ids, documents=ids * length)
 
-    found = joined([rows(2), rows(4)])
+    found = Batch.joined([rows(2), rows(4)])
     assert found.documents is not None and found.documents.tolist() == [[2, 2, 0, 0]] * 2 + [[4] * 4] * 2
     assert found.token_types is not None and found.token_types.tolist() == [[1, 1, 0, 0]] * 2 + [[1] * 4] * 2

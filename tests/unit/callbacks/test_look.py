@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.plugins import Precision
 
 import kdlab
-from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
 from kdlab.methods.selection import strategies
 from kdlab.methods.selection.policies import Fixed

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlab.callbacks.replay import Replay, kept_rows
-from kdlab.modules.batch_joining import joined
 from kdlab.types import Batch, Plan
 from tests.unit.modules import test_student_tasks
 
@@ -30,6 +29,7 @@ def shown(callback: Replay, batches: list[list[int]]) -> list[list[int]]:
     return found
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(
     share=st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.5]),
     batches=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=8, unique=True), min_size=1, max_size=12),
@@ -79,7 +79,7 @@ def test_the_step_is_the_loss_of_kept_rows_and_of_those_that_come_again():
     gradients = []
     for batch, plan in (
         (first, Plan(rows=rows, replayed=again)),
-        (joined([first.take(rows), again]), Plan()),
+        (Batch.joined([first.take(rows), again]), Plan()),
     ):
         module = test_student_tasks.at(test_student_tasks.distiller(terms), 0)
         batch.plan = plan

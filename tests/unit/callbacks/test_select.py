@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytorch_lightning.plugins import Precision
 
-from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.callbacks.select import Select
 from kdlab.methods.marks import needs
 from kdlab.methods.selection import strategies

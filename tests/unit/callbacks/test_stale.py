@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.callbacks.scoring.stale import VisitRecord
 from kdlab.errors import UserError
 from kdlab.methods.marks import needs

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdlab.callbacks import select
-from kdlab.callbacks.score_memory import ScoreMemory
+from kdlab.callbacks.scoring.score_memory import ScoreMemory
 from kdlab.config.groups.select import SelectConfig
 from kdlab.errors import UserError
 from kdlab.methods.selection import strategies
