@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from kdlab.runtime.ledger import Ledger
 from kdlab.stages import ksm_training
 from kdlab.stages.base import Stage
 from kdlab.stages.teachers import answer_cache, teacher_reading
+from kdlab.teachers.cache.cache import AnswerCache
 from kdlab.teachers.cache.codec import CacheSpec
+from kdlab.teachers.cache.memory_store import MemoryStore
 from kdlab.teachers.specs import TeacherSpec
 from kdlab.teachers.teacher import Teacher
 
@@ -186,3 +189,17 @@ def attach(
                 ledger,
                 run,
             )
+
+
+@contextmanager
+def kept_in_memory(stage: Stage, teachers: Sequence[Teacher], ledger: Ledger) -> Iterator[None]:
+    """Caches of these teachers for the block, of which nothing is left: rows that come again in it are no queries."""
+    members, inputs = stage.teacher_pool.members, stage.inputs
+    for member, teacher in zip(members, teachers, strict=False):  # no teacher where no term reads one
+        outputs = answer_cache.outputs_of(inputs, member)
+        teacher.cache = AnswerCache(MemoryStore(), cache_spec(stage), outputs, "", inputs.fixed_inputs, ledger)
+    try:
+        yield
+    finally:
+        for teacher in teachers:
+            teacher.cache = None

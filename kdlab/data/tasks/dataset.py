@@ -50,8 +50,8 @@ def prepare(
     text.
 
     stats.json has by split: rows, tokens, the longest row, truncated rows, rows that other lengths would keep whole
-    (`lengths.fitting`), rows of each class, and but for train the rows that are in train too (`rows_in_train`). Progress is reported (`kdlab.runtime.progress`). All cores tokenise
-    (RAYON_NUM_THREADS limits them).
+    (`lengths.fitting`), rows of each class, and but for train the rows that are in train too (`rows_in_train`). Progress is
+    reported (`kdlab.runtime.progress`). All cores tokenise (RAYON_NUM_THREADS limits them).
 
     UserError for an empty split, rows with another number of texts than the task, a `max_length` too short for the
     special tokens or above the tokenizer's, and a full disk.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from kdlab.config.groups.select import SelectConfig
 from kdlab.modules.student import StudentModule
 from kdlab.modules.views import StudentView
 from kdlab.runtime.ledger import Ledger
-from kdlab.stages import ksm_training, observation
+from kdlab.stages import cache_plan, ksm_training, observation
 from kdlab.stages.base import Stage
 from kdlab.stages.components import Selection
 from kdlab.stages.decision_callbacks import adopt_callback, replay_callback, select_callback, weigh_callback
@@ -187,10 +188,12 @@ def time_steps(
             extra["row"] = _of_a_row(cast(StudentView, trained), data)
 
     clock = StepClock(after)
-    fit(
-        module, batches, steps, "timing steps", *(one for one in callbacks if one is not None), clock,
-        accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=stage.inputs.precision,
-    )  # fmt: skip
+    replays = select.replay and select.ratio < 1
+    with cache_plan.kept_in_memory(stage, module.teachers, ledger) if replays else nullcontext():
+        fit(
+            module, batches, steps, "timing steps", *(one for one in callbacks if one is not None), clock,
+            accelerator=trainer.accelerator, accumulate=trainer.accumulate, precision=stage.inputs.precision,
+        )  # fmt: skip
     ledger.load_state_dict(before)
     module.ledger = ledger  # `fit` took it away
     return Timing(clock.seconds, clock.steps, extra["observation"], max(0.0, extra["first"]), extra["row"])

@@ -252,7 +252,7 @@ class StepCosts:
         scored += max((self.scoring.positions(arm, largest) for arm in self.scoring.arms), default=0.0)
         cost = self._training(batch, largest, terms, shares, most=True) + StepCost(queries, {"scoring": scored})
         if self.select.replay:  # the longest rows of all: those that come again are of any batch
-            longest = self._longest(int(self.select.replay * kept + 0.5))
+            longest = self._longest(max(1, int(self.select.replay * kept + 0.5)))
             again = self._training(longest, longest, terms, shares, most=True)
             cost += StepCost(0, {part: n for part, n in again.parts.items() if part != "teacher_forward"})
         if (

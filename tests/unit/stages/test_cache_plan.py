@@ -9,10 +9,12 @@ import pytest
 from kdlab.config.composition import composition
 from kdlab.config.schema import checked
 from kdlab.errors import UserError
-from kdlab.stages.cache_plan import cache_spec
+from kdlab.runs.forecast import stand_ins
+from kdlab.runtime.ledger import Ledger
+from kdlab.stages.cache_plan import cache_spec, kept_in_memory
 from kdlab.stages.registry import stage_of
 from kdlab.teachers.cache.codec import CacheSpec
-from kdlab.testing.child_process import tiny
+from kdlab.testing.child_process import tiny, tiny_task
 
 SOFT = "kdlab.methods.knowledge.logits.soft_loss"
 
@@ -46,3 +48,25 @@ def test_terms_of_two_temperatures_share_no_draw(spec):
 def test_a_term_that_reads_all_logits_takes_a_full_vocabulary(spec, vocabulary):
     with pytest.raises(UserError, match="compares all logits: cache_vocabulary=full"):
         spec(f"teachers.cache_vocabulary={vocabulary}", "knowledge=mse")
+
+
+def test_answers_are_kept_for_a_block_and_no_longer(tmp_path, monkeypatch, teacher_folder, task_folder):
+    """A row that comes again in the block is no query; after it every row is one."""
+    monkeypatch.chdir(tmp_path)
+    command = tiny_task(teacher_folder, task_folder)
+    stage = stage_of(checked(composition(command)[0]), lambda line: None)
+    data = stage.inputs.data_module(2, None)
+    (batch,) = data.coming_batches(0, 1)
+    ledger = Ledger(len(data.train), fixed_inputs=True)
+    (teacher,) = stand_ins.teachers_of(stage, ledger)
+
+    def queries() -> int:
+        return ledger.totals()["teacher_queries"]["total"]
+
+    with kept_in_memory(stage, [teacher], ledger):
+        for _ in range(3):
+            teacher.answer(batch)
+        assert queries() == len(batch)
+    assert teacher.cache is None
+    teacher.answer(batch)
+    assert queries() == 2 * len(batch)
